@@ -1,7 +1,7 @@
 # Each target sets up .venv by itself: Python 3.11 to 3.13 and make are all that a fresh machine needs.
 #
 #   make rehearse ARGS="--chunks 2000"    arguments for `runbook rehearse`
-#   make test JOBS=4 SAMPLE=200           processes for pytest (they wait for servers a third of the time); chunks of the sample
+#   make test JOBS=3 SAMPLE=200           processes for pytest (two a core: they wait for servers half of the time); chunks of the sample
 #   make test-slow HEAVY=1                processes of the longer suites
 #   make test-attacks ARGS="-k evidence"   a part of the attacks
 #   make test-faults ROUNDS=200 SEED=1    rounds of the fault campaign, and what they are drawn from
@@ -12,7 +12,7 @@
 
 PYTHON ?= python3
 UV ?= uv
-JOBS ?= 3
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(16, 2 * (os.cpu_count() or 2)))')
 HEAVY ?= 2
 SAMPLE ?= 300
 LARGE ?= 40000
@@ -39,7 +39,7 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-fuzz test-long test-memory test-compat test-cloud audit lab lint docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-fuzz test-long test-memory test-compat test-cloud audit lab lint ruff docs bench lock clean
 
 help:
 	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
@@ -50,8 +50,8 @@ rehearse: $(READY)
 rehearse-servers: $(READY)
 	$(BIN)/runbook rehearse --servers $(ARGS)
 
-# In the order of collection, in which tests/conftest.py puts the longest files first.
-test: lint
+# In the order of collection, in which tests/conftest.py puts the longest files first: mypy is one of them.
+test: ruff
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) -m "not slow" tests --ignore=tests/compat $(NOTEBOOKS) $(ARGS)
 
@@ -100,10 +100,12 @@ lab: $(READY)
 	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
 	  $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00_index.ipynb $(ARGS)
 
-lint: $(READY)
+lint: ruff
+	$(BIN)/mypy
+
+ruff: $(READY)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/mypy
 
 # Tools that look at the repository from outside, in an environment of their own. Where they cannot be installed, or cannot
 # reach their database, a line says NOT EXERCISED and why.

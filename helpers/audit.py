@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import fcntl
 import hashlib
 import json
@@ -97,7 +98,8 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
     except OSError as error:
         raise WorldError(
             ReasonCode.AUDIT_UNWRITABLE, f"the audit log cannot be written ({error.strerror})", where=str(path),
-            next_step="Make room or give write permission; nothing is done that cannot be recorded.",
+            next_step="Make room, give write permission or allow more open files (ulimit -n 4096); what cannot be recorded "
+            "is not done.",
         ) from error  # fmt: skip
     return _digest(line)
 
@@ -291,14 +293,19 @@ def signer(name: str, line: bytes) -> str:
 
 
 def _signed(line: bytes, name: str) -> bytes:
-    """The line with its signature; without one, so that it proves nothing, where none can be made, as seals are then, too."""
-    with suppress(WorldError, OSError):
+    """The line with its signature; without one, so that it proves nothing, where there is no program or key, as seals are then.
+
+    OSError where these are there and it cannot be signed now: a change that no signed line names would stop the next command.
+    """
+    try:
         asked = [program(), "-Y", "sign", "-q", "-f", str(runner_key(None, workspace_root())), "-n", NAMESPACE]
-        done = subprocess.run(asked, input=_text_of(name, line), capture_output=True, check=False)
-        if done.returncode == 0:
-            head, user, rest = line.rpartition(b', "user": ')
-            return head + b', "signature": "' + b"".join(done.stdout.split(b"\n")[1:-2]) + b'"' + user + rest
-    return line
+    except WorldError:
+        return line
+    done = subprocess.run(asked, input=_text_of(name, line), capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(errno.EIO, f"its line cannot be signed: {one_line(done.stderr.decode(errors='replace'), 200)}")
+    head, user, rest = line.rpartition(b', "user": ')
+    return head + b', "signature": "' + b"".join(done.stdout.split(b"\n")[1:-2]) + b'"' + user + rest
 
 
 def _text_of(name: str, line: bytes) -> bytes:

@@ -60,7 +60,7 @@ _CONTRADICTION = (
     "or sign with this known."
 )
 _FREE_SPACE = "Free space on the disk named above. Then: {resume}"
-_NEW_IDS = "Tell the owners of every client that keeps ids."
+_NEW_IDS = "Tell the owners of every client that keeps ids, before it uses the target."
 _PREFIX_IDS = (
     "Begin a new run with migration.id_policy: prefix, which writes every id as <source collection>:<id> (tell "
     "the clients), or rename these ids at the source."

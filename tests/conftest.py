@@ -25,8 +25,8 @@ os.environ.setdefault(
     "RUNBOOK_BROWSER", "none"
 )  # a PDF at each gate takes seconds; the test of it names a browser itself
 ROOT = Path(__file__).resolve().parent.parent
-# A rehearsal, and many kernels. Begun last, one of them would keep one process busy when the other has nothing left to do.
-LONGEST = ("test_negative_controls.py", "test_runner_distrusts_papermill.py")
+# A rehearsal, mypy, many kernels. Begun last, one of them would keep one process busy when the others have nothing left to do.
+LONGEST = ("test_negative_controls.py", "test_types_fit.py", "test_runner_distrusts_papermill.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

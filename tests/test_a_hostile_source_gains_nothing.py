@@ -403,7 +403,7 @@ def test_a_run_tells_the_thief_nothing(tmp_path: Path, thief: Thief) -> None:
     """Steps 10 to 13 by command, with a named query: each kernel, and what it starts."""
     hostile(tmp_path / "a", (SERVER,), thief.url)
     runbook = Runbook(tmp_path)
-    more = "validation: {queries: [{text: what is here, expect: text}]}\n"
+    more = "validation: {queries: [{text: what is here, expect: text}]}\nmigration: {drop_indexes: [names-0]}\n"
     done = runbook("run", runbook.write("p", "path: a", "path: t", more), "--run-id", "one", "--until", "13")
     assert done.returncode == 0, done.stderr
     assert thief.heard == []

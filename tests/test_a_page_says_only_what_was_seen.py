@@ -21,7 +21,7 @@ from helpers.report.facts import read_changes, read_run
 from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, ends, way_back, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.results import Check, Phase, StepResult, Verdict
-from helpers.run.advice import asks, page_remedy
+from helpers.run.advice import HISTORIES, asks, page_remedy
 from helpers.run.plan import Step
 from helpers.steps.dry_run import rows
 from tests.test_pages_run import cells_of, make_run, read, result, whole_night
@@ -148,7 +148,7 @@ def test_the_way_back_is_said_with_its_end_its_place_and_both_histories(tmp_path
     for part in (page.select_one("header"), page.find(id="rollback").find_next("p")):  # type: ignore[union-attr]
         said = " ".join(part.get_text().split())  # type: ignore[union-attr]
         assert place in said
-    assert record.HISTORIES in page.get_text()
+    assert HISTORIES in page.get_text()
     paper = " ".join(page.select_one("header .paper").get_text().split())  # type: ignore[union-attr]
     assert "“Contacts” and “Rapid rollback” are last" in paper
     [tile] = [t for t in tiles(read_run(folder)) if t.label == "Rollback measured"]
@@ -156,7 +156,7 @@ def test_the_way_back_is_said_with_its_end_its_place_and_both_histories(tmp_path
     assert len(tile.note) <= 180
     before = make_run(tmp_path / "s", [kept])
     assert "A rollback is possible until 2026-12-06 10:08:19 UTC" in way_back(read_run(before))
-    assert record.HISTORIES not in run_page(before), "one history, as long as the fence is up"
+    assert HISTORIES not in run_page(before), "one history, as long as the fence is up"
 
 
 def test_nothing_is_cut_off_on_the_page_of_a_rollback() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -15,6 +16,7 @@ import pytest
 
 from helpers import audit
 from helpers.errors import WorldError
+from helpers.run.folders import RunFolder
 from tests.conftest import ROOT
 
 
@@ -117,3 +119,26 @@ def test_what_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / audit.NAME).mkdir()
     with pytest.raises(WorldError, match="cannot be written"):
         audit.append(tmp_path / audit.NAME, "anything")
+
+
+@pytest.mark.parametrize("how", ["no more open files", "killed for its memory"])
+def test_a_line_that_cannot_be_signed_now_is_not_written_and_nothing_is_done(
+    log: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """An unsigned line proves nothing: a change of run.json that only it named stopped every command after it."""
+    folder = RunFolder("new", log.parent, log.parent)
+    (log.parent / "run.json").write_text("{}", encoding="utf-8")
+    before, plain = log.read_bytes(), subprocess.run
+
+    def run(asked: list[str], **more: object) -> object:
+        if "sign" not in asked:
+            return plain(asked, **more)  # type: ignore[call-overload]
+        if how == "no more open files":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return subprocess.CompletedProcess(asked, -9, b"", b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(WorldError, match="audit log cannot be written"):
+        folder.rewrite("run.json", '{"until": "22"}')
+    assert log.read_bytes() == before
+    assert (log.parent / "run.json").read_text(encoding="utf-8") == "{}"

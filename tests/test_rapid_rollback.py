@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 
 from helpers.cli import parser
 from helpers.fence import Control
-from helpers.report.record import rapid
+from helpers.run.advice import rapid
 from helpers.run.folders import RunFolder
 from helpers.steps import index
 from helpers.steps.index import plan_and_measured

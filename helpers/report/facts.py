@@ -243,6 +243,12 @@ class RunView:
             return
 
     @property
+    def drills(self) -> list[str]:
+        """A sentence for each drill of a rehearsal, what became of it included."""
+        told = self.run.get("drills") if self.rehearsal else None
+        return [text(line, 600) for line in told if str(line).split()] if isinstance(told, list) else []
+
+    @property
     def drill(self) -> dict[str, Any]:
         """What the drill of the rollback left, drills/rollback.json, and as `behind` drills/put-back.json; empty without one."""
         found = self._drill(RunPath.ROLLBACK)
@@ -258,8 +264,7 @@ class RunView:
     @property
     def put_back(self) -> str:
         """When the drill of the rollback was put back, ISO 8601; "unknown" without a time, "" where it was not."""
-        lines = self.run.get("drills")
-        told = isinstance(lines, list) and any("put back to" in str(line) for line in lines)
+        told = any("put back to" in line for line in self.drills)
         return str(self.drill.get("ended") or "unknown") if self.drill.get("put_back", told) else ""
 
     @property
@@ -345,11 +350,6 @@ class RunView:
         for step in self.steps:
             yield from (row for row in self.attempts if row.number == step.number)
             yield step
-
-    @property
-    def not_exercised(self) -> list[tuple[StepRow, Check]]:
-        """What was not run, or only in part, in the order of the steps."""
-        return [(step, check) for step in self.steps for check in step.not_exercised]
 
     @property
     def tallies(self) -> list[tuple[str, str, list[tuple[str, int]]]]:

@@ -258,7 +258,7 @@ def downtime(
     until = "a write was taken" if observed else "the restart ended; no write was observed"
     attempts = list(attempts)
     waited = signing(results, attempts)
-    people = f", {duration(waited)} of it for signatures and seals" if waited else ""
+    people = f", {duration(waited)} for signatures and seals" if waited else ""
     lost = sum(
         (min(after, ended) - began).total_seconds()
         for _, began, _, after in given_up(results, attempts)
@@ -270,7 +270,8 @@ def downtime(
     second = again(results, drill)
     more = f"{duration(sum(seconds for _, seconds in second))} {second[0][0]}" if second else ""
     told = (
-        f"from the fence until {until}{people}{failed}{brought}; reads not observed{'; again for ' * bool(more)}{more}"
+        f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; "
+        f"reads not refused, not observed{'; again for ' * bool(more)}{more}"
     )
     return (ended - up).total_seconds(), told
 

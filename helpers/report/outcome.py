@@ -447,11 +447,8 @@ def _gate(view: RunView) -> Outcome:
             said,
             [*sign, f"{RUNBOOK} resume {view.id}"],
         )
-    if view.rehearsal and (told := view.run.get("drills")):
-        stands = [
-            f"{clients(view)} {drilled(view)} {writers(view)}".strip(),
-            *(f"Drilled: {text(line, 600).removesuffix('.')}." for line in told),
-        ]
+    if view.drills:
+        stands = [f"{clients(view)} {drilled(view)} {writers(view)}".strip()]
         back = " and rolled back" if view.passed(Step.ROLLBACK) and not view.put_back else ""
         headline = f"REHEARSED: {_switched(view).lower()}{back}; drilled: {', '.join(drills(view)) or 'nothing'}"
         return Outcome("go", text(headline, 160), stands, ["The rehearsal is complete.", *due_by_warnings(view)])
@@ -506,7 +503,9 @@ def writers(view: RunView) -> str:
         return "Writes to the source are still refused: the closeout kept the write fence."
     source, target = (_place(view, side) for side in ("source", "target"))
     tried = (
-        "" if found.verdict is Verdict.PASS else " No write to the source was tried: the application uses the target."
+        ""
+        if found.verdict is Verdict.PASS
+        else " Since then no write to the source was tried: the application uses the target."
     )
     return source_takes_writes(source, target) + tried
 
@@ -515,7 +514,9 @@ def way_back(view: RunView) -> str:
     """Until when a rollback is possible, where that is known and there was none, and where and as whom its commands run."""
     until = _until(view) if view.outcome.kind != "rolled-back" else ""
     host, directory, user = (text(view.run.get(key), 120) for key in ("host", "directory", "user"))
-    possible = f"A rollback is possible until {until}, when the snapshots may go. " if until else ""
+    drilled_before = view.rehearsal and view.ran(Step.ROLLBACK) and view.passed(Step.CLOSEOUT)
+    untried = "; none was tried since the closeout" if drilled_before else ""
+    possible = f"A rollback is possible until {until}, when the snapshots may go{untried}. " if until else ""
     return f"{possible}Run its commands on {host} in {directory} as {user}."
 
 
@@ -535,17 +536,25 @@ def reached(view: RunView) -> str:
     return max(done, default="")
 
 
+_RENAMED = (
+    "Collections of the source with another name in the target: {} (see Routing). Tell the owners of every client which to "
+    "ask, before it uses the target."
+)
+
+
 def due_by_warnings(view: RunView) -> list[str]:
-    """What the warnings of the run ask people for: each act once, with its warnings; then how many ask for none."""
+    """What the run asks people for: other names of collections, each act of a warning once; then how many ask for none."""
     due: dict[str, list[str]] = {}
+    named = len({source for source, target in numbers.routes(view.results) if target and source != target})
+    said = [_RENAMED.format(named)] if named else []
     for found in view.findings:
         remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
         due.setdefault(remedy if asks(remedy) else "", []).append(f"“{text(found.check.name, 80)}”")
     left = len(due.pop("", ()))
-    said = [f"{', '.join(named)}: {remedy}" for remedy, named in due.items()]
+    said += [f"{', '.join(named)}: {remedy}" for remedy, named in due.items()]
     if left:
         act = f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no act"
-        said.append(f"{act}: to be known, or corrected at the source before a new run.")
+        said.append(f"{act}: who signs takes them as they are; else correct the source and begin a new run.")
     return said or ["There was no warning; nothing is due."]
 
 
@@ -558,9 +567,7 @@ def _switched(view: RunView) -> str:
 
 def drills(view: RunView) -> list[str]:
     """What a rehearsal drilled: kill, restore, rollback; what it did not come to is not among them."""
-    told = view.run.get("drills")
-    lines = [str(line) for line in told if str(line).split()] if isinstance(told, list) else []
-    return [line.split()[0].removesuffix(":") for line in lines if "NOT EXERCISED" not in line]
+    return [line.split()[0].removesuffix(":") for line in view.drills if "NOT EXERCISED" not in line]
 
 
 def drilled(view: RunView) -> str:

@@ -33,13 +33,12 @@ from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
 from helpers.formatting import count, duration, own_chunk, percent, text
 from helpers.notify import read as read_notices
-from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, Timed, between, read_run, timed
 from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
-from helpers.run import window
+from helpers.run import advice, window
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -80,7 +79,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         disagreements=numbers.disagreements(view.results, view.attempts),
         back=numbers.rollback_words(back) if back is not None else "",
         way_back=way_back(view),
-        histories=record.HISTORIES if writers(view) else "",
+        histories=advice.HISTORIES if writers(view) else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
         again=numbers.again(view.results, view.drill),
@@ -93,18 +92,12 @@ def _run_page(view: RunView, kept: str = "") -> str:
         changes_file=CHANGED,
         aside=list(islice(view.quarantined, _LISTED)),
         aside_file=view.quarantine_file,
-        rapid=record.rapid(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
-        contacts=record.contacts(_contacts(view)),
+        rapid=advice.rapid(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
+        contacts=record.contacts_of(view),
         record_status=record.status(view),
         deviations=record.deviations(view),
         notices=read_notices(view.folder),
     )
-
-
-def _contacts(view: RunView) -> dict[str, str]:
-    """Those of the parameters; a placeholder that nobody filled in is none."""
-    found = view.parameters.get("contacts")
-    return {k: str(v) for k, v in found.items() if v and not is_placeholder(str(v))} if isinstance(found, dict) else {}
 
 
 def index_page(reports: Path, known: RunView | None = None) -> str:
@@ -249,6 +242,7 @@ def tiles(view: RunView) -> list[Tile]:
         *_recall(view),
         _downtime(view),
         _rollback(view),
+        _chunks("Not exercised", left := len(record.untried_here(view)), "not run, or only in part; listed below", good=not left),
         _signatures_tile(view, CUTOVER, "Decision signatures"),
         *([_signatures_tile(view, CLOSEOUT, "Closeout signatures")] if _due_of(view, CLOSEOUT) else []),
     ]  # fmt: skip

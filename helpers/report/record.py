@@ -7,7 +7,7 @@ steps after it passed; until then the record says what is still missing, so that
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +18,7 @@ from helpers import formatting
 from helpers.evidence.signoffs import CLOSEOUT
 from helpers.formatting import count, duration, merged_answers, moment, own_chunk, percent, share_range, text
 from helpers.notify.delivery import CRITICAL, LEVELS
+from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
@@ -312,7 +313,7 @@ def status(view: RunView) -> tuple[str, str]:
     if left := [title for number, title in _AFTER if not view.passed(number)]:
         return "NOT YET", f"{clients(view)} Not recorded as passed: {', '.join(left)}."
     after = {number for number, _ in _AFTER}
-    if left := [check.name for step, check in view.not_exercised if step.number in after]:
+    if left := [check.name for step in view.steps for check in step.not_exercised if step.number in after]:
         return good, f"{clients(view)} Closed out. Not exercised, or only in part: {text(', '.join(left))}."
     return good, f"{clients(view)} Watched and closed out."
 
@@ -456,15 +457,44 @@ def _verdict_of(view: RunView, number: str) -> str:
 
 def not_exercised(view: RunView) -> list[str]:
     """What was not run, or only in part, once, in the order of the steps."""
-    return list(dict.fromkeys(f"Step {step.number}, {_not_exercised(check)}" for step, check in view.not_exercised))
+    left = ((step.number, check) for step in view.steps for check in step.not_exercised)
+    return list(dict.fromkeys(f"Step {number}, {_not_exercised(check)}" for number, check in left))
 
 
 def untried(view: RunView) -> list[tuple[str, list[str]]]:
-    """(verdict, its checks) of what this run did not try: first what it could have tried, then what does not apply."""
+    """(verdict, what) of what this run did not try: what it could have tried, what only a sample was asked of, what does not
+    apply."""
     idle = [f"Step {step.number}, {text(c.name, 80)}: {text(c.detail or c.measured, 160)}" for step in view.steps
             if step.result for c in step.result.checks if c.verdict is Verdict.NOT_APPLICABLE]  # fmt: skip
-    found = [(Verdict.NOT_EXERCISED.value, not_exercised(view)), (Verdict.NOT_APPLICABLE.value, idle)]
+    found = [(Verdict.NOT_EXERCISED.value, untried_here(view)), ("sampled", list(_sampled(view))),
+             (Verdict.NOT_APPLICABLE.value, idle)]  # fmt: skip
     return [(verdict, lines) for verdict, lines in found if lines]
+
+
+def untried_here(view: RunView) -> list[str]:
+    """What this run could have tried and did not, or only in part."""
+    return [*not_exercised(view), *_unseen(view)]
+
+
+def _unseen(view: RunView) -> Iterator[str]:
+    """What no check of this run looks at, though its figures may suggest it."""
+    if Step.FENCE_WRITES in view.results:
+        yield "Reads of clients during the migration: no step refuses or observes them"
+    whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
+    if whole.get("shared_filtered") is not None:
+        yield "Searches filtered by source collection: calculated from answers without a filter, not asked of the target"
+    if view.drill:
+        how = "ordered beforehand" if view.put_back else "not ordered"
+        yield f"Rollback but as drilled (--replay {how}): --discard-with-reason, --restore-source, --accept-source"
+
+
+def _sampled(view: RunView) -> Iterator[str]:
+    told = view.table("recall")
+    for row in (told.get("pooled") or {}).values():
+        if row and row.get("queries"):
+            of = f" of {count(n, 'chunk')}" if (n := counts(view.results).migrated) else ""
+            asked = f"{count(row['queries'], 'stored vector')}{of} as queries"
+            yield f"Step 23, recall@{told.get('k')}, {scope(row['scope'])}: {asked}"
 
 
 def _not_exercised(check: Check) -> str:
@@ -538,21 +568,22 @@ def _after(view: RunView) -> Iterator[Item]:
 
 # -- when it goes wrong ------------------------------------------------------------------------------------------------
 
-# Whom to call, and the rollback's commands, for the run's page, the notebooks 00 and 53 and the summary.
-# `tests/test_rapid_rollback.py` reads the commands out of the executed notebook and runs them.
+# Whom to call, for the run's page, the notebooks 00 and 53 and the summary.
 
 
 _WHO = {
     "on_call": "On-call engineer (level 4)", "dba": "Database administrator (level 2)",
     "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room",
 }  # fmt: skip
-HISTORIES = (
-    "Once the write fence is lifted there are two histories. What clients then write to the source stays there; what they wrote "
-    "to the target is exported, and written to the source only with --replay. A chunk changed on both sides stops that until "
-    "somebody decides; the source keeps its own. --restore-source then only makes collections anew that are gone."
-)
 _NOT_CALLED = "; no escalation level calls it, so no warning counts it"
-_REASON = "REASON"
+
+
+def contacts_of(view: RunView) -> list[tuple[str, str]]:
+    """Those of the run's parameters; a placeholder that nobody filled in is none."""
+    found = view.parameters.get("contacts")
+    return contacts(
+        {k: str(v) for k, v in found.items() if v and not is_placeholder(str(v))} if isinstance(found, dict) else {}
+    )
 
 
 def contacts(named: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -560,34 +591,3 @@ def contacts(named: Mapping[str, str]) -> list[tuple[str, str]]:
     called = {key for *_, key in (*LEVELS, CRITICAL)}
     return [(words, named.get(key) or f"not named (contacts.{key})" + _NOT_CALLED * (key not in called))
             for key, words in _WHO.items()]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the rapid rollback: when it is due, what it does, the command."""
-
-    when: str
-    what: str
-    command: str
-
-
-def rapid(command: Callable[..., str]) -> list[Line]:
-    """The commands in the order in which they are needed. `command("rollback", "--dry-run")` gives one of this run."""
-    return [
-        Line("1. First", "shows what would be done, and changes nothing", command("rollback", "--dry-run")),
-        Line("2. Then",
-             "stops the migration, proves the source, puts the configuration back, restarts, lifts the fence, removes from "
-             "the target what this run wrote there, watches", command("rollback")),
-        Line("if it is killed", "repeat it: it does the rest", command("rollback")),
-        Line("if it stops: clients wrote to the target", "writes those changes to the source and compares them there",
-             command("rollback", "--replay")),
-        Line("", "or discards them; they stay exported, the reason is recorded",
-             command("rollback", "--discard-with-reason", _REASON)),
-        Line("if it stops: the source is damaged", "restores from the snapshot what differs",
-             command("rollback", "--restore-source")),
-        Line("", "or accepts it as it is; the reason is recorded", command("rollback", "--accept-source", _REASON)),
-        Line("if only the fence is in the way", "allows writes to the source again, and does nothing else",
-             command("fence", "--lift")),
-        Line("3. Afterwards", "says that the run is rolled back", command("status")),
-        Line("", "checks every file, seal and signature", command("verify")),
-    ]  # fmt: skip

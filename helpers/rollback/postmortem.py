@@ -21,12 +21,13 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.pages import rollback_page
-from helpers.report.record import HISTORIES, SUCCESS
+from helpers.report.record import SUCCESS
 from helpers.results import Verdict, file_digest, utc_now, worst
 from helpers.rollback import replay
 from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState, triggers
 from helpers.rollback.replay import said
 from helpers.run import plan
+from helpers.run.advice import HISTORIES
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
 from helpers.run.plan import Step

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from helpers.errors import RUNBOOK
@@ -168,3 +169,46 @@ _UNDOES = (
     "Takes back steps {step} to {reached}, and what step 22 wrote; signatures become void.",
     "Takes back steps {step} to {reached}; signatures become void.",
 )
+
+
+# -- rapid rollback ----------------------------------------------------------------------------------------------------
+
+# For the run's page and notebook 00; `tests/test_rapid_rollback.py` reads them out of the executed notebook and runs them.
+
+HISTORIES = (
+    "Once the write fence is lifted there are two histories. What clients then write to the source stays there; what they wrote "
+    "to the target is exported, and written to the source only with --replay. A chunk changed on both sides stops that until "
+    "somebody decides; the source keeps its own. --restore-source then only makes collections anew that are gone."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the rapid rollback: when it is due, what it does, the command."""
+
+    when: str
+    what: str
+    command: str
+
+
+def rapid(command: Callable[..., str]) -> list[Line]:
+    """The commands in the order in which they are needed. `command("rollback", "--dry-run")` gives one of this run."""
+    return [
+        Line("1. First", "shows what would be done, and changes nothing", command("rollback", "--dry-run")),
+        Line("2. Then",
+             "stops the migration, proves the source, puts the configuration back, restarts, lifts the fence, removes from "
+             "the target what this run wrote there, watches", command("rollback")),
+        Line("if it is killed", "repeat it: it does the rest", command("rollback")),
+        Line("if it stops: clients wrote to the target",
+             "writes those changes to the source and compares them; in place of 2. where clients are known to have written",
+             command("rollback", "--replay")),
+        Line("", "or discards them; they stay exported, the reason is recorded",
+             command("rollback", "--discard-with-reason", "REASON")),
+        Line("if it stops: the source is damaged", "restores from the snapshot what differs",
+             command("rollback", "--restore-source")),
+        Line("", "or accepts it as it is; the reason is recorded", command("rollback", "--accept-source", "REASON")),
+        Line("if only the fence is in the way", "allows writes to the source again, and does nothing else",
+             command("fence", "--lift")),
+        Line("3. Afterwards", "says that the run is rolled back", command("status")),
+        Line("", "checks every file, seal and signature", command("verify")),
+    ]  # fmt: skip

@@ -12,13 +12,13 @@ from helpers import plots
 from helpers.formatting import duration, moment
 from helpers.notify.delivery import levels
 from helpers.parameters import Parameters
-from helpers.report import numbers, record
+from helpers.report import numbers
 from helpers.report.facts import instant, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.rollback import outline
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.advice import steps_for
+from helpers.run.advice import rapid, steps_for
 from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
@@ -410,7 +410,7 @@ def sheet(folder: RunState) -> str:
     """The page as HTML: commands, times, and what the rollback would do now."""
     commands = _table(("when", "what it does", "command"), [
         (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
-        for line in record.rapid(folder.command)
+        for line in rapid(folder.command)
     ])  # fmt: skip
     known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])
     if not folder.exists:
