@@ -125,7 +125,11 @@ def test_a_remedy_that_asks_for_no_act_says_so_or_lies_at_the_source() -> None:
     ("measured", "verdict", "said"),
     [
         ("lifted", Verdict.PASS, "every client to http://db2:8000, none to old. The write fence is lifted"),
-        ("lifted", Verdict.NOT_EXERCISED, "No write to the source was tried: the application uses the target."),
+        (
+            "lifted",
+            Verdict.NOT_EXERCISED,
+            "Since then no write to the source was tried: the application uses the target.",
+        ),
         ("active", Verdict.WARNING, "Writes to the source are still refused"),
     ],
 )

@@ -203,6 +203,22 @@ def test_if_ttt_tells_spanish_from_a_default_and_says_how_it_knows(tmp_path: Pat
     ]  # fmt: skip
 
 
+def test_the_values_of_a_template_are_counted_together_beyond_the_first_few(tmp_path: Path) -> None:
+    """As many rows for a million chunks: nothing grows with them."""
+    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
+        store.create(CollectionInfo("openwebui_core", 0, None, "cosine", "cosine"))
+        store.add("openwebui_core", chunks("openwebui_core", 30, 1))
+        snapshot = write_snapshot(store, tmp_path, "snap", ["openwebui_core"], retention_days=7)
+    quarantine = Quarantine(tmp_path / "quarantine")
+    staged = stage(snapshot, load_schema("if_ttt"), context(), tmp_path / "staged", quarantine)
+    rows = [row for row in staged.filled if row["field"] == "if_citation_uri"]
+    assert len({row["value"] for row in rows}) == len(rows) == 6
+    assert (rows[-1]["value"], sum(row["chunks"] for row in rows)) == (
+        None,
+        staged.total - sum(staged.quarantined.values()),
+    )
+
+
 def test_every_contradicting_chunk_is_named_up_to_twenty_and_more_are_said_to_be_elsewhere(tmp_path: Path) -> None:
     batch = chunks("docs", 26, 1)
     batch.documents = [SPANISH] * 26

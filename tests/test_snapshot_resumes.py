@@ -133,6 +133,12 @@ def test_every_chunk_is_in_it_wherever_it_was_interrupted(source: ClientStore, r
     assert len(reads.chunks) <= 800 + turn * 200 + 800  # the parts in hand; and what `proven` read
 
 
+def test_a_part_that_a_killed_process_had_begun_to_write_is_not_in_it(source: ClientStore, folder: Path) -> None:
+    partial = folder / "snap.partial"
+    (partial / "001-alpha" / ".00001.parquet.6734-9921a6dbe5b0508b.tmp").write_bytes(b"PAR1")
+    proven(write(source, folder), source)
+
+
 def test_a_damaged_part_is_read_again_and_named(source: ClientStore, reads: Reads, folder: Path) -> None:
     partial = folder / "snap.partial"
     flipped, gone = partial / "001-alpha" / "00002.parquet", partial / "001-alpha" / "00004.parquet"
@@ -324,7 +330,7 @@ def test_a_process_that_is_killed_again_and_again_reads_nothing_twice_but_what_i
     while True:
         process = context.Process(target=export, args=(cloud.url, cloud.tenant, cloud.key, str(tmp_path / "kept")))
         process.start()
-        process.join(dice.uniform(1.0, 3.0) if kills < 8 else 120)
+        process.join(dice.uniform(0.5, 1.5) if kills < 8 else 120)
         if process.exitcode is not None:
             break
         assert process.pid is not None

@@ -148,7 +148,7 @@ class Staged(StateFile):
 
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
     `quarantined` are counts by (collection, field, rule) and by reason; `derived` by (field, rule of `derive`, value),
-    `filled` by (field, value): the defaults that missing fields got.
+    `filled` by (field, value): the defaults that missing fields got; value None: those beyond the first few of a field.
     `collisions` name ids that two chunks claim in one target: {target, id, first, second}, the first 1,000 of `collided`.
     `rewritten` chunks have another id than in the source, `chunks_changed` at least one value that replaced another:
     `changes.csv.gz` beside the index lists each, old and new.
@@ -221,6 +221,9 @@ class Staged(StateFile):
             yield collection, cast(list[str], table.column(0).to_pylist())
 
 
+_VALUES = 5  # of the defaults of a field that are told apart; more, such as a template gives, are counted together
+
+
 class _Staging:
     """One pass over a snapshot: what is staged, counts that grow, and the list of changed values."""
 
@@ -233,7 +236,7 @@ class _Staging:
             (staged.folder / name).mkdir()
         self.repairs: dict[tuple[str, str, str], int] = {}
         self.derived: Counter[tuple[str, str, str]] = Counter()
-        self.filled: Counter[tuple[str, str]] = Counter()
+        self.filled: dict[str, Counter[str | None]] = {}
         self.changes: io.TextIOWrapper | None = None
         self.entries: list[dict[str, Any]] = []
         self.owners: dict[str, dict[str, tuple[str, str]]] = {}
@@ -288,9 +291,9 @@ class _Staging:
             shown = "" if DERIVED_TYPES[by] == "integer" else one_line(str(value), 80).strip("'")
             self.derived[str(field_name), by, shown] += len(rows)
         missing = repairs[repairs["rule"].map(kind_of) == "default"]
-        self.filled.update(
-            (str(name), str(value)) for name, value in zip(missing["field"], missing["after"], strict=True)
-        )
+        for name, value in zip(missing["field"].map(str), missing["after"].map(str), strict=True):
+            known = self.filled.setdefault(name, Counter())
+            known[value if value in known or len(known) < _VALUES else None] += 1
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)
@@ -321,7 +324,11 @@ class _Staging:
             {"field": f, "rule": r, "value": v, "chunks": n, "meaning": DERIVED_MEANINGS[r]}
             for (f, r, v), n in sorted(self.derived.items())
         ]
-        staged.filled = [{"field": f, "value": v, "chunks": n} for (f, v), n in sorted(self.filled.items())]
+        staged.filled = [
+            {"field": field, "value": value, "chunks": known[value]}
+            for field, known in sorted(self.filled.items())
+            for value in sorted(known, key=lambda v: (v is None, v or ""))
+        ]
         staged.collisions = self.collisions[:1000]
         staged.collided = len(self.collisions)
         self.quarantine.write(self.entries)

@@ -494,7 +494,7 @@ def _sampled(view: RunView) -> Iterator[str]:
         if row and row.get("queries"):
             of = f" of {count(n, 'chunk')}" if (n := counts(view.results).migrated) else ""
             asked = f"{count(row['queries'], 'stored vector')}{of} as queries"
-            yield f"Step 23, recall@{told.get('k')}, {scope(row['scope'])}: {asked}"
+            yield f"Step 23, recall@{told.get('k')}, {scope(str(row.get('scope')))}: {asked}"
 
 
 def _not_exercised(check: Check) -> str:

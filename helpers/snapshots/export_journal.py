@@ -90,6 +90,8 @@ class Journal:
         else:
             with (folder / EXPORT / _LINES).open("r+b") as file:
                 file.truncate(journal._good)
+            for left in folder.rglob(".*.tmp"):  # of a part that a killed process was writing: no part of the snapshot
+                left.unlink()
         journal.notes += notes
         journal._append({"kind": "session", "retention_days": retention_days})
         return journal
