@@ -226,13 +226,17 @@ WRITES_GO_ON = ("step 20 has not run", "writers go on until step 25 stops them")
 
 
 def downtime(
-    results: Results, attempts: Iterable[StepRow] = (), drill: Mapping[str, Any] = MappingProxyType({})
+    results: Results,
+    attempts: Iterable[StepRow] = (),
+    drill: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    brief: bool = False,
 ) -> tuple[float | None, str]:
     """(Seconds in which clients could not write, how that is known). The run stops writes with its fence, and no reads.
 
     `attempts` (`RunView.attempts`) that failed meanwhile are a part of it; `drill`: `RunView.drill`. Writes go on at the target
     once the application runs on it, or at the source once the fence is lifted; a second time, in a rollback, only has its words.
-    (None, why) where nobody measured it.
+    (None, why) where nobody measured it. `brief` leaves out the parts of it, which `downtime_parts` has all.
     """
     fence = results.get(Step.FENCE_WRITES)
     if fence is None:
@@ -258,13 +262,13 @@ def downtime(
     until = "a write was taken" if observed else "the restart ended; no write was observed"
     attempts = list(attempts)
     waited = signing(results, attempts)
-    people = f", {duration(waited)} for signatures and seals" if waited else ""
+    people = f", {duration(waited)} for signatures and seals" if waited and not brief else ""
     lost = sum(
         (min(after, ended) - began).total_seconds()
         for _, began, _, after in given_up(results, attempts)
         if up < began < ended
     )
-    failed = f", {duration(lost)} in earlier attempts" if lost else ""
+    failed = f", {duration(lost)} in earlier attempts" if lost and not brief else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     second = again(results, drill)

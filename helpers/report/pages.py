@@ -318,7 +318,7 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
 
 
 def _downtime(view: RunView) -> Tile:
-    seconds, how = numbers.downtime(view.results, view.attempts, view.drill)
+    seconds, how = numbers.downtime(view.results, view.attempts, view.drill, brief=True)
     unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
     guess = window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)
     told = "" if guess is None else f"predicted {duration(guess)}"
