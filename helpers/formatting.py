@@ -52,6 +52,13 @@ def own_chunk(recall: Mapping[str, Any]) -> str:
     return "own chunk left out" if recall.get("others") else "own chunk counted"
 
 
+def judged_queries(row: Mapping[str, Any]) -> str:
+    """How many queries a share of the fact `recall` is of, and how many more were asked, of which nothing could be judged."""
+    asked = int(row.get("asked") or row["queries"])
+    more = f" of {asked:,} asked (of the others no neighbour could be judged)" if asked > row["queries"] else ""
+    return count(row["queries"], "query") + more
+
+
 def core_missing(filled: int, derived: int) -> str:
     """The missing values of core fields, which alone step 11 counts, and what they get: the same words there and on the page."""
     return f"{filled + derived:,} missing in core fields: {filled:,} get a default, {derived:,} what the document tells"

@@ -101,7 +101,10 @@ _SETTING = "Step 23 names each setting. Give it in the schema, or set it at the 
 _SPACE = "Nothing is due: the migration keeps the space that searches use. Tell those who declared another."
 _FUNCTION = "Install what the embedding function needs, or give its key; or name no text query (validation.queries)."
 _INDEX = "Give the index up (migration.drop_indexes), or name a target that can hold it, and begin a new run."
-_ZERO = "They are migrated as they are, and no cosine search finds them. Embed these documents again if they matter."
+_ZERO = (
+    "They are migrated as they are; cosine has no value for them, so no such search can rank them. Embed these documents "
+    "again if they matter."
+)
 _DOOR = "Turn authentication on at the target, or keep it off the network. Then: {resume} --retry 12"
 _NEW_DATABASE = "Nothing is due if it is new. If it should be there already, correct target and begin a new run."
 _QUOTA = "Raise the quota, or wait until it is given again. Then: {resume}"

@@ -291,8 +291,8 @@ class _Staging:
             shown = "" if DERIVED_TYPES[by] == "integer" else one_line(str(value), 80).strip("'")
             self.derived[str(field_name), by, shown] += len(rows)
         missing = repairs[repairs["rule"].map(kind_of) == "default"]
-        for name, value in zip(missing["field"].map(str), missing["after"].map(str), strict=True):
-            known = self.filled.setdefault(name, Counter())
+        for filled, value in zip(missing["field"].map(str), missing["after"].map(str), strict=True):
+            known = self.filled.setdefault(filled, Counter())
             known[value if value in known or len(known) < _VALUES else None] += 1
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))

@@ -222,6 +222,7 @@ def _basis(results: Results, *, announced: bool = False) -> str:
 STARTS = "notebook starts"  # behind the numbers of the steps: the part of the estimate that is not work of a step
 
 
+_HALF = timedelta(seconds=0.5)  # a time of day is rounded to its second, as durations are
 WRITES_GO_ON = ("step 20 has not run", "writers go on until step 25 stops them")
 
 
@@ -268,14 +269,14 @@ def downtime(
         for _, began, _, after in given_up(results, attempts)
         if up < began < ended
     )
-    failed = f", {duration(lost)} in earlier attempts" if lost and not brief else ""
+    failed = f", {duration(lost)} in earlier attempts, until the next began" if lost and not brief else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     second = again(results, drill)
     more = f"{duration(sum(seconds for _, seconds in second))} {second[0][0]}" if second else ""
     told = (
-        f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; "
-        f"reads not refused, not observed{'; again for ' * bool(more)}{more}"
+        f"{up + _HALF:%H:%M:%S} to {ended + _HALF:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; "
+        f"reads not observed{'; again for ' * bool(more)}{more}"
     )
     return (ended - up).total_seconds(), told
 

@@ -31,7 +31,7 @@ from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
-from helpers.formatting import count, duration, own_chunk, percent, text
+from helpers.formatting import count, duration, judged_queries, own_chunk, percent, text
 from helpers.notify import read as read_notices
 from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, Timed, between, read_run, timed
@@ -295,7 +295,7 @@ def _recall(view: RunView) -> list[Tile]:
     found = []
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            asked = f"{count(row['queries'], 'query')}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            asked = f"{judged_queries(row)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
             label = f"Recall@{told.get('k')}, {record.scope(row['scope'])}"
             found.append(
                 Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))

@@ -203,9 +203,9 @@ def _recall(view: RunView) -> Iterator[Item]:
     for row in (told.get("pooled") or {}).values():
         if not row or row.get("recall") is None:
             continue
-        asked = f"{count(row['queries'], 'query')} ({own_chunk(told)}), k = {told['k']}; {text(row['filter'], 120)}"
+        asked = f"{formatting.judged_queries(row)} ({own_chunk(told)}), k = {told['k']}; {text(row['filter'], 120)}"
         shown = f"{row['recall']:.3f}, 95 % interval {row['low']:.3f} to {row['high']:.3f} (Wilson); {asked}"
-        if row.get("before") is not None:
+        if row.get("before") is not None and row["scope"] == "restricted":  # the source has no merged collection
             shown += f"; source: {row['before']:.3f}"
         yield Item(f"Recall, {scope(row['scope'])}", shown, row["verdict"])
         if row.get("shared_expected") is not None:
@@ -479,13 +479,13 @@ def untried_here(view: RunView) -> list[str]:
 def _unseen(view: RunView) -> Iterator[str]:
     """What no check of this run looks at, though its figures may suggest it."""
     if Step.FENCE_WRITES in view.results:
-        yield "Reads of clients during the migration: no step refuses or observes them"
+        yield "Reads of clients: no step refuses or observes them; the application restarts at the cutover"
     whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
     if whole.get("shared_filtered") is not None:
-        yield "Searches filtered by source collection: calculated from answers without a filter, not asked of the target"
+        yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
     if view.drill:
         how = "ordered beforehand" if view.put_back else "not ordered"
-        yield f"Rollback but as drilled (--replay {how}): --discard-with-reason, --restore-source, --accept-source"
+        yield f"Rollback but as drilled (--replay {how}): without --replay, and every other option"
 
 
 def _sampled(view: RunView) -> Iterator[str]:
@@ -493,7 +493,7 @@ def _sampled(view: RunView) -> Iterator[str]:
     for row in (told.get("pooled") or {}).values():
         if row and row.get("queries"):
             of = f" of {count(n, 'chunk')}" if (n := counts(view.results).migrated) else ""
-            asked = f"{count(row['queries'], 'stored vector')}{of} as queries"
+            asked = f"{count(row.get('asked') or row['queries'], 'stored vector')}{of} as queries"
             yield f"Step 23, recall@{told.get('k')}, {scope(str(row.get('scope')))}: {asked}"
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.formatting import count, merged_answers, own_chunk
+from helpers.formatting import count, judged_queries, merged_answers, own_chunk
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.snapshots.comparison import CONTENT
@@ -139,12 +139,13 @@ class Judgement:
 
         k; confidence and interval (its method); rows, one a source collection and scope: restricted (only chunks of the query's
         own source collection) and, where collections were merged, unrestricted; and the same pooled over all queries. Each
-        has filter, queries, recall, low, high (target) and before, before_low, before_high (source; None where not asked).
+        has filter, queries (that could be judged; of `asked`, restricted), recall, low, high (target) and before, before_low,
+        before_high (source; None where not asked).
         `pooled` of the unrestricted ones has shared_low and shared_high, too: the interval of shared_expected.
         """
         rows = [
             _recall_row("restricted", r["collection"], OWN if self.found.merged else WHOLE, r["recall_queries"], r["verdict"],
-                        r.get("recall_after"), r.get("recall_before"), r.get("recall_pairs", 0))
+                        r.get("recall_after"), r.get("recall_before"), r.get("recall_pairs", 0)) | {"asked": r["probes"]}
             for r in self.found.search
         ]  # fmt: skip
         for r in self.found.merged:
@@ -294,6 +295,7 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     shares = mean("recall"), mean("before")
     one = _recall_row(rows[0]["scope"], "all collections", rows[0]["filter"], queries, verdict, *shares, paired)
     one |= {key: mean(key) for key in _SHARES if key in rows[0]}
+    one |= {"asked": sum(r["asked"] for r in rows)} if "asked" in rows[0] else {}
     if (same := one.get("shared_expected")) is not None:
         known = sum(r["queries"] for r in rows if r["shared_expected"] is not None)
         one |= dict(zip(("shared_low", "shared_high"), interval(same, known), strict=True))
@@ -308,7 +310,7 @@ def recall_said(recall: Mapping[str, Any]) -> str:
         if row is None or row["recall"] is None:
             continue
         said = f"recall {row['recall']:.3f} (95 % interval {row['low']:.3f} to {row['high']:.3f})"
-        said += f" in {count(row['queries'], 'query')}, {own_chunk(recall)}, k = {recall['k']}, {row['filter']}"
+        said += f" in {judged_queries(row)}, {own_chunk(recall)}, k = {recall['k']}, {row['filter']}"
         if row.get("shared_expected") is not None:
             said += f"; expected there: {merged_answers(row, recall['k'])}"
         parts.append(said)
