@@ -348,7 +348,7 @@ def duplicates(profile: Profile) -> pd.DataFrame:
         largest = sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
         rows += [{"what": what, "chunks": len(group), "where": _places(group)} for group in largest]
         number = found[f"duplicate_{what}s"]
-        told = f"Migrated as they are; ids: {FINDINGS}." + profile.part
+        told = f"Each repeats another, which is not counted; all are migrated; ids of both: {FINDINGS}." + profile.part
         profile.check(f"repeated {what}s", number, ReasonCode.DUPLICATES, told)
     whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
     return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)

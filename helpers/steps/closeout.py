@@ -182,7 +182,7 @@ _KEPT = (
     (RunPath.UNDO, "what notebooks 41 to 48 replaced in the target"),
     (RunPath.EARLIER, "checkpoints and quarantine of attempts that were undone"),
     (RunPath.QUARANTINE, "chunks that were not migrated, each with its reason; the reports hold all of them, too"),
-    (RunPath.MONITORING, "every sample of the first hour"),
+    (RunPath.MONITORING, "every sample of the watch after the cutover"),
     (RunPath.BATCHES, "every batch of the import"),
 )
 
