@@ -202,6 +202,26 @@ def test_a_rollback_comes_before_everything_else_that_the_page_says(tmp_path: Pa
     assert read(run_page(folder)).select_one(".banner.warning") is not None
 
 
+def test_new_names_of_collections_are_an_act_that_is_due_and_what_nobody_tried_is_counted(tmp_path: Path) -> None:
+    routing = [{"collection": c, "target": t, "chunks": 3} for c, t in (("a", "all"), ("b", "all"), ("same", "same"))]
+    night = [r for r in cut_over(whole_night()) if r.step != "22"]
+    folder = make_run(
+        tmp_path / "r", [*night, result("22", facts={"routing": routing})], rehearsal=True, drills=["restore in 2 s"]
+    )
+    for role in ROLES:
+        sign(folder, role)
+    view = view_of(folder)
+    due = [line for line in view.outcome.next if "another name in the target" in line]
+    assert len(due) == 1
+    assert "in the target: 2 (see Routing)" in due[0]
+    page = read(run_page(folder))
+    tile = next(t for t in page.select(".tile") if t.get_text().startswith("Not exercised"))
+    listed = page.select("#not-exercised li")
+    assert tile.select_one(".value").get_text() == str(len(listed))  # type: ignore[union-attr]
+    reads = [item for item in listed if "Reads of clients" in item.get_text()]
+    assert len(reads) == (1 if view.ran("20") else 0)
+
+
 def test_a_rehearsal_that_drilled_the_way_back_stays_a_go(tmp_path: Path) -> None:
     night = [*cut_over(whole_night()), result("27", facts={"dry_run": False})]
     folder = make_run(tmp_path / "r", night, rehearsal=True, drills=["restore of 400 chunks in 2 s", "rollback in 3 s"])
@@ -218,6 +238,10 @@ def test_a_rehearsal_that_drilled_the_way_back_stays_a_go(tmp_path: Path) -> Non
     )
     assert len(view.outcome.reasons) == 1
     assert view.drills == ["restore of 400 chunks in 2 s", "rollback in 3 s"]
+    page = read(run_page(folder))
+    listed = page.select("section[aria-labelledby=drills] li")
+    assert [item.get_text() for item in listed] == view.drills, "behind the figures, with a heading of their own"
+    assert page.select_one("nav a[href='#drills']") is not None
     drill = {"drill": "rollback", "ended": "2025-12-01T03:20:00+00:00", "put_back": {"compared": {"a": 3}}}
     write_json(folder / "drills" / "rollback.json", drill)
     view = view_of(folder)
