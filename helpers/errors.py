@@ -251,7 +251,7 @@ def _is_token(text: str) -> bool:
     )
 
 
-_URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_URL = re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s'\"<>]+")
 _QUERY = re.compile(r"(?<=[?&;])([^=&;\s'\"]*=)[^&;\s'\"#]+")
 
 

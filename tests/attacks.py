@@ -88,6 +88,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_server_is_bounded.py::test_each_kind_of_request_has_a_ceiling_that_fits
             test_a_hostile_server_is_bounded.py::test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end
             test_a_hostile_server_is_bounded.py::test_a_coding_that_was_not_asked_for_is_refused""",
+        "an error of megabytes": """
+            test_a_hostile_server_is_bounded.py::test_an_error_of_megabytes_is_looked_at_at_once""",
         "other chunks than were asked for": """
             test_a_hostile_server_is_bounded.py::test_an_answer_with_other_chunks_than_were_asked_for_is_one_of_our_errors""",
         "pages and patience without end": """
@@ -162,6 +164,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "tampering that the toolkit seals itself": """
             test_evidence_custody.py::test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed
             test_evidence_custody.py::test_an_edit_before_the_first_seal_is_never_sealed
+            test_evidence_custody.py::test_an_edit_of_both_files_before_the_first_seal_is_never_sealed
             test_evidence_custody.py::test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem
             test_evidence_verify.py::test_a_changed_file_is_never_sealed_over""",
         "fewer approvals, by an edit and a forged line of the log": """

@@ -23,7 +23,7 @@ from helpers.results import json_in
 from helpers.stores import open_source, open_target, wire
 from helpers.stores.client import ClientStore, batch_of
 from helpers.stores.handshake import identity_of
-from helpers.stores.limits import STALL, Limits, QuotaExceeded, Requests, Usage
+from helpers.stores.limits import STALL, Limits, QuotaExceeded, Requests, Usage, translate
 from helpers.stores.wire import Session, json_of
 from tests.listeners import Listener
 from tests.servers import ChromaServer
@@ -273,3 +273,11 @@ def test_a_server_that_asks_for_patience_without_end_is_given_up() -> None:
         steady.waits(30.0)
         steady.add(answered=1)
     assert steady.waited == 30_000.0, "a server that is slow and goes on is waited for"
+
+
+@pytest.mark.parametrize("text", ["exceed" * 400_000, "exceed " * 300_000, "quota " + " " * 2_000_000, "a" * 2_000_000])
+def test_an_error_of_megabytes_is_looked_at_at_once(text: str) -> None:
+    began = time.monotonic()
+    found = translate(ValueError(text), "http://127.0.0.1:9")
+    assert time.monotonic() - began < 5, "seconds for each word of a server's error"
+    assert len(str(found)) < 100_000

@@ -423,8 +423,13 @@ _ENDLESS = "SELECT count(*) FROM (WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SEL
             f"CREATE TRIGGER t AFTER INSERT ON maintenance_log BEGIN INSERT INTO acquire_write SELECT 1, ({_ENDLESS}); END",
         ),
         ("view", f"CREATE VIEW v AS {_ENDLESS}"),
+        (
+            "generated column",
+            "CREATE TABLE g (n INTEGER, slow INTEGER GENERATED ALWAYS AS (instr(zeroblob(20000000), n)))",
+        ),
+        ("index of an expression", "CREATE INDEX i ON g2 (abs(n))"),
     ],
-    ids=["trigger", "view"],
+    ids=["trigger", "view", "generated column", "index"],
 )
 def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, in_the_log: bool) -> None:
     with embedded(tmp_path / "source") as store:
@@ -435,6 +440,7 @@ def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, i
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
         db.execute("CREATE TABLE IF NOT EXISTS acquire_write (id INTEGER, n INTEGER)")
+        db.execute("CREATE TABLE g2 (n INTEGER)")
         db.execute(code)
         db.commit()
         with (

@@ -278,6 +278,19 @@ def test_an_edit_before_the_first_seal_is_never_sealed(folders: Path, signers: S
         evidence.seal(home.read(), "14")
 
 
+def test_an_edit_of_both_files_before_the_first_seal_is_never_sealed(folders: Path, signers: Signers) -> None:
+    """No signature is asked for any more, and run.json names the parameters that say so."""
+    home = small_run("night-3", signers)
+    home.note(until="24")
+    parameters, facts = home.reports / "parameters.yaml", home.reports / "run.json"
+    parameters.write_text(
+        re.sub(r"required:(\n\s*- \w+)+", "required: []", parameters.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    write_json(facts, json.loads(facts.read_text(encoding="utf-8")) | {"parameters_sha256": file_digest(parameters)})
+    with pytest.raises(Terminal, match=r"run\.json is not what audit\.jsonl names"):
+        evidence.seal(home.read(), "14")
+
+
 def test_a_change_by_resume_is_announced_and_sealed(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home.read().facts["directory"])
     runs.change_parameters(home, home.read().parameters.for_resume(["migration.batch_size=50"]))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers.errors import UsageError
+from helpers.errors import UsageError, redacted
 from helpers.parameters import Secret, SecretRef, parameters_from
 
 VALUE = "Bearer hunter2"
@@ -109,3 +109,17 @@ def test_a_secret_shows_itself_to_nobody() -> None:
 def test_references_are_listed_once() -> None:
     sections = with_header("env:B") | {"notify": {"urls": ["env:B", "file:a"]}}
     assert [str(reference) for reference in parameters_from(sections).secrets()] == ["env:B", "file:a"]
+
+
+def test_what_an_embedding_function_reads_from_the_environment_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of the service may repeat the key; a text that the parameters name themselves is none."""
+    monkeypatch.setenv("SERVICE_KEY", "hf_SuperSecretKey0123456789")
+    monkeypatch.setenv("SERVICE_URL", "http://service:8000")
+    function = {"name": "huggingface", "config": {"api_key_env_var": "SERVICE_KEY", "url": "http://service:8000"},
+                "variables": ["SERVICE_URL", "NOT_SET"]}  # fmt: skip
+    given = {"source": {"path": "old", "embedding_functions": [function]}, "target": {"path": "new"}}
+    parameters = parameters_from(given)
+    assert [str(secret) for secret in parameters.secrets()] == ["env:SERVICE_KEY"]
+    assert parameters.environment() == ["NOT_SET", "SERVICE_KEY", "SERVICE_URL"]
+    parameters.hide_secrets()
+    assert "SuperSecret" not in redacted("could not convert string to float: 'hf_SuperSecretKey0123456789'")

@@ -530,13 +530,16 @@ def not_pushed(run: RunState) -> str:
 
 
 def _refuse_other_parameters(folder: RunState) -> None:
-    """Before the first seal: `Terminal` where parameters.yaml is not the file that the toolkit wrote."""
-    known = folder.facts.get("parameters_sha256")
-    if known is not None and known != digest_of(folder.reports / RunPath.PARAMETERS):
-        raise Terminal(
-            ReasonCode.SEALED_FILE_CHANGED, "parameters.yaml is not what run.json names", where=str(folder.reports),
-            next_step=f"Put it back; change parameters with {RUNBOOK} resume {folder.id} --set KEY=VALUE.",
-        )  # fmt: skip
+    """Before the first seal: `Terminal` where run.json or parameters.yaml is not the file that the toolkit wrote."""
+    counting = audit.entries(folder.reports / audit.NAME, trust([], audit.own_key()))
+    told = [e["facts"].get("sha256") for e in counting if e["facts"].get("file") == RunPath.RUN]  # named, then written
+    rules = [folder.facts.get("parameters_sha256")]
+    for name, by, digests in (RunPath.RUN, audit.NAME, told[-2:]), (RunPath.PARAMETERS, RunPath.RUN, rules):
+        if any(digests) and digest_of(folder.reports / name) not in digests:
+            raise Terminal(
+                ReasonCode.SEALED_FILE_CHANGED, f"{name} is not what {by} names", where=str(folder.reports),
+                next_step=f"Put it back; change parameters with {RUNBOOK} resume {folder.id} --set KEY=VALUE.",
+            )  # fmt: skip
 
 
 def _about(run: RunState) -> dict[str, Any]:

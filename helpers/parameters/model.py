@@ -11,6 +11,7 @@ import copy
 import difflib
 import hashlib
 import json
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -197,8 +198,13 @@ class Parameters(Section):
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
     def secrets(self) -> list[SecretRef]:
-        """Every secret that the parameters refer to, once each, sorted."""
+        """Every secret that the parameters refer to, once each, sorted; what embedding functions read from the environment, too,
+        as far as it is set and the parameters do not name the same text themselves."""
         found = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls}
+        known = json.dumps(self.document(), ensure_ascii=False)
+        for name in self._of_functions():
+            if (value := os.environ.get(name, "")).strip() and value not in known:
+                found.add(SecretRef("env", name))
         return sorted(found, key=str)
 
     def hide_secrets(self) -> None:
@@ -216,11 +222,13 @@ class Parameters(Section):
 
     def environment(self) -> list[str]:
         """Every environment variable that the parameters name, once each, sorted: a step's kernel gets those and no others."""
+        return sorted({ref.name for ref in self.secrets() if ref.kind == "env"} | self._of_functions())
+
+    def _of_functions(self) -> set[str]:
+        """The variables that embedding functions may read."""
         functions = [*self.source.embedding_functions, *self.target.embedding_functions]
-        named = {ref.name for ref in self.secrets() if ref.kind == "env"}
-        named |= {name for function in functions for name in function.environment()}
-        named |= {str(v) for k, v in self.migration.reembed_config.items() if k.endswith("env_var")}
-        return sorted(named)
+        named = {name for function in functions for name in function.environment()}
+        return named | {str(v) for k, v in self.migration.reembed_config.items() if k.endswith("env_var")}
 
     def placeholders(self) -> list[str]:
         """Keys whose text is still `<…>`, to be named before the migration; secrets are not looked into."""

@@ -54,18 +54,30 @@ def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection
     return closing(connection)
 
 
+# Columns and indexes that are computed when they are read.
+_EXPRESSIONS = """
+SELECT 'generated column', t.name || '.' || c.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
+WHERE t.type = 'table' AND t.sql NOT LIKE 'CREATE VIRTUAL%' AND c.hidden IN (2, 3)
+UNION ALL
+SELECT 'index of an expression', i.name FROM sqlite_master i, pragma_index_xinfo(i.name) c
+WHERE i.type = 'index' AND c.cid = -2
+"""
+
+
 def require_plain(connection: sqlite3.Connection, database: Path) -> None:
     """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows."""
     found = connection.execute(
         "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
     ).fetchall()
+    found += connection.execute(_EXPRESSIONS).fetchall()
     if found:
         kind, name = found[0]
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise Terminal(
             ReasonCode.SOURCE_FOREIGN_FILE, f"holds a {kind} ({one_line(str(name), 60)}){more}, which no Chroma makes",
             where=str(database),
-            next_step="Find out who made it. Remove it in a copy of the folder (DROP TRIGGER, DROP VIEW), and migrate the copy.",
+            next_step="Find out who made it. Remove it in a copy of the folder (DROP TRIGGER, VIEW, INDEX or COLUMN), "
+            "and migrate the copy.",
         )  # fmt: skip
 
 

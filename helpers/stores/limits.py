@@ -33,7 +33,8 @@ STALL = 3_600.0  # seconds that are waited in all, over all requests, for a serv
 LEAST_ANSWERS = 10  # requests, or fewer, meanwhile
 LONGEST_PAUSE = 120.0  # between two tries; a Retry-After beyond it is taken for this long
 
-_QUOTA = re.compile(r"quota\W+(limit\W+)?exceeded|exceed\w*\W.{0,60}\bquota\b", re.IGNORECASE)
+_QUOTA = re.compile(r"quota\W{1,9}(limit\W{1,9})?exceeded|exceed\w{0,9}\W.{0,60}\bquota\b", re.IGNORECASE)
+_SAID = 20_000  # characters of an error that are looked at: a server may send megabytes
 _GATEWAY = {408, 425, 502, 503, 504}
 _OF_COLLECTIONS = "/api/v2/tenants/"  # servers that speak API v1 answer 500 to everything that they refuse
 _SAID_WITH_500 = ("Error finding id",)  # the answer itself, and the same a second time: `client` isolates the chunk
@@ -206,7 +207,7 @@ def translate(error: Exception, where: str) -> RunbookError | Narrower:
     """
     if isinstance(error, RunbookError | Narrower):
         return error
-    text = str(error).strip() or type(error).__name__
+    text = str(error).strip()[:_SAID] or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         return Transient(ReasonCode.TIMEOUT, f"no answer in time ({type(error).__name__})", where=where,
                          next_step="Raise timeout_seconds, or look at the server's load.")  # fmt: skip
