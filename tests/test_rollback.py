@@ -14,6 +14,7 @@ from helpers.errors import Interrupted, Terminal, UsageError, WorldError
 from helpers.results import Verdict, file_digest
 from helpers.rollback import RollbackState, postmortem
 from helpers.rollback.outline import DRILL, STAGES
+from helpers.run.record import RunRecord
 from helpers.stores import CollectionInfo
 from tests.rollbacks import ENV, Night, everything, others, snapshotted, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree
@@ -52,11 +53,18 @@ def test_everything_is_as_it_was_before(night: Night, point: str) -> None:
     assert (night.folder.reports / "rollback.html").read_text().count("UTC") > 5
 
 
-def test_after_step_20_there_is_no_snapshot_to_compare_with_and_nothing_to_remove(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True], ids=["before it began", "while it took it"])
+def test_after_step_20_there_is_no_snapshot_to_compare_with_and_nothing_to_remove(
+    tmp_path: Path, *, stopped: bool
+) -> None:
     usual_source(tmp_path / "source")
     others(tmp_path / "target")
     night = Night(tmp_path)
     before, source = everything(night.target), everything(night.source)
+    if stopped:
+        record = RunRecord(night.folder.read(), "21")
+        record.result.error = {"code": "interrupted", "type": "Interrupted", "line": "stopped on request"}
+        night.keep(record)
     verdicts = night.rollback()
     assert (everything(night.target), everything(night.source), night.env) == (before, source, ENV.encode())
     assert verdicts["source against the snapshot"] is Verdict.NOT_EXERCISED
@@ -340,7 +348,6 @@ def test_a_change_that_the_client_took_back_is_taken_back_at_the_source_too(nigh
         store.delete("alpha", ["a7"])
         store.add("alpha", chunks(1, 4, seed=5, prefix="n"))
     from helpers.rollback import Orders
-    from helpers.run.record import RunRecord
     from helpers.steps.rollback import RollbackStep
 
     RollbackState.begin(night.folder.workspace, "night", Orders(replay=True))

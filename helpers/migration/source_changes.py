@@ -492,7 +492,8 @@ class WrittenData:
     @cached_property
     def snapshot(self) -> Snapshot | None:
         """The snapshot that the target is held to, None where the run has taken none."""
-        if self.folder.result(Step.SNAPSHOT) is not None:
+        taken = self.folder.result(Step.SNAPSHOT)
+        if taken is not None and taken.error is None:  # else it was stopped while it took the first one
             return current_snapshot(self.run)
         if self.checkpoint is None:
             return None
