@@ -140,7 +140,7 @@ def test_too_many_refused_chunks_stop_the_import(tmp_path: Path, snapshot: Snaps
 def test_by_default_no_chunk_may_be_refused(tmp_path: Path, snapshot: Snapshot) -> None:
     staged = staging(snapshot, tmp_path / "work")
     smuggle(staged, {5: {"#x": 1}})
-    with pytest.raises(Terminal, match="refused 1 chunks"):
+    with pytest.raises(Terminal, match="refused 1 chunk,"):
         run(tmp_path, snapshot, staged)
 
 

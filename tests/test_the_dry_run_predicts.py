@@ -107,7 +107,7 @@ def test_what_a_killed_attempt_cost_is_no_time_between_the_steps(results: dict[s
     parts = {part.name: part.seconds for part in downtime_parts(results, [killed])}
     assert parts["From an attempt's end until the next began"] == 4
     assert sum(parts.values()) == 197
-    assert "24 s in earlier attempts; reads" in numbers.downtime(results, [killed])[1]
+    assert "24 s in earlier attempts, until the next began; reads" in numbers.downtime(results, [killed])[1]
 
 
 def test_an_attempt_that_was_taken_up_after_the_outage_cost_no_more_than_it(results: dict[str, StepResult]) -> None:

@@ -77,8 +77,10 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
 
     `sections` are a notebook's, with no source and no target: they go over those of parameters/rehearsal.yaml.
     """
-    workspace.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
-    source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
+    source = write_sample(
+        workspace / "source", chunks=chunks, dimension=dimension
+    )  # nothing is made where that refuses
+    workspace.chmod(PRIVATE_FOLDER)
     signing.throw_away(_keys(workspace), ROLES)
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)

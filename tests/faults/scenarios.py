@@ -309,6 +309,8 @@ WITHOUT: dict[str, str] = {
             """run.record:RunRecord.finish""",
         "proposals and tables of notebooks 42 and 46, which are made again: tests/test_troubles_of_the_data.py":
             """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look""",
+        "lists of steps 11 and 23, before the result of the step, which makes them again: tests/test_explore_findings.py":
+            """profiling.similarity:keep validation.merged:searches""",
         "an empty file that asks a run to stop":
             """runner.outcome:_stop""",
     }.items()
