@@ -106,9 +106,7 @@ def test_a_turn_of_the_pipeline_and_a_kernel_read_each_file_once(
     every = {"run.json", "parameters.yaml", "results/13.json"}
     assert every < set(after), "the count sees what is read"
     assert {"run.json", "parameters.yaml"} < set(kernel)
-    assert sum(name.startswith("seals/") for name in after) == 10, (
-        "of two seals: three files made, two read"
-    )
+    assert sum(name.startswith("seals/") for name in after) == 10, "of two seals: three files made, two read"
     for what, found in (("before the step", before), ("from its end to the seal", after), ("its kernel", kernel)):
         assert {name: n for name, n in found.items() if n > 1} == {}, what
 
