@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import IO, Any, cast
 
 from helpers.errors import one_line, redacted
 
@@ -160,3 +164,22 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in document.items():
         rows |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return rows
+
+
+_FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
+
+
+def harmless(value: Any) -> str:
+    """A cell that is text and nothing else: what would begin a formula begins with an apostrophe, as spreadsheets write it."""
+    text = "" if value is None else str(value).replace("\x00", "")
+    return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA) or text.startswith("'") else text
+
+
+@contextmanager
+def packed_rows(raw: IO[bytes]) -> Iterator[Callable[[Iterable[Any]], Any]]:
+    """Takes rows of a CSV file, one at a time, and packs them; the same rows give the same bytes, wherever they are written."""
+    with (
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,  # without the name of a temporary file
+        io.TextIOWrapper(cast(IO[bytes], packed), "utf-8", "backslashreplace", newline="") as file,
+    ):
+        yield csv.writer(file, lineterminator="\n").writerow

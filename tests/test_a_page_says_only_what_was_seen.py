@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from helpers import plots
+from helpers.formatting import harmless
 from helpers.notify import delivery
-from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import read_changes, read_run

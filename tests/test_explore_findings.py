@@ -16,10 +16,12 @@ import pytest
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError
+from helpers.formatting import harmless, packed_rows
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
-from helpers.profiling.search import file_stem, harmless
+from helpers.profiling.search import file_stem
 from helpers.rehearsal import expected_findings, write_sample
+from helpers.results import writing
 from helpers.run import folders as runs
 from helpers.run import kernel
 from helpers.run.record import RunRecord
@@ -254,3 +256,14 @@ def test_languages_and_lengths_count_every_chunk(desk: ExploreSourceStep) -> Non
     expected = expected_findings(CHUNKS)
     assert desk.languages().loc["(missing)"].sum() == expected["missing_language"]
     assert desk.lengths()["none"].sum() == expected["none_documents"]
+
+
+def test_the_same_rows_give_the_same_bytes_wherever_they_are_written(tmp_path: Path) -> None:
+    """A list once held the name of the temporary file that it was written as."""
+    found = []
+    for name in ("one", "two"):
+        with writing(tmp_path / name) as temporary, temporary.open("wb") as raw, packed_rows(raw) as line:
+            line(["id", "=1"])
+        found.append((tmp_path / name).read_bytes())
+    assert found[0] == found[1]
+    assert gzip.decompress(found[0]) == b"id,=1\n"

@@ -15,10 +15,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from helpers import plots
 from helpers.errors import RunbookError, Terminal
+from helpers.formatting import harmless
 from helpers.notify.delivery import Event, render
 from helpers.parameters import parameters_from
 from helpers.plots.style import name
-from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import index_page, notebook_html, run_page
 from helpers.results import StepResult, write_json

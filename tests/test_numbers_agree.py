@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers.formatting import count, duration, merged_answers
-from helpers.profiling.search import harmless
+from helpers.formatting import count, duration, harmless, merged_answers
 from helpers.report import numbers
 from helpers.report.facts import read_run
 from helpers.report.pages import index_page, run_page

@@ -29,8 +29,8 @@ import pyarrow as pa
 
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, one_line, redacted
+from helpers.formatting import harmless
 from helpers.parameters import Parameters
-from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,

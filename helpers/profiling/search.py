@@ -22,6 +22,7 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
+from helpers.formatting import harmless
 from helpers.profiling.sample import Place, Places
 from helpers.reason_codes import ReasonCode
 from helpers.results import writing
@@ -148,7 +149,6 @@ def _sorted(rows: list[tuple[object, ...]]) -> pd.DataFrame:
 # A finding as a CSV file that a spreadsheet opens without doing what a chunk says
 
 EXPORT_COLUMNS = ("collection", "id", "detail", "document", "metadata")
-_FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
 
 
 def write_csv(path: Path, lookup: Lookup, places: Iterable[Place]) -> int:
@@ -176,12 +176,6 @@ def _rows(lookup: Lookup, places: Iterable[Place]) -> Iterator[list[Any]]:
         for row in frame.itertuples(index=False):
             metadata = "" if row.metadata is None else json.dumps(row.metadata, ensure_ascii=False, default=str)
             yield [row.collection, row.id, row.detail, row.document, metadata]
-
-
-def harmless(value: Any) -> str:
-    """A cell that is text and nothing else: what would begin a formula begins with an apostrophe, as spreadsheets write it."""
-    text = "" if value is None else str(value).replace("\x00", "")
-    return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA) or text.startswith("'") else text
 
 
 def file_stem(name: str) -> str:

@@ -8,14 +8,10 @@ random projection, then their true cosine.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +19,9 @@ import pandas as pd
 
 from helpers.chunks import Vectors
 from helpers.errors import one_line
+from helpers.formatting import harmless, packed_rows
 from helpers.profiling.profile import FINDINGS, Profile, Scan
 from helpers.profiling.sample import Sample, lengths_of, plain_text
-from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, writing
 from helpers.run import kernel
@@ -369,12 +365,7 @@ def keep(scan: Scan, path: Path) -> None:
     if not places:
         path.unlink(missing_ok=True)
         return
-    with (
-        writing(path) as temporary,
-        gzip.GzipFile(temporary, "wb", mtime=0) as raw,
-        io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="") as file,
-    ):
-        line = csv.writer(file, lineterminator="\n").writerow
+    with writing(path) as temporary, temporary.open("wb") as raw, packed_rows(raw) as line:
         line(["finding", "group", "collection", "id"])
         for what, number, group in places:
             for collection, chunk, *_ in group:

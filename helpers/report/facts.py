@@ -187,6 +187,8 @@ class RunView:
     attempts: list[StepRow] = field(default_factory=list)  # earlier executions of steps, by time; none of them counts
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
     code: list[str] = field(default_factory=list)  # sentences on what ran, as the seals name it
+    drill: dict[str, Any] = field(default_factory=dict)
+    """What the drill of the rollback left, drills/rollback.json, and as `behind` drills/put-back.json; empty without one."""
 
     @property
     def id(self) -> str:
@@ -201,6 +203,11 @@ class RunView:
     def as_signed(self) -> list[str]:
         """The pages that were kept, for those who sign and at the end; names in the folder, each followed by its PDF, if any."""
         return sorted(path.name for pattern in ("as-signed-*.*", "final-*.*") for path in self.folder.glob(pattern))
+
+    @property
+    def last_sealed(self) -> str:
+        """The newest of these pages; "" where none was kept."""
+        return max((name for name in self.as_signed if name.endswith(".html")), default="")
 
     def key_of(self, sign: SignOff) -> str:
         """Whose key signed, and its fingerprint; "" where no signature counts."""
@@ -247,19 +254,6 @@ class RunView:
         """A sentence for each drill of a rehearsal, what became of it included."""
         told = self.run.get("drills") if self.rehearsal else None
         return [text(line, 600) for line in told if str(line).split()] if isinstance(told, list) else []
-
-    @property
-    def drill(self) -> dict[str, Any]:
-        """What the drill of the rollback left, drills/rollback.json, and as `behind` drills/put-back.json; empty without one."""
-        found = self._drill(RunPath.ROLLBACK)
-        return found and found | {"behind": self._drill("put-back.json")}
-
-    def _drill(self, name: str) -> dict[str, Any]:
-        try:
-            found = json_in(contents(self.folder / RunPath.DRILLS / name))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
 
     @property
     def put_back(self) -> str:
@@ -471,15 +465,23 @@ def read_run(run: RunState | Path) -> RunView:
     return RunView(
         folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
         steps := list(_steps(run)), read_signoffs(run), _gates(run), list(_attempts(run, steps)),
-        code=_or(run, lambda r: what_ran(chain(r)), []),
+        code=_or(run, lambda r: what_ran(chain(r)), []), drill=_drill(run),
     )  # fmt: skip
+
+
+def _drill(run: RunState) -> dict[str, Any]:
+    def record(name: str) -> dict[str, Any]:
+        return _or(run, lambda r: dict(json_in(contents(r.reports / RunPath.DRILLS / name))), {})
+
+    back = record(RunPath.ROLLBACK)
+    return back and back | {"behind": record("put-back.json")}
 
 
 def _or(run: RunState, read: Callable[[RunState], T], none: T) -> T:
     """What is read in the run, or `none` where it is missing or damaged."""
     try:
         found = read(run)
-    except (RunbookError, OSError, ValueError):
+    except (RunbookError, OSError, TypeError, ValueError):
         return none
     return found if isinstance(found, type(none)) else none
 

@@ -545,8 +545,8 @@ _RENAMED = (
 def due_by_warnings(view: RunView) -> list[str]:
     """What the run asks people for: other names of collections, each act of a warning once; then how many ask for none."""
     due: dict[str, list[str]] = {}
-    named = len({source for source, target in numbers.routes(view.results) if target and source != target})
-    said = [_RENAMED.format(named)] if named else []
+    others = len({source for source, target in numbers.routes(view.results) if target and source != target})
+    said = [_RENAMED.format(others)] if others else []
     for found in view.findings:
         remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
         due.setdefault(remedy if asks(remedy) else "", []).append(f"“{text(found.check.name, 80)}”")

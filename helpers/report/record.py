@@ -491,10 +491,10 @@ def _unseen(view: RunView) -> Iterator[str]:
 
 
 def _sampled(view: RunView) -> Iterator[str]:
-    told = view.table("recall")
+    told, migrated = view.table("recall"), counts(view.results).migrated
+    of = f" of {count(migrated, 'chunk')}" if migrated else ""
     for row in (told.get("pooled") or {}).values():
         if row and row.get("queries"):
-            of = f" of {count(n, 'chunk')}" if (n := counts(view.results).migrated) else ""
             asked = f"{count(row.get('asked') or row['queries'], 'stored vector')}{of} as queries"
             yield f"Step 23, recall@{told.get('k')}, {scope(str(row.get('scope')))}: {asked}"
 

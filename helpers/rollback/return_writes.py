@@ -14,9 +14,8 @@ import pandas as pd
 from helpers import audit
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.fence import used_by
-from helpers.formatting import count
+from helpers.formatting import count, harmless
 from helpers.parameters.endpoint import Endpoint
-from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, write_text
 from helpers.rollback import replay

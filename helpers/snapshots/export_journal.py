@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.results import append, file_digest, json_in, reading, utc_now, writing
+from helpers.results import append, file_digest, is_leftover, json_in, reading, utc_now, writing
 
 FORMAT = 1
 EXPORT = ".export"
@@ -91,7 +91,8 @@ class Journal:
             with (folder / EXPORT / _LINES).open("r+b") as file:
                 file.truncate(journal._good)
             for left in folder.rglob(".*.tmp"):  # of a part that a killed process was writing: no part of the snapshot
-                left.unlink()
+                if is_leftover(left.name, left.name[1:].rsplit(".", 2)[0]):
+                    left.unlink()
         journal.notes += notes
         journal._append({"kind": "session", "retention_days": retention_days})
         return journal

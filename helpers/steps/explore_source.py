@@ -275,7 +275,7 @@ class ExploreSourceStep(NotebookStep):
         return [
             search.html_output(facts, one_line(str(self._facts(name)), 2_000)),
             search.picture_output(plots.png(figure), alt),
-            search.html_output(search.table_html(chunks), f"{count(len(chunks), 'chunk')}"),
+            search.html_output(search.table_html(chunks), count(len(chunks), "chunk")),
         ]
 
     def _portrait(self, name: str) -> tuple[Any, str]:

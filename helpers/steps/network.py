@@ -194,7 +194,7 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
         return f"Chroma answers, API {greet(endpoint, role, request_headers(endpoint, role))[0]}; tenant and database are there"
 
     def lists() -> str:
-        return f"{count(len(quick_names(endpoint, role)), 'collection')}"
+        return count(len(quick_names(endpoint, role)), "collection")
 
     tls: list[tuple[str, Callable[[], str]]] = [("TLS", handshake)] if endpoint.tls else []
     return [("name", name), ("port", connect), *tls, ("server", beats), ("tenant and database", speaks), ("collections", lists),
@@ -225,6 +225,6 @@ def _directory(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], st
         return f"{path}, {sum(1 for _ in path.iterdir())} entries"
 
     def lists() -> str:
-        return f"{count(len(quick_names(endpoint, role)), 'collection')}"
+        return count(len(quick_names(endpoint, role)), "collection")
 
     return [("folder", folder), ("collections", lists)]

@@ -121,7 +121,7 @@ class StuckBatchStep(Troubleshooter):
         for role in ("source", "target"):
             layers = network.layers(getattr(self.run.parameters, role), role)
             bad = network.broken(layers)
-            rows.append((f"connection to the {role}", not bad, bad or f"{count(len(layers), 'check')}"))
+            rows.append((f"connection to the {role}", not bad, bad or count(len(layers), "check")))
         return rows
 
     def _disk(self) -> tuple[str, bool, str]:

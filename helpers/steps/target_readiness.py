@@ -87,7 +87,7 @@ class TargetReadinessStep(NotebookStep):
         with open_target(self.target) as store:
             seconds = time.monotonic() - begun
             present, holder = store.names(), store.lock_holder()
-            counts = [(f"holds {name}", f"{count(store.count(name), 'chunk')}") for name in present[:SHOWN]]
+            counts = [(f"holds {name}", count(store.count(name), "chunk")) for name in present[:SHOWN]]
             rows = [
                 ("target", store.label),
                 ("version it gives", store.version),

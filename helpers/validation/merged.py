@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
-from helpers.profiling.search import harmless
+from helpers.formatting import harmless, packed_rows
 from helpers.results import Verdict, writing
 from helpers.schema import Context, Schema
 from helpers.stores.base import Space
@@ -66,12 +63,7 @@ def searches(path: Path) -> Iterator[Write]:
 
     Names are as spreadsheets take them; `own`, `ids` and `distances` are JSON.
     """
-    with (
-        writing(path) as temporary,
-        gzip.GzipFile(temporary, "wb", mtime=0) as raw,
-        io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="") as file,
-    ):
-        line = csv.writer(file, lineterminator="\n").writerow
+    with writing(path) as temporary, temporary.open("wb") as raw, packed_rows(raw) as line:
         line(COLUMNS)
 
         def write(collection: str, query: str, own: str, target: str, *told: Any) -> None:
