@@ -152,8 +152,7 @@ def holds_what_an_auditor_asks_for(folder: Path) -> None:
     back = drills["put-back"]
     assert rollback["put_back"] == "drills/put-back.json"
     stood = {row["collection"]: row["target"] for row in results["23"]["targets"]}
-    stood[json.loads(rollback["client_write"].partition(" ")[2])["collection"]] += 1
-    assert back["compared"] == stood, "every chunk of the target, as validated, after it was put back, and the client's"
+    assert back["compared"] == stood, "every chunk of the target, as validated, after it was put back"
     assert "names the target" in back["application"]
     assert (back["write_behind_the_fence"], back["write_at_the_target"]) == ("not taken", "taken")
     acts_and_notices_of_the_drills(folder)

@@ -16,6 +16,8 @@ import pytest
 from helpers.cli import rehearse
 from helpers.cutover.readiness import CutoverReadiness
 from helpers.errors import RunbookError
+from helpers.fence import Control
+from helpers.formatting import moment
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters
 from helpers.rehearsal import write_sample
@@ -26,8 +28,9 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
+from helpers.steps.closeout import FenceEnd
 from helpers.stores import open_target
-from tests.rollbacks import Night, everything, snapshotted
+from tests.rollbacks import Night, everything, others, snapshotted, usual_source
 from tests.storage import chunks, embedded
 
 # An import as step 22 does it: two targets, their writers' batches in flight before the first is written.
@@ -185,6 +188,24 @@ def test_a_source_that_is_put_back_is_compared_with_the_snapshot_and_each_file_w
     put = {Path(path).absolute(): digest for path, digest in proof["files"].items()}
     assert {path: digest for path, digest in put.items() if path.is_relative_to(place)} == held
     assert len(held) > 1, "the folders of the indexes, too"
+
+
+def test_a_fence_that_a_drill_lifted_is_up_since_it_was_set_again(tmp_path: Path, own_folders: None) -> None:
+    """Its state is no copy from before the drill, with the times of a fence that was lifted meanwhile."""
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    commands = {"lock": ["touch", str(tmp_path / "locked")], "unlock": ["rm", str(tmp_path / "locked")]}
+    night = Night(tmp_path, fence={"kind": "command", "command": commands})
+    night.snapshot()
+    night.migrate()
+    Control(night.folder, night.folder.read().parameters).put_up()
+    night.cut_over()
+    _client_adds(tmp_path / "target", "late")
+    _roll_back(night, lambda: None, {})
+    end, lifted = FenceEnd(RunRecord(night.folder.read(), "53")), night.folder.read().result("27")
+    assert end.state is not None and lifted is not None and (tmp_path / "locked").exists()
+    assert end.active and end.state.up_at > lifted.facts["fence"]["writes_again"]
+    assert moment(end.state.up_at) in end.look().to_string()
 
 
 def test_what_a_client_wrote_while_the_fence_was_down_stops_the_copy_from_going_back(drilled: Night) -> None:

@@ -14,6 +14,7 @@ from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
 from helpers.errors import RUNBOOK, WorldError, one_line
+from helpers.fence import Control, FenceState
 from helpers.formatting import count, duration, moment
 from helpers.migration.restore import prove
 from helpers.migration.source_changes import open_sealed
@@ -28,7 +29,6 @@ from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState
 from helpers.rollback.replay import said
 from helpers.run import plan
 from helpers.run.advice import HISTORIES
-from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
@@ -222,7 +222,8 @@ def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     files = [Path(named.path) for named in run.parameters.cutover.config_files()]
     databases = [Path(target.path or ""), Path(source.path or "")]
     digests = {str(path): file_digest(path) for path in [*files, databases[1] / DATABASE]}
-    state = sorted(folder.workspace.glob("*.json"))
+    fenced = (fence := FenceState.load(folder.workspace)) is not None and fence.active
+    state = sorted(path for path in folder.workspace.glob("*.json") if path.name != RunPath.FENCE)  # a copy has another's times
     copies = {place: kept / str(number) for number, place in enumerate([*databases, *files, *state])}
     stood = {place: _digests(place) for place in copies}
     for place, copy in copies.items():
@@ -240,8 +241,8 @@ def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     log, proof["began"] = folder.reports / audit.NAME, utc_now()
     audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
     rules = run.parameters
-    if rules.fence.command is not None:  # while the application still uses the source
-        run_or_fail(rules.fence.command.lock, rules.fence.timeout_seconds, "the lock command")
+    if fenced:  # while the application still uses the source
+        Control(run, rules).put_up()
         proof["write_behind_the_fence"] = seen = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
         audit.append(log, "drill put back: write fence set again", write_of_the_application=seen)
     plans = replay.saved(folder.workspace)
