@@ -203,8 +203,11 @@ def test_a_fence_that_a_drill_lifted_is_up_since_it_was_set_again(tmp_path: Path
     _client_adds(tmp_path / "target", "late")
     _roll_back(night, lambda: None, {})
     end, lifted = FenceEnd(RunRecord(night.folder.read(), "53")), night.folder.read().result("27")
-    assert end.state is not None and lifted is not None and (tmp_path / "locked").exists()
-    assert end.active and end.state.up_at > lifted.facts["fence"]["writes_again"]
+    assert end.state is not None
+    assert lifted is not None
+    assert (tmp_path / "locked").exists()
+    assert end.active
+    assert end.state.up_at > lifted.facts["fence"]["writes_again"]
     assert moment(end.state.up_at) in end.look().to_string()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,9 +27,12 @@ from helpers.rollback.outline import at_work, stop, triggers
 from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock
+from helpers.run.kernel import RUNNER_PID
+from helpers.run.record import RunRecord
 from helpers.steps import rollback
 from helpers.steps.rollback import remove
 from tests.conftest import ROOT
+from tests.rollbacks import snapshotted
 from tests.storage import chunks, embedded, exact, fill, plan
 
 
@@ -165,6 +169,25 @@ def test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays(
         assert store.lock_holder() is None
 
 
+def test_what_an_attempt_did_is_apart_from_what_was_there(
+    tmp_path: Path, own_folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night, said = snapshotted(tmp_path), list[str]()
+    night.migrate_half()
+    monkeypatch.setattr(RunRecord, "show_progress", lambda self, line: said.append(line))
+    night.migrate()
+    assert next(line for line in said if "Transform" in line and " in " in line).startswith(
+        "Transform and validate: 85 chunks, all before this attempt, in "
+    )
+    (ended,) = (re.fullmatch(r"Import: (\d+) chunks, (\d+) of them before this attempt and (\d+) in it, in .*", line)
+                for line in said if line.startswith("Import: 85 chunks"))  # fmt: skip
+    assert ended is not None
+    whole, before, now = map(int, ended.groups())
+    result = night.folder.read().result("22")
+    assert result is not None
+    assert (before + now, now) == (whole, next(p.chunks for p in result.phases if p.name == "4 import"))
+
+
 _WORKER = """
 import signal, sys, time
 from helpers.run.folders import RunFolder, RunLock
@@ -186,6 +209,12 @@ def test_our_own_process_is_stopped_and_no_other(tmp_path: Path, monkeypatch: py
         assert worker.stdout is not None
         worker.stdout.readline()
         assert at_work(folder).keys() == {worker.pid}
+        assert outline.outline(folder.read())[0][1].startswith(f"stop process {worker.pid} on ")
+        monkeypatch.setenv(RUNNER_PID, str(worker.pid))  # as in the kernel of step 27, whose runner holds the lock
+        assert (
+            outline.outline(folder.read())[0][1] == "no other process works on the run; the rollback's own are left out"
+        )
+        monkeypatch.delenv(RUNNER_PID)
         begun = time.monotonic()
         assert stop(folder, patience=1.0) == [worker.pid]
         assert time.monotonic() - begun < 10

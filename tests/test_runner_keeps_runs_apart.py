@@ -174,6 +174,9 @@ def test_progress_in_words() -> None:
     assert describe("writing", 10, 10, "chunks", 12) == "writing: 10 chunks in 12 s"
     resumed = describe("writing", 4500, 9832, "chunks", 12, before=4000)
     assert resumed.endswith("about 2 min 08 s to go"), "chunks that an earlier attempt wrote say nothing about the pace"
+    ended = describe("Import", 1993, 1993, "chunks", 3, before=100)
+    assert ended == "Import: 1,993 chunks, 100 of them before this attempt and 1,893 in it, in 3.0 s"
+    assert describe("Stage", 20, 20, "chunks", 3, before=20) == "Stage: 20 chunks, all before this attempt, in 3.0 s"
 
 
 def test_a_resumed_bar_begins_where_the_run_stopped() -> None:

@@ -25,7 +25,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StateFile, StepResult, Verdict, utc_now
-from helpers.run import plan
+from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -128,6 +128,12 @@ def at_work(folder: RunFolder) -> dict[int, str]:
     return found
 
 
+def others_at_work(folder: RunFolder) -> dict[int, str]:
+    """`at_work` but for this process and the runner that started it: what a rollback has to stop."""
+    own = {os.getpid(), int(os.environ.get(kernel.RUNNER_PID) or 0)}
+    return {pid: host for pid, host in at_work(folder).items() if pid not in own}
+
+
 def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
     """Ask, then insist, until no other process works on the run; those that were stopped.
 
@@ -135,7 +141,7 @@ def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
     """
     stopped: list[int] = []
     begun, asked = time.monotonic(), 0
-    while working := {pid: host for pid, host in at_work(folder).items() if pid != os.getpid()}:
+    while working := others_at_work(folder):
         _refuse_other_hosts(folder, working)
         waited = time.monotonic() - begun
         if asked == 0:
@@ -206,10 +212,10 @@ def outline(folder: RunState) -> list[tuple[str, str]]:
 
 
 def _stop(folder: RunFolder) -> str:
-    working = at_work(folder)
-    if not working:
-        return "no process works on the run"
-    return "stop " + ", ".join(f"process {pid} on {host}" for pid, host in sorted(working.items()))
+    others = others_at_work(folder)
+    named = ", ".join(f"process {pid} on {host}" for pid, host in sorted(others.items()))
+    own = "; the rollback's own are left out" * (len(at_work(folder)) > len(others))
+    return (f"stop {named}" if others else "no other process works on the run") + own
 
 
 def _source(orders: Orders) -> str:

@@ -223,7 +223,9 @@ def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     databases = [Path(target.path or ""), Path(source.path or "")]
     digests = {str(path): file_digest(path) for path in [*files, databases[1] / DATABASE]}
     fenced = (fence := FenceState.load(folder.workspace)) is not None and fence.active
-    state = sorted(path for path in folder.workspace.glob("*.json") if path.name != RunPath.FENCE)  # a copy has another's times
+    state = sorted(
+        path for path in folder.workspace.glob("*.json") if path.name != RunPath.FENCE
+    )  # a copy has another's times
     copies = {place: kept / str(number) for number, place in enumerate([*databases, *files, *state])}
     stood = {place: _digests(place) for place in copies}
     for place, copy in copies.items():

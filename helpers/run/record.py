@@ -337,9 +337,17 @@ class Progress:
 
 
 def describe(label: str, done: int, total: int, unit: str, seconds: float, before: int = 0) -> str:
-    """`writing: 4,500 of 9,832 chunks (45 %), 12 s, about 15 s to go`; `before` were done when the clock started."""
+    """`writing: 4,500 of 9,832 chunks (45 %), 12 s, about 15 s to go`; `before` were done when the clock started.
+
+    At the end `writing: 9,832 chunks in 12 s`, and what an earlier attempt had done is named apart.
+    """
     if done >= total:
-        return f"{label}: {done:,} {unit} in {duration(seconds)}"
+        parts = (
+            f"{before:,} of them before this attempt and {done - before:,} in it"
+            if done > before
+            else "all before this attempt"
+        )
+        return f"{label}: {done:,} {unit}{f', {parts},' * bool(before)} in {duration(seconds)}"
     new = done - before
     left = f", about {duration(seconds / new * (total - done))} to go" if new > 0 and seconds > 1 else ""
     return f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {duration(seconds)}{left}"

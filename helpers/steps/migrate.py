@@ -69,10 +69,14 @@ class MigrateStep(NotebookStep):
     @cached_property
     def staged(self) -> Staged:
         with (
-            self.run.phase("2–3 transform and validate", self.snapshot.total),
+            self.run.phase("2–3 transform and validate", self.snapshot.total) as phase,
             self.run.progress("Transform and validate", self.snapshot.total) as bar,
         ):
-            return self.job.stage(bar)
+            found = self.job.stage(bar)
+            if not bar.done:  # an earlier attempt has staged all
+                phase.chunks = 0
+                bar.already(self.snapshot.total)
+            return found
 
     def export(self) -> pd.DataFrame:
         """Phase 1: the source was exported by step 21; every byte of that export is read and proven again."""

@@ -7,7 +7,6 @@ it begins; repeating the command after a kill looks again at what is there and d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,11 +31,10 @@ from helpers.reason_codes import ReasonCode
 from helpers.report.outcome import FENCE_END
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, postmortem
-from helpers.rollback.outline import at_work
+from helpers.rollback.outline import others_at_work
 from helpers.rollback.proof import SourceProof, StageContext
 from helpers.rollback.replay import Exported, Written, as_added, as_known, exported
 from helpers.rollback.return_writes import ReturnWrites
-from helpers.run import kernel
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.stores import Store, open_target
 from helpers.stores.base import listed_ids
@@ -158,9 +156,7 @@ class RollbackStep(NotebookStep):
     def stop(self) -> str:
         """Nobody works on the run but this rollback. (`runbook rollback` stops it before this notebook begins.)"""
         with self.of.stage(outline.STOP) as row:
-            ours = {os.getpid(), int(os.environ.get(kernel.RUNNER_PID) or 0)}
-            others = {pid: host for pid, host in at_work(self.run.home).items() if pid not in ours}
-            if others:
+            if others := others_at_work(self.run.home):
                 pid, host = min(others.items())
                 raise WorldError(ReasonCode.MIGRATION_RUNS, f"process {pid} on {host} works on run {self.run.id}",
                                  next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
