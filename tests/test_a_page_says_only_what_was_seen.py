@@ -18,12 +18,13 @@ from helpers.notify import delivery
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import read_changes, read_run
-from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, ends, way_back, writers
+from helpers.report.outcome import decision_tree, due_by_warnings, ends, way_back, writers
 from helpers.report.pages import rollback_page, run_page, tiles
+from helpers.report.writes import beside_prediction, downtime_parts
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run.advice import HISTORIES, asks, page_remedy
 from helpers.run.plan import Step
-from helpers.steps.dry_run import rows
+from helpers.steps.dry_run import predictions, rows
 from tests.test_pages_run import cells_of, make_run, read, result, whole_night
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
@@ -301,17 +302,26 @@ def test_the_parts_of_the_write_downtime_add_up_and_say_what_was_predicted() -> 
     assert shown["Step 25: restart and health"].predicted is None
 
 
-def test_the_first_screen_says_how_far_the_outage_was_from_what_was_predicted(tmp_path: Path) -> None:
+def test_the_write_downtime_is_compared_with_its_prediction_in_one_way(tmp_path: Path) -> None:
+    """Like with like, on the first screen, in its table and in the summary: 60 of 140 s are what the dry run predicted."""
     said = [{"what": "write downtime", "value": 89.0, "unit": "s", "basis": ""}]
-    fence = result("20", facts={"fence": {"kind": "nginx", "up": at(0)}})
+    work = result("22", facts={"launched": at(5)})
+    work.started, work.finished = at(5), at(65)
     steps = [
-        result("13", facts={"prediction": said}),
-        fence,
+        result("13", facts={"prediction": said, "estimate": [{"part": "22 import", "seconds": 89.0}]}),
+        result("20", facts={"fence": {"kind": "nginx", "up": at(0)}}), work,
         result("25", facts={"cut_over": {"write_taken": at(140)}}),
-    ]
-    page = read(run_page(make_run(tmp_path / "r", steps)))
+    ]  # fmt: skip
+    view = read_run(make_run(tmp_path / "r", steps))
+    page = read(run_page(view.folder))
+    told = "1 min 00 s of it were predicted at 1 min 29 s"
     tile = next(t.get_text(" ", strip=True) for t in page.select(".tile") if "Write downtime" in t.get_text())
-    assert "51 s more than the predicted 1 min 29 s" in tile
+    assert tile.startswith(f"Write downtime 2 min 20 s {told}; ")
+    assert beside_prediction(view.results) == told
+    predicted = next(row for row in predictions(view.results) if row.what == "write downtime")
+    assert (predicted.predicted, predicted.measured) == (89.0, 60.0)
+    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in page.select("#downtime + .scroll tr")]
+    assert rows[-2:] == [["All that was predicted", "1 min 29 s", "1 min 00 s"], ["All", "–", "2 min 20 s"]]
 
 
 def test_a_list_of_changed_values_is_read_without_what_spreadsheets_need(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.results import Verdict
 from helpers.stores import CollectionInfo, Space
-from helpers.validation.configuration import compare_configuration, judge
+from helpers.validation.properties import compare_configuration, judge_configuration
 from tests.storage import embedded
 
 FOREIGN = {"type": "known", "name": "openai", "config": {"model_name": "m", "api_key_env_var": "KEY"}}
@@ -36,7 +36,7 @@ def test_every_setting_and_a_function_that_is_not_installed_arrive(tmp_path: Pat
         rows = compare_configuration(source, store.info("notes"))
     assert {"space", *SETTINGS, "embedding function", "metadata owner"} <= states(rows).keys()
     assert set(states(rows).values()) == {"kept"}, rows
-    assert judge(rows).verdict is Verdict.PASS
+    assert judge_configuration(rows).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("setting", ["space", *SETTINGS, "embedding function", "metadata owner"])
@@ -52,7 +52,7 @@ def test_any_setting_that_differs_without_a_reason_fails(setting: str) -> None:
         changes["metadata"] = {"owner": "you"}
     else:
         configuration["hnsw"][setting] += 1
-    check = judge(rows := compare_configuration(source, dataclasses.replace(source, **changes)))
+    check = judge_configuration(rows := compare_configuration(source, dataclasses.replace(source, **changes)))
     assert [name for name, state in states(rows).items() if state == "DIFFERENT"] == [setting]
     assert (check.verdict, check.reason, check.offenders) == (Verdict.FAIL, "configuration_differs", 1)
     assert setting in check.detail
@@ -63,10 +63,10 @@ def test_what_cannot_be_kept_is_explained() -> None:
     configuration = {**source.configuration, "hnsw": {"space": "l2", "ef_search": 60}}
     target = dataclasses.replace(source, metadata=None, configuration=configuration)
     rows = compare_configuration(source, target)
-    assert judge(rows).verdict is Verdict.PASS
+    assert judge_configuration(rows).verdict is Verdict.PASS
     explained = {row["setting"]: row["why"] for row in rows if row["state"] == "explained"}
     assert "refuse" in explained["max_neighbors"]
     assert explained["metadata hnsw:search_ef"] == "turned into configuration"
     silent = dataclasses.replace(target, configuration={"hnsw": {"space": "l2"}, "embedding_function": FOREIGN})
     assert states(compare_configuration(source, silent))["ef_search"] == "explained"
-    assert judge([]).verdict is Verdict.NOT_APPLICABLE
+    assert judge_configuration([]).verdict is Verdict.NOT_APPLICABLE

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from helpers.stores.layout import DATABASE
-from helpers.validation.configuration import probe_fulltext
+from helpers.validation.properties import probe_fulltext
 from tests.storage import chunks, embedded, fill
 
 

@@ -29,7 +29,7 @@ from helpers.stores import CollectionInfo, open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import as_created, reduced, unsupported
 from helpers.stores.limits import CLOUD, Limits
-from helpers.validation.configuration import compare_configuration, judge
+from helpers.validation.properties import compare_configuration, judge_configuration
 from tests.servers import ChromaServer
 from tests.storage import chunks, plan
 
@@ -103,7 +103,7 @@ def test_what_can_be_kept_is_kept_and_every_difference_is_explained(store: Clien
     assert rows["int_inverted_index of page"]["state"] == "kept"
     assert {s for s, row in rows.items() if row["state"] == "explained"} == {"SPANN index on #embedding",
                                                                           "sparse index on sparse"}  # fmt: skip
-    assert judge(list(rows.values())).verdict is Verdict.PASS
+    assert judge_configuration(list(rows.values())).verdict is Verdict.PASS
 
 
 def test_a_difference_that_nobody_signed_for_still_fails(store: ClientStore) -> None:
@@ -112,10 +112,12 @@ def test_a_difference_that_nobody_signed_for_still_fails(store: ClientStore) -> 
     assert changed is not None
     changed["keys"]["#document"]["string"]["fts_index"]["enabled"] = True
     store.create(dataclasses.replace(reduced(source), schema=changed))
-    check = judge(compare_configuration(source, store.info("other"), ["other"]))
+    check = judge_configuration(compare_configuration(source, store.info("other"), ["other"]))
     assert (check.verdict, check.offenders) == (Verdict.FAIL, 1)
     assert "fts_index of #document" in check.detail
-    assert judge(compare_configuration(source, store.info("other"))).verdict is Verdict.FAIL  # no index was given up
+    assert (
+        judge_configuration(compare_configuration(source, store.info("other"))).verdict is Verdict.FAIL
+    )  # no index was given up
 
 
 def rich(count: int) -> ChunkBatch:

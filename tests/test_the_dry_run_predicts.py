@@ -10,7 +10,7 @@ import pytest
 from helpers.report import numbers
 from helpers.report.facts import StepRow
 from helpers.report.numbers import FILES_BACK, RESTART, again
-from helpers.report.outcome import downtime_parts
+from helpers.report.writes import downtime_parts
 from helpers.results import Phase, StepResult, Verdict
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY

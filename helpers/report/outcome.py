@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from helpers.cutover import clients_switched, source_takes_writes
 from helpers.errors import RUNBOOK
@@ -16,7 +15,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, instant, void
 from helpers.results import Check, Verdict, worst
-from helpers.run import plan, window
+from helpers.run import plan
 from helpers.run.advice import asks, page_remedy
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
@@ -228,94 +227,6 @@ def ends(view: RunView) -> list[tuple[str, str, str]]:
             (side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120), f"{kind}, {told}")
         )
     return rows
-
-
-# -- parts of the write downtime ---------------------------------------------------------------------------------------
-
-
-KILLED = ", with the attempt that was killed and resumed"
-
-
-class DowntimePart(NamedTuple):
-    """A part of the write downtime: its name, seconds, and what the dry run predicted for it; None where it left that out."""
-
-    name: str
-    seconds: float
-    predicted: float | None = None
-
-
-def continued(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[StepRow]:
-    """The killed attempts of step 22 whose work the last one went on with: their time is a part of the same work.
-
-    A killed attempt has its notebook's start in its time, since nobody noted when its first cell began.
-    """
-    last = results.get(Step.MIGRATE)
-    resumed = int(last.facts.get("resumed") or 0) if last is not None else 0
-    mine = [row for row in attempts if row.number == Step.MIGRATE and row.result and row.result.finished]
-    return mine[max(0, len(mine) - resumed) :]
-
-
-def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[DowntimePart]:
-    """What the write downtime is the sum of; [] where it was not measured, or step 25 put up the fence itself.
-
-    No second counts twice: each part is what lies between the fence and the write that ended it. The only place that splits
-    it; the page, the summary and the prediction's error take it from here.
-    """
-    seconds, cutover = numbers.downtime(results)[0], results.get(Step.CUTOVER)
-    fence = (results[Step.FENCE_WRITES].facts.get("fence") or {}) if Step.FENCE_WRITES in results else {}
-    up = instant(fence.get("up"))
-    if not seconds or up is None or cutover is None or fence.get("late"):
-        return []
-    over = up + timedelta(seconds=seconds)
-
-    def within(begin: Any, length: float) -> float:
-        at = instant(begin)
-        return max(0.0, (min(over, at + timedelta(seconds=length)) - max(up, at)).total_seconds()) if at else 0.0
-
-    by_step, starts = numbers.estimate(results)
-    took = {s.number: within(r.started, r.seconds) for s in numbers.WINDOW if (r := results.get(s.number)) is not None}
-    begun = [
-        (numbers.launched(r), numbers.start_seconds(r))
-        for s in numbers.WINDOW
-        if (r := results.get(s.number)) is not None
-    ]
-    phases = {name: sum(within(p.started, p.seconds) for p in cutover.phases if p.name == name) for name in
-              (numbers.UNCHANGED, numbers.RESTART)}  # fmt: skip
-    last = took.pop(Step.CUTOVER, 0.0)
-    attempts = list(attempts)
-    people = numbers.signing(results, attempts)
-    carried = {row.attempt: within(row.result.started, row.result.seconds)
-               for row in continued(results, attempts) if row.result}  # fmt: skip
-    if carried and Step.MIGRATE in took:
-        took[Step.MIGRATE] += sum(carried.values())
-    earlier = list(numbers.given_up(results, attempts))
-    failed = sum(within(began, (end - began).total_seconds()) for _, began, end, _ in earlier) - sum(carried.values())
-    waited = sum(within(end, (after - end).total_seconds()) for _, _, end, after in earlier)
-    whole, predicted = window.predicted(results.get(Step.DRY_RUN), window.DOWNTIME), sum(by_step.values()) + starts
-    again = max(0.0, whole - predicted) if whole is not None else None
-    guess = by_step if whole is not None else {}
-    parts = [
-        *(
-            DowntimePart(
-                f"Work of step {number}" + KILLED * (number == Step.MIGRATE and bool(carried)), n, guess.get(number)
-            )
-            for number, n in took.items()
-        ),
-        DowntimePart(
-            "Starts of notebooks, from the fence on",
-            sum(within(*one) for one in begun),
-            starts if whole is not None else None,
-        ),
-        DowntimePart("Step 25: the source read once more", phases[numbers.UNCHANGED], again),
-        DowntimePart("Step 25: restart and health", phases[numbers.RESTART]),
-        DowntimePart("Step 25: the rest until a write was taken", max(0.0, last - sum(phases.values()))),
-        DowntimePart("Failed attempts", failed),
-        DowntimePart("From an attempt's end until the next began", waited),
-        DowntimePart("Between steps 24 and 25: signatures and seals", people),
-    ]
-    rest = seconds - sum(part.seconds for part in parts)
-    parts.append(DowntimePart("Between the other steps: seals, pages, waiting", rest))
-    return [part for part in parts if abs(part.seconds) > 0.05 or part.predicted]
 
 
 # -- outcome -----------------------------------------------------------------------------------------------------------

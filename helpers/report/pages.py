@@ -35,10 +35,11 @@ from helpers.formatting import count, duration, judged_queries, own_chunk, perce
 from helpers.notify import read as read_notices
 from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, Timed, between, read_run, timed
-from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, reached, way_back, writers
+from helpers.report.outcome import CLASSES, decision_tree, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
+from helpers.report.writes import beside_prediction, downtime_parts
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
-from helpers.run import advice, window
+from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -319,13 +320,9 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
 
 def _downtime(view: RunView) -> Tile:
     seconds, how = numbers.downtime(view.results, view.attempts, view.drill, brief=True)
-    unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
-    guess = window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)
-    told = "" if guess is None else f"predicted {duration(guess)}"
+    how = "; ".join(filter(None, [beside_prediction(view.results, view.attempts), how]))
     if seconds is None:
-        return Tile("Write downtime", unmeasured, "; ".join(filter(None, [how, told])))
-    if guess is not None:
-        how = f"{duration(abs(seconds - guess))} {'more' if seconds > guess else 'less'} than the {told}; {how}"
+        return Tile("Write downtime", _UNKNOWN if how.endswith(numbers.WRITES_GO_ON) else "running", how)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
 
 

@@ -29,13 +29,13 @@ from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import RunView, StepRow, read_run
-from helpers.report.outcome import FENCE_END, KILLED, outcome
+from helpers.report.outcome import FENCE_END, outcome
+from helpers.report.writes import KILLED, beside_prediction
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.window import DOWNTIME
 from helpers.snapshots import retention
 from helpers.steps.dry_run import predictions, rows
 from helpers.stores import open_target
@@ -540,7 +540,7 @@ class CloseoutStep(NotebookStep):
             "execution": items["Execution time"], "estimated": f"{RUNBOOK_TOTAL} (the runbook)",
             "predictions": predicted,
             "expected_chunks": "not predicted" if imported is None else count(int(imported), "chunk"),
-            "downtime_estimated": next((row["predicted"] for row in predicted if row["what"] == DOWNTIME), ""),
+            "downtime_estimated": beside_prediction(self._results, self._attempts),
             "limit_ms": self.parameters.monitoring.maximum_latency_ms, "durations": rows, "tools": record.tools(view),
             "collections": [(i.label.removeprefix("Collection "), i.measured) for i in record.record(view)
                             if i.label.startswith("Collection ")],

@@ -34,7 +34,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
-from helpers.report.outcome import KILLED, continued, downtime_parts
+from helpers.report.writes import KILLED, continued, downtime_as_predicted
 from helpers.results import Verdict
 from helpers.run import plan, window
 from helpers.run.folders import RunPath
@@ -110,7 +110,7 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
     killed, unknown = KILLED * bool(lost), "; not compared, for that of the killed attempt is not known" * bool(lost)
     measured = {
         DURATION: (_as_estimated(results, lost), f"steps {named}{starts * timed}{killed}"),
-        DOWNTIME: _as_predicted(results, attempts),
+        DOWNTIME: downtime_as_predicted(results, attempts),
         MEMORY: (_most_memory(results), f"the highest of steps {named}{unknown}"),
     }
     found = []
@@ -143,24 +143,6 @@ def _as_estimated(results: numbers.Results, lost: float) -> float | None:
         + sum(r.seconds for r in done)
         + sum(numbers.start_seconds(results[s.number]) for s in WINDOW if s.number in results)
     )
-
-
-def _as_predicted(results: numbers.Results, attempts: Iterable[StepRow]) -> tuple[float | None, str]:
-    """The parts of the write downtime that the prediction counts; where it cannot be split, all but people and the restart."""
-    seconds, cutover = numbers.downtime(results)[0], results.get(Step.CUTOVER)
-    if not seconds:
-        return seconds, "no fence: writes went on"
-    if parts := downtime_parts(results, attempts):
-        left = "; ".join(f"{duration(p.seconds)} {p.name}" for p in parts if p.predicted is None)
-        counted = sum(p.seconds for p in parts if p.predicted is not None)
-        return counted, f"its parts of {duration(seconds)} write downtime; left out: {left}"
-    people = numbers.signing(results)
-    restart = sum(p.seconds for p in cutover.phases if p.name == numbers.RESTART) if cutover is not None else 0.0
-    less = [
-        f"{duration(n)} {why}" for n, why in ((people, "between decision and cutover"), (restart, "of restart")) if n
-    ]
-    whole = f"write downtime, {duration(seconds)}"
-    return seconds - people - restart, f"{whole}, less {' and '.join(less)}" if less else whole
 
 
 def _most_memory(results: numbers.Results) -> float | None:

@@ -29,12 +29,10 @@ from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import CONTENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
-from helpers.validation import configuration
-from helpers.validation.configuration import judge_fulltext
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
-from helpers.validation.field_tests import FieldValues
 from helpers.validation.judgement import OWN, WHOLE, Judgement
 from helpers.validation.merged import SEARCHES, searches
+from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
@@ -215,8 +213,8 @@ class ValidateStep(NotebookStep):
 
     def configuration(self) -> pd.DataFrame:
         """Every setting of every collection, source and target, kept or why not; empty where the schema makes its own."""
-        self._put(configuration.judge(self.found.configuration))
-        return pd.DataFrame(self.found.configuration, columns=configuration.COLUMNS)
+        self._put(judge_configuration(self.found.configuration))
+        return pd.DataFrame(self.found.configuration, columns=COLUMNS)
 
     def search(self) -> pd.DataFrame:
         """Probes against the baseline of the dry run, per source collection; draws overlap and recall."""
@@ -387,7 +385,7 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("queries", found.queries)
     run.fact("worst", found.worst)
     run.fact("configuration", found.configuration)
-    put(run, configuration.judge(found.configuration))
+    put(run, judge_configuration(found.configuration))
     run.fact("matrix_inputs", judged.matrix_inputs())
     if found.strangers:
         detail = f"{found.strangers} quarantined ids are not in the snapshot"

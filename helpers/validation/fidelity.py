@@ -28,9 +28,8 @@ from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader, Space
-from helpers.validation.configuration import compare_configuration
-from helpers.validation.field_tests import FieldTests, FieldValues
 from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Write, unwritten
+from helpers.validation.properties import FieldTests, FieldValues, compare_configuration
 from helpers.validation.search import (
     Answers,
     Probes,
@@ -122,7 +121,7 @@ class Findings:
     strangers: int = 0  # quarantined ids that the snapshot does not hold
     not_finite: int = 0  # vectors of the target with NaN or infinity, or that cannot be read
     notes: list[str] = field(default_factory=list)  # collection metadata or configuration that changed
-    configuration: list[dict[str, Any]] = field(default_factory=list)  # rows of `configuration.COLUMNS`
+    configuration: list[dict[str, Any]] = field(default_factory=list)  # rows of `properties.COLUMNS`
     relative: dict[str, list[Floats]] = field(default_factory=dict)  # by space
     mismatched: dict[str, list[Floats]] = field(default_factory=dict)
     before: list[Floats] = field(default_factory=list)  # norms
