@@ -20,7 +20,7 @@ from helpers.report import numbers, record
 from helpers.report.facts import read_changes, read_run
 from helpers.report.outcome import decision_tree, due_by_warnings, ends, way_back, writers
 from helpers.report.pages import rollback_page, run_page, tiles
-from helpers.report.writes import beside_prediction, downtime_parts
+from helpers.report.writes import beside_prediction, downtime_parts, to_source
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run.advice import HISTORIES, asks, page_remedy
 from helpers.run.plan import Step
@@ -322,6 +322,37 @@ def test_the_write_downtime_is_compared_with_its_prediction_in_one_way(tmp_path:
     assert (predicted.predicted, predicted.measured) == (89.0, 60.0)
     rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in page.select("#downtime + .scroll tr")]
     assert rows[-2:] == [["All that was predicted", "1 min 29 s", "1 min 00 s"], ["All", "–", "2 min 20 s"]]
+
+
+def test_the_first_screen_says_what_was_written_to_the_source(tmp_path: Path) -> None:
+    nothing = read_run(make_run(tmp_path / "n", whole_night()))
+    assert to_source(nothing) == "nothing."
+    fenced = result("20", checks=[
+        Check("writes before the fence", Verdict.PASS, "taken", "taken"),
+        Check("writes through the fence", Verdict.PASS, 0, 0),
+    ])  # fmt: skip
+    back = result("27", checks=[
+        Check("replayed chunks", Verdict.PASS, 1_203),
+        Check("end of the write fence", Verdict.PASS, "lifted", "lifted"),
+    ])  # fmt: skip
+    end = result("53", checks=[Check("end of the write fence", Verdict.NOT_EXERCISED, "lifted", "lifted")])
+    folder = make_run(tmp_path / "r", [fenced, back, end])
+    said = "2 write probes (each removes what it wrote), 1,203 chunks of clients, replayed by the rollback; "
+    said += "1 write probe was refused."
+    assert to_source(read_run(folder)) == said
+    drills = {"rollback": {"put_back": "x"}, "put-back": {"write_behind_the_fence": "not taken",
+              "source": {"compared": 2_000, "differing": 0}}}  # fmt: skip
+    (folder / "drills").mkdir()
+    for name, facts in drills.items():
+        (folder / "drills" / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
+    ends_of = read(run_page(folder)).select_one("dl.ends")
+    assert ends_of is not None
+    assert f"Written to the source {said}".replace("1 write probe was", "2 write probes were")[:-1] in ends_of.get_text(
+        " "
+    )
+    assert "put back: 2,000 chunks compared with the snapshot, none different." in ends_of.get_text()
+    back.facts["dry_run"] = True
+    assert to_source(read_run(make_run(tmp_path / "d", [back]))) == "nothing."
 
 
 def test_a_list_of_changed_values_is_read_without_what_spreadsheets_need(tmp_path: Path) -> None:

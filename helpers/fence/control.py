@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from helpers.fence.probe import Answer, Probe  # with httpx, which the state of a fence does not need
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
+BEFORE, THROUGH = "writes before the fence", "writes through the fence"  # checks of the step that puts it up
 RECORDING, SETTING, UP, LIFTING, LIFTED = "recording", "setting", "up", "lifting", "lifted"
 UNTRIED = "at a directory only the application can try a write; see that it does"
 NO_ANSWER = 499  # nginx's status of a request whose client went away

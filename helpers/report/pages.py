@@ -37,7 +37,7 @@ from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, Timed, between, read_run, timed
 from helpers.report.outcome import CLASSES, decision_tree, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
-from helpers.report.writes import beside_prediction, downtime_parts
+from helpers.report.writes import beside_prediction, downtime_parts, to_source
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
@@ -74,6 +74,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         layout={"width": WIDTH, "top": TOP},
         tree=decision_tree(view),
         ends=ends(view),
+        to_source=to_source(view),
         tiles=tiles(view),
         notes=notes(view),
         untried=record.untried(view),

@@ -1,14 +1,20 @@
-"""What a migration did to writes: the parts of the time in which clients could not write, and that time beside its prediction."""
+"""What a migration did to writes: the parts of the time in which clients could not write, that time beside its prediction, and
+what was written to the source."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from helpers.formatting import duration
+from helpers.fence.control import BEFORE, NO_WRITES, THROUGH
+from helpers.formatting import count, duration
+from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
-from helpers.report.facts import StepRow, instant
+from helpers.report.facts import RunView, StepRow, instant
+from helpers.report.outcome import FENCE_END
+from helpers.results import StepResult, Verdict
 from helpers.run import window
 from helpers.run.plan import Step
 
@@ -124,3 +130,50 @@ def beside_prediction(results: numbers.Results, attempts: Iterable[StepRow] = ()
         if measured
         else f"predicted: {duration(guess)}"
     )
+
+
+# -- writes to the source ------------------------------------------------------------------------------------------------
+
+_TAKEN = ("taken", "get through")
+
+
+def to_source(view: RunView) -> str:
+    """What the steps and drills of this run wrote to the source, and what was taken away again: a sentence, with counts."""
+    probes, chunks = list(_probes(view)), Counter[str]()
+    for check in (check for result in _executed(view) for check in result.checks):
+        what = str(check.reason if check.reason == ReasonCode.SOURCE_RESTORED else check.name)
+        chunks[what] += check.measured if isinstance(check.measured, int) else 0
+    taken, refused = probes.count(True), probes.count(False)
+    wrote = [
+        *([f"{count(taken, 'write probe')} (each removes what it wrote)"] if taken else []),
+        *([f"{count(n, 'chunk')} of clients, replayed by the rollback"] if (n := chunks[numbers.REPLAYED]) else []),
+        *([f"{count(n, 'chunk')} restored from the snapshot"] if (n := chunks[ReasonCode.SOURCE_RESTORED]) else []),
+    ]  # fmt: skip
+    said = ", ".join(wrote) or "nothing"
+    said += f"; {count(refused, 'write probe')} {'was' if refused == 1 else 'were'} refused" if refused else ""
+    back = (view.drill.get("behind") or {}).get("source") or {}
+    if isinstance(held := back.get("compared"), int):
+        said += f". Its copy from before the drill was then put back: {count(held, 'chunk')} compared with the snapshot, "
+        said += f"{back.get('differing') or 'none'} different"
+    return f"{said}."
+
+
+def _executed(view: RunView) -> Iterator[StepResult]:
+    """The results of every execution but dry runs', which write nothing to the source."""
+    return (row.result for row in view.executions if row.result is not None and not row.result.facts.get("dry_run"))
+
+
+def _probes(view: RunView) -> Iterator[bool]:
+    """Whether each write probe at the source got through."""
+    for result in _executed(view):
+        checks = {check.name: check for check in result.checks}
+        if (before := checks.get(BEFORE)) is not None and before.measured != "not tried":
+            yield before.measured in _TAKEN
+        if (through := checks.get(THROUGH)) is not None and through.verdict is not Verdict.NOT_EXERCISED:
+            yield through.verdict is Verdict.FAIL
+        if (result.facts.get("fence") or {}).get(NO_WRITES):
+            yield False
+        if (end := checks.get(FENCE_END)) is not None and end.verdict is Verdict.PASS:
+            yield True
+    if behind := (view.drill.get("behind") or {}).get("write_behind_the_fence"):
+        yield behind in _TAKEN

@@ -9,7 +9,7 @@ import pandas as pd
 from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_write
 from helpers.errors import RunbookError, WorldError
 from helpers.fence import Control, FenceState, who_has_open
-from helpers.fence.control import NO_WRITES, said
+from helpers.fence.control import BEFORE, NO_WRITES, THROUGH, said
 from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
@@ -18,7 +18,6 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
 PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
-THROUGH = "writes through the fence"
 NONE = "nothing keeps clients from writing to the source after the snapshot (fence.kind is none)"
 
 
@@ -68,7 +67,7 @@ class FenceWritesStep(NotebookStep):
                 probe.sweep()
             self._check_left(probe)
         open_now = writes[0].answered
-        self.run.check("writes before the fence", Verdict.PASS, measured="get through" if open_now else writes[0].outcome,
+        self.run.check(BEFORE, Verdict.PASS, measured="get through" if open_now else writes[0].outcome,
                        detail=self.control.clients_url)  # fmt: skip
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
@@ -78,7 +77,7 @@ class FenceWritesStep(NotebookStep):
         if not self._acts or (state is not None and state.may_be_active):
             return []
         tried = self._tried = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
-        self.run.check("writes before the fence", Verdict.PASS if tried.taken else Verdict.NOT_EXERCISED,
+        self.run.check(BEFORE, Verdict.PASS if tried.taken else Verdict.NOT_EXERCISED,
                        measured=tried.outcome, threshold="taken", parameter="cutover.write_probe", detail=tried.said)  # fmt: skip
         return [_row(tried)] if tried.when else []
 

@@ -14,7 +14,6 @@ from helpers.formatting import count, judged_queries, merged_answers, own_chunk
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.snapshots.comparison import CONTENT
-from helpers.validation import properties
 
 if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait
     from helpers.validation.fidelity import Expectation, Findings
@@ -83,7 +82,7 @@ class Judgement:
         """3b: the share of the target's chunks with every field that the schema asks for."""
         if self.of.schema.is_identity:
             return _not_applicable(COMPLETENESS, _IDENTITY)
-        check = self._fields(COMPLETENESS, properties.COMPLETENESS, ReasonCode.MISSING_METADATA)
+        check = self._fields(COMPLETENESS, self.found.fields.COMPLETE, ReasonCode.MISSING_METADATA)
         check.detail = values_said(self.found.values.summary())
         if check.verdict is Verdict.FAIL and check.measured * 100 >= check.threshold * 99:
             # What nobody explained fails under "metadata"; an incomplete expectation is for the matrix to weigh.
@@ -177,9 +176,9 @@ class Judgement:
 
     def distribution(self) -> Check:
         """5: the type of a chunk (`collection_type`) is that of the collection in which it is."""
-        if not properties.type_field(self.of.schema):
+        if not self.found.fields.type:
             return _not_applicable(DISTRIBUTION, _IDENTITY)
-        return self._fields(DISTRIBUTION, properties.DISTRIBUTION, ReasonCode.WRONG_COLLECTION_TYPE)
+        return self._fields(DISTRIBUTION, self.found.fields.PLACED, ReasonCode.WRONG_COLLECTION_TYPE)
 
     def duplicates(self) -> Check:
         """6: ids are unique, and no two chunks have the same one."""
@@ -190,13 +189,13 @@ class Judgement:
         changed = self._fidelity(FIELD_TYPES, (ReasonCode.TYPE_DIFFERS,))
         if changed.verdict is Verdict.FAIL or self.of.schema.is_identity:
             return changed
-        return self._fields(FIELD_TYPES, properties.TYPES, ReasonCode.INVALID_FIELD)
+        return self._fields(FIELD_TYPES, self.found.fields.TYPED, ReasonCode.INVALID_FIELD)
 
     def citation_uris(self) -> Check:
         """8: citation URIs (fields whose pattern holds a date) match the schema's pattern, with a date that exists."""
-        if not properties.dated_fields(self.of.schema):
+        if not self.found.fields.dated:
             return _not_applicable(CITATIONS, _IDENTITY)
-        return self._fields(CITATIONS, properties.CITATIONS, ReasonCode.INVALID_CITATION_URI)
+        return self._fields(CITATIONS, self.found.fields.CITED, ReasonCode.INVALID_CITATION_URI)
 
     def all(self) -> list[Check]:
         """Every test, in order."""
@@ -210,7 +209,7 @@ class Judgement:
         fields, asked = self.found.fields, [q for q in self.found.queries if q["applicable"]]
         complete = complete_before = None
         if not self.of.schema.is_identity:
-            complete = fields.checked - fields.counts[properties.COMPLETENESS]
+            complete = fields.checked - fields.counts[fields.COMPLETE]
             complete_before = self.found.values.complete["before"]
         return {
             "chunks": self.total,

@@ -182,7 +182,6 @@ def probe_fulltext(store: ClientStore, name: str) -> tuple[int, list[str]]:
 # (A27) does, so that an error in the expectation cannot hide one in the target. `FieldValues` counts values on both
 # sides apart, since a default fills a field and adds no knowledge.
 
-COMPLETENESS, DISTRIBUTION, TYPES, CITATIONS = "completeness", "distribution", "field_types", "citation_uris"
 _KEPT = 1_000  # offenders named per test; all are counted
 
 
@@ -200,9 +199,11 @@ def dated_fields(schema: Schema) -> dict[str, re.Pattern[str]]:
 class FieldTests:
     """The four tests, fed batch by batch. `counts[test]` are chunks that fail, `offenders[test]` name at most 1,000."""
 
+    COMPLETE, PLACED, TYPED, CITED = "completeness", "distribution", "field_types", "citation_uris"
+
     def __init__(self, schema: Schema, targets: Mapping[str, str | None], sources: Collection[str]) -> None:
         self._schema, self._targets, self._sources = schema, targets, sources
-        self._type, self._dated = type_field(schema), dated_fields(schema)
+        self.type, self.dated = type_field(schema), dated_fields(schema)
         self.checked = 0
         self.counts: Counter[str] = Counter()
         self.offenders: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -213,7 +214,7 @@ class FieldTests:
         if self._schema.is_identity:
             return
         faults = self._schema.check(batch, self._targets[target], collection=target, source_collections=self._sources)
-        for kind, test in (("missing_", COMPLETENESS), ("invalid_", TYPES)):
+        for kind, test in (("missing_", self.COMPLETE), ("invalid_", self.TYPED)):
             these = faults[faults["reason"].str.startswith(kind)]
             for chunk, rows in these.groupby("id", sort=True):
                 names = ", ".join(str(reason).removeprefix(kind) for reason in rows["reason"])
@@ -223,11 +224,11 @@ class FieldTests:
 
         for chunk, metadata in zip(batch.ids, batch.metadatas, strict=True):
             values = metadata or {}
-            if self._type and values.get(self._type) != self._targets[target]:
-                self._note(DISTRIBUTION, target, chunk, f"{self._type} is {show(values.get(self._type))}")
-            for name, pattern in self._dated.items():
+            if self.type and values.get(self.type) != self._targets[target]:
+                self._note(self.PLACED, target, chunk, f"{self.type} is {show(values.get(self.type))}")
+            for name, pattern in self.dated.items():
                 if not (isinstance(value := values.get(name), str) and real_match(pattern, value)):
-                    self._note(CITATIONS, target, chunk, f"{name} is {show(value)}")
+                    self._note(self.CITED, target, chunk, f"{name} is {show(value)}")
 
     def _note(self, test: str, target: str, chunk: str, detail: str) -> None:
         self.counts[test] += 1
