@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import chromadb.errors
+import psutil
 import pytest
 
 from helpers.errors import Terminal, UsageError, WorldError
@@ -20,9 +24,10 @@ from helpers.fence import Control, FenceState, lift
 from helpers.fence.nginx import configuration
 from helpers.parameters import parameters_from
 from helpers.results import Verdict
+from helpers.run.command import children
 from helpers.run.folders import RunFolder
 from helpers.steps.fence_writes import FenceWritesStep
-from tests.fences import Fenced, at_step, client, fenced_server, rows
+from tests.fences import Fenced, at_step, client, fenced_server, rows, wait_for
 from tests.proxies import FaultyProxy
 from tests.servers import ChromaServer, free_port
 
@@ -290,6 +295,32 @@ def test_a_busy_port_at_a_reload_is_seen_although_nginx_reports_success(fenced: 
         control(busy).put_up()
     with client(fenced.url) as chroma:
         assert chroma.get_collection("docs", embedding_function=None).count() == 20
+
+
+def test_a_master_that_died_is_started_again_and_old_lines_of_its_log_are_no_reason(fenced: Fenced) -> None:
+    """A dead process keeps its number until somebody waits for it, and takes signals: a reload of it looks well."""
+    opened(fenced)
+    folder = fenced.run("dead")
+    main = fenced.config.read_text(encoding="utf-8")
+    Path(f"{fenced.config}.log").write_text(
+        "2026/11/29 14:46:54 [emerg] 1#1: bind() to 127.0.0.1:1 failed (98: in use)\n"
+    )
+    fenced.stop()
+    command = [fenced.program, "-c", str(fenced.config), "-g", "daemon off;"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as master:  # this process is its parent, and does not wait
+        wait_for(lambda: bool(children(master.pid)))
+        workers = children(master.pid)
+        master.kill()
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: psutil.Process(master.pid).status() == psutil.STATUS_ZOMBIE)
+        assert Path(f"{fenced.config}.pid").read_text().strip() == str(master.pid)
+        begun = time.monotonic()
+        assert "nginx started" in control(folder).put_up()
+        assert time.monotonic() - begun < 12, "it did not wait for workers of a process that is gone"
+    assert FenceState.load(folder.workspace).active  # type: ignore[union-attr]
+    assert control(folder).lift()
+    assert fenced.config.read_text(encoding="utf-8") == main
 
 
 def test_a_fence_that_is_included_by_another_configuration(fenced: Fenced, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_bytes, write_text
-from helpers.run.command import Done, run_or_fail, run_program
+from helpers.run.command import Done, alive, children, name_of, run_or_fail, run_program
 
 MARK = "# Chroma migration runbook, write fence of run "
 REFUSAL = "Writes are stopped while this database is migrated; reads go on."
@@ -222,9 +222,13 @@ class Nginx:
             return "started"
         old = children(master)
         self._or_fail(self._nginx("-s", "reload"), "nginx cannot be reloaded")
-        if not self._wait(lambda: bool(children(master) - old), min(self.seconds, 15.0)):
+        self._wait(lambda: bool(children(master) - old) or not alive(master), min(self.seconds, 15.0))
+        if not alive(master):  # it died meanwhile
+            self._or_fail(self._nginx(), "nginx does not start")
+            return "started"
+        if not children(master) - old:
             raise Terminal(
-                ReasonCode.NGINX_RELOAD_REFUSED, f"nginx went on with its old configuration: {self._log_line(dump)}",
+                ReasonCode.NGINX_RELOAD_REFUSED, f"nginx went on with its old configuration: {self._log_line(dump, master)}",
                 where=f"nginx, process {master}", next_step="Its error log says why; a busy port is the usual reason.",
             )  # fmt: skip
         if not self._wait(lambda: not children(master) & old, self.seconds):
@@ -267,16 +271,17 @@ class Nginx:
             pid = int(pid_file.read_text(encoding="utf-8").strip())
         except (OSError, ValueError):
             return None
-        return pid if psutil.pid_exists(pid) and name_of(pid) in ("nginx", "") else None
+        return pid if alive(pid) and name_of(pid) in ("nginx", "") else None
 
-    def _log_line(self, dump: str) -> str:
+    def _log_line(self, dump: str, master: int) -> str:
+        """What this process said last of what stopped it; what others said, or the same at another time, is no reason."""
         named = re.findall(r"^\s*error_log\s+([^;\s]+)", dump, re.MULTILINE)
         for name in reversed(named):
             try:
                 lines = Path(name).read_text(encoding="utf-8", errors="replace").splitlines()
             except OSError:
                 continue
-            telling = [line for line in lines if "[emerg]" in line and "still could not bind" not in line]
+            telling = [x for x in lines if f"[emerg] {master}#" in x and "still could not bind" not in x]
             if telling:
                 return telling[-1]
         return "see its error log"
@@ -545,24 +550,6 @@ def _lockers(files: set[tuple[int, int]]) -> set[int]:
                 major, minor, inode = parts[5].split(":")
                 if (os.makedev(int(major, 16), int(minor, 16)), int(inode)) in files and int(parts[4]) > 0:
                     found.add(int(parts[4]))
-    return found
-
-
-def name_of(pid: int) -> str:
-    """The program's name, "" where it cannot be seen."""
-    with suppress(psutil.Error):
-        return str(psutil.Process(pid).name())
-    return ""
-
-
-def children(pid: int) -> set[int]:
-    """The processes that `pid` started and that still run; zombies are gone."""
-    found = set()
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children():
-            with suppress(psutil.NoSuchProcess):
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    found.add(child.pid)
     return found
 
 

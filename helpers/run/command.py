@@ -1,5 +1,5 @@
 """The operator's programs, and nginx: argument lists, never a shell, always with a time limit. What they and kernels see of the
-environment.
+environment. Which processes of this machine run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+
+import psutil
 
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
@@ -132,3 +134,27 @@ def run_or_fail(arguments: Sequence[str], seconds: float, what: str, limit: str 
             next_step=f"Try it by hand: {shlex.join(arguments)}",
         )  # fmt: skip
     return done
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def name_of(pid: int) -> str:
+    """The program's name, "" where it cannot be seen."""
+    with suppress(psutil.Error):
+        return str(psutil.Process(pid).name())
+    return ""
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that has ended and that nobody has waited for yet does not, though its number exists."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def children(pid: int) -> set[int]:
+    """The processes that `pid` started and that still run."""
+    with suppress(psutil.NoSuchProcess):
+        return {child.pid for child in psutil.Process(pid).children() if alive(child.pid)}
+    return set()
