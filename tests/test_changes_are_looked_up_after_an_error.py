@@ -201,6 +201,23 @@ def test_a_server_error_that_stays_is_an_error_and_sets_nothing_aside(
     assert work.quarantine.counts() == {}
 
 
+def test_a_server_that_fails_once_when_it_is_asked_for_its_version_is_asked_again(
+    proxy: FaultyProxy, target: Endpoint
+) -> None:
+    failed: list[str] = []
+
+    def first(method: str, path: str) -> str:
+        if not path.endswith("/version") or failed:
+            return "pass"
+        failed.append(path)
+        return FAILS
+
+    proxy.fault = first
+    with open_target(target) as store:
+        assert list(store.collections()) == []
+    assert failed
+
+
 def test_a_reader_asks_again_after_a_server_error(proxy: FaultyProxy, target: Endpoint) -> None:
     """Also where the distance space is proven: a declaration that nobody checked would be taken for the truth."""
     with open_target(target) as store:

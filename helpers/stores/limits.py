@@ -177,7 +177,8 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
             ReasonCode.SERVER_BUSY, f"answered {response.status_code}", where=str(response.request.url.copy_with(query=None)),
             next_step="See whether the server and its proxy are well, then resume.",
         )  # fmt: skip
-    if response.status_code == 500 and _OF_COLLECTIONS in response.request.url.path:
+    path = response.request.url.path
+    if response.status_code == 500 and (_OF_COLLECTIONS in path or path.endswith("/version")):
         said = response.read().decode(errors="replace")  # not `text`: the session says only later how that is encoded
         if not any(words in said for words in _SAID_WITH_500):
             raise Transient(

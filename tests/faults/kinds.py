@@ -152,7 +152,9 @@ def proxy(turn: Round) -> str:
         main = order[(order.index(turn.turn(ALL)) + ahead) % len(ALL)]
         faults = [main, *ALL] if turn.chance.random() < 0.3 else [main]
         share = turn.chance.choice([0.03, 0.1, 0.3, 1.0])
-        if main.startswith("429") and faults == [main]:  # where all are refused so, each is waited for 15 minutes: PATIENCE
+        if main.startswith("429") and faults == [
+            main
+        ]:  # where all are refused so, each is waited for 15 minutes: PATIENCE
             share = min(share, 0.3)
         between.upset(faults, share, random.Random(turn.chance.random()), first=turn.chance.randint(1, 8))
         done = bench.run(*(AGAIN_22 if bench.passed("22") else TO_22))
