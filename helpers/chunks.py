@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:  # half a second, for whoever reads no file
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -117,3 +123,154 @@ def align(ids: Sequence[str], rows: Mapping[str, int]) -> tuple[list[int], list[
     """
     found = [rows[i] for i in ids if i in rows]
     return found, [i for i in ids if i not in rows]
+
+
+# -- Parquet files that others may have written ------------------------------------------------------------------------
+#
+# A page of a few bytes may say "this text, a billion times", and the footer may say that there are ten. So the headers of
+# all pages are read first, as the reader itself will read them, and what becomes of them is counted.
+
+MOST_DECODED = 2**29  # bytes in memory, and for each byte of the file:
+_FOR_EACH = 64
+_DICTIONARY = {2, 8}  # encodings: numbers of the entries of a dictionary
+_PREFIXES = 7  # the same amplification without a dictionary; neither DuckDB nor this toolkit writes it
+_HEADER = 2**16
+
+
+def read_table(path: Path, columns: list[str] | None = None, data: bytes = b"", most: int = MOST_DECODED) -> pa.Table:
+    """A Parquet file, or these columns of it; `data` are its bytes where they were read already.
+
+    Raises ValueError, before it is decoded, where it would take more than `most` bytes and 64 for each of its own; or where
+    its pages are not what its footer says. Else as pyarrow.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def opened(**how: Any) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(data) if data else path, **how)
+
+    with opened() as file, io.BytesIO(data) if data else path.open("rb") as raw:
+        texts, needed = _needed(file, raw, columns)
+        most += _FOR_EACH * raw.seek(0, io.SEEK_END)
+        _require(needed, most)
+        if needed + sum(texts.values()) > most:  # the worst that could be: look what is
+            with opened(read_dictionary=[*texts]) as coded:
+                for name in texts:
+                    for chunk in coded.read([name]).column(name).chunks:
+                        needed += _decoded(chunk)
+            _require(needed, most)
+        return file.read(columns)
+
+
+def _require(needed: int, most: int) -> None:
+    if needed > most:
+        raise ValueError(
+            f"decoded it would have {needed / 1e6:,.0f} MB, {most / 1e6:,.0f} MB at most are read of a file of its size"
+        )
+
+
+def _decoded(chunk: pa.Array) -> int:
+    """Bytes of the texts of a column that was read with its dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(chunk.type):
+        return int(chunk.nbytes)
+    return int(pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0)
+
+
+def _needed(file: pq.ParquetFile, raw: BinaryIO, columns: list[str] | None) -> tuple[dict[str, int], int]:
+    """The most bytes that texts by numbers of a dictionary can become, by column; and the bytes of everything else."""
+    import pyarrow as pa
+
+    texts: dict[str, int] = {}
+    needed = 0
+    for kind in (f.type for f in file.schema_arrow if columns is None or f.name in columns):
+        if pa.types.is_fixed_size_list(kind):  # an absent vector takes the place of one
+            needed += 8 * kind.list_size * file.metadata.num_rows
+    for group in range(file.metadata.num_row_groups):
+        for number in range(file.metadata.num_columns):
+            column, schema = file.metadata.row_group(group).column(number), file.schema.column(number)
+            if columns is not None and schema.path.split(".")[0] not in columns:
+                continue
+            values, size, largest, encodings = _pages(raw, column)
+            needed += size + values * (12 + max(0, schema.length))
+            if column.physical_type != "BYTE_ARRAY":
+                continue
+            if _PREFIXES in encodings:
+                raise ValueError(f"its column {schema.path} is encoded as neither Chroma nor this toolkit writes it")
+            if encodings & _DICTIONARY:
+                if "." in schema.path:
+                    needed += values * largest
+                else:
+                    texts[schema.path] = texts.get(schema.path, 0) + values * largest
+    return texts, needed
+
+
+def _pages(raw: BinaryIO, column: pq.ColumnChunkMetaData) -> tuple[int, int, int, set[int]]:
+    """Of the pages of a column: values, bytes without compression, those of the largest page, encodings of values."""
+    at = column.data_page_offset
+    if column.dictionary_page_offset:
+        at = min(at, column.dictionary_page_offset)
+    end = (
+        at + column.total_compressed_size if column.num_values else at
+    )  # else its pages are not read, and may be nowhere
+    values = size = largest = 0
+    encodings: set[int] = set()
+    while at < end:
+        raw.seek(at)
+        header: dict[tuple[int, ...], int] = {}
+        try:
+            at += _struct(raw.read(_HEADER), 0, header) + header[3,]
+        except (IndexError, KeyError) as error:
+            raise ValueError("a page has no header") from error
+        counts = [header.get(key, 0) for key in ((5, 1), (8, 1), (7, 1))]
+        if min(*counts, header[2,], header[3,]) < 0:
+            raise ValueError("a page has a negative size")
+        values += counts[0] + counts[1]
+        size, largest = size + header[2,] + 16 * counts[2], max(largest, header[2,])
+        encodings |= {header[key] for key in ((5, 2), (8, 4)) if key in header}
+    if values != column.num_values:
+        raise ValueError(
+            f"its pages hold {values:,} values of {column.path_in_schema}, its footer says {column.num_values:,}"
+        )
+    return values, size, largest, encodings
+
+
+def _struct(data: bytes, at: int, found: dict[tuple[int, ...], int], path: tuple[int, ...] = ()) -> int:
+    """Fill in the numbers of a struct in Thrift's compact protocol, by the path of their fields; where it ends."""
+    field = 0
+    while kind := data[at]:
+        at += 1
+        field += kind >> 4
+        if not kind >> 4:
+            field, at = _number(data, at)
+        key = (*path, field)
+        match kind & 15:
+            case 1 | 2:
+                continue
+            case 3:
+                at += 1
+            case 4 | 5 | 6 if key not in found:
+                found[key], at = _number(data, at)
+            case 7:
+                at += 8
+            case 8:
+                length, at = _number(data, at, signed=False)
+                at += length
+            case 12 if len(path) < 3:
+                at = _struct(data, at, found, key)
+            case _:
+                raise ValueError("a page has a header of another form")
+    return at + 1
+
+
+def _number(data: bytes, at: int, *, signed: bool = True) -> tuple[int, int]:
+    value = shift = 0
+    while data[at] & 128:
+        value |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if shift > 63:
+            raise ValueError("a page has a number without an end")
+    value |= data[at] << shift
+    return ((value >> 1) ^ -(value & 1) if signed else value), at + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,10 +25,13 @@ from helpers.errors import RunbookError, Terminal, UsageError, secrets_of
 from helpers.fence import control
 from helpers.fence.control import FenceState
 from helpers.fence.nginx import servers
+from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Cutover
 from helpers.results import write_json
+from helpers.rollback.replay import exported
+from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import is_whole
 from helpers.runner import group
@@ -36,11 +41,14 @@ from helpers.snapshots.snapshot import FORMAT, Snapshot, from_table, to_table
 from helpers.status import overview
 from helpers.stores import open_source, opening
 from helpers.stores.creation import refused_name
+from helpers.stores.index_files import _LAYOUT, HEADER, IndexFolder
 from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
 from helpers.stores.layout import DATABASE, EMBEDDINGS
+from helpers.stores.rescue import Stored, _from_log
+from tests.damaged import sound
 from tests.fuzz.files import Bench, old_answers
 from tests.fuzz.parsers import old_server_read
-from tests.storage import chunks, embedded, fill
+from tests.storage import chunks, embedded, fill, index_folder, writable_copy
 from tests.test_source_layout_0_3 import GOOD, write_old
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -245,6 +253,67 @@ def test_an_entry_of_a_journal_that_lacks_a_part_is_read_again(tmp_path: Path, l
     journal = Journal.read(folder)
     assert journal is not None
     assert (journal.listed, len(journal.notes)) == (0, 1)
+
+
+@pytest.mark.parametrize("lacks", ["created", "retain_until", "notes", "chroma_version"])
+def test_a_manifest_that_lacks_what_a_list_shows_is_one_line(tmp_path: Path, lacks: str) -> None:
+    whole = {
+        "format": FORMAT, "id": "s", "created": "2025-12-01T02:00:00+00:00", "retain_until": "2026-12-01T02:00:00+00:00",
+        "notes": [], "chroma_version": {"source": "1.5.9"}, "collections": [],
+    }  # fmt: skip
+    write_json(tmp_path / "manifest.json", signed(whole))
+    assert Snapshot.open(tmp_path).id == "s"
+    del whole[lacks]
+    write_json(tmp_path / "manifest.json", signed(whole))
+    with pytest.raises(Terminal, match="no readable manifest"):
+        Snapshot.open(tmp_path)
+
+
+@pytest.mark.parametrize("detail", ["Infinity", "1e400", "5"])
+def test_a_detail_of_the_quarantine_that_is_no_text_is_one_line(tmp_path: Path, detail: str) -> None:
+    line = f'{{"collection": "notes", "id": "a", "reason": "dimension", "detail": {detail}}}\n'
+    (tmp_path / "refused.jsonl").write_text(line)
+    with pytest.raises(Terminal, match="cannot be read"):
+        list(Quarantine(tmp_path)._lines())
+
+
+def test_an_export_of_a_collection_without_a_name_is_one_line(tmp_path: Path) -> None:
+    row = {"collection": {}, "number": 1, "unreadable_ids": ["a"], "added": 0, "changed": 0}
+    write_json(tmp_path / "index.json", {"collections": [row]})
+    with pytest.raises(Terminal, match="cannot be read"):
+        exported([str(tmp_path)])
+
+
+def test_a_run_whose_folder_is_no_path_is_one_line(own_folders: None) -> None:
+    folder = runs.create(parameters_from({"name": "n", "source": {"path": "a"}, "target": {"path": "b"}}), "night")
+    facts = json.loads((folder.reports / "run.json").read_text())
+    write_json(folder.reports / "run.json", {**facts, "directory": "\0"})
+    with pytest.raises(RunbookError, match="a text with a null"):
+        _ = folder.read().facts
+
+
+def test_a_vector_of_the_log_that_is_a_number_is_left_out(tmp_path: Path) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3, 4))
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db:
+        topic = db.execute("select topic from embeddings_queue").fetchone()[0]
+        stored = Stored(**{**dict.fromkeys((f.name for f in dataclasses.fields(Stored)), ""), "topic": topic})
+        db.execute("update embeddings_queue set vector = 1.5 where seq_id = 1")
+        matrix, origin = np.full((3, 4), np.nan, np.float32), np.zeros(3, np.uint8)
+        _from_log(db, stored, {"a": 1, "b": 2, "c": 3}, matrix, origin)
+    assert np.isnan(matrix[0]).all()
+    assert np.isfinite(matrix[1:]).all()
+
+
+def test_norms_take_the_memory_of_the_rows_that_are_there(real_databases: Path, tmp_path: Path) -> None:
+    """A header may promise a trillion rows."""
+    folder = index_folder(writable_copy(sound("purged", real_databases, tmp_path), tmp_path / "copy"), "items_128d")
+    raw = bytearray((folder / HEADER).read_bytes())
+    version, first, _, _, *rest = _LAYOUT.unpack(raw[: _LAYOUT.size])
+    raw[: _LAYOUT.size] = _LAYOUT.pack(version, first, 2**39, 2**39, *rest)
+    (folder / HEADER).write_bytes(raw)
+    reader = IndexFolder(folder, dimension=128, m=16, cosine=True)
+    assert "rows_truncated" in dict(reader.health.problems)
 
 
 def test_a_retention_beyond_the_calendar_is_refused(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def exported(folders: Sequence[str]) -> dict[str, Exported]:
     seen: dict[str, set[str]] = defaultdict(set)
     for folder in map(Path, reversed(folders)):
         with reading(index := folder / "index.json"):
-            rows = [(row["collection"], {*row["unreadable_ids"]},
+            rows = [(row["collection"] + "", {*row["unreadable_ids"]},
                      [f"{row['number']:03d}-{kind}.parquet" for kind in ("added", "changed") if row[kind]])
                     for row in json_in(index.read_bytes())["collections"]]  # fmt: skip
         for name, unreadable, files in rows:

@@ -278,8 +278,9 @@ class RunState(RunFolder):
 def _read_facts(run: RunFolder) -> dict[str, Any]:
     with reading(path := run.reports / RunPath.RUN):
         facts = dict(json_in(contents(path)))
-        texts = [facts[key].strip() for key in ("name", "date", "directory", "until")]
-        _ = texts, facts["rehearsal"], facts["dry_run"], dt.datetime.fromisoformat(facts["created"])
+        if "\0" in "".join(facts[key].strip() for key in ("name", "date", "directory", "until")):
+            raise ValueError("a text with a null")
+        _ = facts["rehearsal"], facts["dry_run"], dt.datetime.fromisoformat(facts["created"])
         return facts
 
 
@@ -455,14 +456,12 @@ def parameters_text(parameters: Parameters) -> str:
 def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     """Go on with these parameters; the names changed, which are recorded. A UsageError where the context changes."""
     run = folder.read()
-    directory = run.facts["directory"]
-    if not Path.cwd().samefile(directory):
+    if not Path.cwd().samefile(directory := run.facts["directory"]):
         what = f"run {folder.id} was begun in the folder {directory}"
         raise UsageError(ReasonCode.OTHER_FOLDER, what, next_step="Work from there.")
     old = run.parameters
     before, after = flatten(old.context()), flatten(new.context())
-    moved = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
-    if moved:
+    if moved := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
         raise UsageError(
             ReasonCode.OTHER_CONTEXT, f"run {folder.id} was begun with another {', '.join(moved)}",
             next_step=f"Use a new run id; {_NEVER_CHANGES}.",

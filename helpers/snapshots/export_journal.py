@@ -23,11 +23,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from helpers.chunks import read_table
 from helpers.results import append, file_digest, is_leftover, json_in, reading, utc_now, writing
 
 FORMAT = 1
 EXPORT = ".export"
 _LINES = "journal.jsonl"
+MOST_OWN = 2**32  # bytes that a part of any snapshot may become: more than what a reader holds while it makes one
 CHUNK = ("id", "document", "metadata", "uri", "embedding")  # the columns of a file of chunks
 
 
@@ -222,8 +224,8 @@ def read_parquet(path: Path, columns: list[str] | None = None, sha256: str = "")
     `sha256` is that of the bytes that are read. Raises `Terminal` ("run_damaged") where it is another, or where they hold no
     chunks, or not as `to_table` writes them.
     """
-    with reading(path), pq.ParquetFile(_proven(path, sha256) if sha256 else path) as file:
-        table = file.read(columns)
+    with reading(path):
+        table = read_table(path, columns, _proven(path, sha256) if sha256 else b"", MOST_OWN)
         for name in columns or {*CHUNK, *table.column_names}:
             column = table.column(name)
             fits = pa.types.is_fixed_size_list if name == "embedding" else pa.types.is_large_string
@@ -232,8 +234,8 @@ def read_parquet(path: Path, columns: list[str] | None = None, sha256: str = "")
         return table
 
 
-def _proven(path: Path, sha256: str) -> pa.BufferReader:
+def _proven(path: Path, sha256: str) -> bytes:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError("its bytes are not those that were written")
-    return pa.BufferReader(data)
+    return data

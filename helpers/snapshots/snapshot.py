@@ -93,7 +93,12 @@ class Snapshot:
             if folder.name.endswith(".partial"):
                 raise ValueError("the export was interrupted before it was whole")
             found = cls(folder, manifest)
-            _ = found.collections(), found.total
+            _ = found.collections(), found.total, [manifest[key] + "" for key in ("id", "created")]
+            _ = (
+                datetime.fromisoformat(manifest["retain_until"]),
+                manifest["chroma_version"]["source"],
+                [*manifest["notes"]],
+            )
             for part in (part for name in found.names() for part in found.parts(name)):
                 if (folder / part.file).is_symlink() or (folder / part.file).parent.is_symlink():
                     raise ValueError(f"{part.file} is a link")

@@ -298,9 +298,9 @@ class IndexFolder:
 
     @cached_property
     def _lengths(self) -> Vectors:
-        """The norm of each row; NaN where it is not there."""
-        file, geometry = self.folder / LENGTHS, self._geometry
-        norms = np.full(geometry.elements if geometry else 0, np.nan, np.float32)
+        """The norm of each row that the file has; NaN where it is not there."""
+        file, rows = self.folder / LENGTHS, self._file
+        norms = np.full(0 if rows is None else len(rows), np.nan, np.float32)
         if file.is_file():
             held = np.fromfile(file, "<f4", len(norms))
             norms[: len(held)] = held

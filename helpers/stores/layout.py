@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from helpers.chunks import ChunkBatch, Metadata, align
+from helpers.chunks import ChunkBatch, Metadata, align, read_table
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.results import json_in
@@ -158,7 +157,7 @@ def contents(path: Path) -> Literal["database", "parquet", "both"]:
                 return "parquet"
             for query in ("SELECT embedding_id FROM embeddings", "SELECT id FROM embeddings_queue") if left else ():
                 left.difference_update(row[0] for row in db.execute(query))
-    except (OSError, pa.ArrowException, KeyError, sqlite3.Error):
+    except (OSError, pa.ArrowException, ValueError, KeyError, sqlite3.Error):
         return "both"
     return "both" if left else "database"
 
@@ -167,7 +166,7 @@ def _parquet_ids(file: Path) -> set[str]:
     """The ids in the chunks' file of 0.3; none where it is absent or has no byte."""
     if not file.exists() or not file.stat().st_size:
         return set()
-    return {str(chunk) for chunk in pq.ParquetFile(file).read(columns=["id"]).column("id").to_pylist()}
+    return {str(chunk) for chunk in read_table(file, ["id"]).column("id").to_pylist()}
 
 
 def leftovers(path: Path) -> list[str]:
@@ -519,9 +518,8 @@ class _Chunks:
                 where=where, next_step="Servers hold an id once: rename these, or leave the collection out, collections.exclude.",
             )  # fmt: skip
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which is set aside by name
-            vectors = [
-                np.asarray(v, np.float32) if v is not None else None for v in table.column("embedding").to_pylist()
-            ]
+            given = (v.values for v in table.column("embedding"))
+            vectors = [None if v is None else v.to_numpy(zero_copy_only=False).astype(np.float32) for v in given]
         sizes = Counter(len(v) for v in vectors if v is not None and len(v))
         self.dimension = sizes.most_common(1)[0][0] if sizes else None
         lost = np.array([v is None or len(v) != self.dimension for v in vectors], dtype=bool)
@@ -556,18 +554,18 @@ def _read(file: Path) -> pa.Table:
         with file.open("rb") as opened:
             pointer = opened.read(len(_LFS)) == _LFS
         if not pointer:
-            table = pq.ParquetFile(file).read()
+            table = read_table(file)
     except FileNotFoundError as error:
         raise Terminal(
             ReasonCode.SOURCE_INCOMPLETE, "a directory of Chroma 0.3 without this file", where=where,
             next_step="Copy the whole folder again.",
         ) from error  # fmt: skip
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise Terminal(
             ReasonCode.SOURCE_DAMAGED,
             f"no readable Parquet file: {error}",
             where=where,
-            next_step="Copy the folder again.",
+            next_step="Copy the folder again. If it is as it should be, find out who made it.",
         ) from error
     if pointer:
         raise Terminal(

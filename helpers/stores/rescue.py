@@ -364,7 +364,7 @@ def _from_log(
         if row is None:
             continue
         kind = _NUMBERS.get(encoding or "FLOAT32")
-        if kind is None or len(vector) != 4 * matrix.shape[1]:
+        if kind is None or not isinstance(vector, bytes) or len(vector) != 4 * matrix.shape[1]:
             continue
         values = np.frombuffer(vector, kind).astype(np.float32)
         if np.isfinite(values).all():

@@ -43,7 +43,8 @@ ENDED = "null"  # the last line of a tally
 ACCEPTED, REFUSED, BAD = "accepted", "refused", "BAD"
 Table = dict[str, Counter[str]]  # by parser: how many had each outcome, and "seconds"
 PROGRAMS = ("ssh-keygen", "openssl", "git", Path(sys.executable).name)
-_ROOTS = (ROOT, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")
+_CACHE = os.path.realpath(sys.pycache_prefix or ROOT)  # bytecode of what an input imports first
+_ROOTS = (ROOT, _CACHE, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")
 _READ = tuple(os.path.realpath(str(root)) for root in _ROOTS)
 _FILES = ("/tmp/oldrun/",  # where the recorded run began: its parameters name files there
           "/etc/ssl", "/etc/localtime", "/etc/mime.types", "/etc/apache2/mime.types", "/etc/ld.so", "/etc/hosts", "/etc/nsswitch.conf",
@@ -95,6 +96,8 @@ class Watch:
         except (OSError, ValueError):
             return
         if real == self.home or real.startswith(self.home + "/") or real == "/dev/null":
+            return
+        if real.startswith(_CACHE + "/") and (".pyc" in Path(real).name or Path(real).suffix == ""):
             return
         if how == "read" and (
             self.follows or real.startswith((*(f"{root}/" for root in _READ), *_FILES)) or real in _READ
