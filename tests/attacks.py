@@ -37,6 +37,15 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
             test_rescue_reads_index_files.py::test_a_pickle_with_any_byte_changed_is_read_or_refused
             test_rescue_reads_index_files.py::test_a_pickle_that_would_fill_the_memory_is_refused""",
+        "a Parquet file that would fill the memory": """
+            test_files_of_chunks_are_bounded.py::test_one_text_millions_of_times_is_refused_in_one_line
+            test_files_of_chunks_are_bounded.py::test_lists_of_one_number_without_end_are_refused
+            test_files_of_chunks_are_bounded.py::test_texts_by_their_beginnings_are_refused
+            test_files_of_chunks_are_bounded.py::test_the_file_of_collections_is_no_way_round
+            test_files_of_chunks_are_bounded.py::test_what_an_upgrade_left_beside_a_database_is_bounded_too
+            test_files_of_chunks_are_bounded.py::test_a_page_that_holds_more_than_the_footer_says_is_refused
+            test_files_of_chunks_are_bounded.py::test_vectors_that_are_not_there_take_no_place
+            test_files_of_chunks_are_bounded.py::test_a_part_of_a_snapshot_is_bounded_too""",
         "markup and scripts in pages": """
             test_hostile_text.py::test_the_browser_sees_what_a_careless_page_does
             test_hostile_text.py::test_nothing_hostile_acts_on_any_page
