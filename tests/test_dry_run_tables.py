@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from helpers.parameters import parameters_from
+from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.steps import dry_run
@@ -25,6 +27,11 @@ def test_every_row_of_the_runbooks_table_is_filled_in(tmp_path: Path, monkeypatc
     step = DryRunStep(RunRecord(runs.create(parameters_from(sections), "night"), "13"))
     step.take_snapshot()
     step.transform()
+    missing = Counter(dict(step.transform().query("kind == 'default'").groupby("field")["chunks"].sum()))
+    told = next(c for c in step.run.result.checks if c.name == dry_run.DEFAULTED)
+    assert (told.verdict, told.measured) == (Verdict.WARNING, missing.total()), "step 11 has counted none"
+    assert told.detail.endswith(f" and {len(missing) - 3} more fields")
+    assert told.detail.count(", ") == 2
     table = step.issues().set_index("issue")
     assert [i for i in table.index if i in _OF_THE_RUNBOOK] == _OF_THE_RUNBOOK
     assert tuple(table.loc["missing_document", ["state", "measured"]]) == ("found", "1 chunk")

@@ -7,7 +7,7 @@ compares with. The target is not opened at all.
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +35,7 @@ from helpers.report import numbers
 from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.report.writes import KILLED, continued, downtime_as_predicted
-from helpers.results import Verdict
+from helpers.results import Verdict, kind_of
 from helpers.run import plan, window
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
@@ -70,6 +70,8 @@ _ISSUES = (
      "Correct expected.dimensions, or find out which model wrote them."),
 )  # fmt: skip
 
+
+DEFAULTED = "defaults in fields that step 11 does not count"
 
 # What a probe records, and what the table calls it.
 _SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, over-query"}
@@ -273,7 +275,19 @@ class DryRunStep(NotebookStep):
         )  # fmt: skip
 
     def transform(self) -> pd.DataFrame:
-        """Phase 2: what the schema would change, by field and rule."""
+        """Phase 2: what the schema would change, by field and rule; the defaults that step 11 does not count are a warning."""
+        explored = self.run.earlier(Step.EXPLORE_SOURCE)
+        core = explored.facts.get("core_missing") or {} if explored is not None else {}
+        filled = Counter[str]()
+        for row in self.staged.repairs:
+            if kind_of(str(row["rule"])) == "default" and row["field"] not in core:
+                filled[str(row["field"])] += int(row["chunks"])
+        most = ", ".join(f"{name} {n:,}" for name, n in filled.most_common(3))
+        more = f" and {count(len(filled) - 3, 'more field')}" if len(filled) > 3 else ""
+        self.run.judge(
+            DEFAULTED, Verdict.WARNING, measured=filled.total(), threshold=0, unit="values", reason=ReasonCode.MISSING_METADATA,
+            detail=f"Missing fields that get a default: {most}{more}" if filled else "",
+        )  # fmt: skip
         return show_transform(self.run, self.staged, self.job.quarantine.entries())
 
     def routing(self) -> pd.DataFrame:
