@@ -63,6 +63,11 @@ def judged_queries(row: Mapping[str, Any]) -> str:
     return count(row["queries"], "query") + more
 
 
+def scope(name: str) -> str:
+    """Which searches the rows of this scope are about (fact `recall`)."""
+    return {"restricted": "each collection", "unrestricted": "merged collections"}.get(name, text(name, 40))
+
+
 def core_missing(filled: int, derived: int) -> str:
     """The missing values of core fields, which alone step 11 counts, and what they get: the same words there and on the page."""
     return f"{filled + derived:,} missing in core fields: {filled:,} get a default, {derived:,} what the document tells"

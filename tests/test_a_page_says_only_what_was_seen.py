@@ -15,18 +15,23 @@ import pytest
 from helpers import plots
 from helpers.formatting import harmless
 from helpers.notify import delivery
+from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import read_changes, read_run
 from helpers.report.outcome import decision_tree, due_by_warnings, ends, way_back, writers
 from helpers.report.pages import rollback_page, run_page, tiles
+from helpers.report.record import untried
 from helpers.report.writes import beside_prediction, downtime_parts, to_source
 from helpers.results import Check, Phase, StepResult, Verdict
+from helpers.run import folders as runs
 from helpers.run.advice import HISTORIES, asks, page_remedy
 from helpers.run.plan import Step
+from helpers.run.record import RunRecord
 from helpers.steps.dry_run import predictions, rows
 from tests.test_pages_run import cells_of, make_run, read, result, whole_night
 
+HELPERS = Path(numbers.__file__).parents[1]
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
 
 
@@ -353,6 +358,42 @@ def test_the_first_screen_says_what_was_written_to_the_source(tmp_path: Path) ->
     assert "put back: 2,000 chunks compared with the snapshot, none different." in ends_of.get_text()
     back.facts["dry_run"] = True
     assert to_source(read_run(make_run(tmp_path / "d", [back]))) == "nothing."
+
+
+def test_whatever_a_step_says_it_sampled_is_listed(tmp_path: Path, own_folders: None) -> None:
+    record = RunRecord(
+        runs.create(parameters_from({"source": {"path": "s"}, "target": {"path": "t"}}), "one").read(), "23"
+    )
+    for asked, of in ((80, 1_993), (140, 1_993), (20, 20), (0, 20)):  # of the last two nothing was left out
+        record.sampled(f"case {asked}", asked, of)
+    record.sampled("case 140", 127, 1_993)  # a cell that was run again
+    steps = [record.result, result("11", facts={"sampled": [{"what": "neighbours", "asked": 497, "of": 2_000}]})]
+    (listed,) = (
+        lines for verdict, lines in untried(read_run(make_run(tmp_path / "one", steps))) if verdict == "sampled"
+    )
+    assert listed == [
+        "Step 11, neighbours: 497 of 2,000 chunks",
+        "Step 23, case 80: 80 of 1,993 chunks", "Step 23, case 140: 127 of 1,993 chunks",
+    ]  # fmt: skip
+
+
+def test_what_draws_a_sample_to_judge_by_says_so() -> None:
+    """Whoever draws some of the stored chunks and judges by them records it; only figures and a rollback's repair do not."""
+    draws = re.compile(r"default_rng\(|some_ids\(|choose_probes\(|\.flatnonzero\(~batch\.lost\)\[:")
+    silent = {
+        "profiling/similarity.py", "profiling/sample.py",  # step 11 says it
+        "validation/search.py", "validation/fidelity.py",  # steps 13 and 23 say it
+        "steps/target_readiness.py",  # its vectors are of its own
+        "rollback/replay.py",  # beside what was replayed, some others: whether the write hid them
+    }  # fmt: skip
+    found = {path.relative_to(HELPERS).as_posix(): path.read_text(encoding="utf-8") for path in HELPERS.rglob("*.py")}
+    judging = ("migration/", "monitoring/", "profiling/", "rollback/", "steps/", "validation/")
+    drawing = {name for name, text in found.items() if draws.search(text) and name.startswith(judging)} - silent
+    assert {"monitoring/measure.py", "validation/properties.py"} <= drawing
+    quiet = {name for name in drawing if ".sampled(" not in found[name] and "measure.choose_probes(" not in found[name]}
+    assert not quiet
+    told = {name for name, text in found.items() if ".sampled(" in text}
+    assert {f"steps/{name}.py" for name in ("source_health", "explore_source", "validate", "performance")} <= told
 
 
 def test_a_list_of_changed_values_is_read_without_what_spreadsheets_need(tmp_path: Path) -> None:

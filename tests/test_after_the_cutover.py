@@ -346,7 +346,8 @@ def side(mean: float, protocol: str = "API v2") -> dict[str, Any]:
          "repetitions": [{"mean_ms": mean * by, "rate": 1000 / mean} for by in (0.9, 1.0, 1.1)]}
         for clients in (1, 4, 16)
     ]  # fmt: skip
-    return {"label": "x", "protocol": protocol, "collections": 1, "chunks": 85, "opened_ms": 9.0, "cold_ms": {"alpha": 30.0},
+    return {"label": "x", "protocol": protocol, "collections": 1, "chunks": 85, "asked": 20, "side": "x",
+            "opened_ms": 9.0, "cold_ms": {"alpha": 30.0},
             "levels": levels}  # fmt: skip
 
 

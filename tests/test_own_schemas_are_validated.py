@@ -16,12 +16,13 @@ from helpers.chunks import ChunkBatch, Metadata
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
+from helpers.run.folders import SEARCHES
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
-from helpers.validation.merged import SEARCHES, searches
+from helpers.validation.merged import searches
 from helpers.validation.properties import FieldTests
 from helpers.validation.search import Answers, Probes, Truth, answers_within, baseline, records
 from tests.documentation import blocks

@@ -14,8 +14,8 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.formatting import merged_answers, percent
 from helpers.results import Verdict
+from helpers.run.folders import SEARCHES
 from helpers.validation.judgement import interval, recall_said
-from helpers.validation.merged import SEARCHES
 from tests.test_own_schemas_are_validated import APART, FIELD, MERGED, chunks, judged, kind
 
 K = 10

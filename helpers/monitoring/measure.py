@@ -164,7 +164,7 @@ class Side:
         return {
             "side": self.side, "label": self.store.label, "protocol": self.store.protocol, "collections": len(self.cold_ms),
             "opened_ms": round(self.opened_ms, 1), "cold_ms": {n: round(v, 2) for n, v in self.cold_ms.items()},
-            "chunks": sum(self.store.count(n) for n in self.cold_ms),
+            "chunks": sum(self.store.count(n) for n in self.cold_ms), "asked": len(self.order),
             "levels": [_level_facts(clients, found) for clients, found in self.levels.items()],
         }  # fmt: skip
 
@@ -267,18 +267,21 @@ def choose_probes(run: RunRecord, side: str, number: int) -> list[Probe]:
     the snapshot that the target is held to, [] where the run has taken none.
     """
     made, seed, found = WrittenData(run), run.parameters.validation.seed, []
-    parts: dict[str, Iterator[ChunkBatch]] = {}
+    parts, whole_of = dict[str, Iterator[ChunkBatch]](), 0
     if side == TARGET:
         staged = made.require_staged()
+        whole_of = sum(map(staged.rows, made.collections))
         for name in made.collections:
             files = [file for file, _, rows in staged.files.get(name, []) if rows]
             parts[name] = (from_table(read_parquet(staged.folder / file)) for file in _spread(files))
     elif made.snapshot is not None:
+        whole_of = made.snapshot.total
         parts = {name: map(made.snapshot.read, _spread(made.snapshot.parts(name))) for name in made.snapshot.names()}
     for name, batches in parts.items():
         whole = ChunkBatch.concatenate(list(batches))
         drawn = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(~whole.lost))[:number])
         found += [Probe(name, whole.ids[i], whole.embeddings[i]) for i in drawn]
+    run.sampled(f"stored vectors searched for in the {side}", len(found), whole_of)
     return found
 
 

@@ -27,6 +27,7 @@ from helpers.profiling.sample import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, changes_told
+from helpers.run.folders import FINDINGS
 from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
@@ -42,7 +43,6 @@ LONG = 100_000  # characters
 UNIT = 1e-3  # a norm this near to 1 counts as normalised
 CONTRADICTIONS = "fields that contradict their document"  # as in validation.judgement
 READ = 500  # chunks read at a time
-FINDINGS = "11_findings.csv.gz"  # in the run's folder: the chunks behind findings that nothing treats
 _WRONG = ("wrong_type", "out_of_range", "unknown_value")
 _COUNTED = ("none_metadata", "none_documents", "empty_documents", "long_documents", "uris", "lost_vectors", "nonfinite_vectors",
             "zero_vectors")  # fmt: skip

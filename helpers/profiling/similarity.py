@@ -20,11 +20,12 @@ import pandas as pd
 from helpers.chunks import Vectors
 from helpers.errors import one_line
 from helpers.formatting import harmless, packed_rows
-from helpers.profiling.profile import FINDINGS, Profile, Scan
+from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Sample, lengths_of, plain_text
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, writing
 from helpers.run import kernel
+from helpers.run.folders import FINDINGS
 from helpers.stores.base import Space
 
 SHOWN = 100  # groups of duplicates or collisions in a table

@@ -30,7 +30,7 @@ from helpers.formatting import duration, lines, text
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, contents, json_in, kind_of, passed
 from helpers.run import plan
-from helpers.run.folders import RunPath, RunState
+from helpers.run.folders import CHANGED, QUARANTINED, QUARANTINED_LAST, RunPath, RunState
 from helpers.run.plan import Step
 
 # -- signed ------------------------------------------------------------------------------------------------------------
@@ -102,8 +102,6 @@ _PHASES = 200
 # Figures that a signer reads on paper; the others are printed with their notebooks.
 _PRINTED = ("13_", "23_counts", "23_distances", "23_overlap", "23_recall", "23_completeness", "51_")
 _LARGEST = 2_000_000  # bytes of a figure that a page holds, and of a chunk that it lists
-CHANGED, QUARANTINED = f"{Step.MIGRATE}_changes.csv.gz", f"{Step.MIGRATE}_quarantine.jsonl.gz"
-QUARANTINED_LAST = f"{Step.CUTOVER}_quarantine.jsonl.gz"  # whole again, where step 25 brought changes over
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
 

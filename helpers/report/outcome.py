@@ -361,7 +361,7 @@ def _gate(view: RunView) -> Outcome:
     if view.drills:
         stands = [f"{clients(view)} {drilled(view)} {writers(view)}".strip()]
         back = " and rolled back" if view.passed(Step.ROLLBACK) and not view.put_back else ""
-        headline = f"REHEARSED: {_switched(view).lower()}{back}; drilled: {', '.join(drills(view)) or 'nothing'}"
+        headline = f"REHEARSED: {_switched(view).lower()}{back}; drilled: {', '.join(drilled_parts(view)) or 'nothing'}"
         return Outcome("go", text(headline, 160), stands, ["The rehearsal is complete.", *due_by_warnings(view)])
     if _cut_over(view):
         moved = [f"{clients(view)} {writers(view)}".strip()]
@@ -476,7 +476,7 @@ def _switched(view: RunView) -> str:
     return "SAMPLE APPLICATION CUT OVER" if view.rehearsal else "CUT OVER"
 
 
-def drills(view: RunView) -> list[str]:
+def drilled_parts(view: RunView) -> list[str]:
     """What a rehearsal drilled: kill, restore, rollback; what it did not come to is not among them."""
     return [line.split()[0].removesuffix(":") for line in view.drills if "NOT EXERCISED" not in line]
 

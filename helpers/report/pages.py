@@ -34,14 +34,14 @@ from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_st
 from helpers.formatting import count, duration, judged_queries, own_chunk, percent, text
 from helpers.notify import read as read_notices
 from helpers.report import numbers, record
-from helpers.report.facts import CHANGED, RunView, Timed, between, read_run, timed
+from helpers.report.facts import RunView, Timed, between, read_run, timed
 from helpers.report.outcome import CLASSES, decision_tree, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
 from helpers.report.writes import beside_prediction, downtime_parts, to_source
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
-from helpers.run.folders import RunFolder, RunPath, RunState
+from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 _MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
@@ -298,7 +298,7 @@ def _recall(view: RunView) -> list[Tile]:
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
             asked = f"{judged_queries(row)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
-            label = f"Recall@{told.get('k')}, {record.scope(row['scope'])}"
+            label = f"Recall@{told.get('k')}, {formatting.scope(row['scope'])}"
             found.append(
                 Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))
             )

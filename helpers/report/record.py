@@ -22,7 +22,7 @@ from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
-from helpers.report.outcome import clients, drilled, drills
+from helpers.report.outcome import clients, drilled, drilled_parts
 from helpers.results import UNREMARKABLE, Check, Verdict, changes_told, worst
 from helpers.run.plan import Step
 
@@ -207,7 +207,7 @@ def _recall(view: RunView) -> Iterator[Item]:
         shown = f"{row['recall']:.3f}, 95 % interval {row['low']:.3f} to {row['high']:.3f} (Wilson); {asked}"
         if row.get("before") is not None and row["scope"] == "restricted":  # the source has no merged collection
             shown += f"; source: {row['before']:.3f}"
-        yield Item(f"Recall, {scope(row['scope'])}", shown, row["verdict"])
+        yield Item(f"Recall, {formatting.scope(row['scope'])}", shown, row["verdict"])
         if row.get("shared_expected") is not None:
             changed = merged_answers(row, told["k"])
             if row.get("shared_measured") is not None:
@@ -215,11 +215,6 @@ def _recall(view: RunView) -> Iterator[Item]:
             changed += f"; without a filter {share_range(answers(told))}; queries are stored vectors, {own_chunk(told)}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
             yield Item("Expected change for clients: collections were split and merged", changed)
-
-
-def scope(name: str) -> str:
-    """Which searches the rows of this scope are about (fact `recall`)."""
-    return {"restricted": "each collection", "unrestricted": "merged collections"}.get(name, text(name, 40))
 
 
 def answers(recall: dict[str, Any]) -> list[dict[str, Any]]:
@@ -405,7 +400,7 @@ def tools(view: RunView) -> list[tuple[str, str]]:
     """The runbook's three tools and what became of them in this run."""
     snapshot = view.table("snapshot")
     kept = f"; snapshot {text(snapshot['id'])}, verified" if snapshot.get("id") else ""
-    tried = f"; drilled: {', '.join(drilled_parts)}" if (drilled_parts := drills(view)) else ""
+    tried = f"; drilled: {', '.join(parts)}" if (parts := drilled_parts(view)) else ""
     return [
         ("A26 migration", _verdict_of(view, Step.MIGRATE)),
         (
@@ -491,12 +486,10 @@ def _unseen(view: RunView) -> Iterator[str]:
 
 
 def _sampled(view: RunView) -> Iterator[str]:
-    told, migrated = view.table("recall"), counts(view.results).migrated
-    of = f" of {count(migrated, 'chunk')}" if migrated else ""
-    for row in (told.get("pooled") or {}).values():
-        if row and row.get("queries"):
-            asked = f"{count(row.get('asked') or row['queries'], 'stored vector')}{of} as queries"
-            yield f"Step 23, recall@{told.get('k')}, {scope(str(row.get('scope')))}: {asked}"
+    """What steps judged by some chunks, as they recorded it (`RunRecord.sampled`): no other list of samples is kept."""
+    for step in view.steps:
+        for row in step.result.facts.get("sampled") or [] if step.result else []:
+            yield f"Step {step.number}, {text(row['what'], 80)}: {row['asked']:,} of {count(row['of'], 'chunk')}"
 
 
 def _not_exercised(check: Check) -> str:

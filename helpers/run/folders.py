@@ -52,7 +52,6 @@ from helpers.run.plan import Step
 workspace_root = audit.workspace_root
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
-
 LONGEST_ID = 64
 PRIVATE_FOLDER = 0o700  # they hold what the source holds; who may read them else is the operator's to say
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
@@ -60,10 +59,11 @@ _ID = re.compile(rf"(?a)(?!(?i:snapshots|sample|runner_key.*|(index|readme)\..*)
 _MOST_PARAMETERS = 2**20  # bytes
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
 SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
+FINDINGS, SEARCHES, CHANGED = "11_findings.csv.gz", "23_searches.csv.gz", "22_changes.csv.gz"
+QUARANTINED, QUARANTINED_LAST = "22_quarantine.jsonl.gz", "25_quarantine.jsonl.gz"  # all of them, where 25 made changes
 _DOCUMENTS = {
-    Step.EXPLORE_SOURCE: ("11_findings.csv.gz",), Step.VALIDATE: ("23_searches.csv.gz",),
-    Step.MIGRATE: ("22_quarantine.jsonl.gz", "22_changes.csv.gz"),
-    Step.CUTOVER: ("25_quarantine.jsonl.gz",), Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
+    Step.EXPLORE_SOURCE: (FINDINGS,), Step.VALIDATE: (SEARCHES,), Step.MIGRATE: (QUARANTINED, CHANGED),
+    Step.CUTOVER: (QUARANTINED_LAST,), Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
 }  # fmt: skip  # what a step leaves besides: it says nothing any more once the step is void
 _secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none
 T = TypeVar("T")

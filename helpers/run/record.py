@@ -117,6 +117,11 @@ class RunRecord:
         """A figure that later steps and pages read by name (JSON-able)."""
         self.result.facts[name] = value
 
+    def sampled(self, what: str, asked: int, of: int) -> None:
+        """What this step judges by some of `of` chunks, for the page's only list of samples; nothing where all were asked."""
+        rows = [row for row in self.result.facts.get("sampled", []) if row["what"] != what]
+        self.fact("sampled", [*rows, {"what": what, "asked": asked, "of": of}] if 0 < asked < of else rows)
+
     @contextlib.contextmanager
     def phase(self, name: str, chunks: int = 0) -> Iterator[Phase]:
         """Time a stretch of work; the phase is recorded also when it fails. `chunks` may be set on the phase inside."""

@@ -44,7 +44,7 @@ from helpers.run.record import PEAK_MEMORY, NotebookStep, RunRecord, open_chosen
 from helpers.run.window import ANNOUNCED, DOWNTIME, DURATION, MEMORY
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
-from helpers.steps.validate import record_values
+from helpers.steps.validate import record_searches, record_values
 from helpers.stores import open_embedded
 from helpers.stores.diagnosis import TIE, swapped
 from helpers.validation.fidelity import Examination, Expectation
@@ -343,7 +343,7 @@ class DryRunStep(NotebookStep):
         checks = judged.all()
         self.run.result.checks.extend(checks)
         self.run.fact("matrix_inputs", judged.matrix_inputs())
-        self.run.fact("recall", judged.recall())
+        record_searches(self.run, judged)
         record_values(self.run, judged)
         self.run.fact(
             "not_applicable",

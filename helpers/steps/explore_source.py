@@ -14,12 +14,13 @@ from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
 from helpers.profiling import search, similarity
-from helpers.profiling.profile import FINDINGS, Profile, Scan
+from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, Picker, file_stem, is_known, of_groups, of_places, write_csv
 from helpers.reason_codes import ReasonCode
 from helpers.results import file_digest
 from helpers.run import kernel
+from helpers.run.folders import FINDINGS
 from helpers.run.record import NotebookStep, RunRecord
 
 LISTED = 12  # collections whose first chunks are listed where nobody chooses
@@ -157,6 +158,8 @@ class ExploreSourceStep(NotebookStep):
         said = (
             f"Sample of {count(asked)} of {count(self.profile.chunks, 'chunk')}; neighbours are sought among {among}."
         )
+        self.run.sampled("neighbours in the own collection and in others", asked, self.profile.chunks)
+        self.run.sampled("near-duplicates, outliers and neighbours: among", len(self.sample), self.profile.chunks)
         caption = "Distances of chunks to their nearest neighbour in their own collection and in the others."
         self.run.figure("neighbours", plots.neighbour_distances(table, said), caption)
         names = list(self.scan.collections)

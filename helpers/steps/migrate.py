@@ -29,9 +29,9 @@ from helpers.migration.importing import (
 from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
-from helpers.report.facts import CHANGED, QUARANTINED, read_changes
+from helpers.report.facts import read_changes
 from helpers.results import Phase, Verdict, write_bytes, write_text
-from helpers.run.folders import RunPath
+from helpers.run.folders import CHANGED, QUARANTINED, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.retention import described

@@ -113,6 +113,8 @@ class PerformanceStep(NotebookStep):
     def _judge(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
         run, rules = self.run, self.rules
         run.fact("performance", {_SIDES[side]: found for side, found in sorted(self.sides.items())})
+        for found in (found for found in (before, after) if found is not None):
+            run.sampled(f"stored vectors searched for in the {found['side']}", found["asked"], found["chunks"])
         if after is None:
             error = self.sides.get(TARGET, {}).get("error") or {
                 "code": ReasonCode.NOT_MEASURED,

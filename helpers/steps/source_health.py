@@ -217,6 +217,8 @@ class SourceHealthStep(NotebookStep):
             detail="; ".join(f"{one_line(c.name, 60)}: {c.unfound} of {c.probed} not found" for c in missed),
             ids=[{"collection": c.name, "not found": c.unfound, "of": c.probed} for c in missed],
         )  # fmt: skip
+        whole = sum(c.reported or 0 for c in found.collections)
+        self.run.sampled("stored vectors searched for", sum(c.probed for c in found.collections), whole)
         broken = [problem for problem in found.grouped() if not problem.severity.sound]
         self.run.check(
             "damage in the source", Verdict.WARNING if broken else Verdict.PASS, measured=len(broken),

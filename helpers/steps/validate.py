@@ -15,12 +15,13 @@ import pandas as pd
 
 from helpers import plots
 from helpers.errors import RunbookError
+from helpers.formatting import scope
 from helpers.migration import staging
 from helpers.migration.source_changes import current_snapshot, open_sealed
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
-from helpers.run.folders import RunPath
+from helpers.run.folders import SEARCHES, RunPath
 from helpers.run.kernel import cut
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
@@ -31,7 +32,7 @@ from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.judgement import OWN, WHOLE, Judgement
-from helpers.validation.merged import SEARCHES, searches
+from helpers.validation.merged import searches
 from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
 
@@ -380,7 +381,7 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("differences", dict(sorted(found.counted.items())))
     run.fact("differing_chunks", found.differing)
     run.fact("search", found.search)
-    run.fact("recall", judged.recall())
+    record_searches(run, judged)
     record_values(run, judged)
     run.fact("queries", found.queries)
     run.fact("worst", found.worst)
@@ -404,6 +405,14 @@ def record(run: RunRecord, judged: Judgement) -> None:
                 detail,
             ),
         )
+
+
+def record_searches(run: RunRecord, judged: Judgement) -> None:
+    """The fact `recall`, and of how many chunks its queries are."""
+    run.fact("recall", recall := judged.recall())
+    for name, row in recall["pooled"].items():
+        if row is not None:
+            run.sampled(f"recall@{recall['k']}, {scope(name)}", row.get("asked") or row["queries"], judged.expected)
 
 
 def record_values(run: RunRecord, judged: Judgement) -> None:

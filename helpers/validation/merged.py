@@ -31,7 +31,6 @@ from helpers.validation.search import (
     shared,
 )
 
-SEARCHES = "23_searches.csv.gz"  # in the run's folder
 # What it holds: one row a query and list, whole, the query's own chunk included.
 COLUMNS = (
     "collection",

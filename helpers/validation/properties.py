@@ -152,6 +152,7 @@ def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> 
             continue
         asked += found + len(absent)
         missed += [{"collection": name, "id": chunk} for chunk in absent]
+    run.sampled("documents that full-text search is asked for", asked, sum(map(store.count, names)))
     verdict = Verdict.FAIL if missed else Verdict.PASS if asked else Verdict.NOT_EXERCISED
     run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
     run.check(
