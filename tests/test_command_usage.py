@@ -15,7 +15,9 @@ from helpers.cli import run
 from helpers.parameters import load_parameters
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
+from helpers.snapshots.snapshot import write_snapshot
 from tests.conftest import ROOT
+from tests.storage import chunks, embedded, fill, tree
 
 FOUR_LINES = "name: trial\nsource: {path: nowhere}\ntarget: {path: target}\nschema: identity\n"
 
@@ -193,6 +195,57 @@ def test_a_resume_may_end_early(capsys: Run) -> None:
         put(folder, step)
     assert cli.main(["resume", "one", "--until", "12"]) == 2
     assert "run one has passed every step up to 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--until", "12"], "has passed every step up to 12"),
+        (["--until", "11"], "has passed every step up to 11"),
+        (["--retry", "22"], "has not been run"),
+        (["--retry", "12", "--until", "11"], "has passed every step up to 11"),
+        (["--outside-window", "two\nlines"], "one line of text"),
+        (["--set", "signoff.allowed_signers=nowhere"], "cannot be read"),
+        (["--set", "migration.batch_size=0"], "batch_size"),
+        (["--until", "12", "--outside-window", "the night is short"], "has passed every step up to 12"),
+    ],
+)
+def test_a_resume_that_is_refused_changes_nothing(capsys: Run, wrong: list[str], said: str) -> None:
+    folder = made()
+    for step in ("10", "11", "12"):
+        put(folder, step)
+    before = tree(folder.reports)
+    assert cli.main(["resume", "one", "--set", "migration.workers=2", *wrong]) == 2
+    assert said in capsys.readouterr().err
+    assert tree(folder.reports) == before
+    assert folder.read().parameters == load_parameters(Path("trial.yaml"))
+
+
+@pytest.mark.parametrize("wrong", [["--from", "22"], ["--from", "10", "--outside-window", "two\nlines"]])
+def test_a_run_in_part_that_is_refused_changes_nothing(capsys: Run, wrong: list[str]) -> None:
+    folder = made()
+    before = tree(folder.reports)
+    for parameters in ([], ["trial.yaml"]):
+        assert cli.main(["run", *parameters, "--run-id", "one", "--set", "migration.workers=2", *wrong]) == 2
+        capsys.readouterr()
+        assert tree(folder.reports) == before
+
+
+@pytest.mark.parametrize("named", [["--collection", "gamma"], ["--replay-to", "gamma"]])
+def test_a_rollback_that_names_an_unknown_collection_begins_nothing(
+    tmp_path: Path, capsys: Run, named: list[str]
+) -> None:
+    with embedded(tmp_path / "nowhere") as store:
+        fill(store, "notes", chunks(3))
+        snapshot = write_snapshot(store, tmp_path / "kept", "one-21", ["notes"], retention_days=1)
+    folder = made()
+    result = StepResult("21", "Snapshot", folder.id, utc_now(), utc_now(), Verdict.PASS)
+    result.facts["snapshot"] = {"id": "one-21", "folder": str(snapshot.folder), "retain_until": utc_now()}
+    result.write(folder.reports / "results" / "21.json")
+    before = tree(folder.reports), tree(folder.workspace)
+    assert cli.main(["rollback", "one", *named]) == 2
+    assert "has no collection gamma. It has notes. Nothing was done." in capsys.readouterr().err
+    assert (tree(folder.reports), tree(folder.workspace)) == before
 
 
 def test_who_signs_at_the_wrong_gate_is_told_which_one_waits(capsys: Run) -> None:

@@ -148,13 +148,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     if not chosen.first:
         raise runs.taken(folder)
     _require_fit(folder)
-    if chosen.parameters is not None:
-        runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
-        folder = folder.read()
-    enter(folder)
-    if chosen.parameters is None and chosen.settings:
-        runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
-        folder = folder.read()
+    window.require_reason(chosen.outside_window)
     missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
     if missing:
         raise UsageError(
@@ -162,6 +156,13 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
             f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
             next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
         )
+    if chosen.parameters is not None:
+        runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
+        folder = folder.read()
+    enter(folder)
+    if chosen.parameters is None and chosen.settings:
+        runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
+        folder = folder.read()
     preflight(folder.parameters, _written(folder), folder.id)
     window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
@@ -194,14 +195,13 @@ def resume(chosen: argparse.Namespace) -> int:
     if chosen.checkpoint:
         require_checkpoint(folder, chosen.checkpoint)
     until = plan.on_line(chosen.until) if chosen.until else None
-    folder = _take_orders(folder, chosen)
+    folder = _take_orders(folder, chosen, until)
     if until is not None:
         folder = folder.note(until=until.number)
     facts = folder.facts
     last = plan.find(str(facts["until"] or plan.LINE[-1].number))
     steps = open_steps(folder, last)
     if not steps:
-        _require_more(folder, until)
         steps = open_steps(folder, plan.LINE[-1])
         folder.note(until="")
     if steps:
@@ -224,26 +224,40 @@ def _require_more(folder: RunState, until: plan.Step | None) -> None:
         raise UsageError(ReasonCode.DRY_RUN_DONE, f"run {folder.id} is a dry run and complete", next_step=next_step)
 
 
-def _take_orders(folder: RunState, chosen: argparse.Namespace) -> RunState:
-    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back; the run then."""
-    from helpers.evidence import enter
-    from helpers.runner import notebook
+def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step | None) -> RunState:
+    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back; the run then.
 
+    What is wrong with the command is said before anything is changed.
+    """
+    from helpers.evidence import enter, signing
+    from helpers.runner import notebook
+    from helpers.runner.pipeline import open_steps
+
+    window.require_reason(chosen.outside_window)
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
-    folder = window.permit(folder, chosen.outside_window)
     back = chosen.retry or notebook.pending_retry(folder)
     if changed is not None and not back and _moves_the_window(folder, changed):
         back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
     if chosen.retry:
         notebook.require_retriable(folder, plan.find(chosen.retry), changed)
+    last = until or plan.find(str(folder.facts["until"] or plan.LINE[-1].number))
+    if not (back and plan.find(back).number <= last.number) and not open_steps(folder, last):
+        _require_more(folder, until)
     enter(folder)
+    if (
+        changed is not None
+        and (given := changed.signoff.allowed_signers) != folder.parameters.signoff.allowed_signers
+        and given
+    ):
+        signing.read_allowed(Path(given))
     if said := edited(folder):
         folder.log(said)
         print(said, flush=True)
     if changed is not None:
         runs.change_parameters(folder, changed)
+    window.permit(folder.read(), chosen.outside_window)
     if back:
-        notebook.take_back(folder, plan.find(back), print)
+        notebook.take_back(folder.read(), plan.find(back), print)
     return folder.read()
 
 

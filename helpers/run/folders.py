@@ -473,14 +473,14 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
         what = f"run {folder.id} is sealed, and who has to sign never changes in a run: {', '.join(fixed)}"
         raise UsageError(ReasonCode.OTHER_CONTEXT, what, next_step="Begin a new run.")
     if changed:
+        order: dict[str, Any] = {"names": changed, "digest": new.digest()}
+        if "signoff.allowed_signers" in changed and (given := new.signoff.allowed_signers):  # ordered as it is now
+            order["signers"] = audit.digest_of_lists(audit.lists(Path(given)))
         record = {"when": utc_now(), "user": audit.user(), "from": {k: before.get(k) for k in changed}}
         text = parameters_text(new)
         digests = {"parameters_digest": new.digest(), "parameters_sha256": hashlib.sha256(text.encode()).hexdigest()}
         folder.note(changes=[*run.facts["changes"], record], **digests)
         folder.rewrite(RunPath.PARAMETERS, text)
-        order: dict[str, Any] = {"names": changed, "digest": new.digest()}
-        if "signoff.allowed_signers" in changed and (given := new.signoff.allowed_signers):  # ordered as it is now
-            order["signers"] = audit.digest_of_lists(audit.lists(Path(given)))
         audit.append(folder.reports / audit.NAME, "parameters changed", **order)
         folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")
     return changed

@@ -92,14 +92,19 @@ def refusal(
     )  # fmt: skip
 
 
+def require_reason(reason: str) -> str:
+    """The reason of --outside-window, "" for none. UsageError where it is not one line of text."""
+    if reason.strip() != reason or not reason.isprintable() or len(reason) > 500:
+        raise UsageError(ReasonCode.BAD_REASON, "--outside-window takes one line of text that says why it cannot wait")
+    return reason
+
+
 def permit(folder: RunState, reason: str) -> RunState:
     """Let the steps of this command start outside the window for this reason, or ("") no more; the run with that.
 
-    It is on record before it is used.
+    It is on record before it is used. Raises as `require_reason`.
     """
-    said = reason.strip()
-    if said != reason or any(not c.isprintable() for c in said) or len(said) > 500:
-        raise UsageError(ReasonCode.BAD_REASON, "--outside-window takes one line of text that says why it cannot wait")
+    said = require_reason(reason)
     before = folder.facts.get(PERMISSION)
     if said:
         given = {"reason": said, "by": audit.user(), "when": utc_now()}

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from helpers import audit
-from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs
+from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.evidence import enter
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import leave
@@ -25,6 +26,7 @@ from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
 from helpers.runner.pipeline import run_line, with_fence
+from helpers.snapshots.snapshot import Snapshot
 from helpers.status.overview import Console
 
 SOURCE_CHANGED, OUTSIDE_WINDOW = ReasonCode.SOURCE_CHANGED, ReasonCode.OUTSIDE_WINDOW
@@ -100,6 +102,7 @@ def roll_back(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     orders = orders_of(chosen)
     enter(folder)
+    _require_collections(folder, orders)
     return execute(folder, orders, Console(), dry_run=chosen.dry_run)
 
 
@@ -117,6 +120,20 @@ def orders_of(chosen: argparse.Namespace) -> Orders:
         discard=chosen.discard or "",
         why=chosen.why,
     )
+
+
+def _require_collections(run: RunState, orders: Orders) -> None:
+    """UsageError where the orders name a collection that the run's snapshot does not hold, before anything is done."""
+    named = {*orders.collections, *filter(None, [orders.replay_to])}
+    taken = run.result(Step.SNAPSHOT) if named else None
+    if taken is None or "snapshot" not in taken.facts:
+        return
+    held = Snapshot.open(Path(taken.facts["snapshot"]["folder"])).names()
+    if unknown := sorted(named - set(held)):
+        raise UsageError(
+            ReasonCode.NO_SUCH_COLLECTION, f"the source of run {run.id} has no collection {one_line(unknown[0], 80)}",
+            next_step=f"It has {one_line(', '.join(held), 300)}. Nothing was done.",
+        )  # fmt: skip
 
 
 def execute(
