@@ -236,10 +236,18 @@ def secrets_of(key: str, value: str) -> list[str]:
     except ValueError:  # no URL: brackets without an address
         return whole
     user, _, password = url.netloc.rpartition("@")[0].partition(":")
-    queried = (q.partition("=") for q in re.split(r"[&;]", url.query))
+    queried = (q.partition("=") for q in re.split(r"[&;]", f"{url.query}&{url.fragment}"))
     parts = [password, unquote(password), *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v))]
     parts += [piece for piece in (user, *url.path.split("/")) if _is_token(piece)]
     return [part for part in dict.fromkeys(parts) if len(part) >= SHORTEST_SECRET]
+
+
+def secrets_within(text: str) -> list[str]:
+    """What the URLs in a text, and the header that it may be (`Authorization: …`), hold of secrets."""
+    found = [part for url in _URL.findall(text) for part in secrets_of("url", url)]
+    if header := _HEADER.fullmatch(text):
+        found += secrets_of(header[1], header[2])
+    return found
 
 
 def _is_token(text: str) -> bool:
@@ -252,6 +260,7 @@ def _is_token(text: str) -> bool:
 
 
 _URL = re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s'\"<>]+")
+_HEADER = re.compile(r"([A-Za-z][\w-]*):\s*(\S.*)")
 _QUERY = re.compile(r"(?<=[?&;])([^=&;\s'\"]*=)[^&;\s'\"#]+")
 
 

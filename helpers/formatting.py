@@ -7,9 +7,10 @@ import gzip
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any, cast
 
 from helpers.errors import one_line, redacted
@@ -188,3 +189,40 @@ def packed_rows(raw: IO[bytes]) -> Iterator[Callable[[Iterable[Any]], Any]]:
         io.TextIOWrapper(cast(IO[bytes], packed), "utf-8", "backslashreplace", newline="") as file,
     ):
         yield csv.writer(file, lineterminator="\n").writerow
+
+
+csv.field_size_limit(2**31 - 1)  # documents are longer than 128 kB; what is read is bounded by `packed_lines`
+
+
+def packed_lines(path: Path, most: int = 2**31) -> Iterator[bytes]:
+    """The lines of a gzip file. ValueError where one has more than `most` bytes; else what gzip raises of a damaged one."""
+    with gzip.open(path) as file:
+        while line := file.readline(most + 1):
+            if len(line) > most:
+                raise ValueError(f"a line is longer than {size(most)}")
+            yield line
+
+
+def unpacked_rows(path: Path, columns: Collection[str], most: int = 2**31) -> Iterator[dict[str, str]]:
+    """The rows that `packed_rows` wrote, without the apostrophe that keeps a spreadsheet from reading a formula.
+
+    ValueError where a row has more than `most` bytes, other columns than its head, or the head lacks one of `columns`; else
+    what gzip and csv raise of a damaged file.
+    """
+    taken = 0
+
+    def given() -> Iterator[str]:
+        nonlocal taken
+        for line in packed_lines(path, most):
+            taken += len(line)
+            if taken > most:
+                raise ValueError(f"a row is longer than {size(most)}")
+            yield line.decode("utf-8")
+
+    rows = csv.reader(given())
+    names = next(rows, [])
+    if missing := sorted({*columns} - {*names}):
+        raise ValueError(f"it has no column {missing[0]}")
+    for row in rows:
+        taken = 0
+        yield {name: value.removeprefix("'") for name, value in zip(names, row, strict=True)}

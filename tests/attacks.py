@@ -37,6 +37,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
             test_rescue_reads_index_files.py::test_a_pickle_with_any_byte_changed_is_read_or_refused
             test_rescue_reads_index_files.py::test_a_pickle_that_would_fill_the_memory_is_refused""",
+        "a list with a line of gigabytes": """
+            test_a_page_says_only_what_was_seen.py::test_a_list_with_a_line_of_gigabytes_is_not_read_into_memory
+            test_a_page_says_only_what_was_seen.py::test_a_list_with_a_damaged_row_says_where_it_ends""",
         "a Parquet file that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_one_text_millions_of_times_is_refused_in_one_line
             test_files_of_chunks_are_bounded.py::test_lists_of_one_number_without_end_are_refused
@@ -273,7 +276,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_a_diff_shows_no_token_and_no_comment""",
         "tokens in URLs": """
             test_secrets_of_files_and_folders.py::test_urls_are_shown_without_what_they_carry
-            test_secrets_of_files_and_folders.py::test_a_health_url_that_holds_a_token_is_refused_unseen
+            test_secrets_of_files_and_folders.py::test_a_token_in_a_parameter_is_refused_unseen
+            test_secrets_of_files_and_folders.py::test_a_token_in_a_parameter_of_an_older_run_is_not_shown
             test_evidence_secrets.py::test_user_info_in_a_url_is_refused_and_not_repeated
             test_notices.py::test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it""",
         "a secret that is unset when a step is sealed": """

@@ -7,18 +7,19 @@ import datetime as dt
 import gzip
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from helpers import plots
-from helpers.formatting import harmless
+from helpers.formatting import harmless, unpacked_rows
 from helpers.notify import delivery
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
-from helpers.report.facts import read_changes, read_run
+from helpers.report.facts import read_run
 from helpers.report.outcome import decision_tree, due_by_warnings, ends, way_back, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.report.record import untried
@@ -400,7 +401,7 @@ def test_a_list_of_changed_values_is_read_without_what_spreadsheets_need(tmp_pat
     values = ["'essay'", "0.8", "-1x", "plain", "'"]
     with gzip.open(tmp_path / "c.csv.gz", "wt", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["old"], *([harmless(value)] for value in values)])
-    assert [row["old"] for row in read_changes(tmp_path / "c.csv.gz")] == values
+    assert [row["old"] for row in unpacked_rows(tmp_path / "c.csv.gz", ())] == values
 
 
 def test_what_was_not_asked_is_not_counted_and_nothing_marginal_is_no_pass(tmp_path: Path) -> None:
@@ -427,3 +428,42 @@ def test_a_notebook_of_the_repository_has_its_path(tmp_path: Path) -> None:
     scores = Check("values out of range", Verdict.WARNING, 3, 0, "values", ReasonCode.INVALID_SCORES)
     page = read(run_page(make_run(tmp_path / "r", [result("10", Verdict.WARNING, checks=[scores])])))
     assert "notebooks/42_invalid_scores.ipynb" in cells_of(page, "values out of range").get_text()
+
+
+_HEAD = b"collection,id,field,old,new,rule\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "head", "piece", "why"),
+    [
+        ("22_changes.csv.gz", _HEAD, b"a" * 1000, "a line is longer than 2.0 MB"),
+        ("22_changes.csv.gz", _HEAD, b'"a\n",' * 200, "a row is longer than 2.0 MB"),
+        ("22_quarantine.jsonl.gz", b"", b"a" * 1000, "a line is longer than 2.0 MB"),
+    ],
+)
+def test_a_list_with_a_line_of_gigabytes_is_not_read_into_memory(
+    tmp_path: Path, file: str, head: bytes, piece: bytes, why: str
+) -> None:
+    """A judged folder is written by others: 3 MB of gzip are a line of 3 GB. The last row says where the list ends."""
+    run = make_run(tmp_path / "r", [result("22")])
+    with gzip.open(run / file, "wb", compresslevel=1) as packed:
+        packed.write(head + piece * 30_000)
+    view = read_run(run)
+    tracemalloc.start()
+    (row,) = view.changes if head else view.quarantined
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 25_000_000
+    assert f"{file} cannot be read on: {why}" in row.values()
+
+
+@pytest.mark.parametrize("damage", [b"a,b\n", b"a,b,c,d,e,f,g\n", b"\xff\n"])
+def test_a_list_with_a_damaged_row_says_where_it_ends(tmp_path: Path, damage: bytes) -> None:
+    run = make_run(tmp_path / "r", [result("22")])
+    (run / "22_changes.csv.gz").write_bytes(gzip.compress(_HEAD + b"notes,a,f,1,2,clamp\n" + damage))
+    first, last = read_run(run).changes
+    assert (first["id"], first["new"]) == ("a", "2")
+    assert last["new"].startswith("22_changes.csv.gz cannot be read on: ")
+    (run / "22_changes.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    (only,) = read_run(run).changes
+    assert only["new"].endswith("it has no column collection")

@@ -9,10 +9,10 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError, hide
+from helpers.formatting import unpacked_rows
 from helpers.migration.importing import routing_table
 from helpers.migration.staging import CHANGES, Quarantine, stage
 from helpers.parameters.endpoint import Endpoint
-from helpers.report.facts import read_changes
 from helpers.results import Verdict, kind_of
 from helpers.schema import load_schema
 from helpers.schema.rules import contradicts, languages
@@ -241,7 +241,7 @@ def test_every_changed_value_is_listed_old_and_new_and_chunks_are_counted_once(t
         store.add("openwebui_core", batch)
         snapshot = write_snapshot(store, tmp_path / "snapshots", "one", ["openwebui_core"], retention_days=7)
     staged = stage(snapshot, load_schema("if_ttt"), context(), tmp_path / "staged", Quarantine(tmp_path / "quarantine"))
-    listed = list(read_changes(tmp_path / "staged" / CHANGES))
+    listed = list(unpacked_rows(tmp_path / "staged" / CHANGES, ()))
     changed = [row for row in staged.repairs if kind_of(row["rule"]) == "changed"]
     assert sum(row["chunks"] for row in changed) == len(listed) > 3
     assert staged.chunks_changed == len({row["id"] for row in listed}) < len(listed)

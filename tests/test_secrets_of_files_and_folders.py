@@ -4,6 +4,7 @@ loses no line; an archive takes no link."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 import sys
@@ -22,11 +23,10 @@ from helpers.cutover.files import digest_of, put_in_place, stage
 from helpers.cutover.readiness import all_edits, diff
 from helpers.errors import Terminal, Transient, UsageError, WorldError, secrets_of, without_tokens
 from helpers.evidence import secret_scan
-from helpers.migration.target_lock import preflight
-from helpers.parameters import Parameters, parameters_from
+from helpers.parameters import Parameters, load_parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
-from helpers.results import is_leftover, writing
+from helpers.results import is_leftover, write_json, writing
 from helpers.run import folders as runs
 from helpers.schema import rules
 from helpers.snapshots.comparison import show
@@ -201,12 +201,67 @@ def test_urls_are_shown_without_what_they_carry(url: str) -> None:
     assert shown.startswith("GET https://")
 
 
-def test_a_health_url_that_holds_a_token_is_refused_unseen(tmp_path: Path) -> None:
-    for url in ("http://app/health?token=abc-123-def", "http://app/h?x=sk_live_abcdef123456"):
-        with pytest.raises(UsageError, match=r"cutover\.health\[0\] holds a token") as refused:
-            preflight(parameters(tmp_path, health=[url]))
-        assert "abc" not in str(refused.value)
-    assert secrets_of("health", "http://app/health?verbose=1&format=json") == []
+OPEN = [
+    ("cutover.health[0]", {"cutover": {"health": ["http://app/health?token=abc-123-def"]}}),
+    ("cutover.health[1]", {"cutover": {"health": ["http://app/", "http://app/h?x=sk_live_abcdef123456"]}}),
+    ("cutover.health[0]", {"cutover": {"health": ["http://app/h#access_token=abc-123-def"]}}),
+    ("signoff.timestamp_url", {"signoff": {"timestamp_url": "https://tsa/?api_key=abc-123-def"}}),
+    ("signoff.timestamp_url", {"signoff": {"timestamp_url": "https://tsa/AbCdEf1234567890abcdefgh/x"}}),
+    (
+        "cutover.restart[0][2]",
+        {"cutover": {"restart": [["curl", "-H", "Authorization: Bearer abc-123-def", "http://app"]]}},
+    ),
+    ("signoff.push_digest[1]", {"signoff": {"push_digest": ["curl", "https://u:abc-123-def@h/{digest}/{run}/{seal}"]}}),
+]
+
+
+@pytest.mark.parametrize(("key", "given"), OPEN)
+def test_a_token_in_a_parameter_is_refused_unseen(
+    key: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file, by a notebook and by a resume alike: parameters are shown by every report."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+    sections: dict[str, Any] = {"name": "n", "source": {"path": "a"}, "target": {"path": "b"}, "schema": "identity"}
+    write_json(tmp_path / "given.yaml", {**sections, **given})
+    home = runs.create(parameters_from(sections), "night")
+    bad = parameters_from({**sections, **given})
+    for enters in (
+        lambda: load_parameters(tmp_path / "given.yaml"),
+        lambda: runs.create(bad, "other"),
+        lambda: runs.change_parameters(home, bad),
+    ):
+        with pytest.raises(UsageError) as refused:
+            enters()
+        line = refused.value.line()
+        assert f"{key} holds a token or password, which every report would show" in line
+        assert "bc-123" not in line.lower()
+        assert "abcdef" not in line.lower()
+    assert not (tmp_path / "reports" / "other").exists()
+    assert home.read().parameters == parameters_from(sections)
+    assert "bc-123" not in "".join(p.read_text() for p in home.reports.rglob("*") if p.is_file()).lower()
+
+
+@pytest.mark.parametrize(("key", "given"), OPEN)
+def test_a_token_in_a_parameter_of_an_older_run_is_not_shown(key: str, given: dict[str, Any]) -> None:
+    """It goes on with what it has."""
+    sections: dict[str, Any] = {"name": "n", "source": {"path": "a"}, "target": {"path": "b"}, **given}
+    old = parameters_from(sections)
+    old.hide_secrets()
+    shown = errors.redacted(json.dumps(old.document())).lower()
+    assert f"<secret {key}>" in shown
+    assert "bc-123" not in shown
+    assert "abcdef1" not in shown
+    assert parameters_from({**sections, "migration": {"workers": 2}}).refuse_open_secrets(old).migration.workers == 2
+
+
+def test_an_address_without_a_token_is_none() -> None:
+    given = {
+        "source": {"url": "http://old:8000", "headers": {"Authorization": "env:CHROMA_TOKEN"}}, "target": {"path": "b"},
+        "cutover": {"health": ["http://app/health?verbose=1&format=json"]}, "notify": {"impact": "Note: reads go on."},
+    }  # fmt: skip
+    assert parameters_from(given).refuse_open_secrets().cutover.health
 
 
 def test_a_secret_that_is_unset_at_a_steps_seal_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ class Quarantine:
             if file.exists():
                 with reading(file):
                     found = [dict(json_in(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-                    _ = {(e["collection"], e["id"], e["reason"], e.get("detail", "") + "") for e in found}
+                    _ = ["".join((e["collection"], e["id"], e["reason"], e.get("detail", ""))) for e in found]
                 yield from found
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, secrets_of
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
@@ -194,12 +194,6 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
             raise UsageError(
                 ReasonCode.MANY_DATABASES, "* means many databases, and each is a run of its own", where="tenant and database",
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
-            )  # fmt: skip
-    for number, url in enumerate(parameters.cutover.health):
-        if secrets_of("health", url):
-            raise UsageError(
-                ReasonCode.PARAMETERS_INVALID, f"cutover.health[{number}] holds a token, which every report would show",
-                next_step="Name a URL of the application that answers without one.",
             )  # fmt: skip
     if parameters.migration.reembed:
         require_function(parameters.migration.reembed, parameters.migration.reembed_config)

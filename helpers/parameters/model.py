@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from helpers.errors import RUNBOOK, UsageError, hide, one_line
+from helpers.errors import RUNBOOK, UsageError, hide, one_line, secrets_within
 from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, lies_in, overlap, resolve_path
 from helpers.parameters.sections import (
     ROLES,
@@ -202,9 +202,8 @@ class Parameters(Section):
         as far as it is set and the parameters do not name the same text themselves."""
         found = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls}
         known = json.dumps(self.document(), ensure_ascii=False)
-        for name in self._of_functions():
-            if (value := os.environ.get(name, "")).strip() and value not in known:
-                found.add(SecretRef("env", name))
+        names = (n for n in self._of_functions() if (v := os.environ.get(n, "")).strip() and v not in known)
+        found |= {SecretRef("env", name) for name in names}
         return sorted(found, key=str)
 
     def hide_secrets(self) -> None:
@@ -212,8 +211,18 @@ class Parameters(Section):
         for reference in self.secrets():
             with suppress(UsageError):  # not there: whoever needs it says so
                 reference.resolve()
-        for where, value in self.secrets_of_files().items():
+        for where, value in [*self.secrets_of_files().items(), *self._open_secrets()]:
             hide(value, f"<secret {where}>")
+
+    def refuse_open_secrets(self, before: Parameters | None = None) -> Parameters:
+        """These parameters. UsageError where a URL or header in them holds a token, which those `before` do not hold."""
+        for where, _ in sorted({*self._open_secrets()} - {*(before._open_secrets() if before else ())})[:1]:
+            what = f"{where} holds a token or password, which every report would show"
+            raise UsageError(ReasonCode.PARAMETERS_INVALID, what, next_step="Name an address that answers without one.")
+        return self
+
+    def _open_secrets(self) -> Iterator[tuple[str, str]]:
+        return ((key, part) for key, value in _leaves(self.document()) for part in secrets_within(str(value)))
 
     def secrets_of_files(self) -> dict[str, str]:
         """Secrets in the files that the cutover changes; what the parameters themselves name is none."""
@@ -226,8 +235,8 @@ class Parameters(Section):
 
     def _of_functions(self) -> set[str]:
         """The variables that embedding functions may read."""
-        functions = [*self.source.embedding_functions, *self.target.embedding_functions]
-        named = {name for function in functions for name in function.environment()}
+        ends = (self.source, self.target)
+        named = {name for end in ends for function in end.embedding_functions for name in function.environment()}
         return named | {str(v) for k, v in self.migration.reembed_config.items() if k.endswith("env_var")}
 
     def placeholders(self) -> list[str]:
@@ -239,10 +248,10 @@ class Parameters(Section):
         for override in overrides:
             key = ".".join(_parsed(override)[0])
             if key not in RESUMABLE:
-                what = f"a resume cannot change '{key}'"
                 whole = {f"{name}.*": f"{name}." for name in ("monitoring", "window", "contacts")}
                 named = [k for k in RESUMABLE if not k.startswith(tuple(whole.values()))]
                 next_step = f"It may change {', '.join([*named, *whole])}; for anything else start a new run."
+                what = f"a resume cannot change '{key}'"
                 raise UsageError(ReasonCode.RESUME_CONTEXT, what, where="--set", next_step=next_step)
         return parameters_from(self.document(), overrides)
 
@@ -256,9 +265,8 @@ _NO_IDENTITY = {"timeout_seconds", "url", "path", "cloud", "embedding_functions"
 
 def _identity(endpoint: Endpoint) -> dict[str, Any]:
     """An endpoint without what may change from try to try (the time-out). A run of an older toolkit knows no `rename`."""
-    facts = endpoint.model_dump(mode="json", exclude_none=True, exclude=_NO_IDENTITY)
-    if not endpoint.rename:
-        del facts["rename"]
+    without = _NO_IDENTITY if endpoint.rename else _NO_IDENTITY | {"rename"}
+    facts = endpoint.model_dump(mode="json", exclude_none=True, exclude=without)
     place = str(resolve_path(endpoint.path)) if endpoint.path is not None else endpoint.address
     return {"place": place, **facts}
 
@@ -280,7 +288,7 @@ def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
     """The parameters in a YAML file, with `a.b=VALUE` overrides. UsageError, in one line, for whatever is wrong."""
     where = f"{path} with --set" if overrides else str(path)
     next_step = f"Correct it, then check it with: {RUNBOOK} schema {path}"
-    return _validated(_overridden(read_yaml_mapping(path), overrides), where, next_step)
+    return _validated(_overridden(read_yaml_mapping(path), overrides), where, next_step).refuse_open_secrets()
 
 
 def parameters_from(
@@ -292,8 +300,7 @@ def parameters_from(
     `elsewhere`: they are judged where the schema's file need not be.
     """
     document = _overridden(sections, overrides)
-    if is_sample(document):
-        document = _sample(document)
+    document = _sample(document) if is_sample(document) else document
     return _validated(document, "", "Correct the parameters and try again.", {"elsewhere": True} if elsewhere else None)
 
 

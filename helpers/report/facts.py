@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import base64
 import csv
-import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -26,7 +25,7 @@ from helpers.evidence.seals import chain
 from helpers.evidence.secret_scan import what_ran
 from helpers.evidence.signing import Signer
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
-from helpers.formatting import duration, lines, text
+from helpers.formatting import duration, lines, packed_lines, text, unpacked_rows
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, contents, json_in, kind_of, passed
 from helpers.run import plan
@@ -56,14 +55,16 @@ class SignOff:
     superseded: bool = False
 
 
-def read_changes(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a list of changed values: collection, id, field, old, new, rule; values as `in_full` writes them.
-
-    The file has an apostrophe before what a spreadsheet takes for a formula, and before one; here it is gone.
-    """
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield {key: value.removeprefix("'") for key, value in row.items()}
+def _listed(path: Path, rows: Iterator[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """These columns of the rows, beginnings of long texts; where the list cannot be read on, one more, whose last says why."""
+    try:
+        for row in rows:
+            yield {name: str(row.get(name) or "")[:_SHOWN] for name in columns}
+    except FileNotFoundError:
+        return
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error, AttributeError) as error:
+        why = f"{path.name} cannot be read on: {text(str(error), 100)}"
+        yield {**dict.fromkeys(columns, ""), columns[-1]: why}
 
 
 def read_signoffs(run: RunState) -> list[SignOff]:
@@ -101,6 +102,7 @@ _DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 _PHASES = 200
 # Figures that a signer reads on paper; the others are printed with their notebooks.
 _PRINTED = ("13_", "23_counts", "23_distances", "23_overlap", "23_recall", "23_completeness", "51_")
+_SHOWN = 20_000  # characters of a text that a page cuts once secrets are hidden
 _LARGEST = 2_000_000  # bytes of a figure that a page holds, and of a chunk that it lists
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
@@ -226,10 +228,8 @@ class RunView:
     @property
     def changes(self) -> Iterator[dict[str, str]]:
         """Each value that the schema replaced: collection, id, field, old, new, rule; none where step 22 left no list."""
-        try:
-            yield from read_changes(self.folder / CHANGED)
-        except (OSError, EOFError, ValueError, zlib.error, csv.Error):
-            return
+        path, columns = self.folder / CHANGED, ("collection", "id", "field", "old", "rule", "new")
+        return _listed(path, unpacked_rows(path, columns, _LARGEST), columns)
 
     @property
     def quarantine_file(self) -> str:
@@ -239,13 +239,8 @@ class RunView:
     @property
     def quarantined(self) -> Iterator[dict[str, str]]:
         """Each chunk in quarantine: collection, id, reason, detail; none where there is no list."""
-        try:
-            with gzip.open(self.folder / self.quarantine_file) as file:
-                while line := file.readline(_LARGEST):
-                    chunk = json_in(line)
-                    yield {key: str(chunk.get(key) or "") for key in ("collection", "id", "reason", "detail")}
-        except (OSError, EOFError, ValueError, zlib.error, AttributeError):
-            return
+        path = self.folder / self.quarantine_file
+        return _listed(path, map(json_in, packed_lines(path, _LARGEST)), ("collection", "id", "reason", "detail"))
 
     @property
     def drills(self) -> list[str]:

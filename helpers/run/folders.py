@@ -370,7 +370,7 @@ def create(
     folder = RunFolder.of(run_id or new_run_id(parameters.name))
     if parameters.signoff.required:
         audit.program()  # without it nothing can be sealed, nor would the log prove anything
-    created, text = utc_now(), parameters_text(parameters)
+    created, text = utc_now(), parameters_text(parameters.refuse_open_secrets())
     facts = {
         "id": folder.id,
         "name": parameters.name,
@@ -459,7 +459,7 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     if not Path.cwd().samefile(directory := run.facts["directory"]):
         what = f"run {folder.id} was begun in the folder {directory}"
         raise UsageError(ReasonCode.OTHER_FOLDER, what, next_step="Work from there.")
-    old = run.parameters
+    new.refuse_open_secrets(old := run.parameters)
     before, after = flatten(old.context()), flatten(new.context())
     if moved := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
         raise UsageError(

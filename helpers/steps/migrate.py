@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
+from helpers.formatting import unpacked_rows
 from helpers.migration import staging
 from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.importing import (
@@ -29,7 +30,6 @@ from helpers.migration.importing import (
 from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
-from helpers.report.facts import read_changes
 from helpers.results import Phase, Verdict, write_bytes, write_text
 from helpers.run.folders import CHANGED, QUARANTINED, RunPath
 from helpers.run.plan import Step
@@ -235,7 +235,7 @@ class MigrateStep(NotebookStep):
         listed, kept = self.staged.folder / CHANGES, self.run.folder / CHANGED
         if listed.is_file():
             write_bytes(kept, listed.read_bytes())
-            self.run.fact("changes_file", sum(1 for _ in read_changes(kept)))
+            self.run.fact("changes_file", sum(1 for _ in unpacked_rows(kept, ())))
         else:
             kept.unlink(missing_ok=True)
         return table

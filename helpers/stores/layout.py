@@ -518,7 +518,7 @@ class _Chunks:
                 where=where, next_step="Servers hold an id once: rename these, or leave the collection out, collections.exclude.",
             )  # fmt: skip
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which is set aside by name
-            given = (v.values for v in table.column("embedding"))
+            given = (v.values if v.is_valid else None for v in table.column("embedding"))
             vectors = [None if v is None else v.to_numpy(zero_copy_only=False).astype(np.float32) for v in given]
         sizes = Counter(len(v) for v in vectors if v is not None and len(v))
         self.dimension = sizes.most_common(1)[0][0] if sizes else None

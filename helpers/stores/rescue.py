@@ -97,8 +97,10 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
         vector, texts = segments.get((own, "VECTOR")), segments.get((own, "METADATA"))
         if vector is None or texts is None or (within and place not in within):
             continue
-        if not isinstance(dimension, int | None):
-            raise sqlite3.DataError(f"the dimension of a collection is {str(dimension)[:40]!r}")
+        if not isinstance(dimension, int | None) or not isinstance(name, str):
+            raise sqlite3.DataError(
+                f"a collection has the name {str(name)[:40]!r}, the dimension {str(dimension)[:40]!r}"
+            )
         settings, marks = (
             _index_settings(db, own, vector, configuration, schema),
             (saved.get(vector), saved.get(texts, 0)),
