@@ -431,6 +431,16 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of a write, which names no file, names this one: a full disk is then looked for there."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of the disk is used up",
@@ -461,22 +471,22 @@ def disk_full(error: BaseException, folder: Path, needed: int = 0) -> Terminal |
     at: BaseException | None = error
     while at is not None and not (isinstance(at, OSError) and at.errno in _FULL):
         at = at.__cause__ or at.__context__
-    if at is None:
+    if not isinstance(at, OSError):
         return None
-    assert isinstance(at, OSError)
-    assert at.errno is not None
+    what = _FULL[at.errno or 0]
     if at.errno == errno.EROFS:
-        return Terminal(ReasonCode.FOLDER_UNWRITABLE, _FULL[at.errno], where=str(at.filename or folder),
+        return Terminal(ReasonCode.FOLDER_UNWRITABLE, what, where=str(at.filename or folder),
                         next_step="Mount it to be written, then repeat.")  # fmt: skip
-    named = Path(os.fsdecode(at.filename)).parent if isinstance(at.filename, str | bytes) else folder
+    name = at.filename2 or at.filename  # of a copy the first is what was read
+    named = Path(os.fsdecode(name)).parent if isinstance(name, str | bytes) else folder
     with suppress(OSError):
         free = shutil.disk_usage(named).free
         needs = f", the next file alone needs {formatting.size(needed)}" if needed else ""
         return Terminal(
-            ReasonCode.DISK_FULL, f"{_FULL[at.errno]}: {formatting.size(free)} free{needs}", where=str(named),
+            ReasonCode.DISK_FULL, f"{what}: {formatting.size(free)} free{needs}", where=str(named),
             next_step="Free space there (step 12 says how much a run needs), then repeat the command or resume.",
         )  # fmt: skip
-    return Terminal(ReasonCode.DISK_FULL, _FULL[at.errno], where=str(named), next_step="Free space there, then resume.")
+    return Terminal(ReasonCode.DISK_FULL, what, where=str(named), next_step="Free space there, then resume.")
 
 
 @contextmanager

@@ -53,6 +53,28 @@ def filled(disk: Path, free: int = 0) -> None:
                 return
 
 
+def test_a_full_workspace_is_named_by_what_is_written_beside_the_work(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks, the progress, copies of a source: neither the source nor the folder of the command or of temporary files is full."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(small))
+    sections = {"name": "n", "source": {"path": "s"}, "target": {"path": "t"}, "snapshot": {"directory": str(tmp_path)}}
+    run = runs.create(parameters_from(sections), "run")
+    (whole := tmp_path / "whole").write_bytes(bytes(10_000))
+    writes: list[Callable[[], object]] = [
+        runs.RunLock(run, "step").acquire, RunRecord(run, "10").progress("reading", 10).__enter__,
+        lambda: shutil.copyfile(whole, run.workspace / "copy"),
+    ]  # fmt: skip
+    filled(small)
+    for write in writes:
+        with pytest.raises(OSError, match="No space left") as caught:
+            write()
+        known = shortage(caught.value, tmp_path)
+        assert known is not None
+        assert known.line().startswith(f"{run.workspace}: the disk is full: 0 B free. Free space there")
+
+
 def test_whatever_is_written_there_is_one_line_and_nothing_is_half_written(small: Path, tmp_path: Path) -> None:
     run = RunFolder("run", small / "reports", small / "workspace")
     for folder in (run.reports, run.workspace, small / "quarantine"):

@@ -18,12 +18,12 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self, TypeVar, TypeVarTuple
 
 from ruamel.yaml import YAML
@@ -43,6 +43,7 @@ from helpers.results import (
     flush_folder,
     json_in,
     json_text,
+    naming,
     reading,
     utc_now,
     write_text,
@@ -568,9 +569,11 @@ class RunLock:
                 if time.monotonic() >= deadline:
                     raise self._held(file) from None
                 time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with naming(self.path), ExitStack() as failing:
+            failing.callback(file.close)
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            failing.pop_all()
         self._file = file
         return self
 
@@ -592,7 +595,5 @@ class RunLock:
     def __enter__(self) -> Self:
         return self if self._file is not None else self.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

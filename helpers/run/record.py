@@ -17,7 +17,7 @@ from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
 from helpers.formatting import count, duration
 from helpers.parameters import Endpoint, Parameters
 from helpers.reason_codes import Reason, ReasonCode
-from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, utc_now, worst
+from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, naming, utc_now, worst
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
 
@@ -337,7 +337,8 @@ class Progress:
         }
         path = self._run.workspace / RunPath.PROGRESS
         temporary = path.with_name(f".progress.{threading.get_ident()}.tmp")
-        temporary.write_text(json.dumps(state), encoding="utf-8")
+        with naming(temporary):
+            temporary.write_text(json.dumps(state), encoding="utf-8")
         temporary.replace(path)  # whole for the reader; not flushed to disk, it is worth nothing after a crash
 
 

@@ -27,6 +27,7 @@ from urllib.parse import quote
 from helpers.errors import Terminal, one_line
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
+from helpers.results import naming
 from helpers.stores.base import damage
 from helpers.stores.index_files import LINKS, bloat, links_bloated
 from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_plain, unreadable
@@ -274,7 +275,7 @@ def _copy_file(file: Path, copy: Path) -> None:
     if size.stored >= size.apparent or not hasattr(os, "SEEK_DATA"):
         shutil.copyfile(file, copy)
         return
-    with file.open("rb") as source, copy.open("wb") as target:
+    with naming(copy), file.open("rb") as source, copy.open("wb") as target:
         target.truncate(size.apparent)
         for start, end in _data(source.fileno(), size.apparent):
             source.seek(start)
