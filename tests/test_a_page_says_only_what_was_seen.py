@@ -356,9 +356,20 @@ def test_the_first_screen_says_what_was_written_to_the_source(tmp_path: Path) ->
     assert f"Written to the source {said}".replace("1 write probe was", "2 write probes were")[:-1] in ends_of.get_text(
         " "
     )
-    assert "put back: 2,000 chunks compared with the snapshot, none different." in ends_of.get_text()
+    assert "copy from before the drill: 2,000 chunks compared with the snapshot, none different." in ends_of.get_text()
     back.facts["dry_run"] = True
     assert to_source(read_run(make_run(tmp_path / "d", [back]))) == "nothing."
+
+
+def test_what_the_tests_of_step_23_found_is_not_cut_and_ends_once(tmp_path: Path) -> None:
+    told = "recall 1.000 in 127 queries of 140 asked; " * 20 + "expected there: 25.7 % as before"
+    steps = [
+        result("23", checks=[Check("search equivalence", Verdict.PASS, 10, 10, "collections", detail=told)]),
+        result("53", checks=[Check("end of the write fence", Verdict.NOT_EXERCISED, detail="No write to it was tried.")]),
+    ]  # fmt: skip
+    page = read(run_page(make_run(tmp_path / "r", steps))).get_text()
+    assert told in page
+    assert ".;" not in page
 
 
 def test_whatever_a_step_says_it_sampled_is_listed(tmp_path: Path, own_folders: None) -> None:

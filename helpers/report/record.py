@@ -482,7 +482,7 @@ def _unseen(view: RunView) -> Iterator[str]:
         yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
     if view.drill:
         how = "ordered beforehand" if view.put_back else "not ordered"
-        yield f"Rollback but as drilled (--replay {how}): without --replay, and every other option"
+        yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"
 
 
 def _sampled(view: RunView) -> Iterator[str]:
@@ -495,7 +495,7 @@ def _sampled(view: RunView) -> Iterator[str]:
 def _not_exercised(check: Check) -> str:
     figures = " of ".join(filter(None, [check.found, check.expected.removeprefix(f"{check.relation} ")]))
     figures = "" if " of " in check.detail else figures  # the detail says as much in words
-    return text(f"{check.name}: {'; '.join(filter(None, [figures, check.detail]))}", 300)
+    return text(f"{check.name}: {'; '.join(filter(None, [figures, check.detail.removesuffix('.')]))}", 300)
 
 
 def _seen(view: RunView) -> str:

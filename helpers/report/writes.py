@@ -153,10 +153,8 @@ def to_source(view: RunView) -> str:
     said += f"; {count(refused, 'write probe')} {'was' if refused == 1 else 'were'} refused" if refused else ""
     back = (view.drill.get("behind") or {}).get("source") or {}
     if isinstance(held := back.get("compared"), int):
-        said += (
-            f". Its copy from before the drill was then put back: {count(held, 'chunk')} compared with the snapshot, "
-        )
-        said += f"{back.get('differing') or 'none'} different"
+        said += f". The source was then replaced by its copy from before the drill: {count(held, 'chunk')} "
+        said += f"compared with the snapshot, {back.get('differing') or 'none'} different"
     return f"{said}."
 
 
