@@ -289,3 +289,9 @@ def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "a.png").read_bytes() == first
     ecdf([1e-7] * 100).savefig(tmp_path / "b.png", dpi=110, metadata={"Software": None})  # as RunRecord.figure does
     assert (tmp_path / "b.png").read_bytes() == first
+
+
+def test_a_part_of_an_import_is_not_set_against_the_estimate_of_all_of_it_unsaid() -> None:
+    rows = pd.DataFrame({"finished_s": [1.0, 2.0], "rows": [100, 100]})
+    assert title(plots.rows_over_time(rows, 300, 5.0)).endswith("the dry run expected 5.0 s for all")
+    assert title(plots.rows_over_time(rows, 200, 5.0)).endswith("the dry run expected 5.0 s")

@@ -134,7 +134,8 @@ def rows_over_time(df: pd.DataFrame, total: int, estimate: float | None) -> Figu
     rows = np.concatenate([[0], usable["rows"].to_numpy(np.int64)]).cumsum()
     end, written = float(seconds[-1]), int(rows[-1])
     title = f"{count(written)} of {count(total, 'chunk')} written in {duration(end)}"
-    title += f"; the dry run expected {duration(estimate)}" if estimate else "; the dry run gave no estimate"
+    whole = " for all" if written < total else ""
+    title += f"; the dry run expected {duration(estimate)}{whole}" if estimate else "; the dry run gave no estimate"
     note = "Counted when a batch was acknowledged by the target."
     if written < total:
         note += f" Not by this attempt: {count(total - written, 'chunk')}; step 23 says whether they are there."
