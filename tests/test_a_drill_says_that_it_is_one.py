@@ -25,7 +25,7 @@ from helpers.steps.schedule_and_notify import ScheduleAndNotifyStep
 @pytest.fixture
 def rehearsal(folders: Path) -> RunState:
     folder = folders / "workspace" / "try"
-    parameters = with_application(prepare(folder, 50, 8), folder / "application", 50)
+    parameters = with_application(prepare(folder, 50, 8), folder / "application")
     return runs.create(parameters, "try", rehearsal=True).read()
 
 

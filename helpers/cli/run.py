@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,9 @@ def rehearse(chosen: argparse.Namespace) -> int:
         return rehearse_servers(folder, chosen.chunks, chosen.dimension)
 
     print(f"Creating a sample source of {count(chosen.chunks, 'chunk')}, {chosen.dimension} dimensions …", flush=True)
+    begun = time.monotonic()
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
-    parameters = with_application(parameters, folder.workspace / "application", chosen.chunks)
+    parameters = with_application(parameters, folder.workspace / "application", time.monotonic() - begun)
     runs.create(parameters, folder.id, rehearsal=True)
     with application_at_work(parameters):
         return _drill(folder)

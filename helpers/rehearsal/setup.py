@@ -51,8 +51,10 @@ SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.02
 BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
 
-_BUSIEST = 6.0  # times as slow as a quiet machine
-_LEAD_SECONDS, _LEAD_SECONDS_A_CHUNK = 50.0, 0.03  # from the rehearsal's begin to its window: steps 10 to 14
+_LEAD_SECONDS, _LEAD_OF_SAMPLE = (
+    38.0,
+    6.0,
+)  # from the rehearsal's begin to its window; the second: times what the sample took
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
 # The application of the rehearsal
@@ -93,14 +95,14 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
 
 
-def with_application(parameters: Parameters, folder: Path, chunks: int = 0) -> Parameters:
+def with_application(parameters: Parameters, folder: Path, sample_seconds: float = 0.0) -> Parameters:
     """With the application of the rehearsal put in: what fences, restarts and silences it, its health, log and notices.
 
-    `folder` is the application's. The window is four hours long; it begins when the steps before it should have ended on a
-    machine as busy as this one, so that it is announced before, and what runs before step 20 waits for it.
+    `folder` is the application's. The window is four hours long; it begins when steps 10 to 14 should have ended, so that it
+    is announced before, and what runs before step 20 waits for it. `sample_seconds`, which the sample took to be written, says
+    how much there is to do and how fast this machine is now.
     """
-    busy = min(_BUSIEST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
-    start = datetime.now(UTC) + timedelta(seconds=busy * (_LEAD_SECONDS + chunks * _LEAD_SECONDS_A_CHUNK))
+    start = datetime.now(UTC) + timedelta(seconds=_LEAD_SECONDS + _LEAD_OF_SAMPLE * sample_seconds)
     port = free_port()
     write_text(folder / "notices.url", f"json://127.0.0.1:{port}/notices\n")
     command = {
