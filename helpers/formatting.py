@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -175,9 +176,20 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
 _FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
 
 
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
+)
+
+
+def visible(text: str) -> str:
+    """With escapes as JSON has them for what a terminal obeys or nobody sees; tabs and ends of lines stay."""
+    return _UNSEEN.sub(lambda found: json.dumps(found[0], ensure_ascii=True)[1:-1], text)
+
+
 def harmless(value: Any) -> str:
-    """A cell that is text and nothing else: what would begin a formula begins with an apostrophe, as spreadsheets write it."""
-    text = "" if value is None else str(value).replace("\x00", "")
+    """A cell that is text and nothing else, as `visible`: what would begin a formula begins with an apostrophe, as spreadsheets
+    write it."""
+    text = "" if value is None else visible(str(value).replace("\x00", ""))
     return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA) or text.startswith("'") else text
 
 

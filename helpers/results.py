@@ -56,11 +56,6 @@ silent = Silent()
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
-_UNSEEN = re.compile(
-    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
-)
-
-
 class Verdict(StrEnum):
     """How a check or a step came out. Those before MARGINAL are shown to those who sign and stop nothing by themselves.
 
@@ -332,7 +327,7 @@ def json_text(value: Any) -> str:
     is escaped, as JSON already does with the other controls: the file reads back the same.
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain, allow_nan=True)
-    return (text if text.isascii() else _UNSEEN.sub(_escaped, text)) + "\n"
+    return formatting.visible(text) + "\n"
 
 
 PRIVATE = 0o600
@@ -513,10 +508,6 @@ def flush_file(path: Path) -> None:
     """To disk: what a library wrote is whole after a power failure only if it was flushed before something says so."""
     with path.open("rb") as written:
         os.fsync(written.fileno())
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return json.dumps(found[0], ensure_ascii=True)[1:-1]
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -394,7 +395,8 @@ class SourceHealthStep(NotebookStep):
         """The collections that the schema makes of these: a current Chroma has to take every name."""
         wanted = sorted(load_schema(self.run.parameters.schema_name).targets(names))
         refused = {name: why for name in wanted if (why := refused_name(name))}
-        told = "; ".join(f"{one_line(name, 80)!r}: {why}" for name, why in refused.items())
+        shown = [f"{one_line(name, 80)!r}: {why}" for name, why in islice(refused.items(), 2)]
+        told = "; ".join([*shown, *([f"and {len(refused) - 2} more"] if len(refused) > 2 else [])])
         self.run.check(
             "names that a current Chroma refuses", Verdict.FAIL if refused else Verdict.PASS,
             measured=len(refused), threshold=0, unit="collections", reason=ReasonCode.COLLECTION_NAME if refused else "",
