@@ -428,8 +428,11 @@ _ENDLESS = "SELECT count(*) FROM (WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SEL
             "CREATE TABLE g (n INTEGER, slow INTEGER GENERATED ALWAYS AS (instr(zeroblob(20000000), n)))",
         ),
         ("index of an expression", "CREATE INDEX i ON g2 (abs(n))"),
+        ("partial index", "CREATE INDEX i ON g2 (n) WHERE length(hex(zeroblob(400000000))) > n"),
+        ("condition", "CREATE TABLE c (n INTEGER CHECK (length(hex(zeroblob(400000000))) > n))"),
+        ("schema", "CREATE TABLE h (n INTEGER /*" + "x" * 2**20 + "*/)"),
     ],
-    ids=["trigger", "view", "generated column", "index"],
+    ids=["trigger", "view", "generated column", "index", "partial index", "check", "schema"],
 )
 def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, in_the_log: bool) -> None:
     with embedded(tmp_path / "source") as store:
@@ -450,6 +453,7 @@ def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, i
             pass
     assert caught.value.code == "source_foreign_file"
     assert "DROP" in str(caught.value)
+    assert len(caught.value.line()) < 600
 
 
 def test_modules_in_the_folder_of_a_run_are_not_imported(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def name_of(pid: int) -> str:
 def alive(pid: int) -> bool:
     """Whether it runs; one that has ended and that nobody has waited for yet does not, though its number exists."""
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
 
 

@@ -7,6 +7,7 @@ an error although they are no database of this kind (11). So a source is recogni
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -53,30 +54,40 @@ def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection
     return closing(connection)
 
 
-# Columns and indexes that are computed when they are read.
+_PARTIAL = re.compile(  # Chroma's own
+    r"(?i)CREATE\s+(UNIQUE\s+)?INDEX\s+[^()]+\([\w\s,\"`]*\)\s*WHERE\s+\w+\s+IS\s+NOT\s+NULL\s*"
+)
+_MOST_OBJECTS, _MOST_SQL = 1_000, 2**20  # in a schema; Chroma's own has about fifty, and 10 kB
+# What is computed when rows are read, written or checked.
 _EXPRESSIONS = """
 SELECT 'generated column', t.name || '.' || c.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
 WHERE t.type = 'table' AND t.sql NOT LIKE 'CREATE VIRTUAL%' AND c.hidden IN (2, 3)
 UNION ALL
 SELECT 'index of an expression', i.name FROM sqlite_master i, pragma_index_xinfo(i.name) c
 WHERE i.type = 'index' AND c.cid = -2
+UNION ALL
+SELECT 'condition (CHECK) of a table', name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%check%(%'
 """
 
 
 def require_plain(connection: sqlite3.Connection, database: Path) -> None:
     """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows."""
-    found = connection.execute(
-        "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
-    ).fetchall()
-    found += connection.execute(_EXPRESSIONS).fetchall()
+    objects, length = connection.execute("SELECT count(*), total(length(sql)) FROM sqlite_master").fetchone()
+    if objects > _MOST_OBJECTS or length > _MOST_SQL:
+        found = [("schema", f"{objects:,} tables and indexes in {length / 1e6:,.1f} MB")]
+    else:
+        found = connection.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall()
+        found += connection.execute(_EXPRESSIONS).fetchall()
+        indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '%where%'")
+        found += [("partial index", name) for name, sql in indexes if not _PARTIAL.fullmatch(sql)]
     if found:
         kind, name = found[0]
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise Terminal(
             ReasonCode.SOURCE_FOREIGN_FILE, f"holds a {kind} ({one_line(str(name), 60)}){more}, which no Chroma makes",
             where=str(database),
-            next_step="Find out who made it. Remove it in a copy of the folder (DROP TRIGGER, VIEW, INDEX or COLUMN), "
-            "and migrate the copy.",
+            next_step="Find out who made it. Remove it in a copy of the folder (DROP TRIGGER, VIEW, INDEX or COLUMN; "
+            "a table with a CHECK is made anew), and migrate the copy.",
         )  # fmt: skip
 
 
@@ -102,11 +113,8 @@ def recognise(path: Path, *, role: str = "source") -> None:
         raise Terminal(ReasonCode(f"{role}_missing"), "no such folder", where=where, next_step=f"Check {role}.path.")
     if not path.is_dir():
         raise Terminal(
-            ReasonCode(f"{role}_not_a_folder"),
-            "not a folder",
-            where=where,
-            next_step="Name the folder that holds chroma.sqlite3.",
-        )
+            ReasonCode(f"{role}_not_a_folder"), "not a folder", where=where, next_step=f"Name the folder that holds {DATABASE}.",
+        )  # fmt: skip
     holds = contents(path)
     if holds in ("parquet", "both"):
         both = holds == "both"
@@ -127,11 +135,8 @@ def recognise(path: Path, *, role: str = "source") -> None:
         )  # fmt: skip
     if not database.is_file():
         raise Terminal(
-            ReasonCode(f"{role}_empty"),
-            f"no {DATABASE}",
-            where=where,
-            next_step="Name the folder that Chroma persists to.",
-        )
+            ReasonCode(f"{role}_empty"), f"no {DATABASE}", where=where, next_step="Name the folder that Chroma persists to.",
+        )  # fmt: skip
     _recognise_database(database, role)
 
 
