@@ -18,8 +18,10 @@ import binascii
 import errno
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import pwd
 import re
 import shutil
@@ -28,26 +30,34 @@ import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 from helpers.errors import UsageError, WorldError, one_line, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, file_digest, flush_file, json_in, private, reading, utc_now
+from helpers.results import contents, flush_file, json_in, private, reading, utc_now
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "audit.jsonl"
 NAMESPACE = "runbook-log"  # in which lines are signed
 ALLOWED, REVOKED = (
     "allowed_signers",
     ".revoked",
 )  # who may sign; the end of the name of the list of revoked keys beside it
+FIRST_LINE = "first-line"  # in a run's workspace: the digest of the line with which its log begins
 FIRST = "0" * 64  # what the first line has in place of a digest
-STEP_ENDS, PAGE_KEPT, DRILL = "step ends", "page kept", "drill"  # actions that name files with their digests
-TAKEN = "allowed signers taken"  # another
-_NAMED = ("results/*.json", "as-signed-*", "final-*", "drills/*", "allowed_signers*")
+# Actions of lines that name files with their digests:
+BEGUN, STEP_ENDS, NOTEBOOK_KEPT, FILES_KEPT = "run begun", "step ends", "notebook kept", "files kept"
+PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # the last moved one below earlier/
+WRITTEN, TAKEN = "file written", "allowed signers taken"  # these come before the file
+STEP_BEGINS, NOTEBOOK_BEGINS = "step begins", "notebook begins"
+_OLD = re.compile(
+    r"results/[^/]*\.json|as-signed-.*|final-.*|drills/.*|allowed_signers.*"
+)  # all that older toolkits name
 _TAIL = 2**16
+_HEAD = b'{"action": "'
 _SIGNED = re.compile(rb'(.*), "signature": "([A-Za-z0-9+/]{80,800}=*)"(, "user": "[^"]*", "when": "[^"]*"\})')
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
 
@@ -157,6 +167,34 @@ def unsigned(path: Path, trust: Trust) -> Iterator[int]:
             yield number
 
 
+def foreign(path: Path, trust: Trust | None, sealed: int, first: str) -> str:
+    """What of a run's log the toolkit did not write, in words; "" where nothing. Lines before byte `sealed` are held by a seal.
+
+    `first` is the digest of its first line, where that is known. A line that a crash cut short is named by `verify`.
+    """
+    lines = _lines(path)
+    if first and _digest(lines[0] if lines else b"") != first:
+        return "its first line is not the one with which the run began"
+    if broken := check(path, torn=True):
+        return f"line {broken.line}: {broken.why}"
+    at = 0
+    for number, line in enumerate(lines, start=1):
+        begins, at = at, at + len(line) + 1
+        if trust is None or not line or begins < max(sealed, trust.since):
+            continue
+        torn = line[: len(_HEAD)] == _HEAD[: len(line)] and not _is_entry(line)
+        if not torn and signer(path.parent.name, line) not in trust.keys:
+            return f"line {number} is not signed by the toolkit's key"
+    return ""
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return bool(_entry(line))
+    except ValueError:
+        return False
+
+
 def _entry(line: bytes) -> Any:
     """What a line holds; ValueError where it is none of ours: a repeated name would be read as either."""
     entry = json_in(line)
@@ -171,33 +209,86 @@ def _lines(path: Path) -> list[bytes]:
         return contents(path).split(b"\n") if os.path.lexists(path) else []
 
 
-def unnamed(folder: Path, trust: Trust | None) -> list[str]:
-    """Results, kept pages, drills and lists of signers that no counting line of the log names with their digest: nobody's work.
+@dataclass(slots=True)
+class Said:
+    """What the counting lines of a run's log say of files, by their paths in its folder."""
 
-    Lines of an older toolkit name a file without its digest; a folder whose log knows no step at all names nothing.
-    """
-    told, loose, steps = set(), set(), 0
-    for entry in entries(folder / NAME, trust, (STEP_ENDS, PAGE_KEPT, DRILL, TAKEN)):
-        facts = entry.get("facts")
+    newest: dict[str, str] = field(
+        default_factory=dict
+    )  # the digest that the newest line gives; "" for a file that went
+    before: dict[str, str] = field(
+        default_factory=dict
+    )  # of a line that came before its file: a kill may leave the older one
+    left: list[str] = field(default_factory=list)  # set aside, and no line had named it: nobody's, or of a killed step
+    working: set[str] = field(default_factory=set)  # steps that have begun and not ended
+    shown: set[str] = field(default_factory=set)  # steps whose notebook began and was not kept
+    loose: set[str] = field(default_factory=set)  # named without a digest, by an older toolkit
+    steps: bool = False  # whether it knows any step
+    every: bool = False  # the run was begun by a toolkit that names every file
+
+    def unnamed(self, files: Mapping[str, str], *, every: bool = False) -> list[str]:
+        """Those of these files (digests by path) that are nobody's work, or not what the newest line says, sorted.
+
+        Of a run that an older toolkit began, only results, kept pages, drills and lists of signers are judged.
+        """
+        every = every or self.every
+        judged = (name for name in files if every or name in self.before or (self.steps and _OLD.fullmatch(name)))
+        good = (self.newest, self.before)
+        return sorted(n for n in judged if n not in self.loose and not any(g.get(n) == files[n] != "" for g in good))
+
+    def missing(self, files: Collection[str]) -> list[str]:
+        """What was named when it was there, and is not among these files."""
+        return sorted(name for name, digest in self.newest.items() if self.every and digest and name not in files)
+
+
+def said(folder: Path, trust: Trust | None) -> Said:
+    """What the log of a run says of its files."""
+    found = Said()
+    for entry in entries(folder / NAME, trust):
+        facts, action = entry.get("facts"), entry["action"]
         if not isinstance(facts, dict):
             continue
-        if entry["action"] == STEP_ENDS:
-            steps += 1
-            name = f"results/{facts.get('step')}.json"
-            told.add((name, facts.get("result")))
-            if "result" not in facts:
-                loose.add(name)
-        elif entry["action"] == TAKEN:
-            told.add((str(facts.get("file")), facts.get("sha256")))
-        elif entry["action"] in (PAGE_KEPT, DRILL) and isinstance(facts.get("digests"), dict):
-            told.update(facts["digests"].items())
-        elif entry["action"] in (PAGE_KEPT, DRILL):
-            name = str(facts.get("file", f"drills/{facts.get('what')}.json"))
-            loose |= {name, name.removesuffix("html") + "pdf"}
-    if not steps:
-        return []
-    found = {path.relative_to(folder).as_posix(): path for pattern in _NAMED for path in sorted(folder.glob(pattern))}
-    return [name for name, path in found.items() if name not in loose and (name, file_digest(path)) not in told]
+        _note_step(found, action, facts)
+        if action == SET_ASIDE and found.newest.get(str(facts.get("file"))) != facts.get("digest"):
+            found.left.append(str(facts.get("to")))
+        for name, digest in _names(action, facts).items():
+            found.before.pop(name, None)
+            if action in (WRITTEN, TAKEN):
+                found.before[name] = found.newest.get(name, "")
+            found.newest[name] = str(digest or "")
+    return found
+
+
+def _note_step(found: Said, action: str, facts: Mapping[str, Any]) -> None:
+    """What a line says of the steps and the toolkit that wrote the files."""
+    step, digests = str(facts.get("step")), facts.get("digests")
+    found.every |= action == BEGUN
+    found.steps |= action == STEP_ENDS
+    if action in (STEP_BEGINS, NOTEBOOK_BEGINS):
+        (found.working if action == STEP_BEGINS else found.shown).add(step)
+    elif action == NOTEBOOK_KEPT:
+        found.shown.discard(step)
+    elif action == STEP_ENDS and "died" not in facts:
+        found.working.discard(step)
+    if action == STEP_ENDS and "result" not in facts:
+        found.loose.add(f"results/{step}.json")
+    elif action in (PAGE_KEPT, DRILL) and not isinstance(digests, dict):
+        name = str(facts.get("file", f"drills/{facts.get('what')}.json"))
+        found.loose |= {name, name.removesuffix("html") + "pdf"}
+
+
+def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The files that a line names, each with its digest; without one where it went."""
+    name = str(facts.get("file"))
+    if action in (WRITTEN, TAKEN):
+        return {name: facts.get("sha256")}
+    if action == SIGNED:
+        return {name: facts.get("statement"), f"{name}.sig": facts.get("sig")}
+    if action == SET_ASIDE:
+        return {name: "", str(facts.get("to")): facts.get("digest")}
+    digests = facts.get("digests")
+    found = dict(digests) if isinstance(digests, dict) else {}
+    return {f"results/{facts.get('step')}.json": facts.get("result"), **found} if action == STEP_ENDS else found
 
 
 def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
@@ -219,6 +310,32 @@ def user() -> str:
 def operator() -> str:
     """user@host, for the record."""
     return f"{user()}@{socket.gethostname()}"
+
+
+@cache
+def checkout() -> tuple[str, str]:
+    """(The toolkit's commit, git's lines on files of the code that differ from it); ("", "") where it is no git checkout."""
+    if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
+        return "", ""
+    asked = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"))
+    at, changed = (
+        subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False).stdout
+        for words in asked
+    )
+    return at.strip(), changed.strip()
+
+
+def commit() -> str:
+    """The toolkit's commit, and how many of its files differ from it, in words; "" where it is no git checkout."""
+    at, lines = checkout()
+    changed = len(lines.splitlines())
+    return f"{at[:12]}, {f'{changed} of its files changed' if changed else 'its files unchanged'}" if at else ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what does the work."""
+    names = ("chromadb", "numpy", "pandas", "papermill")
+    return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
 
 
 def _last(file: IO[bytes]) -> tuple[bytes | None, bool]:
@@ -263,7 +380,7 @@ def _digest(line: bytes) -> str:
 
 def workspace_root() -> Path:
     """Where runs work, and where the key is that signs for the toolkit: RUNBOOK_WORKSPACE, or workspace/ beside the package."""
-    return Path(os.environ.get("RUNBOOK_WORKSPACE") or Path(__file__).resolve().parents[1] / "workspace").absolute()
+    return Path(os.environ.get("RUNBOOK_WORKSPACE") or REPOSITORY / "workspace").absolute()
 
 
 def own_key() -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from helpers import audit, evidence
 from helpers.evidence import signing, signoffs
@@ -86,8 +89,9 @@ class Signers:
 
 
 def read(folder: Path) -> RunState:
-    """The run whose reports are in this folder."""
-    return RunState(folder.name, folder, folder)
+    """The run whose reports are in this folder; one that a test put together has no other folder."""
+    workspace = runs.workspace_root() / folder.name
+    return RunState(folder.name, folder, workspace if (workspace / audit.FIRST_LINE).is_file() else folder)
 
 
 def make_key(path: Path) -> Path:
@@ -117,7 +121,7 @@ def finish_step(folder: RunFolder, number: str) -> None:
     """A step as if it had passed: its result, its executed notebook and its page."""
     row = plan.find(number)
     begun = utc_now()
-    audit.append(folder.reports / audit.NAME, "step begins", step=number)
+    audit.append(folder.reports / audit.NAME, audit.STEP_BEGINS, step=number)
     result = StepResult(number, row.title, folder.id, begun, utc_now(), facts={"execution": "token"})
     if number == "24":
         result.facts |= {"decision": "GO", "accept": [], "against": []}
@@ -133,7 +137,9 @@ def finish_step(folder: RunFolder, number: str) -> None:
     notebook = folder.reports / row.notebook
     write_json(notebook, {"cells": [title, code], "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
     notebook.with_suffix(".html").write_text(f"<h1>{row.title}</h1>", encoding="utf-8")
-    audit.append(folder.reports / audit.NAME, "step ends", step=number)
+    named = (path, notebook, notebook.with_suffix(".html"), *(folder.reports / "figures").glob(f"{number}_*"))
+    digests = {each.relative_to(folder.reports).as_posix(): file_digest(each) for each in named}
+    audit.append(folder.reports / audit.NAME, audit.STEP_ENDS, step=number, result=file_digest(path), digests=digests)
 
 
 def signed_run(signers: Signers) -> RunFolder:
@@ -148,6 +154,14 @@ def signed_run(signers: Signers) -> RunFolder:
 def finish(home: RunFolder) -> None:
     evidence.at_rest(home.read())
     write_text(home.reports / "index.html", run_page(home.reports))
+
+
+def changed_toolkit(patch: pytest.MonkeyPatch) -> None:
+    """An operator with the runner's key whose toolkit seals whatever is there."""
+    seals = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
+    patch.setattr(seals, "own", lambda run, chain, there: there)
+    for refusal in ("refuse_changes", "refuse_other_log"):
+        patch.setattr(seals, refusal, lambda *_: None)
 
 
 def forge(home: RunFolder, name: str) -> None:

@@ -29,7 +29,18 @@ from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.runner.group import Group, Row
 from helpers.status.overview import open_gate
-from tests.signers import Signers, finish, finish_step, forge, make_key, plain, sign, signed_run, small_run
+from tests.signers import (
+    Signers,
+    changed_toolkit,
+    finish,
+    finish_step,
+    forge,
+    make_key,
+    plain,
+    sign,
+    signed_run,
+    small_run,
+)
 
 STATEMENT = sys.modules["helpers.evidence.statement"]
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
@@ -47,7 +58,8 @@ def made_again(home: RunFolder, signers: Signers) -> None:
         shutil.rmtree(home.reports / name)
     (home.reports / audit.NAME).unlink()  # it names what was signed
     (home.reports / "allowed_signers").unlink()  # taken again, as the new log says
-    (home.workspace / "last-seal").unlink()
+    for name in ("last-seal", "first-line"):
+        (home.workspace / name).unlink()
     for number in ("13", "14", "23"):
         finish_step(home, number)
     result = home.reports / "results" / "24.json"
@@ -228,7 +240,7 @@ def test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier(
     forge(home, "results/23.json")
     with pytest.raises(Terminal, match=r"results/23\.json.* changed after seal"):
         evidence.at_rest(home.read())
-    monkeypatch.setattr(SEALS, "refuse_changes", lambda *_: None)
+    changed_toolkit(monkeypatch)
     finish(home)
     assert any(line.startswith("results/23.json: changed between seal") for line in verify(home.reports).problems)
     assert "results/23.json: changed between" in plain(home)
@@ -251,7 +263,9 @@ def test_what_a_step_that_runs_again_moves_is_named_in_the_log(folders: Path, si
 
 
 def test_a_move_in_a_run_of_an_older_toolkit_is_a_note(folders: Path, signers: Signers) -> None:
-    home = small_run("night-15", signers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "BEGUN", "not yet written")
+        home = small_run("night-15", signers)
     with pytest.MonkeyPatch.context() as patch:  # seals as they were set before the log named what was moved
         new, as_now = {"moves", "bound", "approvals"}, SEALS.statement
         patch.setattr(SEALS, "statement", lambda m, p: as_now(m, {k: v for k, v in p.items() if k not in new}))
@@ -274,7 +288,7 @@ def test_an_edit_before_the_first_seal_is_never_sealed(folders: Path, signers: S
     home = small_run("night-2", signers)
     path = home.reports / "parameters.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("dry_run:", "dry_run: "), encoding="utf-8")
-    with pytest.raises(Terminal, match=r"parameters\.yaml is not what run\.json names"):
+    with pytest.raises(Terminal, match=r"parameters\.yaml is not what audit\.jsonl names"):
         evidence.seal(home.read(), "14")
 
 
@@ -305,7 +319,7 @@ def test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem(
     """An operator with the runner's key who seals by a changed toolkit."""
     path = home.reports / "run.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"until": ""', '"until": "24"'), encoding="utf-8")
-    monkeypatch.setattr(SEALS, "refuse_changes", lambda *_: None)
+    changed_toolkit(monkeypatch)
     finish(home)
     assert any("run.json: changed between seal 2 and seal 3" in line or "names no such change" in line
                for line in verify(home.reports).problems)  # fmt: skip
@@ -448,7 +462,7 @@ def test_the_closeout_is_signed_where_the_parameters_ask_for_it(folders: Path, s
     assert verify(home.reports).problems == []
     with pytest.MonkeyPatch.context() as patch:
         forge(home, "results/53.json")
-        patch.setattr(SEALS, "refuse_changes", lambda *_: None)
+        changed_toolkit(patch)
         evidence.seal(home.read(), Step.CLOSEOUT)
         finish(home)
     assert any(
@@ -494,7 +508,7 @@ def test_every_no_go_is_named_and_none_is_lost_below_earlier(folders: Path, sign
     with pytest.raises(Terminal, match=re.escape(name)):
         evidence.at_rest(home.read())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SEALS, "refuse_changes", lambda *_: None)
+        changed_toolkit(patch)
         finish(home)
     found = verify(home.reports)
     assert any(line.startswith(f"{name}: audit.jsonl says that it was signed") for line in found.problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -26,7 +27,7 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.steps.cutover import CutoverStep
-from tests.signers import Signers, finish, finish_step, forge, plain, sign, signed_run, small_run
+from tests.signers import Signers, changed_toolkit, finish, finish_step, forge, plain, sign, signed_run, small_run
 
 STATEMENT = sys.modules["helpers.evidence.statement"]
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
@@ -37,6 +38,11 @@ def home(folders: Path, signers: Signers) -> RunFolder:
     return signed_run(signers)
 
 
+def unnamed(home: RunFolder) -> list[str]:
+    said = audit.said(home.reports, STATEMENT.trusted(home.reports))
+    return said.unnamed(STATEMENT.measure(home.reports).subjects)
+
+
 def test_a_result_of_a_step_that_never_ran_is_not_sealed(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written by hand, with a notebook that shows its digest: the log knows no such step."""
     log = (home.reports / audit.NAME).read_bytes()
@@ -44,7 +50,7 @@ def test_a_result_of_a_step_that_never_ran_is_not_sealed(home: RunFolder, monkey
     (home.reports / audit.NAME).write_bytes(log)
     with pytest.raises(Terminal, match=r"results/50\.json: audit\.jsonl names no such file"):
         evidence.at_rest(home.read())
-    monkeypatch.setattr(SEALS, "_refuse_unnamed", lambda *_: None)  # an operator with a changed toolkit
+    changed_toolkit(monkeypatch)  # an operator with a changed toolkit
     finish(home)
     assert "results/50.json: audit.jsonl names no such file" in verify(home.reports).problems
     assert "results/50.json: audit.jsonl names no such file" in plain(home)
@@ -79,14 +85,12 @@ def test_a_line_that_the_runner_did_not_sign_proves_no_result_page_or_drill(
         path.write_bytes(b"forged")
         forged_line(home, signs, action, file=name, digests={name: file_digest(path)})
     assert audit.check(home.reports / audit.NAME) is None
-    names = ["results/50.json", "final-0009.pdf", "drills/rollback.json"]
-    assert audit.unnamed(home.reports, STATEMENT.trusted(home.reports)) == names
+    names = ["50_monitor.html", "50_monitor.ipynb", "drills/rollback.json", "final-0009.pdf", "results/50.json"]
+    assert unnamed(home) == names
     assert not pages._final_kept(home.read())
-    with pytest.raises(
-        Terminal, match=r"results/50\.json, final-0009\.pdf, drills/rollback\.json: audit\.jsonl names no such"
-    ):
+    with pytest.raises(Terminal, match=r"audit\.jsonl: line \d+ is not signed by the toolkit's key, and is not sealed"):
         evidence.at_rest(home.read())
-    monkeypatch.setattr(SEALS, "_refuse_unnamed", lambda *_: None)  # an operator with a changed toolkit
+    changed_toolkit(monkeypatch)  # an operator with a changed toolkit
     finish(home)
     said, text = verify(home.reports).problems, plain(home)
     assert [line for line in said if line.endswith("names no such file")] == [
@@ -117,7 +121,7 @@ def test_a_signed_line_of_another_run_is_none_of_this_one(home: RunFolder, signe
     """The whole log of another run, which the same key signed, in the place of this one's."""
     other = small_run("night-2", signers)
     log = (other.reports / audit.NAME).read_bytes()
-    assert len(audit.entries(other.reports / audit.NAME, STATEMENT.trusted(other.reports))) == 8
+    assert len(audit.entries(other.reports / audit.NAME, STATEMENT.trusted(other.reports))) == 9
     (home.reports / audit.NAME).write_bytes(log)
     assert audit.entries(home.reports / audit.NAME, STATEMENT.trusted(home.reports)) == []
 
@@ -164,7 +168,7 @@ def test_a_page_that_lay_there_before_is_neither_kept_nor_sealed(
     assert verify(home.reports).problems == []
     kept = home.reports / "as-signed-cutover-0009.html"
     kept.write_text("another page", encoding="utf-8")
-    assert audit.unnamed(home.reports, STATEMENT.trusted(home.reports)) == [kept.name]
+    assert unnamed(home) == [kept.name]
 
 
 @pytest.mark.parametrize(("name", "value"), [("rehearsal", True), ("directory", "/tmp"), ("group", "others")])
@@ -231,7 +235,7 @@ def test_the_plain_commands_judge_the_closeout(folders: Path, signers: Signers) 
     assert "Everything fits." in plain(home)
     forge(home, "results/53.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SEALS, "refuse_changes", lambda *_: None)
+        changed_toolkit(patch)
         evidence.seal(home.read(), Step.CLOSEOUT)
         finish(home)
     assert "was given before what it approves was sealed anew" in plain(home)
@@ -361,7 +365,114 @@ def test_a_list_of_signers_that_somebody_put_there_is_not_sealed(
     said = f"{name}: audit.jsonl names no such file"
     with pytest.raises(Terminal, match=re.escape(said)):
         evidence.at_rest(home.read())
-    monkeypatch.setattr(SEALS, "_refuse_unnamed", lambda *_: None)
+    changed_toolkit(monkeypatch)
     finish(home)
     assert said in verify(home.reports).problems
     assert said in plain(home)
+
+
+STEPS_FILES = ["results/23.json", "figures/23_counts.png", "23_validate.ipynb", "23_validate.html"]
+
+
+@pytest.mark.parametrize("how", ["changed", "gone"])
+@pytest.mark.parametrize("name", STEPS_FILES)
+def test_a_file_that_changed_between_the_end_of_a_step_and_the_seal_is_not_sealed(
+    name: str, how: str, folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the step wrote: its line in the log names every file as it was written."""
+    home = small_run("night-30", signers)
+    path = home.reports / name
+    if how == "changed":
+        path.write_bytes(path.read_bytes() + b"\n")
+        said = f"{name} is not what audit.jsonl names"
+    else:
+        path.unlink()
+        said = f"{name} is gone, and audit.jsonl names it"
+    with pytest.raises(Terminal, match=re.escape(said)) as refused:
+        evidence.keep_sealed(home.read())
+    assert "--from 23" in refused.value.line()
+    assert not list(home.reports.glob("seals/*.json"))
+    changed_toolkit(monkeypatch)
+    finish(home)
+    named = f"{name}: audit.jsonl names " + ("no such file" if how == "changed" else "it, and it is gone")
+    assert named in verify(home.reports).problems
+    assert how == "gone" or f"{name}: audit.jsonl names no such file" in plain(home)
+
+
+@pytest.mark.parametrize("name", ["APPROVAL.md", "figures/23_forged.svg", "approval.log", "23_searches.csv.gz", "x/y"])
+def test_a_file_that_somebody_dropped_is_not_sealed(name: str, home: RunFolder) -> None:
+    (path := home.reports / name).parent.mkdir(exist_ok=True)
+    path.write_text("Approved by all.", encoding="utf-8")
+    sealed = len(evidence.seals(home.reports))
+    with pytest.raises(Terminal, match=rf"{re.escape(name)}: audit\.jsonl names no such file.*out of the folder"):
+        evidence.at_rest(home.read())
+    assert len(evidence.seals(home.reports)) == sealed
+    path.unlink()
+    home.log("goes on")
+    finish(home)
+    assert verify(home.reports).problems == []
+
+
+def test_what_a_killed_step_left_is_set_aside_and_named(home: RunFolder) -> None:
+    """Killed between the writing of a figure and the line that would name it; the step is not run again before the seal."""
+    audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step="50")
+    (home.reports / "figures" / "50_looks.svg").write_text("<svg/>", encoding="utf-8")
+    audit.append(home.reports / audit.NAME, audit.NOTEBOOK_BEGINS, step="51")
+    (home.reports / "51_performance.ipynb").write_text("{}", encoding="utf-8")
+    (home.reports / "signoffs" / ".half.sig").write_text("half", encoding="utf-8")
+    finish(home)
+    found = verify(home.reports)
+    assert found.problems == []
+    left = [note for note in found.notes if "a killed step left it" in note]
+    assert sorted(note.split(": ")[0].split("/", 2)[2] for note in left) == [
+        "51_performance.ipynb", "figures/50_looks.svg", "signoffs/.half.sig",
+    ]  # fmt: skip
+    assert "Everything fits." in plain(home)
+
+
+def test_files_of_a_step_at_work_wait_for_a_later_seal(home: RunFolder, signers: Signers) -> None:
+    """Somebody signs meanwhile: what the step goes on writing would else differ from what was sealed."""
+    audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step="50")
+    figure = home.reports / "figures" / "50_looks.svg"
+    figure.write_text("<svg/>", encoding="utf-8")
+    hold = f"import fcntl, time; f = open({str(home.workspace / 'step.lock')!r}, 'a+'); fcntl.flock(f, 2); print(1, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", f"{hold}; time.sleep(60)"], stdout=subprocess.PIPE) as step:
+        assert step.stdout is not None
+        step.stdout.readline()
+        evidence.at_rest(home.read())
+        step.kill()
+    assert figure.is_file()
+    assert "figures/50_looks.svg" not in evidence.seals(home.reports)[-1].subjects
+    figure.write_text("<svg>more</svg>", encoding="utf-8")
+    digests = {"figures/50_looks.svg": file_digest(figure)}
+    audit.append(home.reports / audit.NAME, audit.STEP_ENDS, step="50", digests=digests)
+    finish(home)
+    assert evidence.seals(home.reports)[-1].subjects["figures/50_looks.svg"] == file_digest(figure)
+    assert verify(home.reports).problems == []
+
+
+def test_an_edit_of_a_run_that_the_toolkit_never_changed_is_not_sealed(folders: Path, signers: Signers) -> None:
+    """The line with which its log begins names run.json and parameters.yaml; without that line nothing is sealed."""
+    home = small_run("night-31", signers)
+    path = home.reports / "run.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"rehearsal": false', '"rehearsal": true'), encoding="utf-8"
+    )
+    with pytest.raises(Terminal, match=r"run\.json is not what audit\.jsonl names"):
+        evidence.keep_sealed(home.read())
+    log = home.reports / audit.NAME
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(Terminal, match="its first line is not the one with which the run began"):
+        evidence.keep_sealed(home.read())
+    log.unlink()
+    with pytest.raises(Terminal, match="its first line is not the one with which the run began"):
+        evidence.keep_sealed(home.read())
+
+
+@pytest.mark.parametrize("name", ["nothing", ".hidden", "0001-x.json.tsr"])
+def test_an_empty_folder_among_the_seals_is_named_by_both(name: str, home: RunFolder) -> None:
+    first = evidence.seals(home.reports)[0].path.name
+    (home.reports / "seals" / name.replace("0001-x.json", first)).mkdir()
+    assert any(f"seals/{name.replace('0001-x.json', first)}: " in line for line in verify(home.reports).problems)
+    assert f"not a seal: seals/{name.replace('0001-x.json', first)}" in plain(home)

@@ -15,7 +15,8 @@ from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.evidence import signing, signoffs, verification
 from helpers.evidence.seals import custody, not_pushed
-from helpers.evidence.statement import digest_of, statement_in, statement_of, trusted
+from helpers.evidence.signing import statement_in, statement_of
+from helpers.evidence.statement import digest_of, trusted
 from helpers.evidence.verification import Verified
 from helpers.formatting import count, size
 from helpers.reason_codes import ReasonCode

@@ -7,6 +7,7 @@ nginx to the source and reads through the URL in its .env the whole time; what i
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import os
 import shutil
@@ -41,7 +42,7 @@ from helpers.rehearsal.setup import KEY, free_port, prepare, write_command
 from helpers.report import numbers
 from helpers.report.facts import read_run
 from helpers.report.pages import leave
-from helpers.results import Verdict, file_digest, utc_now, write_json, write_text
+from helpers.results import Verdict, json_text, utc_now, write_text
 from helpers.rollback import postmortem
 from helpers.rollback.outline import DRILL, KILL_DRILL, Orders, at_work
 from helpers.run import folders as runs
@@ -95,13 +96,11 @@ def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None)
         raise
     finally:
         about = {"drill": what, "run_id": folder.id, "began": began, "ended": utc_now(), "by": audit.operator()}
-        write_json(path := folder.reports / _file(what), about | found)
-        told = {
-            "outcome": found["verdict"],
-            "seconds": found.get("seconds"),
-            "digests": {_file(what): file_digest(path)},
-        }
+        text = json_text(about | found)
+        digests = {_file(what): hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
+        told = {"outcome": found["verdict"], "seconds": found.get("seconds"), "digests": digests}
         audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **told)
+        write_text(folder.reports / _file(what), text)
 
 
 def _file(what: str) -> str:

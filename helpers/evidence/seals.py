@@ -21,7 +21,7 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal
 from helpers.evidence import secret_scan, signing
-from helpers.evidence.secret_scan import code, list_packages, refuse_foreign_bytecode, tree
+from helpers.evidence.secret_scan import code, list_packages, own, refuse_foreign_bytecode, refuse_other_log, tree
 from helpers.evidence.signing import ALLOWED, RUNNER
 from helpers.evidence.statement import (
     CHANGING,
@@ -31,6 +31,7 @@ from helpers.evidence.statement import (
     NAME,
     PUSHED,
     SEALS,
+    Measured,
     Seal,
     added,
     attestation,
@@ -38,6 +39,7 @@ from helpers.evidence.statement import (
     digest_of,
     envelope,
     files,
+    grown,
     measure,
     pre_authentication,
     read_once,
@@ -46,7 +48,6 @@ from helpers.evidence.statement import (
     sha256,
     stamp,
     statement,
-    statement_of,
     trust,
     trusted,
 )
@@ -57,7 +58,7 @@ from helpers.results import StepResult, flush_file, passed, utc_now, write_bytes
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import run_or_fail
-from helpers.run.folders import SET_ASIDE, RunLock, RunPath, RunState
+from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
@@ -65,6 +66,7 @@ BOUND = "bound"  # the part of a seal that has a digest for each parameter which
 BESIDE = (".sig", signing.TOKEN, ENVELOPE)  # what lies beside a seal
 LAST = "last-seal"  # in the workspace: the digest of the newest seal that was set from here
 WORK = "work"  # the part of a seal that says that the audit log names each passed result, kept page and drill
+FILES = "files"  # the part of a seal that says that the audit log names every file; seals of runs of an older toolkit have none
 MOVES = "moves"  # the part of a seal that says that the audit log names what was moved since; older seals have none
 _IDENTITY = ("id", "name", "group", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
@@ -147,7 +149,7 @@ def at_rest(run: RunState) -> RunState:
 
 def _covers(newest: Seal, folder: Path) -> bool:
     known = {*newest.subjects, *newest.prefixes} == {*files(folder)}
-    return known and not changed(folder, newest) and not added(folder, newest)
+    return known and not added(folder, newest) and not changed(folder, newest)
 
 
 def seal(run: RunState, step: str = "") -> RunState:
@@ -157,19 +159,21 @@ def seal(run: RunState, step: str = "") -> RunState:
     """
     with RunLock(run, "seal").acquire():
         known = seals(run.reports, chain(run))  # another command may have set one meanwhile
-        refuse_changes(run.reports, known)
+        there = measure(run.reports)
+        refuse_changes(run.reports, known, there.subjects)
+        refuse_other_log(run, known)
         for leftover in (run.reports / SEALS).glob("*"):  # of a process that was killed
             of_seal = leftover.with_suffix("") if leftover.suffix in BESIDE else leftover
             if leftover.name.startswith(".") or not of_seal.is_file():
                 leftover.unlink()
         parameters = run.parameters
         _refuse_other_binding(run, known)
-        if not known:
-            _refuse_other_parameters(run)
-        _refuse_unnamed(run.reports, known)
         if step:
             refuse_foreign_bytecode(run.reports)
             _copy_allowed(run, known, step)
+        list_packages(run.reports)
+        there = measure(run.reports, {n: d for n, d in there.subjects.items() if not n.startswith(ALLOWED)})
+        there = own(run, known, there)
         searched = secret_scan.search(run.reports, parameters.secrets(), parameters.secrets_of_files())
         # A person who signs need not have the secrets of the steps; what the steps wrote is sealed by those who had them.
         headers = {str(ref) for side in (parameters.source, parameters.target) for ref in side.headers.values()}
@@ -177,7 +181,6 @@ def seal(run: RunState, step: str = "") -> RunState:
         secret_scan.refuse(searched, run.reports, sorted(headers | earlier) if step else ())
         number, now = len(known) + 1, utc_now()
         key, runner = _runner(run)
-        list_packages(run.reports)
         # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
         audit.append(run.reports / audit.NAME, "seal", number=number, after=step)
         predicate = {
@@ -191,12 +194,14 @@ def seal(run: RunState, step: str = "") -> RunState:
             LOG_KEY: audit.own_key() or None,
             MOVES: "named",
             WORK: "named",
+            **({FILES: "named"} if audit.said(run.reports, trust(known, audit.own_key())).every else {}),
             **_about(run),
         }
-        for name in files(run.reports):  # a seal on disk names no byte that a power failure may still take
+        now_there = Measured(there.subjects, grown(run.reports, there.prefixes))
+        for name in (*now_there.subjects, *now_there.prefixes):  # no byte that a power failure may still take is sealed
             flush_file(run.reports / name)
         path = run.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
-        data = statement(measure(run.reports), predicate)
+        data = statement(now_there, predicate)
         found = read_seal(path, data)
         if key is not None:  # first, so that no seal is ever there without its signature
             write_bytes(path.with_name(f"{path.name}.sig"), signing.sign(data, signing.SEAL, key))
@@ -220,7 +225,7 @@ def void(run: RunState, sealed: Seal) -> list[str]:
     """
     facts = sealed.predicate["run"]
     found = [name for name in changed(run.reports, sealed) if name != RunPath.RUN]
-    if identity(statement_of(run.reports / RunPath.RUN)) != {name: facts.get(name) for name in _IDENTITY}:
+    if identity(signing.statement_of(run.reports / RunPath.RUN)) != {name: facts.get(name) for name in _IDENTITY}:
         found.append(RunPath.RUN)
     if sealed.after == Step.SCHEDULE_AND_NOTIFY:
         same = RunPath.PARAMETERS in found and facts["binding"] == _binding_of(run)
@@ -231,7 +236,7 @@ def void(run: RunState, sealed: Seal) -> list[str]:
     return sorted(name for name in found if name not in aside or (name, sealed.subjects.get(name)) not in kept)
 
 
-def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
+def refuse_changes(folder: Path, chain: Sequence[Seal], now: Mapping[str, str]) -> None:
     """Raises `Terminal` where a sealed file was changed or taken away, naming it.
 
     A step that ran again has moved its files below `earlier/`, as the audit log names since the seal. Of a file that may
@@ -239,13 +244,12 @@ def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
     """
     if not chain:
         return
-    sealed, gone = chain[-1], changed(folder, chain[-1])
+    sealed, gone = chain[-1], changed(folder, chain[-1], now=now)
     since = logged(folder, sealed.number, trust(chain, audit.own_key()))[-1] if gone else []
-    there = {name: digest_of(folder / name) for name in files(folder) if name.startswith("earlier/")} if gone else {}
     against = [
         name for name in gone
-        if not moved(sealed, name, there, since)
-        and (name not in CHANGING or (name, digest_of(folder / name)) not in audit.announced(since))
+        if not moved(sealed, name, now, since)
+        and (name not in CHANGING or (name, now.get(name, "")) not in audit.announced(since))
     ]  # fmt: skip
     if against:
         raise Terminal(
@@ -264,18 +268,8 @@ def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Map
               and path.split("/", 2)[2:] == [name]]  # fmt: skip
     if MOVES not in sealed.predicate:
         return bool(places)
-    told = [entry["facts"] for entry in since if entry["action"] == SET_ASIDE]
+    told = [entry["facts"] for entry in since if entry["action"] == audit.SET_ASIDE]
     return any({"file": name, "digest": digest, "to": place} in told for place in places)
-
-
-def _refuse_unnamed(folder: Path, chain: Sequence[Seal]) -> None:
-    """`Terminal` where something new is nobody's work; what was sealed before is held by its seal."""
-    sealed = chain[-1].subjects if chain else {}
-    if names := [name for name in audit.unnamed(folder, trust(chain, audit.own_key())) if name not in sealed]:
-        raise Terminal(
-            ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(names[:5])}: {audit.NAME} names no such file", where=str(folder),
-            next_step="Find out who wrote it, and take it out of the folder; a step that was killed as it ended is run again.",
-        )  # fmt: skip
 
 
 def logged(folder: Path, seals: int, trust: audit.Trust | None) -> list[list[dict[str, Any]]]:
@@ -529,19 +523,6 @@ def not_pushed(run: RunState) -> str:
     return f"Warning: the digest of {names[0]} was not pushed: {missing.popitem()[1]}. The next seal tries again."
 
 
-def _refuse_other_parameters(folder: RunState) -> None:
-    """Before the first seal: `Terminal` where run.json or parameters.yaml is not the file that the toolkit wrote."""
-    counting = audit.entries(folder.reports / audit.NAME, trust([], audit.own_key()))
-    told = [e["facts"].get("sha256") for e in counting if e["facts"].get("file") == RunPath.RUN]  # named, then written
-    rules = [folder.facts.get("parameters_sha256")]
-    for name, by, digests in (RunPath.RUN, audit.NAME, told[-2:]), (RunPath.PARAMETERS, RunPath.RUN, rules):
-        if any(digests) and digest_of(folder.reports / name) not in digests:
-            raise Terminal(
-                ReasonCode.SEALED_FILE_CHANGED, f"{name} is not what {by} names", where=str(folder.reports),
-                next_step=f"Put it back; change parameters with {RUNBOOK} resume {folder.id} --set KEY=VALUE.",
-            )  # fmt: skip
-
-
 def _about(run: RunState) -> dict[str, Any]:
     """The rest of a seal's predicate: the run, its verdicts, and by digest the code and the snapshots that made them."""
     results = [r for path in sorted(run.reports.glob("results/*.json")) if (r := _result(run, path.stem)) is not None]
@@ -562,7 +543,7 @@ def _about(run: RunState) -> dict[str, Any]:
         "notebooks": notebooks,
         "helpers": tree(runs.REPOSITORY / "helpers"),
         "requirements_lock": digest_of(runs.REPOSITORY / "requirements.lock"),
-        "versions": runs.versions(),
+        "versions": audit.versions(),
         "code": code(),
         "host": socket.gethostname(),
         "system": platform.platform(),

@@ -1,4 +1,4 @@
-"""Before a seal: no byte of a run's folder may hold the value of a secret, in any usual writing; and what code ran."""
+"""Before a seal: every file is what the log names, no byte holds the value of a secret, in any usual writing; what code ran."""
 
 from __future__ import annotations
 
@@ -20,16 +20,77 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from helpers import errors
+from helpers import audit, errors
 from helpers.errors import SHORTEST_SECRET, RunbookError, Terminal, UsageError, WorldError, one_line, secret_parts
-from helpers.evidence.statement import Seal, digest_of, sha256
+from helpers.evidence.statement import Measured, Seal, digest_of, sha256, trust
 from helpers.formatting import count, size
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_text
 from helpers.run import folders as runs
+from helpers.run.folders import RunLock, RunPath, RunState
 
 _UNSET = "has no value here"
+_OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
+_NOTEBOOK = re.compile(r"(\d\d)_\w+\.(ipynb|html)")
+_HOUSE = {audit.NAME, RunPath.LOG, RunPath.NOTICES}  # the logs of a run
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def refuse_other_log(run: RunState, chain: Sequence[Seal]) -> None:
+    """`Terminal` where the audit log has a line, behind the newest seal, that the toolkit did not write, or begins otherwise."""
+    first = run.workspace / audit.FIRST_LINE
+    sealed = chain[-1].prefixes.get(audit.NAME, (0, ""))[0] if chain else 0
+    began = first.read_text(encoding="ascii").strip() if first.is_file() else ""
+    if why := audit.foreign(run.reports / audit.NAME, trust(chain, audit.own_key()), sealed, began):
+        raise Terminal(
+            ReasonCode.SEAL_BROKEN, f"{audit.NAME}: {why}, and is not sealed", where=str(run.reports),
+            next_step="Find out who wrote to it, and put it back as it was: take out that line if it is the last one.",
+        )  # fmt: skip
+
+
+def own(run: RunState, chain: Sequence[Seal], there: Measured) -> Measured:
+    """Of what is there, what is the run's own: each file is what the newest line of the log says, or what the newest seal holds.
+
+    Files of a step at work are left out, until a later seal. Those that a killed step left are set aside, and the log says so.
+    `Terminal` where anything else is nobody's work, is not what the log names, or is gone.
+    """
+    said = audit.said(run.reports, trust(chain, audit.own_key()))
+    sealed: Mapping[str, str] = chain[-1].subjects if chain else {}
+    files = there.subjects | {name: "" for name in there.prefixes if said.every and name not in _HOUSE}
+    loose = [name for name in said.unnamed(files) if not files[name] or sealed.get(name) != files[name]]
+    unfinished = {name: locks for name in loose if (locks := _unfinished(said, name))}
+    why = {
+        f": {audit.NAME} names no such file": [n for n in loose if n not in unfinished and not said.newest.get(n)],
+        f" is not what {audit.NAME} names": [n for n in loose if n not in unfinished and said.newest.get(n)],
+        f" is gone, and {audit.NAME} names it": [name for name in said.missing(files) if name not in sealed],
+    }
+    if against := [f"{', '.join(names[:5])}{what}" for what, names in why.items() if names]:
+        steps = [match[1] for names in why.values() for name in names if (match := _OF_STEP.match(name))]
+        again = f", or let the step run again: {run.command('run', '--from', min(steps))}" if steps else ""
+        raise Terminal(
+            ReasonCode.SEALED_FILE_CHANGED, "; ".join(against), where=str(run.reports),
+            next_step=f"Find out who did it. Take out of the folder what is foreign, put back what was changed{again}.",
+        )  # fmt: skip
+    working = {name for name, locks in unfinished.items() if any(RunLock(run, lock).is_anothers for lock in locks)}
+    moved = runs.set_aside(run, [run.reports / name for name in unfinished if name not in working])
+    subjects = {moved.get(name, name): digest for name, digest in there.subjects.items() if name not in working}
+    return Measured(subjects, there.prefixes)
+
+
+def _unfinished(said: audit.Said, name: str) -> tuple[str, ...]:
+    """The locks under which this file is made, where a step, or somebody who signs, may not have finished it; else none."""
+    if name.startswith(f"{RunPath.SIGNOFFS}/"):
+        return (RunLock.GATE,)
+    match = _OF_STEP.match(name)
+    if match and (match[1] in said.working or (match[1] in said.shown and _NOTEBOOK.fullmatch(name))):
+        return ("runner", "step", f"look-{match[1]}")
+    return ()
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -215,7 +276,7 @@ def code() -> dict[str, str]:
 
     `commit` is "" where the toolkit is no git checkout.
     """
-    commit, changed_files = runs.checkout()
+    commit, changed_files = audit.checkout()
     return {
         "commit": commit,
         "changed_files": changed_files,
@@ -237,9 +298,10 @@ def _packages() -> str:
 
 def list_packages(folder: Path) -> None:
     """Put the list whose digest seals name into the run's folder, once for each set of packages that ran."""
-    path = folder / f"packages-{code()['packages'][:16]}.txt"
+    path, text = folder / f"packages-{code()['packages'][:16]}.txt", _packages()
     if not path.is_file():
-        write_text(path, _packages())
+        audit.append(folder / audit.NAME, audit.WRITTEN, file=path.name, sha256=sha256(text.encode()))
+        write_text(path, text)
 
 
 def other_code(before: Seal, seal: Seal) -> Iterator[str]:
@@ -289,7 +351,7 @@ def foreign_bytecode(package: Path) -> list[str]:
 @cache
 def _foreign() -> list[str]:
     """Once in a process, which loads each module once."""
-    return foreign_bytecode(runs.REPOSITORY / "helpers")
+    return foreign_bytecode(audit.REPOSITORY / "helpers")
 
 
 def refuse_foreign_bytecode(folder: Path) -> None:

@@ -27,7 +27,7 @@ from helpers import audit
 from helpers.audit import fingerprint, make_key, program
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents
+from helpers.results import contents, json_in
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 SEAL = "seal"  # the namespace of the runner, which signs every seal
@@ -194,6 +194,23 @@ def problems(path: Path, roles: Sequence[str], when: datetime, *, rehearsal: boo
             yield f"no key of {role} is valid at {when:%Y-%m-%d %H:%M} UTC"
     if not rehearsal and any(REHEARSAL in line.principals for line in lines):
         yield "it lists the throw-away keys of a rehearsal"
+
+
+def statement_of(path: Path) -> dict[str, Any]:
+    """What a statement says; {} where it is none."""
+    try:
+        return statement_in(contents(path))
+    except (OSError, ValueError):
+        return {}
+
+
+def statement_in(data: bytes) -> dict[str, Any]:
+    """What these bytes of a statement say; {} where they are none."""
+    try:
+        found = json_in(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def signed_by(data: bytes, signature: Path, role: str) -> str:

@@ -21,22 +21,20 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
 from helpers.evidence.seals import after, chain, required, void
-from helpers.evidence.signing import ALLOWED, Refused
+from helpers.evidence.signing import ALLOWED, Refused, statement_in, statement_of
 from helpers.evidence.statement import (
     SIGNATURE,
     Seal,
     canonical,
     digest_of,
     stamp,
-    statement_in,
-    statement_of,
     time_of,
     trusted,
 )
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents, json_in, utc_now, write_bytes
-from helpers.run.folders import SET_ASIDE, RunLock, RunPath, RunState
+from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 CUTOVER, DRY_RUN, CLOSEOUT = "cutover", "dry-run", "closeout"
@@ -47,7 +45,6 @@ GATES = {
 }  # in their order in time, with the step whose seal each gate's approvals are given over
 GO, NO_GO = "go", "no-go"
 KIND = "urn:chroma-migration-runbook:sign-off:v1"
-SIGNED = "signed"  # the audit log's word for a recorded statement
 
 _NAME_LENGTH = 200
 CLOCKS_DIFFER = timedelta(minutes=5)
@@ -186,7 +183,13 @@ def _record(run: RunState, data: bytes, signature: bytes) -> Path:
     digest = hashlib.sha256(data).hexdigest()
     temporary.replace(path.with_name(f"{path.name}.sig"))
     write_bytes(path, data)
-    audit.append(run.reports / audit.NAME, SIGNED, file=f"signoffs/{path.name}", statement=digest, **facts)
+    about = {
+        "file": f"signoffs/{path.name}",
+        "statement": digest,
+        "sig": hashlib.sha256(signature).hexdigest(),
+        **facts,
+    }
+    audit.append(run.reports / audit.NAME, audit.SIGNED, **about)
     return path
 
 
@@ -281,7 +284,7 @@ def recorded(folder: Path) -> list[str]:
 
 
 def _signed_lines(folder: Path) -> list[dict[str, Any]]:
-    return [facts for action, facts in _log(folder) if action == SIGNED]
+    return [facts for action, facts in _log(folder) if action == audit.SIGNED]
 
 
 def _log(folder: Path) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -293,7 +296,7 @@ def _log(folder: Path) -> tuple[tuple[str, dict[str, Any]], ...]:
 
 @lru_cache(maxsize=8)  # a page and a gate ask for every role
 def _read_log(path: Path, _state: tuple[int, int]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    lines = audit.entries(path, trusted(path.parent), (SIGNED, SET_ASIDE))
+    lines = audit.entries(path, trusted(path.parent), (audit.SIGNED, audit.SET_ASIDE))
     return tuple((e["action"], facts) for e in lines if isinstance(facts := e.get("facts"), dict))
 
 
@@ -318,13 +321,13 @@ def no_gos(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def set_aside(folder: Path, names: Sequence[str]) -> bool:
     """Whether the audit log says of each of these files that it was set aside, and none came in its place."""
-    told = {facts.get("file") for action, facts in _log(folder) if action == SET_ASIDE}
+    told = {facts.get("file") for action, facts in _log(folder) if action == audit.SET_ASIDE}
     return {*names} <= told and not any((folder / name).exists() for name in names)
 
 
 def lost(folder: Path) -> list[str]:
     """The statements that the audit log records and that are neither in signoffs/ nor set aside, as it says."""
-    aside = {(f.get("file"), f.get("digest"), str(f.get("to"))) for act, f in _log(folder) if act == SET_ASIDE}
+    aside = {(f.get("file"), f.get("digest"), str(f.get("to"))) for act, f in _log(folder) if act == audit.SET_ASIDE}
     found = []
     for facts in _signed_lines(folder):
         name, digest = f"signoffs/{Path(str(facts.get('file', ''))).name}", str(facts.get("statement"))

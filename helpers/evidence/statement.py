@@ -265,17 +265,16 @@ def most_of(path: Path) -> int:
     return MOST_READ if {path.suffix, path.name} & _READ_WHOLE else LARGEST
 
 
-def measure(folder: Path) -> Measured:
-    """The digests of everything that a seal of this folder covers."""
-    subjects, prefixes = {}, {}
-    for name in files(folder):
-        path = folder / name
-        if "/" not in name and name.endswith(GROWING):
-            length = path.stat().st_size
-            prefixes[name] = (length, prefix_digest(path, length))
-        else:
-            subjects[name] = digest_of(path)
-    return Measured(subjects, prefixes)
+def measure(folder: Path, known: Mapping[str, str] | None = None) -> Measured:
+    """The digests of everything that a seal of this folder covers; those of `known` files are not computed again."""
+    names, known = files(folder), known or {}
+    logs = [name for name in names if "/" not in name and name.endswith(GROWING)]
+    return Measured({n: known.get(n) or digest_of(folder / n) for n in names if n not in logs}, grown(folder, logs))
+
+
+def grown(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """How long these logs of a run are now, in bytes, with their digests."""
+    return {n: (length := (folder / n).stat().st_size, prefix_digest(folder / n, length)) for n in names}
 
 
 def digest_of(path: Path) -> str:
@@ -299,9 +298,13 @@ def prefix_digest(path: Path, length: int) -> str:
     return "" if left else digest.hexdigest()
 
 
-def changed(folder: Path, seal: Seal, but: Container[str] = ()) -> list[str]:
-    """The files of a seal that are no longer what it says, `but` these, sorted; files that came later are none of them."""
-    found = [n for n, digest in seal.subjects.items() if n not in but and digest_of(folder / n) != digest]
+def changed(folder: Path, seal: Seal, but: Container[str] = (), now: Mapping[str, str] | None = None) -> list[str]:
+    """The files of a seal that are no longer what it says, `but` these, sorted; files that came later are none of them.
+
+    `now`: the digests of all files, where they are known.
+    """
+    there = {n: digest_of(folder / n) for n in seal.subjects if n not in but} if now is None else now
+    found = [n for n, digest in seal.subjects.items() if n not in but and there.get(n, "") != digest]
     found += [n for n, (k, d) in seal.prefixes.items() if n not in but and prefix_digest(folder / n, k) != d]
     return sorted(found)
 
@@ -344,6 +347,7 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 # - index.html, which is no evidence, tokens of a time-stamping authority, and the signatures in files .dsse;
 # - what somebody did who could use the key of the toolkit's workspace. A seal or digest noted elsewhere shows what was sealed
 #   by then;
+# - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
 # - whether the parameters, above all who has to sign, were changed in the run: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, and what a result means: read it.
 #
@@ -454,6 +458,8 @@ added=$(comm -13 <({{ echo "$sealed" | cut -c67-; echo "$logs"; }} | sort) <(fin
 for beside in seals/*.json.*; do
   [ ! -e "$beside" ] || [ -f "${{beside%.*}}" ] || complain "$beside belongs to no seal"
 done
+folders=$(find seals -mindepth 1 -type d)
+[ -z "$folders" ] || complain "not a seal: $folders"
 links=$(find . -mindepth 1 ! -type d ! -type f)
 [ -z "$links" ] || complain "not a file: $links"
 
@@ -466,7 +472,12 @@ for result in results/*.json; do
     grep -qF "$(sha256sum < "$result" | cut -d' ' -f1)" "$notebook" || complain "$result is not what $notebook shows"
   fi
 done
-if grep -qF '"work":"named"' "$seal"; then # the log names each passed result, by whoever ran the step
+if grep -qF '"files":"named"' "$seal"; then # the log names every file
+  while read -r digest name; do
+    grep -F ": \"$digest\"" audit.jsonl | grep -qF -e "\"$name\"" -e "\"${{name%.sig}}\"" ||
+      complain "$name: audit.jsonl names no such file"
+  done < <(listed "$seal")
+elif grep -qF '"work":"named"' "$seal"; then # the log names each passed result, by whoever ran the step
   for result in results/*.json; do
     grep -qx '  "error": null,' "$result" && ! grep -qx '  "verdict": "fail"' "$result" || continue
     step=$(basename "$result" .json)
@@ -573,23 +584,6 @@ def stamp(when: str) -> str:
 def time_of(text: str) -> datetime:
     """The time that `stamp` wrote."""
     return datetime.strptime(text, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
-
-
-def statement_of(path: Path) -> dict[str, Any]:
-    """What a statement says; {} where it is none."""
-    try:
-        return statement_in(contents(path))
-    except (OSError, ValueError):
-        return {}
-
-
-def statement_in(data: bytes) -> dict[str, Any]:
-    """What these bytes of a statement say; {} where they are none."""
-    try:
-        found = json_in(data)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def sha256(data: bytes) -> str:

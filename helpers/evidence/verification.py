@@ -18,6 +18,7 @@ from helpers.evidence import signing, signoffs, statement
 from helpers.evidence.seals import (
     BESIDE,
     BOUND,
+    FILES,
     MOVES,
     WORK,
     after,
@@ -95,7 +96,7 @@ def verify(
         found.notes += (f"{newest.name}: searched for secrets, but {what} {why}" for what, why in _unsearched(newest))
         run = knowing(RunState(folder.name, folder, folder, judged=True), chain)
         for lines in (
-            _files(folder, newest, against), _audit_log(folder, chain, found), _work(folder, chain),
+            _files(folder, newest, against), _audit_log(folder, chain, found), _work(folder, chain, found),
             _history(folder, chain, found), _binding(folder, chain, found), _custody(chain, signers, found),
             _times(chain, authority, found), _pushed(folder, chain, found), _notebooks(folder, found), _parameters(run, found),
             _signatures(run, found, signers), _derived(run, newest, page, found),
@@ -116,6 +117,8 @@ def _chain(folder: Path, found: Verified) -> list[Seal]:
     for path in (folder / SEALS).glob("*"):
         if path.suffix in BESIDE and not (path.stem.endswith(".json") and path.with_suffix("").is_file()):
             found.problems.append(f"seals/{path.name}: it belongs to a seal that is not here")
+        elif path.suffix in BESIDE and path.is_dir():
+            found.problems.append(f"seals/{path.name}: it is not a seal")
     for path in paths:
         try:
             seal = read_seal(path)
@@ -173,10 +176,20 @@ def _parameters(run: RunState, found: Verified) -> Iterator[str]:
         yield f"{RunPath.RUN}: a change of {one_line(key, 80)} is named {'here' if key in noted else f'in {audit.NAME}'} only"
 
 
-def _work(folder: Path, chain: Sequence[Seal]) -> Iterator[str]:
-    if WORK in chain[-1].predicate:
-        unnamed = audit.unnamed(folder, statement.trust(chain))
-        yield from (f"{name}: {audit.NAME} names no such file" for name in unnamed)
+def _work(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator[str]:
+    """Each file is what the newest line of the log that names it says; of an older toolkit's run, each result and page."""
+    newest = chain[-1]
+    if WORK not in newest.predicate:
+        return
+    said = audit.said(folder, statement.trust(chain))
+    for name in said.unnamed(newest.subjects, every=FILES in newest.predicate):
+        yield f"{name}: {audit.NAME} names no such file"
+    for name in said.missing({*newest.subjects, *listed(folder)}):
+        yield f"{name}: {audit.NAME} names it, and it is gone"
+    for name in said.left:
+        found.notes.append(
+            f"{name}: no line named it before it was set aside: a killed step left it, or it is nobody's"
+        )
 
 
 def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator[str]:

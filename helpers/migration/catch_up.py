@@ -545,6 +545,7 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
     kept = run.folder / f"{run.step}_quarantine.jsonl.gz"
     if len(ledger.rounds) > validated and job.quarantine.counts():
         job.quarantine.evidence(kept)
+        run.wrote(kept)
     rounds = ledger.rounds[validated:]
     found = {key: sum(r[key] for r in rounds) for key in ("added", "changed", "deleted")}
     return {

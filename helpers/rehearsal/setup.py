@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from dotenv import dotenv_values
 
+from helpers import audit
 from helpers.errors import UsageError, WorldError
 from helpers.evidence import keep_sealed, signing
 from helpers.evidence.signoffs import GO, gate_state, sign, statement
@@ -31,7 +32,7 @@ from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal import FULL, collection_counts, sample_application, write_sample
 from helpers.rehearsal.sample_application import ENV, LOG, OWNER, SECONDS
-from helpers.results import utc_now, write_json, write_text
+from helpers.results import file_digest, utc_now, write_json, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import python_environment, run_or_fail, run_program
@@ -273,6 +274,8 @@ def _run_first(folder: RunFolder, step: plan.Step) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
         raise WorldError(ReasonCode.SAMPLE_FAILED, lines[-1], next_step=f"See {folder.log_path}.")
+    digests = {output.name: file_digest(output)}
+    audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=step.number, digests=digests)
 
 
 # -- sample client -----------------------------------------------------------------------------------------------------

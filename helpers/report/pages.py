@@ -536,7 +536,7 @@ def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:
         write_text(page, run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {what}."))
         (pdf := page.with_suffix(".pdf")).unlink(missing_ok=True)  # nobody's: a page is kept once
         failed = print_pdf(page)
-        digests = {path.name: file_digest(path) for path in (page, pdf) if path.is_file()}
+        digests = {path.name: file_digest(path) if path.is_file() else "" for path in (page, pdf)}
         audit.append(folder.reports / audit.NAME, audit.PAGE_KEPT, file=name, pdf=failed or "made", digests=digests)
         if failed:
             yield f"No PDF of {name}: {failed}"
@@ -572,11 +572,14 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 _PDF_SECONDS = 60.0
 
 
-def render_notebook(folder: RunFolder, notebook: Path) -> None:
-    """Write an executed notebook as a page beside it; nothing where it is not there."""
+def render_notebook(folder: RunFolder, notebook: Path, step: str) -> None:
+    """Write an executed notebook as a page beside it, and name both in the log; nothing where it is not there."""
     if notebook.is_file():
+        digests = {notebook.name: file_digest(notebook)}
         with _not_worth_a_failure(folder):
-            write_text(notebook.with_suffix(".html"), notebook_html(notebook))
+            write_text(page := notebook.with_suffix(".html"), notebook_html(notebook))
+            digests[page.name] = file_digest(page)
+        audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=step, digests=digests)
 
 
 @contextmanager

@@ -5,24 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import fcntl
 import hashlib
-import importlib.metadata
 import io
 import os
-import platform
 import re
 import shlex
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar, TypeVarTuple
 
@@ -51,7 +48,7 @@ from helpers.results import (
 from helpers.run.plan import Step
 
 workspace_root = audit.workspace_root
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = audit.REPOSITORY
 NOTEBOOKS = REPOSITORY / "notebooks"
 LONGEST_ID = 64
 PRIVATE_FOLDER = 0o700  # they hold what the source holds; who may read them else is the operator's to say
@@ -59,7 +56,6 @@ GROUP = "group.json"  # in place of run.json: the runs of one order for many dat
 _ID = re.compile(rf"(?a)(?!(?i:snapshots|sample|runner_key.*|(index|readme)\..*)\Z)[^\W_][\w.-]{{0,{LONGEST_ID - 1}}}")
 _MOST_PARAMETERS = 2**20  # bytes
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
-SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
 FINDINGS, SEARCHES, CHANGED = "11_findings.csv.gz", "23_searches.csv.gz", "22_changes.csv.gz"
 QUARANTINED, QUARANTINED_LAST = "22_quarantine.jsonl.gz", "25_quarantine.jsonl.gz"  # all of them, where 25 made changes
 _DOCUMENTS = {
@@ -188,7 +184,7 @@ class RunFolder:
         path = self.reports / name
         if path.is_file() and path.read_bytes() == data:
             return
-        audit.append(self.reports / audit.NAME, "file written", file=name, sha256=hashlib.sha256(data).hexdigest())
+        audit.append(self.reports / audit.NAME, audit.WRITTEN, file=name, sha256=hashlib.sha256(data).hexdigest())
         write_text(path, text)
 
     def log(self, message: str, step: str = "") -> None:
@@ -386,8 +382,8 @@ def create(
         "parameters_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "host": socket.gethostname(),
         "user": audit.user(),
-        "versions": versions(),
-        "commit": commit(),
+        "versions": audit.versions(),
+        "commit": audit.commit(),
         "changes": [],
     }
     for what, place in (
@@ -400,13 +396,16 @@ def create(
         folder.reports.parent.mkdir(parents=True, exist_ok=True)
         folder.workspace.parent.mkdir(parents=True, exist_ok=True)
         folder.workspace.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
-        temporary = folder.reports.with_name(f".{folder.id}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(mode=PRIVATE_FOLDER)
-        for part in (RunPath.RESULTS, RunPath.FIGURES):
-            (temporary / part).mkdir()
+        # of the run's own name, over which lines of its log are signed
+        temporary = folder.reports.with_name(f".{folder.id}.{uuid.uuid4().hex[:8]}.tmp") / folder.id
+        for part in (temporary.parent, temporary, temporary / RunPath.RESULTS, temporary / RunPath.FIGURES):
+            part.mkdir(mode=PRIVATE_FOLDER)
         write_text(temporary / RunPath.PARAMETERS, text)
         write_text(temporary / RunPath.RUN, json_text(facts))
+        digests = {name: file_digest(temporary / name) for name in (RunPath.RUN, RunPath.PARAMETERS)}
+        first = audit.append(temporary / audit.NAME, audit.BEGUN, digests=digests)
         _claim(temporary, folder)
+        write_text(folder.workspace / audit.FIRST_LINE, f"{first}\n")
         flush_folder(folder.reports.parent)
     except OSError as error:
         what = f"the folders of run {folder.id} cannot be made: {error}"
@@ -431,8 +430,9 @@ def _claim(temporary: Path, folder: RunFolder) -> None:
         if folder.reports.exists():
             raise FileExistsError
         temporary.rename(folder.reports)
+        temporary.parent.rmdir()
     except OSError as error:
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary.parent)
         if not folder.reports.exists():
             raise
         raise taken(folder) from error
@@ -505,45 +505,22 @@ def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:
     set_aside(folder, found)
 
 
-def set_aside(folder: RunFolder, paths: Iterable[Path]) -> None:
-    """Move files of the reports under earlier/<time>, where they stay as history.
+def set_aside(folder: RunFolder, paths: Iterable[Path]) -> dict[str, str]:
+    """Move files of the reports under earlier/<time>, where they stay as history; where each is now, by where it was.
 
     The audit log names each first: what is below `earlier/` and was named by nobody is no file of this run.
     """
+    moved: dict[str, str] = {}
     aside = Path(RunPath.EARLIER) / utc_now().replace(":", "").removesuffix("+0000")
     for path in paths:
         name = path.relative_to(folder.reports)
         there = folder.reports / aside / name
         there.parent.mkdir(parents=True, exist_ok=True)
         about = {"file": name.as_posix(), "digest": file_digest(path), "to": (aside / name).as_posix()}
-        audit.append(folder.reports / audit.NAME, SET_ASIDE, **about)
+        audit.append(folder.reports / audit.NAME, audit.SET_ASIDE, **about)
         path.replace(there)
-
-
-@cache
-def checkout() -> tuple[str, str]:
-    """(The toolkit's commit, git's lines on files of the code that differ from it); ("", "") where it is no git checkout."""
-    if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
-        return "", ""
-    asked = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"))
-    at, changed = (
-        subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False).stdout
-        for words in asked
-    )
-    return at.strip(), changed.strip()
-
-
-def commit() -> str:
-    """The toolkit's commit, and how many of its files differ from it, in words; "" where it is no git checkout."""
-    at, lines = checkout()
-    changed = len(lines.splitlines())
-    return f"{at[:12]}, {f'{changed} of its files changed' if changed else 'its files unchanged'}" if at else ""
-
-
-def versions() -> dict[str, str]:
-    """Versions of what does the work."""
-    names = ("chromadb", "numpy", "pandas", "papermill")
-    return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
+        moved[about["file"]] = about["to"]
+    return moved
 
 
 class RunLock:
@@ -576,6 +553,19 @@ class RunLock:
             failing.pop_all()
         self._file = file
         return self
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether another process holds it now."""
+        if not self.path.exists():
+            return False
+        with suppress(WorldError):
+            self.acquire(0).release()
+            return False
+        return (
+            self.path.read_text(encoding="utf-8", errors="replace")
+            != f"process {os.getpid()} on {socket.gethostname()}"
+        )
 
     def _held(self, file: IO[str]) -> RunbookError:
         file.seek(0)

@@ -17,7 +17,7 @@ from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
 from helpers.formatting import count, duration
 from helpers.parameters import Endpoint, Parameters
 from helpers.reason_codes import Reason, ReasonCode
-from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, naming, utc_now, worst
+from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, file_digest, meets, naming, utc_now, worst
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
 
@@ -59,6 +59,7 @@ class RunRecord:
         self._bar: Progress | None = None
         self._told = float("-inf")
         self._figures: dict[str, Figure] = {}  # those of this execution, by name
+        self.files: dict[str, str] = {}  # what this execution wrote into the run's folder, with its digest then
 
     def forget(self, *names: str) -> None:
         """Take checks off the record, for a later answer to the same question."""
@@ -160,6 +161,10 @@ class RunRecord:
         self.result.write(path)
         return path
 
+    def wrote(self, path: Path) -> None:
+        """Have this file, or that it is not there, named by the log where the step ends: only what is named is sealed."""
+        self.files[path.relative_to(self.folder).as_posix()] = file_digest(path) if path.is_file() else ""
+
     def apart(self) -> contextlib.AbstractContextManager[None]:
         """Inside it this process lets go of the run, so that a command of its own can work on it."""
         return contextlib.nullcontext()
@@ -189,6 +194,7 @@ class RunRecord:
         file = f"{self.step}_{name}.svg"
         path = self.folder / RunPath.FIGURES / file
         save(fig, path)
+        self.wrote(path)
         self.result.figures = [f for f in self.result.figures if f["file"] != file]
         alt = ". ".join(filter(None, [" ".join(fig.get_suptitle().split()), caption]))
         self.result.figures.append({"name": name, "file": file, "caption": caption, "alt": alt})

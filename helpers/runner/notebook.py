@@ -30,7 +30,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
 from helpers.parameters.model import nearest
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, Verdict, file_digest, passed, utc_now, worst
+from helpers.results import StateFile, Verdict, passed, utc_now, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advice, advised
@@ -294,7 +294,7 @@ class Run(RunRecord):
         self._watch = kernel.CellWatch(self._cell_failed)
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
-        audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
+        audit.append(self.folder / audit.NAME, audit.STEP_BEGINS, step=self.step, dry_run=self.dry_run)
         if told_all_the_same:
             self.check("start in the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
                        reason=ReasonCode.OUTSIDE_WINDOW, detail=told_all_the_same)  # fmt: skip
@@ -382,9 +382,11 @@ class Run(RunRecord):
         self.fact(PEAK_MEMORY, kernel.peak_memory())
         path = self.write_result()
         self.log(f"step ends: {self.result.verdict}")
-        digest = file_digest(path)
+        self.wrote(path)
+        digest = self.files[path.relative_to(self.folder).as_posix()]
         outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)
-        audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, step=self.step, result=digest)
+        about = {"step": self.step, "result": digest, "digests": self.files}
+        audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
         return digest
 
     def _cell_failed(self, error: BaseException) -> None:

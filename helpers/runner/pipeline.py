@@ -89,7 +89,8 @@ class Execution:
     def start(self) -> None:
         self._take_over_what_was_printed()  # of a kernel whose runner was killed
         runs.supersede(self.folder, plan.outdated_by(self.step))
-        self.folder.log("notebook begins", self.step.number)
+        self.folder.log(audit.NOTEBOOK_BEGINS, self.step.number)
+        audit.append(self.folder.reports / audit.NAME, audit.NOTEBOOK_BEGINS, step=self.step.number)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
@@ -119,7 +120,9 @@ class Execution:
         path = self.folder.reports / RunPath.RESULTS / f"{self.step.number}.json"
         said.write(path)
         outcome = said.error["code"] if said.error else "failed"
-        about = {"step": self.step.number, "result": file_digest(path)}
+        digest = file_digest(path)
+        digests = {f"{RunPath.RESULTS}/{path.name}": digest}
+        about = {"step": self.step.number, "result": digest, "digests": digests, "died": True}
         audit.append(self.folder.reports / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
         self.folder.log(f"step failed: {said.error['line'] if said.error else ''}", self.step.number)
         return said
@@ -440,7 +443,7 @@ def _executed(
     stop.execution = None
     result = execution.result()
     terminal.say(step_line(step, result))
-    render_notebook(folder, execution.output)
+    render_notebook(folder, execution.output, step.number)
     return result
 
 
@@ -544,11 +547,13 @@ def _verdict(folder: RunState, steps: Sequence[plan.Step], error: RunbookError |
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
     """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
     # Of a step that was killed as it ended, or written by somebody else.
-    nobodys = audit.unnamed(folder.reports, trusted(folder.reports))
+    said = audit.said(folder.reports, trusted(folder.reports))
     for step in plan.LINE:
         if step.number > last.number:
             break
-        if not _really_passed(folder, step) or f"{RunPath.RESULTS}/{step}.json" in nobodys:
+        files = (f"{RunPath.RESULTS}/{step}.json", step.notebook)
+        there = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
+        if not _really_passed(folder, step) or said.unnamed(there):
             return plan.between(step, last)
     return []
 

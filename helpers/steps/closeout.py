@@ -501,10 +501,10 @@ class CloseoutStep(NotebookStep):
         text, good = record.summary(facts), record.closed(view)
         if self.run.dry_run:
             return f"DRY RUN: nothing was written. The summary would be:\n\n{text}"
-        write_text(self.run.folder / record.SUMMARY, text)
+        self.run.home.rewrite(record.SUMMARY, text)
         said = [str(self.run.folder / record.SUMMARY)]
         if good:
-            write_text(self.run.folder / record.SUCCESS, record.success(facts))
+            self.run.home.rewrite(record.SUCCESS, record.success(facts))
             said.append(str(self.run.folder / record.SUCCESS))
         self.run.fact("success", good)
         state, why = record.status(view)

@@ -238,6 +238,8 @@ class MigrateStep(NotebookStep):
             self.run.fact("changes_file", sum(1 for _ in unpacked_rows(kept, ())))
         else:
             kept.unlink(missing_ok=True)
+        for path in (file, kept):
+            self.run.wrote(path)
         return table
 
     def _written(self) -> pd.DataFrame:

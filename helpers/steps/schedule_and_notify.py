@@ -22,7 +22,7 @@ from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announceme
 from helpers.notify.delivery import CRITICAL, DONE_BY_HAND, LEVELS, WRITES_LATE, by_hand
 from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, Verdict, write_bytes
+from helpers.results import StepResult, Verdict
 from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
@@ -307,8 +307,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         path = self.run.folder / name
         if path.is_file() and path.read_bytes() != data:
             set_aside(self.run.home, [path])
-        if not path.is_file():
-            write_bytes(path, data)
+        self.run.home.rewrite(name, data.decode())
         return path
 
 

@@ -131,6 +131,7 @@ class ValidateStep(NotebookStep):
         ):
             found = Examination(store, self.of, write).run(progress)
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
+        self.run.wrote(self.run.folder / SEARCHES)
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
         staging.judge_reembedded(self.run, self.of.snapshot, self.run.workspace / staging.REEMBEDDED)

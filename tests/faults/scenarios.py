@@ -79,7 +79,7 @@ SCENARIOS: list[Scenario] = [
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
             snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
             snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
-            steps.schedule_and_notify:ScheduleAndNotifyStep._keep stores.copying:_copy_file stores.opening:_make_directory
+            stores.copying:_copy_file stores.opening:_make_directory
         """),
     ),
     Scenario(
@@ -128,7 +128,7 @@ SCENARIOS: list[Scenario] = [
             monitoring.measure:run_child monitoring.watcher:Journal._write report.pages:_keep
             run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            steps.closeout:CloseoutStep.clean steps.closeout:CloseoutStep.write steps.closeout:Lessons.begin
+            steps.closeout:CloseoutStep.clean steps.closeout:Lessons.begin
             steps.integration:IntegrationStep._pytest stores.copying:_copy_file
         """),
         codes=(0, 4), check=cut_over,
