@@ -186,6 +186,13 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
         "a production run that becomes a rehearsal": """
             test_nothing_foreign_is_sealed.py::test_what_a_run_is_never_changes_after_the_first_seal""",
+        "files changed, dropped or taken away before the seal": """
+            test_what_was_written_is_what_is_sealed.py::test_a_file_that_changed_between_the_end_of_a_step_and_the_seal_is_not_sealed
+            test_what_was_written_is_what_is_sealed.py::test_a_file_that_somebody_dropped_is_not_sealed
+            test_what_was_written_is_what_is_sealed.py::test_what_a_killed_step_left_is_set_aside_and_named
+            test_what_was_written_is_what_is_sealed.py::test_files_of_a_step_at_work_wait_for_a_later_seal
+            test_what_was_written_is_what_is_sealed.py::test_an_edit_of_a_run_that_the_toolkit_never_changed_is_not_sealed
+            test_what_was_written_is_what_is_sealed.py::test_an_empty_folder_among_the_seals_is_named_by_both""",
         "results and pages of nobody": """
             test_nothing_foreign_is_sealed.py::test_a_result_of_a_step_that_never_ran_is_not_sealed
             test_nothing_foreign_is_sealed.py::test_a_page_that_lay_there_before_is_neither_kept_nor_sealed""",

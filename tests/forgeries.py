@@ -24,7 +24,7 @@ from helpers.results import file_digest, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
-from tests.signers import Signers, finish_step, small_run
+from tests.signers import Signers, changed_toolkit, finish_step, small_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 RUN = "night-1"
@@ -96,9 +96,8 @@ class Thief:
 
     def sealed(self, step: str = "") -> None:
         """Seal what is there by a toolkit whose own refusals were taken out, and make what is derived."""
-        for refusal in ("refuse_changes", "_refuse_other_binding", "refuse_other_log"):
-            self.patch.setattr(SEALS, refusal, lambda *_: None)
-        self.patch.setattr(SEALS, "own", lambda run, chain, there: there)
+        changed_toolkit(self.patch)
+        self.patch.setattr(SEALS, "_refuse_other_binding", lambda *_: None)
         self.patch.setattr(SEALS, "_read_chain", lambda run: SEALS.seals(run.reports))
         (self.home.workspace / "last-seal").unlink(missing_ok=True)
         evidence.seal(self.home.read(), step)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from helpers import evidence
+from helpers import audit, evidence
 from helpers.parameters import parameters_from
-from helpers.results import StepResult, utc_now
+from helpers.results import StepResult, file_digest, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunState
@@ -48,7 +48,8 @@ def run() -> RunState:
     for step in ("10", "11", "12", "13"):
         estimate = [{"part": "22 import", "seconds": 60.0, "basis": "measured"}] if step == "13" else []
         result = StepResult(step, "", made.id, utc_now(), utc_now(), facts={"estimate": estimate, "execution": ""})
-        result.write(made.reports / "results" / f"{step}.json")
+        result.write(path := made.reports / "results" / f"{step}.json")
+        audit.append(made.reports / audit.NAME, audit.STEP_ENDS, step=step, result=file_digest(path))
         if step in ("12", "13"):
             evidence.at_rest(made.read())
     return made

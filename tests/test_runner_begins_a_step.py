@@ -185,7 +185,9 @@ def test_the_audit_log_says_when_a_step_began_and_how_it_ended(variables: dict[s
     run.check("looked", Verdict.PASS, measured=1)
     run.finish()
     log = run.folder / audit.NAME
-    assert [(e["action"], e["outcome"], e["facts"]["step"]) for e in audit.entries(log)] == [
+    begun_run, *entries = audit.entries(log)
+    assert begun_run["action"] == audit.BEGUN
+    assert [(e["action"], e["outcome"], e["facts"]["step"]) for e in entries] == [
         ("step begins", "done", "10"), ("step ends", "pass", "10"),
     ]  # fmt: skip
     assert audit.entries(log)[-1]["facts"]["result"] == file_digest(run.folder / "results" / "10.json")

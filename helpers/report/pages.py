@@ -572,14 +572,11 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 _PDF_SECONDS = 60.0
 
 
-def render_notebook(folder: RunFolder, notebook: Path, step: str) -> None:
-    """Write an executed notebook as a page beside it, and name both in the log; nothing where it is not there."""
+def render_notebook(folder: RunFolder, notebook: Path) -> None:
+    """Write an executed notebook as a page beside it; nothing where it is not there."""
     if notebook.is_file():
-        digests = {notebook.name: file_digest(notebook)}
         with _not_worth_a_failure(folder):
-            write_text(page := notebook.with_suffix(".html"), notebook_html(notebook))
-            digests[page.name] = file_digest(page)
-        audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=step, digests=digests)
+            write_text(notebook.with_suffix(".html"), notebook_html(notebook))
 
 
 @contextmanager

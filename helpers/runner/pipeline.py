@@ -428,13 +428,8 @@ def _one(
 
 
 def _executed(
-    folder: RunFolder,
-    step: plan.Step,
-    terminal: Console,
-    stop: Stop,
-    template: kernel.KernelTemplate | None,
-    dry_run: bool,
-) -> StepResult:
+    folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, template: kernel.KernelTemplate | None, dry_run: bool
+) -> StepResult:  # fmt: skip
     execution = Execution(folder, step, dry_run=dry_run, template=template)
     stop.execution = execution
     execution.start()
@@ -443,8 +438,18 @@ def _executed(
     stop.execution = None
     result = execution.result()
     terminal.say(step_line(step, result))
-    render_notebook(folder, execution.output, step.number)
+    _keep_notebook(folder, execution.output, step)
     return result
+
+
+def _keep_notebook(folder: RunFolder, notebook: Path, step: plan.Step) -> None:
+    """Render the executed notebook, and have the log name it with its page: a seal takes nothing else."""
+    if notebook.is_file():
+        digests = {notebook.name: file_digest(notebook)}  # before it is read for the page
+        render_notebook(folder, notebook)
+        if (page := notebook.with_suffix(".html")).is_file():
+            digests[page.name] = file_digest(page)
+        audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=step.number, digests=digests)
 
 
 def _stopped_by(folder: RunFolder, step: plan.Step, result: StepResult, stop: Stop) -> RunbookError | None:

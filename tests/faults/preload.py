@@ -20,6 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from helpers import cli, plots
 from helpers.migration import importing
+from helpers.results import write_bytes
 from helpers.run import kernel, plan
 from helpers.runner import outcome, pipeline  # noqa: F401
 from helpers.stores import opening
@@ -56,7 +57,7 @@ def render_nothing() -> None:
     """Neither pages nor figures: they are made of what is on disk already, and take most of the time."""
     for name in ("render_pages", "render_notebook"):
         setattr(pipeline, name, lambda *ignored: None)
-    plots.save = lambda figure, path: path.write_bytes(b"<svg/>")  # type: ignore[assignment]
+    plots.save = lambda figure, path: write_bytes(path, b"<svg/>")  # type: ignore[assignment]
 
 
 def _play(

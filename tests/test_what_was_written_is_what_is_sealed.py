@@ -1,0 +1,129 @@
+"""A seal takes a file only as it was written: what was changed, dropped or taken away since stops it, in one line."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import audit, evidence
+from helpers.cli.evidence import verify
+from helpers.errors import Terminal
+from helpers.results import file_digest
+from helpers.run.folders import RunFolder
+from tests.signers import Signers, changed_toolkit, finish, plain, signed_run, small_run
+
+
+@pytest.fixture
+def home(folders: Path, signers: Signers) -> RunFolder:
+    return signed_run(signers)
+
+
+STEPS_FILES = ["results/23.json", "figures/23_counts.png", "23_validate.ipynb", "23_validate.html"]
+
+
+@pytest.mark.parametrize("how", ["changed", "gone"])
+@pytest.mark.parametrize("name", STEPS_FILES)
+def test_a_file_that_changed_between_the_end_of_a_step_and_the_seal_is_not_sealed(
+    name: str, how: str, folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the step wrote: its line in the log names every file as it was written."""
+    home = small_run("night-30", signers)
+    path = home.reports / name
+    if how == "changed":
+        path.write_bytes(path.read_bytes() + b"\n")
+        said = f"{name} is not what audit.jsonl names"
+    else:
+        path.unlink()
+        said = f"{name} is gone, and audit.jsonl names it"
+    with pytest.raises(Terminal, match=re.escape(said)) as refused:
+        evidence.keep_sealed(home.read())
+    assert "--from 23" in refused.value.line()
+    assert not list(home.reports.glob("seals/*.json"))
+    changed_toolkit(monkeypatch)
+    finish(home)
+    named = f"{name}: audit.jsonl names " + ("no such file" if how == "changed" else "it, and it is gone")
+    assert named in verify(home.reports).problems
+    assert how == "gone" or f"{name}: audit.jsonl names no such file" in plain(home)
+
+
+@pytest.mark.parametrize("name", ["APPROVAL.md", "figures/23_forged.svg", "approval.log", "23_searches.csv.gz", "x/y"])
+def test_a_file_that_somebody_dropped_is_not_sealed(name: str, home: RunFolder) -> None:
+    (path := home.reports / name).parent.mkdir(exist_ok=True)
+    path.write_text("Approved by all.", encoding="utf-8")
+    sealed = len(evidence.seals(home.reports))
+    with pytest.raises(Terminal, match=rf"{re.escape(name)}: audit\.jsonl names no such file.*out of the folder"):
+        evidence.at_rest(home.read())
+    assert len(evidence.seals(home.reports)) == sealed
+    path.unlink()
+    home.log("goes on")
+    finish(home)
+    assert verify(home.reports).problems == []
+
+
+def test_what_a_killed_step_left_is_set_aside_and_named(home: RunFolder) -> None:
+    """Killed between the writing of a figure and the line that would name it; the step is not run again before the seal."""
+    audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step="50")
+    (home.reports / "figures" / "50_looks.svg").write_text("<svg/>", encoding="utf-8")
+    audit.append(home.reports / audit.NAME, audit.NOTEBOOK_BEGINS, step="51")
+    (home.reports / "51_performance.ipynb").write_text("{}", encoding="utf-8")
+    (home.reports / "signoffs" / ".half.sig").write_text("half", encoding="utf-8")
+    finish(home)
+    found = verify(home.reports)
+    assert found.problems == []
+    left = [note for note in found.notes if "a killed step left it" in note]
+    assert sorted(note.split(": ")[0].split("/", 2)[2] for note in left) == [
+        "51_performance.ipynb", "figures/50_looks.svg", "signoffs/.half.sig",
+    ]  # fmt: skip
+    assert "Everything fits." in plain(home)
+
+
+def test_files_of_a_step_at_work_wait_for_a_later_seal(home: RunFolder, signers: Signers) -> None:
+    """Somebody signs meanwhile: what the step goes on writing would else differ from what was sealed."""
+    audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step="50")
+    figure = home.reports / "figures" / "50_looks.svg"
+    figure.write_text("<svg/>", encoding="utf-8")
+    hold = f"import fcntl, time; f = open({str(home.workspace / 'step.lock')!r}, 'a+'); fcntl.flock(f, 2); print(1, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", f"{hold}; time.sleep(60)"], stdout=subprocess.PIPE) as step:
+        assert step.stdout is not None
+        step.stdout.readline()
+        evidence.at_rest(home.read())
+        step.kill()
+    assert figure.is_file()
+    assert "figures/50_looks.svg" not in evidence.seals(home.reports)[-1].subjects
+    figure.write_text("<svg>more</svg>", encoding="utf-8")
+    digests = {"figures/50_looks.svg": file_digest(figure)}
+    audit.append(home.reports / audit.NAME, audit.STEP_ENDS, step="50", digests=digests)
+    finish(home)
+    assert evidence.seals(home.reports)[-1].subjects["figures/50_looks.svg"] == file_digest(figure)
+    assert verify(home.reports).problems == []
+
+
+def test_an_edit_of_a_run_that_the_toolkit_never_changed_is_not_sealed(folders: Path, signers: Signers) -> None:
+    """The line with which its log begins names run.json and parameters.yaml; without that line nothing is sealed."""
+    home = small_run("night-31", signers)
+    path = home.reports / "run.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"rehearsal": false', '"rehearsal": true'), encoding="utf-8"
+    )
+    with pytest.raises(Terminal, match=r"run\.json is not what audit\.jsonl names"):
+        evidence.keep_sealed(home.read())
+    log = home.reports / audit.NAME
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(Terminal, match="its first line is not the one with which the run began"):
+        evidence.keep_sealed(home.read())
+    log.unlink()
+    with pytest.raises(Terminal, match="its first line is not the one with which the run began"):
+        evidence.keep_sealed(home.read())
+
+
+@pytest.mark.parametrize("name", ["nothing", ".hidden", "0001-x.json.tsr"])
+def test_an_empty_folder_among_the_seals_is_named_by_both(name: str, home: RunFolder) -> None:
+    first = evidence.seals(home.reports)[0].path.name
+    (home.reports / "seals" / name.replace("0001-x.json", first)).mkdir()
+    assert any(f"seals/{name.replace('0001-x.json', first)}: " in line for line in verify(home.reports).problems)
+    assert f"not a seal: seals/{name.replace('0001-x.json', first)}" in plain(home)
