@@ -16,7 +16,7 @@ from helpers.run.record import RunRecord
 from helpers.steps.cutover import CutoverStep
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
-from tests.signers import Signers
+from tests.signers import Signers, vouch
 from tests.storage import chunks, embedded, fill
 
 
@@ -59,6 +59,7 @@ def decided(
         record.fact("decision", decision)
         keep(folder, record)
     if decision == "GO":
+        vouch(folder.reports)
         evidence.seal(folder.read(), "24")
         if roles:
             signers(folder).approve(folder.reports, roles)

@@ -20,7 +20,7 @@ from helpers.results import StepResult, file_digest, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, finish_step, make_key, read, sign, small_run
+from tests.signers import Signers, finish_step, make_key, read, sign, small_run, vouch
 
 
 @pytest.fixture
@@ -215,6 +215,7 @@ def test_what_a_retry_sets_aside_is_no_loss_but_an_older_go_counts_no_more(
 
 def test_what_is_marginal_must_be_accepted_by_everybody_by_name(home: RunFolder, signers: Signers) -> None:
     facts(home.reports, accept=["named queries"])
+    vouch(home.reports)
     evidence.seal(home.read(), "24")
     signers.approve(home.reports)
     assert state(home.reports).missing == list(ROLES)

@@ -23,6 +23,7 @@ from helpers.runner.notebook import Run
 from helpers.runner.pipeline import _verdict
 from helpers.status import overview as terminals
 from helpers.status.overview import next_action, run_rows
+from tests.signers import vouch
 
 MIGRATE = plan.find("22")
 
@@ -65,6 +66,7 @@ def failed(folder: RunFolder, number: str, code: str, **facts: Any) -> None:
     result.facts |= facts
     result.error, result.verdict = {"code": code, "type": "WorldError", "line": code}, Verdict.FAIL
     result.write(folder.reports / "results" / f"{number}.json")
+    vouch(folder.reports)
 
 
 def missing(folder: RunFolder) -> None:

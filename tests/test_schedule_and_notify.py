@@ -22,6 +22,7 @@ from helpers.run.record import RunRecord
 from helpers.run.window import Estimate, Hours
 from helpers.steps.schedule_and_notify import ScheduleAndNotifyStep, invitation
 from tests.listeners import Listener
+from tests.signers import vouch
 
 START = dt.datetime(2025, 12, 1, 2, tzinfo=dt.UTC)
 DAY_BEFORE = START - dt.timedelta(hours=25)
@@ -261,6 +262,7 @@ def test_a_new_dry_run_outdates_the_schedule_and_the_approvals_given_over_it() -
 def test_a_file_that_says_something_else_now_leaves_the_old_one_as_history(tmp_path: Path) -> None:
     folder = a_run(contacts={"war_room": "https://call"})
     desk(folder).invitation()
+    vouch(folder.reports)
     evidence.at_rest(folder.read())
     desk(folder).invitation()
     assert not (folder.reports / "earlier").exists()

@@ -173,12 +173,12 @@ def seal(run: RunState, step: str = "") -> RunState:
             _copy_allowed(run, known, step)
         list_packages(run.reports)
         there = measure(run.reports, {n: d for n, d in there.subjects.items() if not n.startswith(ALLOWED)})
-        there = own(run, known, there)
         searched = secret_scan.search(run.reports, parameters.secrets(), parameters.secrets_of_files())
         # A person who signs need not have the secrets of the steps; what the steps wrote is sealed by those who had them.
         headers = {str(ref) for side in (parameters.source, parameters.target) for ref in side.headers.values()}
         earlier = {name for each in known for name in each.predicate["secrets"]["searched"] if name.startswith("env:")}
         secret_scan.refuse(searched, run.reports, sorted(headers | earlier) if step else ())
+        there = own(run, known, there)
         number, now = len(known) + 1, utc_now()
         key, runner = _runner(run)
         # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
