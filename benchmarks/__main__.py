@@ -21,9 +21,9 @@ from benchmarks.ground import Ground, fill, naive
 from benchmarks.plot import picture
 from benchmarks.results import Findings, Row, compared, ratios, tables
 from benchmarks.ways import Failed, Taken, Toolkit
+from helpers.audit import commit
 from helpers.plots.style import save
 from helpers.results import utc_now, write_text
-from helpers.run.folders import commit
 from tests.servers import client_of
 
 SIZES, QUICK_SIZES = "9832x1536", "1000x64"

@@ -120,7 +120,8 @@ def test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed(night
     for name in ("seals", "signoffs"):
         shutil.rmtree(night.reports / name)
     (night.reports / audit.NAME).unlink()
-    (night.workspace / "last-seal").unlink()
+    for name in ("last-seal", "first-line"):
+        (night.workspace / name).unlink()
     document = night.read().parameters.document()
     document["signoff"]["required"] = []
     runs.change_parameters(night, parameters_from(document))

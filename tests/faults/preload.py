@@ -57,7 +57,7 @@ def render_nothing() -> None:
     """Neither pages nor figures: they are made of what is on disk already, and take most of the time."""
     for name in ("render_pages", "render_notebook"):
         setattr(pipeline, name, lambda *ignored: None)
-    plots.save = lambda figure, path: write_bytes(path, b"<svg/>")  # type: ignore[assignment]
+    plots.save = lambda figure, path: write_bytes(path, b"<svg/>")
 
 
 def _play(
