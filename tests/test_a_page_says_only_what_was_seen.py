@@ -372,6 +372,17 @@ def test_what_the_tests_of_step_23_found_is_not_cut_and_ends_once(tmp_path: Path
     assert ".;" not in page
 
 
+def test_what_was_not_exercised_is_printed_once(tmp_path: Path) -> None:
+    idle = result("53", checks=[Check("end of the write fence", Verdict.NOT_EXERCISED, detail="none was tried")])
+    fenced = result(
+        "20", checks=[Check("write fence", Verdict.WARNING, "none", reason=ReasonCode.NO_FENCE, detail="no fence")]
+    )
+    page = read(run_page(make_run(tmp_path / "r", [fenced, idle])))
+    printed = [e.get_text() for e in page.find_all("li") if "screen" not in (e.get("class") or [])]
+    assert sum("none was tried" in line for line in printed) == 1
+    assert any("no fence" in line for line in printed), "another deviation is printed"
+
+
 def test_whatever_a_step_says_it_sampled_is_listed(tmp_path: Path, own_folders: None) -> None:
     record = RunRecord(
         runs.create(parameters_from({"source": {"path": "s"}, "target": {"path": "t"}}), "one").read(), "23"

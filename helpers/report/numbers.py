@@ -184,7 +184,6 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
             "Whole rollback": ("from the order to the end of step 27", found.whole),
         }  # fmt: skip
         how = "measured in a drill" if drill else "measured"
-        how += f"; {REPLAY_ORDERED}" if found.replayed is not None else ""
         rows += [RollbackRow(name, what, seconds, how) for name, (what, seconds) in measured.items()]
     if (start := instant(drill.get("began"))) and (end := instant(drill.get("ended"))):
         what = "from its begin until everything was put back" if drill.get("put_back") else "from its begin to its end"

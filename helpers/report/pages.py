@@ -82,6 +82,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         back=numbers.rollback_words(back) if back is not None else "",
         way_back=way_back(view),
         histories=advice.HISTORIES if writers(view) else "",
+        replay_ordered=numbers.REPLAY_ORDERED if back is not None and back.replayed is not None else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
         again=numbers.again(view.results, view.drill),
