@@ -275,7 +275,7 @@ class RunState(RunFolder):
 def _read_facts(run: RunFolder) -> dict[str, Any]:
     with reading(path := run.reports / RunPath.RUN):
         facts = dict(json_in(contents(path)))
-        if "\0" in "".join(facts[key].strip() for key in ("name", "date", "directory", "until")):
+        if "\0" in facts["date"] + facts["directory"] or not isinstance(facts["name"] + facts["until"], str):
             raise ValueError("a text with a null")
         _ = facts["rehearsal"], facts["dry_run"], dt.datetime.fromisoformat(facts["created"])
         return facts
