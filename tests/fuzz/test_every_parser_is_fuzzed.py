@@ -27,7 +27,7 @@ EXCUSED = {
     "rehearsal.setup:Client._read": REHEARSAL, "stores.creation:RehearsalEmbedding._hashed": OWN,
     "cli.snapshots:_endpoint": "words of a command line, as an endpoint: tests/test_snapshots_command.py",
     "evidence.secret_scan:_readings": "any bytes may look like base64, and are then no text",
-    "evidence.signoffs:record": "a statement from another machine: tests/test_decision_signoffs.py", "evidence.signoffs:sign": OWN,
+    "evidence.signoffs:_record": "a statement from another machine: tests/test_decision_signoffs.py", "evidence.signoffs:sign": OWN,
     "evidence.secret_scan:foreign_bytecode": "the installed package", "evidence.verification:_envelope": "envelopes are forged in tests/forgeries.py",
     "migration.importing:show_transform": OWN, "migration.target_lock:_runs_that_made": "documents of runs, behind a guard of its own",
     "notify.delivery:_answers": CHILD, "notify.sender:main": CHILD, "runner.notebook:be_template": CHILD,
@@ -35,10 +35,9 @@ EXCUSED = {
     "steps.integration:IntegrationStep._outcomes": CHILD, "steps.performance:PerformanceStep.sides": CHILD,
     "profiling.similarity:_runs": OWN, "run.folders:parameters_text": OWN, "runner.notebook:_assigned": OWN, "steps.invalid_scores:_write_yaml": OWN,
     "steps.invalid_scores:InvalidScoresStep.proposal": OWN,
-    "rollback.proof:writing_endpoint": RULES, "fence.control:Control.unwritten": "lines of nginx's log; one that cannot be read is a reason to compare all", "steps.closeout:FenceEnd.__init__": RULES, "steps.rollback:RollbackStep.control": RULES,
+    "parameters.endpoint:Section.__get_pydantic_json_schema__": OWN, "rollback.proof:writing_endpoint": RULES, "fence.control:Control.unwritten": "lines of nginx's log; one that cannot be read is a reason to compare all", "steps.closeout:FenceEnd.__init__": RULES, "steps.rollback:RollbackStep.control": RULES,
     "schema.rules:listed": "values of metadata: tests/test_schema_hazards.py",
     "stores.copying:_back_up": "a database in use: tests/test_store_directories.py",
-    "stores.layout:_parquet_ids": "0.3 beside a database: tests/test_source_layout_0_3.py",
     "stores.rescue:_from_log": "tests/test_rescue_of_damaged_directories.py", "stores.rescue:_take": "tests/test_rescue_of_damaged_directories.py",
 }  # fmt: skip
 
