@@ -28,6 +28,7 @@ from helpers.errors import Terminal, one_line
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.results import naming
+from helpers.stores import layout
 from helpers.stores.base import damage
 from helpers.stores.index_files import LINKS, bloat, links_bloated
 from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_plain, unreadable
@@ -125,9 +126,39 @@ def copy_directory(source: Path, destination: Path) -> list[str]:
     except OSError as error:
         raise unreadable(error, source, "source") from error
     _refuse_super_journal(destination / f"{DATABASE}-journal", source)
+    _refuse_giants(destination / DATABASE, source)
     derived = rebuild(destination / DATABASE)
     _check_database(destination / DATABASE, source)
     return [*([used] if used else []), *derived, *_unlisted(destination / DATABASE, source)]
+
+
+def _refuse_giants(copy: Path, source: Path) -> None:
+    """`Terminal` where one value is larger than any request to Chroma: it would be held in memory several times.
+
+    Only a file that is large enough to hold one is looked through; damage met there is told by whoever looks for damage.
+    """
+    if sum(file.stat().st_size for file in copy.parent.glob(f"{copy.name}*")) < layout.MOST_VALUE:
+        return
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(copy)) as db:
+        require_plain(db, copy)
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
+        for (table,) in tables.fetchall():
+            columns = [_quoted(row[0]) for row in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+            longer = " OR ".join(f"length({column}) > {layout.MOST_VALUE}" for column in columns)
+            try:  # a blob's length is known without reading it, a text's is not
+                giant = db.execute(f"SELECT 1 FROM {_quoted(table)} WHERE {longer}").fetchone()  # noqa: S608  # nosec B608
+            except sqlite3.DataError:
+                giant = True
+            if giant:
+                raise Terminal(
+                    ReasonCode.SOURCE_FOREIGN_FILE, f"holds a value of more than {layout.MOST_VALUE / 2**20:,.0f} MB in table "
+                    f"{one_line(table, 60)}, which no request to Chroma can bring", where=str(source / DATABASE),
+                    next_step="Find out who wrote it. Delete it in a copy of the folder, and migrate the copy.",
+                )  # fmt: skip
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _unlisted(copy: Path, source: Path) -> Iterator[str]:

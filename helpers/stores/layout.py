@@ -58,6 +58,7 @@ _PARTIAL = re.compile(  # Chroma's own
     r"(?i)CREATE\s+(UNIQUE\s+)?INDEX\s+[^()]+\([\w\s,\"`]*\)\s*WHERE\s+\w+\s+IS\s+NOT\s+NULL\s*"
 )
 _MOST_OBJECTS, _MOST_SQL = 1_000, 2**20  # in a schema; Chroma's own has about fifty, and 10 kB
+MOST_VALUE = 2**28  # bytes of one text or blob; a server of Chroma takes requests of 40 MB
 # What is computed when rows are read, written or checked.
 _EXPRESSIONS = """
 SELECT 'generated column', t.name || '.' || c.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
@@ -71,7 +72,11 @@ SELECT 'condition (CHECK) of a table', name FROM sqlite_master WHERE type = 'tab
 
 
 def require_plain(connection: sqlite3.Connection, database: Path) -> None:
-    """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows."""
+    """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows.
+
+    From then on the connection reads no value of more than `MOST_VALUE` bytes (`sqlite3.DataError`).
+    """
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE)
     objects, length = connection.execute("SELECT count(*), total(length(sql)) FROM sqlite_master").fetchone()
     if objects > _MOST_OBJECTS or length > _MOST_SQL:
         found = [("schema", f"{objects:,} tables and indexes in {length / 1e6:,.1f} MB")]
