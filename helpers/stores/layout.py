@@ -54,11 +54,10 @@ def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection
     return closing(connection)
 
 
-_PARTIAL = re.compile(  # Chroma's own
-    r"(?i)CREATE\s+(UNIQUE\s+)?INDEX\s+[^()]+\([\w\s,\"`]*\)\s*WHERE\s+\w+\s+IS\s+NOT\s+NULL\s*"
-)
+# Chroma's own
+_PARTIAL = re.compile(r"(?i)CREATE\s+(UNIQUE\s+)?INDEX\s+[^()]+\([\w\s,\"`]*\)\s*WHERE\s+\w+\s+IS\s+NOT\s+NULL\s*")
 _MOST_OBJECTS, _MOST_SQL = 1_000, 2**20  # in a schema; Chroma's own has about fifty, and 10 kB
-MOST_VALUE = 2**28  # bytes of one text or blob; a server of Chroma takes requests of 40 MB
+MOST_VALUE = 2**28  # bytes of a text or blob; servers take requests of 40 MB
 # What is computed when rows are read, written or checked.
 _EXPRESSIONS = """
 SELECT 'generated column', t.name || '.' || c.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
