@@ -24,6 +24,12 @@ def count(n: float, noun: str = "") -> str:
     return f"{int(n):,} {noun if int(n) == 1 else plural(noun)}".rstrip()
 
 
+def unit_of(value: Any, unit: str) -> str:
+    """1, "queries" → "query"; other values, and units of several words or of two letters ("ms"), keep theirs."""
+    one = isinstance(value, int | float) and value == 1 and " " not in unit
+    return re.sub(r"(?<=[a-z]{2})s$", "", re.sub("ies$", "y", unit)) if one else unit
+
+
 def plural(noun: str) -> str:
     """The plural of an English noun: query, queries; batch, batches; "chunk of others", "chunks of others"."""
     noun, rest = noun.partition(" of ")[0], "".join(noun.partition(" of ")[1:])

@@ -120,9 +120,6 @@ def changes_told(by_rule: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {words}" for words, n in sums.most_common() if n)
 
 
-_PLURAL = re.compile(r"ies$|(?<=[a-z]{2})s$")  # of a unit such as chunks, queries; "ms" is none
-
-
 @dataclass(slots=True)
 class Check:
     """One question with its measured answer. `name` names what was looked at and does not say how it came out.
@@ -168,9 +165,7 @@ class Check:
             shown = f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
         else:
             shown = formatting.text(value, 200)
-        one = isinstance(value, int | float) and value == 1 and " " not in self.unit
-        unit = _PLURAL.sub(lambda found: "y" if found[0] == "ies" else "", self.unit) if one else self.unit
-        return shown if isinstance(value, str) else f"{shown} {unit}".strip()
+        return shown if isinstance(value, str) else f"{shown} {formatting.unit_of(value, self.unit)}".strip()
 
     @property
     def contradiction(self) -> str:

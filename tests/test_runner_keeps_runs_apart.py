@@ -168,6 +168,7 @@ def test_steps_are_found_by_number_and_name() -> None:
 
 
 def test_progress_in_words() -> None:
+    assert describe("Watch", 1, 1, "seconds", 1.3) == "Watch: 1 second in 1.3 s"
     assert (
         describe("writing", 4500, 9832, "chunks", 12) == "writing: 4,500 of 9,832 chunks (46 %), 12 s, about 14 s to go"
     )

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
-from helpers.formatting import count, duration
+from helpers.formatting import count, duration, unit_of
 from helpers.parameters import Endpoint, Parameters
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, file_digest, meets, naming, utc_now, worst
@@ -359,10 +359,12 @@ def describe(label: str, done: int, total: int, unit: str, seconds: float, befor
             if done > before
             else "all before this attempt"
         )
-        return f"{label}: {done:,} {unit}{f', {parts},' * bool(before)} in {duration(seconds)}"
+        return f"{label}: {done:,} {unit_of(done, unit)}{f', {parts},' * bool(before)} in {duration(seconds)}"
     new = done - before
     left = f", about {duration(seconds / new * (total - done))} to go" if new > 0 and seconds > 1 else ""
-    return f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {duration(seconds)}{left}"
+    return (
+        f"{label}: {done:,} of {total:,} {unit_of(total, unit)} ({100 * done / total:.0f} %), {duration(seconds)}{left}"
+    )
 
 
 def _in_notebook() -> bool:
