@@ -17,6 +17,7 @@ from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.snapshots.snapshot import write_snapshot
 from tests.conftest import ROOT
+from tests.signers import vouch
 from tests.storage import chunks, embedded, fill, tree
 
 FOUR_LINES = "name: trial\nsource: {path: nowhere}\ntarget: {path: target}\nschema: identity\n"
@@ -126,6 +127,7 @@ def made(*settings: str) -> runs.RunFolder:
 def put(folder: runs.RunFolder, step: str, verdict: Verdict = Verdict.PASS) -> None:
     result = StepResult(step, "A step", folder.id, utc_now(), utc_now(), verdict)
     result.write(folder.reports / "results" / f"{step}.json")
+    vouch(folder.reports)
 
 
 def test_a_run_that_exists_is_resumed_or_run_in_part(capsys: Run) -> None:
