@@ -39,10 +39,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-fuzz test-long test-memory test-compat test-cloud audit lab lint ruff docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-more test-slow test-attacks test-kill test-faults test-fuzz test-long test-memory test-compat test-cloud audit lab lint ruff docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-more | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -53,7 +53,11 @@ rehearse-servers: $(READY)
 # In the order of collection, in which tests/conftest.py puts the longest files first: mypy is one of them.
 test: ruff
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) -m "not slow" tests --ignore=tests/compat $(NOTEBOOKS) $(ARGS)
+	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) -m "not slow and not more" tests --ignore=tests/compat $(NOTEBOOKS) $(ARGS)
+
+# The tests marked `more`: a tenth of the time of `make test`, each beside a quicker one. CI runs both.
+test-more: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "more and not slow" tests --ignore=tests/compat $(ARGS)
 
 # The tests marked `slow`: full-size samples, near-duplicates of a quicker test, sources served in every kind.
 test-slow: $(READY)

@@ -485,6 +485,7 @@ def test_a_value_that_no_request_can_bring_is_refused_before_it_is_read(
     assert caught.value.code == "source_foreign_file"
 
 
+@pytest.mark.more
 def test_modules_in_the_folder_of_a_run_are_not_imported(tmp_path: Path) -> None:
     with embedded(tmp_path / "a") as store:
         fill(store, "notes", chunks(3))

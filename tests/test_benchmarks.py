@@ -147,6 +147,7 @@ def test_each_kind_of_loss_is_counted(chroma_server: Server) -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.more
 def test_what_the_client_says_that_it_wrote_is_what_the_server_holds(
     chroma_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +179,7 @@ def test_what_the_client_says_that_it_wrote_is_what_the_server_holds(
     assert _agree(ground, url, seen) == {"written": 1, "missing": 1, "deleted": 1, "collections": 1}
 
 
+@pytest.mark.more
 def test_a_peer_that_cannot_be_had_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "HOME", tmp_path)
     ours = f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -333,6 +333,7 @@ def test_killed_anywhere_and_gone_on_with(night: RunFolder, moment: int, monkeyp
     assert_target_is_source(night)
 
 
+@pytest.mark.more
 def test_few_changes_are_written_by_id_and_many_afresh(night: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[str] = []
     drop = ClientStore.drop

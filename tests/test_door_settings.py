@@ -99,6 +99,7 @@ def redirect(folder: Path, server: ChromaServer) -> dict[str, str]:
     "source",
     ["directory", pytest.param("server", marks=pytest.mark.slow), pytest.param("0.3", marks=pytest.mark.slow)],
 )
+@pytest.mark.more
 def test_a_dry_run_touches_what_is_named_and_nothing_else(tmp_path: Path, other: ChromaServer, source: str) -> None:
     """By the command and its kernels and other children: steps 10 to 13."""
 

@@ -211,6 +211,7 @@ def test_a_fence_that_a_drill_lifted_is_up_since_it_was_set_again(tmp_path: Path
     assert moment(end.state.up_at) in end.look().to_string()
 
 
+@pytest.mark.more
 def test_what_a_client_wrote_while_the_fence_was_down_stops_the_copy_from_going_back(drilled: Night) -> None:
     proof = dict[str, Any]()
     with pytest.raises(RunbookError, match="alpha between the fences: added") as stopped:
@@ -220,6 +221,7 @@ def test_what_a_client_wrote_while_the_fence_was_down_stops_the_copy_from_going_
     assert "files" not in proof
 
 
+@pytest.mark.more
 def test_a_replayed_chunk_that_a_client_changed_again_stops_it_too(drilled: Night) -> None:
     def changed() -> None:
         with embedded(drilled.home / "source") as store:

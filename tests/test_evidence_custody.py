@@ -131,6 +131,7 @@ def test_every_seal_is_signed_by_the_key_that_it_names(home: RunFolder, signers:
     assert any(fingerprint in line for line in found.notes)
 
 
+@pytest.mark.more
 def test_seals_made_again_with_another_key_do_not_fit_what_was_noted_elsewhere(
     home: RunFolder, signers: Signers
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier(
     assert "results/23.json: changed between" in plain(home)
 
 
+@pytest.mark.more
 def test_what_a_step_that_runs_again_moves_is_named_in_the_log(folders: Path, signers: Signers) -> None:
     home = small_run("night-21", signers)
     evidence.keep_sealed(home.read())

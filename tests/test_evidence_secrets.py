@@ -129,6 +129,7 @@ def test_a_value_far_behind_the_beginning_of_a_packed_file_is_found(
     assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("far.bin", "env:CHROMA_TOKEN")]
 
 
+@pytest.mark.more
 def test_a_value_behind_a_hundred_megabytes_is_found_in_bounded_memory(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "far.gz", "wb", compresslevel=1) as file:
         for _ in range(100):

@@ -121,6 +121,7 @@ def test_the_table_library_comes_with_the_cell_and_asks_no_network(front: Front)
         assert "import(" not in page or "createObjectURL" in page
 
 
+@pytest.mark.more
 def test_nobody_sees_the_same_without_widgets(front: Front) -> None:
     messages = front.run("desk.pick()")
     assert not [m for m in messages if m["msg_type"] == "comm_open"]

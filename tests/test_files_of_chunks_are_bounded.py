@@ -55,6 +55,7 @@ def test_one_text_millions_of_times_is_refused_in_one_line(tmp_path: Path, colum
     assert "decoded it would have 8,59" in refusal(folder, tmp_path)
 
 
+@pytest.mark.more
 def test_lists_of_one_number_without_end_are_refused(tmp_path: Path) -> None:
     folder = old(tmp_path / "old", 40, embedding=pa.concat_arrays([ONE] * 40))
     assert (folder / EMBEDDINGS).stat().st_size < 2**17

@@ -145,6 +145,7 @@ def test_it_runs_no_other_thread(template: kernel.KernelTemplate, tmp_path: Path
     assert psutil.Process(template.process.pid).num_threads() == 1
 
 
+@pytest.mark.more
 def test_a_kernel_ends_with_its_template_and_a_new_one_is_started(folder: RunFolder) -> None:
     """Also one that no other thread of its own can stop: nothing in it gives Python back."""
     busy = "import os; (run.workspace / 'pid').write_text(str(os.getpid())); sum(range(10**13))"
@@ -172,6 +173,7 @@ def test_the_steps_close_theirs() -> None:
         assert none is None, "one kernel is as quick by itself"
 
 
+@pytest.mark.more
 def test_where_something_else_runs_in_it_new_kernels_are_started(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

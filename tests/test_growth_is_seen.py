@@ -12,6 +12,7 @@ import pytest
 from tests.resources import MB, Held, growth, held
 
 
+@pytest.mark.more
 def test_what_leaks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A little is kept at each of twelve samples: memory, an open file with a temporary one, a thread."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -42,6 +42,7 @@ def many(path: Path, count: int) -> None:
             )
 
 
+@pytest.mark.more
 def test_every_collection_is_read_again_and_again_under_a_low_limit(tmp_path: Path) -> None:
     """256 files, soft and hard, as on macOS; more collections than that leaves room for."""
     many(tmp_path / "db", 40)

@@ -27,6 +27,7 @@ def latin(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
 
 
+@pytest.mark.more
 def test_names_beyond_the_encoding_are_escaped_on_the_screen_and_whole_in_the_pages(
     tmp_path: Path, latin: dict[str, str]
 ) -> None:

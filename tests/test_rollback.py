@@ -128,6 +128,7 @@ def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night)
     assert night.env == ENV.encode()
 
 
+@pytest.mark.more
 def test_a_collection_that_clients_made_in_the_target_comes_back_whole(night: Night) -> None:
     night.migrate()
     night.cut_over()

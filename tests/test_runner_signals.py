@@ -174,6 +174,7 @@ def test_a_second_request_ends_a_kernel_that_does_not_listen(start: Start, tmp_p
     assert gone(kernel, 5)
 
 
+@pytest.mark.more
 def test_a_lost_terminal_does_not_stop_the_run(start: Start, tmp_path: Path) -> None:
     cell = BATCHES.replace("600", "60")
     process, _ = begin_at_work(start, tmp_path, cell)

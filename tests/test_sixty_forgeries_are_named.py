@@ -91,6 +91,7 @@ def unpacked(auditor: Auditor, place: Path, patch: pytest.MonkeyPatch) -> Thief:
     return Thief(home, auditor.thief, auditor.others, patch)
 
 
+@pytest.mark.more
 def test_the_archive_fits_elsewhere_as_it_was_handed_over(
     auditor: Auditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

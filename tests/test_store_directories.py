@@ -252,6 +252,7 @@ def _read_while_it_is_filled(source: Path, scratch: Path) -> bool:
     return in_use
 
 
+@pytest.mark.more
 def test_a_directory_that_an_application_is_filling_is_read_whole_up_to_one_moment(tmp_path: Path) -> None:
     source, in_use = tmp_path / "source", False
     command = [sys.executable, "-c", WRITER, str(source)]

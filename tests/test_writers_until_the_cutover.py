@@ -190,6 +190,7 @@ def test_more_than_was_signed_moves_nobody_and_writers_go_on(fenced: Fenced) -> 
         assert len(held(source)["alpha"].vectors) == 75
 
 
+@pytest.mark.more
 def test_a_cutover_that_fails_lets_writers_go_on_and_the_next_one_brings_all_over(fenced: Fenced) -> None:
     folder = run(fenced, delta_limit={"chunks": 5, "share": 1.0})
     ready(folder)
@@ -214,6 +215,7 @@ def test_a_cutover_that_fails_lets_writers_go_on_and_the_next_one_brings_all_ove
     agree(fenced)
 
 
+@pytest.mark.more
 def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
     fenced: Fenced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +244,7 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
     agree(fenced)
 
 
+@pytest.mark.more
 def test_a_log_whose_end_a_killed_process_did_not_see_is_not_trusted(
     fenced: Fenced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +260,7 @@ def test_a_log_whose_end_a_killed_process_did_not_see_is_not_trusted(
     agree(fenced)
 
 
+@pytest.mark.more
 def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_what_clients_wrote_at_the_target(
     fenced: Fenced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +294,7 @@ def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_wh
         assert {"c1", "client0"} <= set(store.ids("alpha"))
 
 
+@pytest.mark.more
 def test_a_no_go_that_comes_while_writers_are_out_lets_them_go_on(fenced: Fenced) -> None:
     folder = run(fenced)
     ready(folder)
@@ -303,6 +308,7 @@ def test_a_no_go_that_comes_while_writers_are_out_lets_them_go_on(fenced: Fenced
     assert not state.refuses
 
 
+@pytest.mark.more
 def test_collections_made_dropped_and_cleared_by_filter_are_brought_over_and_others_are_not_read(
     fenced: Fenced,
 ) -> None:
@@ -325,6 +331,7 @@ def test_collections_made_dropped_and_cleared_by_filter_are_brought_over_and_oth
     assert (counted.source, counted.migrated, counted.quarantined) == (184, 184, 0)
 
 
+@pytest.mark.more
 def test_a_write_that_the_log_does_not_show_is_found_after_the_cutover(fenced: Fenced) -> None:
     folder = run(fenced)
     ready(folder)
