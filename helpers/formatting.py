@@ -67,8 +67,9 @@ def own_chunk(recall: Mapping[str, Any]) -> str:
 def judged_queries(row: Mapping[str, Any]) -> str:
     """How many queries a share of the fact `recall` is of, and how many more were asked, of which nothing could be judged."""
     asked = int(row.get("asked") or row["queries"])
-    more = f" of {asked:,} asked (of the others no neighbour could be judged)" if asked > row["queries"] else ""
-    return count(row["queries"], "query") + more
+    if asked > row["queries"]:
+        return f"{row['queries']:,} of {count(asked, 'query')} (the others had no neighbour to judge)"
+    return count(asked, "query")
 
 
 def scope(name: str) -> str:

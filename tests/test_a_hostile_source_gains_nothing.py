@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import pkgutil
-import re
 import shutil
 import sqlite3
 import struct
@@ -40,7 +39,7 @@ from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint, StoredFunction
 from helpers.run import command
 from helpers.steps import integration
-from helpers.stores import copying, creation, door, layout, open_source, open_target, opening
+from helpers.stores import copying, creation, door, open_source, open_target, opening
 from helpers.stores.creation import own_function, register_allowed
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook
@@ -455,34 +454,6 @@ def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, i
     assert caught.value.code == "source_foreign_file"
     assert "DROP" in str(caught.value)
     assert len(caught.value.line()) < 600
-
-
-@pytest.mark.parametrize(
-    ("table", "change"),
-    [
-        ("collections", "UPDATE collections SET config_json_str = cast(zeroblob(3000000) AS text)"),
-        ("embeddings", "UPDATE embeddings SET embedding_id = cast(zeroblob(3000000) AS text) WHERE id = 1"),
-        ("embedding_metadata", "UPDATE embedding_metadata SET string_value = cast(zeroblob(3000000) AS text)"),
-        ('a "b"', 'CREATE TABLE "a ""b""" ("c ""d""" TEXT); INSERT INTO "a ""b""" VALUES (zeroblob(3000000))'),
-    ],
-)
-def test_a_value_that_no_request_can_bring_is_refused_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, change: str
-) -> None:
-    with embedded(tmp_path / "source") as store:
-        fill(store, "notes", chunks(20))
-    monkeypatch.setattr(layout, "MOST_VALUE", 2**21)
-    with open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "before") as store:
-        assert store.count("notes") == 20
-    with closing(sqlite3.connect(tmp_path / "source/chroma.sqlite3")) as db:
-        db.executescript(change)
-        db.commit()
-    with (
-        pytest.raises(Terminal, match=f"more than 2 MB in table {re.escape(table)}") as caught,
-        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),
-    ):
-        pass
-    assert caught.value.code == "source_foreign_file"
 
 
 @pytest.mark.more

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +18,7 @@ from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import to_table
 from helpers.stores import layout, open_source
 from helpers.stores.layout import COLLECTIONS, EMBEDDINGS
-from tests.storage import chunks
+from tests.storage import chunks, embedded, fill
 from tests.test_source_layout_0_3 import write_old
 
 HUGE, ROWS = "x" * 2**20, 8_192
@@ -145,3 +148,31 @@ def test_what_is_often_the_same_is_read(tmp_path: Path) -> None:
     folder = old(tmp_path / "old", rows, document=texts)
     with open_source(Endpoint(path=str(folder)), tmp_path / "scratch") as store:
         assert store.count("notes") == rows
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("collections", "UPDATE collections SET config_json_str = cast(zeroblob(3000000) AS text)"),
+        ("embeddings", "UPDATE embeddings SET embedding_id = cast(zeroblob(3000000) AS text) WHERE id = 1"),
+        ("embedding_metadata", "UPDATE embedding_metadata SET string_value = cast(zeroblob(3000000) AS text)"),
+        ('a "b"', 'CREATE TABLE "a ""b""" ("c ""d""" TEXT); INSERT INTO "a ""b""" VALUES (zeroblob(3000000))'),
+    ],
+)
+def test_a_value_that_no_request_can_bring_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, change: str
+) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(20))
+    monkeypatch.setattr(layout, "MOST_VALUE", 2**21)
+    with open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "before") as store:
+        assert store.count("notes") == 20
+    with closing(sqlite3.connect(tmp_path / "source/chroma.sqlite3")) as db:
+        db.executescript(change)
+        db.commit()
+    with (
+        pytest.raises(Terminal, match=f"more than 2 MB in table {re.escape(table)}") as caught,
+        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),
+    ):
+        pass
+    assert caught.value.code == "source_foreign_file"

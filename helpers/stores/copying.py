@@ -133,9 +133,9 @@ def copy_directory(source: Path, destination: Path) -> list[str]:
 
 
 def _refuse_giants(copy: Path, source: Path) -> None:
-    """`Terminal` where one value is larger than any request to Chroma: it would be held in memory several times.
+    """`Terminal` where one value is larger than any request to Chroma: reading it would take several times its size in memory.
 
-    Only a file that is large enough to hold one is looked through; damage met there is told by whoever looks for damage.
+    Only a file that is large enough to hold one is looked through. Damage that is met there is named by `_check_database`.
     """
     if sum(file.stat().st_size for file in copy.parent.glob(f"{copy.name}*")) < layout.MOST_VALUE:
         return
