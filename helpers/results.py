@@ -367,9 +367,9 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
         raise
 
 
-def is_leftover(name: str, of: str) -> bool:
-    """Whether a file of this name is the temporary one of `of` that a killed process left in `writing`."""
-    return re.fullmatch(rf"\.{re.escape(of)}\.\d+(-[0-9a-f]{{16}})?\.tmp", name) is not None
+def is_leftover(name: str, of: str = "") -> bool:
+    """Whether a file of this name is the temporary one of `of` ("": of any) that a killed process left in `writing`."""
+    return re.fullmatch(rf"\.{re.escape(of) or '.+'}\.\d+(-[0-9a-f]{{16}})?\.tmp", name) is not None
 
 
 def append(path: Path, data: bytes, *, log: bool = False) -> None:

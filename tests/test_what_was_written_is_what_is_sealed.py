@@ -71,12 +71,15 @@ def test_what_a_killed_step_left_is_set_aside_and_named(home: RunFolder) -> None
     audit.append(home.reports / audit.NAME, audit.NOTEBOOK_BEGINS, step="51")
     (home.reports / "51_performance.ipynb").write_text("{}", encoding="utf-8")
     (home.reports / "signoffs" / ".half.sig").write_text("half", encoding="utf-8")
+    (home.reports / "figures" / ".23_overlap.svg.15868-c2f99515d5ea3101.tmp").write_text("<svg", encoding="utf-8")
+    (home.reports / ".as-signed-cutover-0005.html.16190-3054e13ac93e0fa0.tmp").write_text("<html", encoding="utf-8")
     finish(home)
     found = verify(home.reports)
     assert found.problems == []
     left = [note for note in found.notes if "a killed step left it" in note]
     assert sorted(note.split(": ")[0].split("/", 2)[2] for note in left) == [
-        "51_performance.ipynb", "figures/50_looks.svg", "signoffs/.half.sig",
+        ".as-signed-cutover-0005.html.16190-3054e13ac93e0fa0.tmp", "51_performance.ipynb",
+        "figures/.23_overlap.svg.15868-c2f99515d5ea3101.tmp", "figures/50_looks.svg", "signoffs/.half.sig",
     ]  # fmt: skip
     assert "Everything fits." in plain(home)
 

@@ -19,6 +19,7 @@ from helpers.run.plan import Step
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
     from helpers.runner.group import Group
+    from helpers.runner.pipeline import Choice
 
 
 def rehearse(chosen: argparse.Namespace) -> int:
@@ -202,16 +203,15 @@ def resume(chosen: argparse.Namespace) -> int:
         folder = folder.note(until=until.number)
     facts = folder.facts
     last = plan.find(str(facts["until"] or plan.LINE[-1].number))
-    steps = open_steps(folder, last)
-    if not steps:
-        steps = open_steps(folder, plan.LINE[-1])
+    if not open_steps(folder, last):
+        last = plan.LINE[-1]
         folder.note(until="")
-    if steps:
+    if open_steps(folder, last):
         preflight(folder.parameters, _written(folder), folder.id)
     from helpers.rehearsal.setup import application_at_work
 
     with application_at_work(folder.parameters):
-        return _line(folder, steps, dry_run=bool(facts["dry_run"]))
+        return _line(folder, lambda run: open_steps(run, last), dry_run=bool(facts["dry_run"]))
 
 
 def _require_more(folder: RunState, until: plan.Step | None) -> None:
@@ -322,7 +322,7 @@ def _written(folder: RunFolder) -> list[str]:
     return Checkpoint.read(ledger).owned() if ledger.is_file() else []
 
 
-def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
+def _line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
     from helpers.runner.outcome import run_to_outcome
     from helpers.status.overview import Console
 

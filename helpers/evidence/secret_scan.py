@@ -26,7 +26,7 @@ from helpers.evidence.statement import Measured, Seal, digest_of, sha256, trust
 from helpers.formatting import count, size
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
-from helpers.results import write_text
+from helpers.results import is_leftover, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock, RunPath, RunState
 
@@ -82,6 +82,8 @@ def own(run: RunState, chain: Sequence[Seal], there: Measured) -> Measured:
 
 def _unfinished(said: audit.Said, name: str) -> tuple[str, ...]:
     """The locks under which this file is made, where a step, or somebody who signs, may not have finished it; else none."""
+    if is_leftover(name.rpartition("/")[2]):
+        return ("runner", "step", RunLock.GATE)
     if name.startswith(f"{RunPath.SIGNOFFS}/"):
         return (RunLock.GATE,)
     match = _OF_STEP.match(name)

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import audit
@@ -25,7 +24,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
-from helpers.runner.pipeline import run_line, with_fence
+from helpers.runner.pipeline import Choice, run_line, with_fence
 from helpers.snapshots.snapshot import Snapshot
 from helpers.status.overview import Console
 
@@ -33,19 +32,24 @@ SOURCE_CHANGED, OUTSIDE_WINDOW = ReasonCode.SOURCE_CHANGED, ReasonCode.OUTSIDE_W
 _MOST = 3  # catch-ups before a cutover; a source that changes behind each of them has a writer who must be found
 
 
-def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *, dry_run: bool = False) -> str:
+def run_to_outcome(folder: RunFolder, steps: Choice, terminal: Console, *, dry_run: bool = False) -> str:
     """Run the steps and what follows from how they end; the verdict in words. Raises as `run_line` does."""
-    left = list(steps)
+    first = Step.SOURCE_HEALTH
+
+    def left(run: RunState) -> list[plan.Step]:
+        chosen = steps(run) if callable(steps) else steps
+        return with_fence(run, [step for step in chosen if step.number >= first])
+
     for _ in range(_MOST):
         try:
-            return run_line(folder, with_fence(folder.read(), left), terminal, dry_run=dry_run)
+            return run_line(folder, left, terminal, dry_run=dry_run)
         except RunbookError as error:
             if not _source_changed(folder.read(), error):
                 raise _held(folder, terminal, error, dry_run=dry_run) from error
             terminal.say("The source changed after the decision: step 22 catches up, 23 and 24 run again.")
             folder.log(f"catching up once more: {error}")
             _again(folder, terminal)
-        left = [step for step in left if step.number >= Step.CUTOVER]
+        first = Step.CUTOVER
     endless = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
                    next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
     run = folder.read()
@@ -63,7 +67,7 @@ def _again(folder: RunFolder, terminal: Console) -> None:
     """22 to 24; what stops them, missing approvals included, is what the run ends with."""
     steps = plan.between(Step.MIGRATE, Step.REVIEW)
     try:
-        run_line(folder, with_fence(folder.read(), steps), terminal)
+        run_line(folder, lambda run: with_fence(run, steps), terminal)
     except RunbookError as error:
         raise _held(folder, terminal, error, dry_run=False) from error
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -52,7 +52,7 @@ from helpers.status.overview import Console, open_gate, step_line, summary
 # `sys.exit(0)` in a cell ends the run with exit code 0). A step has passed only if the result file of this very execution
 # says so, every code cell was executed, and no output is an error.
 
-
+Choice = Sequence[plan.Step] | Callable[[RunState], Sequence[plan.Step]]  # what they are by then
 # Blocks of megabytes go back to the system as soon as they are freed. glibc and mimalloc would keep them for the next
 # one: a snapshot over HTTP peaked at 510 MB with their defaults, at 250 MB with these, in the same time.
 _FRUGAL = {
@@ -324,9 +324,10 @@ class Stop:
         )
 
 
-def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *, dry_run: bool = False) -> str:
+def run_line(folder: RunFolder, steps: Choice, terminal: Console, *, dry_run: bool = False) -> str:
     """Run the steps, show them, render the pages; the verdict in words.
 
+    Which steps is asked once no other command works on the run: one that has just ended may have passed some.
     Raises what stopped the run: NoGo, WaitingForSignoffs, Interrupted, or the error of the step that failed.
     """
     with RunLock(folder, "runner").acquire():
@@ -334,7 +335,7 @@ def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *
         folder.stop_file.unlink(missing_ok=True)
         (folder.workspace / RunPath.PROGRESS).unlink(missing_ok=True)
         with _library_messages_in(folder):
-            return _run_line(folder, steps, terminal, dry_run)
+            return _run_line(folder, list(steps(folder.read()) if callable(steps) else steps), terminal, dry_run)
 
 
 def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, dry_run: bool) -> str:
