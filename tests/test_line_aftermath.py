@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner import outcome
 from helpers.runner.notebook import Run
-from helpers.runner.pipeline import _verdict
+from helpers.runner.pipeline import Choice, _verdict
 from helpers.status import overview as terminals
 from helpers.status.overview import next_action, run_rows
 from tests.signers import vouch
@@ -34,8 +34,8 @@ class Line:
     def __init__(self, *ends: RunbookError | None) -> None:
         self.ends, self.ran = list(ends), []  # type: tuple[list[RunbookError | None], list[str]]
 
-    def run_line(self, folder: RunFolder, steps: Sequence[plan.Step], terminal: Any, *, dry_run: bool = False) -> str:
-        self.ran.append(" ".join(step.number for step in steps))
+    def run_line(self, folder: RunFolder, steps: Choice, terminal: Any, *, dry_run: bool = False) -> str:
+        self.ran.append(" ".join(step.number for step in (steps(folder.read()) if callable(steps) else steps)))
         if end := self.ends.pop(0):
             raise end
         return "GO"
