@@ -49,7 +49,7 @@ ALLOWED, REVOKED = (
 FIRST_LINE = "first-line"  # in a run's workspace: the digest of the line with which its log begins
 FIRST = "0" * 64  # what the first line has in place of a digest
 # Actions of lines that name files with their digests:
-BEGUN, STEP_ENDS, NOTEBOOK_KEPT, FILES_KEPT = "run begun", "step ends", "notebook kept", "files kept"
+BEGUN, STEP_ENDS, NOTEBOOK_KEPT = "run begun", "step ends", "notebook kept"
 PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # the last moved one below earlier/
 WRITTEN, TAKEN = "file written", "allowed signers taken"  # these come before the file
 STEP_BEGINS, NOTEBOOK_BEGINS = "step begins", "notebook begins"

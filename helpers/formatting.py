@@ -180,9 +180,7 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
     return rows
 
 
-_FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
-
-
+_FORMULA = tuple("=+-@＝＋－＠|%\t\n")
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
 )

@@ -203,10 +203,12 @@ def resume(chosen: argparse.Namespace) -> int:
         folder = folder.note(until=until.number)
     facts = folder.facts
     last = plan.find(str(facts["until"] or plan.LINE[-1].number))
-    if not open_steps(folder, last):
+    steps = open_steps(folder, last)
+    if not steps:
         last = plan.LINE[-1]
+        steps = open_steps(folder, last)
         folder.note(until="")
-    if open_steps(folder, last):
+    if steps:
         preflight(folder.parameters, _written(folder), folder.id)
     from helpers.rehearsal.setup import application_at_work
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import glob
 import json
 import platform
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -21,7 +20,15 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal
 from helpers.evidence import secret_scan, signing
-from helpers.evidence.secret_scan import code, list_packages, own, refuse_foreign_bytecode, refuse_other_log, tree
+from helpers.evidence.secret_scan import (
+    OF_STEP,
+    code,
+    list_packages,
+    own,
+    refuse_foreign_bytecode,
+    refuse_other_log,
+    tree,
+)
 from helpers.evidence.signing import ALLOWED, RUNNER
 from helpers.evidence.statement import (
     CHANGING,
@@ -69,7 +76,6 @@ WORK = "work"  # the part of a seal that says that the audit log names each pass
 FILES = "files"  # the part of a seal that says that the audit log names every file; seals of runs of an older toolkit have none
 MOVES = "moves"  # the part of a seal that says that the audit log names what was moved since; older seals have none
 _IDENTITY = ("id", "name", "group", "created", "rehearsal", "host", "user")
-_OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
 
 
@@ -171,14 +177,15 @@ def seal(run: RunState, step: str = "") -> RunState:
         if step:
             refuse_foreign_bytecode(run.reports)
             _copy_allowed(run, known, step)
-        list_packages(run.reports)
+        list_packages(run)
         there = measure(run.reports, {n: d for n, d in there.subjects.items() if not n.startswith(ALLOWED)})
         searched = secret_scan.search(run.reports, parameters.secrets(), parameters.secrets_of_files())
         # A person who signs need not have the secrets of the steps; what the steps wrote is sealed by those who had them.
         headers = {str(ref) for side in (parameters.source, parameters.target) for ref in side.headers.values()}
         earlier = {name for each in known for name in each.predicate["secrets"]["searched"] if name.startswith("env:")}
         secret_scan.refuse(searched, run.reports, sorted(headers | earlier) if step else ())
-        there = own(run, known, there)
+        said = audit.said(run.reports, trust(known, audit.own_key()))
+        there = own(run, known, there, said)
         number, now = len(known) + 1, utc_now()
         key, runner = _runner(run)
         # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
@@ -194,7 +201,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             LOG_KEY: audit.own_key() or None,
             MOVES: "named",
             WORK: "named",
-            **({FILES: "named"} if audit.said(run.reports, trust(known, audit.own_key())).every else {}),
+            **({FILES: "named"} if said.every else {}),
             **_about(run),
         }
         now_there = Measured(there.subjects, grown(run.reports, there.prefixes))
@@ -230,7 +237,7 @@ def void(run: RunState, sealed: Seal) -> list[str]:
     if sealed.after == Step.SCHEDULE_AND_NOTIFY:
         same = RunPath.PARAMETERS in found and facts["binding"] == _binding_of(run)
         found = [n for n in found if n not in CHANGING or n == RunPath.RUN or (n == RunPath.PARAMETERS and not same)]
-    aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
+    aside = [name for name in found if (match := OF_STEP.match(name)) and match[1] not in _LINE]
     kept = {(path.relative_to(run.reports).as_posix().split("/", 2)[2], digest_of(path))
             for name in aside for path in run.reports.glob(f"earlier/*/{glob.escape(name)}")}  # fmt: skip
     return sorted(name for name in found if name not in aside or (name, sealed.subjects.get(name)) not in kept)

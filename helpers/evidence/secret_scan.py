@@ -26,12 +26,12 @@ from helpers.evidence.statement import Measured, Seal, digest_of, sha256, trust
 from helpers.formatting import count, size
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
-from helpers.results import is_leftover, write_text
+from helpers.results import is_leftover
 from helpers.run import folders as runs
-from helpers.run.folders import RunLock, RunPath, RunState
+from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 
 _UNSET = "has no value here"
-_OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
+OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _NOTEBOOK = re.compile(r"(\d\d)_\w+\.(ipynb|html)")
 _HOUSE = {audit.NAME, RunPath.LOG, RunPath.NOTICES}  # the logs of a run
 
@@ -51,13 +51,12 @@ def refuse_other_log(run: RunState, chain: Sequence[Seal]) -> None:
         )  # fmt: skip
 
 
-def own(run: RunState, chain: Sequence[Seal], there: Measured) -> Measured:
-    """Of what is there, what is the run's own: each file is what the newest line of the log says, or what the newest seal holds.
+def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Said) -> Measured:
+    """Of what is there, what is the run's own: each file is as the log has `said`, or what the newest seal holds.
 
     Files of a step at work are left out, until a later seal. Those that a killed step left are set aside, and the log says so.
     `Terminal` where anything else is nobody's work, is not what the log names, or is gone.
     """
-    said = audit.said(run.reports, trust(chain, audit.own_key()))
     sealed: Mapping[str, str] = chain[-1].subjects if chain else {}
     files = there.subjects | {name: "" for name in there.prefixes if said.every and name not in _HOUSE}
     loose = [name for name in said.unnamed(files) if not files[name] or sealed.get(name) != files[name]]
@@ -68,7 +67,7 @@ def own(run: RunState, chain: Sequence[Seal], there: Measured) -> Measured:
         f" is gone, and {audit.NAME} names it": [name for name in said.missing(files) if name not in sealed],
     }
     if against := [f"{', '.join(names[:5])}{what}" for what, names in why.items() if names]:
-        steps = [match[1] for names in why.values() for name in names if (match := _OF_STEP.match(name))]
+        steps = [match[1] for names in why.values() for name in names if (match := OF_STEP.match(name))]
         again = f", or let the step run again: {run.command('run', '--from', min(steps))}" if steps else ""
         raise Terminal(
             ReasonCode.SEALED_FILE_CHANGED, "; ".join(against), where=str(run.reports),
@@ -86,7 +85,7 @@ def _unfinished(said: audit.Said, name: str) -> tuple[str, ...]:
         return ("runner", "step", RunLock.GATE)
     if name.startswith(f"{RunPath.SIGNOFFS}/"):
         return (RunLock.GATE,)
-    match = _OF_STEP.match(name)
+    match = OF_STEP.match(name)
     if match and (match[1] in said.working or (match[1] in said.shown and _NOTEBOOK.fullmatch(name))):
         return ("runner", "step", f"look-{match[1]}")
     return ()
@@ -298,12 +297,11 @@ def _packages() -> str:
     )
 
 
-def list_packages(folder: Path) -> None:
+def list_packages(run: RunFolder) -> None:
     """Put the list whose digest seals name into the run's folder, once for each set of packages that ran."""
-    path, text = folder / f"packages-{code()['packages'][:16]}.txt", _packages()
-    if not path.is_file():
-        audit.append(folder / audit.NAME, audit.WRITTEN, file=path.name, sha256=sha256(text.encode()))
-        write_text(path, text)
+    name = f"packages-{code()['packages'][:16]}.txt"
+    if not (run.reports / name).is_file():
+        run.rewrite(name, _packages())
 
 
 def other_code(before: Seal, seal: Seal) -> Iterator[str]:

@@ -215,15 +215,12 @@ class Nginx:
     def enforce(self) -> str:
         """Check, then start or reload, until only workers of this configuration are left; "started" or "reloaded"."""
         dump = self.check()
-        pid_file = self._pid_file(dump)
-        master = self._master(pid_file)
-        if master is None:
-            self._or_fail(self._nginx(), "nginx does not start")
-            return "started"
-        old = children(master)
-        self._or_fail(self._nginx("-s", "reload"), "nginx cannot be reloaded")
-        self._wait(lambda: bool(children(master) - old) or not alive(master), min(self.seconds, 15.0))
-        if not alive(master):  # it died meanwhile
+        master, old = self._master(self._pid_file(dump)), set[int]()
+        if master is not None:
+            old = children(master)
+            self._or_fail(self._nginx("-s", "reload"), "nginx cannot be reloaded")
+            self._wait(lambda: bool(children(master) - old) or not alive(master), min(self.seconds, 15.0))
+        if master is None or not alive(master):  # or it died meanwhile
             self._or_fail(self._nginx(), "nginx does not start")
             return "started"
         if not children(master) - old:

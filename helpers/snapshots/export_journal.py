@@ -93,7 +93,7 @@ class Journal:
             with (folder / EXPORT / _LINES).open("r+b") as file:
                 file.truncate(journal._good)
             for left in folder.rglob(".*.tmp"):  # of a part that a killed process was writing: no part of the snapshot
-                if is_leftover(left.name, left.name[1:].rsplit(".", 2)[0]):
+                if is_leftover(left.name):
                     left.unlink()
         journal.notes += notes
         journal._append({"kind": "session", "retention_days": retention_days})
