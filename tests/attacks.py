@@ -49,6 +49,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_files_of_chunks_are_bounded.py::test_a_page_that_holds_more_than_the_footer_says_is_refused
             test_files_of_chunks_are_bounded.py::test_vectors_that_are_not_there_take_no_place
             test_files_of_chunks_are_bounded.py::test_a_part_of_a_snapshot_is_bounded_too""",
+        "a value in a database that would fill the memory": """
+            test_files_of_chunks_are_bounded.py::test_a_value_that_no_request_can_bring_is_refused_before_it_is_read""",
         "markup and scripts in pages": """
             test_hostile_text.py::test_the_browser_sees_what_a_careless_page_does
             test_hostile_text.py::test_nothing_hostile_acts_on_any_page
