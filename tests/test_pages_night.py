@@ -213,7 +213,7 @@ def test_new_names_of_collections_are_an_act_that_is_due_and_what_nobody_tried_i
     view = view_of(folder)
     due = [line for line in view.outcome.next if "another name in the target" in line]
     assert len(due) == 1
-    assert "in the target: 2 (see Routing)" in due[0]
+    assert "in the target: 2 (see “What clients ask instead”)" in due[0]
     page = read(run_page(folder))
     tile = next(t for t in page.select(".tile") if t.get_text().startswith("Not exercised"))
     listed = page.select("#not-exercised li")

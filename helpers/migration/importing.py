@@ -385,12 +385,15 @@ def context_of(run: RunRecord, snapshot: Snapshot, schema: Schema, purpose: str)
 # What a migration's phases are judged by, and what they show of it; the same for the dry run and the real one.
 
 
-def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def show_transform(
+    run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, Any]], schema: Schema
+) -> pd.DataFrame:  # fmt: skip
     """Repairs (field, rule, kind, chunks) summed over the collections; drawn, with the routes, unless the dry run did.
 
-    `aside`: the chunks in quarantine, each with its `collection`. Records the facts `repairs` and `routing`, whose target is
-    "" for the quarantine.
+    `aside`: the chunks in quarantine, each with its `collection`. Records the facts `repairs`, `routing`, whose target is
+    "" for the quarantine, and `origin_fields`, by which a client tells source collections apart in a merged one.
     """
+    run.fact("origin_fields", schema.origin_fields)
     routed: Counter[tuple[str, str]] = Counter()
     for target, files in staged.files.items():
         for _, collection, rows in files:

@@ -491,7 +491,10 @@ def _client_changes(folder: RunState) -> list[str]:
         found.append(f"Collections have other names: {len(before)} in the source become {', '.join(sorted(after)[:8])}"
                      f"{' and more' if len(after) > 8 else ''}. Clients must ask these.")  # fmt: skip
     if len(routes) > len({target for _, target in routes}):
-        found.append("Chunks of several collections are in one afterwards: its searches give other chunks than before.")
+        field = next(iter(dry.facts.get("origin_fields") or ()), "") if dry is not None else ""
+        told = f"filter by {field}, which holds the old collection's name" if field else "there is no filter for that"
+        found.append("Chunks of several collections are in one afterwards: its searches give other chunks than before. To be "
+                     f"answered from one old collection alone, {told}.")  # fmt: skip
     if folder.parameters.migration.id_policy == "prefix":
         found.append("Ids of chunks change to <source collection>:<id>. Whoever keeps ids must know the new ones.")
     return found

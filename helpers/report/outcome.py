@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.cutover import clients_switched, source_takes_writes
 from helpers.errors import RUNBOOK
 from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.formatting import count, moment, text
+from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, instant, void
@@ -448,9 +451,97 @@ def reached(view: RunView) -> str:
 
 
 _RENAMED = (
-    "Collections of the source with another name in the target: {} (see Routing). Tell the owners of every client which to "
-    "ask, before it uses the target."
+    "Collections of the source with another name in the target: {} (see “What clients ask instead”). Tell the owners of every "
+    "client which to ask, and with which filter, before it uses the target."
 )
+
+
+class Ask(NamedTuple):
+    """What a client of a source collection asks instead, of one target collection that holds chunks of it.
+
+    `same` and `filtered`: shares (0–1) of the answers of before, without a filter and with it; None where nobody measured them.
+    """
+
+    source: str
+    target: str
+    chunks: int
+    ask: str
+    same: float | None
+    filtered: float | None
+
+
+def asks_instead(view: RunView) -> list[Ask]:
+    """A row a source collection and target collection, by routing. The only place that says what a client has to change."""
+    routes, merged = numbers.routes(view.results), numbers.merged(view.results)
+    parts = Counter(source for source, target in routes if target)
+    shares = {(row.get("collection"), row.get("target")): row for row in view.table("recall").get("rows") or []
+              if row.get("shared_expected") is not None}  # fmt: skip
+    rows = []
+    for (source, target), chunks in routes.items():
+        if not target:
+            continue
+        told = [_filter(view, source) if target in merged else "the same queries, without a filter"]
+        told += [f"ask all {parts[source]} of its rows, then sort by distance"] if parts[source] > 1 else []
+        row = shares.get((source, target), {})
+        rows.append(
+            Ask(source, target, chunks, "; ".join(told), row.get("shared_expected"), row.get("shared_filtered"))
+        )
+    return rows
+
+
+def _filter(view: RunView, source: str) -> str:
+    """The filter that asks a merged collection for the chunks of one source collection alone; that there is none, where so."""
+    known = next((view.results[n].facts["origin_fields"] for n in (Step.MIGRATE, Step.DRY_RUN)
+                  if n in view.results and "origin_fields" in view.results[n].facts), None)  # fmt: skip
+    if known is None:
+        return "no filter is recorded: this run is of an older toolkit"
+    if known:
+        return f"where={json.dumps({text(known[0], 60): text(source, 80)}, ensure_ascii=False)}"
+    section = view.parameters.get("migration")
+    prefix = isinstance(section, dict) and section.get("id_policy") == "prefix"
+    kept = f"; drop answers whose id does not begin with {text(source, 80)}:" * prefix
+    return f"no filter gives the answers of before: the schema writes no source collection into the chunks{kept}"
+
+
+class WayBack(NamedTuple):
+    """A rollback from one state of a run: whether there is one, its command, what becomes of writes, how long, who decides."""
+
+    state: str
+    possible: str
+    command: str
+    writes: str
+    took: str
+    decides: str
+
+
+def ways_back(view: RunView) -> list[WayBack]:
+    """By state; a time stands only in the row of the state in which a rollback was tried."""
+    found, result = numbers.rollback(view.results.get(Step.ROLLBACK)), view.results.get(Step.ROLLBACK)
+    begun, moved, ended = numbers.ordered(result), _cut_over(view), view.results.get(Step.CLOSEOUT)
+    closed = instant(ended.finished) if ended is not None else None
+    tried = None
+    if found is not None and begun is not None:
+        tried = 0 if not moved else 2 if closed is not None and begun > closed else 1
+    took = ["NOT EXERCISED in this run"] * 3
+    if tried is not None and found is not None:
+        took[tried] = f"measured: {numbers.rollback_words(found, brief=True)}"
+    section = view.parameters.get("contacts")
+    lead = str(section.get("operations_lead") or "") if isinstance(section, dict) else ""
+    who = text(lead, 80) if lead and not is_placeholder(lead) else "not named (contacts.operations_lead)"
+    until = _until(view)
+    command = f"{RUNBOOK} rollback {view.id}"
+    return [
+        WayBack("before the cutover", "yes", command,
+                "no client was sent to the target, so none of theirs is there; the source keeps its own",
+                took[0], "nobody: there is one history"),
+        WayBack("after the cutover", "yes", f"{command} --replay",
+                "those to the target are exported, and written to the source with --replay; without it a rollback that finds "
+                "any stops until somebody decides (--discard-with-reason)",
+                took[1], f"operations lead: {who}"),
+        WayBack("after the closeout", f"until {until}" if until else "until the snapshots may go", f"{command} --replay",
+                "as above; those to the source, since its fence was lifted, stay there, and a chunk changed on both sides stops "
+                "the replay", took[2], f"operations lead: {who}"),
+    ]  # fmt: skip
 
 
 def due_by_warnings(view: RunView) -> list[str]:

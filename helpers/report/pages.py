@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,18 +32,29 @@ from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
-from helpers.formatting import count, duration, judged_queries, own_chunk, percent, text
+from helpers.formatting import count, judged_queries, own_chunk, percent, text
 from helpers.notify import read as read_notices
 from helpers.report import numbers, record
 from helpers.report.facts import RunView, Timed, between, read_run, timed
-from helpers.report.outcome import CLASSES, decision_tree, ends, outcome, reached, way_back, writers
+from helpers.report.outcome import (
+    CLASSES,
+    asks_instead,
+    decision_tree,
+    ends,
+    outcome,
+    reached,
+    way_back,
+    ways_back,
+    writers,
+)  # fmt: skip
 from helpers.report.record import checklist
-from helpers.report.writes import beside_prediction, downtime_parts, to_source
+from helpers.report.writes import UNKNOWN, Tile, downtime_parts, downtime_tile, rollback_tile, to_source
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
 from helpers.run.plan import Step
+from helpers.validation.judgement import CONTRADICTIONS
 
 _MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
           "unreadable": "✗"}  # fmt: skip
@@ -81,12 +93,14 @@ def _run_page(view: RunView, kept: str = "") -> str:
         disagreements=numbers.disagreements(view.results, view.attempts),
         back=numbers.rollback_words(back) if back is not None else "",
         way_back=way_back(view),
+        ways_back=ways_back(view),
         histories=advice.HISTORIES if writers(view) else "",
         replay_ordered=numbers.REPLAY_ORDERED if back is not None and back.replayed is not None else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
         again=numbers.again(view.results, view.drill),
         answers=record.answers(view.table("recall")),
+        asks=asks_instead(view),
         routes=numbers.routes(view.results),
         counted=numbers.counts(view.results),
         repaired=record.values(view),
@@ -203,17 +217,6 @@ def _environment() -> Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """One figure: `value` is shown large, `note` below it; `kind` colours it (pass, warning, fail, open)."""
-
-    label: str
-    value: str
-    note: str = ""
-    kind: str = "open"
-    file: str = ""  # where all of it is: a file of the run's folder, or a part of the page (#…)
-
-
-@dataclass(frozen=True, slots=True)
 class Note:
     """A check that did not simply pass: where, what was found, what it means for the migration, what to do."""
 
@@ -243,8 +246,9 @@ def tiles(view: RunView) -> list[Tile]:
                 + (f"; {found.set:,} more are set by the schema" if found.set else "")),
         _ids(view, found),
         *_recall(view),
-        _downtime(view),
-        _rollback(view),
+        downtime_tile(view),
+        rollback_tile(view),
+        _contradicting(view),
         _chunks("Not exercised", left := len(record.untried_here(view)), "not run, or only in part; listed below", good=not left),
         _signatures_tile(view, CUTOVER, "Decision signatures"),
         *([_signatures_tile(view, CLOSEOUT, "Closeout signatures")] if _due_of(view, CLOSEOUT) else []),
@@ -254,7 +258,7 @@ def tiles(view: RunView) -> list[Tile]:
 def _collections(view: RunView, found: numbers.Counts) -> Tile:
     before, after = found.collections
     if before is None or after is None:
-        return Tile("Collections", _UNKNOWN)
+        return Tile("Collections", UNKNOWN)
     several = numbers.merged(view.results)
     held = f"{len(several):,} of these {after} {'hold' if len(several) > 1 else 'holds'} chunks of several source collections"
     note = f"{held}, of up to {max(several.values())}" if several else "none is merged"
@@ -270,11 +274,24 @@ def _in_chunks(found: numbers.Counts) -> str:
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:
     if n is None:
-        return Tile(label, _UNKNOWN)
+        return Tile(label, UNKNOWN)
     return Tile(label, f"{n:,}", note, "open" if good is None else "pass" if good else bad)
 
 
-_UNKNOWN = "not measured"
+def _contradicting(view: RunView) -> Tile:
+    """Values of the target that their document rules out, and what was done about them."""
+    label, step = "Contradict their document", next((n for n in (Step.VALIDATE, Step.DRY_RUN) if view.checks(n)), "")
+    check = next((c for c in view.checks(step) if c.name == CONTRADICTIONS), None)
+    if check is None or check.verdict is Verdict.NOT_APPLICABLE or not isinstance(check.measured, int):
+        return Tile(label, UNKNOWN if check is None else str(check.verdict), text(check.detail, 100) if check else "")
+    fields: Counter[str] = Counter()
+    for row in view.results[step].facts.get("contradictions") or []:
+        fields[str(row["field"])] += int(row["chunks"])
+    named = ", ".join(f"{text(name, 40)} in {count(n, 'chunk')}" for name, n in fields.most_common(3))
+    note = f"values: {named}; migrated as the source has them, none was corrected" if named else "values of fields"
+    return Tile(
+        label, f"{check.measured:,}", note, "warning" if check.measured else "pass", "#tests" * bool(view.tests)
+    )
 
 
 def _reasons(view: RunView) -> str:
@@ -285,7 +302,7 @@ def _reasons(view: RunView) -> str:
 def _ids(view: RunView, found: numbers.Counts) -> Tile:
     policy = section.get("id_policy") if isinstance(section := view.parameters.get("migration"), dict) else None
     if found.rewritten is None:
-        return Tile("Ids rewritten", "all" if policy == "prefix" else _UNKNOWN,
+        return Tile("Ids rewritten", "all" if policy == "prefix" else UNKNOWN,
                     "as <collection>:<id>; clients that keep ids must know" if policy == "prefix" else "",
                     "warning" if policy == "prefix" else "open")  # fmt: skip
     note = "as <collection>:<id>; clients that keep ids must know" if found.rewritten else "every chunk keeps its id"
@@ -303,7 +320,7 @@ def _recall(view: RunView) -> list[Tile]:
             found.append(
                 Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))
             )
-    return [*(found or [Tile("Recall", _UNKNOWN)]), *_remaining(told)]
+    return [*(found or [Tile("Recall", UNKNOWN)]), *_remaining(told)]
 
 
 def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
@@ -318,28 +335,6 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
             note += f"; with a filter, calculated: {percent(filtered)}"
         kind = "pass" if share == 1 else "warning"
         yield Tile("Same results for clients", percent(share), note, kind, "#answers" if rows else "#search")
-
-
-def _downtime(view: RunView) -> Tile:
-    seconds, how = numbers.downtime(view.results, view.attempts, view.drill, brief=True)
-    how = "; ".join(filter(None, [beside_prediction(view.results, view.attempts), how]))
-    if seconds is None:
-        return Tile("Write downtime", _UNKNOWN if how.endswith(numbers.WRITES_GO_ON) else "running", how)
-    return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
-
-
-def _rollback(view: RunView) -> Tile:
-    found = numbers.rollback(view.results.get(Step.ROLLBACK))
-    if found is None:
-        return Tile("Rollback", _UNKNOWN, "no rollback or drill in this run")
-    return Tile(
-        "Rollback measured",
-        duration(found.service),
-        f"until service is back: {numbers.service_ends(found)}; target clean after {duration(found.clean)}"
-        + (f"; {numbers.REPLAY_ORDERED}" if found.replayed is not None else "")
-        + "; the write fence was up" * bool(writers(view)),
-        file="#rollback-times",
-    )
 
 
 def _due_of(view: RunView, name: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from helpers.formatting import count, duration
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import RunView, StepRow, instant
-from helpers.report.outcome import FENCE_END
+from helpers.report.outcome import FENCE_END, writers
 from helpers.results import StepResult, Verdict
 from helpers.run import window
 from helpers.run.plan import Step
@@ -129,6 +130,46 @@ def beside_prediction(results: numbers.Results, attempts: Iterable[StepRow] = ()
         f"{duration(measured)} of it were predicted at {duration(guess)}"
         if measured
         else f"predicted: {duration(guess)}"
+    )
+
+
+# -- tiles of the first screen -------------------------------------------------------------------------------------------
+
+UNKNOWN = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure: `value` is shown large, `note` below it; `kind` colours it (pass, warning, fail, open)."""
+
+    label: str
+    value: str
+    note: str = ""
+    kind: str = "open"
+    file: str = ""  # where all of it is: a file of the run's folder, or a part of the page (#…)
+
+
+def downtime_tile(view: RunView) -> Tile:
+    """How long clients could not write, beside what was predicted of it."""
+    seconds, how = numbers.downtime(view.results, view.attempts, view.drill, brief=True)
+    how = "; ".join(filter(None, [beside_prediction(view.results, view.attempts), how]))
+    if seconds is None:
+        return Tile("Write downtime", UNKNOWN if how.endswith(numbers.WRITES_GO_ON) else "running", how)
+    return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
+
+
+def rollback_tile(view: RunView) -> Tile:
+    """How long a rollback took, where one was tried."""
+    found = numbers.rollback(view.results.get(Step.ROLLBACK))
+    if found is None:
+        return Tile("Rollback", UNKNOWN, "no rollback or drill in this run")
+    return Tile(
+        "Rollback measured",
+        duration(found.service),
+        f"until service is back: {numbers.service_ends(found)}; target clean after {duration(found.clean)}"
+        + (f"; {numbers.REPLAY_ORDERED}" if found.replayed is not None else "")
+        + "; the write fence was up" * bool(writers(view)),
+        file="#rollback-times",
     )
 
 

@@ -20,7 +20,7 @@ from helpers.cutover import CutoverState
 from helpers.cutover.application import APPLYING
 from helpers.errors import WorldError
 from helpers.fence import FenceState, who_has_open
-from helpers.formatting import duration
+from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
@@ -241,7 +241,8 @@ def _files(cutover: CutoverState | None) -> str:
         return "no configuration file was changed"
     names = ", ".join(f.path for f in cutover.files) or "no file"
     rules = cutover.cutover
-    return f"{names} byte for byte; then {len(rules.restart)} restart commands and {len(rules.health)} health URLs"
+    restarts, health = count(len(rules.restart), "restart command"), count(len(rules.health), "health URL")
+    return f"{names} byte for byte; then {restarts} and {health}"
 
 
 def _try(rules: Cutover) -> str:

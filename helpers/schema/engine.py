@@ -238,6 +238,11 @@ class Schema:
         self._derived = {kind: rules for kind, rules in derived.items() if rules}
         self.derivations = {r.name: str(r.derive) for rules in derived.values() for r in rules}  # by field
 
+    @property
+    def origin_fields(self) -> list[str]:
+        """The fields that hold every chunk's source collection: a search with one of them as its filter asks that one alone."""
+        return [rule.name for rule in self.fields if rule.fixed == "{source_collection}"]
+
     def rules(self, kind: str | None) -> tuple[FieldRule, ...]:
         """The rules of all fields that a chunk of this type has, core fields first."""
         return self._rules[kind]

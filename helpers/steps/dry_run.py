@@ -288,7 +288,7 @@ class DryRunStep(NotebookStep):
             DEFAULTED, Verdict.WARNING, measured=filled.total(), threshold=0, unit="values", reason=ReasonCode.MISSING_METADATA,
             detail=f"Missing fields that get a default: {most}{more}" if filled else "",
         )  # fmt: skip
-        return show_transform(self.run, self.staged, self.job.quarantine.entries())
+        return show_transform(self.run, self.staged, self.job.quarantine.entries(), self.job.schema)
 
     def routing(self) -> pd.DataFrame:
         """How many chunks of each source collection would go to which target collection."""

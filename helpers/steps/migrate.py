@@ -103,7 +103,7 @@ class MigrateStep(NotebookStep):
         """Repairs and routing of what is staged now, for the pages."""
         self.run.fact("ids_rewritten", self.staged.rewritten)
         self.run.fact("chunks_changed", self.staged.chunks_changed)
-        return show_transform(self.run, self.staged, self.job.quarantine.entries())
+        return show_transform(self.run, self.staged, self.job.quarantine.entries(), self.job.schema)
 
     def routing(self) -> pd.DataFrame:
         """How many chunks of each source collection go to which target collection."""

@@ -1,0 +1,127 @@
+"""Those who sign see what a client must ask instead, and from which state a rollback is possible, by what, and who decides."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+from bs4 import BeautifulSoup
+
+from helpers.reason_codes import ReasonCode
+from helpers.report import numbers
+from helpers.report.facts import read_run
+from helpers.report.outcome import asks_instead, ways_back
+from helpers.report.pages import run_page, tiles
+from helpers.report.writes import Tile
+from helpers.results import Check, Phase, StepResult, Verdict
+from helpers.run.plan import Step
+from helpers.validation.judgement import CONTRADICTIONS
+from tests.test_pages_run import make_run, read, result, whole_night
+
+BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
+WAYS = [
+    {"collection": "docs", "target": "corpus", "chunks": 60},
+    {"collection": "docs", "target": "humor", "chunks": 5},
+    {"collection": "docs", "target": "", "chunks": 1},
+    {"collection": "core", "target": "corpus", "chunks": 30},
+    {"collection": "jokes", "target": "jests", "chunks": 4},
+]
+SHARES = {"scope": "unrestricted", "collection": "core", "target": "corpus", "queries": 20, "shared_expected": 0.25,
+          "shared_filtered": 1.0, "from_others": 0.7, "recall": 1.0}  # fmt: skip
+
+
+def at(seconds: float) -> str:
+    return (BEGAN + dt.timedelta(seconds=seconds)).isoformat()
+
+
+def routed(folder: Path, **facts: Any) -> Path:
+    told = result(Step.VALIDATE, facts={"recall": {"k": 10, "rows": [SHARES], "pooled": {}}})
+    return make_run(folder, [result(Step.MIGRATE, facts={"routing": WAYS, **facts}), told])
+
+
+def table(page: BeautifulSoup, label: str) -> list[list[str]]:
+    rows = page.select(f'[aria-label="{label}"] tbody tr')
+    return [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in rows]
+
+
+def test_each_route_has_the_filter_that_asks_for_the_old_collection_alone(tmp_path: Path) -> None:
+    folder = routed(tmp_path / "r", origin_fields=["source_collection"])
+    asks = {(row.source, row.target): row for row in asks_instead(read_run(folder))}
+    assert asks["core", "corpus"].ask == 'where={"source_collection": "core"}'
+    assert (asks["core", "corpus"].same, asks["core", "corpus"].filtered) == (0.25, 1.0)
+    assert asks["docs", "corpus"].ask == (
+        'where={"source_collection": "docs"}; ask all 2 of its rows, then sort by distance'
+    )
+    assert asks["docs", "humor"].ask.startswith("the same queries, without a filter; ask all 2")
+    assert asks["jokes", "jests"].ask == "the same queries, without a filter"
+    page = read(run_page(folder))
+    rows = table(page, "What clients ask instead, by routing")
+    assert rows[0] == ["core", "corpus", "30", 'where={"source_collection": "core"}', "25.0 %", "100 %"]
+    assert ["docs", "(quarantine)", "1", "no search finds them", "–", "–"] in rows
+    caption = page.find(id="routing").find_next("caption").get_text()  # type: ignore[union-attr]
+    assert "NOT EXERCISED: no search with such a filter was sent" in caption
+    assert page.select_one('nav a[href="#routing"]') is not None
+
+
+def test_that_no_filter_tells_merged_collections_apart_is_said(tmp_path: Path) -> None:
+    [ask, *_] = asks_instead(read_run(routed(tmp_path / "r", origin_fields=[])))
+    assert ask.ask == "no filter gives the answers of before: the schema writes no source collection into the chunks"
+    [ask, *_] = asks_instead(read_run(routed(tmp_path / "s")))
+    assert ask.ask.startswith("no filter is recorded"), "a run of before says nothing of it"
+
+
+def rolled_back(begun: float) -> StepResult:
+    phases = [Phase(numbers.SERVICE_BACK, at(begun + 2), 5.0), Phase(numbers.CLEAN, at(begun + 8), 4.0)]
+    return StepResult(Step.ROLLBACK, "Rollback", "r", at(begun), at(begun + 20), Verdict.PASS, phases=phases)
+
+
+def night(begun: float) -> list[StepResult]:
+    cut, closed = result(Step.CUTOVER, facts={"cut_over": {"writes_again": at(50)}}), result(Step.CLOSEOUT)
+    closed.started, closed.finished = at(190), at(200)
+    return [*whole_night(), cut, rolled_back(begun), closed]
+
+
+def test_a_rollback_is_measured_only_in_the_state_in_which_it_was_tried(tmp_path: Path) -> None:
+    for begun, row in ((100, 1), (300, 2)):
+        took = [way.took for way in ways_back(read_run(make_run(tmp_path / str(begun) / "r", night(begun))))]
+        assert took[row].startswith("measured: service back after 7.0 s")
+        assert [said for at, said in enumerate(took) if at != row] == ["NOT EXERCISED in this run"] * 2
+    before = ways_back(read_run(make_run(tmp_path / "b" / "r", [*whole_night(), rolled_back(10)])))
+    assert before[0].took.startswith("measured: ")
+
+
+def test_each_state_has_its_command_its_writes_and_who_decides(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", whole_night())
+    with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
+        file.write("contacts: {operations_lead: Ada 555}\n")
+    rows = table(read(run_page(folder)), "Rollback by state")
+    assert [row[0] for row in rows] == ["before the cutover", "after the cutover", "after the closeout"]
+    assert [row[4] for row in rows] == ["NOT EXERCISED in this run"] * 3
+    assert rows[0][2].endswith("rollback r")
+    assert all(row[2].endswith("rollback r --replay") for row in rows[1:])
+    assert rows[0][5] == "nobody: there is one history"
+    assert {row[5] for row in rows[1:]} == {"operations lead: Ada 555"}
+    assert "a chunk changed on both sides stops the replay" in rows[2][3]
+    nobody = table(read(run_page(make_run(tmp_path / "s", whole_night()))), "Rollback by state")
+    assert nobody[1][5] == "operations lead: not named (contacts.operations_lead)"
+
+
+def tile(folder: Path, label: str) -> Tile:
+    return next(found for found in tiles(read_run(folder)) if found.label == label)
+
+
+def test_values_that_their_document_rules_out_are_counted_on_the_first_screen(tmp_path: Path) -> None:
+    rows = [
+        {"collection": c, "field": "includes_spanish", "chunks": n, "example": ""} for c, n in (("a", 300), ("b", 64))
+    ]
+    found = Check(CONTRADICTIONS, Verdict.WARNING, 364, 0, "values", ReasonCode.METADATA_CONTRADICTS)
+    folder = make_run(tmp_path / "r", [result(Step.VALIDATE, checks=[found], facts={"contradictions": rows})])
+    shown = tile(folder, "Contradict their document")
+    assert (shown.value, shown.kind) == ("364", "warning")
+    assert shown.note == "values: includes_spanish in 364 chunks; migrated as the source has them, none was corrected"
+    sound = result(Step.DRY_RUN, checks=[Check(CONTRADICTIONS, Verdict.PASS, 0, 0, "values")])
+    assert tile(make_run(tmp_path / "s", [sound]), "Contradict their document").kind == "pass"
+    none = result(Step.DRY_RUN, checks=[Check(CONTRADICTIONS, Verdict.NOT_APPLICABLE, detail="nothing is derived")])
+    assert tile(make_run(tmp_path / "t", [none]), "Contradict their document").value == "not applicable"
+    assert tile(make_run(tmp_path / "u", []), "Contradict their document").value == "not measured"
