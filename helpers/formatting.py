@@ -82,6 +82,23 @@ def core_missing(filled: int, derived: int) -> str:
     return f"{filled + derived:,} missing in core fields: {filled:,} get a default, {derived:,} what the document tells"
 
 
+def completeness(inputs: Mapping[str, Any]) -> str:
+    """Chunks that hold every field (`matrix_inputs`): in the source, in the target without defaults, and with them.
+
+    A default makes complete, and tells nothing: its share never stands alone.
+    """
+    checked = int(inputs["checked"])
+
+    def of(key: str) -> str:
+        n = inputs.get(key)
+        return "not recorded" if n is None else f"{n:,} ({percent(n / checked if checked else 1.0)})"
+
+    return (
+        f"every field held, of {count(checked, 'chunk')}: in the source {of('complete_before')}; in the target without defaults "
+        f"{of('complete_known')}, with defaults {of('complete')}"
+    )
+
+
 def merged_answers(row: dict[str, Any], k: int) -> str:
     """What a client's k nearest are where collections were merged. `row`: of the fact `recall`; shares 0–1.
 

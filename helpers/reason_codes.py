@@ -445,6 +445,7 @@ class ReasonCode(StrEnum):
     BY_HAND_OPEN = "by_hand_open", _NOTICES, _LIST
     LATE_NOTICE = "late_notice", _NOTICES, _SHORT_NOTICE
     NOBODY_NAMED = "nobody_named", _NOTICES, _NAME_THEM
+    NOBODY_TO_CALL = "nobody_to_call", _NOTICES, "Name them, and step 10 is done again: {resume} --set KEY=TEXT"
     NOBODY_TOLD = "nobody_told", _NOTICES, _NOTIFY
     NOTICE_FAILED = "notice_failed", _NOTICES, _NOTIFY
 

@@ -25,6 +25,10 @@ from helpers.run.folders import RunFolder, RunState
 Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+# Whom a level of escalation calls.
+CONTACTS = "contacts: {on_call: Cy 777, dba: Bo 2, operations_lead: Ada 1, channel: '#room'}\n"
+
+
 def sign(run: RunState, role: str, name: str, decision: str, *words: str, key: Path, **more: Any) -> Path:
     """Make the statement and sign it."""
     return signoffs.sign(run, signoffs.statement(run, role, name, decision, *words, **more), key)
@@ -74,15 +78,16 @@ class Signers:
         home = RunFolder(folder.name, folder, folder.parent / f".{folder.name}-work")
         if not (folder / "seals").is_dir():
             text = (folder / "parameters.yaml").read_text(encoding="utf-8")
-            text = text.replace("signoff: {", f"{self.parameter()[:-2]}, ")
+            text = text.replace("signoff: {", f"{self.parameter(contacts='')[:-2]}, ")
             (folder / "parameters.yaml").write_text(text, encoding="utf-8")
             home.note(directory=str(folder))
             evidence.seal(home.read(), "24")
         return sign(read(folder), role, words.pop("name", f"Ms {role}"), decision, key=self.key(role), **words)
 
-    def parameter(self, text: str = "") -> str:
-        """The section `signoff` of a parameters file; `text` are its other keys, inside the braces."""
-        return f"signoff: {{allowed_signers: {json.dumps(str(self.allowed))}{', ' + text if text else ''}}}\n"
+    def parameter(self, text: str = "", contacts: str = CONTACTS) -> str:
+        """The sections `signoff` of a parameters file, with `text` for its other keys, and `contacts`: a run that people
+        sign names both."""
+        return f"signoff: {{allowed_signers: {json.dumps(str(self.allowed))}{', ' + text if text else ''}}}\n{contacts}"
 
     def command(self, role: str) -> list[str]:
         """The options of `runbook sign` with which this role says go."""

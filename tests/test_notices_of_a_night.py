@@ -32,7 +32,6 @@ def test_announcement_start_go_cutover_end_and_the_rollback_arrive_in_order(tmp_
         f"window: {{start: '{start.isoformat(timespec='seconds')}', minutes: 120}}\n"
         "notify:\n  urls: ['env:GOOD', 'env:DEAD']\n  timeout_seconds: 3\n  stakeholders: [Web team]\n"
         f"  before: [{mark(done, 'b')}]\n  after: [{mark(done, 'a')}]\n"
-        "contacts: {on_call: Cy 777}\n"
         "cutover: {monitor_minutes: 0.02, env_files: [{path: .env, keys: {CHROMA_PATH: '{target_path}'}}]}\n"
         "rollback: {monitor_minutes: 0.02}\n"
         "monitoring: {minutes: 0.05, interval_seconds: 1, level_seconds: 0.6, repetitions: 2}\n"

@@ -363,6 +363,16 @@ def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
     return number, what, contact
 
 
+UNNAMED = "contacts without a name"  # the check of steps 10 and 14
+
+
+def unnamed(contacts: Contacts) -> list[str]:
+    """The keys of those whom a level of escalation calls, and whom nobody has named; a placeholder, `<…>`, is no name."""
+    return sorted(
+        f"contacts.{key}" for key in {key for *_, key in (*LEVELS, CRITICAL)} if not getattr(contacts.named, key)
+    )
+
+
 def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
     """Appendix C: each level, when it holds, whom to call; `now` is marked. Without parameters the keys to fill in."""
     import pandas as pd

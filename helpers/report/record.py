@@ -133,12 +133,14 @@ def _fields(view: RunView) -> Iterator[Item]:
     if str(view.parameters.get("schema", "")) == "identity":
         yield Item("The 12 fields", "schema identity: metadata are carried over as they are", "not applicable")
         return
-    complete, checked = (view.table("matrix_inputs").get(key) for key in ("complete", "checked"))
+    inputs = view.table("matrix_inputs")
+    complete, checked = (inputs.get(key) for key in ("complete", "checked"))
     known = isinstance(complete, int) and isinstance(checked, int)
-    if known and complete == checked:
-        for name in _FIELDS:
-            yield Item(f"{name} field present", f"YES ({complete:,}/{checked:,})", "pass")
-    shown = f"{'YES' if complete == checked else 'NO'} ({complete:,}/{checked:,})" if known else NOT_RECORDED
+    filled = {row["field"]: row["default"] for row in view.table("metadata").get("fields") or []}
+    for name in _FIELDS if known and complete == checked else ():
+        told = f"{filled[name]:,} by a default" if name in filled else "defaults not recorded"
+        yield Item(f"{name} field present", f"YES ({complete:,}/{checked:,}, {told})", "pass")
+    shown = f"{'YES' if complete == checked else 'NO'}: {formatting.completeness(inputs)}" if known else NOT_RECORDED
     yield Item("Every required field present", shown, _verdict(complete == checked) if known else "")
 
 

@@ -302,7 +302,7 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 
     def import_and_validate(self) -> pd.DataFrame:
-        """Phases 4 and 5 and the eight tests, against a throw-away Chroma that is removed afterwards."""
+        """Phases 4 and 5 and the tests of step 23, against a throw-away Chroma that is removed afterwards."""
         refuse_failed(self.run)
         total = sum(self.staged.rows(t) for t in self.staged.files)
         plans = self.job.plans(self.staged)

@@ -13,13 +13,13 @@ import pandas as pd
 
 from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
-from helpers.formatting import count
+from helpers.formatting import completeness, count
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, file_digest, worst
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.validation.judgement import REQUIRED
+from helpers.validation.judgement import COMPLETENESS, REQUIRED
 
 Figures = tuple[Any, str, Any, str]  # measured, = ≤ ≥, what passes, unit
 COLUMNS = ["criterion", "measured", "pass", "marginal", "fail", "verdict"]
@@ -40,9 +40,7 @@ def decision_matrix(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         value = share(int(complete), checked)
         verdict = Verdict.PASS if int(complete) == checked else at_least(value, 1.0, 0.99)
         whole = (int(complete), "=", checked, "chunks")
-        shown = f"{_percent(value)} of {checked:,}"
-        if (before := inputs.get("complete_before")) is not None:  # a default makes complete, and tells nothing
-            shown += f" in the target; {before:,} held every field in the source already"
+        shown = completeness(inputs)
         rows.append(_row("metadata completeness", value, "100 %", ">= 99 %", "< 99 %", verdict, whole, checked, shown))
     rows.append(_nan(int(inputs["nan"]), chunks))
     rows.append(_queries(inputs))
@@ -154,7 +152,7 @@ class ReviewStep(NotebookStep):
         return {check.name: check for check in self.validated.checks}
 
     def tests(self) -> pd.DataFrame:
-        """What the eight tests of step 23 found."""
+        """What the tests of step 23 found."""
         columns = ["verdict", "found", "expected", "reason", "detail"]
         rows = [{"test": c.name, **{name: getattr(c, name) for name in columns}} for c in self.validated.checks]
         return pd.DataFrame(rows, columns=["test", *columns]).set_index("test").rename(columns={"found": "measured"})
@@ -170,7 +168,8 @@ class ReviewStep(NotebookStep):
                 else ReasonCode(f"matrix_{row['criterion'].replace(' ', '_')}")
             )
             measured, relation, threshold, unit = row["figures"]
-            told = row["measured"] if measured is None or isinstance(measured, float) else ""
+            by_default = row["criterion"] == COMPLETENESS  # what a default fills is no knowledge
+            told = row["measured"] if measured is None or isinstance(measured, float) or by_default else ""
             found = Check(row["criterion"], verdict, measured, threshold, unit, reason, told, relation=relation)
             self._put(found)
         return pd.DataFrame(self._matrix, columns=COLUMNS).set_index("criterion")

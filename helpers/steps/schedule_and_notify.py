@@ -19,7 +19,7 @@ from helpers import formatting
 from helpers.errors import RUNBOOK, UsageError
 from helpers.formatting import count, duration, moment
 from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announcement, read, tell
-from helpers.notify.delivery import CRITICAL, DONE_BY_HAND, LEVELS, WRITES_LATE, by_hand
+from helpers.notify.delivery import DONE_BY_HAND, UNNAMED, WRITES_LATE, by_hand, unnamed
 from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
@@ -243,13 +243,13 @@ class ScheduleAndNotifyStep(NotebookStep):
                 reason=ReasonCode.BY_HAND_OPEN if open_ else "",
                 detail="; ".join(open_),
             )
-        blank, called = self.parameters.placeholders(), {key for *_, key in (*LEVELS, CRITICAL)}
-        unnamed = sorted(f"contacts.{key}" for key in called if not getattr(self.parameters.contacts, key))
+        blank = self.parameters.placeholders()
+        nobody = [key for key in unnamed(self.parameters.contacts) if key not in blank]
         said = [
-            f"{what}: {', '.join(keys)}" for what, keys in (("still <…>", blank), ("nobody is named", unnamed)) if keys
+            f"{what}: {', '.join(keys)}" for what, keys in (("still <…>", blank), ("nobody is named", nobody)) if keys
         ]
-        if left := [*blank, *unnamed]:
-            self.run.check("contacts without a name", Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
+        if left := [*blank, *nobody]:
+            self.run.check(UNNAMED, Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
                            reason=ReasonCode.NOBODY_NAMED, detail="; ".join(said))  # fmt: skip
             print(
                 f"Name them before step {Step.FENCE_WRITES}: {self._name_them(left, '--retry', Step.SCHEDULE_AND_NOTIFY)}"

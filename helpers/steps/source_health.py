@@ -19,10 +19,12 @@ import pandas as pd
 from helpers.errors import WorldError, one_line
 from helpers.formatting import count, duration, size
 from helpers.migration.importing import judge_indexes
+from helpers.notify.delivery import UNNAMED, levels, unnamed
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
-from helpers.reason_codes import ReasonCode
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
+from helpers.run import kernel
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord, check_connection, check_spaces, open_chosen
 from helpers.schema import load_schema
@@ -165,6 +167,26 @@ class SourceHealthStep(NotebookStep):
         )  # fmt: skip
         self.run.fact("source_identity", [{"what": what, "value": value} for what, value in rows])
         return pd.DataFrame(rows, columns=["what", "value"])
+
+    def contacts(self) -> pd.DataFrame:
+        """Whom each level of escalation calls. A run that people sign goes no further without them; a rehearsal warns."""
+        named = self.run.parameters.contacts.named
+        if (left := unnamed(named)) or self.run.parameters.signoff.required:
+            verdict, reason, why = self._without_names() if left else (Verdict.PASS, "", "")
+            said = f"nobody is named: {', '.join(left)}{why}" if left else ""
+            self.run.check(UNNAMED, verdict, measured=len(left), threshold=0, unit="keys", reason=reason, detail=said)
+        return levels(named)
+
+    def _without_names(self) -> tuple[Verdict, Reason, str]:
+        """How contacts that nobody named are judged: it depends on how far this run is to go, and whether people sign it."""
+        until = str(self.run.home.facts["until"] or Step.CLOSEOUT)
+        if self.run.rehearsal:
+            return Verdict.WARNING, ReasonCode.NOBODY_NAMED, ""
+        if not self.run.parameters.signoff.required:
+            return Verdict.NOT_APPLICABLE, "", "; nobody has to sign this run (signoff.required)"
+        if kernel.under_runner() and until >= Step.DRY_RUN:
+            return Verdict.FAIL, ReasonCode.NOBODY_TO_CALL, ""
+        return Verdict.NOT_EXERCISED, "", f"; a run that goes on to step {Step.DRY_RUN} is refused without them"
 
     def diagnosis(self) -> pd.DataFrame:
         """What is wrong with the source, the worst first, as `runbook doctor` says it. Vectors are read, not only counted."""

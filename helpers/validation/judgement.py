@@ -207,15 +207,17 @@ class Judgement:
     def matrix_inputs(self) -> dict[str, Any]:
         """The figures of the decision matrix; a pair of None where a row does not apply."""
         fields, asked = self.found.fields, [q for q in self.found.queries if q["applicable"]]
-        complete = complete_before = None
+        complete = complete_before = complete_known = None
         if not self.of.schema.is_identity:
             complete = fields.checked - fields.counts[fields.COMPLETE]
             complete_before = self.found.values.complete["before"]
+            complete_known = max(0, complete - self.found.values.defaulted)
         return {
             "chunks": self.total,
             "valid": self.expected,
             "complete": complete,
             "complete_before": complete_before,
+            "complete_known": complete_known,
             "checked": fields.checked,
             "nan": sum(s.nan for s in self.found.sources),
             "lost": sum(s.lost for s in self.found.sources),
@@ -317,10 +319,11 @@ def recall_said(recall: Mapping[str, Any]) -> str:
 
 
 def values_said(told: Mapping[str, Any]) -> str:
-    """The fact `metadata` in a few words: complete before and after, and what the schema did to get there."""
+    """The fact `metadata` in a few words: complete before, and after without defaults, and what the schema did to get there."""
     said = [
         f"every field was there in {told['before']['chunks']:,} of {told['chunks']:,} chunks in the source",
         f"{told['values_before']:.1%} of the values",
+        f"without defaults in {max(0, told['after']['chunks'] - told['defaulted_chunks']):,} of {told['chunks']:,} in the target",
     ]
     for key, words in (("derived", "derived from the documents"), ("defaults", "filled with a default"),
                        ("set", "set by the schema"), ("changed", "changed")):  # fmt: skip

@@ -249,6 +249,7 @@ class FieldValues:
         self._schema = schema
         self.chunks = 0
         self.complete = {"before": 0, "after": 0}  # chunks that hold every field that is due
+        self.defaulted = 0  # chunks with a default in at least one of these fields: nothing is known of it
         self.due: Counter[str] = Counter()  # by field
         self.present: dict[str, Counter[str]] = {"before": Counter(), "after": Counter()}
         self.changes: Counter[tuple[str, str, str]] = Counter()  # by field, rule and kind
@@ -260,17 +261,21 @@ class FieldValues:
     def add_source(self, moved: Transformed, batch: ChunkBatch, kept: Sequence[int]) -> None:
         """Chunks of a source collection as they are (`batch`) and as the schema moves them; `kept` go to the target."""
         self.chunks += len(kept)
+        due: dict[str, list[str]] = {}
         for i in kept:
             if moved.batch.ids[i] != moved.source_ids[i]:
                 self.rewritten += 1
                 self.rewritten_example = self.rewritten_example or (moved.source_ids[i], moved.batch.ids[i])
-            names = self._due(moved.types[i])
+            names = due[moved.source_ids[i]] = self._due(moved.types[i])
             self.due.update(names)
             self._present("before", names, batch.metadatas[i])
-        ids = {moved.source_ids[i] for i in kept}
+        defaulted = set()
         for chunk, name, rule in zip(*(moved.repairs[key] for key in ("id", "field", "rule")), strict=True):
-            if chunk in ids:
+            if chunk in due:
                 self.changes[str(name), rule, kind_of(rule)] += 1
+                if name in due[chunk] and rule in ("missing", "default"):  # one that replaces a value knows as little
+                    defaulted.add(chunk)
+        self.defaulted += len(defaulted)
         kinds = [moved.types[i] for i in kept]
         self._contradictions("before", moved.collection, batch.take(kept), kinds)
 
@@ -330,6 +335,7 @@ class FieldValues:
             **shares,
             **{kind: kinds[kind] for kind in ("changed", "derived", "set")},
             "defaults": kinds["default"],
+            "defaulted_chunks": self.defaulted,
             "changes": changes,
             "fields": self.table(),
             "ids_rewritten": {"chunks": self.rewritten, "before": example[0], "after": example[1]} if example else None,

@@ -31,6 +31,7 @@ schema: identity
 migration: {{batch_size: 15}}
 snapshot: {{directory: kept}}
 signoff: {{allowed_signers: keys/allowed_signers}}
+contacts: {{on_call: Cy 777, dba: Bo 2, operations_lead: Ada 1, channel: "#room"}}
 cutover: {{env_files: [{{path: app.env, keys: {{CHROMA_URL: after}}}}], monitor_minutes: 0}}
 rollback: {{monitor_minutes: 0}}
 monitoring: {{minutes: 0.02, level_seconds: 0.2, repetitions: 1}}

@@ -374,8 +374,7 @@ def notices(turn: Round) -> str:
     """The web hook and the mail server are dead, slow or rejecting: the run goes on in time, and says what was delivered."""
     bench = turn.shared.bench(
         "notified",
-        more="notify: {urls: ['env:HOOK', 'env:MAIL'], timeout_seconds: 2, stakeholders: [Web team]}\n"
-        "contacts: {on_call: Cy 777}\n",
+        more="notify: {urls: ['env:HOOK', 'env:MAIL'], timeout_seconds: 2, stakeholders: [Web team]}\n",
     )
     bench.environment = {"HOOK": "json://127.0.0.1:9/none", "MAIL": "json://127.0.0.1:9/none"}
     bench.at("migrated")
