@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -419,6 +420,7 @@ def test_an_overrun_is_shown_with_its_ratio_and_warns_beyond_its_limit(
     results = night.folder.reports / "results"
     dry = StepResult("13", "Dry run", "night", "2026-11-28T01:00:00+00:00", "2026-11-28T01:01:00+00:00")
     dry.facts["estimate"] = [{"part": "22 import", "seconds": 30.0, "basis": ""}]
+    dry.facts["prediction"] = [{"what": "duration", "value": 30.0, "unit": "s", "basis": "measured"}]
     dry.write(results / "13.json")
     moved = StepResult.read(results / "22.json")
     moved.started, moved.finished = "2026-11-28T02:00:00+00:00", f"2026-11-28T02:00:{took}+00:00"
@@ -431,5 +433,9 @@ def test_an_overrun_is_shown_with_its_ratio_and_warns_beyond_its_limit(
         f"{took} s for an estimate of 30 s, {took / 30:.2g} times; up to 1.5 times the estimate, or 15 s more"
         in check.detail
     )
+    assert ("Most over its estimate: step 22, by " in check.detail) is (verdict is Verdict.WARNING), (
+        "the cause is named"
+    )
     summary = (night.folder.reports / "CHROMADB_MIGRATION_SUMMARY.md").read_text(encoding="utf-8")
     assert f"| 30 s | {took} s, {took / 30:.2g} times |" in summary
+    assert re.search(rf"\| duration \| 30 s \| {took} s \| -\d+ % of {took} s \|", summary), "an error has its base"

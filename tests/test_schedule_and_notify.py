@@ -78,7 +78,9 @@ def test_the_way_back_counts_and_only_the_buffer_may_be_used_up(factor: float, v
     """130 minutes with a rollback behind the work: the window has 120, its buffer 30."""
     found = desk(a_run({name: seconds * factor for name, seconds in ESTIMATE.items()}))
     found.fits()
-    assert check(found, "time needed in the window").verdict is verdict
+    told = check(found, "time needed in the window")
+    assert told.verdict is verdict
+    assert ("; most for 22 import, " in told.detail) is (verdict is not Verdict.PASS), "a warning names its cause"
 
 
 def test_what_the_parameters_let_the_night_wait_for_counts_too() -> None:

@@ -11,9 +11,10 @@ from bs4 import BeautifulSoup
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import read_run
-from helpers.report.outcome import asks_instead, ways_back
+from helpers.report.outcome import asks_instead, way_back, ways_back
 from helpers.report.pages import run_page, tiles
-from helpers.report.writes import Tile
+from helpers.report.record import deviations, tools, untried_here
+from helpers.report.writes import Tile, carries_over
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run.plan import Step
 from helpers.validation.judgement import CONTRADICTIONS
@@ -125,3 +126,62 @@ def test_values_that_their_document_rules_out_are_counted_on_the_first_screen(tm
     none = result(Step.DRY_RUN, checks=[Check(CONTRADICTIONS, Verdict.NOT_APPLICABLE, detail="nothing is derived")])
     assert tile(make_run(tmp_path / "t", [none]), "Contradict their document").value == "not applicable"
     assert tile(make_run(tmp_path / "u", []), "Contradict their document").value == "not measured"
+
+
+def measured(folder: Path, **cut: Any) -> Path:
+    """Writes stopped for 140 s: 60 s of them work on 300 chunks, 40 s between the decision and the cutover."""
+    moved, review = result(Step.MIGRATE, facts={"launched": at(5)}), result(Step.REVIEW)
+    moved.started, moved.finished, review.started, review.finished = at(5), at(65), at(66), at(70)
+    over = result(Step.CUTOVER, facts={"launched": at(110), "cut_over": {"write_taken": at(140)}, **cut})
+    over.started, over.finished = at(110), at(150)
+    fence = result(Step.FENCE_WRITES, facts={"fence": {"kind": "nginx", "up": at(0)}})
+    took = result(Step.SNAPSHOT, facts={"snapshot": {"chunks": 300}})
+    took.started = took.finished = at(4)
+    return make_run(folder, [fence, took, moved, review, over], rehearsal=True)
+
+
+def test_what_a_measured_downtime_does_not_hold_is_beside_it(tmp_path: Path) -> None:
+    folder = measured(tmp_path / "r")
+    said = carries_over(read_run(folder))
+    assert "1 min 00 s of it are work on 300 chunks, which grows with their number" in said
+    assert "40 s for signatures signed by the machine: people who sign are not in it" in said
+    assert "fence.when cutover, where writers are out in step 25 only: NOT EXERCISED" in said
+    page = read(run_page(folder))
+    assert said in page.find(id="downtime").find_next("p").get_text()  # type: ignore[union-attr]
+    assert tile(folder, "Write downtime").note.endswith("does not carry over to another run as it is")
+
+
+def test_a_check_or_figure_of_a_rollback_is_not_exercised_until_one_was_tried(tmp_path: Path) -> None:
+    kept = result(Step.SNAPSHOT, facts={"snapshot": {"id": "r-21", "retain_until": "2026-12-06T10:08:19+00:00"}})
+    before = read_run(make_run(tmp_path / "r", [*whole_night(), kept]))
+    assert tile(before.folder, "Rollback").value == "NOT EXERCISED"
+    assert "may go; NOT EXERCISED in this run." in way_back(before)
+    left = untried_here(before)
+    assert any(line.startswith("Rollback: none was tried") for line in left)
+    assert any(line.startswith("Restore of a snapshot: none was tried") for line in left)
+    assert dict(tools(before))["A28 snapshot and rollback"].endswith("; rollback: NOT EXERCISED")
+    after = read_run(
+        make_run(tmp_path / "after" / "r", night(100), rehearsal=True, drills=["restore of snapshot r-21"])
+    )
+    assert not [line for line in untried_here(after) if line.startswith(("Rollback: none", "Restore"))]
+    assert "NOT EXERCISED" not in dict(tools(after))["A28 snapshot and rollback"]
+
+
+def test_page_and_documents_count_what_was_not_exercised_alike(tmp_path: Path) -> None:
+    view = read_run(make_run(tmp_path / "r", [result(Step.FENCE_WRITES), *whole_night()]))
+    listed = [line for line in deviations(view) if line.startswith("Shortened or not exercised: ")]
+    assert [line.partition(": ")[2] for line in listed] == untried_here(view)
+    assert tile(view.folder, "Not exercised").value == str(len(listed))
+    assert len(listed) == 3
+
+
+def test_a_warning_about_time_names_the_step_and_the_part_that_took_most(tmp_path: Path) -> None:
+    steps = [result(Step.MIGRATE), result(Step.CUTOVER)]
+    steps[0].title, steps[0].started, steps[0].finished = "Migrate", at(0), at(3600)
+    steps[0].phases = [Phase("2 transform", at(0), 600.0), Phase("4 import", at(600), 3000.0)]
+    steps[1].started, steps[1].finished = at(3600), at(3700)
+    folder = make_run(tmp_path / "r", steps)
+    with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"window: {{start: '{at(0)}', minutes: 60}}\n")
+    said = numbers.outside_window(read_run(folder))
+    assert said.endswith("; step 22 (Migrate) took most, 1 h 00 min, of it 50 min 00 s for 4 import.")

@@ -9,12 +9,13 @@ import pytest
 
 from helpers.report import numbers
 from helpers.report.facts import StepRow
-from helpers.report.numbers import FILES_BACK, RESTART, again
+from helpers.report.numbers import CLEAN, FILES_BACK, RESTART, SERVICE_BACK, again
 from helpers.report.writes import downtime_parts
 from helpers.results import Phase, StepResult, Verdict
+from helpers.rollback.outline import SOURCE, TITLES
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY
-from helpers.run.window import DOWNTIME, DURATION, MEMORY
+from helpers.run.window import DOWNTIME, DURATION, HOLDS, MEMORY
 from helpers.steps import closeout
 from helpers.steps.dry_run import predictions, rows
 
@@ -134,7 +135,7 @@ def test_a_second_time_without_writes_is_told_beside_the_first(results: dict[str
     drill = {"put_back": "drills/put-back.json", "behind": {"began": at(350), "write_taken": at(354)}}
     seconds, told = numbers.downtime(results, [], drill)
     assert seconds == 197
-    assert told.endswith("; again for 24 s in the drill of the rollback")
+    assert told.endswith("; again for 20 s in the drill of the rollback and 4.0 s while it was put back")
     assert numbers.downtime(results)[1].endswith("; again for 20 s in the rollback")
     assert again(results, drill) == [("in the drill of the rollback", 20.0), ("while it was put back", 4.0)]
     del results[Step.CUTOVER].facts["cut_over"]  # writes never went to the target: there was one time without them
@@ -167,3 +168,20 @@ def test_what_was_not_measured_is_not_compared(results: dict[str, StepResult]) -
 def test_a_run_of_before_has_no_prediction(results: dict[str, StepResult]) -> None:
     del results[Step.DRY_RUN].facts["prediction"]
     assert predictions(results) == []
+
+
+def test_the_rollback_that_was_announced_is_held_against_the_same_work(results: dict[str, StepResult]) -> None:
+    night = {"seconds": 300.0, "way_back_seconds": 80.0}
+    results[Step.SCHEDULE_AND_NOTIFY] = step(Step.SCHEDULE_AND_NOTIFY, -50, -49, -40, night=night)
+    before = predictions(results)[-1]
+    assert (before.predicted, before.measured, before.error) == (80.0, None, None)
+    assert before.contains == "NOT EXERCISED: no rollback was tried"
+    back = step(Step.ROLLBACK, 300, 301, 400)
+    back.phases = [Phase(TITLES[SOURCE], at(302), 30.0), Phase(SERVICE_BACK, at(340), 1.0), Phase(CLEAN, at(350), 10.0)]
+    results[Step.ROLLBACK] = back
+    after = predictions(results)[-1]
+    assert (after.predicted, after.measured, after.error) == (80.0, 40.0, 1.0)
+    assert after.contains.startswith("30 s of reading and 10 s of removing")
+    assert after.contains.endswith("from the order until the target was clean: 1 min 00 s")
+    assert HOLDS in after.basis
+    assert HOLDS in next(row.counts for row in numbers.rollback_rows(results, {}) if row.name == "Estimate announced")

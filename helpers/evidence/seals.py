@@ -477,7 +477,7 @@ def custody(run: RunState) -> str:
     runner = newest.predicate.get(RUNNER, {}) if newest is not None else _runner(run)[1]
     if "fingerprint" not in runner:
         return ""
-    digest = f" {newest.path.name}: SHA-256 {newest.digest}." if newest is not None else ""
+    digest = f" The newest seal before this: {newest.path.name}, SHA-256 {newest.digest}." if newest is not None else ""
     return f"Seals of run {run.id} are signed with the key {runner['fingerprint']}.{digest}"
 
 

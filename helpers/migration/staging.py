@@ -285,7 +285,7 @@ class _Staging:
         self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
 
     def _repaired(self, repairs: pd.DataFrame) -> None:
-        told = repairs[repairs["rule"].isin(("derived", "replaced"))]
+        told = repairs[repairs["rule"] == "derived"]  # what replaced a value is a change, and counted there
         for (field_name, value), rows in told.groupby(["field", "after"], sort=True):
             by = self.rules[str(field_name)]
             shown = "" if DERIVED_TYPES[by] == "integer" else one_line(str(value), 80).strip("'")

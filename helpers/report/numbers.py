@@ -20,6 +20,7 @@ from helpers.report.facts import RunView, StepRow, Timed, between, instant, time
 from helpers.results import StepResult, kind_of, passed
 from helpers.run import plan
 from helpers.run.plan import Step
+from helpers.run.window import HOLDS, longest
 
 Results = Mapping[str, StepResult]
 """The results of a run by the step's number."""
@@ -159,7 +160,7 @@ class RollbackRow(NamedTuple):
 def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRow]:
     """Every time of a rollback that this run knows, under its one name. `drill`: what a rehearsal's drill left."""
     rows = []
-    counts = "reading the source once more and removing what step 22 wrote; no notebook start, no restart, no watch"
+    counts = f"{HOLDS}; no notebook start, no restart, no watch"
     night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
     if isinstance(night, dict) and isinstance(told := night.get("way_back_seconds"), int | float):
         rows.append(RollbackRow("Estimate announced", counts, told, _basis(results, announced=True)))
@@ -221,7 +222,6 @@ def _basis(results: Results, *, announced: bool = False) -> str:
 STARTS = "notebook starts"  # behind the numbers of the steps: the part of the estimate that is not work of a step
 
 
-_HALF = timedelta(seconds=0.5)  # a time of day is rounded to its second, as durations are
 WRITES_GO_ON = ("step 20 has not run", "writers go on until step 25 stops them")
 
 
@@ -272,9 +272,9 @@ def downtime(
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     second = again(results, drill)
-    more = f"{duration(sum(seconds for _, seconds in second))} {second[0][0]}" if second else ""
+    more = " and ".join(f"{duration(seconds)} {when}" for when, seconds in second)
     told = (
-        f"{up + _HALF:%H:%M:%S} to {ended + _HALF:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; "
+        f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; "
         f"reads not observed{'; again for ' * bool(more)}{more}"
     )
     return (ended - up).total_seconds(), told
@@ -577,7 +577,8 @@ def outside_window(view: RunView) -> str:
     if first.start < window[0]:
         return f"{_named(window)}; step {first.step.number} began {between(first.start, window[0])} before it."
     if last.end > window[1]:
-        return f"{_named(window)}; step {last.step.number} ended {between(window[1], last.end)} after it."
+        most = longest(s.step.result for s in night if s.step.result)
+        return f"{_named(window)}; step {last.step.number} ended {between(window[1], last.end)} after it; {most}."
     return ""
 
 

@@ -429,7 +429,10 @@ def way_back(view: RunView) -> str:
     until = _until(view) if view.outcome.kind != "rolled-back" else ""
     host, directory, user = (text(view.run.get(key), 120) for key in ("host", "directory", "user"))
     drilled_before = view.rehearsal and view.ran(Step.ROLLBACK) and view.passed(Step.CLOSEOUT)
-    untried = "; none was tried since the closeout" if drilled_before else ""
+    never = numbers.rollback(view.results.get(Step.ROLLBACK)) is None
+    untried = (
+        "; none was tried since the closeout" if drilled_before else "; NOT EXERCISED in this run" if never else ""
+    )
     possible = f"A rollback is possible until {until}, when the snapshots may go{untried}. " if until else ""
     return f"{possible}Run its commands on {host} in {directory} as {user}."
 

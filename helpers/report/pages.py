@@ -48,7 +48,7 @@ from helpers.report.outcome import (
     writers,
 )  # fmt: skip
 from helpers.report.record import checklist
-from helpers.report.writes import UNKNOWN, Tile, downtime_parts, downtime_tile, rollback_tile, to_source
+from helpers.report.writes import UNKNOWN, Tile, carries_over, downtime_parts, downtime_tile, rollback_tile, to_source
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
@@ -98,6 +98,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         replay_ordered=numbers.REPLAY_ORDERED if back is not None and back.replayed is not None else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
+        carries_over=carries_over(view),
         again=numbers.again(view.results, view.drill),
         answers=record.answers(view.table("recall")),
         asks=asks_instead(view),

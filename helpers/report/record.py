@@ -334,7 +334,7 @@ def deviations(view: RunView) -> list[str]:
     found += [outside] if (outside := outside_window(view)) else []
     found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for step in view.steps if step.result
               for c in step.result.checks if c.reason in _DEVIATIONS and c.verdict not in UNREMARKABLE]  # fmt: skip
-    found += [f"Shortened or not exercised: {line}" for line in not_exercised(view)]
+    found += [f"Shortened or not exercised: {line}" for line in untried_here(view)]
     return list(dict.fromkeys(found))
 
 
@@ -403,6 +403,8 @@ def tools(view: RunView) -> list[tuple[str, str]]:
     snapshot = view.table("snapshot")
     kept = f"; snapshot {text(snapshot['id'])}, verified" if snapshot.get("id") else ""
     tried = f"; drilled: {', '.join(parts)}" if (parts := drilled_parts(view)) else ""
+    if rollback(view.results.get(Step.ROLLBACK)) is None:
+        tried += "; rollback: NOT EXERCISED"
     return [
         ("A26 migration", _verdict_of(view, Step.MIGRATE)),
         (
@@ -482,6 +484,10 @@ def _unseen(view: RunView) -> Iterator[str]:
     whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
     if whole.get("shared_filtered") is not None:
         yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
+    if rollback(view.results.get(Step.ROLLBACK)) is None:
+        yield "Rollback: none was tried in this run; its time is an estimate"
+    if not any(line.startswith("restore of ") for line in view.drills):
+        yield "Restore of a snapshot: none was tried in this run; its bytes were read back and compared"
     if view.drill:
         how = "ordered beforehand" if view.put_back else "not ordered"
         yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"

@@ -19,6 +19,7 @@ from helpers.results import StepResult, Verdict
 from helpers.run import window
 from helpers.run.plan import Step
 
+_AGAIN = "the source read once more"
 KILLED = ", with the attempt that was killed and resumed"
 
 
@@ -92,7 +93,7 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
             sum(within(*one) for one in begun),
             starts if whole is not None else None,
         ),
-        DowntimePart("Step 25: the source read once more", phases[numbers.UNCHANGED], again),
+        DowntimePart(f"Step 25: {_AGAIN}", phases[numbers.UNCHANGED], again),
         DowntimePart("Step 25: restart and health", phases[numbers.RESTART]),
         DowntimePart("Step 25: the rest until a write was taken", max(0.0, last - sum(phases.values()))),
         DowntimePart("Failed attempts", failed),
@@ -133,6 +134,26 @@ def beside_prediction(results: numbers.Results, attempts: Iterable[StepRow] = ()
     )
 
 
+def carries_over(view: RunView) -> str:
+    """What the write downtime of this run does not hold for another one: chunks, people, and when the fence goes up."""
+    results, chunks = view.results, numbers.counts(view.results).source
+    seconds = numbers.downtime(results, view.attempts)[0]
+    if not seconds:
+        return ""
+    grows = {Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE}
+    work = sum(p.seconds for p in downtime_parts(results, view.attempts)
+               if p.name.endswith(_AGAIN) or any(p.name.startswith(f"Work of step {step}") for step in grows))  # fmt: skip
+    of = f" on {count(chunks, 'chunk')}" if chunks is not None else ""
+    said = [f"{duration(work)} of it are work{of}, which grows with their number"] if work else []
+    people = numbers.signing(results, view.attempts)
+    who = "signed by the machine: people who sign are not in it" if view.rehearsal else "were these people's"
+    said += [f"{duration(people)} for signatures {who}"] if people else []
+    late = bool((results[Step.CUTOVER].facts.get("fence") or {}) if Step.CUTOVER in results else {})
+    other = "start, where writers are out from step 20 on" if late else "cutover, where writers are out in step 25 only"
+    said += [f"fence.when {other}: NOT EXERCISED"]
+    return f"Does not carry over to another run as it is: {'; '.join(said)}. {beside_prediction(results, view.attempts)}".strip()
+
+
 # -- tiles of the first screen -------------------------------------------------------------------------------------------
 
 UNKNOWN = "not measured"
@@ -155,6 +176,7 @@ def downtime_tile(view: RunView) -> Tile:
     how = "; ".join(filter(None, [beside_prediction(view.results, view.attempts), how]))
     if seconds is None:
         return Tile("Write downtime", UNKNOWN if how.endswith(numbers.WRITES_GO_ON) else "running", how)
+    how += "; does not carry over to another run as it is" * bool(seconds)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
 
 
@@ -162,7 +184,9 @@ def rollback_tile(view: RunView) -> Tile:
     """How long a rollback took, where one was tried."""
     found = numbers.rollback(view.results.get(Step.ROLLBACK))
     if found is None:
-        return Tile("Rollback", UNKNOWN, "no rollback or drill in this run")
+        return Tile(
+            "Rollback", "NOT EXERCISED", "no rollback or drill in this run; its time is an estimate", file="#rollback"
+        )
     return Tile(
         "Rollback measured",
         duration(found.service),

@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import UsageError, WorldError
-from helpers.formatting import moment
+from helpers.formatting import duration, moment
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, utc_now
@@ -19,6 +19,8 @@ from helpers.run.plan import Step
 
 PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
 DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # what the dry run predicts
+ROLLBACK = "rollback announced"  # until the target is clean, from the same
+HOLDS = "reading the source once more and removing what step 22 wrote"  # all that this time counts
 ANNOUNCED = "duration announced"  # by step 14, from what the dry run predicts
 
 
@@ -30,6 +32,15 @@ def predictions(dry_run: StepResult | None) -> list[dict[str, Any]]:
 def predicted(dry_run: StepResult | None, what: str) -> float | None:
     """One value of `predictions`; None where there is none."""
     return next((float(row["value"]) for row in predictions(dry_run) if row["what"] == what), None)
+
+
+def longest(results: Iterable[StepResult]) -> str:
+    """The cause of a time that is too long: `step 23 (Validate) took most, 1 min 01 s, of it 24 s for compare`."""
+    if (step := max(results, key=lambda r: r.seconds, default=None)) is None:
+        return ""
+    part = max(step.phases, key=lambda p: p.seconds, default=None)
+    inside = f", of it {duration(part.seconds)} for {part.name}" if part is not None else ""
+    return f"step {step.step} ({step.title}) took most, {duration(step.seconds)}{inside}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +180,12 @@ class Estimate:
     def seconds(self) -> float:
         """Machine time of the migration, without a rollback."""
         return sum(part.seconds for part in self.parts)
+
+    @property
+    def longest(self) -> str:
+        """`most for 22 import, 30 min 00 s (measured …)`: the cause of a night that is too long."""
+        part = max(self.parts, key=lambda p: p.seconds, default=None)
+        return f"most for {part.name}, {duration(part.seconds)} ({part.basis})" if part is not None else ""
 
     def clock(self, start: dt.datetime) -> list[tuple[Part, dt.datetime, dt.datetime]]:
         """Each part with its beginning and end, where the migration begins at `start` and nobody has to be waited for."""

@@ -31,6 +31,12 @@ _NO_NEWS = (
 )  # of these somebody takes care already
 
 
+def how_it_died(folder: RunFolder) -> str:
+    """What is known of a kernel that died: a rehearsal that kills one says so on disk first."""
+    drill = (folder.workspace / KILL_DRILL).exists()
+    return "was killed by the drill of this rehearsal" if drill else "died (out of memory, or killed)"
+
+
 def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = False) -> None:
     """Before 20 the commands of `notify.before` and the notice of the start; before 25 who signed; before 27 the rollback."""
     if step.number not in (Step.FENCE_WRITES, Step.CUTOVER, Step.ROLLBACK):

@@ -184,7 +184,8 @@ class Execution:
         """Why the step has not passed whatever its result says; None where there is nothing against it."""
         name = f"notebook {self.step.notebook}"
         if isinstance(self._error, DeadKernelError):
-            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel died (out of memory, or killed)", "WorldError")
+            why = notices.how_it_died(self.folder)
+            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {why}", "WorldError")
         if isinstance(self._error, CellTimeoutError):
             return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
         if self._error is not None and (full := disk_full(self._error, self.output.parent)) is not None:

@@ -36,8 +36,9 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.window import longest
 from helpers.snapshots import retention
-from helpers.steps.dry_run import predictions, rows
+from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
 
 RUNBOOK_TOTAL = "90 to 120 min"
@@ -362,11 +363,18 @@ class CloseoutStep(NotebookStep):
         passes = f"up to {OVERRUN:g} times the estimate, or {OVERRUN_SECONDS:g} s more, passes"
         ratio = _ratio(took, estimate)
         told = f"{which}: {duration(took)} for an estimate of {duration(estimate)}{ratio}; {passes}" if estimate else ""
+        told += f". Most over its estimate: {self._most_over(known)}" if late else ""
         self.run.check("time against the dry run's estimate", Verdict.WARNING if late else Verdict.PASS,
                        measured=round(took, 1), threshold=most and round(most, 1), relation="≤", unit="s",
                        reason=ReasonCode.LONGER_THAN_ESTIMATED if late else "", detail=told)  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
+
+    def _most_over(self, known: list[dict[str, Any]]) -> str:
+        """The step, and what in it took most; `known` are the rows of `durations` with an estimate."""
+        worst = max(known, key=lambda r: r["actual"] + r["carried"] - r["estimate"])
+        over = worst["actual"] + worst["carried"] - worst["estimate"]
+        return f"step {worst['number']}, by {duration(over)}; {longest([self._results[worst['number']]])}"
 
     def predictions(self) -> pd.DataFrame:
         """What the dry run predicted, what was measured, and how far it was out: more than measured is above 0."""
@@ -376,8 +384,11 @@ class CloseoutStep(NotebookStep):
         def words(value: float | None, unit: str) -> str:
             return "not measured" if value is None else duration(value) if unit == "s" else size(int(value))
 
-        table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit),
-                  "–" if p.error is None else f"{100 * p.error:+.0f} %", p.basis, p.contains) for p in found]  # fmt: skip
+        def error(p: Prediction) -> str:
+            return "–" if p.error is None else f"{100 * p.error:+.0f} % of {words(p.measured, p.unit)}"
+
+        table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit), error(p), p.basis, p.contains)
+                 for p in found]  # fmt: skip
         return pd.DataFrame(table, columns=["what", "predicted", "measured", "error", "predicted is", "measured is"])
 
     @cached_property

@@ -36,12 +36,13 @@ from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.report.writes import KILLED, continued, downtime_as_predicted
 from helpers.results import Verdict, kind_of
+from helpers.rollback.outline import REMOVE, SOURCE, TITLES
 from helpers.run import plan, window
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY, NotebookStep, RunRecord, open_chosen
-from helpers.run.window import ANNOUNCED, DOWNTIME, DURATION, MEMORY
+from helpers.run.window import ANNOUNCED, DOWNTIME, DURATION, HOLDS, MEMORY, ROLLBACK
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.steps.validate import record_searches, record_values
@@ -115,7 +116,7 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
         DOWNTIME: downtime_as_predicted(results, attempts),
         MEMORY: (_most_memory(results), f"the highest of steps {named}{unknown}"),
     }
-    found = []
+    found: list[Prediction | None] = []
     for row in window.predictions(results.get(Step.DRY_RUN)):
         value, contains = measured.get(row["what"], (None, ""))
         contains = contains if value is not None else ""
@@ -130,7 +131,22 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
                                 "the sum above; fence, restart and health checks at most; the watch of step 25; no people",
                                 f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included{killed}; not compared, for "
                                 "allowances are no prediction", comparable=False))  # fmt: skip
-    return found
+        found.append(
+            _of_the_rollback(results, float(night["way_back_seconds"])) if "way_back_seconds" in night else None
+        )
+    return [row for row in found if row is not None]
+
+
+def _of_the_rollback(results: numbers.Results, announced: float) -> Prediction:
+    """The time of a rollback that was announced beside that of the same work in step 27; the rest of it is named."""
+    took, back = numbers.rollback(results.get(Step.ROLLBACK)), results.get(Step.ROLLBACK)
+    counts = f"{HOLDS}, at most what steps {Step.SNAPSHOT} and {Step.MIGRATE} take"
+    if took is None or back is None:
+        return Prediction(ROLLBACK, announced, None, "s", counts, "NOT EXERCISED: no rollback was tried")
+    parts = [sum(p.seconds for p in back.phases if p.name == TITLES[stage]) for stage in (SOURCE, REMOVE)]
+    told = f"{duration(parts[0])} of reading and {duration(parts[1])} of removing in step {Step.ROLLBACK}"
+    return Prediction(ROLLBACK, announced, sum(parts), "s", counts, f"{told}; from the order until the target was clean: "
+                      f"{duration(took.clean)}")  # fmt: skip
 
 
 def _as_estimated(results: numbers.Results, lost: float) -> float | None:
@@ -437,9 +453,11 @@ class DryRunStep(NotebookStep):
         self.run.fact("estimate", [{"part": p, "seconds": s, "basis": b} for p, s, b in rows if s == s])
         limit = 60 * self.run.parameters.migration.max_minutes
         late = total > limit
+        most = max((row for row in rows[:-2]), key=lambda row: row[1])
+        cause = f"most for {most[0]}, {duration(most[1])}; " if late else ""
         self.run.check("estimated duration", Verdict.WARNING if late else Verdict.PASS, measured=total,
                        parameter="migration.max_minutes", threshold=limit, relation="≤",
-                       unit="s", reason=ReasonCode.TOO_SLOW if late else "", detail=f"not known: {unknown}")  # fmt: skip
+                       unit="s", reason=ReasonCode.TOO_SLOW if late else "", detail=f"{cause}not known: {unknown}")  # fmt: skip
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
 
     def prediction(self) -> pd.DataFrame:

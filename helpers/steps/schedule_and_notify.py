@@ -26,7 +26,7 @@ from helpers.results import StepResult, Verdict
 from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.window import DOWNTIME, Estimate, Hours, now_utc, predicted
+from helpers.run.window import DOWNTIME, HOLDS, Estimate, Hours, now_utc, predicted
 
 ANNOUNCEMENT = "announcement.txt"
 _DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
@@ -112,7 +112,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         need = estimate.seconds + estimate.rollback_seconds
         said = (f"{duration(estimate.seconds)} of work and {duration(estimate.rollback_seconds)} for a rollback behind it; "
                 + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
-                   + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")))  # fmt: skip
+                   + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")
+                   + f"; {estimate.longest}"))  # fmt: skip
         self.run.check("time needed in the window", verdict, measured=round(need, 1),
                        parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), relation="≤", unit="s",
                        reason="" if verdict is Verdict.PASS else ReasonCode.NIGHT_TOO_LONG, detail=said)  # fmt: skip
@@ -296,8 +297,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         return {
             **({"writes": WRITES_LATE.format(about=f"about {duration(out)}")} if out is not None else {}),
             "estimate": f"about {duration(estimate.seconds)} of machine time, estimated from the dry run; people not counted",
-            "rollback": f" (estimated from the dry run: {duration(estimate.rollback_seconds)} of machine time until the new "
-            "database is clean again, without restarts and people)",
+            "rollback": f". Predicted from the dry run: {duration(estimate.rollback_seconds)} for {HOLDS}; in it are no start of "
+            "a notebook, no export or replay of writes, no restart and no people; no rollback was tried yet",
             "chunks": count(chunks, "chunk") if isinstance(chunks, int) else "all chunks",
             "open": str(self.run.folder),
         }

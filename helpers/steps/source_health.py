@@ -235,7 +235,7 @@ class SourceHealthStep(NotebookStep):
         self.run.check(
             "stored vectors not found by a search",
             Verdict.FAIL if swapped else Verdict.WARNING if missed else Verdict.PASS,
-            measured=sum(c.unfound for c in found.collections), threshold=0, unit="probes not found",
+            measured=sum(c.unfound for c in found.collections), threshold=0, unit="probes",
             reason=ReasonCode.VECTORS_NOT_FOUND if missed else "",
             detail="; ".join(f"{one_line(c.name, 60)}: {c.unfound} of {c.probed} not found" for c in missed),
             ids=[{"collection": c.name, "not found": c.unfound, "of": c.probed} for c in missed],
