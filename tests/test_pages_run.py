@@ -224,7 +224,7 @@ def test_tables_hold_the_facts(night: Path) -> None:
         "< 95 %",
     ]
     assert cells(page, "docs")[1:] == ["2,100 → 2,090 + 10 quarantined (MATCH)", "✓ pass"]
-    assert cells(page, "author field present")[1] == "YES (2,090/2,090)"
+    assert cells(page, "author field present")[1] == "YES (2,090/2,090, defaults not recorded)"
     assert cells(page, "Query “API authentication”")[1] == "YES (10 results, top distance 0.41)"
     assert cells(page, "Dimension consistency")[1] == "all 1536"
     assert cells(page, "Target http")[1] == "http://db2:8000 (2,090 chunks)"

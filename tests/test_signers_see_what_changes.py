@@ -157,13 +157,13 @@ def test_a_check_or_figure_of_a_rollback_is_not_exercised_until_one_was_tried(tm
     assert tile(before.folder, "Rollback").value == "NOT EXERCISED"
     assert "may go; NOT EXERCISED in this run." in way_back(before)
     left = untried_here(before)
-    assert any(line.startswith("Rollback: none was tried") for line in left)
-    assert any(line.startswith("Restore of a snapshot: none was tried") for line in left)
+    assert any(line.startswith("Rollback: not tried") for line in left)
+    assert any(line.startswith("Restore of a snapshot: not tried") for line in left)
     assert dict(tools(before))["A28 snapshot and rollback"].endswith("; rollback: NOT EXERCISED")
     after = read_run(
         make_run(tmp_path / "after" / "r", night(100), rehearsal=True, drills=["restore of snapshot r-21"])
     )
-    assert not [line for line in untried_here(after) if line.startswith(("Rollback: none", "Restore"))]
+    assert not [line for line in untried_here(after) if line.startswith(("Rollback: not", "Restore"))]
     assert "NOT EXERCISED" not in dict(tools(after))["A28 snapshot and rollback"]
 
 

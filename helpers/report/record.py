@@ -485,9 +485,9 @@ def _unseen(view: RunView) -> Iterator[str]:
     if whole.get("shared_filtered") is not None:
         yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
     if rollback(view.results.get(Step.ROLLBACK)) is None:
-        yield "Rollback: none was tried in this run; its time is an estimate"
+        yield "Rollback: not tried in this run; its time is an estimate"
     if not any(line.startswith("restore of ") for line in view.drills):
-        yield "Restore of a snapshot: none was tried in this run; its bytes were read back and compared"
+        yield "Restore of a snapshot: not tried in this run; its bytes were read back and compared"
     if view.drill:
         how = "ordered beforehand" if view.put_back else "not ordered"
         yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"
