@@ -16,7 +16,7 @@ from helpers.run.record import RunRecord
 from helpers.steps.source_health import SourceHealthStep
 from tests.conftest import ROOT
 
-NAMED = {"on_call": "Cy 777", "dba": "Bo 2", "operations_lead": "Ada 1", "channel": "#room"}
+NAMED = {"on_call": "Cy 777", "dba": "Bo 2", "operations_lead": "Ada 1"}  # a channel calls nobody
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 
@@ -68,7 +68,7 @@ def test_a_run_that_nobody_signs_needs_no_names() -> None:
 
 def test_a_rehearsal_warns() -> None:
     found = looked({}, rehearsal=True)
-    assert (found.verdict, found.reason) == (Verdict.WARNING, ReasonCode.NOBODY_NAMED)
+    assert (found.verdict, found.reason, found.measured) == (Verdict.WARNING, ReasonCode.NOBODY_NAMED, 4)
 
 
 def test_the_shipped_example_is_refused_as_it_is() -> None:

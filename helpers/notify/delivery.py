@@ -366,11 +366,11 @@ def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
 UNNAMED = "contacts without a name"  # the check of steps 10 and 14
 
 
-def unnamed(contacts: Contacts) -> list[str]:
-    """The keys of those whom a level of escalation calls, and whom nobody has named; a placeholder, `<…>`, is no name."""
-    return sorted(
-        f"contacts.{key}" for key in {key for *_, key in (*LEVELS, CRITICAL)} if not getattr(contacts.named, key)
-    )
+def unnamed(contacts: Contacts, *, people: bool = False) -> list[str]:
+    """The keys of those whom a level of escalation calls, and whom nobody has named; a placeholder, `<…>`, is no name. `people`:
+    of levels 2 to 4 alone, since level 1 calls nobody, but a channel."""
+    called = {key for number, _, key in [*(row[1:] for row in LEVELS), CRITICAL] if number > 1 or not people}
+    return sorted(f"contacts.{key}" for key in called if not getattr(contacts.named, key))
 
 
 def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:

@@ -272,7 +272,7 @@ def downtime(
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     second = again(results, drill)
-    more = " and ".join(f"{duration(seconds)} {when}" for when, seconds in second)
+    more = " and ".join(duration(seconds) if brief else f"{duration(seconds)} {when}" for when, seconds in second)
     told = (
         f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; "
         f"reads not observed{'; again for ' * bool(more)}{more}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -460,35 +459,40 @@ _RENAMED = (
 
 
 class Ask(NamedTuple):
-    """What a client of a source collection asks instead, of one target collection that holds chunks of it.
+    """What a client of a source collection asks instead: `targets` with the chunks that each got of it, and with which filter.
 
-    `same` and `filtered`: shares (0–1) of the answers of before, without a filter and with it; None where nobody measured them.
+    `same` and `filtered`: shares (0–1) of the answers of before, of one of these collections alone, without a filter and with
+    it, over all queries; None where nobody measured them.
     """
 
     source: str
-    target: str
-    chunks: int
+    targets: dict[str, int]
     ask: str
     same: float | None
     filtered: float | None
 
 
 def asks_instead(view: RunView) -> list[Ask]:
-    """A row a source collection and target collection, by routing. The only place that says what a client has to change."""
-    routes, merged = numbers.routes(view.results), numbers.merged(view.results)
-    parts = Counter(source for source, target in routes if target)
-    shares = {(row.get("collection"), row.get("target")): row for row in view.table("recall").get("rows") or []
-              if row.get("shared_expected") is not None}  # fmt: skip
+    """A row a source collection, by its routes. The only place that says what a client has to change."""
+    merged, by_source = numbers.merged(view.results), dict[str, dict[str, int]]()
+    for (source, target), chunks in numbers.routes(view.results).items():
+        by_source.setdefault(source, {})[target] = chunks
+    shares = view.table("recall").get("rows") or []
+
+    def mean(source: str, key: str) -> float | None:
+        known = [
+            (row[key], row["queries"]) for row in shares if row.get("collection") == source and row.get(key) is not None
+        ]
+        return sum(share * n for share, n in known) / sum(n for _, n in known) if known else None
+
     rows = []
-    for (source, target), chunks in routes.items():
-        if not target:
-            continue
-        told = [_filter(view, source) if target in merged else "the same queries, without a filter"]
-        told += [f"ask all {parts[source]} of its rows, then sort by distance"] if parts[source] > 1 else []
-        row = shares.get((source, target), {})
-        rows.append(
-            Ask(source, target, chunks, "; ".join(told), row.get("shared_expected"), row.get("shared_filtered"))
-        )
+    for source, targets in by_source.items():
+        whole = {target: n for target, n in targets.items() if target}
+        told = [_filter(view, source) if merged.keys() & whole.keys() else "no filter is needed"]
+        told += [f"ask all {len(whole)}, then sort by distance"] if len(whole) > 1 else []
+        told = told if whole else ["no search finds them"]
+        shared = (mean(source, key) for key in ("shared_expected", "shared_filtered"))
+        rows.append(Ask(source, targets, "; ".join(told), *shared))
     return rows
 
 
@@ -507,10 +511,9 @@ def _filter(view: RunView, source: str) -> str:
 
 
 class WayBack(NamedTuple):
-    """A rollback from one state of a run: whether there is one, its command, what becomes of writes, how long, who decides."""
+    """A rollback from one state of a run: until when there is one, its command, what becomes of writes, how long, who decides."""
 
     state: str
-    possible: str
     command: str
     writes: str
     took: str
@@ -534,14 +537,14 @@ def ways_back(view: RunView) -> list[WayBack]:
     until = _until(view)
     command = f"{RUNBOOK} rollback {view.id}"
     return [
-        WayBack("before the cutover", "yes", command,
+        WayBack("before the cutover: possible", command,
                 "no client was sent to the target, so none of theirs is there; the source keeps its own",
                 took[0], "nobody: there is one history"),
-        WayBack("after the cutover", "yes", f"{command} --replay",
+        WayBack("after the cutover: possible", f"{command} --replay",
                 "those to the target are exported, and written to the source with --replay; without it a rollback that finds "
                 "any stops until somebody decides (--discard-with-reason)",
                 took[1], f"operations lead: {who}"),
-        WayBack("after the closeout", f"until {until}" if until else "until the snapshots may go", f"{command} --replay",
+        WayBack(f"after the closeout: possible until {until or 'the snapshots may go'}", f"{command} --replay",
                 "as above; those to the source, since its fence was lifted, stay there, and a chunk changed on both sides stops "
                 "the replay", took[2], f"operations lead: {who}"),
     ]  # fmt: skip

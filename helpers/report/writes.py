@@ -176,7 +176,7 @@ def downtime_tile(view: RunView) -> Tile:
     how = "; ".join(filter(None, [beside_prediction(view.results, view.attempts), how]))
     if seconds is None:
         return Tile("Write downtime", UNKNOWN if how.endswith(numbers.WRITES_GO_ON) else "running", how)
-    how += "; does not carry over to another run as it is" * bool(seconds)
+    how += "; holds for this run only" * bool(seconds)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
 
 
