@@ -85,7 +85,7 @@ def core_missing(filled: int, derived: int) -> str:
 def completeness(inputs: Mapping[str, Any]) -> str:
     """Chunks that hold every field (`matrix_inputs`): in the source, in the target without defaults, and with them.
 
-    A default makes complete, and tells nothing: its share never stands alone.
+    A default makes complete, and tells nothing: its share is never shown alone.
     """
     checked = int(inputs["checked"])
 

@@ -40,6 +40,7 @@ def test_the_notice_of_a_step_that_a_drill_killed_says_so(
     StepResult("20", "Fence", "try", "2026-01-01T00:00:00+00:00").write(rehearsal.reports / "results" / "20.json")
     if drill:
         (rehearsal.workspace / KILL_DRILL).touch()
+    assert ("killed by the drill" in notices.how_it_died(rehearsal)) is drill
     notices.stopped(rehearsal.read(), WorldError(ReasonCode.KERNEL_DIED, "its kernel died"), print)
     (text,) = sent
     assert ("DRILL: " in text, "Nobody has to act" in text) == (drill, drill)

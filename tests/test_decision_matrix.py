@@ -22,6 +22,14 @@ def verdict(criterion: str, **changes: Any) -> Verdict:
     return Verdict(row["verdict"])
 
 
+def test_completeness_by_defaults_is_never_shown_alone() -> None:
+    rows = decision_matrix({**GOOD, "complete_before": 0, "complete_known": 6_000})
+    assert next(r for r in rows if r["criterion"] == "metadata completeness")["measured"] == (
+        "every field held, of 10,000 chunks: in the source 0 (0 %); in the target without defaults 6,000 (60.0 %), with defaults "
+        "10,000 (100 %)"
+    )
+
+
 @pytest.mark.parametrize(
     ("criterion", "changes", "expected"),
     [

@@ -146,7 +146,7 @@ def test_a_notice_names_the_runners_key_without_asking_ssh_keygen(
     newest = evidence.seals(home.reports)[-1]
     monkeypatch.setattr(audit, "program", lambda: pytest.fail("ssh-keygen was asked"))
     said = SEALS.custody(home.read())
-    assert newest.digest in said
+    assert f"The newest seal before this: {newest.path.name}, SHA-256 {newest.digest}." in said
     assert newest.predicate["runner"]["fingerprint"] in said
 
 

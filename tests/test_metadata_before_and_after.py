@@ -18,6 +18,7 @@ from helpers.schema import load_schema
 from helpers.schema.rules import contradicts, languages
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_target
+from helpers.validation.properties import FieldValues
 from tests.test_own_schemas_are_validated import chunks, judged
 from tests.test_schema_transform import context
 
@@ -84,6 +85,10 @@ def test_a_schema_derives_what_is_certain_and_fills_the_rest(tmp_path: Path) -> 
     assert (rules["c", "lang"], rules["c", "spanish"], rules["c", "words"]) == ("missing", "missing", "derived")
     assert (rules["d", "words"], rules["d", "spanish"]) == ("coerce", "derived")
     assert {kind_of(str(rules[key])) for key in (("b", "spanish"), ("d", "words"))} == {"changed"}
+    values = FieldValues(load_schema(str(path)))
+    values.add_source(done, batch, range(4))
+    given = set(done.repairs[done.repairs["rule"].isin(["missing", "default"])]["id"])
+    assert values.summary()["defaulted_chunks"] == len(given) == 3, "d has an author of its own, and no default"
 
 
 @pytest.mark.parametrize(

@@ -373,6 +373,13 @@ def unnamed(contacts: Contacts, *, people: bool = False) -> list[str]:
     return sorted(f"contacts.{key}" for key in called if not getattr(contacts.named, key))
 
 
+def must_be_named(parameters: Parameters) -> bool:
+    """Whether a run of these parameters may not go without names: people sign it, and it stops writes or switches clients."""
+    cutover, fence = parameters.cutover, parameters.fence
+    touches = fence.kind != "none" or cutover.config_files() or cutover.restart or cutover.health
+    return bool(parameters.signoff.required and touches)
+
+
 def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
     """Appendix C: each level, when it holds, whom to call; `now` is marked. Without parameters the keys to fill in."""
     import pandas as pd

@@ -521,7 +521,7 @@ class WayBack(NamedTuple):
 
 
 def ways_back(view: RunView) -> list[WayBack]:
-    """By state; a time stands only in the row of the state in which a rollback was tried."""
+    """By state; a time is only in the row of the state in which a rollback was tried."""
     found, result = numbers.rollback(view.results.get(Step.ROLLBACK)), view.results.get(Step.ROLLBACK)
     begun, moved, ended = numbers.ordered(result), _cut_over(view), view.results.get(Step.CLOSEOUT)
     closed = instant(ended.finished) if ended is not None else None

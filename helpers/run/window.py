@@ -183,7 +183,7 @@ class Estimate:
 
     @property
     def longest(self) -> str:
-        """`most for 22 import, 30 min 00 s (measured …)`: the cause of a night that is too long."""
+        """`most for 22 import, 30 min 00 s (measured …)`: the cause where they do not fit the window."""
         part = max(self.parts, key=lambda p: p.seconds, default=None)
         return f"most for {part.name}, {duration(part.seconds)} ({part.basis})" if part is not None else ""
 

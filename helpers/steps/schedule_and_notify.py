@@ -19,10 +19,11 @@ from helpers import formatting
 from helpers.errors import RUNBOOK, UsageError
 from helpers.formatting import count, duration, moment
 from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announcement, read, tell
-from helpers.notify.delivery import DONE_BY_HAND, UNNAMED, WRITES_LATE, by_hand, unnamed
+from helpers.notify.delivery import DONE_BY_HAND, UNNAMED, WRITES_LATE, by_hand, must_be_named, unnamed
 from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
+from helpers.run import kernel
 from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
@@ -250,7 +251,11 @@ class ScheduleAndNotifyStep(NotebookStep):
             f"{what}: {', '.join(keys)}" for what, keys in (("still <…>", blank), ("nobody is named", nobody)) if keys
         ]
         if left := [*blank, *nobody]:
-            self.run.check(UNNAMED, Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
+            strict = must_be_named(self.parameters) and not self.run.rehearsal and kernel.under_runner()
+            refused = strict and unnamed(
+                self.parameters.contacts, people=True
+            )  # step 10 refuses a run that was to come so far
+            self.run.check(UNNAMED, Verdict.FAIL if refused else Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
                            reason=ReasonCode.NOBODY_NAMED, detail="; ".join(said))  # fmt: skip
             print(
                 f"Name them before step {Step.FENCE_WRITES}: {self._name_them(left, '--retry', Step.SCHEDULE_AND_NOTIFY)}"

@@ -19,7 +19,7 @@ import pandas as pd
 from helpers.errors import WorldError, one_line
 from helpers.formatting import count, duration, size
 from helpers.migration.importing import judge_indexes
-from helpers.notify.delivery import UNNAMED, levels, unnamed
+from helpers.notify.delivery import UNNAMED, levels, must_be_named, unnamed
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import Reason, ReasonCode
@@ -171,7 +171,7 @@ class SourceHealthStep(NotebookStep):
     def contacts(self) -> pd.DataFrame:
         """Whom each level of escalation calls. A run that people sign goes no further without them; a rehearsal warns."""
         named = self.run.parameters.contacts.named
-        if (left := unnamed(named, people=not self.run.rehearsal)) or self.run.parameters.signoff.required:
+        if (left := unnamed(named, people=not self.run.rehearsal)) or must_be_named(self.run.parameters):
             verdict, reason, why = self._without_names() if left else (Verdict.PASS, "", "")
             said = f"nobody is named: {', '.join(left)}{why}" if left else ""
             self.run.check(UNNAMED, verdict, measured=len(left), threshold=0, unit="keys", reason=reason, detail=said)
@@ -182,11 +182,15 @@ class SourceHealthStep(NotebookStep):
         until = str(self.run.home.facts["until"] or Step.CLOSEOUT)
         if self.run.rehearsal:
             return Verdict.WARNING, ReasonCode.NOBODY_NAMED, ""
-        if not self.run.parameters.signoff.required:
-            return Verdict.NOT_APPLICABLE, "", "; nobody has to sign this run (signoff.required)"
-        if kernel.under_runner() and until >= Step.DRY_RUN:
+        if not must_be_named(self.run.parameters):
+            return Verdict.NOT_APPLICABLE, "", "; nobody signs this run, or it stops no writes and switches no clients"
+        if kernel.under_runner() and until >= Step.SCHEDULE_AND_NOTIFY:
             return Verdict.FAIL, ReasonCode.NOBODY_TO_CALL, ""
-        return Verdict.NOT_EXERCISED, "", f"; a run that goes on to step {Step.DRY_RUN} is refused without them"
+        return (
+            Verdict.NOT_EXERCISED,
+            "",
+            f"; a run that goes on to step {Step.SCHEDULE_AND_NOTIFY} is refused without them",
+        )
 
     def diagnosis(self) -> pd.DataFrame:
         """What is wrong with the source, the worst first, as `runbook doctor` says it. Vectors are read, not only counted."""
