@@ -96,6 +96,11 @@ def test_numbers_of_a_table_are_written_for_people_and_kept_as_they_are() -> Non
     assert shown.iloc[0].tolist() == ["9,832", "0.99996", "1 min 05 s", "71.0 GB", "6.8×10⁻⁸", True]
     assert shown.iloc[1].tolist() == ["7", "1", "–", "0 B", "12,345.5", False]
     assert "9,832" in as_html(frame)
+    mixed = pd.DataFrame(
+        {"before": [None, 925.9999999999998, float("nan"), "no filter"], "recall": [0.5, 0.9999999999999999, 1, 0]}
+    )
+    assert for_people(mixed)["before"].tolist() == ["–", "926", "–", "no filter"]
+    assert for_people(mixed)["recall"].tolist() == ["0.5", "1", "1", "0"]
     assert frame["chunks"].sum() == 9839
 
 

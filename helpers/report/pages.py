@@ -289,7 +289,11 @@ def _contradicting(view: RunView) -> Tile:
     for row in view.results[step].facts.get("contradictions") or []:
         fields[str(row["field"])] += int(row["chunks"])
     named = ", ".join(f"{text(name, 40)} in {count(n, 'chunk')}" for name, n in fields.most_common(3))
-    note = f"values: {named}; migrated as the source has them, none was corrected" if named else "values of fields"
+    note = (
+        f"values: {named}; migrated as the source has them, none was corrected"
+        if named
+        else "values that documents tell"
+    )
     return Tile(
         label, f"{check.measured:,}", note, "warning" if check.measured else "pass", "#tests" * bool(view.tests)
     )

@@ -375,7 +375,16 @@ def for_people(table: Table) -> Table:
     for at, kind in enumerate(shown.dtypes):
         if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind):
             shown.isetitem(at, _numbers(shown.iloc[:, at], str(shown.columns[at])).to_numpy())
+        elif pd.api.types.is_object_dtype(kind):
+            shown.isetitem(at, shown.iloc[:, at].map(_number_among_texts).to_numpy(dtype=object))
     return shown
+
+
+def _number_among_texts(value: Any) -> Any:
+    """A number in a column that holds other things, too; nothing, and what is no number, is a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return _number(value) if isinstance(value, float) else value
 
 
 def _numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
@@ -396,7 +405,8 @@ def _number(value: float) -> str:
     if not isinstance(value, float) or not math.isfinite(value) or value.is_integer() or abs(value) < 1e-3:
         return text(value)
     return next(
-        (s for s in (f"{value:,.{n}g}" for n in (4, 6, 9)) if not float(s.replace(",", "")).is_integer()), repr(value)
+        (s for s in (f"{value:,.{n}g}" for n in (4, 6, 9)) if not float(s.replace(",", "")).is_integer()),
+        text(float(f"{value:.9g}")),  # what is left is noise of the arithmetic: 925.9999999999998 is 926
     )
 
 

@@ -111,7 +111,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         buffered = spare + hours.buffer.total_seconds()
         verdict = Verdict.PASS if spare >= 0 else Verdict.WARNING if buffered >= 0 else Verdict.FAIL
         need = estimate.seconds + estimate.rollback_seconds
-        said = (f"{duration(estimate.seconds)} of work and {duration(estimate.rollback_seconds)} for a rollback behind it; "
+        behind = f"{duration(estimate.rollback_seconds)} for a rollback behind it (estimated; NOT EXERCISED)"
+        said = (f"{duration(estimate.seconds)} of work and {behind}; "
                 + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
                    + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")
                    + f"; {estimate.longest}"))  # fmt: skip
