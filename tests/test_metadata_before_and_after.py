@@ -253,3 +253,18 @@ def test_every_changed_value_is_listed_old_and_new_and_chunks_are_counted_once(t
     row = next(r for r in listed if (r["id"], r["field"]) == ("openwebui_core-0", "authenticity_score"))
     assert (row["collection"], row["old"], row["new"], row["rule"]) == ("openwebui_core", "1.4", "1.0", "clamp")
     assert "token-4711" not in str(listed), "secrets are kept from it as from every file of the evidence"
+
+
+def test_a_value_that_was_replaced_is_changed_and_not_counted_as_derived_too(tmp_path: Path) -> None:
+    batch = chunks("openwebui_core", 2, 1)
+    batch.documents = [SPANISH, ENGLISH]
+    batch.metadatas = [{"language": "no language!"}, None]
+    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
+        store.create(CollectionInfo("openwebui_core", 0, None, "cosine", "cosine"))
+        store.add("openwebui_core", batch)
+        snapshot = write_snapshot(store, tmp_path, "snap", ["openwebui_core"], retention_days=7)
+    quarantine = Quarantine(tmp_path / "quarantine")
+    staged = stage(snapshot, load_schema("if_ttt"), context(id_policy="prefix"), tmp_path / "staged", quarantine)
+    rules = {rule: sum(r["chunks"] for r in staged.repairs if r["rule"] == rule) for rule in ("derived", "replaced")}
+    assert rules["replaced"] == 1
+    assert sum(row["chunks"] for row in staged.derived) == rules["derived"]
