@@ -46,6 +46,7 @@ ALLOWED, REVOKED = (
     "allowed_signers",
     ".revoked",
 )  # who may sign; the end of the name of the list of revoked keys beside it
+LOG_KEY = "log_key"  # the part of a seal that names the key of the log's lines; seals of an older toolkit have none
 FIRST_LINE = "first-line"  # in a run's workspace: the digest of the line with which its log begins
 FIRST = "0" * 64  # what the first line has in place of a digest
 # Actions of lines that name files with their digests:
@@ -289,6 +290,49 @@ def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     digests = facts.get("digests")
     found = dict(digests) if isinstance(digests, dict) else {}
     return {f"results/{facts.get('step')}.json": facts.get("result"), **found} if action == STEP_ENDS else found
+
+
+def named(folder: Path, name: str) -> list[str]:
+    """The digests that this file of a run may have, by the newest line that counts; none where no line does.
+
+    A line that came before its file allows the older digest, too: a kill may have left the file as it was.
+    """
+    found: list[str] = []
+    lines = _lines(folder / NAME)
+    at = sum(len(line) + 1 for line in lines)
+    for line in reversed(lines):
+        at -= len(line) + 1
+        if json.dumps(name).encode() not in line:
+            continue
+        try:
+            entry = _entry(line)
+            about = _names(entry["action"], entry["facts"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if name in about and _counts(folder, line, at):
+            found.append(str(about[name] or ""))
+            if entry["action"] not in (WRITTEN, TAKEN) or len(found) == 2:
+                break
+    return found
+
+
+def _counts(folder: Path, line: bytes, at: int) -> bool:
+    """Whether the line at this byte is signed by this workspace's key or by one that a seal names, or is older than any key.
+
+    Whether the seals are genuine is judged before anything is built on them (`evidence.seals.chain`).
+    """
+    by, own = signer(folder.name, line), own_key()
+    if by and by == own:
+        return True
+    keys, since = {own} - {""}, 0
+    for path in sorted((folder / "seals").glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            predicate = json_in(contents(path))["predicate"]
+            if key := predicate.get(LOG_KEY):
+                keys.add(str(key))
+            else:
+                since = max([since, *(p["bytes"] for p in predicate["prefixes"] if p["name"] == NAME)])
+    return not keys or by in keys or at < since
 
 
 def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:

@@ -11,8 +11,10 @@ import pytest
 
 from helpers import audit, evidence
 from helpers.cli.evidence import verify
-from helpers.errors import Terminal
+from helpers.errors import Terminal, UsageError
+from helpers.parameters import parameters_from
 from helpers.results import file_digest
+from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from tests.signers import Signers, changed_toolkit, finish, plain, signed_run, small_run
 
@@ -130,3 +132,49 @@ def test_an_empty_folder_among_the_seals_is_named_by_both(name: str, home: RunFo
     (home.reports / "seals" / name.replace("0001-x.json", first)).mkdir()
     assert any(f"seals/{name.replace('0001-x.json', first)}: " in line for line in verify(home.reports).problems)
     assert f"not a seal: seals/{name.replace('0001-x.json', first)}" in plain(home)
+
+
+@pytest.mark.parametrize("name", ["run.json", "parameters.yaml"])
+def test_an_edit_between_two_commands_is_not_taken_over(name: str, folders: Path, signers: Signers) -> None:
+    """Whoever changes one field of the file would else name the edit in the log as a change of the toolkit's own."""
+    home = small_run("night-33", signers)
+    path = home.reports / name
+    genuine = path.read_bytes()
+    changed = parameters_from(home.read().document | {"migration": {"batch_size": 7}})
+    path.write_bytes(genuine.replace(b"night", b"knight"))
+    log = (home.reports / audit.NAME).read_bytes()
+    for order in (
+        lambda: home.note(until="14") if name == "run.json" else home.rewrite(name, "name: other"),
+        lambda: runs.change_parameters(home, changed),
+        lambda: evidence.enter(home.read()),
+    ):
+        with pytest.raises(UsageError, match=rf"{re.escape(name)} is not what audit\.jsonl last named") as refused:
+            order()
+        assert refused.value.exit_code == 2
+    assert path.read_bytes() == genuine.replace(b"night", b"knight")
+    assert (home.reports / audit.NAME).read_bytes() == log
+    path.write_bytes(genuine)
+    home.note(until="14")
+
+
+def test_a_change_that_was_killed_before_its_file_is_repeated(folders: Path, signers: Signers) -> None:
+    """The log names a change before the file is written: twice killed there, the file is still the toolkit's own."""
+    home = small_run("night-34", signers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "write_text", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        for until in ("13", "14"):
+            with pytest.raises(OSError, match="killed"):
+                home.note(until=until)
+    assert home.note(until="20").facts["until"] == "20"
+    evidence.keep_sealed(home.read())
+
+
+def test_a_line_that_another_key_signed_names_no_edit(folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = small_run("night-35", signers)
+    path = home.reports / "run.json"
+    path.write_bytes(path.read_bytes().replace(b"night", b"knight"))
+    with monkeypatch.context() as patch:
+        patch.setenv("RUNBOOK_WORKSPACE", str(folders / "elsewhere"))
+        audit.append(home.reports / audit.NAME, audit.WRITTEN, file="run.json", sha256=file_digest(path))
+    with pytest.raises(UsageError, match=r"run\.json is not what audit\.jsonl last named"):
+        home.note(until="14")

@@ -34,7 +34,6 @@ from helpers.evidence.statement import (
     CHANGING,
     ENVELOPE,
     FIRST,
-    LOG_KEY,
     NAME,
     PUSHED,
     SEALS,
@@ -198,7 +197,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             "previous_name": known[-1].name if known else FIRST,
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             RUNNER: runner,
-            LOG_KEY: audit.own_key() or None,
+            audit.LOG_KEY: audit.own_key() or None,
             MOVES: "named",
             WORK: "named",
             **({FILES: "named"} if said.every else {}),
@@ -359,12 +358,15 @@ def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
 
 
 def enter(run: RunState) -> None:
-    """Work in the folder in which the run began, once its first seal, if there is one, says that it is this one."""
+    """Work in the folder in which the run began, once its first seal, if there is one, says that it is this one, and run.json
+    and the parameters are what the audit log last named."""
     if path := min(_files(run.reports), default=None):
         try:
             refuse_other_identity(run, read_once(path))
         except ValueError as error:
             raise _broken(run.reports, f"{SEALS}/{path.name}", f"{error}") from error
+    for name in (RunPath.RUN, RunPath.PARAMETERS):
+        run.require_own(name)
     run.enter()
 
 

@@ -38,7 +38,6 @@ PREDICATE = "urn:chroma-migration-runbook:seal:v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 PAYLOAD = "application/vnd.in-toto+json"
 ENVELOPE = ".dsse"
-LOG_KEY = "log_key"  # the part of a seal that names the key of the audit log's lines; older seals have none
 SEALS = "seals"
 DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 GROWING = (".jsonl", ".log")
@@ -174,11 +173,11 @@ def trust(chain: Iterable[Seal], own: str = "", signers: Path | None = None) -> 
         for seal, key, wrong in custody(chain, lambda: own, signers):
             if wrong or (signers is not None and not key):
                 continue
-            if name := seal.predicate.get(LOG_KEY) if key else None:
+            if name := seal.predicate.get(audit.LOG_KEY) if key else None:
                 keys.add(str(name))
             else:
                 since = max(since, seal.prefixes.get(audit.NAME, (0, ""))[0])
-    anybody = keys or signers is not None or any(seal.predicate.get(LOG_KEY) for seal in chain)
+    anybody = keys or signers is not None or any(seal.predicate.get(audit.LOG_KEY) for seal in chain)
     return audit.Trust(frozenset(keys), since) if anybody else None
 
 
@@ -554,7 +553,7 @@ def recipe(state: RunState, newest: Seal) -> str:
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
         run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, pushed=_PUSHED_LINE,
-        changing=" ".join(sorted(CHANGING)), log_key=LOG_KEY, log_namespace=audit.NAMESPACE,
+        changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE,
     )  # fmt: skip
     lines = [_signed(folder, path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:

@@ -201,7 +201,7 @@ def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator
         for line in audit.unsigned(folder / audit.NAME, trust):
             yield f"{audit.NAME}: line {line}: it is not signed by the key that the seals name, and proves nothing"
     if trust is None or trust.since:
-        unsigned = [str(seal.number) for seal in chain if not seal.predicate.get(statement.LOG_KEY)]
+        unsigned = [str(seal.number) for seal in chain if not seal.predicate.get(audit.LOG_KEY)]
         found.notes.append(
             f"{audit.NAME}: its lines before seal {unsigned[-1]} are chained, not signed: an older toolkit wrote them, "
             "or one without ssh-keygen"

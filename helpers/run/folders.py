@@ -83,11 +83,6 @@ def check_run_id(run_id: str) -> str:
     )  # fmt: skip
 
 
-def is_plain(name: str) -> bool:
-    """Whether a name can be that of one folder and nothing else."""
-    return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
-
-
 def new_run_id(name: str) -> str:
     """An id that no run has yet: the name as a slug and the time (UTC)."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
@@ -172,7 +167,8 @@ class RunFolder:
 
     def note(self, **facts: Any) -> RunState:
         """Change these facts of run.json; the run as it is then."""
-        self.rewrite(RunPath.RUN, json_text({**self.read().facts, **facts}))
+        was = self.require_own(RunPath.RUN)
+        self._replace(RunPath.RUN, was, json_text({**json_in(was), **facts}))
         return self.read()
 
     def rewrite(self, name: str, text: str) -> None:
@@ -180,12 +176,34 @@ class RunFolder:
 
         The audit log is given its new digest first: a change that it does not name is nobody's, and is never sealed.
         """
-        data = text.encode("utf-8", errors="backslashreplace")
+        self._replace(name, self.require_own(name), text)
+
+    def require_own(self, name: str) -> bytes:
+        """What this file of the reports holds, b"" where it is not there; a UsageError where the audit log last named another.
+
+        Asked before it is written again: what somebody wrote into it would else become the toolkit's own.
+        """
         path = self.reports / name
-        if path.is_file() and path.read_bytes() == data:
-            return
-        audit.append(self.reports / audit.NAME, audit.WRITTEN, file=name, sha256=hashlib.sha256(data).hexdigest())
-        write_text(path, text)
+        if not path.is_file():
+            return b""
+        with reading(path):
+            data = contents(path)
+        digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name)
+        if digest not in named:
+            what = f"{name} is not what {audit.NAME} last named: something else changed it"
+            raise UsageError(
+                ReasonCode.SEALED_FILE_CHANGED, what, where=str(self.reports),
+                next_step=f"Put it back as it was; {RUNBOOK} audit {self.id} shows what the toolkit changed.",
+            )  # fmt: skip
+        if digest != named[0]:  # the change that the log names was not made
+            audit.append(self.reports / audit.NAME, audit.WRITTEN, file=name, sha256=digest)
+        return data
+
+    def _replace(self, name: str, was: bytes, text: str) -> None:
+        data = text.encode("utf-8", errors="backslashreplace")
+        if data != was:
+            audit.append(self.reports / audit.NAME, audit.WRITTEN, file=name, sha256=hashlib.sha256(data).hexdigest())
+            write_text(self.reports / name, text)
 
     def log(self, message: str, step: str = "") -> None:
         """One line of run.log: UTC time, step, message (control characters escaped)."""
@@ -352,14 +370,8 @@ def _folders() -> Iterator[tuple[RunState, RunbookError | None]]:
 
 
 def create(
-    parameters: Parameters,
-    run_id: str = "",
-    *,
-    rehearsal: bool = False,
-    dry_run: bool = False,
-    until: str = "",
-    group: str = "",
-) -> RunState:
+    parameters: Parameters, run_id: str = "", *, rehearsal: bool = False, dry_run: bool = False, until: str = "", group: str = ""
+) -> RunState:  # fmt: skip
     """Make the folders of a new run, of a group where one is named. They appear whole or not at all.
 
     A UsageError where the id is taken.
@@ -456,6 +468,7 @@ def parameters_text(parameters: Parameters) -> str:
 
 def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     """Go on with these parameters; the names changed, which are recorded. A UsageError where the context changes."""
+    folder.require_own(RunPath.PARAMETERS)
     run = folder.read()
     if not Path.cwd().samefile(directory := run.facts["directory"]):
         what = f"run {folder.id} was begun in the folder {directory}"
@@ -490,18 +503,10 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
 def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:
     """Set aside, under earlier/<time>, what earlier executions of these steps left."""
     reports = folder.reports
-    found = [
-        path
-        for step in steps
-        for pattern in (
-            f"results/{step}.json",
-            f"figures/{step}_*",
-            step.notebook,
-            f"{step.stem}.html",
-            *_DOCUMENTS.get(step, ()),
-        )
-        for path in sorted(reports.glob(pattern))
-    ]
+    found: list[Path] = []
+    for step in steps:
+        files = (f"results/{step}.json", f"figures/{step}_*", step.notebook, f"{step.stem}.html")
+        found += (path for name in (*files, *_DOCUMENTS.get(step, ())) for path in sorted(reports.glob(name)))
     set_aside(folder, found)
 
 

@@ -140,7 +140,7 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
 
     if Path(name).is_dir() and "/" in name:
         return Snapshot.open(Path(name).absolute())
-    here = [place / name for place in places if runs.is_plain(name) and (place / name).is_dir()]
+    here = [place / name for place in places if _is_plain(name) and (place / name).is_dir()]
     if len(here) == 1:
         return Snapshot.open(here[0])
     if here:
@@ -153,6 +153,11 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
         ReasonCode.NO_SUCH_SNAPSHOT, f"there is no snapshot {name}", where=", ".join(map(str, places)) or str(Path.cwd()),
         next_step=f"There are {', '.join(known[-5:])}." if known else "None is there; --directory says where to look.",
     )  # fmt: skip
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can be that of one folder and nothing else."""
+    return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
 
 
 def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
