@@ -368,3 +368,30 @@ def test_a_list_of_signers_that_somebody_put_there_is_not_sealed(
     finish(home)
     assert said in verify(home.reports).problems
     assert said in plain(home)
+
+
+def test_a_page_that_is_exchanged_while_the_browser_has_it_is_not_printed(
+    home: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log names the page before the browser gets it, and the browser gets what the log names."""
+    name = "as-signed-cutover-0009.html"
+    page = home.reports / name
+    browser = tmp_path / "browser"
+    lines = (
+        "#!/bin/bash",
+        f"cp {page} {tmp_path}/before.html",
+        f"printf forged > {page}",
+        f"grep -c {name} {home.reports}/audit.jsonl > {tmp_path}/named",
+        f'cp "$(echo "${{@: -1}}" | cut -c8-)" {tmp_path}/printed.html',
+        'for word in "$@"; do case $word in --print-to-pdf=*) printf %%PDF > "${word#*=}";; esac; done',
+    )
+    browser.write_text("\n".join(lines), encoding="utf-8")
+    browser.chmod(0o700)
+    monkeypatch.setenv("RUNBOOK_BROWSER", str(browser))
+    said = list(pages._keep(home.read(), name, "put before those who sign"))
+    assert said == [f"No PDF of {name}: the page was changed while it was printed"]
+    assert (tmp_path / "printed.html").read_bytes() == (tmp_path / "before.html").read_bytes() != b"forged"
+    assert int((tmp_path / "named").read_text()) >= 1
+    assert not page.with_suffix(".pdf").exists()
+    with pytest.raises(Terminal, match=rf"{re.escape(name)} is not what audit\.jsonl names"):
+        evidence.at_rest(home.read())

@@ -214,7 +214,8 @@ def test_a_run_page_is_twelve_pages_at_most_and_signed_on_the_first(tmp_path: Pa
     chromium.shows("table", paper=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNBOOK_BROWSER", str(find_browser()))
-        assert print_pdf(folder / "index.html") == ""
+        page = folder / "index.html"
+        assert print_pdf(page, page.read_bytes())[0] == ""
     pages = len(re.findall(rb"/Type\s*/Page[^s]", (folder / "index.pdf").read_bytes()))
     assert 4 <= pages <= 12
 
@@ -223,7 +224,8 @@ def test_a_machine_without_a_browser_says_so_in_one_line(tmp_path: Path, monkeyp
     (tmp_path / "page.html").write_text("<p>x", encoding="utf-8")
     monkeypatch.setenv("RUNBOOK_BROWSER", "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert print_pdf(tmp_path / "page.html") == (
-        "no browser (chromium, google-chrome, msedge) is on the PATH; print the page from any browser, or set RUNBOOK_BROWSER"
+    assert print_pdf(tmp_path / "page.html", b"<p>x") == (
+        "no browser (chromium, google-chrome, msedge) is on the PATH; print the page from any browser, or set RUNBOOK_BROWSER",
+        "",
     )
     assert not (tmp_path / "page.pdf").exists()

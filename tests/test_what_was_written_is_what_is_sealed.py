@@ -169,7 +169,9 @@ def test_a_change_that_was_killed_before_its_file_is_repeated(folders: Path, sig
     evidence.keep_sealed(home.read())
 
 
-def test_a_line_that_another_key_signed_names_no_edit(folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_another_key_signed_names_no_edit(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = small_run("night-35", signers)
     path = home.reports / "run.json"
     path.write_bytes(path.read_bytes().replace(b"night", b"knight"))

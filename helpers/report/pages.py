@@ -32,6 +32,7 @@ from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
+from helpers.evidence.statement import sha256
 from helpers.formatting import count, judged_queries, own_chunk, percent, text
 from helpers.notify import read as read_notices
 from helpers.report import numbers, record
@@ -49,7 +50,7 @@ from helpers.report.outcome import (
 )  # fmt: skip
 from helpers.report.record import checklist
 from helpers.report.writes import UNKNOWN, Tile, carries_over, downtime_parts, downtime_tile, rollback_tile, to_source
-from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
+from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
@@ -534,37 +535,42 @@ def _final_kept(folder: RunState) -> bool:
 def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:
     page = folder.reports / name
     with _not_worth_a_failure(folder):
-        write_text(page, run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {what}."))
+        made = run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {what}.")
+        folder.rewrite(name, made)  # the log names it before a browser has it
         (pdf := page.with_suffix(".pdf")).unlink(missing_ok=True)  # nobody's: a page is kept once
-        failed = print_pdf(page)
-        digests = {path.name: file_digest(path) if path.is_file() else "" for path in (page, pdf)}
+        failed, printed = print_pdf(page, data := made.encode("utf-8", errors="backslashreplace"))
+        digests = {name: sha256(data), pdf.name: printed}
         audit.append(folder.reports / audit.NAME, audit.PAGE_KEPT, file=name, pdf=failed or "made", digests=digests)
         if failed:
             yield f"No PDF of {name}: {failed}"
 
 
-def print_pdf(page: Path) -> str:
-    """Print the page as a PDF beside it, by a browser of this machine; "" where that went well, else why it did not."""
+def print_pdf(page: Path, data: bytes) -> tuple[str, str]:
+    """Print this page, which holds `data`, as a PDF beside it, by a browser of this machine: ("", the digest of the PDF), or (why
+    not, ""). The browser has a copy, so that what others do to the page meanwhile is not printed; such a page is not, either.
+    """
     wanted = os.environ.get("RUNBOOK_BROWSER", "")
     program = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, _BROWSERS)), None)
     if program is None:
         missing = f"{wanted} is not" if wanted else "no browser (chromium, google-chrome, msedge) is"
-        return f"{missing} on the PATH; print the page from any browser, or set RUNBOOK_BROWSER"
-    pdf = page.with_suffix(".pdf")
+        return f"{missing} on the PATH; print the page from any browser, or set RUNBOOK_BROWSER", ""
     with tempfile.TemporaryDirectory(prefix="runbook-browser-") as profile:
-        made = Path(profile) / "page.pdf"
+        copy, made = Path(profile) / page.name, Path(profile) / "page.pdf"
+        copy.write_bytes(data)
         command = [program, "--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pdf-header-footer",
-                   f"--user-data-dir={profile}", f"--print-to-pdf={made}", page.resolve().as_uri()]  # fmt: skip
+                   f"--user-data-dir={profile}", f"--print-to-pdf={made}", copy.as_uri()]  # fmt: skip
         if os.geteuid() == 0:
             command.insert(1, "--no-sandbox")  # root may not use it; the page has no script and asks no network
         try:
             subprocess.run(command, timeout=_PDF_SECONDS, check=True, capture_output=True, start_new_session=True)
         except (OSError, subprocess.SubprocessError) as error:
-            return f"{Path(program).name} does not print it ({type(error).__name__})"
-        if not made.is_file() or not made.read_bytes().startswith(b"%PDF"):
-            return f"{Path(program).name} printed nothing"
-        write_bytes(pdf, made.read_bytes())
-    return ""
+            return f"{Path(program).name} does not print it ({type(error).__name__})", ""
+        if not made.is_file() or not (printed := made.read_bytes()).startswith(b"%PDF"):
+            return f"{Path(program).name} printed nothing", ""
+        if copy.read_bytes() != data or page.read_bytes() != data:
+            return "the page was changed while it was printed", ""
+    write_bytes(page.with_suffix(".pdf"), printed)
+    return "", sha256(printed)
 
 
 AS_SIGNED, FINAL = "as-signed-", "final-"

@@ -73,7 +73,7 @@ SCENARIOS: list[Scenario] = [
             migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open
             migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish notify.delivery:Around._save run.folders:RunFolder._append
-            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.folders:_claim run.folders:create
+            run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
             snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
@@ -87,7 +87,7 @@ SCENARIOS: list[Scenario] = [
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
             migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
-            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write
+            run.folders:RunFolder._replace run.folders:RunLock.acquire run.record:Progress._write
             run.record:RunRecord.figure runner.notebook:Run._write snapshots.snapshot:Snapshot.mark
             steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
@@ -108,7 +108,7 @@ SCENARIOS: list[Scenario] = [
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign report.pages:_keep
             report.pages:render_notebook report.pages:render_pages run.folders:RunFolder._append
-            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write
+            run.folders:RunFolder._replace run.folders:RunLock.acquire run.record:Progress._write
             run.record:RunRecord.figure runner.notebook:Run._write
         """),
         codes=(4,), pages=True,
@@ -125,7 +125,7 @@ SCENARIOS: list[Scenario] = [
             audit:append cutover.application:CutoverState.enter cutover.files:keep cutover.files:put_in_place
             cutover.files:stage evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
             monitoring.measure:run_child monitoring.watcher:Journal._write report.pages:_keep
-            run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire
+            run.folders:RunFolder._append run.folders:RunFolder._replace run.folders:RunLock.acquire
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             steps.closeout:CloseoutStep.clean steps.closeout:Lessons.begin
             steps.integration:IntegrationStep._pytest stores.copying:_copy_file
@@ -139,7 +139,7 @@ SCENARIOS: list[Scenario] = [
             evidence.seals:seal evidence.signing:sign rollback.outline:RollbackState.begin rollback.outline:at_work
             rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.replay:export
             rollback.return_writes:ReturnWrites._export
-            rollback.return_writes:ReturnWrites._replay run.folders:RunFolder._append run.folders:RunFolder.rewrite
+            rollback.return_writes:ReturnWrites._replay run.folders:RunFolder._append run.folders:RunFolder._replace
             run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             steps.rollback:RollbackStep.watch stores.copying:_copy_file
         """), check=rolled_back,
@@ -176,7 +176,7 @@ SCENARIOS: list[Scenario] = [
     Scenario(
         "prune", "migrated", always("snapshots", "prune", "--yes", "--abandoned", "one"),
         always("snapshots", "prune", "--yes", "--abandoned", "one"), names("""
-            audit:append run.folders:RunFolder._append run.folders:RunFolder.rewrite snapshots.retention:remove
+            audit:append run.folders:RunFolder._append run.folders:RunFolder._replace snapshots.retention:remove
         """), check=pruned, clock=(400 * 86400.0,),
     ),
     Scenario(
