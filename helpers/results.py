@@ -211,9 +211,9 @@ class StepResult:
             return 0.0
         return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
-    def write(self, path: Path) -> None:
-        """Written whole or not at all; without the values of secrets that a server repeated in an answer."""
-        write_text(path, redacted(json_text(asdict(self))))
+    def write(self, path: Path) -> str:
+        """Written whole or not at all; without the values of secrets that a server repeated in an answer. Its SHA-256."""
+        return write_text(path, redacted(json_text(asdict(self))))
 
     @staticmethod
     def read(path: Path, run_id: str = "") -> StepResult:
@@ -333,15 +333,19 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, PRIVATE)
 
 
-def write_text(path: Path, text: str, mode: int = PRIVATE) -> None:
-    """As `write_json`, for text (UTF-8; lone surrogates are kept by escaping them)."""
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"), mode)
+def write_text(path: Path, text: str, mode: int = PRIVATE) -> str:
+    """As `write_bytes`, for text (UTF-8; lone surrogates are kept by escaping them)."""
+    return write_bytes(path, text.encode("utf-8", errors="backslashreplace"), mode)
 
 
-def write_bytes(path: Path, data: bytes, mode: int = PRIVATE) -> None:
-    """As `write_json`, for bytes. A new file has this mode. Raises `Terminal` ("disk_full") where it does not fit."""
+def write_bytes(path: Path, data: bytes, mode: int = PRIVATE) -> str:
+    """As `write_json`, for bytes; their SHA-256. A new file has this mode. Raises `Terminal` ("disk_full") where it does not fit.
+
+    A file that is digested once it lies there may be another's by then.
+    """
     with writing(path, mode, len(data)) as temporary:
         temporary.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager

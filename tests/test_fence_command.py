@@ -19,7 +19,8 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
-from helpers.runner.pipeline import run_line, with_fence
+from helpers.runner.outcome import with_fence
+from helpers.runner.pipeline import run_line
 from helpers.status.overview import Console as Screen
 from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import at_step, wait_for

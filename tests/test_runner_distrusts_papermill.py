@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from helpers import audit, results
 from helpers.errors import NoGo, WorldError
 from helpers.parameters import parameters_from
+from helpers.plots.style import empty
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import is_whole
+from helpers.run.record import RunRecord
+from helpers.runner import pipeline
 from helpers.runner.pipeline import Execution, error_of
 from tests import kernels
 from tests.notebook_files import CHECK, FINISH, write_notebook
@@ -138,3 +143,44 @@ def test_braces_in_the_name_of_a_folder_are_kept(
 ) -> None:
     monkeypatch.setattr(runs, "NOTEBOOKS", tmp_path / "note{books}")
     assert execute(folder, CHECK, FINISH).error is None
+
+
+def test_the_log_names_a_notebook_as_the_runner_wrote_it(folder: RunFolder) -> None:
+    """What somebody writes into it before that line is neither judged, nor shown on its page, nor named."""
+    write_notebook(runs.NOTEBOOKS / STEP.notebook, CHECK, FINISH)
+    execution = Execution(folder, STEP, template=kernels.template())
+    execution.start()
+    while not execution.wait(0.2):
+        pass
+    genuine = execution.output.read_bytes()
+    execution.output.write_bytes(
+        genuine.replace(b'"cell_type"', b'"x": "forged", "cell_type"').replace(b"check", b"forged")
+    )
+    assert execution.result().error is None
+    pipeline._keep_notebook(folder, execution)
+    said = audit.said(folder.reports, None)
+    page = execution.output.with_suffix(".html")
+    assert said.newest[execution.output.name] == hashlib.sha256(genuine).hexdigest()
+    assert said.newest[page.name] == hashlib.sha256(page.read_bytes()).hexdigest()
+    assert b"forged" not in page.read_bytes()
+    assert said.unnamed({execution.output.name: hashlib.sha256(execution.output.read_bytes()).hexdigest()})
+
+
+def test_the_log_names_a_result_and_a_figure_as_they_were_written(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are exchanged at once when they lie there."""
+    record = RunRecord(folder.read(), STEP.number)
+    whole = results.publish
+
+    def exchanged(temporary: Path, path: Path) -> None:
+        written[path.relative_to(folder.reports).as_posix()] = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        whole(temporary, path)
+        path.write_bytes(b"forged")
+
+    written: dict[str, str] = {}
+    monkeypatch.setattr(results, "publish", exchanged)
+    record.figure("one", empty("Nothing", "no data"), "Nothing is there")
+    digest = record.write_result()
+    assert record.files == written
+    assert written[f"results/{STEP.number}.json"] == digest

@@ -52,8 +52,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
-from helpers.runner.pipeline import open_steps
-from helpers.status.overview import Console
+from helpers.status.overview import Console, open_steps
 from helpers.stores.handshake import heartbeat
 from helpers.stores.wire import Session
 

@@ -189,8 +189,7 @@ def resume(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     from helpers.migration.checkpoint import require_checkpoint
     from helpers.migration.target_lock import preflight
-    from helpers.runner.pipeline import open_steps
-    from helpers.status.overview import refuse_rolled_back
+    from helpers.status.overview import open_steps, refuse_rolled_back
 
     refuse_rolled_back(folder)
     if chosen.checkpoint and chosen.retry:
@@ -235,7 +234,7 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step 
     """
     from helpers.evidence import enter, signing
     from helpers.runner import notebook
-    from helpers.runner.pipeline import open_steps
+    from helpers.status.overview import open_steps
 
     window.require_reason(chosen.outside_window)
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None

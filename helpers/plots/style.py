@@ -147,9 +147,9 @@ def _values(shape: Artist, rows: dict[int, str], columns: dict[int, str]) -> lis
     ]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """The figure written to `path`, as SVG or as PNG by its suffix."""
-    write_bytes(path, svg(figure) if path.suffix == ".svg" else png(figure))
+def save(figure: Figure, path: Path) -> str:
+    """The figure written to `path`, as SVG or as PNG by its suffix; the SHA-256 of what was written."""
+    return write_bytes(path, svg(figure) if path.suffix == ".svg" else png(figure))
 
 
 def empty(title: str, why: str) -> Figure:

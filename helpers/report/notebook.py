@@ -48,9 +48,9 @@ def title_of(notebook: Any) -> str:
     return "Notebook"
 
 
-def read_notebook(path: Path) -> Any:
+def read_notebook(data: bytes) -> Any:
     """The notebook, format 4."""
-    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return nbformat.reads(data.decode(), as_version=4)  # type: ignore[no-untyped-call]
 
 
 def cells(notebook: Any, figures: Path) -> Iterator[dict[str, Any]]:

@@ -127,11 +127,11 @@ def index_page(reports: Path, known: RunView | None = None) -> str:
     return _page("runs.html.j2", views=views)
 
 
-def notebook_html(ipynb: Path) -> str:
-    """An executed notebook as one HTML file; `nbformat` errors where it is none."""
+def notebook_html(ipynb: Path, data: bytes | None = None) -> str:
+    """An executed notebook, which holds `data` where that is known, as one HTML file; `nbformat` errors where it is none."""
     from helpers.report import notebook as report_notebook
 
-    notebook = report_notebook.read_notebook(ipynb)
+    notebook = report_notebook.read_notebook(ipynb.read_bytes() if data is None else data)
     title = report_notebook.title_of(notebook)
     cells = list(report_notebook.cells(notebook, ipynb.parent / RunPath.FIGURES))
     headed = any("<h1" in str(c["html"]) for c in cells if c["kind"] == "markdown")
@@ -579,11 +579,11 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 _PDF_SECONDS = 60.0
 
 
-def render_notebook(folder: RunFolder, notebook: Path) -> None:
-    """Write an executed notebook as a page beside it; nothing where it is not there."""
-    if notebook.is_file():
-        with _not_worth_a_failure(folder):
-            write_text(notebook.with_suffix(".html"), notebook_html(notebook))
+def render_notebook(folder: RunFolder, notebook: Path, data: bytes | None = None) -> str:
+    """Write an executed notebook, which holds `data` where that is known, as a page beside it; the page's SHA-256, or ""."""
+    with _not_worth_a_failure(folder):
+        return write_text(notebook.with_suffix(".html"), notebook_html(notebook, data))
+    return ""
 
 
 @contextmanager

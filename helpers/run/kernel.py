@@ -245,10 +245,10 @@ def is_whole(notebook: Path) -> bool:
         return False
 
 
-def first_error(notebook: Path) -> dict[str, str] | None:
-    """The first error among the outputs, as results keep it."""
+def first_error(notebook: Path, data: bytes | None = None) -> dict[str, str] | None:
+    """The first error among the outputs, as results keep it. `data`: what was written to the file, which is then not read."""
     with reading(notebook):
-        outputs = [output for cell in _code_cells(notebook) for output in cell.get("outputs", [])]
+        outputs = [output for cell in _code_cells(notebook, data) for output in cell.get("outputs", [])]
         failed = next((output for output in outputs if output["output_type"] == "error"), None)
         if failed is None:
             return None
@@ -259,16 +259,17 @@ def first_error(notebook: Path) -> dict[str, str] | None:
     return {"code": ReasonCode.CELL_FAILED, "type": kind, "line": one_line(line if ours else f"{kind}: {line}")}
 
 
-def cells_not_executed(notebook: Path) -> int:
-    return sum(cell.get("execution_count") is None for cell in _code_cells(notebook))
+def cells_not_executed(notebook: Path, data: bytes | None = None) -> int:
+    return sum(cell.get("execution_count") is None for cell in _code_cells(notebook, data))
 
 
-def _code_cells(notebook: Path) -> list[Any]:
+def _code_cells(notebook: Path, data: bytes | None) -> list[Any]:
     import nbformat
 
     with reading(notebook):
+        data = notebook.read_bytes() if data is None else data
         try:
-            document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+            document = nbformat.reads(data.decode(), as_version=4)  # type: ignore[no-untyped-call]
         except nbformat.ValidationError as error:
             raise ValueError(str(error).splitlines()[0]) from error
         return [cell for cell in document.cells if cell.cell_type == "code" and cell.source.strip()]

@@ -154,16 +154,20 @@ class RunRecord:
             self.check("figures that differ from the result", Verdict.WARNING, measured=len(found), threshold=0, unit="values",
                        reason=ReasonCode.FIGURE_DIFFERS, detail="; ".join(found[:3]))  # fmt: skip
 
-    def write_result(self) -> Path:
-        """Write results/<step>.json as it is now."""
+    def write_result(self) -> str:
+        """Write results/<step>.json as it is now; its SHA-256."""
         self.result.finished = utc_now()
         path = self.folder / RunPath.RESULTS / f"{self.step}.json"
-        self.result.write(path)
-        return path
+        self.wrote(path, digest := self.result.write(path))
+        return digest
 
-    def wrote(self, path: Path) -> None:
-        """Have this file, or that it is not there, named by the log where the step ends: only what is named is sealed."""
-        self.files[path.relative_to(self.folder).as_posix()] = file_digest(path) if path.is_file() else ""
+    def wrote(self, path: Path, digest: str = "") -> None:
+        """Have this file, or that it is not there, named by the log where the step ends: only what is named is sealed.
+
+        `digest` is that of what was written, where it is known: the file may be another's by now.
+        """
+        found = digest or (file_digest(path) if path.is_file() else "")
+        self.files[path.relative_to(self.folder).as_posix()] = found
 
     def apart(self) -> contextlib.AbstractContextManager[None]:
         """Inside it this process lets go of the run, so that a command of its own can work on it."""
@@ -193,8 +197,7 @@ class RunRecord:
 
         file = f"{self.step}_{name}.svg"
         path = self.folder / RunPath.FIGURES / file
-        save(fig, path)
-        self.wrote(path)
+        self.wrote(path, save(fig, path))
         self.result.figures = [f for f in self.result.figures if f["file"] != file]
         alt = ". ".join(filter(None, [" ".join(fig.get_suptitle().split()), caption]))
         self.result.figures.append({"name": name, "file": file, "caption": caption, "alt": alt})

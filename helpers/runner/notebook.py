@@ -380,10 +380,8 @@ class Run(RunRecord):
 
     def _write(self) -> str:
         self.fact(PEAK_MEMORY, kernel.peak_memory())
-        path = self.write_result()
+        digest = self.write_result()
         self.log(f"step ends: {self.result.verdict}")
-        self.wrote(path)
-        digest = self.files[path.relative_to(self.folder).as_posix()]
         outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)
         about = {"step": self.step, "result": digest, "digests": self.files}
         audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)

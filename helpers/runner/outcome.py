@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import audit
 from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.evidence import enter
+from helpers.fence import FenceState
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import leave
 from helpers.results import utc_now
@@ -24,7 +26,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
-from helpers.runner.pipeline import Choice, run_line, with_fence
+from helpers.runner.pipeline import Choice, run_line
 from helpers.snapshots.snapshot import Snapshot
 from helpers.status.overview import Console
 
@@ -179,3 +181,12 @@ def _stop(folder: RunFolder, state: RollbackState | None) -> None:
 def _said(folder: RunState, what: str) -> str:
     rows = [f"  {title}: {text}" for title, text in outline(folder)]
     return "\n".join([f"What the rollback of run {folder.id} {what}:", *rows])
+
+
+def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
+    """The steps, 20 before them where one wants the fence and it was lifted; behind the decision 24, too: it is sealed anew."""
+    rules, needed = folder.parameters.fence, any(s.fenced for s in steps) and Step.FENCE_WRITES not in steps
+    wanted = needed and rules.kind != "none" and not rules.late
+    state = FenceState.load(folder.workspace) if wanted else None
+    before = [Step.FENCE_WRITES, *([Step.REVIEW] if steps and steps[0].number > Step.REVIEW else [])]
+    return [*before, *steps] if wanted and (state is None or not state.active) else list(steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
@@ -24,17 +25,18 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
 
 from helpers import audit, errors
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
-from helpers.evidence import at_rest, keep_sealed, not_pushed, trusted
+from helpers.evidence import at_rest, keep_sealed, not_pushed
 from helpers.evidence.signoffs import CUTOVER
 from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import keep_final, keep_signed, render_notebook, render_pages
-from helpers.results import StepResult, Verdict, disk_full, file_digest, flush_file, passed, utc_now
+from helpers.results import StepResult, Verdict, disk_full, flush_file, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
@@ -68,6 +70,22 @@ def every_kernel() -> dict[str, str]:
     return {**own, **python_environment(), **_FRUGAL}
 
 
+class _Files(LocalHandler):  # type: ignore[misc]
+    """How papermill reads and writes files; `written` holds by path what it wrote last. What lies there may be another's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: dict[str, bytes] = {}
+
+    def write(self, buf: str, path: str) -> None:
+        self.written.pop(path, None)  # a notebook that is cut short is nobody's
+        super().write(buf, path)
+        self.written[path] = buf.encode()
+
+
+papermill_io.register("/", _files := _Files())
+
+
 class Execution:
     """One notebook at work in a thread, so that signals stay with the caller; `wait` in a loop, then `result`."""
 
@@ -89,6 +107,7 @@ class Execution:
     def start(self) -> None:
         self._take_over_what_was_printed()  # of a kernel whose runner was killed
         runs.supersede(self.folder, plan.outdated_by(self.step))
+        _files.written.pop(str(self.output), None)
         self.folder.log(audit.NOTEBOOK_BEGINS, self.step.number)
         audit.append(self.folder.reports / audit.NAME, audit.NOTEBOOK_BEGINS, step=self.step.number)
         self._thread.start()
@@ -118,9 +137,8 @@ class Execution:
             said = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
         said.error, said.verdict, said.finished = fault, Verdict.FAIL, utc_now()
         path = self.folder.reports / RunPath.RESULTS / f"{self.step.number}.json"
-        said.write(path)
+        digest = said.write(path)
         outcome = said.error["code"] if said.error else "failed"
-        digest = file_digest(path)
         digests = {f"{RunPath.RESULTS}/{path.name}": digest}
         about = {"step": self.step.number, "result": digest, "digests": digests, "died": True}
         audit.append(self.folder.reports / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
@@ -149,6 +167,11 @@ class Execution:
             with suppress(OSError):  # there may be none; papermill does not flush it, and a passed step needs it
                 flush_file(self.output)
             self._take_over_what_was_printed()
+
+    @property
+    def notebook(self) -> bytes | None:
+        """The executed notebook as it was last written; None where that failed, or there is none."""
+        return _files.written.get(str(self.output))
 
     @property
     def printed(self) -> Path:
@@ -190,17 +213,17 @@ class Execution:
             return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
         if self._error is not None and (full := disk_full(self._error, self.output.parent)) is not None:
             return _error(full.code, full.line(), "WorldError")
-        if not self.output.is_file():
+        if (written := self.notebook) is None:
             return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "WorldError")
         try:
-            shown = kernel.first_error(self.output)
+            shown = kernel.first_error(self.output, written)
         except RunbookError as error:
             return _error(error.code, error.line(), "WorldError")
         if shown is not None:
             return shown
         if self._error is not None:
             return _error(ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
-        skipped = kernel.cells_not_executed(self.output)
+        skipped = kernel.cells_not_executed(self.output, written)
         if skipped:
             what = f"{name}: {skipped} of its code cells were never executed"
             return _error(ReasonCode.CELLS_NOT_EXECUTED, what, "WorldError")
@@ -440,18 +463,18 @@ def _executed(
     stop.execution = None
     result = execution.result()
     terminal.say(step_line(step, result))
-    _keep_notebook(folder, execution.output, step)
+    _keep_notebook(folder, execution)
     return result
 
 
-def _keep_notebook(folder: RunFolder, notebook: Path, step: plan.Step) -> None:
-    """Render the executed notebook, and have the log name it with its page: a seal takes nothing else."""
-    if notebook.is_file():
-        digests = {notebook.name: file_digest(notebook)}  # before it is read for the page
-        render_notebook(folder, notebook)
-        if (page := notebook.with_suffix(".html")).is_file():
-            digests[page.name] = file_digest(page)
-        audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=step.number, digests=digests)
+def _keep_notebook(folder: RunFolder, execution: Execution) -> None:
+    """Render the notebook that was executed, and have the log name both as they were written: a seal takes no other."""
+    if (written := execution.notebook) is not None:
+        digests = {execution.output.name: hashlib.sha256(written).hexdigest()}
+        if page := render_notebook(folder, execution.output, written):
+            digests[execution.output.with_suffix(".html").name] = page
+        audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=execution.step.number, digests=digests)
+        del _files.written[str(execution.output)]
 
 
 def _stopped_by(folder: RunFolder, step: plan.Step, result: StepResult, stop: Stop) -> RunbookError | None:
@@ -489,15 +512,6 @@ def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:
     finally:
         notices.held(folder, terminal.say)
     return None
-
-
-def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
-    """The steps, 20 before them where one wants the fence and it was lifted; behind the decision 24, too: it is sealed anew."""
-    rules, needed = folder.parameters.fence, any(s.fenced for s in steps) and Step.FENCE_WRITES not in steps
-    wanted = needed and rules.kind != "none" and not rules.late
-    state = FenceState.load(folder.workspace) if wanted else None
-    before = [Step.FENCE_WRITES, *([Step.REVIEW] if steps and steps[0].number > Step.REVIEW else [])]
-    return [*before, *steps] if wanted and (state is None or not state.active) else list(steps)
 
 
 def _sealed(run: RunState, terminal: Console, error: RunbookError | None) -> tuple[RunState, RunbookError | None]:
@@ -549,28 +563,6 @@ def _verdict(folder: RunState, steps: Sequence[plan.Step], error: RunbookError |
     line = [step for step in plan.LINE if step.number <= steps[-1].number]
     decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
-
-
-def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
-    """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
-    # Of a step that was killed as it ended, or written by somebody else.
-    said = audit.said(folder.reports, trusted(folder.reports))
-    for step in plan.LINE:
-        if step.number > last.number:
-            break
-        files = (f"{RunPath.RESULTS}/{step}.json", step.notebook)
-        there = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
-        if not _really_passed(folder, step) or said.unnamed(there):
-            return plan.between(step, last)
-    return []
-
-
-def _really_passed(folder: RunState, step: plan.Step) -> bool:
-    result: StepResult | None = folder.result(step.number)
-    if result is None or not passed(result):
-        return False
-    # A notebook that was run by hand is kept where its owner likes.
-    return not result.facts.get("execution") or kernel.is_whole(folder.reports / step.notebook)
 
 
 class _RunLog(logging.Handler):

@@ -13,7 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from helpers import audit
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
+from helpers.evidence import trusted
 from helpers.evidence.seals import allowed_signers
 from helpers.evidence.signing import ALLOWED
 from helpers.evidence.signoffs import GateState, gate_state
@@ -21,10 +23,10 @@ from helpers.fence import FenceState
 from helpers.formatting import count, duration, moment
 from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
-from helpers.results import Check, StepResult, Verdict, as_kind, json_in, passed
+from helpers.results import Check, StepResult, Verdict, as_kind, file_digest, json_in, passed
 from helpers.rollback.outline import RollbackState, at_work
 from helpers.run import folders as runs
-from helpers.run import plan
+from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import now_utc, refusal
@@ -375,3 +377,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     widths = [max(len(h), *(len(line[i]) for line in cells)) for i, h in enumerate(heads)]
     lines = [heads, *cells]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
+    """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
+    # Of a step that was killed as it ended, or written by somebody else.
+    said = audit.said(folder.reports, trusted(folder.reports))
+    for step in plan.LINE:
+        if step.number > last.number:
+            break
+        files = (f"{RunPath.RESULTS}/{step}.json", step.notebook)
+        there = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
+        if not _really_passed(folder, step) or said.unnamed(there):
+            return plan.between(step, last)
+    return []
+
+
+def _really_passed(folder: RunState, step: plan.Step) -> bool:
+    result: StepResult | None = folder.result(step.number)
+    if result is None or not passed(result):
+        return False
+    # A notebook that was run by hand is kept where its owner likes.
+    return not result.facts.get("execution") or kernel.is_whole(folder.reports / step.notebook)

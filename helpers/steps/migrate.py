@@ -234,12 +234,12 @@ class MigrateStep(NotebookStep):
             file.unlink(missing_ok=True)
         listed, kept = self.staged.folder / CHANGES, self.run.folder / CHANGED
         if listed.is_file():
-            write_bytes(kept, listed.read_bytes())
+            self.run.wrote(kept, write_bytes(kept, listed.read_bytes()))
             self.run.fact("changes_file", sum(1 for _ in unpacked_rows(kept, ())))
         else:
             kept.unlink(missing_ok=True)
-        for path in (file, kept):
-            self.run.wrote(path)
+            self.run.wrote(kept)
+        self.run.wrote(file)
         return table
 
     def _written(self) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import nbformat
 import papermill
 import pyarrow.parquet  # noqa: F401
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import write_ipynb
 
 from helpers import cli, plots
 from helpers.migration import importing
@@ -71,7 +72,7 @@ def _play(
     namespace: dict[str, Any] = {"__name__": "__main__"}
     count = 0
     try:
-        nbformat.write(document, _plain(output))  # type: ignore[no-untyped-call]
+        write_ipynb(document, _plain(output))
         for cell in document.cells:
             if cell.cell_type != "code" or not cell.source.strip():
                 continue
@@ -85,11 +86,11 @@ def _play(
                 _failed(namespace, error)
                 shown = {"output_type": "error", "ename": type(error).__name__, "evalue": str(error), "traceback": []}
                 cell.outputs = [nbformat.from_dict(shown)]  # type: ignore[no-untyped-call]
-                nbformat.write(document, _plain(output))  # type: ignore[no-untyped-call]
+                write_ipynb(document, _plain(output))
                 raise PapermillExecutionError(
                     count, count, cell.source, type(error).__name__, str(error), []
                 ) from error
-            nbformat.write(document, _plain(output))  # type: ignore[no-untyped-call]
+            write_ipynb(document, _plain(output))
     finally:
         os.environ.clear()
         os.environ.update(before)
