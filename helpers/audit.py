@@ -47,6 +47,7 @@ ALLOWED, REVOKED = (
     ".revoked",
 )  # who may sign; the end of the name of the list of revoked keys beside it
 LOG_KEY = "log_key"  # the part of a seal that names the key of the log's lines; seals of an older toolkit have none
+FILES = "files"  # the part of a seal that says that the log names every file; the first seal of an older toolkit's run has none
 FIRST_LINE = "first-line"  # in a run's workspace: the digest of the line with which its log begins
 FIRST = "0" * 64  # what the first line has in place of a digest
 # Actions of lines that name files with their digests:
@@ -333,6 +334,14 @@ def _counts(folder: Path, line: bytes, at: int) -> bool:
             else:
                 since = max([since, *(p["bytes"] for p in predicate["prefixes"] if p["name"] == NAME)])
     return not keys or by in keys or at < since
+
+
+def is_older(folder: Path) -> bool:
+    """Whether an older toolkit began this run, as its first seal says: a log that is gone makes none."""
+    first = min((folder / "seals").glob("*.json"), default=None)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return first is not None and FILES not in json_in(contents(first))["predicate"]
+    return False
 
 
 def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:

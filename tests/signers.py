@@ -80,6 +80,7 @@ class Signers:
             text = (folder / "parameters.yaml").read_text(encoding="utf-8")
             text = text.replace("signoff: {", f"{self.parameter(contacts='')[:-2]}, ")
             (folder / "parameters.yaml").write_text(text, encoding="utf-8")
+            vouch(folder)
             home.note(directory=str(folder))
             evidence.seal(home.read(), "24")
         return sign(read(folder), role, words.pop("name", f"Ms {role}"), decision, key=self.key(role), **words)
@@ -165,6 +166,8 @@ def finish(home: RunFolder) -> None:
 def vouch(folder: Path) -> None:
     """Name what a test put into the folder of a run as the toolkit names what it writes."""
     digests = measure(folder).subjects
+    if not audit.said(folder, None).every:  # put together by the test
+        audit.append(folder / audit.NAME, audit.BEGUN, digests={})
     loose = audit.said(folder, None).unnamed(digests)
     audit.append(folder / audit.NAME, audit.NOTEBOOK_KEPT, digests={name: digests[name] for name in loose})
 

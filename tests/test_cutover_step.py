@@ -27,7 +27,7 @@ from helpers.steps.cutover import Control
 from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
-from tests.signers import read, sign
+from tests.signers import read, sign, vouch
 from tests.storage import embedded
 
 ENV = b'\xef\xbb\xbf# who\r\nexport CHROMA_PATH="/old"  # here\r\nAPI_KEY=s3cret\r\nCHROMA_PATH=/old'
@@ -122,6 +122,7 @@ def test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed(night
     (night.reports / audit.NAME).unlink()
     for name in ("last-seal", "first-line"):
         (night.workspace / name).unlink()
+    vouch(night.reports)
     document = night.read().parameters.document()
     document["signoff"]["required"] = []
     runs.change_parameters(night, parameters_from(document))

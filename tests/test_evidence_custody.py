@@ -40,6 +40,7 @@ from tests.signers import (
     sign,
     signed_run,
     small_run,
+    vouch,
 )
 
 STATEMENT = sys.modules["helpers.evidence.statement"]
@@ -60,6 +61,7 @@ def made_again(home: RunFolder, signers: Signers) -> None:
     (home.reports / "allowed_signers").unlink()  # taken again, as the new log says
     for name in ("last-seal", "first-line"):
         (home.workspace / name).unlink()
+    vouch(home.reports)
     for number in ("13", "14", "23"):
         finish_step(home, number)
     result = home.reports / "results" / "24.json"

@@ -16,7 +16,7 @@ from helpers.parameters import parameters_from
 from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from tests.signers import Signers, changed_toolkit, finish, plain, signed_run, small_run
+from tests.signers import Signers, changed_toolkit, finish, finish_step, plain, signed_run, small_run
 
 
 @pytest.fixture
@@ -180,3 +180,25 @@ def test_a_line_that_another_key_signed_names_no_edit(
         audit.append(home.reports / audit.NAME, audit.WRITTEN, file="run.json", sha256=file_digest(path))
     with pytest.raises(UsageError, match=r"run\.json is not what audit\.jsonl last named"):
         home.note(until="14")
+
+
+def test_a_run_without_its_log_is_not_taken_for_one_of_an_older_toolkit(folders: Path, signers: Signers) -> None:
+    """The log is gone with all that knows how it began; the next line of the toolkit would else begin another."""
+    home = small_run("night-36", signers)
+    (home.reports / "results" / "23.json").write_text("{}", encoding="utf-8")
+    (home.reports / audit.NAME).unlink()
+    (home.workspace / "first-line").unlink()
+    with pytest.raises(UsageError, match=r"run\.json is not what audit\.jsonl last named"):
+        evidence.enter(home.read())
+    finish_step(home, "24")
+    with pytest.raises(Terminal, match=r"audit\.jsonl: the line with which the run began is gone"):
+        evidence.keep_sealed(home.read())
+
+
+def test_a_seal_says_how_long_the_log_was(home: RunFolder) -> None:
+    """Cut short, or gone, it is refused by whoever would build on it."""
+    log = home.reports / audit.NAME
+    for data in (b"\n".join(log.read_bytes().split(b"\n")[:2]) + b"\n", b""):
+        log.write_bytes(data)
+        with pytest.raises(Terminal, match=r"audit\.jsonl changed after seal"):
+            evidence.at_rest(home.read())

@@ -72,7 +72,6 @@ BOUND = "bound"  # the part of a seal that has a digest for each parameter which
 BESIDE = (".sig", signing.TOKEN, ENVELOPE)  # what lies beside a seal
 LAST = "last-seal"  # in the workspace: the digest of the newest seal that was set from here
 WORK = "work"  # the part of a seal that says that the audit log names each passed result, kept page and drill
-FILES = "files"  # the part of a seal that says that the audit log names every file; seals of runs of an older toolkit have none
 MOVES = "moves"  # the part of a seal that says that the audit log names what was moved since; older seals have none
 _IDENTITY = ("id", "name", "group", "created", "rehearsal", "host", "user")
 _LINE = frozenset(step.number for step in plan.LINE)
@@ -200,7 +199,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             audit.LOG_KEY: audit.own_key() or None,
             MOVES: "named",
             WORK: "named",
-            **({FILES: "named"} if said.every else {}),
+            **({audit.FILES: "named"} if said.every else {}),
             **_about(run),
         }
         now_there = Measured(there.subjects, grown(run.reports, there.prefixes))

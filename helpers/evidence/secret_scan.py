@@ -57,6 +57,11 @@ def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Said)
     Files of a step at work are left out, until a later seal. Those that a killed step left are set aside, and the log says so.
     `Terminal` where anything else is nobody's work, is not what the log names, or is gone.
     """
+    if not said.every and not audit.is_older(run.reports):
+        raise Terminal(
+            ReasonCode.SEAL_BROKEN, f"{audit.NAME}: the line with which the run began is gone", where=str(run.reports),
+            next_step="Put the log back as it was, from the run's archive or a backup.",
+        )  # fmt: skip
     sealed: Mapping[str, str] = chain[-1].subjects if chain else {}
     files = there.subjects | {name: "" for name in there.prefixes if said.every and name not in _HOUSE}
     loose = [name for name in said.unnamed(files) if not files[name] or sealed.get(name) != files[name]]

@@ -18,7 +18,6 @@ from helpers.evidence import signing, signoffs, statement
 from helpers.evidence.seals import (
     BESIDE,
     BOUND,
-    FILES,
     MOVES,
     WORK,
     after,
@@ -181,8 +180,10 @@ def _work(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator[str]
     newest = chain[-1]
     if WORK not in newest.predicate:
         return
-    said = audit.said(folder, statement.trust(chain))
-    for name in said.unnamed(newest.subjects, every=FILES in newest.predicate):
+    said, every = audit.said(folder, statement.trust(chain)), not audit.is_older(folder)
+    if every and not said.every:
+        yield f"{audit.NAME}: it has not the line with which the run began"
+    for name in said.unnamed(newest.subjects, every=every):
         yield f"{name}: {audit.NAME} names no such file"
     for name in said.missing({*newest.subjects, *listed(folder)}):
         yield f"{name}: {audit.NAME} names it, and it is gone"

@@ -189,13 +189,13 @@ class RunFolder:
         with reading(path):
             data = contents(path)
         digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name)
-        if digest not in named:
+        if digest not in named and (named or not audit.is_older(self.reports)):
             what = f"{name} is not what {audit.NAME} last named: something else changed it"
             raise UsageError(
                 ReasonCode.SEALED_FILE_CHANGED, what, where=str(self.reports),
                 next_step=f"Put it back as it was; {RUNBOOK} audit {self.id} shows what the toolkit changed.",
             )  # fmt: skip
-        if digest != named[0]:  # the change that the log names was not made
+        if named and digest != named[0]:  # the change that the log names was not made
             audit.append(self.reports / audit.NAME, audit.WRITTEN, file=name, sha256=digest)
         return data
 
