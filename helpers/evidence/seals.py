@@ -24,6 +24,7 @@ from helpers.evidence.secret_scan import (
     OF_STEP,
     code,
     list_packages,
+    name_seals,
     own,
     refuse_foreign_bytecode,
     refuse_other_log,
@@ -36,6 +37,7 @@ from helpers.evidence.statement import (
     FIRST,
     NAME,
     PUSHED,
+    SEALED,
     SEALS,
     Measured,
     Seal,
@@ -146,6 +148,7 @@ def at_rest(run: RunState) -> RunState:
     known = chain(run)
     if not known or not _covers(known[-1], run.reports):
         return seal(run)
+    name_seals(run, known)
     _write_recipe(run, known[-1])
     _tell_outside(run, known)
     return run
@@ -198,6 +201,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             RUNNER: runner,
             audit.LOG_KEY: audit.own_key() or None,
             MOVES: "named",
+            SEALED: "named",
             WORK: "named",
             **({audit.FILES: "named"} if said.every else {}),
             **_about(run),
@@ -217,6 +221,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         write_bytes(path, data)
         if run.workspace.is_dir() and run.workspace != run.reports:  # a folder that was put together has no other
             write_text(run.workspace / LAST, f"{found.digest}\n")
+        name_seals(run, (*known, found))
         _write_recipe(run, found)
         _tell_outside(run, (*known, found))
         return knowing(run, (*known, found))

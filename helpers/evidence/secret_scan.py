@@ -22,7 +22,7 @@ from typing import Any
 
 from helpers import audit, errors
 from helpers.errors import SHORTEST_SECRET, RunbookError, Terminal, UsageError, WorldError, one_line, secret_parts
-from helpers.evidence.statement import Measured, Seal, digest_of, sha256, trust
+from helpers.evidence.statement import SEALED, Measured, Seal, digest_of, sha256, trust
 from helpers.formatting import count, size
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
@@ -49,6 +49,40 @@ def refuse_other_log(run: RunState, chain: Sequence[Seal]) -> None:
             ReasonCode.SEAL_BROKEN, f"{audit.NAME}: {why}, and is not sealed", where=str(run.reports),
             next_step="Find out who wrote to it, and put it back as it was: take out that line if it is the last one.",
         )  # fmt: skip
+    name_seals(run, chain)
+    if again := next(made_again(run.reports, chain, trust(chain, audit.own_key())), ""):
+        raise Terminal(
+            ReasonCode.SEAL_BROKEN, f"{audit.NAME}: {again}", where=str(run.reports),
+            next_step="Put back the seals that were there.",
+        )  # fmt: skip
+
+
+def name_seals(run: RunState, chain: Sequence[Seal]) -> None:
+    """Have the log name each seal that is there, once: another one of its number was made again."""
+    log = audit.entries(run.reports / audit.NAME, trust(chain, audit.own_key()), (SEALED,))
+    named = {entry["facts"].get("digest") for entry in log}
+    for each in chain:
+        if SEALED in each.predicate and each.digest not in named:
+            audit.append(run.reports / audit.NAME, SEALED, number=each.number, digest=each.digest)
+
+
+def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -> Iterator[str]:
+    """What the log says of seals that were set, and the chain does not hold so, in words."""
+    digests, named, begun = {seal.digest: seal for seal in chain}, set[str](), 0
+    for entry in audit.entries(folder / audit.NAME, trust, ("seal", SEALED)):
+        number, digest = entry["facts"].get("number"), one_line(str(entry["facts"].get("digest")), 64)
+        if entry["action"] == "seal":
+            if number < begun:
+                yield f"seal {number} was begun after seal {begun}: seals were made again"
+            begun = number
+        elif digest not in digests or digests[digest].number != number:
+            yield f"seal {number} with the SHA-256 {digest} was set, and is not here: seals were made again"
+        elif digest in named:
+            yield f"seal {number} was set twice"
+        named.add(digest)
+    for seal in chain[:-1]:
+        if SEALED in seal.predicate and seal.digest not in named:
+            yield f"it does not say that {seal.name} was set"
 
 
 def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Said) -> Measured:

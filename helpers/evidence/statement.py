@@ -53,8 +53,9 @@ _READ_WHOLE = {
 _SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
-_PUSHED_LINE = (  # and nothing else: a repeated name could be read as either
-    r'\{"action": "digest pushed", "facts": \{"digest": "[0-9a-f]{64}", "number": [0-9]+(, "reason": "[a-z_]+", "why": '
+SEALED = "sealed"  # the log's word for a seal that was set; the part of a seal that says that the log has such lines
+_BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name could be read as either
+    r'\{"action": "(digest pushed|sealed)", "facts": \{"digest": "[0-9a-f]{64}", "number": [0-9]+(, "reason": "[a-z_]+", "why": '
     r'"([^"\\]|\\.)*")?\}, '
     r'"host": "[^"]*", "outcome": "[a-z]+", "previous": "[0-9a-f]{64}", "process": [0-9]+, ("signature": "[^"]*", )?'
     r'"user": "[^"]*", "when": "[^"]*"\}'
@@ -309,13 +310,13 @@ def changed(folder: Path, seal: Seal, but: Container[str] = (), now: Mapping[str
 
 
 def added(folder: Path, seal: Seal) -> dict[str, int]:
-    """How many lines each log has gained since this seal. That its digest was pushed is logged behind it, and does not count."""
+    """How many lines each log has gained since this seal. Behind it stands that it was set and pushed, which does not count."""
     found = {}
     for name, (length, _) in seal.prefixes.items():
         with suppress(OSError), (folder / name).open("rb") as file:
             file.seek(length)
             if lines := [
-                line for line in file.read(MOST_READ).splitlines() if not re.fullmatch(_PUSHED_LINE.encode(), line)
+                line for line in file.read(MOST_READ).splitlines() if not re.fullmatch(_BEHIND.encode(), line)
             ]:
                 found[name] = len(lines)
     return found
@@ -341,8 +342,8 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 # It names whatever does not fit and ends with exit code 1, or says that everything fits and ends with 0. It cannot see:
 #
 # - whether this file was changed: read it, or compare it by the toolkit's verify command, which makes it again;
-# - without a digest or a list from elsewhere: whether all seals were made again;
-# - without a digest from elsewhere: whether all that came after some seal was cut off; never: a line cut off behind the newest;
+# - without a digest or a list from elsewhere: whether all seals were made again, with a new log, by who has the runner's key;
+# - without a digest from elsewhere: whether all that came after some seal was cut off; never: a line behind the newest;
 # - index.html, which is no evidence, tokens of a time-stamping authority, and the signatures in files .dsse;
 # - what somebody did who could use the key of the toolkit's workspace. A seal or digest noted elsewhere shows what was sealed
 #   by then;
@@ -397,6 +398,17 @@ done
 for digest in "$@"; do
   sha256sum seals/*.json | grep -qi "^$digest  " || complain "no seal has the expected SHA-256 $digest"
 done
+while read -r digest number; do # each seal as the log says that it was set
+  sha256sum "seals/$(printf %04d "$number")"-*.json 2> /dev/null | grep -q "^$digest " ||
+    complain "audit.jsonl: seal $number with the SHA-256 $digest was set, and is not here: seals were made again"
+done < <(sed -nE 's#^\{{"action": "sealed", "facts": \{{"digest": "([0-9a-f]+)", "number": ([0-9]+)\}}.*#\1 \2#p' audit.jsonl)
+sed -nE 's#^\{{"action": "seal", "facts": \{{[^}}]*"number": ([0-9]+)\}}.*#\1#p' audit.jsonl | sort -nc 2> /dev/null ||
+  complain "audit.jsonl: an earlier seal was begun after a later one: seals were made again"
+for each in seals/*.json; do
+  [ "$each" = "$seal" ] || ! grep -qF '"sealed":"named"' "$each" ||
+    grep -qF "\"sealed\", \"facts\": {{\"digest\": \"$(sha256sum < "$each" | cut -d' ' -f1)\"" audit.jsonl ||
+    complain "$each: audit.jsonl does not say that it was set"
+done
 
 # 2. Every sealed file, by its SHA-256; nothing that was sealed before was changed since, but for what the audit log names.
 sealed=$(listed "$seal")
@@ -415,11 +427,11 @@ for each in seals/*.json; do
   last=$each
 done
 
-# 3. The logs grow; what was there when each seal was set is unchanged, and behind it stands only where its digest was pushed.
+# 3. The logs grow; what was there when each seal was set is unchanged, and behind it stands only that it was set and pushed.
 for each in seals/*.json; do
   while read -r length name digest; do
     [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed since $each"
-    [ "$each" != "$seal" ] || [ -z "$(tail -c "+$((length + 1))" "$name" | grep -vE '^{pushed}$')" ] ||
+    [ "$each" != "$seal" ] || [ -z "$(tail -c "+$((length + 1))" "$name" | grep -vE '^{behind}$')" ] ||
       complain "$name: lines added later"
   done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$each" |
     sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
@@ -552,10 +564,10 @@ def recipe(state: RunState, newest: Seal) -> str:
     revoked = f"-r allowed_signers{REVOKED} " if (folder / f"allowed_signers{REVOKED}").is_file() else ""
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
-        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, pushed=_PUSHED_LINE,
+        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, behind=_BEHIND,
         changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE,
     )  # fmt: skip
-    lines = [_signed(folder, path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
+    lines = [_signed(path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:
         rules = state.parameters.signoff
     except (RunbookError, OSError, ValueError):  # damaged, which section 2 says
@@ -566,10 +578,9 @@ def recipe(state: RunState, newest: Seal) -> str:
     return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="" if rules.one_key_for_roles else _SAME_KEY)
 
 
-def _signed(folder: Path, path: Path) -> str:
+def _signed(path: Path) -> str:
     """The line for one statement. What its name says is what it must be: nothing is taken from a file that may be forged."""
-    match = SIGNATURE.fullmatch(path.name)
-    if match is None:
+    if (match := SIGNATURE.fullmatch(path.name)) is None:
         return f"complain {shlex.quote(f'signoffs/{path.name} is no statement')}"
     when = time_of(match["when"])
     return f"signed signoffs/{path.name} {namespace(match['role'])} {when:%Y%m%d%H%M%SZ}"

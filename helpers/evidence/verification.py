@@ -30,7 +30,7 @@ from helpers.evidence.seals import (
     pushed,
     unbound,
 )
-from helpers.evidence.secret_scan import other_code, tree
+from helpers.evidence.secret_scan import made_again, other_code, tree
 from helpers.evidence.signing import ALLOWED, RUNNER
 from helpers.evidence.statement import (
     CHANGING,
@@ -198,6 +198,7 @@ def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator
     if broken is not None:
         yield f"{audit.NAME}: line {broken.line}: {broken.why}"
     trust = statement.trust(chain)
+    yield from (f"{audit.NAME}: {line}" for line in made_again(folder, chain, trust))
     if trust is not None:
         for line in audit.unsigned(folder / audit.NAME, trust):
             yield f"{audit.NAME}: line {line}: it is not signed by the key that the seals name, and proves nothing"
