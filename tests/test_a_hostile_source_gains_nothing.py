@@ -430,9 +430,10 @@ _ENDLESS = "SELECT count(*) FROM (WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SEL
         ("index of an expression", "CREATE INDEX i ON g2 (abs(n))"),
         ("partial index", "CREATE INDEX i ON g2 (n) WHERE length(hex(zeroblob(400000000))) > n"),
         ("condition", "CREATE TABLE c (n INTEGER CHECK (length(hex(zeroblob(400000000))) > n))"),
-        ("schema", "CREATE TABLE h (n INTEGER /*" + "x" * 2**20 + "*/)"),
+        ("long default of a column", "ALTER TABLE g2 ADD COLUMN long TEXT DEFAULT '" + "x" * 60_000 + "'"),
+        ("schema", "CREATE TABLE h (n INTEGER /*" + "x" * 2**16 + "*/)"),
     ],
-    ids=["trigger", "view", "generated column", "index", "partial index", "check", "schema"],
+    ids=["trigger", "view", "generated column", "index", "partial index", "check", "default", "schema"],
 )
 def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, in_the_log: bool) -> None:
     with embedded(tmp_path / "source") as store:

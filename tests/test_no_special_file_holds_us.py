@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.errors import RunbookError
+from helpers.errors import RunbookError, Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source
+from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import read_header
 from helpers.stores.index_pickle import IndexDamage, read_pickle
 from helpers.stores.layout import DATABASE
@@ -85,3 +86,33 @@ def test_each_file_of_a_source_is_read_past_or_refused_in_one_line(
         except RunbookError as error:
             said = error.line()
     assert names == ["alpha"] or (said and "\n" not in said)
+
+
+@pytest.mark.parametrize("name", [f"{INDEX}/header.bin", f"{DATABASE}-wal"])
+@pytest.mark.parametrize("leads_to", ["/proc/self/pagemap", "secret"])
+def test_no_file_behind_a_link_is_copied(made: Path, tmp_path: Path, name: str, leads_to: str) -> None:
+    """It may have no end, and be anybody's."""
+    source, secret = tmp_path / "source", tmp_path / "secret"
+    shutil.copytree(made, source)
+    secret.write_text("the key of somebody", encoding="utf-8")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(secret if leads_to == "secret" else leads_to)
+    with alarm(30), pytest.raises(Terminal, match="is a link or no plain file, and is not copied") as refused:
+        copy_directory(source, tmp_path / "work")
+    assert Path(name).name in refused.value.line()
+    assert not any(b"the key" in file.read_bytes() for file in (tmp_path / "work").rglob("*") if file.is_file())
+
+
+def test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size(made: Path, tmp_path: Path) -> None:
+    """Such as one that leads to the files of a process, of which some have no end."""
+    source, behind = tmp_path / "source", tmp_path / "behind"
+    shutil.copytree(made, source)
+    shutil.move(source / INDEX, behind)
+    (behind / "key").write_text("the key of somebody", encoding="utf-8")
+    (source / INDEX).symlink_to(behind)
+    (source / INDEX.replace("6f", "7f")).symlink_to("/proc/self")
+    with alarm(30):
+        copy_directory(source, tmp_path / "work")
+    assert sorted(path.name for path in (tmp_path / "work" / INDEX).iterdir()) == sorted(
+        Path(f).name for f in FILES[5:]
+    )

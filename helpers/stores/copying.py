@@ -1,8 +1,9 @@
 """A copy of an embedded directory that may be opened, made without writing to the original; also while it is in use.
 
 A file is copied as large as it is on disk: holes stay holes. `chroma.sqlite3` and index folders may be links; what they lead
-to is copied, with the write-ahead log that lies beside the real database. A `link_lists.bin` that is torn, which can claim
-terabytes (upstream #7510), is not copied at all: no vector is in it, and `rescue` does without it.
+to is copied, with the write-ahead log that lies beside the real database. Of an index folder only the files that Chroma has
+there are copied; one that is a link or no plain file is refused, and so is such a log. A `link_lists.bin` that is torn, which
+can claim terabytes (upstream #7510), is not copied at all: no vector is in it, and `rescue` does without it.
 
 A directory at rest is copied file by file. One that changes meanwhile is in use: then the index folders are copied first
 and the database through SQLite's backup API, which waits for writers and sees one moment of it. Index folders that stayed
@@ -30,7 +31,8 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import naming
 from helpers.stores import layout
 from helpers.stores.base import damage
-from helpers.stores.index_files import LINKS, bloat, links_bloated
+from helpers.stores.index_files import HEADER, LENGTHS, LINKS, ROWS, bloat, links_bloated
+from helpers.stores.index_pickle import PICKLE
 from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_plain, unreadable
 
 FULLTEXT = "embedding_fulltext_search"
@@ -42,6 +44,7 @@ IN_USE = "the directory is in use"
 TRIES = 3
 WAIT_SECONDS = 30.0  # for a writer's lock
 STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
+_OF_AN_INDEX = (HEADER, LENGTHS, LINKS, PICKLE, ROWS)
 _MAGIC = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that ends so names a super-journal before
 _PIECE_BYTES = 8 * 2**20
 MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
@@ -255,13 +258,23 @@ def _members(source: Path) -> Iterator[tuple[str, Path]]:
     database = (source / DATABASE).resolve()
     for suffix in ("", *LOGS):
         file = database.with_name(database.name + suffix)
-        if file.is_file():
+        if _is_there(file):
             yield DATABASE + suffix, file
     for entry in sorted(source.iterdir()):
         if entry.is_dir() and _is_uuid(entry.name):
-            for file in sorted(entry.rglob("*")):
-                if file.is_file():
-                    yield str(file.relative_to(source)), file
+            yield from ((f"{entry.name}/{name}", file) for name in _OF_AN_INDEX if _is_there(file := entry / name))
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is a plain file of this name; `Terminal` where it is anything else: a link may lead anywhere."""
+    if not os.path.lexists(file):
+        return False
+    if stat.S_ISREG(file.lstat().st_mode):
+        return True
+    raise Terminal(
+        ReasonCode.SOURCE_FOREIGN_FILE, f"{file.name} is a link or no plain file, and is not copied", where=str(file),
+        next_step="Find out who made it. Put the file itself in its place, in a copy of the folder, and migrate the copy.",
+    )  # fmt: skip
 
 
 def _is_uuid(name: str) -> bool:
@@ -297,14 +310,11 @@ def _copy_files(source: Path, destination: Path, *, with_database: bool) -> None
 
 
 def _copy_file(file: Path, copy: Path) -> None:
-    """The file's bytes; where it has holes, only its data; of a torn `link_lists.bin` only the size that it claims."""
+    """The file's bytes, no more than its size; of holes nothing; of a torn `link_lists.bin` only the size that it claims."""
     size = bloat(file)
     if _torn(file):
         with copy.open("wb") as target, suppress(OSError):
             target.truncate(size.apparent)
-        return
-    if size.stored >= size.apparent or not hasattr(os, "SEEK_DATA"):
-        shutil.copyfile(file, copy)
         return
     with naming(copy), file.open("rb") as source, copy.open("wb") as target:
         target.truncate(size.apparent)
@@ -326,6 +336,9 @@ def _torn(file: Path) -> bool:
 def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
     """The parts of a file that are no holes."""
     end = 0
+    if not hasattr(os, "SEEK_DATA"):
+        yield 0, size
+        return
     while end < size:
         try:
             start = os.lseek(handle, end, os.SEEK_DATA)

@@ -56,12 +56,13 @@ def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection
 
 # Chroma's own
 _PARTIAL = re.compile(r"(?i)CREATE\s+(UNIQUE\s+)?INDEX\s+[^()]+\([\w\s,\"`]*\)\s*WHERE\s+\w+\s+IS\s+NOT\s+NULL\s*")
-_MOST_OBJECTS, _MOST_SQL = 1_000, 2**20  # in a schema; Chroma's own has about fifty, and 10 kB
+_MOST_OBJECTS, _MOST_SQL = 1_000, 2**16  # in a schema; Chroma's own has about fifty, and 10 kB
 MOST_VALUE = 2**28  # bytes of a text or blob; servers take requests of 40 MB
 # What is computed when rows are read, written or checked.
 _EXPRESSIONS = """
-SELECT 'generated column', t.name || '.' || c.name FROM sqlite_master t, pragma_table_xinfo(t.name) c
-WHERE t.type = 'table' AND t.sql NOT LIKE 'CREATE VIRTUAL%' AND c.hidden IN (2, 3)
+SELECT iif(c.hidden, 'generated', 'long default of a') || ' column', t.name || '.' || c.name
+FROM sqlite_master t, pragma_table_xinfo(t.name) c
+WHERE t.type = 'table' AND t.sql NOT LIKE 'CREATE VIRTUAL%' AND (c.hidden IN (2, 3) OR length(c.dflt_value) > 100)
 UNION ALL
 SELECT 'index of an expression', i.name FROM sqlite_master i, pragma_index_xinfo(i.name) c
 WHERE i.type = 'index' AND c.cid = -2
