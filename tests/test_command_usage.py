@@ -223,6 +223,30 @@ def test_a_resume_that_is_refused_changes_nothing(capsys: Run, wrong: list[str],
     assert folder.read().parameters == load_parameters(Path("trial.yaml"))
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["resume", "one", "--set", "migration.workers=2", "--until", "13"],
+        ["resume", "one", "--retry", "12", "--outside-window", "the night is short"],
+        ["run", "--run-id", "one", "--from", "10", "--set", "migration.workers=2"],
+        ["run", "trial.yaml", "--run-id", "one", "--from", "10", "--set", "migration.workers=2"],
+    ],
+)
+def test_nothing_is_changed_beside_a_run_that_is_at_work(
+    capsys: Run, monkeypatch: pytest.MonkeyPatch, order: list[str]
+) -> None:
+    folder = made()
+    for step in ("10", "11", "12"):
+        put(folder, step)
+    patient = runs.RunLock.acquire
+    monkeypatch.setattr(runs.RunLock, "acquire", lambda lock, wait=0.0: patient(lock, 0))
+    before = tree(folder.reports)
+    with runs.RunLock(folder, "runner"):
+        assert cli.main(order) == 1
+    assert "is being worked on by process" in capsys.readouterr().err
+    assert tree(folder.reports) == before
+
+
 @pytest.mark.parametrize("wrong", [["--from", "22"], ["--from", "10", "--outside-window", "two\nlines"]])
 def test_a_run_in_part_that_is_refused_changes_nothing(capsys: Run, wrong: list[str]) -> None:
     folder = made()

@@ -13,7 +13,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run import plan, window
-from helpers.run.folders import RunFolder, RunPath, RunState
+from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 if TYPE_CHECKING:
@@ -159,15 +159,16 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
             f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
             next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
         )
-    if chosen.parameters is not None:
-        runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
-        folder = folder.read()
-    enter(folder)
-    if chosen.parameters is None and chosen.settings:
-        runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
-        folder = folder.read()
-    preflight(folder.parameters, _written(folder), folder.id)
-    window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
+    with RunLock(folder, "runner").acquire():  # what is at work is not changed
+        if chosen.parameters is not None:
+            runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
+            folder = folder.read()
+        enter(folder)
+        if chosen.parameters is None and chosen.settings:
+            runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
+            folder = folder.read()
+        preflight(folder.parameters, _written(folder), folder.id)
+        window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
 
 
@@ -197,18 +198,19 @@ def resume(chosen: argparse.Namespace) -> int:
     if chosen.checkpoint:
         require_checkpoint(folder, chosen.checkpoint)
     until = plan.on_line(chosen.until) if chosen.until else None
-    folder = _take_orders(folder, chosen, until)
-    if until is not None:
-        folder = folder.note(until=until.number)
-    facts = folder.facts
-    last = plan.find(str(facts["until"] or plan.LINE[-1].number))
-    steps = open_steps(folder, last)
-    if not steps:
-        last = plan.LINE[-1]
+    with RunLock(folder, "runner").acquire():  # what is at work is not changed
+        folder = _take_orders(folder.read(), chosen, until)
+        if until is not None:
+            folder = folder.note(until=until.number)
+        facts = folder.facts
+        last = plan.find(str(facts["until"] or plan.LINE[-1].number))
         steps = open_steps(folder, last)
-        folder.note(until="")
-    if steps:
-        preflight(folder.parameters, _written(folder), folder.id)
+        if not steps:
+            last = plan.LINE[-1]
+            steps = open_steps(folder, last)
+            folder.note(until="")
+        if steps:
+            preflight(folder.parameters, _written(folder), folder.id)
     from helpers.rehearsal.setup import application_at_work
 
     with application_at_work(folder.parameters):

@@ -549,8 +549,8 @@ def _has_begun(folder: RunState, step: plan.Step) -> bool:
 
 
 def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
-    """Undo what the run did from `step` on. Repeating it after a kill ends the same."""
-    with RunLock(folder, "runner").acquire(1), RunLock(folder, "step").acquire(1):
+    """Undo what the run did from `step` on, for who holds the run. Repeating it after a kill ends the same."""
+    with RunLock(folder, "step").acquire(1):
         begun = pending_retry(folder)
         first = plan.find(min(begun or step.number, step.number))
         Retry(first, utc_now()).save(folder.workspace)
