@@ -94,6 +94,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a pipe in place of an index file": """
             test_no_special_file_holds_us.py::test_each_file_of_a_source_is_read_past_or_refused_in_one_line
             test_no_special_file_holds_us.py::test_a_pipe_in_place_of_an_index_file_holds_nobody""",
+        "links to any file, and to files without an end": """
+            test_no_special_file_holds_us.py::test_no_file_behind_a_link_is_copied
+            test_no_special_file_holds_us.py::test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run""",
     },
@@ -174,7 +177,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_custody.py::test_a_new_runner_key_in_the_middle_of_a_run_is_named""",
         "all seals made again": """
             test_evidence_custody.py::test_seals_made_again_with_another_key_do_not_fit_what_was_noted_elsewhere
-            test_evidence_custody.py::test_seals_made_again_with_the_same_key_do_not_fit_the_digest_that_was_noted""",
+            test_evidence_custody.py::test_seals_made_again_with_the_same_key_do_not_fit_the_digest_that_was_noted
+            test_evidence_custody.py::test_seals_that_were_made_again_below_a_log_that_stayed_are_named
+            test_evidence_custody.py::test_a_seal_whose_line_was_killed_is_named_by_the_next_command""",
         "tampering that the toolkit seals itself": """
             test_evidence_custody.py::test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed
             test_evidence_custody.py::test_an_edit_before_the_first_seal_is_never_sealed
@@ -195,6 +200,19 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_what_was_written_is_what_is_sealed.py::test_files_of_a_step_at_work_wait_for_a_later_seal
             test_what_was_written_is_what_is_sealed.py::test_an_edit_of_a_run_that_the_toolkit_never_changed_is_not_sealed
             test_what_was_written_is_what_is_sealed.py::test_an_empty_folder_among_the_seals_is_named_by_both""",
+        "an edit of run.json or of the parameters between two commands": """
+            test_what_was_written_is_what_is_sealed.py::test_an_edit_between_two_commands_is_not_taken_over
+            test_what_was_written_is_what_is_sealed.py::test_a_line_that_another_key_signed_names_no_edit
+            test_what_was_written_is_what_is_sealed.py::test_a_change_that_was_killed_before_its_file_is_repeated""",
+        "a log that is gone, or cut short": """
+            test_what_was_written_is_what_is_sealed.py::test_a_run_without_its_log_is_not_taken_for_one_of_an_older_toolkit
+            test_what_was_written_is_what_is_sealed.py::test_a_seal_says_how_long_the_log_was""",
+        "files exchanged between their writing and their digest": """
+            test_runner_distrusts_papermill.py::test_the_log_names_a_notebook_as_the_runner_wrote_it
+            test_runner_distrusts_papermill.py::test_the_log_names_a_result_and_a_figure_as_they_were_written
+            test_nothing_foreign_is_sealed.py::test_a_page_that_is_exchanged_while_the_browser_has_it_is_not_printed""",
+        "parameters changed beside a run that is at work": """
+            test_command_usage.py::test_nothing_is_changed_beside_a_run_that_is_at_work""",
         "results and pages of nobody": """
             test_nothing_foreign_is_sealed.py::test_a_result_of_a_step_that_never_ran_is_not_sealed
             test_nothing_foreign_is_sealed.py::test_a_page_that_lay_there_before_is_neither_kept_nor_sealed""",
