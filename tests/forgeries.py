@@ -213,7 +213,7 @@ def a_link_that_was_added(t: Thief) -> None:
     (t.run / "results" / "77.json").symlink_to("24.json")
 
 
-@folder(r"^seals.*(link|special)", "not sealed|link")
+@folder(r"^seals.*(link|special)", "not a file: ./seals")
 def a_folder_of_seals_that_is_elsewhere(t: Thief) -> None:
     (t.run / "seals").rename(t.run.parent / "elsewhere")
     (t.run / "seals").symlink_to(t.run.parent / "elsewhere")
@@ -225,7 +225,17 @@ def a_check_that_is_elsewhere(t: Thief) -> None:
     (t.run / "VERIFY.txt").symlink_to(t.run.parent / "VERIFY")
 
 
-@folder(r"^pipe.* special file", "not sealed: pipe")
+@folder(r"^results/77\.json.* special file", "not a file: ./results/77.json")
+def a_pipe_among_the_results(t: Thief) -> None:
+    os.mkfifo(t.run / "results" / "77.json")
+
+
+@folder("^approvals: an empty folder", "an empty folder: ./approvals")
+def an_empty_folder(t: Thief) -> None:
+    (t.run / "approvals").mkdir()
+
+
+@folder(r"^pipe.* special file", "not a file: ./pipe")
 def a_pipe(t: Thief) -> None:
     os.mkfifo(t.run / "pipe")
 

@@ -352,6 +352,12 @@ def test_a_list_that_lets_others_sign_is_taken_only_by_a_resume_that_names_it(
     evidence.keep_sealed(home.read())
     assert (home.reports / "allowed_signers").read_bytes() == before
 
+    other.write_text(thief.line("dba"), encoding="ascii")
+    evidence.keep_sealed(home.read())
+    other.write_bytes(before)  # ordered once, and not again
+    with pytest.raises(Terminal, match="lets others sign"):
+        evidence.keep_sealed(home.read())
+
 
 @pytest.mark.parametrize("name", ["allowed_signers", "allowed_signers.revoked"])
 def test_a_list_of_signers_that_somebody_put_there_is_not_sealed(

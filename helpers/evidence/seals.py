@@ -65,7 +65,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, flush_file, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.command import run_or_fail
+from helpers.run.command import run_program
 from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -370,7 +370,7 @@ def enter(run: RunState) -> None:
         except ValueError as error:
             raise _broken(run.reports, f"{SEALS}/{path.name}", f"{error}") from error
     for name in (RunPath.RUN, RunPath.PARAMETERS):
-        run.require_own(name)
+        run.require_own(name, run.once(runs.raw, name))
     run.enter()
 
 
@@ -435,12 +435,13 @@ def _copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
     digest. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps the list that they signed under.
     """
     now, there = audit.lists(allowed_signers(run)), audit.lists(run.reports / ALLOWED)
-    log = audit.entries(run.reports / audit.NAME, trust(known, audit.own_key()), ("parameters changed",))
-    named = {entry["facts"].get("signers") for entry in log}
+    log = audit.entries(
+        run.reports / audit.NAME, trust(known, audit.own_key()), ("parameters changed", audit.TAKEN, "seal")
+    )
     if (
         known
         and ALLOWED in known[-1].subjects
-        and audit.digest_of_lists(now) not in named
+        and audit.digest_of_lists(now) != signing.ordered(log)
         and not signing.narrower(now, there)
     ):
         if step not in (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW):
@@ -500,8 +501,11 @@ def _tell_outside(run: RunState, chain: Sequence[Seal]) -> None:
         about = {"run": run.id, "seal": sealed.path.name, "digest": sealed.digest}
         words = [word.format(**about) for word in rules.push_digest or ()]
         try:
-            run_or_fail(words, run.parameters.notify.timeout_seconds, "signoff.push_digest", "notify.timeout_seconds")
-            why = ""
+            done = run_program(
+                words, run.parameters.notify.timeout_seconds, "signoff.push_digest", "notify.timeout_seconds"
+            )
+            # What it printed may hold a secret: the log has none of it.
+            why = f"signoff.push_digest ended with exit code {done.code}" if done.code else ""
         except Terminal as error:
             why = error.what
         outcome = {"outcome": "failed", "why": why, "reason": ReasonCode.DIGEST_NOT_PUSHED} if why else {}

@@ -176,6 +176,20 @@ def read_allowed(path: Path) -> list[Allowed]:
     return [_allowed(path, n, line) for n, line in rows if line and not line.startswith("#")]
 
 
+def ordered(log: Iterable[Mapping[str, Any]]) -> str:
+    """The digest of the lists that a resume ordered last, as these entries say, until a seal follows their taking; else ""."""
+    order, taken = "", False
+    for entry in log:
+        facts = entry["facts"]
+        if entry["action"] == "parameters changed":
+            order, taken = facts.get("signers", order), taken and "signers" not in facts
+        elif entry["action"] == audit.TAKEN:
+            taken = True
+        elif taken:
+            order = ""
+    return order
+
+
 def narrower(now: Mapping[str, bytes | None], there: Mapping[str, bytes | None]) -> bool:
     """Whether whoever may sign now might before, too: lines were taken out, or keys revoked."""
     listed, before = (set((each[ALLOWED] or b"").splitlines()) for each in (now, there))

@@ -45,6 +45,7 @@ CHANGING = frozenset(
     {RunPath.RUN, RunPath.PARAMETERS, ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
 )
 """What the toolkit itself may write again, each time with a line in the audit log."""
+MAY_BE_EMPTY = (RunPath.RESULTS, RunPath.FIGURES, RunPath.SIGNOFFS, RunPath.DRILLS)
 LEADS_OUT = "is a link or a special file"
 LARGEST = 64 * 2**30  # bytes of a file that is read for its digest only
 _READ_WHOLE = {
@@ -357,6 +358,7 @@ export LC_ALL=C
 bad=0
 complain() {{ echo "$*"; bad=1; }}
 said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
+links=$(find . -mindepth 1 ! -type d ! -type f); [ -z "$links" ] || {{ complain "not a file: $links"; exit 1; }} # or it has no end
 instant() {{ said created "$1" | sed -E 's/[-:T]//g; s/\..*/Z/'; }}
 listed() {{ # the files of a seal: SHA-256, name
   grep -o '{{"digest":{{"sha256":"[0-9a-f]*"}},"name":"[^"]*"}}' "$1" |
@@ -461,7 +463,7 @@ while IFS= read -r line; do
   at=$((at + ${{#line}} + 1))
 done < audit.jsonl
 
-# 5. Nothing else is here, and no links: index.html is made from these files, and this is {name}.
+# 5. Nothing else is here: index.html is made from these files, and this is {name}.
 logs=$(grep -o '"bytes":[0-9]*,"name":"[^"]*"' "$seal" | cut -d'"' -f6)
 added=$(comm -13 <({{ echo "$sealed" | cut -c67-; echo "$logs"; }} | sort) <(find . -mindepth 1 ! -type d | cut -c3- |
   grep -vxE 'seals/[^/.][^/]*\.json(\.sig|\.tsr|\.dsse)?|index\.html|{escaped}' | sort))
@@ -469,10 +471,9 @@ added=$(comm -13 <({{ echo "$sealed" | cut -c67-; echo "$logs"; }} | sort) <(fin
 for beside in seals/*.json.*; do
   [ ! -e "$beside" ] || [ -f "${{beside%.*}}" ] || complain "$beside belongs to no seal"
 done
-folders=$(find seals -mindepth 1 -type d)
-[ -z "$folders" ] || complain "not a seal: $folders"
-links=$(find . -mindepth 1 ! -type d ! -type f)
-[ -z "$links" ] || complain "not a file: $links"
+folders=$(find seals -mindepth 1 -type d); [ -z "$folders" ] || complain "not a seal: $folders"
+empty=$(find . -mindepth 1 -type d -empty ! -path './earlier/*' | grep -vxE '\./({full})')
+[ -z "$empty" ] || complain "an empty folder: $empty"
 
 # 6. The results: each passed one is the one that its notebook shows.
 for result in results/*.json; do
@@ -513,8 +514,7 @@ for digest in $(sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"statement"
   find signoffs earlier -path '*signoffs/*.json' -exec sha256sum {{}} + 2>/dev/null | grep -q "^$digest " ||
     complain "a statement that audit.jsonl records is not here: $digest"
 done
-again=$(logged '[a-z_-]+' | sort | uniq -d)
-[ -z "$again" ] || complain "recorded twice: $again"
+again=$(logged '[a-z_-]+' | sort | uniq -d); [ -z "$again" ] || complain "recorded twice: $again"
 no_go=$(find signoffs earlier -path '*signoffs/*.json' -exec grep -lF '"decision":"no-go"' {{}} + 2>/dev/null | sort)
 [ -z "$no_go" ] || echo "no-go: $no_go"
 signed() {{ # statement, namespace, time
@@ -565,7 +565,7 @@ def recipe(state: RunState, newest: Seal) -> str:
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
         run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, behind=_BEHIND,
-        changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE,
+        changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE, full="|".join(MAY_BE_EMPTY),
     )  # fmt: skip
     lines = [_signed(path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:

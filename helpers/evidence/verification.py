@@ -158,6 +158,10 @@ def _files(folder: Path, newest: Seal, against: Mapping[str, str]) -> Iterator[s
     present = {*listed(folder)} - {*against}
     for name, lines in statement.added(folder, newest).items():
         yield f"{name}: {count(lines, 'line')} added after seal {newest.number}, which no seal covers"
+    for path in sorted(path for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())):
+        name = path.relative_to(folder).as_posix()
+        if name not in statement.MAY_BE_EMPTY and not name.startswith(f"{RunPath.EARLIER}/"):
+            yield f"{name}: an empty folder, which no seal covers"
     for name in sorted(present - sealed):
         yield f"{name}: not sealed; it was added after seal {newest.number}"
 

@@ -33,6 +33,7 @@ from helpers.formatting import flatten
 from helpers.parameters import RESUMABLE, Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
+    MOST_READ,
     StepResult,
     append,
     contents,
@@ -178,16 +179,16 @@ class RunFolder:
         """
         self._replace(name, self.require_own(name), text)
 
-    def require_own(self, name: str) -> bytes:
-        """What this file of the reports holds, b"" where it is not there; a UsageError where the audit log last named another.
+    def require_own(self, name: str, data: bytes | None = None) -> bytes:
+        """What this file of the reports holds (`data`, where it was read), b"" where it is not there; a UsageError where the audit
+        log last named another.
 
         Asked before it is written again: what somebody wrote into it would else become the toolkit's own.
         """
-        path = self.reports / name
-        if not path.is_file():
-            return b""
-        with reading(path):
-            data = contents(path)
+        if data is None:
+            if not (self.reports / name).is_file():
+                return b""
+            data = raw(self, name)
         digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name)
         if digest not in named and (named or not audit.is_older(self.reports)):
             what = f"{name} is not what {audit.NAME} last named: something else changed it"
@@ -290,18 +291,24 @@ class RunState(RunFolder):
             raise WorldError(ReasonCode.FOLDER_GONE, what, where=directory) from error
 
 
-def _read_facts(run: RunFolder) -> dict[str, Any]:
-    with reading(path := run.reports / RunPath.RUN):
-        facts = dict(json_in(contents(path)))
+def raw(run: RunFolder, name: str) -> bytes:
+    """The bytes of run.json or parameters.yaml, or another file that may change."""
+    with reading(path := run.reports / name):
+        return contents(path, _MOST_PARAMETERS if name == RunPath.PARAMETERS else MOST_READ)
+
+
+def _read_facts(run: RunState) -> dict[str, Any]:
+    with reading(run.reports / RunPath.RUN):
+        facts = dict(json_in(run.once(raw, RunPath.RUN)))
         if "\0" in facts["date"] + facts["directory"] or not isinstance(facts["name"] + facts["until"], str):
             raise ValueError("a text with a null")
         _ = facts["rehearsal"], facts["dry_run"], dt.datetime.fromisoformat(facts["created"])
         return facts
 
 
-def _read_text(run: RunFolder) -> str:
-    with reading(path := run.reports / RunPath.PARAMETERS):
-        return contents(path, _MOST_PARAMETERS).decode()
+def _read_text(run: RunState) -> str:
+    with reading(run.reports / RunPath.PARAMETERS):
+        return run.once(raw, RunPath.PARAMETERS).decode()
 
 
 def _read_document(run: RunState) -> dict[str, Any]:
