@@ -98,7 +98,7 @@ class Signers:
 def read(folder: Path) -> RunState:
     """The run whose reports are in this folder; one that a test put together has no other folder."""
     workspace = runs.workspace_root() / folder.name
-    return RunState(folder.name, folder, workspace if (workspace / audit.FIRST_LINE).is_file() else folder)
+    return RunState(folder.name, folder, workspace if workspace.is_dir() else folder)
 
 
 def make_key(path: Path) -> Path:

@@ -180,8 +180,7 @@ class RunFolder:
         self._replace(name, self.require_own(name), text)
 
     def require_own(self, name: str, data: bytes | None = None) -> bytes:
-        """What this file of the reports holds (`data`, where it was read), b"" where it is not there; a UsageError where the audit
-        log last named another.
+        """What this file of the reports holds (`data`, if known), b"" for none; a UsageError where the log last named another.
 
         Asked before it is written again: what somebody wrote into it would else become the toolkit's own.
         """
@@ -292,7 +291,7 @@ class RunState(RunFolder):
 
 
 def raw(run: RunFolder, name: str) -> bytes:
-    """The bytes of run.json or parameters.yaml, or another file that may change."""
+    """The bytes of a file of the reports that may change."""
     with reading(path := run.reports / name):
         return contents(path, _MOST_PARAMETERS if name == RunPath.PARAMETERS else MOST_READ)
 
