@@ -201,7 +201,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             RUNNER: runner,
             audit.LOG_KEY: audit.own_key() or None,
             MOVES: "named",
-            SEALED: "named",
+            **({SEALED: "named"} if audit.own_key() else {}),
             WORK: "named",
             **({audit.FILES: "named"} if said.every else {}),
             **_about(run),
