@@ -26,9 +26,9 @@ TITLES = {"10": "Source health", "21": "Snapshot", "22": "Migrate", "23": "Valid
 class Result(StepResult):
     """A result that belongs to the run in whose folder it is written."""
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path) -> str:
         self.run_id = path.parent.parent.name
-        super().write(path)
+        return super().write(path)
 
 
 def result(number: str, verdict: Verdict = Verdict.PASS, **more: Any) -> StepResult:

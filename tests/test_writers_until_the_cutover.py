@@ -31,7 +31,7 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import LINE
 from helpers.run.record import RunRecord
-from helpers.runner.pipeline import with_fence
+from helpers.runner.outcome import with_fence
 from helpers.steps.fence_writes import FenceWritesStep
 from helpers.steps.monitor import MonitorStep
 from helpers.steps.snapshot import SnapshotStep

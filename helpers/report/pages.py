@@ -581,10 +581,10 @@ _PDF_SECONDS = 60.0
 
 def render_notebook(folder: RunFolder, notebook: Path, data: bytes | None = None) -> str:
     """Write an executed notebook, which holds `data` where that is known, as a page beside it; the page's SHA-256, or ""."""
-    digest = ""
+    made = []
     with _not_worth_a_failure(folder):
-        digest = write_text(notebook.with_suffix(".html"), notebook_html(notebook, data))
-    return digest
+        made.append(write_text(notebook.with_suffix(".html"), notebook_html(notebook, data)))
+    return "".join(made)
 
 
 @contextmanager
