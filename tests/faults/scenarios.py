@@ -106,7 +106,7 @@ SCENARIOS: list[Scenario] = [
         """)),
     Scenario(
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
-            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign report.pages:_keep
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
             report.pages:render_notebook report.pages:render_pages run.folders:RunFolder._append
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.record:Progress._write
             run.record:RunRecord.figure runner.notebook:Run._write
@@ -124,7 +124,7 @@ SCENARIOS: list[Scenario] = [
         "cutover and closeout", "signed", always("resume", "one"), always("resume", "one"), names("""
             audit:append cutover.application:CutoverState.enter cutover.files:keep cutover.files:put_in_place
             cutover.files:stage evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
-            monitoring.measure:run_child monitoring.watcher:Journal._write report.pages:_keep
+            monitoring.measure:run_child monitoring.watcher:Journal._write
             run.folders:RunFolder._append run.folders:RunFolder._replace run.folders:RunLock.acquire
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             steps.closeout:CloseoutStep.clean steps.closeout:Lessons.begin
