@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -160,6 +160,16 @@ def read_table(path: Path, columns: list[str] | None = None, data: bytes = b"", 
                         needed += _decoded(chunk)
             _require(needed, most)
         return file.read(columns)
+
+
+def parquet_batches(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    """A Parquet file of any length, so many rows at a time. Raises as `read_table`, where a part of it would take too much."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file, path.open("rb") as raw:
+        texts, needed = _needed(file, raw, None)
+        _require(needed + sum(texts.values()), MOST_DECODED + _FOR_EACH * raw.seek(0, io.SEEK_END))
+        yield from file.iter_batches(rows)
 
 
 def _require(needed: int, most: int) -> None:

@@ -156,7 +156,7 @@ def test_a_journal_names_no_file_elsewhere(tmp_path: Path, file: str) -> None:
         from helpers.snapshots.export_journal import signed
 
         folder = tmp_path / "one.partial"
-        Journal.open(folder, {"source": "s"}, 1).freeze("notes", "001-notes", {"name": "notes"}, ["a"], 10)
+        Journal.open(folder, {"source": "s"}, 1).freeze("notes", "001-notes", {"name": "notes"}, ["a"], [0])
         path = folder / ".export" / "journal.jsonl"
         entries = [json.loads(line) for line in path.read_bytes().splitlines()]
         change(entries[-1])
@@ -239,13 +239,15 @@ def test_a_manifest_of_another_shape_is_one_line(tmp_path: Path, collections: ob
         Snapshot.open(tmp_path)
 
 
-@pytest.mark.parametrize("lacks", ["", "count", "sha256", "file"])
+@pytest.mark.parametrize("lacks", ["", "count", "sha256", "file", "starts"])
 def test_an_entry_of_a_journal_that_lacks_a_part_is_read_again(tmp_path: Path, lacks: str) -> None:
     folder = tmp_path / "one.partial"
-    Journal.open(folder, {"source": "s"}, 10).freeze("notes", "001-notes", {"name": "notes"}, ["a"], 10)
+    Journal.open(folder, {"source": "s"}, 10).freeze("notes", "001-notes", {"name": "notes"}, ["a"], [0])
     path = folder / ".export" / "journal.jsonl"
     entries = [json.loads(line) for line in path.read_bytes().splitlines()]
-    if lacks:
+    if lacks == "starts":
+        entries[-1]["starts"] = ["0"]
+    elif lacks:
         del entries[-1]["ids"][lacks]
     else:
         del entries[-1]["ids"]

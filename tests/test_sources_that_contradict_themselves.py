@@ -9,6 +9,7 @@ from pathlib import Path
 import chromadb
 import pytest
 
+from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.source_changes import source_changes
 from helpers.parameters import parameters_from
@@ -79,9 +80,9 @@ def test_every_reading_is_held_against_the_count(proxy: FaultyProxy, tmp_path: P
     with open_source(Endpoint(url=proxy.url), tmp_path) as store:
         taken = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
         assert source_changes(store, taken).chunks == CHUNKS
-        for passing, words in ((0, "lists 0"), (2, "gives 0")):  # the ids come in two requests, the second is empty
+        for passing in (0, 2):  # the ids come in two requests, the second is empty
             proxy.fault = after(passing, EMPTY)
-            with pytest.raises(Terminal, match=f"counts {CHUNKS} chunks and {words}") as caught:
+            with pytest.raises(Terminal, match=f"counts {CHUNKS} chunks and lists 0") as caught:
                 source_changes(store, taken)
             assert caught.value.code == "count_mismatch"
         proxy.fault = lambda _, path: EMPTY if path.endswith("/get") else PASS
@@ -89,6 +90,45 @@ def test_every_reading_is_held_against_the_count(proxy: FaultyProxy, tmp_path: P
             listed_ids(store, "notes")
         proxy.fault = proxy.faults
         assert len(listed_ids(store, "notes")) == CHUNKS
+
+
+def test_one_that_lists_what_it_does_not_give_is_told_from_a_deletion(proxy: FaultyProxy, tmp_path: Path) -> None:
+    """The ids are asked for by a request that names none of them."""
+    with open_source(Endpoint(url=proxy.url), tmp_path) as store:
+        taken = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
+        store.read = lambda name, ids, **_: ChunkBatch.empty(16)  # type: ignore[method-assign]
+        with pytest.raises(Terminal, match=f"counts {CHUNKS} chunks and gives 0") as caught:
+            source_changes(store, taken)
+    assert caught.value.code == "count_mismatch"
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_client_that_replaces_a_chunk_meanwhile_is_a_change_and_no_contradiction(
+    server: ChromaServer, proxy: FaultyProxy, tmp_path: Path, comes_back: bool
+) -> None:
+    """The count stays as it was: as many chunks came as went."""
+    with open_source(Endpoint(url=proxy.url), tmp_path) as store, client_of(server.url) as client:
+        notes = client.create_collection("swaps", embedding_function=None)
+        notes.add(ids=["a", "b", "c"], embeddings=chunks(3, 16).embeddings)
+        taken = write_snapshot(store, tmp_path / "snapshots", "snap", ["swaps"], retention_days=7)
+        gets, counts = itertools.count(), itertools.count()
+
+        def behind(_: str, path: str) -> str:
+            """The chunk goes after the ids were listed, in two requests; another comes then, or it again before the next list."""
+            read = path.endswith("/get") and next(gets) == 2
+            listed_again = path.endswith("/count") and next(counts) == 2
+            if read:
+                notes.delete(ids=["a"])
+            if listed_again if comes_back else read:
+                notes.add(ids=["a" if comes_back else "d"], embeddings=chunks(1, 16).embeddings)
+            return PASS
+
+        proxy.fault = behind
+        try:
+            [changes] = source_changes(store, taken, names=["swaps"]).collections.values()
+        finally:
+            client.delete_collection("swaps")
+        assert (changes.changed, changes.deleted) == ((["a"], []) if comes_back else ([], ["a"]))
 
 
 @pytest.mark.usefixtures("own_folders")

@@ -1,4 +1,4 @@
-"""`runbook snapshots list | info | verify | prune | restore`: what they take and what they say."""
+"""`runbook snapshots create | check | list | info | verify | prune | restore | export | import`: what they take and say."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import Interrupted, RunbookError, Terminal, UsageError, one_line
+from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import count, moment, size
 from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
+    from helpers.parameters import Parameters
     from helpers.parameters.endpoint import Endpoint
     from helpers.snapshots.retention import Held
     from helpers.snapshots.snapshot import Snapshot
@@ -24,6 +25,25 @@ Declare = Callable[..., argparse.ArgumentParser]
 
 def declare(declared: Declare) -> None:
     """Declare the sub-commands. `declared(name, action, text, details)` gives each its parser."""
+    create = declared(
+        "create", _create, "take a snapshot of a source now, without a migration",
+        "The parameters file names source, collections, snapshot.directory and snapshot.retention_days; a target is not "
+        "needed. Every chunk is read; parts that are as in the newest snapshot of this source share its files, so that it "
+        "takes the room of what changed. With --id the same command continues after a kill.",
+    )  # fmt: skip
+    check = declared(
+        "check", _check, "say whether the newest snapshot of a source is recent enough",
+        "Where none is, the exit code is 1, and the channels of notify.urls get a notice. Run it on a schedule of its own: "
+        "it notices a `snapshots create` that did not run.",
+    )  # fmt: skip
+    for command in (create, check):
+        command.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
+        command.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=VALUE",
+                             help="change a parameter; repeatable")  # fmt: skip
+    create.add_argument("--id", default="", metavar="ID", help="id of the snapshot; default: the name and the time")
+    create.add_argument("--full", action="store_true", help="share no file with an earlier snapshot")
+    create.add_argument("--dry-run", action="store_true", help="show what would be read; nothing is written")
+    check.add_argument("--within", type=float, default=25.0, metavar="HOURS", help="how old it may be")
     declared("list", _list, "list the snapshots: when, of what, how large, kept until when, and which run needs them")
     info = declared("info", _info, "show what a snapshot holds, by collection")
     verify = declared(
@@ -40,9 +60,29 @@ def declare(declared: Declare) -> None:
         "The collections are restored exactly and every chunk is compared. An existing collection is never overwritten. "
         "Lost vectors stop the restore unless --without-lost accepts them. After a kill the same command continues.",
     )  # fmt: skip
-    for command in (info, verify, restore):
+    export = declared(
+        "export", _export, "write a snapshot, or some of its collections, as plain files for other tools",
+        "One file for each collection, and export.json: docs/snapshots.md has the layout.",
+    )  # fmt: skip
+    export.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the files")
+    export.add_argument("--into", required=True, type=Path, metavar="DIR", help="folder to create")
+    made = declared(
+        "import", _import, "make a snapshot of plain files, for snapshots restore",
+        "The folder of an export, or any folder of .parquet or .jsonl files as docs/snapshots.md has them.",
+    )  # fmt: skip
+    made.add_argument("files", type=Path, metavar="DIR", help="folder of the files")
+    made.add_argument(
+        "--id", default="", metavar="ID", help="id of the snapshot; default: the folder's name and the time"
+    )
+    made.add_argument(
+        "--space", choices=("l2", "cosine", "ip"), help="how vectors are compared, without an export.json"
+    )
+    made.add_argument(
+        "--retention-days", type=int, default=7, metavar="N", help="days until it may be pruned, 7 at least"
+    )
+    for command in (info, verify, restore, export):
         command.add_argument("snapshot", metavar="ID", help="its id, or its folder")
-    for command in (verify, restore):
+    for command in (verify, restore, export):
         command.add_argument(
             "--expect", default="", metavar="SHA256",
             help="digest that the snapshot must have, from outside its folder, such as step 21's page",
@@ -53,9 +93,10 @@ def declare(declared: Declare) -> None:
         help="declare that this run will not continue and needs no snapshot; recorded with --yes only; repeatable",
     )  # fmt: skip
     restore.add_argument("--into", required=True, metavar="PATH|URL", help="the directory or server to write to")
-    restore.add_argument(
-        "--collection", action="append", default=[], metavar="NAME", help="restore this collection only; repeatable"
-    )
+    for command in (restore, export):
+        command.add_argument(
+            "--collection", action="append", default=[], metavar="NAME", help="this collection only; repeatable"
+        )
     restore.add_argument(
         "--without-lost",
         action="store_true",
@@ -71,6 +112,130 @@ def declare(declared: Declare) -> None:
     restore.add_argument(
         "--header", action="append", default=[], metavar="NAME=env:VAR", help="an HTTP header by reference; repeatable"
     )
+
+
+def _parameters(chosen: argparse.Namespace) -> Parameters:
+    """The parameters of a snapshot that no migration takes: with any target, which is not looked at."""
+    from helpers.parameters import load_parameters
+    from helpers.parameters.model import read_yaml_mapping
+
+    given = [*chosen.settings]
+    if "target" not in read_yaml_mapping(chosen.parameters):
+        given.append("target.path=workspace/no-target")
+    if chosen.directory is not None:
+        given.append(f"snapshot.directory={chosen.directory.absolute()}")
+    return load_parameters(chosen.parameters, given)
+
+
+def _create(chosen: argparse.Namespace) -> int:
+    import tempfile
+
+    from helpers.migration.restore import in_use
+    from helpers.run.folders import new_run_id, workspace_root
+    from helpers.snapshots import backup
+    from helpers.snapshots.retention import is_plain
+    from helpers.status.overview import table
+    from helpers.stores import open_source
+
+    parameters = _parameters(chosen)
+    if chosen.id and not is_plain(chosen.id):
+        raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
+    name = chosen.id or new_run_id(parameters.name)
+    source, directory = parameters.source, Path(parameters.snapshot.directory).absolute()
+    for _, said in source.exposed():
+        print(f"WARNING: {said}")
+    workspace_root().mkdir(parents=True, exist_ok=True)
+    normalised = parameters.migration.normalised == "migrate"
+    with (
+        tempfile.TemporaryDirectory(dir=workspace_root(), prefix="backup-") as scratch,
+        _stoppable(f"To go on: the same command with --id {name}."),
+        open_source(source, Path(scratch), parameters.collections.selects, normalised=normalised) as store,
+    ):
+        base = None if chosen.full else backup.newest(directory, store.label)
+        shares = f"sharing what is as in {base.id}" if base is not None else "sharing nothing"
+        infos = [store.info(collection) for collection in backup.chosen(parameters, store)]
+        if chosen.dry_run:
+            rows = [{"collection": i.name, "chunks": count(i.count), "dimension": i.dimension or "–"} for i in infos]
+            print(
+                f"{store.label} would be read into {directory / name}, {shares}. Nothing was written.\n\n{table(rows)}"
+            )
+            return 0
+        directory.mkdir(parents=True, exist_ok=True)
+        with in_use(directory / name), _bar("Snapshot", sum(i.count for i in infos)) as bar:
+            taken = backup.take(parameters, store, name, base, bar)
+    for note in taken.manifest["notes"]:
+        print(one_line(note))
+    held = f"{count(taken.total, 'chunk')} in {count(len(taken.names()), 'collection')} of {taken.manifest['source']}"
+    print(
+        f"Snapshot {taken.id}: {held}, {size(taken.size())}, of which {size(backup.own_bytes(taken))} of its own, {shares}."
+    )
+    print(f"Folder: {taken.folder}\nDigest: {taken.digest}")
+    return 0
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from helpers.notify.delivery import send
+    from helpers.snapshots import backup
+
+    parameters = _parameters(chosen)
+    directory = Path(parameters.snapshot.directory).absolute()
+    label = parameters.source.label
+    snapshot = backup.newest(directory, label)
+    if snapshot is not None and (hours := backup.age_hours(snapshot)) <= chosen.within:
+        print(f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough.")
+        return 0
+    found = (
+        f"the newest, {snapshot.id}, is {hours:.1f} h old" if snapshot is not None else f"there is none in {directory}"
+    )
+    said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
+    print(said, file=sys.stderr)
+    rules = parameters.notify
+    for answer in send(rules.urls, f"{parameters.name}: snapshot missed", said, "failure", rules.timeout_seconds):
+        print(answer.sentence(), file=sys.stderr)
+    return 1
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from helpers.migration.restore import chosen as collections
+    from helpers.snapshots import backup
+
+    snapshot, compared = _compared(chosen)
+    print(compared, flush=True)
+    infos = collections(snapshot, chosen.collection)
+    with _stoppable("Nothing was written."), _bar("Export", sum(i.count for i in infos)) as bar:
+        written = backup.export(snapshot, chosen.into.absolute(), chosen.format, [i.name for i in infos], bar)
+    for name, rows in written.items():
+        print(f"{one_line(name)}: {count(rows, 'chunk')}")
+    print(f"Written to {chosen.into.absolute()}")
+    return 0
+
+
+def _import(chosen: argparse.Namespace) -> int:
+    from helpers.migration.restore import in_use
+    from helpers.parameters.sections import default_snapshots
+    from helpers.run.folders import new_run_id
+    from helpers.snapshots import backup
+    from helpers.snapshots.retention import is_plain
+
+    if not chosen.files.is_dir():
+        raise UsageError(ReasonCode.NO_SUCH_DIRECTORY, f"there is no folder {one_line(str(chosen.files))}")
+    if chosen.retention_days < 7:
+        raise UsageError(ReasonCode.USAGE, "--retention-days takes 7 or more")
+    folder = chosen.files.absolute()
+    name = chosen.id or new_run_id(folder.name)
+    if not is_plain(name):
+        raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
+    directory = (chosen.directory or Path(default_snapshots())).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    with _stoppable("Nothing was made of it."), in_use(directory / name), _bar("Import", 0) as bar:
+        made, rounded = backup.from_files(folder, directory, name, chosen.retention_days, chosen.space, bar)
+    for collection, numbers in rounded.items():
+        print(f"{one_line(collection)}: {count(numbers, 'number')} rounded to float32, which is what Chroma holds")
+    print(
+        f"Snapshot {made.id}: {count(made.total, 'chunk')} in {count(len(made.names()), 'collection')}.\nFolder: {made.folder}\n"
+        f"Digest: {made.digest}\nBring it into a Chroma: {RUNBOOK} snapshots restore {made.folder} --into PATH|URL"
+    )
+    return 0
 
 
 def _places(chosen: argparse.Namespace) -> list[Path]:
@@ -343,7 +508,7 @@ class _Bar:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(next_step: str = "The same command goes on.") -> Iterator[None]:
     """SIGTERM as Ctrl-C: locks are released, and the line says how to go on."""
 
     def ask(number: int, frame: Any) -> None:
@@ -353,6 +518,6 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(ReasonCode.INTERRUPTED, "stopped on request", next_step="The same command goes on.") from None
+        raise Interrupted(ReasonCode.INTERRUPTED, "stopped on request", next_step=next_step) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -40,7 +40,7 @@ from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.retention import Told, differences, take, told
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import Space, counted_ids, incomplete, listed_ids
+from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, listed_ids
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
@@ -299,18 +299,36 @@ def _collection(
     """The ids are listed first, so a chunk that comes or goes while its collection is read is a change, not an error."""
     changes = CollectionChanges(settings=different_settings(before, store.info(before.name)))
     count, ids = counted_ids(store, before.name)
-    unseen, given = set(ids), 0
-    batches = snapshot.batches(before.name)
-    for pair in compared(store, before.name, batches, before.space, readers=readers, live=True):
+    unseen, deleted = set(ids), set[str]()
+    for pair in compared(store, before.name, snapshot.batches(before.name), before.space, readers=readers, live=True):
         unseen.difference_update(pair.expected.ids)
-        given += len(pair.expected) - sum(pair.differing().values())
         for chunk, missing in pair.differing().items():
-            (changes.deleted if missing else changes.changed).append(chunk)
+            (deleted.add if missing else changes.changed.append)(chunk)
         progress.advance(len(pair.expected))
-    if given + len(unseen) != count == store.count(before.name):
-        raise incomplete(store, before.name, count, f"gives {given + len(unseen):,}")
+    back = _added_again(store, before.name, count, deleted.intersection(ids))
+    changes.changed += back
+    changes.deleted += deleted.difference(back)
     changes.added, changes.changed, changes.deleted = sorted(unseen), sorted(changes.changed), sorted(changes.deleted)
     return changes
+
+
+def _added_again(store: Reader, name: str, count: int, gone: set[str]) -> set[str]:
+    """Those of `gone`, which were listed but not given, that are in the collection now: somebody replaced them meanwhile.
+
+    Raises `Terminal` ("count_mismatch") where the store goes on listing what it does not give: that is no deletion.
+    """
+    back: set[str] = set()
+    for seconds in (0.0, *AGAIN_AFTER):
+        time.sleep(seconds)
+        gone = gone.intersection(listed_ids(store, name)) if gone else gone
+        if not gone:
+            return back
+        given = store.read(name, sorted(gone), embeddings=False).ids
+        back.update(given)
+        gone = gone.difference(given)
+    if not gone:
+        return back
+    raise incomplete(store, name, count, f"gives {count - len(gone):,}")
 
 
 @dataclass(slots=True)

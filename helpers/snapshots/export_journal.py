@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import read_table
 from helpers.results import append, file_digest, is_leftover, json_in, reading, utc_now, writing
 
-FORMAT = 1
+FORMAT = 2  # 1: all parts of a collection had one length
 EXPORT = ".export"
 _LINES = "journal.jsonl"
 MOST_OWN = 2**32  # bytes that a part of any snapshot may become: more than what a reader holds while it makes one
@@ -83,7 +83,7 @@ class Journal:
         notes = []
         if journal is None or {k: journal.about.get(k) for k in about} != about:
             if folder.exists():
-                why = "its journal cannot be read" if journal is None else "it was of another source"
+                why = "its journal cannot be read" if journal is None else "it was of another source or version"
                 notes.append(f"an interrupted export cannot be continued: {why}; everything is read again")
                 shutil.rmtree(folder)
             (folder / EXPORT).mkdir(parents=True)
@@ -124,12 +124,13 @@ class Journal:
         with self._guard:
             self.notes.append(text)
 
-    def freeze(self, name: str, folder: str, info: dict[str, Any], ids: Sequence[str], rows: int) -> None:
-        """Keep the ids of a collection that is written to `folder` in parts of `rows`; its earlier parts are forgotten."""
+    def freeze(self, name: str, folder: str, info: dict[str, Any], ids: Sequence[str], starts: Sequence[int]) -> None:
+        """Keep the ids of a collection that is written to `folder`, and which of them begin a part; its earlier parts are
+        forgotten."""
         file = f"{folder.partition('-')[0]}.ids.parquet"
         path = self.folder / EXPORT / file
         write_parquet(path, pa.table({"id": pa.array(ids, pa.large_string())}))
-        self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "rows": rows,
+        self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "starts": [*starts],
                       "ids": {"file": file, "count": len(ids), "sha256": file_digest(path)}})  # fmt: skip
 
     def ids(self, name: str) -> list[str] | None:
@@ -195,6 +196,8 @@ def _require_sound(entry: dict[str, Any]) -> None:
         return
     where, counts = _COUNTS[entry["kind"]]
     held = entry[where]
+    if entry["kind"] == "collection" and not all(type(start) is int and start >= 0 for start in entry["starts"]):
+        raise ValueError("a start is none")
     if not all(type(held[key]) is int and held[key] >= 0 for key in counts) or not isinstance(held["sha256"], str):
         raise ValueError("a count is none")
     if held["file"].startswith("/") or ".." in held["file"].split("/"):

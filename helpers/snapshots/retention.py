@@ -140,7 +140,7 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
 
     if Path(name).is_dir() and "/" in name:
         return Snapshot.open(Path(name).absolute())
-    here = [place / name for place in places if _is_plain(name) and (place / name).is_dir()]
+    here = [place / name for place in places if is_plain(name) and (place / name).is_dir()]
     if len(here) == 1:
         return Snapshot.open(here[0])
     if here:
@@ -155,7 +155,7 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
     )  # fmt: skip
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     """Whether a name can be that of one folder and nothing else."""
     return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
 
@@ -244,7 +244,7 @@ def take(
 
 def begun(directory: Path, run: RunFolder) -> set[str]:
     """The ids of the snapshots that this run, and no other of a similar id, began there."""
-    log = [e["facts"] for e in _signed(directory) if _names_a_snapshot(e)]
+    log = [e["facts"] for e in _signed(directory) if _names_a_run(e)]
     return {facts["snapshot"] for facts in log if (facts["run"], facts["reports"]) == (run.id, str(run.reports))}
 
 
@@ -280,7 +280,7 @@ def _needs(directory: Path) -> dict[str, set[str]]:
     """Snapshot id → the runs that need it."""
     needs: dict[str, set[str]] = defaultdict(set)
     known = {folder.reports: folder for folder in runs.every_run()}
-    log = [e for e in audit.entries(directory / audit.NAME) if _names_a_snapshot(e)]
+    log = [e for e in audit.entries(directory / audit.NAME) if _names_a_run(e)]
     for entry in log:
         facts = entry["facts"]
         if Path(facts["reports"]) in known:
@@ -320,10 +320,15 @@ def _signed(directory: Path) -> list[dict[str, Any]]:
     return audit.entries(directory / audit.NAME, audit.Trust(frozenset({key})) if key else None, (CREATED,))
 
 
-def _names_a_snapshot(entry: dict[str, Any]) -> bool:
+def _names_a_snapshot(entry: dict[str, Any], *besides: str) -> bool:
     facts = entry.get("facts")
-    named = isinstance(facts, dict) and all(isinstance(facts.get(key), str) for key in ("run", "reports", "snapshot"))
+    named = isinstance(facts, dict) and all(isinstance(facts.get(key), str) for key in ("snapshot", *besides))
     return named and entry["action"] == CREATED
+
+
+def _names_a_run(entry: dict[str, Any]) -> bool:
+    """Those of `snapshots create` and `snapshots import` name none."""
+    return _names_a_snapshot(entry, "run", "reports")
 
 
 def _unsettled(folder: RunState) -> str:

@@ -24,8 +24,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
@@ -46,6 +48,7 @@ from helpers.results import (
     silent,
     utc_now,
     write_json,
+    writing,
 )
 from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed, write_parquet
 from helpers.stores import CollectionInfo, Reader
@@ -211,8 +214,9 @@ def write_snapshot(
 ) -> Snapshot:  # fmt: skip
     """Read these collections of a store into `directory/snapshot_id`; ids frozen first, slices read in parallel.
 
-    An interrupted export of this id is gone on with: its whole parts are verified and not read again. Nor are collections
-    that nobody wrote to (`unwritten`) since the snapshot `same`: they share its files, verified, too.
+    An interrupted export of this id is gone on with: its whole parts are verified and not read again. Collections are cut
+    as in the snapshot `same`, and a part that holds what one of its parts holds is that file. Of `unwritten` collections,
+    to which nobody wrote since, each part is, verified, and none is read.
     Raises `Terminal` where a listed chunk can be read neither with nor without its vector, or the id is taken.
     """
     folder = directory / snapshot_id
@@ -220,33 +224,37 @@ def write_snapshot(
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
     if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
-        return _complete(partial, folder)
+        return complete(partial, folder)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     if same is not None:
         for name in sorted(set(unwritten) & set(names)):
             _adopt(journal, name, same)
-    entries = [_write_collection(store, journal, name, readers, progress) for name in sorted(names)]
+    entries = [_write_collection(store, journal, name, readers, progress, same) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
         if left != EXPORT:  # of a collection that was chosen when the export began, and is no more
             shutil.rmtree(partial / left)
-    now = datetime.now(UTC)
     journal.sessions[-1]["ended"] = utc_now()
-    manifest = {
-        "format": FORMAT,
-        "id": snapshot_id,
-        "created": journal.sessions[0]["started"],
-        "retain_until": (now + timedelta(days=retention_days)).isoformat(timespec="seconds"),
-        "source": store.label,
-        "chroma_version": {"source": store.version, "client": importlib.metadata.version("chromadb")},
-        "findings": list(getattr(store, "findings", ())),
-        "repairs": list(getattr(store, "repairs", ())),
-        "status": "created",
-        "sessions": [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions],
-        "notes": journal.notes,
-        "collections": entries,
-    }
-    write_json(partial / "manifest.json", signed(manifest))
-    return _complete(partial, folder)
+    write_manifest(
+        partial,
+        id=snapshot_id,
+        retention_days=retention_days,
+        created=journal.sessions[0]["started"],
+        source=store.label,
+        chroma_version={"source": store.version, "client": importlib.metadata.version("chromadb")},
+        findings=list(getattr(store, "findings", ())),
+        repairs=list(getattr(store, "repairs", ())),
+        sessions=[{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions],
+        notes=journal.notes,
+        collections=entries,
+    )
+    return complete(partial, folder)
+
+
+def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
+    """The manifest of the snapshot in `folder`, whose parts are written; `held` is what the manifest says of it."""
+    until = datetime.now(UTC) + timedelta(days=retention_days)
+    about = {"format": FORMAT, "status": "created", "retain_until": until.isoformat(timespec="seconds")}
+    write_json(folder / "manifest.json", signed(about | held))
 
 
 def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
@@ -262,7 +270,8 @@ def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
         return False
 
 
-def _complete(partial: Path, folder: Path) -> Snapshot:
+def complete(partial: Path, folder: Path) -> Snapshot:
+    """Give a snapshot that lacks nothing else its name."""
     shutil.rmtree(partial / EXPORT, ignore_errors=True)
     flush_folder(partial)
     partial.rename(folder)
@@ -275,8 +284,10 @@ def part_rows(dimension: int, read_rows: int) -> int:
     return max(1, min(read_rows, max(100, min(5_000, PART_BYTES // max(1, 4 * dimension)))))
 
 
-def _frozen(store: Reader, journal: Journal, name: str) -> tuple[CollectionInfo, list[str], int, list[str]]:
-    """The collection as it was when its ids were frozen, these ids, the rows of a part, and findings of going on."""
+def _frozen(
+    store: Reader, journal: Journal, name: str, same: Snapshot | None
+) -> tuple[CollectionInfo, list[str], list[int], list[str]]:
+    """The collection as it was when its ids were frozen, these ids, where parts begin, and findings of going on."""
     info, known = store.info(name), journal.collections.get(name)
     if known is not None:
         was = CollectionInfo(**{**known["info"], "findings": tuple(known["info"]["findings"])})
@@ -286,36 +297,66 @@ def _frozen(store: Reader, journal: Journal, name: str) -> tuple[CollectionInfo,
         elif _settings(was) != _settings(info):
             journal.note(f"collection {name} is not the one that the export began with: it is read again")
         elif info.count == was.count:
-            return was, ids, known["rows"], []
+            return was, ids, known["starts"], []
         else:
             found = f"{was.count:,} chunks at {known['at']}, when its ids were frozen, and {info.count:,} when the export went on"
-            return was, ids, known["rows"], [f"the source changed: {found}; step 22 finds what differs"]
+            return was, ids, known["starts"], [f"the source changed: {found}; step 22 finds what differs"]
     counted, ids = counted_ids(store, name)
     info = dataclasses.replace(info, count=counted)
     rows = part_rows(info.dimension or 0, store.limits().read_rows)
+    ids, starts = _as_before(ids, rows, same, name)
     folder = known["folder"] if known else _folder(journal, name)
     shutil.rmtree(journal.folder / folder, ignore_errors=True)  # parts that belong to other ids
-    journal.freeze(name, folder, dataclasses.asdict(info), ids, rows)
-    return info, ids, rows, []
+    journal.freeze(name, folder, dataclasses.asdict(info), ids, starts)
+    return info, ids, starts, []
+
+
+def _as_before(ids: list[str], rows: int, same: Snapshot | None, name: str) -> tuple[list[str], list[int]]:
+    """The ids in the order of that snapshot, new ones last, and where parts of about `rows` begin: where they began in it.
+
+    So only parts in which a chunk came, went or changed become other files. What has shrunk to a fourth joins its neighbour.
+    """
+    ordered: dict[str, None] = {}
+    starts = [0]
+    if same is not None and name in same.names():
+        there = set(ids)
+        for part in same.parts(name):
+            if len(ordered) - starts[-1] > rows // 4:
+                starts.append(len(ordered))
+            with suppress(Terminal):  # one that is damaged is no pattern
+                ordered |= dict.fromkeys(chunk for chunk in same.ids(part) if chunk in there)
+    ordered |= dict.fromkeys(ids)
+    starts += range(starts[-1] + rows, len(ordered), rows)
+    return list(ordered), [start for start in starts if start < len(ordered)]
 
 
 def _adopt(journal: Journal, name: str, same: Snapshot) -> None:
     """A collection as that snapshot has it: as if this export had read it and been interrupted then."""
-    info = next(i for i in same.collections() if i.name == name)
-    parts, held = same.parts(name), [i for part in same.parts(name) for i in same.ids(part)]
-    rows = parts[0].rows if parts else 1
-    if name in journal.collections or any(part.rows != rows for part in parts[:-1]):  # parts of one length can be found
+    if name in journal.collections:
         return
+    info = next(i for i in same.collections() if i.name == name)
+    parts = same.parts(name)
+    held = [same.ids(part) for part in parts]
+    starts = [0, *accumulate(map(len, held))][:-1]
     folder = _folder(journal, name)
-    journal.freeze(name, folder, dataclasses.asdict(info), held, rows)
+    journal.freeze(name, folder, dataclasses.asdict(info), [i for ids in held for i in ids], starts)
     (journal.folder / folder).mkdir(exist_ok=True)
-    for number, part in enumerate(parts):
-        file = f"{folder}/{number + 1:05d}.parquet"
-        try:
-            os.link(same.folder / part.file, journal.folder / file)
-        except OSError:  # a disk without links
+    for number, (start, part) in enumerate(zip(starts, parts, strict=True), 1):
+        file = f"{folder}/{number:05d}.parquet"
+        if not _linked(same.folder / part.file, journal.folder / file):
             shutil.copyfile(same.folder / part.file, journal.folder / file)
-        journal.finish(name, number * rows, dataclasses.asdict(dataclasses.replace(part, file=file)))
+        journal.finish(name, start, dataclasses.asdict(dataclasses.replace(part, file=file)))
+
+
+def _linked(file: Path, path: Path) -> bool:
+    """Whether `path` is that file now; False on a disk without links."""
+    try:
+        with writing(path) as temporary:
+            temporary.unlink()
+            os.link(file, temporary)
+    except OSError:
+        return False
+    return True
 
 
 def _folder(journal: Journal, name: str) -> str:
@@ -341,23 +382,33 @@ def ahead(call: Callable[[T], R], items: Iterable[T], most: int = 1) -> Iterator
             yield pending.popleft().result()
 
 
-def _write_collection(store: Reader, journal: Journal, name: str, readers: int, progress: Progress) -> dict[str, Any]:
-    info, ids, rows, changed = _frozen(store, journal, name)
+def _write_collection(
+    store: Reader, journal: Journal, name: str, readers: int, progress: Progress, same: Snapshot | None
+) -> dict[str, Any]:
+    info, ids, starts, changed = _frozen(store, journal, name, same)
     folder = journal.collections[name]["folder"]
     (journal.folder / folder).mkdir(exist_ok=True)
+    there = {part.sha256: part.file for part in same.parts(name)} if same is not None and name in same.names() else {}
 
-    def take(start: int) -> Part:
+    def take(turn: tuple[int, tuple[int, int]]) -> Part:
+        number, (start, end) = turn
         kept = journal.intact(name, start)
         if kept is None:
-            file = f"{folder}/{start // rows + 1:05d}.parquet"
-            part = _write_part(store, journal.folder, file, name, ids[start : start + rows], info.dimension or 0)
+            file = f"{folder}/{number:05d}.parquet"
+            part = _write_part(store, journal.folder, file, name, ids[start:end], info.dimension or 0)
+            if same is not None and part.sha256 in there:
+                before = same.folder / there[part.sha256]
+                if (
+                    before.is_file() and file_digest(before) == part.sha256
+                ):  # else it is damaged, or somebody exchanged it
+                    _linked(before, journal.folder / file)
             journal.finish(name, start, dataclasses.asdict(part))
         else:
             part = Part(**kept)
-        progress.advance(min(rows, len(ids) - start))
+        progress.advance(end - start)
         return part
 
-    parts = list(ahead(take, range(0, len(ids), rows), readers))
+    parts = list(ahead(take, enumerate(pairwise([*starts, len(ids)]), 1), readers))
     findings = [*info.findings, *changed]
     lost = sum(p.lost for p in parts)
     if lost:

@@ -76,8 +76,8 @@ SCENARIOS: list[Scenario] = [
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
-            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
-            snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
+            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
+            snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches
             stores.copying:_copy_file stores.opening:_make_directory
         """),
     ),
@@ -101,8 +101,8 @@ SCENARIOS: list[Scenario] = [
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
-            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
-            snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
+            snapshots.snapshot:_linked snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
+            snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
     Scenario(
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
@@ -154,8 +154,8 @@ SCENARIOS: list[Scenario] = [
             run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
             runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:take_back
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
-            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
-            snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
+            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
+            snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
     ),
     Scenario(
@@ -310,6 +310,8 @@ WITHOUT: dict[str, str] = {
             """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look""",
         "lists of steps 11 and 23, before the result of the step, which makes them again: tests/test_explore_findings.py":
             """profiling.similarity:keep validation.merged:searches""",
+        "of an export or an import of files, which is begun anew: tests/test_snapshots_without_a_migration.py":
+            """snapshots.backup:_collection snapshots.backup:_to_jsonl snapshots.backup:export""",
         "an empty file that asks a run to stop":
             """runner.outcome:_stop""",
     }.items()

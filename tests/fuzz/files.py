@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -165,12 +166,48 @@ def a_journal(bench: Bench) -> list[Path]:
 
     folder = bench.home / "kept" / "two.partial"
     journal = Journal.open(folder, {"source": "s"}, 1)
-    journal.freeze("notes", "001-notes", {"name": "notes"}, ["a", "b"], 10)
+    journal.freeze("notes", "001-notes", {"name": "notes"}, ["a", "b"], [0])
     (folder / "001-notes").mkdir()
     journal.finish("notes", 0, {"file": "001-notes/00001.parquet", "rows": 2, "bytes": 5, "sha256": "0"})
     manifest = json.loads((bench.once(a_snapshot) / "manifest.json").read_text())
     write_json(folder / "manifest.json", manifest)
     return [folder / ".export" / "journal.jsonl", folder / "manifest.json"]
+
+
+def files_to_import(bench: Bench) -> list[Path]:
+    from helpers.snapshots.backup import export
+    from helpers.snapshots.snapshot import Snapshot
+
+    taken, folder = Snapshot.open(bench.once(a_snapshot)), bench.home / "exported"
+    export(taken, folder, "jsonl", taken.names())
+    lines = [bench.put(f"lines/{path.name}", path.read_text()) for path in sorted(folder.glob("*.jsonl"))]
+    return [*lines, folder / "export.json"]
+
+
+def parquet_to_import(bench: Bench) -> list[Path]:
+    from helpers.snapshots.backup import export
+    from helpers.snapshots.snapshot import Snapshot
+
+    taken, folder = Snapshot.open(bench.once(a_snapshot)), bench.home / "columns"
+    export(taken, folder, "parquet", taken.names())
+    (folder / "export.json").unlink()
+    return sorted(folder.glob("*.parquet"))
+
+
+def files_read(bench: Bench, path: Path) -> object:
+    from helpers.snapshots.backup import from_files
+
+    made = bench.home / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    return from_files(path.parent, made, "one", 7, "l2")
+
+
+def manifest_again(value: Any) -> Any:
+    """The manifest with its own digest, as whoever changed it on purpose would leave it."""
+    from helpers.snapshots.export_journal import signed
+
+    return signed(value)
 
 
 STATES: dict[str, Any] = {}

@@ -39,10 +39,14 @@ from tests.fuzz.files import (
     a_journal,
     a_snapshot,
     directory,
+    files_read,
+    files_to_import,
     index_files,
+    manifest_again,
     old_answers,
     old_directory,
     one,
+    parquet_to_import,
     reports,
     shipped,
     signatures,
@@ -104,13 +108,6 @@ def snapshot_read(bench: Bench, path: Path) -> object:
             snapshot.ids(part)
             snapshot.read(part)
     return snapshot.verify()
-
-
-def manifest_again(value: Any) -> Any:
-    """The manifest with its own digest, as whoever changed it on purpose would leave it."""
-    from helpers.snapshots.export_journal import signed
-
-    return signed(value)
 
 
 def journal_read(bench: Bench, path: Path) -> object:
@@ -580,6 +577,8 @@ PARSERS = [
     Parser("fence", "json", a_fence, fence_read),
     Parser("snapshot manifest", "json", lambda bench: [bench.once(a_snapshot) / "manifest.json"], snapshot_read, fix=manifest_again, share=0.8),
     Parser("snapshot parts", "parquet", lambda bench: sorted(bench.once(a_snapshot).glob("*/*.parquet")), snapshot_read, share=0.8),
+    Parser("files to import", "bytes", files_to_import, files_read, share=0.4),
+    Parser("a Parquet file to import", "parquet", parquet_to_import, files_read, share=0.4),
     Parser("snapshot journal", "jsonl", a_journal, journal_read, fix=manifest_again),
     Parser("staging, quarantine", "json", staged_files, staged_read),
     Parser("staged parts", "parquet", staged_parts, staged_parts_read),

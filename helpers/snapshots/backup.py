@@ -1,0 +1,408 @@
+"""Snapshots without a migration: taken on a schedule, given to other tools as plain files, and made of such files.
+
+A folder of files, as `export` writes it and `from_files` reads it::
+
+    export.json              what the collections are: name, file, rows, SHA-256, space, dimension, metadata, configuration
+    <nnn>-<collection>.parquet or .jsonl   all chunks of a collection, in the order of the snapshot
+
+A chunk has id (text), document (text, or null), uri (text, or null), metadata (an object, in Parquet as JSON text, or null)
+and embedding (a list of float32; null where the source had lost the vector). JSON has each float32 as the same number in
+double precision, so both give every bit back. Memory holds a part of one collection, and its ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, cast
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from helpers import audit
+from helpers.chunks import ChunkBatch, is_sparse, parquet_batches
+from helpers.errors import Terminal, UsageError, one_line
+from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
+from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
+from helpers.snapshots.export_journal import CHUNK, EXPORT, write_parquet
+from helpers.snapshots.retention import CREATED, held
+from helpers.snapshots.snapshot import (
+    Part,
+    Snapshot,
+    complete,
+    decode_metadata,
+    encode_metadata,
+    part_rows,
+    to_table,
+    write_manifest,
+    write_snapshot,
+)
+from helpers.stores import CollectionInfo, Reader
+from helpers.stores.base import Space
+
+FORMAT = 1
+ABOUT = "export.json"
+FORMATS = ("parquet", "jsonl")
+_LINE = 64 * 2**20  # bytes of one chunk as JSON: a document and a vector of any size that a server takes
+_GROUP = 1_000  # rows that are read at a time of a file from elsewhere
+
+
+# -- taken on a schedule -----------------------------------------------------------------------------------------------
+
+
+def newest(directory: Path, source: str) -> Snapshot | None:
+    """The newest whole snapshot of this source in the directory; None where there is none."""
+    there = [item.snapshot for item in held(directory) if item.snapshot is not None] if directory.is_dir() else []
+    return next((s for s in reversed(there) if s.manifest["source"] == source), None)
+
+
+def chosen(parameters: Parameters, store: Reader) -> list[str]:
+    """The collections that the parameters let through, by name. Raises `UsageError` where none is left."""
+    names = sorted(name for name in store.names() if parameters.collections.selects(name))
+    if not names:
+        _refuse(
+            "no collection of the source is left", store.label, "Look at collections.include and collections.exclude."
+        )
+    return names
+
+
+def take(
+    parameters: Parameters, store: Reader, snapshot_id: str, base: Snapshot | None, progress: Progress = silent
+) -> Snapshot:
+    """A snapshot of what the parameters choose of an open source; what is as in `base` shares its files.
+
+    Every chunk is read: Chroma does not say what changed. Raises `Terminal` ("snapshot_exists") for an id that is taken.
+    """
+    rules = parameters.snapshot
+    directory = Path(rules.directory).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / audit.NAME
+    about = {"snapshot": snapshot_id, "source": store.label, "base": base.id if base is not None else ""}
+    audit.append(log, CREATED, outcome="begun", **about)
+    taken = write_snapshot(
+        store, directory, snapshot_id, chosen(parameters, store), retention_days=rules.retention_days,
+        readers=store.limits().readers(min(2, parameters.migration.workers)), progress=progress, same=base,
+    )  # fmt: skip
+    audit.append(log, CREATED, **about, digest=taken.digest, chunks=taken.total)
+    return taken
+
+
+def own_bytes(snapshot: Snapshot) -> int:
+    """Bytes of those parts that no other snapshot shares: what its removal would free."""
+    files = (snapshot.folder / part.file for name in snapshot.names() for part in snapshot.parts(name))
+    return sum(about.st_size for about in (file.stat() for file in files) if about.st_nlink == 1)
+
+
+# -- given to other tools ----------------------------------------------------------------------------------------------
+
+
+def export(
+    snapshot: Snapshot, into: Path, form: str, names: Sequence[str], progress: Progress = silent
+) -> dict[str, int]:
+    """Write these collections as files that need no Chroma; chunks by collection. The folder is there whole or not at all.
+
+    Raises `UsageError` where `into` exists, or JSON cannot say what a chunk holds; `Terminal` where a part is damaged.
+    """
+    if into.exists():
+        _refuse("it exists", str(into), "Give a folder that is not there yet.")
+    infos = [info for info in snapshot.collections() if info.name in names]
+    written: dict[str, int] = {}
+    entries = []
+    with whole(into) as folder:
+        for number, info in enumerate(infos, 1):
+            file = f"{number:03d}-{_plain(info.name)}.{form}"
+            with writing(folder / file) as path:
+                (_to_parquet if form == "parquet" else _to_jsonl)(snapshot, info, path, progress)
+            rows = sum(part.rows for part in snapshot.parts(info.name))
+            about = {key: value for key, value in dataclasses.asdict(info).items() if key != "count"}
+            entries.append(about | {"file": file, "rows": rows, "sha256": file_digest(folder / file)})
+            written[info.name] = rows
+        write_json(
+            folder / ABOUT,
+            {
+                "format": FORMAT, "written": utc_now(), "snapshot": snapshot.id, "digest": snapshot.digest,
+                "source": snapshot.manifest["source"], "chroma_version": snapshot.manifest["chroma_version"]["source"],
+                "collections": entries,
+            },
+        )  # fmt: skip
+    return written
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
+
+
+_SCHEMA = pa.schema([(name, pa.list_(pa.float32()) if name == "embedding" else pa.string()) for name in CHUNK])
+
+
+def _to_parquet(snapshot: Snapshot, info: CollectionInfo, path: Path, progress: Progress) -> None:
+    with pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False) as file:
+        for batch in snapshot.batches(info.name):
+            table = to_table(batch, info.dimension or batch.dimension)
+            vectors = [None if lost else row for row, lost in zip(batch.embeddings, batch.lost, strict=True)]
+            columns = [table.column(name).cast(pa.string()) for name in CHUNK[:-1]]
+            file.write_table(pa.table([*columns, pa.array(vectors, pa.list_(pa.float32()))], schema=_SCHEMA))
+            progress.advance(len(batch))
+
+
+def _to_jsonl(snapshot: Snapshot, info: CollectionInfo, path: Path, progress: Progress) -> None:
+    with path.open("r+b") as file:
+        for batch in snapshot.batches(info.name):
+            vectors = batch.embeddings.astype(np.float64)
+            for row, chunk in enumerate(batch.ids):
+                lost = bool(batch.lost[row])
+                text = encode_metadata(batch.metadatas[row])
+                if not (lost or np.isfinite(vectors[row]).all()) or not _is_json(text):
+                    where = f"chunk {one_line(chunk, 80)} of collection {one_line(info.name, 80)}"
+                    _refuse("a number that is not finite: JSON has none", where, "Use --format parquet.")
+                line: dict[str, Any] = {"id": chunk, "document": batch.documents[row], "uri": batch.uris[row]}
+                line |= {"metadata": None if text is None else orjson.Fragment(text)}
+                line |= {"embedding": None if lost else vectors[row]}
+                file.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+            progress.advance(len(batch))
+
+
+def _is_json(text: str | None) -> bool:
+    try:
+        return text is None or orjson.loads(text) is not None
+    except orjson.JSONDecodeError:
+        return False
+
+
+# -- made of files -----------------------------------------------------------------------------------------------------
+
+
+def from_files(
+    folder: Path,
+    directory: Path,
+    snapshot_id: str,
+    retention_days: int,
+    space: Space | None,
+    progress: Progress = silent,
+) -> tuple[Snapshot, dict[str, int]]:
+    """A snapshot of the files in a folder, for `restore`; numbers that float32 cannot hold exactly, by collection.
+
+    Without an `export.json` each .parquet or .jsonl file is a collection of its name, in `space`. Raises `UsageError`, in
+    one line that names file and row, for what is no chunk; nothing is left then.
+    """
+    source = f"files in {folder.name}"
+    infos, version = _described(folder, space)
+    final, partial = directory / snapshot_id, directory / f"{snapshot_id}.partial"
+    if partial.exists() and not (partial / EXPORT).exists():  # of an import that was killed
+        shutil.rmtree(partial)
+    if final.exists() or partial.exists():
+        raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(final))
+    begun, log, rounded = utc_now(), directory / audit.NAME, dict[str, int]()
+    partial.mkdir(parents=True)
+    about = {"snapshot": snapshot_id, "source": source, "base": ""}
+    audit.append(log, CREATED, outcome="begun", **about)
+    try:
+        entries = []
+        for number, (file, info) in enumerate(infos, 1):
+            entry, rounded[info.name] = _collection(partial, f"{number:03d}-{_plain(info.name)}", file, info, progress)
+            entries.append(entry)
+        write_manifest(
+            partial, id=snapshot_id, retention_days=retention_days, created=begun, source=source,
+            chroma_version={"source": version, "client": importlib.metadata.version("chromadb")}, findings=[], repairs=[],
+            sessions=[{"started": begun, "ended": utc_now(), "chunks": sum(e["count"] for e in entries)}],
+            notes=[], collections=sorted(entries, key=lambda entry: entry["name"]),
+        )  # fmt: skip
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    made = complete(partial, final)
+    audit.append(log, CREATED, **about, digest=made.digest, chunks=made.total)
+    return made, {name: n for name, n in rounded.items() if n}
+
+
+def _refuse(what: str, where: str, next_step: str = "Correct the file, and import again.") -> NoReturn:
+    raise UsageError(ReasonCode.USAGE, what, where=where, next_step=next_step)
+
+
+def _described(folder: Path, space: Space | None) -> tuple[list[tuple[Path, CollectionInfo]], str]:
+    """The files with their collections, and the version of the Chroma that they are of."""
+    if not (folder / ABOUT).exists():
+        files = sorted(p for p in folder.iterdir() if p.suffix.removeprefix(".") in FORMATS and p.is_file())
+        if not files:
+            _refuse(f"no {ABOUT}, and no .parquet or .jsonl file", str(folder), "Give the folder of an export.")
+        if space is None:
+            _refuse(f"no {ABOUT}, so nothing says how vectors are compared", str(folder), "Give --space.")
+        return [(file, CollectionInfo(file.stem, 0, None, space, space)) for file in files], "unknown"
+    try:
+        about = json_in(contents(folder / ABOUT))
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']}, this toolkit reads {FORMAT}")
+        fields = {f.name for f in dataclasses.fields(CollectionInfo)} - {"count", "findings"}
+        found = []
+        for entry in about["collections"]:
+            known = {key: value for key, value in entry.items() if key in fields}
+            info = CollectionInfo(count=int(entry["rows"]), findings=tuple(map(str, entry["findings"])), **known)
+            file = folder / Path(entry["file"]).name
+            if {info.space, info.declared_space} - {"l2", "cosine", "ip"}:
+                raise ValueError(f"collection {one_line(str(info.name), 60)} has space {one_line(str(info.space), 20)}")
+            if file.is_symlink() or file_digest(file) != entry["sha256"]:
+                raise ValueError(f"{file.name} is not what was written")
+            found.append((file, info))
+        return found, str(about["chroma_version"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else str(error)
+        _refuse(one_line(said, 200), str(folder / ABOUT), "Export again, or give the files without it and --space.")
+
+
+def _collection(
+    root: Path, folder: str, file: Path, info: CollectionInfo, progress: Progress
+) -> tuple[dict[str, Any], int]:
+    """The collection as a snapshot's manifest has it, and how many numbers were rounded."""
+    (root / folder).mkdir()
+    seen: set[str] = set()
+    parts: list[Part] = []
+    rounded, dimension = 0, info.dimension
+    read = _parquet_rows if file.suffix == ".parquet" else _jsonl_rows
+    with closing(_batches(file, read(file), dimension, seen)) as batches:
+        for batch, inexact in batches:
+            rounded, dimension = rounded + inexact, dimension or batch.dimension or None
+            name = f"{folder}/{len(parts) + 1:05d}.parquet"
+            write_parquet(root / name, to_table(batch, dimension or 0), compression_level=1, use_dictionary=False)
+            path = root / name
+            parts.append(Part(name, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum())))
+            progress.advance(len(batch))
+    if info.count and info.count != len(seen):
+        _refuse(f"{len(seen):,} chunks, and {ABOUT} says {info.count:,}", str(file), "Export again.")
+    about = dataclasses.asdict(dataclasses.replace(info, dimension=dimension, count=len(seen)))
+    return about | {"reported_count": len(seen), "parts": [dataclasses.asdict(part) for part in parts]}, rounded
+
+
+Row = tuple[str, Mapping[str, Any]]  # where it is, and its fields
+
+
+def _batches(
+    file: Path, rows: Iterator[Row], dimension: int | None, seen: set[str]
+) -> Generator[tuple[ChunkBatch, int]]:
+    """Batches of a part's length, and how many of their numbers were rounded; every id once."""
+    pending: list[Row] = []
+    for row in rows:
+        pending.append(row)
+        vector = row[1].get("embedding")
+        if dimension is None and isinstance(vector, list):
+            dimension = len(vector)
+        if len(pending) >= part_rows(dimension or 0, _GROUP):
+            yield _batch(file, pending, dimension, seen)
+            pending = []
+    if pending:
+        yield _batch(file, pending, dimension, seen)
+
+
+def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str]) -> tuple[ChunkBatch, int]:
+    width = dimension or 0
+    vectors, lost, rounded = np.full((len(rows), width), np.nan, np.float32), np.zeros(len(rows), bool), 0
+    ids: list[str] = []
+    documents: list[str | None] = []
+    uris: list[str | None] = []
+    metadatas: list[Any] = []
+    for number, (where, row) in enumerate(rows):
+
+        def wrong(what: str, where: str = where) -> NoReturn:
+            _refuse(what, f"{file}, {where}")
+
+        if unknown := sorted(set(row) - set(CHUNK)):
+            wrong(f"a field {one_line(str(unknown[0]), 60)!r}; a chunk has {', '.join(CHUNK)}")
+        chunk = row.get("id")
+        if not isinstance(chunk, str) or not chunk:
+            wrong("an id that is no text")
+        if chunk in seen:
+            wrong(f"the id {one_line(chunk, 80)!r} for the second time")
+        seen.add(chunk)
+        ids.append(chunk)
+        for name, column in (("document", documents), ("uri", uris)):
+            if not isinstance(value := row.get(name), str | None):
+                wrong(f"a {name} that is no text")
+            column.append(value)
+        metadatas.append(_metadata(row.get("metadata"), wrong))
+        vector = row.get("embedding")
+        lost[number] = vector is None
+        if vector is None:
+            continue
+        try:
+            exact = np.asarray(vector, np.float64)
+        except (TypeError, ValueError):
+            wrong("an embedding that is no list of numbers")
+        if exact.shape != (width,) or not width:
+            wrong(f"an embedding of {exact.size:,} numbers, {width:,} before")
+        with np.errstate(over="ignore"):
+            vectors[number] = exact
+        rounded += int((vectors[number] != exact).sum() - np.isnan(exact).sum())
+    return ChunkBatch(
+        ids=ids, documents=documents, embeddings=vectors, metadatas=metadatas, uris=uris, lost=lost
+    ), rounded
+
+
+def _metadata(value: Any, wrong: Callable[[str], NoReturn]) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json_in(value.encode())
+        except ValueError:
+            wrong("metadata that is no JSON")
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        wrong("metadata that is no object")
+    try:
+        known = decode_metadata(json.dumps(value)) or {}
+    except (TypeError, ValueError):
+        wrong("metadata with a value that JSON does not have")
+    for key, one in known.items():
+        values = one if isinstance(one, list) else [one]
+        if not is_sparse(one) and not (len(set(map(type, values))) == 1 and all(map(_is_plain, values))):
+            wrong(f"a metadata value that Chroma cannot hold, under {one_line(key, 60)!r}")
+    return known
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | bool | float) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def _parquet_rows(file: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        for batch in parquet_batches(file, _GROUP):
+            for row in cast(list[dict[str, Any]], batch.to_pylist()):
+                number += 1
+                yield f"row {number:,}", row
+    except (OSError, ValueError, pa.ArrowException) as error:
+        _refuse(f"not readable as Parquet ({one_line(str(error), 160)})", str(file))
+
+
+def _jsonl_rows(file: Path) -> Iterator[Row]:
+    with file.open("rb") as lines:
+        number = 0
+        while line := _line(file, lines, number := number + 1):
+            try:
+                row = json_in(line)
+            except ValueError as error:
+                _refuse(f"no JSON ({one_line(str(error), 120)})", f"{file}, line {number:,}")
+            if not isinstance(row, dict):
+                _refuse("no object", f"{file}, line {number:,}")
+            yield f"line {number:,}", row
+
+
+def _line(file: Path, lines: BinaryIO, number: int) -> bytes:
+    line = lines.readline(_LINE + 1)
+    if len(line) > _LINE:
+        _refuse(f"more than {_LINE // 2**20} MiB in one line", f"{file}, line {number:,}")
+    return line
+
+
+def age_hours(snapshot: Snapshot) -> float:
+    """Hours since the last chunk of it was read."""
+    ended = datetime.fromisoformat(snapshot.manifest["sessions"][-1]["ended"])
+    return (datetime.now(UTC) - ended).total_seconds() / 3600

@@ -1,0 +1,273 @@
+"""`runbook snapshots create | check | export | import`: backups on a schedule, and files that need no Chroma."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers import cli
+from helpers.chunks import ChunkBatch
+from helpers.snapshots import backup
+from helpers.snapshots import snapshot as module
+from helpers.snapshots.snapshot import Snapshot
+from tests.storage import ODD_IDS, assert_same, chunks, contents, embedded, fill, in_order, lose_vectors, plan, tree
+
+Said = pytest.CaptureFixture[str]
+
+pytestmark = pytest.mark.usefixtures("own_folders")
+
+PARAMETERS = "source: {path: source}\nsnapshot: {directory: kept}\nname: nightly\n"
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of two collections, parts of a hundred rows."""
+    monkeypatch.setattr(module, "PART_BYTES", 100 * 8 * 4)
+    with embedded(tmp_path / "source") as store:
+        fill(store, "alpha", chunks(1_200, 8))
+        fill(store, "beta", chunks(5, 3, prefix="b"), "cosine")
+    Path("backup.yaml").write_text(PARAMETERS, encoding="utf-8")
+    return tmp_path / "source"
+
+
+def run(*arguments: str, code: int = 0) -> None:
+    assert cli.main(["snapshots", *arguments]) == code
+
+
+def create(name: str, *more: str) -> Snapshot:
+    run("create", "backup.yaml", "--id", name, *more)
+    return Snapshot.open(Path("kept").absolute() / name)
+
+
+def held(snapshot: Snapshot, name: str) -> ChunkBatch:
+    return in_order(ChunkBatch.concatenate(list(snapshot.batches(name))))
+
+
+def test_ten_backups_of_a_changing_source_hold_each_moment_and_take_the_room_of_what_changed(source: Path) -> None:
+    moments: list[tuple[Snapshot, ChunkBatch]] = []
+    for turn in range(10):
+        if turn:
+            with embedded(source) as store:
+                store.add("alpha", chunks(3, 8, seed=turn, prefix=f"new{turn}-"))
+                store.delete("alpha", [f"c{turn * 100 + 1}"])
+                store.delete("alpha", [f"c{turn * 100 + 2}"])
+                store.add("alpha", chunks(turn * 100 + 3, 8, seed=turn).take([turn * 100 + 2]))
+        taken = create(f"day{turn}")
+        with embedded(source) as store:
+            moments.append((taken, contents(store, "alpha")))
+    for taken, wanted in moments:
+        assert_same(held(taken, "alpha"), wanted)
+        assert taken.verify() == {"alpha": len(wanted), "beta": 5}
+    sizes = [backup.own_bytes(taken) / taken.size() for taken, _ in moments]
+    assert sizes[-1] < 0.4  # two or three parts of thirteen
+    assert create("whole", "--full").size() == backup.own_bytes(Snapshot.open(Path("kept").absolute() / "whole"))
+    for number in (0, 6, 9):
+        run("restore", f"day{number}", "--into", f"back{number}", "--directory", "kept")
+        with embedded(Path(f"back{number}").absolute()) as store:
+            assert_same(contents(store, "alpha"), moments[number][1])
+
+
+def test_parts_that_shrink_join_and_a_damaged_file_is_shared_by_nobody(source: Path) -> None:
+    first = create("first")
+    damaged = first.folder / first.parts("alpha")[11].file
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with embedded(source) as store:
+        store.delete("alpha", [f"c{i}" for i in range(1_100) if i % 10])
+    second = create("second")
+    assert [part.rows for part in second.parts("alpha")] == [30, 30, 30, 30, 90] or len(second.parts("alpha")) < 8
+    assert second.verify() == {"alpha": 210, "beta": 5}
+    with embedded(source) as store:
+        assert_same(held(second, "alpha"), contents(store, "alpha"))
+
+
+def test_a_create_that_was_killed_goes_on_with_its_id(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, reads = module._write_part, []
+
+    def part(*given: Any) -> Any:
+        reads.append(given[2])
+        if len(reads) == 6:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    monkeypatch.setattr(module, "_write_part", part)
+    run("create", "backup.yaml", "--id", "night", code=130)
+    assert [p.name for p in Path("kept").iterdir() if p.is_dir()] == ["night.partial"]
+    taken = create("night")
+    assert taken.verify() == {"alpha": 1_200, "beta": 5}
+    assert len(reads) < 16  # of 13 parts, five were there
+    run("create", "backup.yaml", "--id", "night", code=1)
+
+
+def test_what_a_create_would_do_and_what_it_refuses(source: Path, capsys: Said, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    run("create", "backup.yaml", "--dry-run")
+    assert "1,200" in (out := capsys.readouterr().out)
+    assert "Nothing was written" in out
+    run("create", "backup.yaml", "--set", "collections.include=[none]", code=2)
+    assert "no collection of the source is left" in capsys.readouterr().err
+    run("create", "backup.yaml", "--id", "a/b", code=2)
+    assert tree(tmp_path) == before
+
+
+def test_a_missed_backup_is_told(source: Path, capsys: Said) -> None:
+    run("check", "backup.yaml", "--set", "notify.urls=[env:NOBODY]", code=1)
+    said = capsys.readouterr().err
+    assert "there is none in" in said
+    assert "NOBODY" in said  # the channel that could not be told
+    taken = create("today")
+    run("check", "backup.yaml")
+    assert "recent enough" in capsys.readouterr().out
+    long_ago = (datetime.now(UTC) - timedelta(hours=26)).isoformat(timespec="seconds")
+    taken.manifest["sessions"][-1]["ended"] = long_ago
+    taken.mark("verified")
+    run("check", "backup.yaml", code=1)
+    assert "26.0 h old" in capsys.readouterr().err
+
+
+def test_a_backup_is_pruned_once_its_retention_has_ended(source: Path, capsys: Said) -> None:
+    taken = create("old")
+    run("prune", "--yes", "--directory", "kept")
+    assert "kept until" in capsys.readouterr().out
+    taken.manifest["retain_until"] = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
+    taken.mark("verified")
+    young = create("young")
+    run("prune", "--yes", "--directory", "kept")
+    assert not taken.folder.exists()
+    assert young.verify()  # what both shared is there
+
+
+def odd(source: Path) -> None:
+    """A collection of strange ids, absent and empty values, lists, a vector that is lost."""
+    batch = chunks(len(ODD_IDS), 8, seed=3)
+    batch.ids[:] = ODD_IDS
+    batch.documents[:4] = [None, "", "a\u2028b\n\t\"'", "🧪"]
+    batch.metadatas[:4] = [None, {"list": [1, 2]}, {"x": 0.1 + 0.2, "y": 3.0, "n": 2**62}, {"ü": "\u0001"}]
+    with embedded(source) as store:
+        fill(store, "odd-ones", batch, "ip")
+        store.create(plan("empty", metadata={"why": "nothing yet"}))
+
+
+@pytest.mark.parametrize("form", backup.FORMATS)
+def test_what_is_exported_and_imported_again_is_the_same(source: Path, capsys: Said, form: str) -> None:
+    odd(source)
+    lose_vectors(source, "beta", ["gone"])
+    taken = create("today")
+    Path(".files.partial").mkdir()  # of an export that was killed
+    run("export", "today", "--directory", "kept", "--into", "files", "--format", form)
+    assert not Path(".files.partial").exists()
+    run("export", "today", "--directory", "kept", "--into", "files", "--format", form, code=2)
+    assert "it exists" in capsys.readouterr().err
+    (Path("kept/again.partial/001-alpha")).mkdir(parents=True)  # of an import that was killed
+    run("import", "files", "--id", "again", "--directory", "kept")
+    again = Snapshot.open(Path("kept").absolute() / "again")
+    for before, after in zip(taken.collections(), again.collections(), strict=True):
+        assert before == after
+        assert_same(held(again, after.name), held(taken, before.name))
+    assert again.verify() == {"alpha": 1_200, "beta": 6, "empty": 0, "odd-ones": len(ODD_IDS)}
+    run("restore", "again", "--directory", "kept", "--into", "back", "--collection", "odd-ones")
+    with embedded(Path("back").absolute()) as store:
+        assert_same(contents(store, "odd-ones"), held(taken, "odd-ones"))
+
+
+def test_pandas_reads_an_export_without_this_toolkit(source: Path) -> None:
+    taken = create("today")
+    wanted = next(taken.batches("alpha"))
+    for form, read in (("parquet", pd.read_parquet), ("jsonl", lambda path: pd.read_json(path, lines=True))):
+        run("export", "today", "--directory", "kept", "--into", form, "--format", form, "--collection", "alpha")
+        about = json.loads(Path(form, "export.json").read_text(encoding="utf-8"))
+        [entry] = about["collections"]
+        frame = read(Path(form, entry["file"]))
+        assert len(frame) == entry["rows"] == 1_200
+        assert frame["id"].tolist()[:100] == wanted.ids
+        found = np.stack(frame["embedding"].tolist()).astype(np.float32)
+        assert found[:100].tobytes() == wanted.embeddings.tobytes()
+        first = frame["metadata"][0]
+        assert (json.loads(first) if form == "parquet" else first) == wanted.metadatas[0]
+
+
+def test_json_refuses_what_it_cannot_say(source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old servers held such numbers; a current one takes none."""
+    batch = chunks(3, 8)
+    batch.embeddings[1, 2] = np.nan
+    monkeypatch.setattr(Snapshot, "batches", lambda *_: iter([batch]))
+    create("today")
+    run("export", "today", "--directory", "kept", "--into", "files", "--format", "jsonl", code=2)
+    assert "chunk c1 of collection alpha" in (said := capsys.readouterr().err)
+    assert "--format parquet" in said
+    assert not Path("files").exists()
+
+
+ROW = {"id": "a", "embedding": [0.5, 1.0], "document": "text", "metadata": {"n": 1}}
+
+
+def lines(*rows: dict[str, Any]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "notes.jsonl").write_text(text, encoding="utf-8")
+
+    return write
+
+
+def table(**columns: Any) -> Callable[[Path], None]:
+    return lambda folder: pq.write_table(pa.table(columns), folder / "notes.parquet")
+
+
+WRONG = {
+    "no files": (lambda folder: None, "no .parquet or .jsonl file"),
+    "no JSON": (lambda folder: (folder / "notes.jsonl").write_text("{"), "line 1"),
+    "no object": (lambda folder: (folder / "notes.jsonl").write_text("[]"), "no object"),
+    "no id": (lines({"embedding": [1.0]}), "an id that is no text"),
+    "an id twice": (lines(ROW, ROW), "line 2"),
+    "another dimension": (lines(ROW, {**ROW, "id": "b", "embedding": [1.0]}), "an embedding of 1 numbers, 2 before"),
+    "a text as vector": (lines({**ROW, "embedding": "no"}), "no list of numbers"),
+    "a list in a vector": (lines({**ROW, "embedding": [[1.0], [2.0, 3.0]]}), "no list of numbers"),
+    "an unknown field": (lines({**ROW, "vector": 1}), "a field 'vector'"),
+    "metadata of a list": (lines({**ROW, "metadata": [1]}), "no object"),
+    "metadata with an object": (lines({**ROW, "metadata": {"a": {"b": 1}}}), "under 'a'"),
+    "metadata with null": (lines({**ROW, "metadata": {"a": None}}), "under 'a'"),
+    "a number of another size": (lines({**ROW, "metadata": {"a": 2**70}}), "under 'a'"),
+    "a document of a number": (lines({**ROW, "document": 1}), "a document that is no text"),
+    "no Parquet": (lambda folder: (folder / "notes.parquet").write_bytes(b"PAR1"), "not readable as Parquet"),
+    "ids of numbers": (table(id=[1, 2]), "an id that is no text"),
+    "metadata that is no JSON": (table(id=["a"], embedding=[[1.0]], metadata=["{"]), "no JSON"),
+    "a date": (table(id=["a"], embedding=[[1.0]], metadata=[{"d": datetime(2026, 1, 1, tzinfo=UTC)}]), "JSON does not have"),
+    "an export of another format": (lambda f: (f / "export.json").write_text('{"format": 9}'), "format 9"),
+    "an export without its file": (
+        lambda f: (f / "export.json").write_text('{"format": 1, "collections": [{"name": "x", "rows": 1}]}'), "'findings'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_files_that_are_no_chunks_are_one_line_and_nothing_is_left(what: str, capsys: Said, tmp_path: Path) -> None:
+    write, words = WRONG[what]
+    folder = tmp_path / "files"
+    folder.mkdir()
+    write(folder)  # type: ignore[no-untyped-call]
+    run("import", "files", "--space", "l2", "--directory", "kept", "--id", "one", code=2)
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+    assert [p.name for p in Path("kept").iterdir() if p.is_dir()] == []
+
+
+def test_files_of_another_tool_need_a_space_and_say_what_was_rounded(capsys: Said, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    lines(ROW, {"id": "b", "embedding": [0.1, 2.0]})(tmp_path / "files")
+    run("import", "files", "--directory", "kept", code=2)
+    assert "Give --space" in capsys.readouterr().err
+    run("import", "files", "--directory", "kept", "--id", "one", "--space", "cosine")
+    assert "1 number rounded to float32" in capsys.readouterr().out
+    [info] = (made := Snapshot.open(Path("kept").absolute() / "one")).collections()
+    assert (info.name, info.count, info.dimension, info.space) == ("notes", 2, 2, "cosine")
+    assert held(made, "notes").metadatas == [{"n": 1}, None]
+    run("restore", "one", "--directory", "kept", "--into", "back")
