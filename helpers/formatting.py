@@ -65,11 +65,13 @@ def own_chunk(recall: Mapping[str, Any]) -> str:
 
 
 def judged_queries(row: Mapping[str, Any]) -> str:
-    """How many queries a share of the fact `recall` is of, and how many more were asked, of which nothing could be judged."""
-    asked = int(row.get("asked") or row["queries"])
-    if asked > row["queries"]:
-        return f"{row['queries']:,} of {count(asked, 'query')} (the others had no neighbour to judge)"
-    return count(asked, "query")
+    """Of how many queries, and of how many of their neighbours, a share of the fact `recall` is; and why not of the others."""
+    asked, every = int(row.get("asked") or row["queries"]), int(row.get("neighbours") or 0)
+    said = f"{row['queries']:,} of {count(asked, 'query')}" if asked > row["queries"] else count(asked, "query")
+    if every > (judged := int(row.get("judged") or 0)):
+        others = "the others lie beyond the last answer, whose places chunks of other collections take"
+        return f"{said}, {judged:,} of {count(every, 'neighbour')} ({others})"
+    return f"{said} (the others had no neighbour to judge)" if asked > row["queries"] else said
 
 
 def scope(name: str) -> str:

@@ -168,6 +168,15 @@ class Check:
         return shown if isinstance(value, str) else f"{shown} {formatting.unit_of(value, self.unit)}".strip()
 
     @property
+    def unsaid(self) -> str:
+        """What a reader cannot judge it by, in words; "" where it says what was expected and what was measured."""
+        pairs = (("expected", self.threshold), ("measured", self.measured))
+        lacking = [word for word, value in pairs if value is None or value == ""]
+        if self.verdict is Verdict.NOT_APPLICABLE or not lacking:  # then there is nothing to expect
+            return ""
+        return f"{self.name}: {self.verdict}, and not what was {' and '.join(lacking)}"
+
+    @property
     def contradiction(self) -> str:
         """Where verdict and figures disagree, in words; "" where they agree, or there is nothing to judge by."""
         judged = self.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)

@@ -57,7 +57,10 @@ def tree(folder: Path) -> dict[str, str]:
 def exercised_what_it_can(reports: Path) -> None:
     """Fence, restart, health, log, notices and window passed; what was shortened says so, and is no pass."""
     results = {path.stem: StepResult.read(path) for path in sorted(reports.glob("results/*.json"))}
-    found = {(number, c.name): c for number, result in results.items() for c in result.checks}
+    every = [(number, c) for number, result in results.items() for c in result.checks]
+    found = {(number, c.name): c for number, c in every}
+    assert len(found) == len(every), "a name stands once in a step"
+    assert [(number, c.unsaid) for number, c in every if c.unsaid] == []
     passed = [
         ("12", "health URLs"),
         ("14", "announcement"),

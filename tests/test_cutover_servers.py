@@ -107,7 +107,7 @@ def test_one_command_signatures_and_the_application_uses_the_target(
     assert app.uses() == target.url
     found = StepResult.read(here / "reports" / "one" / "results" / "25.json")
     used = next(c for c in found.checks if c.name == "application at the target")
-    assert (used.verdict, "names the target" in str(used.measured)) == (Verdict.PASS, True)
+    assert (used.verdict, "names the target" in used.detail) == (Verdict.PASS, True)
     assert "s3cret" not in (here / "reports" / "one" / "25_cutover.html").read_text()
     put_back(runs.find("one"))
     assert app.file.read_bytes() == app.env
@@ -157,5 +157,5 @@ def test_connections_are_seen_where_the_health_answer_names_nothing(
         other.kill()
     used = next(c for c in result.checks if c.name == "application at the target")
     assert used.verdict is Verdict.PASS
-    assert "1 connections of other processes" in str(used.measured)
+    assert "1 connections of other processes" in used.detail
     assert CutoverState.load(folder.workspace).state == DONE  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from matplotlib import colors
 from matplotlib.artist import Artist
@@ -16,8 +17,9 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, StepPatch
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from helpers.plots import style
 from helpers.rehearsal.setup import approve, prepare
@@ -55,6 +57,7 @@ def faults(figure: Figure) -> Iterator[str]:
             yield f"cut off at the edge: {text.get_text()!r}"
     for axes in figure.axes:
         yield from _overlaps(axes)
+        yield from _covered(axes, undrawn)
         if axes.axison:
             yield from _axes_faults(axes, undrawn)
     for artist in figure.findobj(lambda a: isinstance(a, Line2D | Patch | Collection)):
@@ -88,6 +91,37 @@ def _overlaps(axes: Axes) -> Iterator[str]:
     for (one, said), (other, also) in itertools.combinations(boxes, 2):
         if one.overlaps(other):
             yield f"{said!r} lies on {also!r}"
+
+
+def _covered(axes: Axes, undrawn: set[Artist]) -> Iterator[str]:
+    """A legend over bars or points, and marks over the names of rows."""
+    shapes: list[Bbox] = []
+    for patch in axes.patches:
+        if isinstance(patch, StepPatch):
+            heights, edges, base = patch.get_data()
+            floors = np.broadcast_to(0.0 if base is None else base, heights.shape)
+            ends = zip(edges[:-1], floors, edges[1:], heights, strict=True)
+            shapes += [axes.transData.transform_bbox(Bbox([[a, b], [c, d]])) for a, b, c, d in ends if d != b]
+        elif patch.get_gid():
+            shapes.append(patch.get_window_extent())
+    for line in axes.lines:
+        reach = (
+            float(line.get_markersize()) / 2 * axes.figure.dpi / 72
+            if line.get_marker() not in ("", "None", None)
+            else 0.0
+        )
+        places = line.get_transform().transform(line.get_xydata() if line.get_gid() else np.empty((0, 2)))
+        shapes += [
+            Bbox([[x - reach, y - reach], [x + reach, y + reach]]) for x, y in places if np.isfinite([x, y]).all()
+        ]
+    if (legend := axes.get_legend()) is not None:
+        box = legend.get_window_extent()
+        if any(box.overlaps(shape) for shape in shapes):
+            yield f"the legend covers what is drawn: {[t.get_text() for t in legend.get_texts()]}"
+    for label in axes.get_yticklabels():
+        box = label.get_window_extent()
+        if label.get_text().strip() and label not in undrawn and any(box.overlaps(shape) for shape in shapes):
+            yield f"a mark lies on the label {label.get_text()!r}"
 
 
 def _axes_faults(axes: Axes, undrawn: set[Artist]) -> Iterator[str]:
@@ -140,13 +174,19 @@ def sample(draw: float) -> Figure:
     with style.draw(2.0, "short") as (figure, axes):
         axes.plot([0, 1], [0, 1], color="#ff00ff")
         axes.text(0.5, 0.5, "tiny", fontsize=draw)
-        axes.text(1.5, 0.5, "outside the picture").set_in_layout(False)
+        axes.text(3.5, 0.5, "outside the picture").set_in_layout(False)
+        axes.stairs([5, 9], [0, 1, 2], fill=True, label="bars")
+        axes.legend(loc="center")
+        axes.plot([0.0], [5.0], "o", gid="ring", clip_on=False, markersize=30)
+        axes.set(xlim=(0, 2), ylim=(0, 10))
+        axes.set_yticks([5.0], ["a long name"])
     return figure
 
 
 def test_what_cannot_be_read_is_found() -> None:
     found = "\n".join(faults(sample(6.0)))
-    for fault in ("no title", "6.0 points: 'tiny'", "cut off at the edge", "#ff00ff is none", "x axis does not say"):
+    for fault in ("no title", "6.0 points: 'tiny'", "cut off at the edge", "#ff00ff is none", "x axis does not say",
+                  "the legend covers what is drawn: ['bars']", "a mark lies on the label 'a long name'"):  # fmt: skip
         assert fault in found
 
 

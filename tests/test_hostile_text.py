@@ -104,6 +104,17 @@ def test_numbers_of_a_table_are_written_for_people_and_kept_as_they_are() -> Non
     assert frame["chunks"].sum() == 9839
 
 
+def test_what_is_not_there_is_a_dash_and_what_adding_up_leaves_behind_is_not_shown() -> None:
+    frame = pd.DataFrame({"high": [0.1 * 3 / 0.3, 947.9999999999999], "low": [0.99996, float("nan")],
+                          "target": ["sergio_corpus", float("nan")], "cold": [None, 3.25], "list": [[None], "NaN"]})  # fmt: skip
+    assert for_people(frame).to_numpy().tolist() == [
+        ["1", "0.99996", "sergio_corpus", "–", "[None]"],
+        ["948", "–", "–", "3.25", "NaN"],
+    ]
+    assert not re.search("<td>(NaN|None|nan)</td>", as_html(frame.drop(columns="list")))
+    assert ["No row." in as_html(part) for part in (frame, frame.head(0), pd.DataFrame([]))] == [False, True, True]
+
+
 def test_a_giant_value_and_a_long_table_are_shown_soon() -> None:
     frame = pd.DataFrame({"document": [GIANT, *["\u202e"] * 20_000]})
     html = as_html(frame)

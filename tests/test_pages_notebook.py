@@ -129,3 +129,12 @@ def test_cells_that_never_ran_say_so(tmp_path: Path) -> None:
     assert page.h1 is not None
     assert page.h1.get_text() == "Notebook"
     assert len(page.select(".cell")) == 1
+
+
+def test_a_table_with_few_columns_keeps_its_words_whole_on_paper(tmp_path: Path) -> None:
+    """Nine columns and their index fit on a landscape page with room for `not exercised`; more have to shrink."""
+    frames = [pd.DataFrame([range(n)], columns=[f"c{i}" for i in range(n)]) for n in (6, 15)]
+    html, page = page_of(tmp_path, code("a", *(shown(text_html=str(f.to_html())) for f in frames)))
+    assert ["few" in table["class"] for table in page.select("table")] == [True, False]
+    printed = html[html.index("@media print { /* every column") :]
+    assert ".output table.few th, .output table.few td { min-width: 8.5em; }" in printed

@@ -119,6 +119,15 @@ def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night)
     assert (everything(night.target), everything(night.source), night.env) == (wanted, source, config)
     assert Path(night.state.facts["exports"][0], "index.json").is_file()
     verdicts = night.rollback(replay=True)
+    assert [look["said"] for look in night.state.facts["looks"]][-1] == "nothing since the look before"
+    stages = night.state.stages
+    assert stages["replay"]["said"].startswith("6 chunks written to the source; 6 chunks compared there")
+    assert stages["settle"]["said"] == (
+        "nothing since the look before; nothing written to the source, 6 there already; 6 chunks compared there"
+    )
+    page = (night.folder.reports / "rollback.html").read_text()
+    assert "nothing since the look before" in page
+    assert "Ordered by" in page, "nothing had failed: it says who ordered it"
     assert verdicts["replayed chunks"] is Verdict.PASS
     assert verdicts["chunks not found after the replay"] is Verdict.PASS
     found = everything(night.source)
@@ -406,12 +415,18 @@ def test_a_drill_says_that_it_was_one_and_once_put_back_that_the_cutover_stands(
     texts = [page.read_text(), notice.read_text()]
     assert ["DRILL: ordered by the rehearsal" in said for said in texts] == [True, True]
     assert ["this run is over" in said for said in texts] == [False, False]
+    assert texts[1].startswith(
+        "REHEARSAL: DRILL: the rollback of migration night was drilled: nothing had gone wrong (night)\n"
+    )
+    assert "no trigger of the runbook" not in texts[0], "a drill is the cause that the page names"
     postmortem.put_back(night.folder.read(), "2026-11-28T18:28:10.241+00:00")
     texts = [page.read_text(), notice.read_text()]
     over = "DRILL, put back at 2026-11-28 18:28:10 UTC: the cutover remains in effect"
     assert [over in said for said in texts] == [True, True]
     assert ["is not in use" in said for said in texts] == [False, False]
-    assert notice.read_text().startswith("REHEARSAL: Drill: Migration night was rolled back (night)")
+    assert notice.read_text().startswith(
+        "REHEARSAL: DRILL: the rollback of migration night was drilled, and put back: the cutover remains in effect (night)\n"
+    )
     digests = [json.loads(line) for line in (night.folder.reports / "audit.jsonl").read_text().splitlines()]
     assert digests[-1]["facts"]["sha256"] == file_digest(notice), (
         "the change is named in the audit log, or no seal takes it"

@@ -234,8 +234,9 @@ def test_chunks_that_no_search_finds_are_listed(tmp_path: Path, monkeypatch: pyt
         fill(store, "alpha", chunks(3000, 384))
         changed = store.read("alpha", ["c0"])
         changed.documents[0] = "rewritten"
-        found = replay.apply(store, Plan({"alpha": changed}))
+        wrote, found = replay.apply(store, Plan({"alpha": changed}))
         assert store.read("alpha", ["c0"]).documents == ["rewritten"]
+    assert wrote == 1
     assert len(found) > 1
     assert {row["collection"] for row in found} == {"alpha"}
 

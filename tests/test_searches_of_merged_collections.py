@@ -97,6 +97,10 @@ def recomputed(path: Path) -> dict[str, float]:
         shares = [share((*query, *before), (*query, *after)) for query in queries]
         return float(np.mean([n for n in shares if n is not None]))
 
+    def own(of: tuple[str, str], within: tuple[str, str]) -> list[tuple[tuple[str, ...], float]]:
+        queries = sorted({key[:3] for key in lists if key[0] == "restricted"})
+        return [((*query, *within), d) for query in queries for _, d in lists[(*query, *of)]]
+
     old, new = ("source", "exact"), ("target", "exact")
     return {
         "restricted": mean("restricted", new, ("target", "k nearest")),
@@ -104,6 +108,8 @@ def recomputed(path: Path) -> dict[str, float]:
         "unrestricted": mean("unrestricted", new, ("target", "k nearest")),
         "same": mean("unrestricted", old, new),
         "same with a filter": mean("unrestricted", old, ("target", "exact, filtered by source collection")),
+        "judged": sum(d < reach[key] - tie[key] for key, d in own(new, ("target", "k nearest"))),
+        "neighbours": len(own(new, ("target", "k nearest"))),
     }
 
 
@@ -123,10 +129,24 @@ def test_an_auditor_recomputes_the_figures_of_the_page_from_the_file_of_searches
     assert recomputed(tmp_path / SEARCHES) == pytest.approx({
         "restricted": own["recall"], "restricted before": own["before"], "unrestricted": whole["recall"],
         "same": whole["shared_expected"], "same with a filter": whole["shared_filtered"],
+        "judged": own["judged"], "neighbours": own["neighbours"],
     })  # fmt: skip
     with gzip.open(tmp_path / SEARCHES, "rt", encoding="utf-8", newline="") as file:
         depths = {(row["answer"], row["k"], row["depth"]) for row in csv.DictReader(file)}
     assert {("k nearest", "10", "10"), ("best k of the over-query", "10", "1000")} <= depths
+
+
+def test_a_check_says_of_how_many_neighbours_recall_is_and_why_not_of_the_others(tmp_path: Path) -> None:
+    sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta", "gamma"))}
+    found = judged(tmp_path, MERGED, sources)
+    own, check = found.recall()["pooled"]["restricted"], found.neighbours()
+    assert own["neighbours"] == 60 * 9, "20 queries of each collection, own chunk left out"
+    assert 0 < own["judged"] < own["neighbours"]
+    assert (check.verdict, check.measured, check.threshold) == (Verdict.NOT_EXERCISED, own["judged"], own["neighbours"])
+    why = "the others lie beyond the last answer, whose places chunks of other collections take"
+    said = f"{own['judged']} of 540 neighbours ({why})"
+    assert said in check.detail
+    assert said in recall_said(found.recall())
 
 
 def test_the_share_of_the_same_results_has_an_interval_by_queries(tmp_path: Path) -> None:
@@ -168,13 +188,15 @@ def test_what_the_merged_target_does_not_return_of_its_exact_answer_is_a_loss(tm
 
 
 def test_kept_collections_have_no_second_scope(tmp_path: Path) -> None:
-    told = judged(tmp_path, FIELD, {"alpha": chunks("alpha", 40, 1), "beta": chunks("beta", 15, 2)}).recall()
+    found = judged(tmp_path, FIELD, {"alpha": chunks("alpha", 40, 1), "beta": chunks("beta", 15, 2)})
+    told, check = found.recall(), found.neighbours()
+    assert (check.verdict, check.measured, check.threshold, check.detail) == (Verdict.PASS, 35 * 9, 35 * 9, "")
     assert told["pooled"]["unrestricted"] is None
     assert [(r["collection"], r["queries"], r["recall"], r["before"]) for r in told["rows"]] == [
         ("alpha", 20, 1.0, 1.0), ("beta", 15, 1.0, 1.0)
     ]  # fmt: skip
     pooled = told["pooled"]["restricted"]
-    assert (pooled["queries"], pooled["recall"], round(pooled["high"], 9)) == (35, 1.0, 1.0)
+    assert (pooled["queries"], pooled["recall"], pooled["high"]) == (35, 1.0, 1.0)
     assert pooled["low"] == pytest.approx(0.9011, abs=1e-4)
     assert pooled["filter"] == "each collection is searched whole; no filter was sent"
     assert recall_said(told).startswith(

@@ -64,7 +64,8 @@ class CutoverReadiness:
             rows += found
             if not found:
                 by_command = reason is ReasonCode.FENCE_CONFIG and self.parameters.fence.kind == "command"
-                self.run.check(name, Verdict.NOT_APPLICABLE if by_command else Verdict.NOT_EXERCISED,
+                self.run.check(name, Verdict.NOT_APPLICABLE if by_command else Verdict.NOT_EXERCISED, measured=0, threshold=1,
+                               relation="≥", unit=_UNITS.get(name, "named"),
                                detail="commands set the fence" if by_command else "the parameters name none")  # fmt: skip
                 continue
             bad = [row for row in found if row[2] is not Verdict.PASS]

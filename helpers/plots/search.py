@@ -281,7 +281,7 @@ def routing(df: pd.DataFrame) -> Figure:
             axes.text(len(across) - 0.05, y, count(sources[source]), **place)
         rows_axis(axes, [name(s, 28) for s in shown])
         totals, room = table.groupby("target")["chunks"].sum(), max(7, 78 // len(across) - 1)
-        labels = [f"{name(t, room) or 'quarantine'}\n{count(totals[t])}" for t in across]
+        labels = [f"{_stacked(t, room) or 'quarantine'}\n{count(totals[t])}" for t in across]
         axes.set_xticks(range(len(across) + 1), [*labels, f"all\n{count(sources.sum())}"])
         axes.xaxis.tick_top()
         axes.set_xlim(-0.6, len(across) + 0.4)
@@ -289,6 +289,16 @@ def routing(df: pd.DataFrame) -> Figure:
         axes.set_xlabel("target collection and its chunks")
         axes.xaxis.set_label_position("top")
     return figure
+
+
+def _stacked(text: str, room: int) -> str:
+    """A name as a label of at most two lines of so many characters, cut where it has a sign between words."""
+    whole = name(text, 2 * room)
+    if len(whole) <= room:
+        return whole
+    cuts = [at + 1 for at, sign in enumerate(whole[:-1]) if sign in "_-./: "] or [len(whole) // 2]
+    at = min(cuts, key=lambda cut: abs(2 * cut - len(whole)))
+    return f"{name(whole[:at], room)}\n{name(whole[at:], room)}"
 
 
 def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
@@ -421,7 +431,8 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
         _marks(axes, frame["before"], rows, "before", 9)
         _marks(axes, frame["after"], rows, "after", 5)
         rows_axis(axes, [name(f, 28) for f in frame["field"]])
-        axes.set_xlim(0.0, 1.0)
+        axes.set_xlim(-0.03, 1.03)  # a ring at an end covers no label
+        axes.set_xticks(np.linspace(0, 1, 6))
         share_axis(axes.xaxis)
         axes.set_xlabel("share of chunks that hold the field")
         legend_above(axes, 2)

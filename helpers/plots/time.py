@@ -60,7 +60,7 @@ def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
     longest = int(lengths.argmax())
     headed = f"{title} took {duration(total)}"
     if len(known) > 1:
-        headed += f"; longest: {name(known[longest].name, 40)}, {duration(lengths[longest])}"
+        headed += f"; longest: {name(known[longest].name, 64)}, {duration(lengths[longest])}"
     note = f"Clock starts at {begun[0]:%Y-%m-%d %H:%M:%S} UTC." + only(_ROWS, "longest", len(known), "phase")
     shown = sorted(np.argsort(-lengths, kind="stable")[:_ROWS].tolist())
     with draw(1.7 + 0.32 * len(shown), headed, note) as (figure, axes):

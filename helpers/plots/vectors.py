@@ -401,11 +401,15 @@ def _norms(axes: Axes, norms: NDArray[np.float64]) -> None:
     heights = np.histogram(inside, edges)[0]
     axes.stairs(heights, edges, fill=True, color=SKY, gid="norms")
     few(axes, heights, edges)
+    said = ["norm (L2)"]
     if inside.size < norms.size:
-        axes.set_xlabel(f"norm (L2)\n{count(norms.size - inside.size)} beyond, up to {small(norms.max())}")
+        said.append(f"{count(norms.size - inside.size)} beyond, up to {small(norms.max())}")
     if norms.min() <= 1 <= norms.max():
-        axes.axvline(1.0, color=INK, linestyle=":", label="1: normalised")
-        axes.legend(loc="best")
+        axes.axvline(1.0, color=INK, linestyle=":")
+        said.append("dotted: 1, normalised")
+    if any(line.get_gid() == "few" for line in axes.lines):
+        said.append("dot: a bar too low to be seen")
+    axes.set_xlabel("\n".join(said))  # a legend would cover bars
 
 
 def field_values(values: pd.Series, field: str, low: float | None, high: float | None, said: str) -> Figure:

@@ -37,6 +37,7 @@ _PICTURE = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=\s]+"
 _LINK = re.compile(r"(https?://|mailto:|#|\./|\.\./|[A-Za-z0-9_-]+[A-Za-z0-9_./-]*($|[?#]))")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_HTML = 2_000_000
+_FEW_COLUMNS = 9
 
 
 def title_of(notebook: Any) -> str:
@@ -143,6 +144,10 @@ def clean(html: str, *, outside: bool = True) -> Markup:
         desk.unwrap()
     for link in soup.find_all("a", href=True):
         link["href"] = re.sub(r"^((?!https?:)[^?#]+)\.ipynb(?=$|#)", r"\1.html", str(link["href"]))
+    for table in soup.find_all("table"):
+        row = table.find("tr")
+        if row is not None and len(row.find_all(["th", "td"])) <= _FEW_COLUMNS:  # room for whole words on paper
+            table["class"] = " ".join([*filter(None, table.get_attribute_list("class")), "few"])
     for heading in soup.find_all("th", scope=False):
         row = heading.find_parent("thead")
         heading["scope"] = "col" if row else "row"

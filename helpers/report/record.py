@@ -501,7 +501,10 @@ def _sampled(view: RunView) -> Iterator[str]:
 
 
 def _not_exercised(check: Check) -> str:
-    figures = " of ".join(filter(None, [check.found, check.expected.removeprefix(f"{check.relation} ")]))
+    numbers = isinstance(check.measured, int | float) and isinstance(check.threshold, int | float)
+    figures = check.found if numbers or not check.detail else ""  # "not asked of healthy" says nothing
+    if numbers and check.measured:
+        figures = f"{check.found} of {check.expected.removeprefix(f'{check.relation} ')}"
     figures = "" if " of " in check.detail else figures  # the detail says as much in words
     return text(f"{check.name}: {'; '.join(filter(None, [figures, check.detail.removesuffix('.')]))}", 300)
 
@@ -510,7 +513,7 @@ def _seen(view: RunView) -> str:
     """Whether the application was seen to use the target."""
     found = next((c for c in view.checks(Step.CUTOVER) if c.name == _AT_TARGET), None)
     return (
-        text(found.measured)
+        text(found.detail or found.measured)
         if found is not None and found.verdict.value == "pass"
         else "not seen at the target from here"
     )

@@ -74,11 +74,11 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None) -
               for s in STAGES]  # fmt: skip
     restart = state.stages.get(FILES, {}).get("seconds", 0.0)
     restarts = len(cutover.cutover.restart) if cutover is not None else 0
-    causes, contacts = _causes(run), run.parameters.contacts.named
+    causes, contacts, drill = _causes(run), run.parameters.contacts.named, run.rehearsal and state.orders.why == DRILL
     return {
         "run": run.id,
         "name": run.parameters.name,
-        "drill": run.rehearsal and state.orders.why == DRILL,
+        "drill": drill,
         "contacts": [c for c in (contacts.operations_lead, contacts.channel) if c],
         "rehearsal": run.rehearsal,
         "why": state.orders.why or (causes[0] if causes else "an operator asked for it"),
@@ -91,7 +91,7 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None) -
         "target": run.parameters.target.label,
         "stages": stages,
         "data": _data(state),
-        "causes": causes,
+        "causes": [DRILLING] if drill else causes,
         "next": _next(run, state),
     }
 
@@ -114,6 +114,8 @@ def _data(state: RollbackState) -> list[str]:
     if facts.get("restored"):
         parts = ", ".join(f"{name} {n:,}" for name, n in sorted(facts["restored"].items()))
         lines.append(f"Chunks restored to the source from the snapshot, as ordered: {parts}.")
+    lines += [f"Look {n} at the target, {moment(look['when'])}: {look['said']}."
+              for n, look in enumerate(facts.get("looks", []), start=1)]  # fmt: skip
     if facts.get("client_writes"):
         lines.append(
             f"Clients had written to the target: {said(facts['client_writes'])}. Exported: {facts['exports'][-1]}"
@@ -128,6 +130,8 @@ def _data(state: RollbackState) -> list[str]:
         lines.append("No client had written to the target.")
     removed = facts.get("removed", {})
     parts = ", ".join(f"{name} {n:,}" for name, n in sorted(removed.items()))
+    theirs = facts.get("removed_of_clients", 0)
+    parts += f"; {theirs:,} of them written by clients, and exported before" if theirs else ""
     lines.append(f"Chunks removed from the target: {parts}." if removed else "Nothing was removed from the target.")
     if facts.get("watch"):
         found = facts["watch"]
@@ -172,10 +176,17 @@ def _notice(facts: dict[str, Any]) -> str:
     done = [f"- {row['title']}: {row['said']}" for row in facts["stages"] if row["state"] == "done" and row["said"]]
     drill = facts["drill"]
     subject = f"Migration {facts['name']} was rolled back ({facts['run']})"
+    if drill:
+        fate = (
+            "drilled, and put back: the cutover remains in effect"
+            if facts["over"]
+            else "drilled: nothing had gone wrong"
+        )
+        subject = f"DRILL: the rollback of migration {facts['name']} was {fate} ({facts['run']})"
     use = f"Use {facts['source']} as before; {facts['target']} is not in use."
     return "\n".join(
         [
-            f"{'REHEARSAL: ' if facts['rehearsal'] else ''}{'Drill: ' if drill else ''}{subject}",
+            f"{'REHEARSAL: ' if facts['rehearsal'] else ''}{subject}",
             "",
             *([drill, ""] if drill else []),
             f"Why: {facts['why']}",

@@ -30,7 +30,7 @@ from helpers.migration.source_changes import CollectionChanges, SourceChanges, W
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
-from helpers.reason_codes import ReasonCode
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, replay
 from helpers.rollback.outline import SOURCE, RollbackState
@@ -45,6 +45,7 @@ from helpers.stores.base import listed_ids
 from helpers.stores.opening import open_server
 
 BATCH = 100
+_AS_TAKEN = "no difference"
 COLUMNS = ["collection", "in the snapshot", "added", "changed", "deleted", "verdict"]
 
 
@@ -284,7 +285,7 @@ class SourceProof:
             return pd.DataFrame(columns=COLUMNS)
         if self.of.settled or snapshot is None:
             detail = "proven before the fence was lifted" if self.of.settled else "this run has taken no snapshot yet"
-            self.run.check("source against the snapshot", Verdict.NOT_EXERCISED, detail=detail)
+            self._judged(Verdict.NOT_EXERCISED, "not compared", detail)
             return pd.DataFrame(columns=COLUMNS)
         with self.of.stage(SOURCE) as row:
             changes, damage = self._compare(snapshot)
@@ -307,8 +308,7 @@ class SourceProof:
             raise Terminal(error.code, error.what, where=error.where, next_step=f"{error.next_step} {more}") from error
         with self.of.stage(SOURCE) as row:
             row["said"] = f"not compared: {error.what}" + (f"; accepted: {reason}" if reason else "")
-            self.run.check("source against the snapshot", Verdict.WARNING, measured="not compared", reason=error.code,
-                           detail=row["said"])  # fmt: skip
+            self._judged(Verdict.WARNING, "not compared", row["said"], error.code)
             self.of.state.facts |= {"compared": f"The source was {row['said']}.", "unproven": True}
             if reason:
                 audit.append(self.run.folder / audit.NAME, "source accepted unproven", reason=reason, why=error.what)
@@ -332,8 +332,8 @@ class SourceProof:
         orders, run_id = self.of.state.orders, self.run.id
         what = said(damage.damaged, damage.vanished)
         if self.run.dry_run:
-            self.run.check("source against the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
-                           detail="a rollback would stop here until --restore-source or --accept-source is given")  # fmt: skip
+            stops = "a rollback would stop here until --restore-source or --accept-source is given"
+            self._judged(Verdict.WARNING, what, stops, ReasonCode.SOURCE_DAMAGED)
             return damage
         snapshot.verify()  # it may be the snapshot that is damaged; nothing is written from bytes that are not proven
         if orders.restore:
@@ -380,6 +380,7 @@ class SourceProof:
             "source restored",
             Verdict.WARNING,
             measured=sum(done.values()),
+            threshold=0,
             unit="chunks",
             reason=ReasonCode.SOURCE_RESTORED,
             detail=f"from snapshot {snapshot.id}, as ordered: {', '.join(names)}",
@@ -390,20 +391,25 @@ class SourceProof:
         if not damage.nothing and not self.run.dry_run:
             reason = self.of.state.orders.accept_source
             what = said(damage.damaged, damage.vanished)
-            self.run.check("source against the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
-                           detail=f"accepted: {reason}")  # fmt: skip
+            self._judged(Verdict.WARNING, what, f"accepted: {reason}", ReasonCode.SOURCE_DAMAGED)
             audit.append(self.run.folder / audit.NAME, "damaged source accepted", reason=reason, damage=what)
             return f"{what}; accepted: {reason}"
         if damage.by_clients:
             what = said(damage.by_clients)
-            self.run.check("source against the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_MOVED_ON,
-                           detail="no fence kept clients from writing to the source; their writes stay")  # fmt: skip
+            unfenced = "no fence kept clients from writing to the source; their writes stay"
+            self._judged(Verdict.WARNING, what, unfenced, ReasonCode.SOURCE_MOVED_ON)
             return f"{count(changes.chunks, 'chunk')} compared; written by clients since: {what}"
         if damage.nothing:
-            self.run.check("source against the snapshot", Verdict.PASS, measured=snapshot.total, unit="chunks",
-                           detail=f"every chunk compared with snapshot {snapshot.id}")  # fmt: skip
+            told = f"{count(snapshot.total, 'chunk')} compared with snapshot {snapshot.id}"
+            told += "; what differs is what this rollback replayed" if changes.total else ""
+            self._judged(Verdict.PASS, _AS_TAKEN, told)
             return f"{snapshot.total:,} chunks are as in snapshot {snapshot.id}"
         return said(damage.damaged, damage.vanished)
+
+    def _judged(self, verdict: Verdict, measured: str, detail: str, reason: Reason = "") -> None:
+        self.run.forget("source against the snapshot")
+        self.run.check("source against the snapshot", verdict, measured=measured, threshold=_AS_TAKEN, reason=reason,
+                       detail=detail)  # fmt: skip
 
     def _table(self, snapshot: Snapshot, damage: Damage) -> pd.DataFrame:
         rows = []

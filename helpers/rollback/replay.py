@@ -27,7 +27,7 @@ from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, file_digest, json_in, reading, silent, whole, write_json
-from helpers.snapshots.comparison import compared, same_value, same_vectors
+from helpers.snapshots.comparison import compare, compared, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
@@ -161,6 +161,63 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
     return digests
 
 
+def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
+    """What clients wrote after this export was made (None: since the cutover), by target collection: chunks by kind.
+
+    A chunk that they added before and that is gone now counts as deleted, one that they put back as it was as changed.
+    `vanished` and `new collections` are 1 where the whole collection went or came.
+    """
+    rows = {row["collection"]: row for row in _index(folder)} if folder is not None else {}
+    known, mine, none = (
+        exported([str(folder)] if folder is not None else []),
+        {one.target: one for one in found},
+        ChunkBatch.empty(),
+    )
+    nothing = dict.fromkeys(("added_ids", "changed_ids", "deleted_ids", "unreadable_ids"), ()) | {
+        "vanished": False,
+        "made": None,
+    }
+    news = {}
+    for name in sorted(rows.keys() | mine.keys()):
+        row, one = rows.get(name, nothing), mine.get(name, Written(name, "l2", none, none, [], none))
+        counts = {kind: _unlike(batch, known[name].chunks, one.space)
+                  for kind, batch in (("added", one.added), ("changed", one.changed))}  # fmt: skip
+        was, gone = ({chunk for chunk, *_ in ids} for ids in (row["deleted_ids"], one.deleted))
+        changed, there = (
+            {chunk for chunk, *_ in row["changed_ids"]},
+            {*one.added.ids, *one.changed.ids, *one.unreadable},
+        )
+        counts["changed"] += len((changed | was) - gone - there)  # put back as they were
+        counts["deleted"] = len(gone - was | {*row["added_ids"]} - there)
+        counts["unreadable"] = len({*one.unreadable} - {*row["unreadable_ids"]})
+        made, vanished = (one.made is not None, row["made"] is not None), (one.vanished, row["vanished"])
+        counts["vanished"] = int(vanished > vanished[::-1] or made < made[::-1])
+        counts["new collections"] = int(made > made[::-1] or vanished < vanished[::-1])
+        news[name] = counts
+    return {name: counts for name, counts in news.items() if any(counts.values())}
+
+
+def _index(folder: Path) -> list[dict[str, Any]]:
+    """What an export says of each target collection; `Terminal` where it is damaged."""
+    with reading(path := folder / "index.json"):
+        rows = json_in(path.read_bytes())["collections"]
+        for row in rows:  # of the types that all rely on
+            _ = row["collection"] + "", {*row["unreadable_ids"]}, row["number"] + row["added"] + row["changed"]
+        return [
+            {"added_ids": (), "changed_ids": (), "deleted_ids": (), "vanished": False, "made": None, **row}
+            for row in rows
+        ]
+
+
+def _unlike(batch: ChunkBatch, was: ChunkBatch, space: Space) -> int:
+    """How many of these chunks were not there, or were others, in `was`."""
+    if not len(batch) or not len(was):
+        return len(batch)
+    own = {*batch.ids}
+    pair = compare(batch, was.take([i for i, chunk in enumerate(was.ids) if chunk in own]), space)
+    return len(pair.differing())
+
+
 @dataclass(slots=True)
 class Exported:
     """What exports hold of a target collection: each chunk as it was read last, and ids whose vector could not be read."""
@@ -175,12 +232,12 @@ def exported(folders: Sequence[str]) -> dict[str, Exported]:
     found: dict[str, Exported] = defaultdict(Exported)
     seen: dict[str, set[str]] = defaultdict(set)
     for folder in map(Path, reversed(folders)):
-        with reading(index := folder / "index.json"):
-            rows = [(row["collection"] + "", {*row["unreadable_ids"]},
-                     [f"{row['number']:03d}-{kind}.parquet" for kind in ("added", "changed") if row[kind]])
-                    for row in json_in(index.read_bytes())["collections"]]  # fmt: skip
-        for name, unreadable, files in rows:
-            found[name].unreadable |= unreadable - seen[name]
+        for row in _index(folder):
+            name, files = (
+                row["collection"],
+                [f"{row['number']:03d}-{k}.parquet" for k in ("added", "changed") if row[k]],
+            )
+            found[name].unreadable |= {*row["unreadable_ids"]} - seen[name]
             for file in files:
                 batch = from_table(read_parquet(folder / file))
                 batches[name].append(batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in seen[name]]))
@@ -419,24 +476,25 @@ def saved(workspace: Path) -> list[Plan]:
     return [load(f) for f in sorted(folders, key=lambda f: int(f.name.rpartition("-")[2]))]
 
 
-def apply(store: Store, planned: Plan) -> list[dict[str, str]]:
+def apply(store: Store, planned: Plan) -> tuple[int, list[dict[str, str]]]:
     """Write it, then compare every chunk. Repeating it changes nothing more.
 
-    Returns `{collection, id}` of chunks that no search finds, where they are more than an index of Chroma always leaves
+    Returns how many chunks it wrote or deleted (the others were as they should be), and `{collection, id}` of chunks that no
+    search finds, where they are more than an index of Chroma always leaves
     out: deletes in a live collection can put chunks out of reach that nobody touched (measured on 1.5.9). Raises
     `Terminal` ("replay_differs") that names the first chunk that is not as it should be.
     """
     for name in sorted(set(planned.create) - set(store.names())):
         store.create(planned.create[name])
+    written = 0
     for name in sorted({*planned.put, *planned.delete}):
         gone = _present(store, name, planned.delete.get(name, []))
         if gone:
             store.delete(name, gone)
         batch = planned.put.get(name, ChunkBatch.empty())
-        for at in range(0, len(batch), BATCH):
-            _write(store, name, batch.slice(at, at + BATCH))
+        written += len(gone) + sum(_write(store, name, batch.slice(a, a + BATCH)) for a in range(0, len(batch), BATCH))
         _prove(store, name, planned)
-    return [row for name in sorted({*planned.put, *planned.delete}) for row in _unfound(store, name, planned)]
+    return written, [row for name in sorted({*planned.put, *planned.delete}) for row in _unfound(store, name, planned)]
 
 
 def _unfound(store: Store, name: str, planned: Plan) -> list[dict[str, str]]:
@@ -451,8 +509,8 @@ def _unfound(store: Store, name: str, planned: Plan) -> list[dict[str, str]]:
     return [{"collection": name, "id": i} for i in found] if len(found) > max(1, UNFOUND * len(wanted)) else []
 
 
-def _write(store: Store, name: str, piece: ChunkBatch) -> None:
-    """Those that are not there as they should be: an earlier attempt, or the first look, may have written them."""
+def _write(store: Store, name: str, piece: ChunkBatch) -> int:
+    """Those that are not there as they should be: an earlier attempt, or the first look, may have written them; how many."""
     differing = next(compared(store, name, [piece], store.info(name).space)).differing()
     left = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
     there = [chunk for chunk, missing in differing.items() if not missing]
@@ -460,6 +518,7 @@ def _write(store: Store, name: str, piece: ChunkBatch) -> None:
         store.delete(name, there)
     if len(left):
         store.add(name, left)
+    return len(left)
 
 
 def taken_back(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:

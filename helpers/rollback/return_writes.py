@@ -17,11 +17,11 @@ from helpers.fence import used_by
 from helpers.formatting import count, harmless
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, write_text
+from helpers.results import Verdict, utc_now, write_text
 from helpers.rollback import replay
 from helpers.rollback.outline import REPLAY
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
-from helpers.rollback.replay import Plan, Written, export, next_folder, said, summary, written
+from helpers.rollback.replay import Plan, Written, export, next_folder, said, since, summary, written
 from helpers.schema import load_schema
 from helpers.stores import Reader, open_source
 from helpers.stores.opening import quick_names
@@ -37,11 +37,14 @@ def said_open(rows: list[dict[str, str]]) -> str:
 
 
 class ReturnWrites:
-    """`found` is what the last look showed."""
+    """`found` is what the last look showed, `news` of it, by target collection, what came after the look before."""
 
     def __init__(self, act: StageContext, source: SourceProof) -> None:
         self.of, self.run, self.source = act, act.run, source
         self.found: list[Written] = []
+        self.news: dict[str, dict[str, int]] = {}
+        self.looks: list[str] = []  # a sentence for each look of this process
+        self.wrote: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
         schema = load_schema(self.run.parameters.schema_name)
@@ -90,7 +93,7 @@ class ReturnWrites:
         return pd.DataFrame(rows, columns=columns)
 
     def again(self) -> pd.DataFrame:
-        """The second look, and the second replay."""
+        """The second look, and the replay of what it shows; a table of what came after the first look."""
         if not self.of.in_use or self.of.settled:
             self.sentence = NOBODY if not self.of.in_use else "done already"
             return self.table([])
@@ -105,7 +108,8 @@ class ReturnWrites:
         if self._orders_replay or self.of.state.began(REPLAY):
             planned = self._replay()
             self.sentence = f"{self.sentence}; {self._replayed(planned)}"
-        return self.table(self.found)
+        rows = [[name, *news.values()] for name, news in self.news.items()]
+        return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[-2:], bool))
 
     def table(self, found: list[Written]) -> pd.DataFrame:
         rows = [[one.target, *one.counts.values(), one.vanished, one.made is not None] for one in found]
@@ -132,17 +136,37 @@ class ReturnWrites:
             self.found = written(store, self.of.made, before, bar)
         counts = summary(self.found)
         self.run.fact("client_writes", counts)
-        self.sentence = f"{said(counts)} since the cutover"
-        if self.found and not self.run.dry_run:
+        self.sentence = self._compare_looks(counts)
+        if self.found and self.news and not self.run.dry_run:
             self.sentence += f", exported to {self._export()}"
-        self.run.forget("clients' writes")
-        verdict, more = Verdict.WARNING, ""
+        self._note_look()
+        verdict, more, left = Verdict.WARNING, "", sum(counts.values())
         if not self.found:
             verdict, more = Verdict.NOT_EXERCISED, "; there was nothing to export or replay"
         elif self._orders_replay:  # the decision is taken: nothing is left to a person
-            verdict, more = Verdict.PASS, "; to be replayed, as ordered"
-        self.run.check("clients' writes", verdict, measured=said(counts), detail=self.sentence + more,
+            verdict, more, left = Verdict.PASS, "; to be replayed, as ordered", 0
+        self.run.forget("clients' writes")
+        self.run.check("clients' writes", verdict, measured=left, threshold=0, unit="writes not to be replayed",
+                       detail="; ".join(self.looks) + more,
                        reason=ReasonCode.CLIENT_WRITES if verdict is Verdict.WARNING else "")  # fmt: skip
+
+    def _compare_looks(self, counts: dict[str, int]) -> str:
+        """What this look found: since the cutover, and what of it the look before did not find."""
+        exports = [folder for folder in self.of.state.facts.get("exports", []) if Path(folder).is_dir()]
+        self.news = since(self.found, Path(exports[-1]) if exports else None)
+        if not exports:
+            return f"{said(counts)} since the cutover"
+        new = Counter[str]()
+        for one in self.news.values():
+            new.update(one)
+        return f"{said(new)} since the look before" + (f", in all {said(counts)} since the cutover" if new else "")
+
+    def _note_look(self) -> None:
+        """What each look showed, for the record of the rollback; the stage saves it when it ends."""
+        self.looks.append(f"look {len(self.looks) + 1}: {self.sentence}")
+        if not self.run.dry_run:
+            facts = self.of.state.facts
+            facts["looks"] = [*facts.get("looks", []), {"when": utc_now(), "said": self.sentence}]
 
     def _export(self) -> Path:
         state = self.of.state
@@ -219,6 +243,7 @@ class ReturnWrites:
         assert self.of.made.snapshot is not None
         replay.taken_back(planned, earlier, self.of.made.snapshot)
         if planned.nothing:
+            self.wrote.append("")
             return planned
         folder = next_folder(self.run.workspace, "replay")
         replay.save(planned, folder)
@@ -226,9 +251,12 @@ class ReturnWrites:
         about: dict[str, Any] = {"plan": str(folder), "chunks": planned.chunks}
         audit.append(log, "clients' writes replayed", outcome="begun", **about, open=planned.open)
         with open_for_writing(self._endpoint()) as store:
-            unfound = replay.apply(store, planned)
+            wrote, unfound = replay.apply(store, planned)
         self._judge_index(unfound)
-        audit.append(log, "clients' writes replayed", **about)
+        there = planned.chunks - wrote
+        told = f"{count(wrote, 'chunk')} written to the source" if wrote else "nothing written to the source"
+        self.wrote.append(told + f", {there:,} there already" * bool(there))
+        audit.append(log, "clients' writes replayed", **about, written=wrote, there_already=there)
         state.facts["replayed"] = planned.chunks
         state.facts["given_up"] = planned.open
         state.save(self.run.workspace)
@@ -253,8 +281,9 @@ class ReturnWrites:
         said = (
             "Deletes can leave holes in an index; notebook 44 shows them, and a restore of the collection mends them."
         )
+        self.run.forget("chunks not found after the replay")
         self.run.check("chunks not found after the replay", Verdict.WARNING if unfound else Verdict.PASS,
-                       measured=len(unfound), unit="chunks", reason=ReasonCode.REPLAY_UNFOUND if unfound else "",
+                       measured=len(unfound), threshold=0, unit="chunks", reason=ReasonCode.REPLAY_UNFOUND if unfound else "",
                        detail=said if unfound else "", ids=unfound)  # fmt: skip
 
     def _endpoint(self) -> Endpoint:
@@ -275,10 +304,16 @@ class ReturnWrites:
             reason = self.of.state.orders.discard
             return f"not replayed: {reason}" if self.found else "nothing to replay"
         self.run.forget("replayed chunks")
-        detail = f"given up: {self.of.state.orders.discard}" if planned.open else "compared at the source"
+        told = [f"after look {n}: {wrote}" for n, wrote in enumerate(self.wrote, 1) if wrote]
+        detail = "; ".join([*told, "every chunk compared at the source"])
+        detail += (
+            f"; {count(len(planned.open), 'write')} given up: {self.of.state.orders.discard}" if planned.open else ""
+        )
         verdict = Verdict.WARNING if planned.open else Verdict.NOT_EXERCISED if planned.nothing else Verdict.PASS
-        self.run.check("replayed chunks", verdict, measured=planned.chunks, unit="chunks", ids=planned.open,
-                       reason=ReasonCode.REPLAY_OPEN if planned.open else "",
+        self.run.check("replayed chunks", verdict, measured=planned.chunks, threshold=planned.chunks + len(planned.open),
+                       unit="chunks", ids=planned.open, reason=ReasonCode.REPLAY_OPEN if planned.open else "",
                        detail="nothing to replay" if verdict is Verdict.NOT_EXERCISED else detail)  # fmt: skip
+        if planned.nothing:
+            return "nothing to replay"
         made = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
-        return f"{count(planned.chunks, 'chunk')} replayed and compared{made}"
+        return f"{self.wrote[-1]}; {count(planned.chunks, 'chunk')} compared there{made}"

@@ -313,6 +313,7 @@ def show(content: str) -> None:
 
 _LONGEST = 2_000  # characters of a value; pandas cuts further
 _LARGE = 500  # rows
+_ABSENT = "–"
 _CONTAINERS = (list, tuple, dict, set)
 Table = TypeVar("Table", "pd.DataFrame", "pd.Series[Any]")
 
@@ -330,12 +331,12 @@ def show_tables_as_text(shell: Any) -> None:
 
 
 def as_html(frame: pd.DataFrame) -> str:
-    """The frame as pandas would show it, readable; where it is cut, a line below says so."""
+    """The frame as pandas would show it, readable; where it is cut, or has no row, a line below says so."""
     import pandas as pd
 
     with pd.option_context("display.html.use_mathjax", False):
         page = str(for_people(frame)._repr_html_())  # type: ignore[operator]
-    said = cut_said(frame)
+    said = cut_said(frame) or "No row." * (not len(frame))
     return page + (f"<p>{html.escape(said)}</p>" if said else "")
 
 
@@ -364,7 +365,8 @@ def cut_said(frame: pd.DataFrame | pd.Series[Any]) -> str:
 def for_people(table: Table) -> Table:
     """As `readable`, and numbers as people read them: 9,832, 0.474, 3.1×10⁻⁷, 1 min 05 s, 1.2 GB. The table itself keeps its own.
 
-    What a column counts follows from its name: seconds, bytes. Large tables are left as they are: most of one is not shown.
+    What is not there, be it NaN or None, is a dash. What a column counts follows from its name: seconds, bytes. Large tables are
+    left as they are: most of one is not shown.
     """
     import pandas as pd
 
@@ -376,16 +378,21 @@ def for_people(table: Table) -> Table:
     for at, kind in enumerate(shown.dtypes):
         if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind):
             shown.isetitem(at, _numbers(shown.iloc[:, at], str(shown.columns[at])).to_numpy())
-        elif pd.api.types.is_object_dtype(kind):
-            shown.isetitem(at, shown.iloc[:, at].map(_number_among_texts).to_numpy(dtype=object))
+        elif pd.api.types.is_object_dtype(kind) or pd.api.types.is_string_dtype(kind):
+            values = [
+                _ABSENT if _is_absent(v) else _number(v) if isinstance(v, float) else v for v in shown.iloc[:, at]
+            ]
+            shown.isetitem(at, pd.Series(values, index=shown.index, dtype=object).to_numpy())
     return shown
 
 
-def _number_among_texts(value: Any) -> Any:
-    """A number in a column that holds other things, too; nothing, and what is no number, is a dash."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    return _number(value) if isinstance(value, float) else value
+def _is_absent(value: Any) -> bool:
+    """None, NaN and what pandas puts for them; no list, whatever is in it."""
+    return (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
@@ -393,7 +400,7 @@ def _numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
 
     unit = name.rsplit(" ", 1)[-1]
     write: Callable[[Any], str] = {"seconds": duration, "bytes": _size}.get(unit, _number)
-    values = ["–" if pd.isna(n) else write(n) for n in column.tolist()]
+    values = [_ABSENT if pd.isna(n) else write(n) for n in column.tolist()]
     return pd.Series(values, index=column.index, name=column.name, dtype=object)
 
 
@@ -402,7 +409,7 @@ def _size(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Four digits; more where fewer would make a whole number of what is none: 0.99996 is not 1."""
+    """Four digits; more where fewer would make a whole number of what is none: 0.99996 is not 1, 0.9999999999999999 is."""
     if not isinstance(value, float) or not math.isfinite(value) or value.is_integer() or abs(value) < 1e-3:
         return text(value)
     return next(

@@ -82,12 +82,14 @@ class RunRecord:
     ) -> Check:
         """Record one answered question: `measured` is expected to be = ≤ ≥ < > (`relation`) `threshold`.
 
-        At most 20 offenders are named; `offenders` is how many there are. A check that passed keeps no reason.
+        It takes the place of an earlier answer to the same question: names are unique in a step. At most 20 offenders are
+        named; `offenders` is how many there are. A check that passed keeps no reason.
         """
         named = [dict(row) for row in ids[:20]]
         most = max(offenders, len(ids))
         reason = "" if verdict in UNREMARKABLE else reason
         found = Check(name, verdict, measured, threshold, unit, reason, detail, most, named, parameter, relation)
+        self.forget(name)
         self.result.checks.append(found)
         return found
 

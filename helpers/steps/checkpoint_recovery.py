@@ -75,6 +75,7 @@ class CheckpointRecoveryStep(NotebookStep):
         found = self.checkpoint
         self.run.check(
             "checkpoint", Verdict.PASS if found else Verdict.NOT_APPLICABLE,
+            measured="there" if found else "none", threshold="there",
             detail="" if found else "this run has not begun to migrate: there is nothing to recover",
         )  # fmt: skip
         if found is None:

@@ -212,18 +212,19 @@ class CutoverStep(NotebookStep):
         )
         if warning := loopback_in_container(self.run.parameters):
             self.run.check("address of the target in a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
-                           measured=self.run.parameters.target.address, detail=warning)  # fmt: skip
+                           measured=self.run.parameters.target.address, threshold="not loopback", detail=warning)  # fmt: skip
         check_door(self.run)
         return "\n".join(filter(None, [text, commands])) or "No file and no command: nothing would be changed."
 
     def before(self) -> pd.DataFrame:
         """Probes: the target answers queries, commands are found, and how the application is now."""
         rows = [("target", *self._target_answers())]
-        for command in self.rules.restart:
-            found = shutil.which(command[0])
-            self.run.check("restart command", Verdict.PASS if found else Verdict.FAIL, measured=found or "not found",
-                           reason="" if found else ReasonCode.PROGRAM_MISSING, detail=command[0])  # fmt: skip
-            rows.append((command[0], found or "not found"))
+        rows += (programs := [(c[0], shutil.which(c[0]) or "not found") for c in self.rules.restart])
+        if programs:
+            lacking = [c for c, found in programs if found == "not found"]
+            self.run.check("restart command", Verdict.FAIL if lacking else Verdict.PASS, unit="programs found",
+                           measured=len(programs) - len(lacking), threshold=len(programs),
+                           reason=ReasonCode.PROGRAM_MISSING if lacking else "", detail=", ".join(lacking))  # fmt: skip
         rows += [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms") for a in ask_all(self.rules.health)]
         if self._failing():
             self._failed = "a probe before the cutover failed"
@@ -379,26 +380,24 @@ class CutoverStep(NotebookStep):
         watched = rounds[-1].second if rounds and self._anything_to_watch else 0.0
         whole = self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
         if self.rules.health:
-            self.run.check(
-                "health of the application", whole.verdict, measured=len(rounds), unit="rounds", detail=whole.detail
-            )
+            ill = [r.ill[0] for r in rounds if r.ill]  # one that failed once and was well again took nothing back
+            self.run.check("health of the application", Verdict.WARNING if ill else whole.verdict, measured=len(rounds)-len(ill),
+                threshold=len(rounds), unit="rounds", reason=ReasonCode.NOT_HEALTHY if ill else "",
+                detail="; ".join([*ill[:1], *filter(None, [whole.detail])]))  # fmt: skip
         else:
-            self.run.check("health of the application", Verdict.NOT_EXERCISED, parameter="cutover.health",
-                           detail="no health URL is named: whether the application reads the target was not seen")  # fmt: skip
+            self.run.check("health of the application", Verdict.NOT_EXERCISED, measured="not asked", threshold="healthy",
+                           parameter="cutover.health", detail="no health URL is named: not seen what it reads")  # fmt: skip
         if not self.rules.restart:
-            self.run.check("restart", Verdict.NOT_EXERCISED, parameter="cutover.restart",
+            self.run.check("restart", Verdict.NOT_EXERCISED, parameter="cutover.restart", measured="none", threshold="done",
                            detail="no restart command is named: the application still reads what it read before")  # fmt: skip
         if self.rules.log_files:
             problem = "; ".join(f"{p}: {why}" for p, why in watch.logs.unreadable.items())
             self.run.check(
-                "new log lines that mean trouble",
-                Verdict.WARNING if problem else Verdict.PASS,
-                measured=None if problem else 0,
-                threshold=0,
-                unit="lines",
+                "new log lines that mean trouble", Verdict.WARNING if problem else Verdict.PASS,
+                measured="not read" if problem else 0, threshold=0, unit="lines",
                 reason=ReasonCode.LOG_UNREADABLE if problem else "",
                 detail=problem or f"{watch.logs.seen} new lines",
-            )
+            )  # fmt: skip
 
     # -- after ---------------------------------------------------------------------------------------------------------
 
@@ -411,8 +410,9 @@ class CutoverStep(NotebookStep):
             self._take_back(f"{', '.join(sorted(found.says_source))} still names the source")
             return f"Taken back: {self._failed}."
         said = found.sentence()
-        self.run.check("application at the target", Verdict.PASS if said else Verdict.WARNING, measured=said or "unknown",
-                       reason="" if said else ReasonCode.APPLICATION_UNSEEN, detail="" if said else UNSEEN)  # fmt: skip
+        self.run.check("application at the target", Verdict.PASS if said else Verdict.WARNING,
+                       measured="seen" if said else "not seen", threshold="seen",
+                       reason="" if said else ReasonCode.APPLICATION_UNSEEN, detail=said or UNSEEN)  # fmt: skip
         if not self._state.is_done:
             self.control.enter(self._state, DONE)
         self.run.check("cutover", Verdict.PASS, measured="done", threshold="done", detail=self._state.target)

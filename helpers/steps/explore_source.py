@@ -303,9 +303,13 @@ class ExploreSourceStep(NotebookStep):
             for field in rules
         }
         chunks = self.sample.collection(name)
-        figure = plots.collection_portrait(
-            name, ", ".join(facts), complete, chunks["characters"], chunks["norm"], self.sample.said
+        whole = len(chunks) == seen.chunks
+        said = (
+            f"all {count(seen.chunks, 'chunk')}."
+            if whole
+            else f"a sample of {len(chunks):,} of {count(seen.chunks, 'chunk')}."
         )
+        figure = plots.collection_portrait(name, ", ".join(facts), complete, chunks["characters"], chunks["norm"], said)
         return (
             figure,
             f"Collection {one_line(name, 80)}: its fields, the lengths of its documents, the norms of its vectors.",

@@ -67,8 +67,8 @@ class FenceWritesStep(NotebookStep):
                 probe.sweep()
             self._check_left(probe)
         open_now = writes[0].answered
-        self.run.check(BEFORE, Verdict.PASS, measured="get through" if open_now else writes[0].outcome,
-                       detail=self.control.clients_url)  # fmt: skip
+        self.run.check(BEFORE, Verdict.PASS if open_now else Verdict.NOT_EXERCISED, threshold="get through",
+                       measured="get through" if open_now else writes[0].outcome, detail=self.control.clients_url)  # fmt: skip
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
     def _application_before(self) -> list[dict[str, object]]:
@@ -148,8 +148,9 @@ class FenceWritesStep(NotebookStep):
         elif self._acts:
             proven = any(c.name == THROUGH and c.verdict is Verdict.PASS for c in self.run.result.checks)
             seen = "up and proven" if proven else "set; whether it refuses writes was not seen"
-            self.run.check("write fence", Verdict.PASS if proven else Verdict.NOT_EXERCISED, measured=self.kind,
-                           detail=f"{seen}; it stays until it is lifted")  # fmt: skip
+            self.run.check("write fence", Verdict.PASS if proven else Verdict.NOT_EXERCISED, threshold="up and proven",
+                           measured="up and proven" if proven else "set, not proven",
+                           detail=f"{self.kind}: {seen}; it stays until it is lifted")  # fmt: skip
             state = FenceState.load(self.run.workspace)
             up = state.up_at if state is not None else ""
             self.run.fact("fence", self.run.result.facts["fence"] | {"up": up, "proven": proven})
@@ -189,7 +190,8 @@ class FenceWritesStep(NotebookStep):
         before = self._tried
         if tried.outcome == NOT_TRIED or (before is not None and not before.taken):
             said = tried.said if tried.outcome == NOT_TRIED else f"{tried.said}; none was taken before the fence either"
-            self.run.check(THROUGH, Verdict.NOT_EXERCISED, parameter="cutover.write_probe",
+            self.run.check(THROUGH, Verdict.NOT_EXERCISED, parameter="cutover.write_probe", measured="not tried", threshold=0,
+                           unit="of 1 write of the application",
                            detail=f"no write was tried: {said}")  # fmt: skip
         else:
             open_ = tried.outcome != NOT_TAKEN

@@ -134,6 +134,7 @@ class HoldAndTroubleshootStep(NotebookStep):
                 "application of a held run",
                 Verdict.WARNING,
                 measured=cutover.state,
+                threshold="at the source",
                 reason=ReasonCode.CUT_OVER_AND_HELD,
                 detail=f"{cutover.sentence()} They get answers from what failed above.",
             )
@@ -153,8 +154,8 @@ class HoldAndTroubleshootStep(NotebookStep):
             self.run.folder / audit.NAME, "escalation level", level=number, minutes=round(minutes, 1), call=self._call()
         )
         self.run.fact("escalation", {"level": number, "minutes": round(minutes, 1), "call": self._call()})
-        self.run.check("escalation", Verdict.PASS, measured=f"level {number}",
-                       detail=f"{what}; {duration(60 * minutes)} since it failed")  # fmt: skip
+        self.run.check("escalation", Verdict.PASS, measured="recorded", threshold="recorded",
+                       detail=f"level {number}: {what}; {duration(60 * minutes)} since it failed")  # fmt: skip
         return levels(self.run.parameters.contacts, number)
 
     @property

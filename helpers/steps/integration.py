@@ -76,6 +76,7 @@ class IntegrationStep(NotebookStep):
                 "integration tests",
                 Verdict.NOT_EXERCISED,
                 measured="not run",
+                threshold="run",
                 reason=ReasonCode.NOT_QUERIED,
                 detail=said,
             )

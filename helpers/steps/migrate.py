@@ -110,8 +110,11 @@ class MigrateStep(NotebookStep):
         return routing_table(self.run.result.facts.get("routing") or [])
 
     def derived(self) -> pd.DataFrame:
-        """What the schema took from documents: one row a field, rule and value (of numbers: one row a rule)."""
-        return pd.DataFrame(self.staged.derived, columns=["field", "rule", "value", "chunks", "meaning"])
+        """What the schema took from documents: one row a field, rule and value (of numbers: one row a rule).
+
+        `replaced` of the `chunks` had another value, which counts as changed; the others had none.
+        """
+        return pd.DataFrame(self.staged.derived, columns=["field", "rule", "value", "chunks", "replaced", "meaning"])
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
@@ -128,7 +131,13 @@ class MigrateStep(NotebookStep):
         if not self.run.dry_run:
             ensure_database(self.run.home)  # step 20 did, but for a run without it
         if self.run.dry_run:
-            self.run.check("import", Verdict.NOT_EXERCISED, detail="dry run: nothing was written to the target")
+            self.run.check(
+                "import",
+                Verdict.NOT_EXERCISED,
+                measured="dry run",
+                threshold="done",
+                detail="nothing was written to the target",
+            )
             return pd.DataFrame(columns=["target", "staged", "completed", "rejected"])
         checkpoint, total = self.job.checkpoint, sum(self.staged.rows(t) for t in self.staged.files)
         if self.ledger.open_round is not None:  # the import was complete before; the target is between two states now
@@ -156,7 +165,7 @@ class MigrateStep(NotebookStep):
         """Phase 5: every id is in the target or in quarantine."""
         if self.run.dry_run or self.ledger.open_round is not None:
             why = "dry run: there is nothing to verify" if self.run.dry_run else "phase 6 verifies what it goes on with"
-            self.run.check("verify", Verdict.NOT_EXERCISED, detail=why)
+            self.run.check("verify", Verdict.NOT_EXERCISED, measured="not yet", threshold="done", detail=why)
             return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "extra"])
         self.job.checkpoint.enter("verify")
         with open_target(self.run.parameters.target) as store, self.run.phase("5 verify", self.staged.total):
@@ -168,14 +177,28 @@ class MigrateStep(NotebookStep):
         One row a round, and one for the last reading; then the target's lock is released.
         """
         if self.run.dry_run:
-            self.run.check(UNCHANGED, Verdict.NOT_EXERCISED, detail="dry run: the target was not written to")
+            self.run.check(
+                UNCHANGED,
+                Verdict.NOT_EXERCISED,
+                measured="not compared",
+                threshold=0,
+                unit="changes",
+                detail="dry run: the target was not written to",
+            )
             return pd.DataFrame(columns=_ROUND)
         self.run.forget(UNCHANGED, PROBED)  # of this cell's earlier execution
         self.job.checkpoint.enter("catch-up")
         with open_target(self.run.parameters.target) as store:
             store.acquire_lock(self.run.id)
             if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
-                self.run.check(UNCHANGED, Verdict.NOT_EXERCISED, detail="not checked: an earlier check failed")
+                self.run.check(
+                    UNCHANGED,
+                    Verdict.NOT_EXERCISED,
+                    measured="not compared",
+                    threshold=0,
+                    unit="changes",
+                    detail="not checked: an earlier check failed",
+                )
                 store.release_lock(self.run.id)
                 return pd.DataFrame(columns=_ROUND)
             work = CatchUp(self.run, self.job, self.staged, store, self._disk(), self.ledger)
@@ -208,6 +231,7 @@ class MigrateStep(NotebookStep):
         if last is not None and not last.nothing:
             why = f"{last.sentence()}: left as it is, so nothing was brought over"
         self.run.check(CAUGHT_UP, Verdict.PASS if applied else Verdict.NOT_EXERCISED, measured=applied, unit="changes",
+                       threshold=1, relation="≥",
                        detail="" if applied else why)  # fmt: skip
         self.run.fact(
             "catch_up",

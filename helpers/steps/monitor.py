@@ -123,7 +123,8 @@ class MonitorStep(NotebookStep):
         """Samples until the time is over or a rule is broken; one row each."""
         if self.run.dry_run:
             self.watcher.close()
-            self.run.check("watch", Verdict.NOT_EXERCISED, measured="one sample", reason=ReasonCode.DRY_RUN,
+            self.run.check("watch", Verdict.NOT_EXERCISED, measured="one sample", threshold=duration(60 * self.rules.minutes),
+                           reason=ReasonCode.DRY_RUN,
                            detail="a dry run takes one sample and does not watch")  # fmt: skip
             return self._table()
         self.journal = Journal(self.run.workspace)
@@ -164,8 +165,8 @@ class MonitorStep(NotebookStep):
             "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
         })  # fmt: skip
         if self.watcher.skipped:
-            run.check("answers of the target", Verdict.NOT_EXERCISED, measured="not queried", reason=ReasonCode.NOT_QUERIED,
-                      detail=self.watcher.skipped)  # fmt: skip
+            run.check("answers of the target", Verdict.NOT_EXERCISED, measured="not queried", threshold="answered",
+                      reason=ReasonCode.NOT_QUERIED, detail=self.watcher.skipped)  # fmt: skip
         else:
             self._judge_target(looks, values)
         watched = looks[-1].second if looks else 0.0
@@ -179,7 +180,7 @@ class MonitorStep(NotebookStep):
                       measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
                       reason=ReasonCode.NOT_HEALTHY if ill else "", detail=told)  # fmt: skip
         else:
-            run.check("health of the application", Verdict.NOT_EXERCISED,
+            run.check("health of the application", Verdict.NOT_EXERCISED, measured="not asked", threshold="healthy",
                       detail="cutover.health and cutover.log_files name nothing to watch")  # fmt: skip
         gaps = journal.gaps(self.rules.interval_seconds)
         if gaps:

@@ -122,8 +122,9 @@ class PerformanceStep(NotebookStep):
             }
             taken = error["code"] == ReasonCode.TARGET_IN_USE
             run.check("query latency", Verdict.WARNING if taken else Verdict.FAIL,
-                      parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms, unit="ms",
-                      reason=ReasonCode.NOT_QUERIED if taken else ReasonCode.NOT_MEASURED, detail=error["line"])  # fmt: skip
+                      parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms, relation="<", unit="ms",
+                      measured="not measured", reason=ReasonCode.NOT_QUERIED if taken else ReasonCode.NOT_MEASURED,
+                      detail=error["line"])  # fmt: skip
             return
         one = _level(after, 1)
         failed = sum(level["errors"] for level in after["levels"])
@@ -155,7 +156,7 @@ class PerformanceStep(NotebookStep):
         if not ratios:
             why = (self.sides[SOURCE].get("error") or {}).get("line", "the source was not measured")
             self.run.check("latency relative to the source", Verdict.NOT_EXERCISED, parameter="monitoring.maximum_slowdown",
-                           threshold=limit, relation="≤", unit="× source", detail=why)  # fmt: skip
+                           measured="not measured", threshold=limit, relation="≤", unit="× source", detail=why)  # fmt: skip
             return
         worst = max(ratio for ratio, _ in ratios.values())
         slower = worst > limit

@@ -119,7 +119,8 @@ def _percent(value: float) -> str:
 
 def _none(criterion: str, why: str, verdict: Verdict = Verdict.NOT_APPLICABLE) -> dict[str, Any]:
     values = (criterion, why, "-", "-", "-", verdict)
-    return {**dict(zip(COLUMNS, values, strict=True)), "value": None, "figures": (None, "=", None, "")}
+    figures: Figures = (None, "=", None, "") if verdict is Verdict.NOT_APPLICABLE else (0, "≥", 1, "asked")
+    return {**dict(zip(COLUMNS, values, strict=True)), "value": None, "figures": figures}
 
 
 def decide(tests: Mapping[str, Check], matrix: list[dict[str, Any]]) -> tuple[str, list[str], list[str]]:
@@ -169,7 +170,8 @@ class ReviewStep(NotebookStep):
             )
             measured, relation, threshold, unit = row["figures"]
             by_default = row["criterion"] == COMPLETENESS  # what a default fills is no knowledge
-            told = row["measured"] if measured is None or isinstance(measured, float) or by_default else ""
+            unsaid = measured is None or isinstance(measured, float) or verdict is Verdict.NOT_EXERCISED or by_default
+            told = row["measured"] if unsaid else ""
             found = Check(row["criterion"], verdict, measured, threshold, unit, reason, told, relation=relation)
             self._put(found)
         return pd.DataFrame(self._matrix, columns=COLUMNS).set_index("criterion")

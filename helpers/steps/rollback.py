@@ -56,9 +56,11 @@ LONGEST_INTERVAL = 60.0  # seconds between two samples
 
 @dataclass(slots=True)
 class Removed:
-    """Chunks removed by collection, collections dropped, and those that stay because others wrote into them."""
+    """Chunks removed by collection (`of_clients`: those among them that clients wrote, exported before), collections dropped, and
+    those that stay because others wrote into them."""
 
     chunks: dict[str, int] = field(default_factory=dict)
+    of_clients: dict[str, int] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
 
@@ -92,11 +94,12 @@ def remove(
         batches: Iterable[list[str]] = (ids[at : at + BATCH] for at in range(0, len(ids), BATCH))
         if keep is not None:
             batches = as_known(store, made, name, known.get(name, Exported()), BATCH)
-        done.chunks[name] = 0
+        done.chunks[name], done.of_clients[name], own = 0, 0, made.ids(name)
         for batch in filter(None, batches):
             store.delete(name, batch)
             progress.advance(len(batch))
             done.chunks[name] += len(batch)
+            done.of_clients[name] += sum(chunk not in own for chunk in batch)
         if keep is not None and (left := set(listed_ids(store, name))):
             late[name] = left
         elif extra[name]:
@@ -148,6 +151,8 @@ class RollbackStep(NotebookStep):
         """What will be done, in order, and on whose orders."""
         rows = outline.outline(self.run.home)
         self.run.fact("plan", rows)
+        if self.run.rehearsal and self.of.state.orders.why == outline.DRILL:
+            rows = [("DRILL", postmortem.DRILLING), *rows]
         if self.run.dry_run:
             self.run.check("rollback", Verdict.NOT_EXERCISED, measured="dry run", threshold="done",
                            detail="a dry run compares source and target, and changes nothing")  # fmt: skip
@@ -165,7 +170,8 @@ class RollbackStep(NotebookStep):
             stopped = self.of.state.facts.get("stopped", [])
             row["said"] = f"stopped process {', '.join(map(str, stopped))}" if stopped else "no migration was at work"
         verdict = Verdict.PASS if stopped else Verdict.NOT_EXERCISED
-        self.run.check("work on the migration", verdict, measured=row["said"])
+        self.run.check("work on the migration", verdict, measured="nobody at work", threshold="nobody at work",
+                       detail=row["said"])  # fmt: skip
         return str(row["said"])
 
     def prove_source(self) -> pd.DataFrame:
@@ -208,7 +214,8 @@ class RollbackStep(NotebookStep):
                 where=self.control.clients_url,
                 next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}",
             )
-        self.run.check("reads of the source", Verdict.PASS, measured=self.control.clients_url)
+        self.run.check("reads of the source", Verdict.PASS, measured="answered", threshold="answered",
+                       detail=self.control.clients_url)  # fmt: skip
         return f"reads through {self.control.clients_url} are answered"
 
     def settle(self) -> pd.DataFrame:
@@ -254,17 +261,23 @@ class RollbackStep(NotebookStep):
 
     def remove(self) -> pd.DataFrame:
         """From the target what this run made, and nothing else."""
-        columns = ["collection", "chunks removed", "collection dropped", "chunks of others in the target"]
+        columns = [
+            "collection",
+            "chunks removed",
+            "of them clients'",
+            "collection dropped",
+            "chunks of others in the target",
+        ]
         target = self.run.parameters.target
         if self.run.dry_run:
             there = set(self.clients.names())
             would = [
-                (n, f"{len(self.of.made.ids(n)):,} at most", "", "") for n in self.of.made.collections if n in there
+                (n, f"{len(self.of.made.ids(n)):,} at most", "", "", "") for n in self.of.made.collections if n in there
             ]
             return pd.DataFrame(would, columns=columns)
         with self.of.stage(outline.REMOVE) as row:
             before = self._target_names()
-            rows: list[tuple[str, int, bool, int]] = []
+            rows: list[tuple[str, int, int, bool, int]] = []
             if before is not None:
                 self._refuse_open_target()
                 facts = self.of.state.facts
@@ -273,20 +286,23 @@ class RollbackStep(NotebookStep):
                 with open_target(target) as store, self.run.progress("Remove", total) as bar:
                     keep = self.clients.keep_late if self.of.in_use else None
                     done = remove(store, self.of.made, known, keep, progress=bar)
-                    rows = [(n, c, n in done.dropped, done.kept.get(n, 0)) for n, c in sorted(done.chunks.items())]
+                    rows = [(n, c, done.of_clients[n], n in done.dropped, done.kept.get(n, 0))
+                            for n, c in sorted(done.chunks.items())]  # fmt: skip
                     left = sorted(set(store.names()) & set(self.of.made.collections) - set(done.kept))
                     marker = store.lock_holder()
                 self._judge_removal(left, marker, done.kept)
                 if late := facts.get("late"):
-                    self.run.check("clients' late writes", Verdict.WARNING, measured=len(late), unit="exports",
+                    self.run.check("clients' late writes", Verdict.WARNING, measured=len(late), threshold=0, unit="exports",
                                    reason=ReasonCode.CLIENT_WRITES, detail=f"not replayed: {', '.join(late)}")  # fmt: skip
             database = remove_made_database(self.run.home)
-            chunks = sum(int(r[1]) for r in rows)
+            chunks, of_clients = (sum(int(r[at]) for r in rows) for at in (1, 2))
+            theirs = f", {of_clients:,} of them written by clients and exported before," if of_clients else ""
             row["said"] = (
-                f"{count(chunks, 'chunk')} of {count(len(rows), 'collection')} removed"
+                f"{count(chunks, 'chunk')} of {count(len(rows), 'collection')}{theirs} removed"
                 if rows
                 else "there was nothing to remove"
             ) + (f"; {database}" if database else "")
+            self.of.state.facts["removed_of_clients"] = of_clients or self.of.state.facts.get("removed_of_clients", 0)
             self.of.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.of.state.facts.get(
                 "removed", {}
             )
@@ -319,6 +335,7 @@ class RollbackStep(NotebookStep):
                 "chunks of others in the target",
                 Verdict.WARNING,
                 measured=sum(kept.values()),
+                threshold=0,
                 unit="chunks",
                 reason=ReasonCode.FOREIGN_CHUNKS,
                 detail=f"not written by this run, so they stay: {detail}",
@@ -328,7 +345,10 @@ class RollbackStep(NotebookStep):
 
     def timeline(self) -> None:
         """A figure: how long each stage took."""
-        figure = plots.phase_timeline(self.run.result.phases, "The stages until the target is clean")
+        drill = self.run.rehearsal and self.of.state.orders.why == outline.DRILL
+        figure = plots.phase_timeline(
+            self.run.result.phases, f"{'DRILL: the' if drill else 'The'} stages until the target is clean"
+        )
         self.run.figure(
             "timeline", figure, "Stages of step 27; the order and the notebook's start lie before the first."
         )
@@ -364,8 +384,8 @@ class RollbackStep(NotebookStep):
             )
             self.run.check(
                 "health of the source", Verdict.FAIL if last else Verdict.WARNING if ill else whole.verdict,
-                measured=row["said"], reason=ReasonCode.SOURCE_ILL if ill else "",
-                detail="; ".join(ill[-1].trouble) if ill else whole.detail,
+                measured=len(ill), threshold=0, unit="rounds with a problem", reason=ReasonCode.SOURCE_ILL if ill else "",
+                detail="; ".join(filter(None, [row["said"], "; ".join(ill[-1].trouble) if ill else whole.detail])),
             )  # fmt: skip
         if not last:
             self.of.state.finished = self.of.state.finished or utc_now()

@@ -65,15 +65,18 @@ class ScheduleAndNotifyStep(NotebookStep):
             self.run.check(
                 "maintenance window",
                 Verdict.NOT_EXERCISED,
+                measured="none",
+                threshold="not over",
                 parameter="window.start",
                 detail="window.start names no time: any will do",
             )
             return pd.DataFrame([("window", "none is named (window.start)")], columns=columns)
         over = self.now > hours.closes
-        self.run.check("maintenance window", Verdict.WARNING if over else Verdict.PASS, measured=moment(hours.start),
+        self.run.check("maintenance window", Verdict.WARNING if over else Verdict.PASS, threshold="not over",
+                       measured="over" if over else "not over",
                        reason=ReasonCode.OUTSIDE_WINDOW if over else "",
                        detail=f"it closed at {moment(hours.closes)}, and steps 20, 22 and 25 will not start: move window.start"
-                       if over else f"{duration((hours.end - hours.start).total_seconds())} long")  # fmt: skip
+                       if over else f"{moment(hours.start)}, {duration((hours.end - hours.start).total_seconds())}")  # fmt: skip
         told_at = min((e.when for e in self._announced if e.result == DELIVERED), default="")
         lead = hours.start - (dt.datetime.fromisoformat(told_at) if told_at else self.now)
         if (self.rules.urls or self.rules.stakeholders) and not over:
@@ -99,7 +102,13 @@ class ScheduleAndNotifyStep(NotebookStep):
         """The dry run's estimate on the clock of the window, and a rollback behind it."""
         columns = ["part of the migration", "from", "to", "seconds", "basis"]
         if self.hours is None:
-            self.run.check("time needed in the window", Verdict.NOT_EXERCISED, detail="no window is named")
+            self.run.check(
+                "time needed in the window",
+                Verdict.NOT_EXERCISED,
+                measured="none",
+                threshold="fits",
+                detail="no window is named",
+            )
             return pd.DataFrame(columns=columns)
         estimate = self._estimate
         if estimate is None:
@@ -142,10 +151,12 @@ class ScheduleAndNotifyStep(NotebookStep):
     def invitation(self) -> str:
         """The window as invitation.ics; where it lies."""
         if self.hours is None:
-            self.run.check("invitation", Verdict.NOT_EXERCISED, detail="no window is named")
+            self.run.check(
+                "invitation", Verdict.NOT_EXERCISED, measured="none", threshold="written", detail="no window is named"
+            )
             return "No window is named, so there is nothing to invite to."
         path = self._keep(INVITATION, invitation(self.run.home, self.parameters, self.hours))
-        self.run.check("invitation", Verdict.PASS, measured=INVITATION)
+        self.run.check("invitation", Verdict.PASS, measured="written", threshold="written", detail=INVITATION)
         return f"{path}: mail it, or open it in a calendar. E-mail channels carry it with the announcement."
 
     def commands(self) -> pd.DataFrame:
@@ -166,7 +177,15 @@ class ScheduleAndNotifyStep(NotebookStep):
         """Send the announcement to every channel that has not taken it yet; in a dry run print it."""
         columns = ["channel", "result", "detail", "seconds"]
         if not self.rules.urls:
-            self.run.check("announcement", Verdict.NOT_EXERCISED, detail="notify.urls names no channel")
+            self.run.check(
+                "announcement",
+                Verdict.NOT_EXERCISED,
+                measured=0,
+                threshold=1,
+                relation="≥",
+                unit="channels",
+                detail="notify.urls names no channel",
+            )
             return pd.DataFrame(columns=columns)
         if (blank := self.parameters.placeholders()) and not self.run.dry_run:
             self.run.check(
@@ -227,7 +246,15 @@ class ScheduleAndNotifyStep(NotebookStep):
     def _judge_people(self, open_: list[str]) -> None:
         people, reached = self.rules.stakeholders, [e for e in self._announced if e.result == DELIVERED]
         if not people and not self.rules.urls:
-            self.run.check("stakeholders", Verdict.NOT_EXERCISED, detail="neither stakeholders nor channels are named")
+            self.run.check(
+                "stakeholders",
+                Verdict.NOT_EXERCISED,
+                measured=0,
+                threshold=1,
+                relation="≥",
+                unit="people and teams",
+                detail="neither stakeholders nor channels are named",
+            )
         elif not self.run.dry_run:
             self.run.check("stakeholders", Verdict.PASS if reached else Verdict.WARNING,
                            measured=len(people) if reached else 0,

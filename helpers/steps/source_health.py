@@ -114,7 +114,8 @@ class SourceHealthStep(NotebookStep):
     def reach(self) -> pd.DataFrame:
         """Where the source is, what speaks there, how much it holds. One row a fact."""
         look, endpoint = self._look, self.run.parameters.source
-        self.run.check("version of the source", Verdict.PASS, measured=look.version, detail=look.label)
+        self.run.check("version of the source", Verdict.PASS, measured="readable", threshold="readable",
+                       detail=f"{look.version}; {look.label}")  # fmt: skip
         check_connection(self.run, "source", endpoint)
         self.run.check(
             "collections to migrate",
@@ -399,6 +400,7 @@ class SourceHealthStep(NotebookStep):
                 "chunks in all",
                 Verdict.NOT_EXERCISED,
                 measured=total,
+                threshold="not given",
                 unit="chunks",
                 parameter="expected.total",
                 detail="expected.total is not given. " + self._ask_for_counts(total),

@@ -78,9 +78,8 @@ class TargetReadinessStep(NotebookStep):
                     reason=ReasonCode.TARGET_DATABASE_MADE,
                     detail=f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target.",
                 )  # fmt: skip
-            self.run.check(
-                "connection to the target", Verdict.PASS, measured="new folder" if self._is_new else "new database"
-            )
+            self.run.check("connection to the target", Verdict.PASS, measured="reachable", threshold="reachable",
+                           detail="a new folder, can be written" if self._is_new else "the database is new")  # fmt: skip
             return pd.DataFrame(rows, columns=["what", "found"])
         begun = time.monotonic()
         check_connection(self.run, "target", self.target)
@@ -104,7 +103,8 @@ class TargetReadinessStep(NotebookStep):
         elif self.target.url:
             rows.append(("compare", f"Are these the counts that you expect there? If not: {VOLUMES}"))
         rows += counts + ([("and", f"{len(present) - SHOWN} more collections")] if len(present) > SHOWN else [])
-        self.run.check("connection to the target", Verdict.PASS, measured=seconds * 1000, unit="ms")
+        self.run.check("connection to the target", Verdict.PASS, measured="reachable", threshold="reachable",
+                       detail=f"opened in {seconds * 1000:,.0f} ms")  # fmt: skip
         other = bool(holder) and holder is not None and holder.get("run_id") != self.run.id
         self.run.check("lock of the target", Verdict.FAIL if other else Verdict.PASS,
                        measured=locked if other else "free to this run", threshold="free to this run",
@@ -126,7 +126,8 @@ class TargetReadinessStep(NotebookStep):
                 raise
             found = tried(self.target)
             self.run.fact("candidates", [[c.url, c.answers, c.said] for c in found])
-            self.run.check("connection to the target", Verdict.FAIL, measured="none", reason=error.code, detail=error.what,
+            self.run.check("connection to the target", Verdict.FAIL, measured="none", threshold="reachable", reason=error.code,
+                           detail=error.what,
                            ids=[{"id": c.url, "found": c.said} for c in found])  # fmt: skip
             told = with_candidates(error, found)
         else:
@@ -209,18 +210,18 @@ class TargetReadinessStep(NotebookStep):
             need = sum(n for _, n in uses) + DISK_RESERVE
             least = max(LEAST_FREE, need) if vectors > 2**28 else need
             free = shutil.disk_usage(_existing(uses[0][0])).free
-            ok = free >= least
+            ok, folders = free >= least, sorted(str(f) for f, _ in uses)
             self.run.check(
-                "free disk",
+                "free disk" if len(devices) == 1 else f"free disk of {folders[0]}",
                 Verdict.PASS if ok else Verdict.FAIL,
                 measured=free,
                 threshold=least,
                 relation="≥",
                 unit="bytes",
                 reason="" if ok else ReasonCode.DISK_FULL,
-                detail=", ".join(sorted(str(f) for f, _ in uses)),
+                detail=", ".join(folders),
             )
-            rows.append((", ".join(sorted(str(f) for f, _ in uses)), free, least, ok))
+            rows.append((", ".join(folders), free, least, ok))
         if not self.target.path:
             rows.append(self._attested(max(LEAST_FREE, int(_PER_CHUNK * vectors))))
         return pd.DataFrame(rows, columns=["disk of", "free bytes", "needed bytes", "enough"])
@@ -236,6 +237,7 @@ class TargetReadinessStep(NotebookStep):
             self.run.check(
                 name,
                 Verdict.WARNING,
+                measured="not known",
                 reason=ReasonCode.DISK_UNKNOWN,
                 unit="bytes",
                 parameter="expected.target_disk",

@@ -1,4 +1,4 @@
-"""Step 23: the eight tests, on every chunk, and what the decision is made of. (Runbook, Step 4.)
+"""Step 23: the tests of the target, those of chunks on every chunk, and what the decision is made of. (Runbook, Step 4.)
 
 `Validation.read_target` makes the one pass over the target (`fidelity.Examination`); the other methods each put one
 test (`judgement.Judgement`) on the record and return a table.
@@ -15,7 +15,7 @@ import pandas as pd
 
 from helpers import plots
 from helpers.errors import RunbookError
-from helpers.formatting import scope
+from helpers.formatting import judged_queries, scope
 from helpers.migration import staging
 from helpers.migration.source_changes import current_snapshot, open_sealed
 from helpers.migration.staging import Quarantine
@@ -221,6 +221,7 @@ class ValidateStep(NotebookStep):
     def search(self) -> pd.DataFrame:
         """Probes against the baseline of the dry run, per source collection; draws overlap and recall."""
         self._put(self.judged.search())
+        self._put(self.judged.neighbours())
         rows = self.found.search
         overlaps = [
             {"collection": r["collection"], "kind": kind, "k": k, "overlap": r[f"{key}@{k}"]}
@@ -230,18 +231,20 @@ class ValidateStep(NotebookStep):
         ]
         overlap = pd.DataFrame(overlaps, columns=["collection", "kind", "k", "overlap"])
         own = OWN if self.found.merged else WHOLE
+        told = self.judged.recall()
+        pooled = told["pooled"]["restricted"]
+        judged = f" Recall in each collection is of {judged_queries(pooled)}." if pooled else ""
         asked = f"Stored vectors were searched for; {own}."
         self._figure(
             "overlap",
             lambda: plots.overlap_heatmap(overlap, asked, within=bool(self.found.merged)),
-            f"Share of the k nearest that both sides find; {own}."
+            f"Share of the k nearest that both sides find; {own}.{judged}"
             + " What a client gets of all collections is another question: see the checklist."
             * bool(self.found.merged),
         )
-        told = self.judged.recall()
         recall = recall_frame(told, {r["collection"]: r.get("recall_floor") for r in rows})
-        self._figure("recall", lambda: plots.recall_by_collection(recall),
-                     f"Recall of the index among the {told['k']} nearest, before and after, with 95 % intervals.")  # fmt: skip
+        caption = f"Recall of the index among the {told['k']} nearest, before and after, with 95 % intervals.{judged}"
+        self._figure("recall", lambda: plots.recall_by_collection(recall), caption)
         return rows_frame(rows)
 
     def merged(self) -> pd.DataFrame:
@@ -259,7 +262,19 @@ class ValidateStep(NotebookStep):
         """Recall before and after with its 95 % interval: one row a source collection, and all collections pooled."""
         told = self.judged.recall()
         pooled = [row for row in told["pooled"].values() if row]
-        columns = ["scope", "collection", "target", "queries", "before", "recall", "low", "high", "filter"]
+        columns = [
+            "scope",
+            "collection",
+            "target",
+            "queries",
+            "judged",
+            "neighbours",
+            "before",
+            "recall",
+            "low",
+            "high",
+            "filter",
+        ]
         return pd.DataFrame([*told["rows"], *pooled]).reindex(columns=columns).assign(k=told["k"])
 
     def distances(self) -> pd.DataFrame:

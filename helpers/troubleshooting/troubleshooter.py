@@ -360,6 +360,6 @@ class StagedTroubleshooter(Troubleshooter):
         assert staged is not None
         with self.target() as (store, _):
             done = self._mend(store, staged).undo()
-        self.run.check("repairs undone", Verdict.WARNING, measured=len(waiting), unit="mends", reason=self.code,
+        self.run.check("repairs undone", Verdict.WARNING, measured=len(waiting), threshold=0, unit="mends", reason=self.code,
                        detail="the target is as it was before")  # fmt: skip
         return done

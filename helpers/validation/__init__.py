@@ -1,1 +1,1 @@
-"""Proving the outcome: every chunk compared, every search repeated, the eight tests."""
+"""Proving the outcome: every chunk compared, every search repeated, the tests of step 23."""

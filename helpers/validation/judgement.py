@@ -1,4 +1,4 @@
-"""The eight tests of the runbook's validator (A27), judged over the findings of one pass.
+"""The tests of the runbook's validator (A27), judged over the findings of one pass.
 
 Fidelity is not a matter of degree: one difference that nobody explained, for any id, fails its test. What is explained,
 the quarantined and repaired chunks, is weighed by the decision matrix from `matrix_inputs`.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status nee
 COUNTS, EMBEDDINGS, METADATA, COMPLETENESS = "counts", "embeddings", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"
 CONTRADICTIONS = "fields that contradict their document"
+NEIGHBOURS = "neighbours judged for recall"
 DUPLICATES, FIELD_TYPES, CITATIONS = "duplicates", "field types", "citation URIs"
 REQUIRED = (
     COUNTS,
@@ -39,7 +40,7 @@ _IDENTITY = "the identity schema has no such field"
 
 
 class Judgement:
-    """The eight tests over the findings of one pass. `checks` holds one `Check` per test, in the order asked."""
+    """The tests over the findings of one pass, each a `Check`."""
 
     def __init__(self, found: Findings, expectation: Expectation) -> None:
         self.found, self.of = found, expectation
@@ -131,6 +132,16 @@ class Judgement:
         ids = [{"collection": r["collection"], "id": i} for r in failed for i in r["unreachable"]]
         return Check(SEARCH, verdict, every - len(named), every, "collections", reason, detail, len(ids), ids[:20])
 
+    def neighbours(self) -> Check:
+        """4a: of how many of the true nearest neighbours recall in each collection is, and why not of the others."""
+        pooled = self.recall()["pooled"]["restricted"] or {"judged": 0, "neighbours": 0}
+        judged, every = pooled["judged"], pooled["neighbours"]
+        if not every:
+            return _not_applicable(NEIGHBOURS, "no query has a neighbour in its own collection")
+        verdict = Verdict.PASS if judged == every else Verdict.NOT_EXERCISED
+        detail = f"of {judged_queries(pooled)}" if judged < every else ""
+        return Check(NEIGHBOURS, verdict, judged, every, "neighbours", detail=detail, parameter="validation.probes")
+
     def recall(self) -> dict[str, Any]:
         """What the searches were, and how many of the true nearest neighbours they found: the fact `recall` of a step.
 
@@ -138,13 +149,14 @@ class Judgement:
 
         k; confidence and interval (its method); rows, one a source collection and scope: restricted (only chunks of the query's
         own source collection) and, where collections were merged, unrestricted; and the same pooled over all queries. Each
-        has filter, queries (that could be judged; of `asked`, restricted), recall, low, high (target) and before, before_low,
-        before_high (source; None where not asked).
+        has filter, queries (that could be judged; restricted: of `asked`, and `judged` of all `neighbours`), recall, low, high
+        (target) and before, before_low, before_high (source; None where not asked).
         `pooled` of the unrestricted ones has shared_low and shared_high, too: the interval of shared_expected.
         """
         rows = [
             _recall_row("restricted", r["collection"], OWN if self.found.merged else WHOLE, r["recall_queries"], r["verdict"],
-                        r.get("recall_after"), r.get("recall_before"), r.get("recall_pairs", 0)) | {"asked": r["probes"]}
+                        r.get("recall_after"), r.get("recall_before"), r.get("recall_pairs", 0))
+            | {"asked": r["probes"], "judged": r["judged"], "neighbours": r["neighbours"]}
             for r in self.found.search
         ]  # fmt: skip
         for r in self.found.merged:
@@ -167,7 +179,8 @@ class Judgement:
         if not asked:
             whys = sorted({str(q["why"]) for q in self.found.queries})
             why = "; ".join(whys) or "no query is named in the parameters"
-            return Check(QUERIES, Verdict.NOT_EXERCISED, detail=why)
+            return Check(QUERIES, Verdict.NOT_EXERCISED, 0, 1, "queries", detail=why, relation="≥",
+                         parameter="validation.queries")  # fmt: skip
         bad = [q for q in asked if not q["ok"]]
         detail = "; ".join(f"{q['text']}: {q['why']}" for q in bad)
         verdict, reason = _outcome(bad, ReasonCode.QUERY_WITHOUT_ANSWER, Verdict.WARNING)
@@ -198,7 +211,7 @@ class Judgement:
         return self._fields(CITATIONS, self.found.fields.CITED, ReasonCode.INVALID_CITATION_URI)
 
     def all(self) -> list[Check]:
-        """Every test, in order."""
+        """Every test, in order; the detail of `search` says what `neighbours` does, too."""
         return [
             self.counts(), self.embeddings(), self.metadata(), self.completeness(), self.search(), self.queries(),
             self.distribution(), self.duplicates(), self.field_types(), self.citation_uris(),
@@ -266,7 +279,7 @@ def interval(share: float, queries: int) -> tuple[float, float]:
     z = 1.959963984540054
     centre = (share + z * z / (2 * queries)) / (1 + z * z / queries)
     half = z * math.sqrt(share * (1 - share) / queries + z * z / (4 * queries**2)) / (1 + z * z / queries)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, round(centre - half, 12)), min(1.0, round(centre + half, 12))  # 1, not 0.9999999999999999
 
 
 def _recall_row(
@@ -296,7 +309,7 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     shares = mean("recall"), mean("before")
     one = _recall_row(rows[0]["scope"], "all collections", rows[0]["filter"], queries, verdict, *shares, paired)
     one |= {key: mean(key) for key in _SHARES if key in rows[0]}
-    one |= {"asked": sum(r["asked"] for r in rows)} if "asked" in rows[0] else {}
+    one |= {key: sum(r[key] for r in rows) for key in ("asked", "judged", "neighbours") if key in rows[0]}
     if (same := one.get("shared_expected")) is not None:
         known = sum(r["queries"] for r in rows if r["shared_expected"] is not None)
         one |= dict(zip(("shared_low", "shared_high"), interval(same, known), strict=True))

@@ -304,7 +304,8 @@ def _within(parts: Sequence[tuple[Neighbours, Container[str]]]) -> tuple[Neighbo
 def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k: int) -> list[Record]:
     """One record a probe. A returned id is right when its true distance is not beyond that of the k-th nearest.
 
-    A share that the answer had no room to show (see `Answers`) is None.
+    A share that the answer had no room to show (see `Answers`) is None. `judged` of the `neighbours`, the k nearest but for its
+    own chunk, are those within the reach of the plain answer: recall is of them alone.
     """
     out = []
     for p, own in enumerate(ids):
@@ -317,11 +318,13 @@ def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k:
         first = bool(plain) and within(plain[0][0], mine)
         reachable = any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], mine))
         recalls: dict[str, float | None] = {}
+        judged = 0
         for key, found, reach in (("recall", plain, plain_reach), ("over_recall", over, over_reach)):
             due = [d for d, chunk in nearest if chunk != own and _closer(d, reach, space, scale)]
             others = [chunk for chunk, _ in found if chunk != own]
             hits = sum(within(chunk, due[-1]) for chunk in others[: len(due)]) if due else 0
             recalls[key] = hits / len(due) if due else None if nearest else 0.0
+            judged = len(due) if key == "recall" else judged
         out.append(
             {
                 "id": own,
@@ -329,6 +332,8 @@ def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k:
                 "self": first if first or _closer(mine, plain_reach, space, scale) else None,
                 "reachable": reachable if reachable or _closer(mine, over_reach, space, scale) else None,
                 **recalls,
+                "judged": judged,
+                "neighbours": sum(chunk != own for _, chunk in nearest),
                 "plain": [[chunk, float(d)] for chunk, d in plain[:k]],
                 "over": [[chunk, float(d)] for chunk, d in over[:k]],
                 "exact": [[chunk, d] for d, chunk in nearest],
@@ -454,6 +459,7 @@ def equivalence(
     standard errors of the paired difference.
     """
     row: dict[str, Any] = {"probes": len(after), "recall_queries": sum(r["recall"] is not None for r in after)}
+    row |= {key: sum(r[key] for r in after) for key in ("judged", "neighbours")}
     row["moved"], left_out = moved, f"{count(moved, 'pair')} left out: clients changed them meanwhile"
     for share in ("self", "reachable", "recall", "over_recall"):
         row[f"{share}_after"] = mean_of([r[share] for r in after if r[share] is not None])
@@ -577,5 +583,16 @@ def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows of `equivalence` as a table in a fixed order of columns."""
     asked = ("self", "reachable", "recall", "over_recall")
     shares = [f"{share}_{side}" for share in asked for side in ("before", "after")]
-    columns = ["collection", "space", "probes", "paired", *shares, "distance_excess", "verdict", "detail"]
+    columns = [
+        "collection",
+        "space",
+        "probes",
+        "paired",
+        "judged",
+        "neighbours",
+        *shares,
+        "distance_excess",
+        "verdict",
+        "detail",
+    ]
     return pd.DataFrame(list(rows)).reindex(columns=columns)
