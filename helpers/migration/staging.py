@@ -236,7 +236,6 @@ class _Staging:
             (staged.folder / name).mkdir()
         self.repairs: dict[tuple[str, str, str], int] = {}
         self.derived: Counter[tuple[str, str, str]] = Counter()
-        self.replaced: Counter[tuple[str, str, str]] = Counter()  # of them those that stood for a value that was there
         self.filled: dict[str, Counter[str | None]] = {}
         self.changes: io.TextIOWrapper | None = None
         self.entries: list[dict[str, Any]] = []
@@ -291,7 +290,6 @@ class _Staging:
             by = self.rules[str(field_name)]
             shown = "" if DERIVED_TYPES[by] == "integer" else one_line(str(value), 80).strip("'")
             self.derived[str(field_name), by, shown] += len(rows)
-            self.replaced[str(field_name), by, shown] += int((rows["rule"] == "replaced").sum())
         missing = repairs[repairs["rule"].map(kind_of) == "default"]
         for filled, value in zip(missing["field"].map(str), missing["after"].map(str), strict=True):
             known = self.filled.setdefault(filled, Counter())
@@ -323,14 +321,7 @@ class _Staging:
             {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(self.repairs.items())
         ]
         staged.derived = [
-            {
-                "field": f,
-                "rule": r,
-                "value": v,
-                "chunks": n,
-                "replaced": self.replaced[f, r, v],
-                "meaning": DERIVED_MEANINGS[r],
-            }
+            {"field": f, "rule": r, "value": v, "chunks": n, "meaning": DERIVED_MEANINGS[r]}
             for (f, r, v), n in sorted(self.derived.items())
         ]
         staged.filled = [

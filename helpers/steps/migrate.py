@@ -110,11 +110,8 @@ class MigrateStep(NotebookStep):
         return routing_table(self.run.result.facts.get("routing") or [])
 
     def derived(self) -> pd.DataFrame:
-        """What the schema took from documents: one row a field, rule and value (of numbers: one row a rule).
-
-        `replaced` of the `chunks` had another value, which counts as changed; the others had none.
-        """
-        return pd.DataFrame(self.staged.derived, columns=["field", "rule", "value", "chunks", "replaced", "meaning"])
+        """What the schema took from documents: one row a field, rule and value (of numbers: one row a rule)."""
+        return pd.DataFrame(self.staged.derived, columns=["field", "rule", "value", "chunks", "meaning"])
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
