@@ -1,8 +1,8 @@
 """`make docs`: write the pages and the JSON Schema that are generated from the code.
 
 docs/cli.md comes from argparse; docs/parameters.md and parameters/parameters.schema.json come from the pydantic model of
-the parameters. `GENERATED` gives the text of each file; tests/test_docs.py compares them, so a file that no longer fits
-the code fails `make test`.
+the parameters, parameters/schemas/schema.schema.json from that of a schema file. `GENERATED` gives the text of each file;
+tests/test_docs.py compares them, so a file that no longer fits the code fails `make test`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from helpers import cli
 from helpers.parameters import RESUMABLE, Parameters, json_schema
+from helpers.schema.file import schema_document
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERYWHERE = ("--reports", "--verbose", "--help")
@@ -271,10 +272,16 @@ def schema_file() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def rules_file() -> str:
+    """parameters/schemas/schema.schema.json, for editors."""
+    return json.dumps(schema_document(), indent=2, ensure_ascii=False) + "\n"
+
+
 GENERATED = {
     "docs/cli.md": cli_page,
     "docs/parameters.md": parameters_page,
     "parameters/parameters.schema.json": schema_file,
+    "parameters/schemas/schema.schema.json": rules_file,
 }
 
 

@@ -101,6 +101,8 @@ _SETTING = "Step 23 names each setting. Give it in the schema, or set it at the 
 _SPACE = "Nothing is due: the migration keeps the space that searches use. Tell those who declared another."
 _FUNCTION = "Install what the embedding function needs, or give its key; or name no text query (validation.queries)."
 _INDEX = "Give the index up (migration.drop_indexes), or name a target that can hold it, and begin a new run."
+_OLD_VECTORS = "Embed these documents again if searches must follow the new text; else sign with this known."
+_BY_SCHEMA = "Nothing is due: the schema that was signed leaves these chunks out."
 _ZERO = (
     "They are migrated as they are; cosine has no value for them, so no such search can rank them. Embed these documents "
     "again if they matter."
@@ -240,26 +242,25 @@ class ReasonCode(StrEnum):
     STAGING_UNREADABLE = "staging_unreadable", _CHECKPOINT, _PROGRESS
 
     COLLECTION_NAME = "collection_name", _VALUES, _ROUTE
+    DOCUMENTS_CHANGED = "documents_changed", _VALUES, _OLD_VECTORS
     EMPTY_ID = "empty_id", _VALUES
     INVALID = "invalid_*", _VALUES
     INVALID_CITATION_URI = "invalid_citation_uri", _VALUES
     INVALID_FIELD = "invalid_field", _VALUES
     INVALID_SCORES = "invalid_scores", _VALUES
     INVALID_VALUES = "invalid_values", _VALUES
+    LEFT_OUT = "left_out", _VALUES, _BY_SCHEMA
     TOO_LARGE = "too_large", _VALUES
     TYPE_DIFFERS = "type_differs", _VALUES
     UNSUPPORTED_METADATA = "unsupported_metadata", _VALUES
     UNSUPPORTED_TEXT = "unsupported_text", _VALUES
     WRONG_COLLECTION_TYPE = "wrong_collection_type", _VALUES
-
     MATRIX_VALIDATION_PASS_RATE = "matrix_validation_pass_rate", _TOO_MANY_INVALID
     QUARANTINED = "quarantined", _TOO_MANY_INVALID
     VALIDATION_BELOW_MINIMUM = "validation_below_minimum", _TOO_MANY_INVALID
-
     KERNEL_DIED = "kernel_died", _PROCESS
     OUT_OF_MEMORY = "out_of_memory", _PROCESS
     TOO_FEW_FILES = "too_few_files", _PROCESS
-
     FULLTEXT_MISSES = "fulltext_misses", _SEARCH, _FULLTEXT
     MATRIX_NAMED_QUERIES = "matrix_named_queries", _SEARCH
     QUERY_WITHOUT_ANSWER = "query_without_answer", _SEARCH

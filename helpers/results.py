@@ -97,7 +97,7 @@ def meets(measured: Any, relation: str, threshold: Any) -> bool:
         return False
 
 
-REPAIR_KINDS = {"missing": "default", "derived": "derived", "set": "set"}
+REPAIR_KINDS = {"missing": "default", "derived": "derived", "renamed": "derived", "computed": "derived", "set": "set"}
 
 
 def kind_of(rule: str) -> str:
@@ -108,7 +108,9 @@ def kind_of(rule: str) -> str:
 
 
 _CHANGED = {"default": "overwritten by a default", "coerce": "converted", "clamp": "moved to the nearer bound",
-            "replaced": "replaced by what the document tells", "fixed": "set by the schema"}  # fmt: skip
+            "replaced": "replaced by what the document tells", "fixed": "set by the schema",
+            "recomputed": "computed anew", "rewritten": "rewritten by a pattern", "redacted": "redacted",
+            "drop": "dropped"}  # fmt: skip
 
 
 def changes_told(by_rule: Mapping[str, int]) -> str:

@@ -510,7 +510,7 @@ def test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tes
     step.cases, step.tests = [], [place / "test_it.py"]
     step._pytest()
     environment = {**os.environ, **command.python_environment(), **given["environment"]}
-    own = [str(each) for each in given["arguments"] if "integration_cases" not in str(each)]
+    own = [str(each) for each in given["arguments"] if "integration_cases.py" not in str(each)]
     done = subprocess.run(own, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / "EXECUTED").exists()

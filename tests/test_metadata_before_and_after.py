@@ -15,7 +15,7 @@ from helpers.migration.staging import CHANGES, Quarantine, stage
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict, kind_of
 from helpers.schema import load_schema
-from helpers.schema.rules import contradicts, languages
+from helpers.schema.expressions import contradicts, languages
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_target
 from helpers.validation.properties import FieldValues

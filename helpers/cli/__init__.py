@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from helpers.cli import doctor, evidence, run, snapshots
 from helpers.errors import RunbookError, UsageError, one_line
@@ -21,6 +21,10 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import shortage
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath
+
+if TYPE_CHECKING:
+    from helpers.parameters import Parameters
+    from helpers.schema import Schema
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -136,8 +140,13 @@ def parser() -> argparse.ArgumentParser:
 
     schema = _command(
         commands, "schema", _schema, "show the parameters, resolved and checked, without running anything",
-        "The schema file is checked too. The exit code is 2 while a placeholder <…> is left.",
+        "The schema file is checked too. The exit code is 2 while a placeholder <…> is left. With --explain one chunk of the "
+        "source is shown before and after the schema, rule by rule; nothing is changed.",
     )  # fmt: skip
+    schema.add_argument("--explain", metavar="CHUNK_ID", help="show what the schema makes of this chunk of the source")
+    schema.add_argument(
+        "--collection", metavar="NAME", default="", help="with --explain: the collection that holds the chunk"
+    )
     schema.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
     _settings(schema)
     _snapshots(commands)
@@ -331,13 +340,44 @@ def _rollback(chosen: argparse.Namespace) -> int:
     return roll_back(chosen)
 
 
+def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str) -> None:
+    """One chunk, of each collection that holds it, before and after the schema."""
+    import datetime as dt
+
+    from helpers.profiling.search import explained, explanation
+    from helpers.schema import Context
+    from helpers.stores import open_source
+
+    found = []
+    with (
+        tempfile.TemporaryDirectory(prefix="runbook-schema-") as scratch,
+        open_source(parameters.source, Path(scratch), parameters.collections.selects) as store,
+    ):
+        names = [name for name in store.names() if parameters.collections.selects(name)]
+        context = Context.of(names, dt.datetime.now(dt.UTC).date(), parameters.migration)
+        for name in (name for name in names if collection in ("", name)):
+            if len(batch := store.read(name, [chunk])):
+                table = explained(schema, batch, store.info(name), context, parameters.expected.dimensions)
+                found.append(explanation(table, schema.name))
+    if not found:
+        where = f"collection {one_line(collection, 80)}" if collection else "the source"
+        raise UsageError(
+            ReasonCode.NOT_FOUND, f"{where} holds no chunk with the id {one_line(chunk, 80)}", where="--explain",
+            next_step="Take an id from notebook 11, which lists chunks.",
+        )  # fmt: skip
+    print("\n\n".join(found))
+
+
 def _schema(chosen: argparse.Namespace) -> int:
     """The parameters as resolved, once they and their schema file hold; what is still `<…>` is wrong usage too."""
     from helpers.parameters import load_parameters
     from helpers.schema import load_schema
 
     parameters = load_parameters(chosen.parameters, chosen.settings)
-    load_schema(parameters.schema_name)
+    schema = load_schema(parameters.schema_name)
+    if chosen.explain is not None:
+        _explain(parameters, schema, chosen.explain, chosen.collection)
+        return 0
     print(runs.parameters_text(parameters), end="")
     if blank := parameters.placeholders():
         raise UsageError(

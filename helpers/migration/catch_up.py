@@ -539,12 +539,13 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
                 judge_arrivals(run, table, run.parameters.expected.minimum_imported)
                 run.fact("arrivals", table.to_dict("records"))
                 run.fact("quarantine", job.quarantine.counts())
+                run.fact("left_out", job.quarantine.left_out())
                 run.fact("targets", {name: store.count(name) for name in sorted(work.staged.files)})
         finally:
             store.release_lock(run.id)
     kept = run.folder / f"{run.step}_quarantine.jsonl.gz"
-    if len(ledger.rounds) > validated and job.quarantine.counts():
-        job.quarantine.evidence(kept)
+    if len(ledger.rounds) > validated and job.quarantine.entries():
+        job.quarantine.evidence(kept, job.schema.shown)
         run.wrote(kept)
     rounds = ledger.rounds[validated:]
     found = {key: sum(r[key] for r in rounds) for key in ("added", "changed", "deleted")}
@@ -579,8 +580,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     }
     checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
     schema = load_schema(run.parameters.schema_name)
-    aside = sum(staged.quarantined.values())
-    checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, aside, targets)
+    checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.aside, targets)
     ledger.enter(APPLIED)
     shutil.rmtree(folder)
     return staged

@@ -36,6 +36,7 @@ from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
+from helpers.schema.engine import DOCUMENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
 from helpers.stores.base import listed_ids
@@ -299,7 +300,7 @@ class Job:
             self.checkpoint.enter("transform")
             staged = self.staged_in(self.folder / RunPath.STAGED, self.quarantine, progress)
             rows = {name: staged.rows(name) for name in staged.files}
-            self.checkpoint.stage(staged.total, sum(staged.quarantined.values()), rows)
+            self.checkpoint.stage(staged.total, staged.aside, rows)
         return staged
 
     def staged_in(self, folder: Path, quarantine: Quarantine, progress: Progress) -> Staged:
@@ -329,19 +330,22 @@ class Job:
             batch_size=rules.batch_size,
             workers=rules.workers,
             watch=watch,
-            most_refused=int(staged.total * (1 - rules.minimum_valid) + 1e-6) - sum(staged.quarantined.values()),
+            most_refused=int((staged.total - staged.left_out) * (1 - rules.minimum_valid) + 1e-6)
+            - sum(staged.quarantined.values()),
             deadline=time.monotonic() + 60 * rules.max_minutes,
             progress=progress,
             on_batch=on_batch,
         )
 
     def arrivals(self, store: Store, staged: Staged) -> pd.DataFrame:
-        """Phase 5: per source collection the chunks in the snapshot, in the target, in quarantine, and those missing.
+        """Phase 5: per source collection the chunks in the snapshot, in the target, in quarantine, left out, and those missing.
 
-        Compares ids, not counts; step 23 compares contents. Columns: collection, source, target, quarantined, missing,
+        Compares ids, not counts; step 23 compares contents. Columns: collection, source, target, quarantined, left_out, missing,
         extra (ids in the collection's targets that nobody staged are counted on the first of them).
         """
-        aside = Counter(entry["collection"] for entry in self.quarantine.entries())
+        entries = self.quarantine.entries()
+        aside = Counter(entry["collection"] for entry in entries if entry["reason"] != ReasonCode.LEFT_OUT)
+        out = Counter(entry["collection"] for entry in entries if entry["reason"] == ReasonCode.LEFT_OUT)
         refused = {
             tuple(key) for key, reason in self.quarantine.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET
         }
@@ -362,10 +366,11 @@ class Job:
             if present:
                 extra[(staged.contributors(target) or [target])[0]] += len(present)
         rows_ = [
-            (i.name, i.count, arrived[i.name], aside[i.name], missing[i.name], extra[i.name])
+            (i.name, i.count, arrived[i.name], aside[i.name], out[i.name], missing[i.name], extra[i.name])
             for i in self.snapshot.collections()
         ]
-        return pd.DataFrame(rows_, columns=["collection", "source", "target", "quarantined", "missing", "extra"])
+        columns = ["collection", "source", "target", "quarantined", "left_out", "missing", "extra"]
+        return pd.DataFrame(rows_, columns=columns)
 
 
 def context_of(run: RunRecord, snapshot: Snapshot, schema: Schema, purpose: str) -> dict[str, Any]:
@@ -391,8 +396,10 @@ def show_transform(
     """Repairs (field, rule, kind, chunks) summed over the collections; drawn, with the routes, unless the dry run did.
 
     `aside`: the chunks in quarantine, each with its `collection`. Records the facts `repairs`, `routing`, whose target is
-    "" for the quarantine, and `origin_fields`, by which a client tells source collections apart in a merged one.
+    "" for the quarantine and for what the schema leaves out, and `origin_fields`, by which a client tells source collections
+    apart in a merged one.
     """
+    aside = list(aside)
     run.fact("origin_fields", schema.origin_fields)
     routed: Counter[tuple[str, str]] = Counter()
     for target, files in staged.files.items():
@@ -403,6 +410,9 @@ def show_transform(
     table = pd.DataFrame(staged.repairs, columns=["collection", "field", "rule", "chunks"])
     run.fact("derived", staged.derived)
     run.fact("filled", staged.filled)
+    out = Counter(str(row["detail"]) for row in aside if row["reason"] == ReasonCode.LEFT_OUT)
+    run.fact("left_out", dict(sorted(out.items())))
+    judge_documents(run, staged)
     figures = {
         "repairs": (staged.repairs, "Values that the schema fills in or changes, by field."),
         "routing": (ways, "Where the chunks of each source collection go."),
@@ -419,9 +429,20 @@ def show_transform(
     return summed
 
 
+def judge_documents(run: RunRecord, staged: Staged) -> None:
+    """The check on documents that the schema changes, where it changes any: their vectors were made from the old text."""
+    changed = sum(row["chunks"] for row in staged.repairs if row["field"] == DOCUMENT)
+    if changed:
+        run.check(
+            "vectors of changed documents", Verdict.WARNING, measured=changed, threshold=0, unit="changes",
+            reason=ReasonCode.DOCUMENTS_CHANGED, offenders=changed,
+            detail="The schema changes documents. Their vectors stay: they were made from the old text.",
+        )  # fmt: skip
+
+
 def routing_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The fact `routing` as a table: source, target, chunks; one row a pair, and one a source with chunks in quarantine."""
-    table = [(r["collection"], r["target"] or "(quarantine)", r["chunks"]) for r in rows]
+    table = [(r["collection"], r["target"] or "(quarantine or left out)", r["chunks"]) for r in rows]
     return pd.DataFrame(table, columns=["source", "target", "chunks"])
 
 
@@ -450,8 +471,8 @@ def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bo
 
 def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:
     """The checks of phase 3: enough chunks valid, no two chunks with one id in one target."""
-    aside = sum(staged.quarantined.values())
-    share = (staged.total - aside) / staged.total if staged.total else 1.0  # 0.001, not 0.0010000000000000009
+    aside, due = sum(staged.quarantined.values()), staged.total - staged.left_out
+    share = (due - aside) / due if due else 1.0  # 0.001, not 0.0010000000000000009
     least = parameters.migration.minimum_valid
     run.check(
         "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share,
@@ -463,8 +484,11 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
     run.check(
         "ids in common", Verdict.FAIL if clashes else Verdict.PASS, measured=clashes, threshold=0,
         unit="ids", reason=ReasonCode.ID_COLLISION if clashes else "", offenders=clashes, ids=staged.collisions,
-        detail="Set migration.id_policy: prefix, or route these collections apart." if clashes else "",
+        detail="Set migration.id_policy: prefix, route these collections apart, or correct the schema's id." if clashes else "",
     )  # fmt: skip
+    if staged.left_out:
+        run.check("chunks left out by the schema", Verdict.PASS, measured=staged.left_out, threshold="listed", unit="chunks",
+                  detail="each is listed with its condition; none is in the target")  # fmt: skip
     run.fact("validation_pass_rate", share)
 
 

@@ -17,7 +17,7 @@ import math
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,8 @@ from helpers.results import (
 )
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
-from helpers.schema.rules import DERIVED_MEANINGS, DERIVED_TYPES, failure_table
+from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
+from helpers.schema.rules import failure_table
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, ahead, from_table, to_table
 from helpers.stores import CollectionInfo
@@ -80,8 +81,14 @@ class Quarantine:
         return {(e["collection"], e["id"]): e["reason"] for e in self.entries()}
 
     def counts(self) -> dict[str, int]:
-        """Chunks by reason."""
-        return dict(sorted(Counter(e["reason"] for e in self.entries()).items()))
+        """Chunks by reason, without those that the schema leaves out."""
+        reasons = Counter(e["reason"] for e in self.entries() if e["reason"] != ReasonCode.LEFT_OUT)
+        return dict(sorted(reasons.items()))
+
+    def left_out(self) -> dict[str, int]:
+        """Chunks that the schema leaves out, by condition."""
+        found = Counter(e["detail"] for e in self.entries() if e["reason"] == ReasonCode.LEFT_OUT)
+        return dict(sorted(found.items()))
 
     def write(self, entries: list[dict[str, Any]]) -> None:
         """Replace the index of what was turned away before import."""
@@ -108,10 +115,12 @@ class Quarantine:
         for file in sorted(self.folder.glob("*.parquet")):
             yield read_parquet(file)
 
-    def evidence(self, path: Path) -> int:
+    def evidence(self, path: Path, shown: Callable[[Any], Any] = lambda value: value) -> int:
         """Write all of them as JSON Lines, compressed by gzip: one chunk a line, with its reason. Gives how many.
 
-        NaN and Infinity, which JSON does not know, are texts. The same chunks give the same bytes.
+        Those that the schema leaves out come last, without content, and are not counted. `shown` gives what a report may show
+        of a text or of metadata (`Schema.shown`). NaN and Infinity, which JSON does not know, are texts. The same chunks give
+        the same bytes.
         """
         why = {(e["collection"], e["id"]): e for e in self.entries()}
         written: set[tuple[str, str]] = set()
@@ -126,10 +135,15 @@ class Quarantine:
                     vector = row["embedding"] and [x if math.isfinite(x) else str(x) for x in row["embedding"]]
                     line = {
                         "collection": key[0], "id": key[1], "reason": reason.get("reason", ""),
-                        "detail": reason.get("detail", ""), "document": row["document"], "uri": row["uri"],
-                        "metadata": row["metadata"] and json.loads(row["metadata"], parse_constant=str), "embedding": vector,
+                        "detail": reason.get("detail", ""), "document": shown(row["document"]), "uri": row["uri"],
+                        "metadata": shown(row["metadata"] and json.loads(row["metadata"], parse_constant=str)),
+                        "embedding": vector,
                     }  # fmt: skip
                     file.write(json.dumps(line, ensure_ascii=True, allow_nan=False).encode() + b"\n")
+            for entry in why.values():
+                if entry["reason"] == ReasonCode.LEFT_OUT:
+                    line = {key: entry[key] for key in ("collection", "id", "reason", "detail")}
+                    file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
         return len(written)
 
     def _lines(self) -> Iterator[dict[str, str]]:
@@ -162,6 +176,7 @@ class Staged(StateFile):
     files: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)
     total: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
     repairs: list[dict[str, Any]] = field(default_factory=list)
     derived: list[dict[str, Any]] = field(default_factory=list)
     filled: list[dict[str, Any]] = field(default_factory=list)
@@ -169,6 +184,11 @@ class Staged(StateFile):
     collided: int = 0
     rewritten: int | None = None  # None: staged by an older version, which did not count them
     chunks_changed: int | None = None  # likewise
+
+    @property
+    def aside(self) -> int:
+        """Chunks that are not staged: quarantined or left out."""
+        return sum(self.quarantined.values()) + self.left_out
 
     def rows(self, target: str) -> int:
         return sum(rows for _, _, rows in self.files[target])
@@ -252,9 +272,11 @@ class _Staging:
         bad = np.array([i in failed for i in batch.ids], dtype=bool)
         if reasons is not None:
             positions = np.flatnonzero(bad)
-            aside = batch.take(positions)
-            self.quarantine.keep(name, aside, info.name, aside.ids)
-            for chunk in aside.ids:
+            out = frozenset(reasons.index[reasons["reason"] == ReasonCode.LEFT_OUT])
+            aside = batch.take([at for at in positions.tolist() if batch.ids[at] not in out])
+            if len(aside):  # the snapshot has those that are left out
+                self.quarantine.keep(name, aside, info.name, aside.ids)
+            for chunk in (batch.ids[at] for at in positions):
                 row = reasons.loc[chunk]
                 self.entries.append(
                     {"collection": info.name, "id": chunk, "reason": row["reason"], "detail": row["detail"]}
@@ -333,6 +355,7 @@ class _Staging:
         staged.collided = len(self.collisions)
         self.quarantine.write(self.entries)
         staged.quarantined = self.quarantine.counts()
+        staged.left_out = sum(self.quarantine.left_out().values())
         staged.save(staged.folder)
         return staged
 

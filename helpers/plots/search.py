@@ -197,11 +197,14 @@ _BARS = 30
 def counts_by_collection(df: pd.DataFrame) -> Figure:
     """Chunks of each source collection: in the source, in the target, in quarantine.
 
-    `df`: collection, source, target, quarantined (whole numbers). A count matches when target + quarantined = source.
+    `df`: collection, source, target, quarantined (whole numbers). A count matches when target + quarantined = source. Chunks
+    that the schema leaves out (`left_out`, where there is that column) are not drawn: the title names them.
     """
     if not len(df):
         return empty("There is no collection to count", "The source holds no collection, or the filter left none.")
     frame = df.fillna(0).assign(collection=df["collection"].astype(str)).sort_values("collection", kind="stable")
+    if "left_out" in frame:  # in no other figure of a run whose schema leaves nothing out
+        frame = frame.assign(source=frame["source"] - frame["left_out"])
     frame = frame.assign(off=frame["target"] + frame["quarantined"] - frame["source"])
     wrong = frame[frame["off"] != 0]
     totals = frame[["source", "target", "quarantined"]].sum()
@@ -214,6 +217,8 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         missing, extra = -wrong["off"].clip(upper=0).sum(), wrong["off"].clip(lower=0).sum()
         parts = [f"{count(missing, 'chunk')} missing"] * bool(missing) + [f"{count(extra)} too many"] * bool(extra)
         title = f"{' and '.join(parts)}, in {len(wrong)} of {count(len(frame), 'collection')}"
+    if out := int(frame["left_out"].sum()) if "left_out" in frame else 0:
+        title += f"; {count(out, 'more chunk')} of the source left out by the schema"
     note = "Right: the quarantined chunks alone, on a scale of their own."
     if len(frame) > _BARS:
         note += (

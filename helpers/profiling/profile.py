@@ -145,6 +145,7 @@ class Scan:
         self.rewritten = 0
         self.rewritten_example = ("", "")
         self.quarantined = 0
+        self.left_out: Counter[str] = Counter()  # by condition
         self.repaired = 0
 
     def add(self, name: str, batch: ChunkBatch) -> None:
@@ -226,6 +227,12 @@ class Scan:
         failures = self.schema.failures(
             done, self.context, dimension=info.dimension, allowed_dimensions=self.dimensions, space=info.space
         )
+        out = failures["reason"] == ReasonCode.LEFT_OUT
+        left = set(failures["id"][out])
+        self.left_out.update(failures["detail"][out])
+        for chunk, why in zip(failures["id"][out], failures["detail"][out], strict=True):
+            self.places.note("left out", info.name, str(chunk), str(why))
+        failures = failures[~out]
         bad = set(failures["id"])
         seen.counts["quarantined"] += len(bad)
         self.quarantined += len(bad)
@@ -239,12 +246,15 @@ class Scan:
         self.repaired += done.repairs["id"].nunique()
         self._repairs(done.repairs, info.name)
         for chunk, new, target in zip(done.source_ids, done.batch.ids, done.targets, strict=True):
+            if chunk in left:
+                continue
             self.targets[target] += chunk not in bad
             self.routes[info.name, target] += chunk not in bad
             if new != chunk and chunk not in bad:  # what is set aside keeps its id
                 self.rewritten += 1
                 self.rewritten_example = (chunk, new) if self.rewritten == 1 else self.rewritten_example
-            self.ids.add(chunk.encode("utf-8", "surrogatepass"), (info.name, chunk, target))
+            shown = new if self.schema.content.id is not None else chunk
+            self.ids.add(shown.encode("utf-8", "surrogatepass"), (info.name, chunk, target))
 
     def _repairs(self, repairs: pd.DataFrame, name: str) -> None:
         self.repairs.update(zip(repairs["field"], repairs["rule"], strict=True))
@@ -479,9 +489,11 @@ class Profile:
             ("repair", str(name), str(rule), n, scan.examples.get((name, rule), ""))
             for (name, rule), n in scan.repairs.most_common()
         ]
+        rows += [("left out", "", why, n, "") for why, n in scan.left_out.most_common()]
         rows += [("quarantine", "", reason, n, "") for reason, n in scan.failures.most_common()]
         rows += [("route", "", name, n, "") for name, n in sorted(scan.targets.items())]
-        valid, minimum = (total - scan.quarantined) / total, self.run.parameters.migration.minimum_valid
+        total -= scan.left_out.total()
+        valid, minimum = (total - scan.quarantined) / max(1, total), self.run.parameters.migration.minimum_valid
         detail = ""
         if scan.quarantined:
             limit = f"{'below' if valid < minimum else 'at least'} the {minimum:g} (migration.minimum_valid) of steps 13 and 22"
@@ -493,7 +505,7 @@ class Profile:
         )  # fmt: skip
         self.run.fact("repaired_chunks", scan.repaired)
         table = pd.DataFrame(rows, columns=["what", "field", "rule", "chunks", "example"])
-        return table.assign(share=table["chunks"] / total)
+        return table.assign(share=table["chunks"] / max(1, self.chunks))
 
     @property
     def part(self) -> str:

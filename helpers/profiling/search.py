@@ -20,15 +20,17 @@ import ipywidgets as widgets  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 import pandas as pd
 
-from helpers.chunks import ChunkBatch
-from helpers.errors import RunbookError, Terminal, UsageError, one_line
+from helpers.chunks import ChunkBatch, Metadata
+from helpers.errors import RunbookError, Terminal, UsageError, one_line, short
 from helpers.formatting import harmless
 from helpers.profiling.sample import Place, Places
 from helpers.reason_codes import ReasonCode
 from helpers.results import writing
 from helpers.run import kernel
 from helpers.run.record import RunRecord, open_chosen
-from helpers.stores import Reader
+from helpers.schema import REPAIRS, Context, Schema
+from helpers.schema.engine import DOCUMENT
+from helpers.stores import CollectionInfo, Reader
 
 READ = 500  # chunks read at a time
 EXCERPT = 300  # characters of a document in a table
@@ -77,6 +79,91 @@ class Lookup:
         gone: tuple[str | None, object] = (None, None)
         rows = [(p.collection, p.id, p.detail, *held.get((p.collection, p.id), gone)) for p in listed]
         return pd.DataFrame(rows, columns=list(EXPORT_COLUMNS), dtype=object)
+
+
+# One chunk before and after the schema, rule by rule.
+
+EXPLAINED = ("part", "what", "before", "after", "why")
+
+
+def explained(
+    schema: Schema, batch: ChunkBatch, info: CollectionInfo, context: Context, dimensions: Sequence[int]
+) -> pd.DataFrame:
+    """The chunk of this batch: as the source holds it, what each rule of the schema does, and what becomes of it.
+
+    `part` is "source", "rule", "target" or "not migrated". Values that the schema redacts are not shown.
+    """
+    done = schema.transform(batch, info.name, context)
+    failures = schema.failures(
+        done, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
+    ).to_dict("records")
+    new, target, chunk = done.batch, done.targets[0], batch.ids[0]
+    rows = [("source", "collection", info.name, "", ""), ("source", "id", chunk, "", "")]
+    rows += [("source", "document", _said(schema.shown(batch.documents[0])), "", "")]
+    rows += [("source", f"field {k}", _said(schema.shown(v)), "", "") for k, v in _by_key(batch.metadatas[0])]
+    content = schema.content
+    if target != info.name:
+        rows.append(("rule", "collection", info.name, target, "The schema sends the chunk to another collection."))
+    if new.ids[0] != chunk:
+        why = f"The schema computes ids: {content.id}" if content.id is not None else ""
+        why += " " * bool(why) + "The prefix is set by migration.id_policy." * (context.id_policy == "prefix")
+        rows.append(("rule", "id", chunk, new.ids[0], why))
+    values = {rule.name: rule.value for rule in schema.rules(done.types[0]) if rule.value is not None}
+    for row in done.repairs.to_dict("records"):
+        what = "document" if row["field"] == DOCUMENT else f"field {row['field']}" if row["field"] else "metadata"
+        computed = (
+            f" {values[row['field']]}" if row["rule"] in ("computed", "recomputed") and row["field"] in values else ""
+        )
+        why = REPAIRS[row["rule"]].removesuffix(".") + (":" if computed else ".") + computed
+        rows.append(("rule", what, row["before"], row["after"], why))
+    for row in failures:
+        out = row["reason"] == ReasonCode.LEFT_OUT
+        name = "left out by the schema" if out else f"quarantine, {row['reason']}"
+        rows.append(("not migrated", name, "", "", str(row["detail"])))
+    if not failures:
+        rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
+        rows.append(("target", "document", "", _said(new.documents[0]), ""))
+        rows += [("target", f"field {k}", "", _said(v), "") for k, v in _by_key(new.metadatas[0])]
+        old = "It stays as it is" + (
+            ": it was made from the old text." if new.documents[0] != batch.documents[0] else "."
+        )
+        rows.append(("target", "vector", "", f"{batch.dimension} numbers", old))
+    return pd.DataFrame(rows, columns=list(EXPLAINED), dtype=object)
+
+
+def _by_key(metadata: Metadata | None) -> list[tuple[str, Any]]:
+    return sorted(((str(key), value) for key, value in (metadata or {}).items()), key=lambda pair: pair[0])
+
+
+def _said(value: object) -> str:
+    return "(none)" if value is None else short(value, EXCERPT)
+
+
+def explanation(table: pd.DataFrame, schema: str) -> str:
+    """The same as plain text."""
+    parts: dict[str, list[dict[str, str]]] = {}
+    for row in table.to_dict("records"):
+        parts.setdefault(str(row["part"]), []).append({str(k): one_line(str(v), 2_000) for k, v in row.items()})
+    source = parts.get("source", [])
+    lines = [
+        f"Chunk {source[1]['before']} of collection {source[0]['before']}, by schema {schema}",
+        "",
+        "In the source",
+    ]
+    lines += [f"  {row['what']}: {row['before']}" for row in source[2:]]
+    lines += ["", "What the schema does"]
+    for at, rule in enumerate(parts.get("rule", []), start=1):
+        lines += [f"  {at}. {rule['what']}: {rule['before']}  becomes  {rule['after']}", f"     {rule['why']}"]
+    if "rule" not in parts:
+        lines.append("  It changes nothing.")
+    for aside in parts.get("not migrated", []):
+        lines += ["", "The chunk is not migrated", f"  {aside['what']}: {aside['why']}"]
+    if "target" in parts:
+        lines += ["", "In the target"]
+        lines += [
+            f"  {row['what']}: {row['after']}" + (f". {row['why']}" if row["why"] else "") for row in parts["target"]
+        ]
+    return "\n".join(lines)
 
 
 # Searches: by text, with each collection's own embedding function, or by a chunk that is there

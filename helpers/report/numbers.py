@@ -356,6 +356,7 @@ class Counts:
     source: int | None = None
     migrated: int | None = None
     quarantined: int | None = None
+    left_out: int | None = None  # by the schema; None in older runs
     different: int | None = None
     rewritten: int | None = None
     filled: int | None = None
@@ -439,7 +440,7 @@ def _counted(result: StepResult) -> dict[str, int | None]:
     rows = facts.get("counts" if result.step == Step.VALIDATE else "arrivals")  # of 25 where it brought changes over
     quarantine = facts.get("quarantine")
     found = {
-        "source": _sum(rows, "source"), "migrated": _sum(rows, "target"),
+        "source": _sum(rows, "source"), "migrated": _sum(rows, "target"), "left_out": _sum(rows, "left_out"),
         "quarantined": sum(quarantine.values()) if isinstance(quarantine, dict) else _sum(rows, "quarantined"),
     }  # fmt: skip
     return {**found, "different": facts.get("differing_chunks")} if result.step == Step.VALIDATE else found
@@ -475,8 +476,8 @@ def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[st
              "step 23, by collection", _sum(facts.get("counts"), "quarantined")),
         ]  # fmt: skip
         if all(mine[name] is not None for name in ("source", "migrated", "quarantined")) and passed(test):
-            pairs.append(("chunks", "in the source", mine["source"],
-                          "in target and quarantine", (mine["migrated"] or 0) + (mine["quarantined"] or 0)))  # fmt: skip
+            placed = sum(mine[name] or 0 for name in ("migrated", "quarantined", "left_out"))
+            pairs.append(("chunks", "in the source", mine["source"], "in target, in quarantine or left out", placed))
     if (moved := results.get(Step.MIGRATE)) is not None:
         ways, mine = moved.facts.get("routing") or [], by_step[Step.MIGRATE]
         kept = moved.facts.get("quarantine_file")
@@ -511,7 +512,7 @@ def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[st
     return [*lines, *_wrong_times(results), *_wrong_attempts(results, attempts), *_wrong_downtime(results)]
 
 
-_WORDS = {"source": "in the source", "migrated": "in the target", "quarantined": "quarantined"}
+_WORDS = {"source": "in the source", "migrated": "in the target", "quarantined": "quarantined", "left_out": "left out"}
 
 
 def _wrong_times(results: Results) -> Iterator[str]:

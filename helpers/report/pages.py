@@ -241,10 +241,11 @@ def tiles(view: RunView) -> list[Tile]:
                 if found.source and found.migrated is not None else "", good=found.migrated == found.source),
         replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
                 file="#quarantined" if next(view.quarantined, None) else ""),
+        *([_chunks("Left out", found.left_out, "by the conditions of the schema, listed with each")] if found.left_out else []),
         _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
         replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if next(view.changes, None) else ""),
         replace(_chunks("Defaults filled", found.filled, record.defaults(found)), file="#values" if found.filled else ""),
-        _chunks("Values derived", found.derived, "missing fields that got what the document tells"
+        _chunks("Values derived", found.derived, "missing fields that got what the document or a rule of the schema tells"
                 + (f"; {found.set:,} more are set by the schema" if found.set else "")),
         _ids(view, found),
         *_recall(view),
@@ -311,7 +312,8 @@ def _ids(view: RunView, found: numbers.Counts) -> Tile:
         return Tile("Ids rewritten", "all" if policy == "prefix" else UNKNOWN,
                     "as <collection>:<id>; clients that keep ids must know" if policy == "prefix" else "",
                     "warning" if policy == "prefix" else "open")  # fmt: skip
-    note = "as <collection>:<id>; clients that keep ids must know" if found.rewritten else "every chunk keeps its id"
+    how = "as <collection>:<id>" if policy == "prefix" else "by the schema"
+    note = f"{how}; clients that keep ids must know" if found.rewritten else "every chunk keeps its id"
     return Tile("Ids rewritten", f"{found.rewritten:,}", note, "warning" if found.rewritten else "pass")
 
 

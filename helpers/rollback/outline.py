@@ -88,7 +88,10 @@ def _counts(result: StepResult) -> tuple[int, int]:
     if result.facts.get("arrivals"):
         return total, sum(int(row["missing"]) for row in rows)
     if rows:
-        return total, sum(max(0, int(r["source"]) - int(r["quarantined"]) - int(r["target"])) for r in rows)
+        return total, sum(
+            max(0, int(r["source"]) - int(r["quarantined"]) - int(r.get("left_out") or 0) - int(r["target"]))
+            for r in rows
+        )
     return 0, max((c.offenders for c in _failed(result) if c.reason in _MISSING), default=0)
 
 

@@ -47,8 +47,8 @@ class ReturnWrites:
         self.wrote: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
-        schema = load_schema(self.run.parameters.schema_name)
-        self.same_names = schema.content.routing is None
+        content = load_schema(self.run.parameters.schema_name).content
+        self.same_names = content.routing is None and not content.collections
         self.prefixed = self.run.parameters.migration.id_policy == "prefix"
 
     @contextmanager

@@ -9,14 +9,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import math
-import re
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -27,150 +24,39 @@ from helpers.errors import UsageError
 from helpers.parameters import IDENTITY, schema_file
 from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
-from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
+from helpers.schema.expressions import DERIVATIONS_VERSION, ExpressionFailed, certain, contradicts, readable
+from helpers.schema.file import FieldRule, Move, Rename, Replace, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import (
     ABSENT,
-    DERIVATIONS_VERSION,
-    INT64_MAX,
-    INT64_MIN,
     Fault,
-    certain,
-    contradicts,
+    FieldChecks,
     failure_table,
     hazards,
     in_full,
-    listed,
     placeholders,
     plain,
     show,
+    unicode_problem,
     vector_failures,
 )
 
 if TYPE_CHECKING:
-    import pandera.pandas as pa
-
-# -- check: metadata against a schema, as columns of values under a pandera DataFrameSchema ----------------------------
-#
-# The transformation settles values one by one in Python; this looks at whole columns with pandas and shares none of that
-# code, so it can find its mistakes.
-
-Column = pd.Series
-_lock = threading.Lock()  # pandera sets the name and state of its schema objects while it validates
-
-
-class FieldChecks:
-    """The fields of one collection type (None: a schema without types), compiled once."""
-
-    def __init__(self, rules: Sequence[FieldRule], kind: str | None) -> None:
-        self._rules = {rule.name: rule for rule in rules}
-        self._origins = [rule.name for rule in rules if rule.fixed == "{source_collection}"]
-        columns = {rule.name: _column(rule, kind) for rule in rules}
-        self._schema: pa.DataFrameSchema | None = None
-        if columns:
-            import pandera.pandas as pa
-
-            self._schema = pa.DataFrameSchema(columns)
-
-    def faults(self, metadatas: Sequence[Metadata | None], source_collections: Collection[str] | None) -> list[Fault]:
-        """(position, reason, detail) of every fault, in order of position."""
-        if self._schema is None or not metadatas:
-            return []
-        columns = {name: [(m or {}).get(name) for m in metadatas] for name in self._rules}
-        frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
-        found = self._failure_cases(frame)
-        if source_collections is not None:
-            for name in self._origins:
-                wrong = frame[name].notna() & ~frame[name].isin(list(source_collections))
-                found |= {(int(i), ReasonCode.INVALID.of(name)) for i in frame.index[wrong]}
-        named = [(i, reason, *reason.partition("_")[::2]) for i, reason in sorted(found)]
-        return [
-            (i, reason, "the field is missing" if kind == "missing" else show(columns[name][i]))
-            for i, reason, kind, name in named
-        ]
-
-    def _failure_cases(self, frame: pd.DataFrame) -> set[tuple[int, ReasonCode]]:
-        import pandera.pandas as pa
-
-        assert self._schema is not None
-        try:
-            with _lock:
-                self._schema.validate(frame, lazy=True)
-        except pa.errors.SchemaErrors as errors:
-            cases = errors.failure_cases
-            return {(int(i), ReasonCode(reason)) for i, reason in zip(cases["index"], cases["check"], strict=True)}
-        return set()
-
-
-def _column(rule: FieldRule, kind: str | None) -> pa.Column:
-    """Nullable for pandera, whose idea of null includes NaN: that a value is missing is a check of our own."""
-    import pandera.pandas as pa
-
-    checks = [pa.Check(partial(_valid, rule, kind), error=ReasonCode.INVALID.of(rule.name), ignore_na=False)]
-    if not rule.optional:
-        checks.append(pa.Check(_there, error=ReasonCode.MISSING.of(rule.name), ignore_na=False))
-    return pa.Column(object, checks, nullable=True)
-
-
-def _there(column: Column) -> Column:
-    return column.map(lambda value: value is not None).astype(bool)
-
-
-def _valid(rule: FieldRule, kind: str | None, column: Column) -> Column:
-    """Per value: absent (another check's matter), or of the field's type and within its rules."""
-    absent = ~_there(column)
-    typed = column.map(_IS_TYPE[rule.type]).astype(bool)
-    values = column[typed]
-    good = pd.Series(True, index=values.index)
-    if rule.not_empty:
-        good &= values.str.strip().str.len() > 0
-    if rule.allowed:
-        good &= values.isin(rule.allowed)
-    if rule.pattern is not None:
-        good &= _matches(values, rule.pattern)
-    if rule.fixed == "{routing}":
-        good &= values == kind
-    if rule.minimum is not None:
-        good &= values >= rule.minimum
-    if rule.maximum is not None:
-        good &= values <= rule.maximum
-    return absent | good.astype(bool).reindex(column.index, fill_value=False)
-
-
-def _matches(values: Column, pattern: str) -> Column:
-    """Whole matches; what a group named `date` holds must be a day of the calendar, YYYY-MM-DD."""
-    regex = re.compile(pattern)
-    found = values.map(regex.fullmatch)
-    good = found.notna()
-    if "date" in regex.groupindex:
-        days = found[good].map(lambda match: match["date"]).dropna().astype(object)
-        real = pd.to_datetime(days, format="%Y-%m-%d", errors="coerce").notna() & (days.str.len() == 10)
-        good[days.index] = real
-    return good
-
-
-def _is_texts(value: object) -> bool:
-    """A list of texts with at least one, or the JSON text of one (a target without lists)."""
-    texts = listed(value) if isinstance(value, str) else value
-    return type(texts) is list and bool(texts) and all(type(text) is str for text in texts)
-
-
-_IS_TYPE: dict[str, Callable[[Any], bool]] = {
-    "string": lambda value: type(value) is str,
-    "integer": lambda value: type(value) is int and INT64_MIN <= value <= INT64_MAX,
-    "float": lambda value: type(value) is float and math.isfinite(value),
-    "boolean": lambda value: type(value) is bool,
-    "strings": _is_texts,
-}
-
+    pass
 
 # -- engine ------------------------------------------------------------------------------------------------------------
 
 REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
+DOCUMENT = "(document)"  # the document among the fields of repairs; no field that Chroma's clients write is called so
 NO_SPARSE = "a local Chroma holds no sparse vector; migration.drop_indexes keeps it as text"
 REPAIRS: dict[str, str] = {
     "missing": "The field was missing and got its default.",
     "derived": "The field was missing; the document tells its value.",
     "set": "The field was missing; the schema sets it itself.",
+    "renamed": "The field has another name; its value is as it was.",
+    "computed": "The field was missing; the schema's expression gives its value.",
+    "recomputed": "The schema's expression gives the field another value.",
+    "rewritten": "The schema's pattern was found and replaced.",
+    "redacted": "What the schema redacts was found and replaced. Reports do not show what it was.",
     "replaced": "The value was not allowed and was replaced by what the document tells.",
     "coerce": "The value had another type and was converted without loss.",
     "clamp": "The number was out of range and was moved to the nearer bound.",
@@ -179,7 +65,7 @@ REPAIRS: dict[str, str] = {
     "empty": "An empty list, or metadata without any key, became no value: Chroma has neither.",
     "json": "The target holds no lists; the list became a text of JSON.",
     "sparse": "A local Chroma holds no sparse vectors; migration.drop_indexes made it a text of JSON with the same numbers.",
-    "drop": "The schema does not name the field and drops what it does not name.",
+    "drop": "The schema drops the field, by name or because it names all that it keeps.",
 }
 
 
@@ -230,8 +116,10 @@ class Schema:
         self.digest = _digest(content)
         self.requires_document = content.requires_document
         self.fields: tuple[FieldRule, ...] = tuple(content.fields)
-        self.is_identity = not content.fields and content.routing is None and content.unknown == "keep"
-        kinds: list[str | None] = list(content.routing.targets) if content.routing else [None]
+        routing, moves = content.routing, content.collections
+        self.is_identity = not (content.fields or routing or content.has_rules) and content.unknown == "keep"
+        self.changes_documents = any(rule.document for rule in (*content.replace, *content.redact))
+        kinds: list[str | None] = [None, *content.extensions] if moves else list(routing.targets) if routing else [None]
         self._rules = {kind: (*self.fields, *content.extensions.get(kind or "", ())) for kind in kinds}
         self._checks = {kind: FieldChecks(rules, kind) for kind, rules in self._rules.items()}
         derived = {kind: [r for r in rules if r.derive is not None] for kind, rules in self._rules.items()}
@@ -248,19 +136,48 @@ class Schema:
         return self._rules[kind]
 
     def targets(self, source_collections: Sequence[str]) -> dict[str, str | None]:
-        """Every target collection that chunks of these sources may reach, with its type (None without routing)."""
+        """Every target collection that chunks of these sources may reach, with its type (None without one)."""
+        if self.content.collections:
+            found: dict[str, str | None] = {}
+            for name in source_collections:
+                moves = self.content.moves(name)
+                found |= {move.target(name): self.type_of(move) for move in moves}
+                if not moves or moves[-1].when is not None:  # a chunk that no rule fits keeps its collection
+                    found.setdefault(name, None)
+            return found
         if self.content.routing is None:
             return dict.fromkeys(source_collections)
         return {name: kind for kind, name in self.content.routing.targets.items()}
 
+    def type_of(self, move: Move) -> str | None:
+        """The type of the chunks that a rule of `collections` moves: its target, where that has fields of its own."""
+        return move.to if move.to in self.content.extensions else None
+
+    def shown(self, value: Any) -> Any:
+        """A value as reports may show it: what any rule of `redact` finds in a text is replaced, whatever field it is for."""
+        if not self.content.redact:
+            return value
+        if isinstance(value, str):
+            for rule in self.content.redact:
+                with suppress(UnicodeEncodeError):  # such a chunk goes to quarantine
+                    value = rule.apply(value)
+            return value
+        if isinstance(value, list):
+            return [self.shown(part) for part in value]
+        return {self.shown(k): self.shown(v) for k, v in value.items()} if isinstance(value, dict) else value
+
     def transform(self, batch: ChunkBatch, collection: str, context: Context) -> Transformed:
         """The batch of one source collection as the schema wants it. Never raises for what a chunk holds."""
         work = _Work(self, batch, collection, context)
+        if self.content.has_rules:
+            work.before_fields()
         for kind, positions in work.by_type().items():
             for rule in self._rules[kind]:
                 work.apply(rule, positions)
             if self.content.unknown == "drop":
                 work.drop_unknown({rule.name for rule in self._rules[kind]}, positions)
+        if self.content.has_rules:
+            work.after_fields()
         return work.finished()
 
     def check(
@@ -273,11 +190,26 @@ class Schema:
     ) -> pd.DataFrame:
         """Whether metadata keep the schema, by a second opinion: collection, id, reason, detail per fault.
 
-        Only ids and metadata of the batch are looked at. Reasons are `missing_<field>` and `invalid_<field>`. A field fixed to
-        `{source_collection}` may have the values `source_collections`, where given.
+        Only ids, documents and metadata of the batch are looked at. Reasons are `missing_<field>` and `invalid_<field>`. A
+        field fixed to `{source_collection}` may have the values `source_collections`, where given.
         """
         faults = self._checks[target_type].faults(batch.metadatas, source_collections)
+        if self.content.redact:
+            faults = sorted([*faults, *self._unredacted(batch)])
         return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in faults])
+
+    def _unredacted(self, batch: ChunkBatch) -> Iterator[Fault]:
+        """What the rules of `redact` for all collections still find in the outcome."""
+        for rule in (rule for rule in self.content.redact if not rule.only):
+            for i, metadata in enumerate(batch.metadatas):
+                texts = [(DOCUMENT, batch.documents[i])] if rule.document else []
+                for key in rule.named(metadata or {}):
+                    value = (metadata or {})[key]
+                    texts += [(key, text) for text in (value if type(value) is list else [value])]
+                for name, text in texts:
+                    if isinstance(text, str) and not unicode_problem(text) and rule.found_in(text):
+                        reason = ReasonCode.INVALID.of("document" if name is DOCUMENT else name)
+                        yield i, reason, f"redact {show(rule.name)} still finds something"
 
     def failures(
         self,
@@ -296,12 +228,16 @@ class Schema:
         for kind in dict.fromkeys(done.types):
             rows = [i for i, found in enumerate(done.types) if found == kind]
             ids, metadatas = [batch.ids[i] for i in rows], [batch.metadatas[i] for i in rows]
-            some = ChunkBatch(ids, [None] * len(rows), batch.embeddings[rows, :0], metadatas)
+            documents = [batch.documents[i] for i in rows]
+            some = ChunkBatch(ids, documents, batch.embeddings[rows, :0], metadatas)
             sources = context.source_collections
             parts.append(self.check(some, kind, collection=done.collection, source_collections=sources))
         needed = self.requires_document
         parts.append(vector_failures(batch, dimension, allowed_dimensions, space, needed, collection=done.collection))
         found = pd.concat([p for p in parts if len(p)] or [done.failures], ignore_index=True)
+        if self.content.leave_out and len(found):  # what does not come along needs no other reason
+            out = found["reason"] == ReasonCode.LEFT_OUT
+            found = found[out | ~found["id"].isin(found["id"][out])]
         return found.drop_duplicates(["collection", "id", "reason"], ignore_index=True)
 
     def contradictions(self, batch: ChunkBatch, kinds: Sequence[str | None]) -> list[tuple[int, str, str]]:
@@ -320,13 +256,19 @@ class Schema:
 
 def _digest(content: SchemaFile) -> str:
     """Of the content as read. A field without `derive`, and so every schema of before, has the digest that it had."""
-    raw = content.model_dump(mode="json")
+    raw = content.model_dump(mode="json", by_alias=True)
+    for name in ("tables", "leave_out", "collections", "id", "rename", "replace", "redact", "drop"):
+        if not raw[name]:
+            del raw[name]
+    if content.tables:
+        raw["tables"] = {name: table.digest for name, table in content.tables.items()}  # wherever the file is
     rules = [*raw["fields"], *(rule for extra in raw["extensions"].values() for rule in extra)]
     if any(rule["derive"] for rule in rules):
         raw["derivations"] = DERIVATIONS_VERSION
     for rule in rules:
-        if rule["derive"] is None:
-            del rule["derive"]
+        for name in ("derive", "value", "when"):
+            if rule[name] is None:
+                del rule[name]
     return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -346,11 +288,16 @@ class _Work:
 
     def __init__(self, schema: Schema, batch: ChunkBatch, collection: str, context: Context) -> None:
         self.batch, self.collection, self.context, self.schema = batch, collection, context, schema
+        self.documents = list(batch.documents)
+        self.failures: list[Fault] = []
+        self.left_out: dict[int, str] = {}  # by position: the condition
+        self.hides = bool(schema.content.redact)
+        self._given: dict[int, dict[str, Any]] = {}  # by position: what expressions see
         prefix = f"{collection}:" if context.id_policy == "prefix" else ""
-        self.ids = [prefix + source_id for source_id in batch.ids]
+        ids = batch.ids if schema.content.id is None else [self._new_id(i) for i in range(len(batch))]
+        self.ids = [prefix + new for new in ids]
         self.metadatas: list[Metadata] = [plain(m) if m else {} for m in batch.metadatas]
         self.repairs: list[tuple[str, str, str, str, str, str]] = []
-        self.failures: list[Fault] = []
         self.told: dict[int, dict[str, Any]] = {}  # by position: what the document tells
         if not schema.is_identity:
             self.metadatas = [dict(m) for m in self.metadatas]  # the caller's own stay as they are
@@ -359,6 +306,107 @@ class _Work:
             by_name = type_by_name(routing, collection)
             own = [m.get(routing.field) if routing.field else None for m in self.metadatas]
             self.types = [kind if type(kind) is str and kind in routing.targets else by_name for kind in own]
+        self.targets = [routing.targets[kind] if routing and kind else collection for kind in self.types]
+        if moves := schema.content.moves(collection):
+            for i in range(len(batch)):
+                self._move(i, moves)
+
+    # What the schema's expressions give for a chunk; they see it as it is in the source, whatever rules came before.
+
+    def _computed(self, text: str, i: int) -> Any:
+        if i not in self._given:
+            metadata = self.batch.metadatas[i]
+            self._given[i] = {
+                "fields": readable(plain(metadata) if metadata else {}), "document": self.batch.documents[i] or "",
+                "id": self.batch.ids[i], "uri": self.batch.uris[i] or "", "collection": self.collection,
+                "date": self.context.date.isoformat(),
+            }  # fmt: skip
+        return self.schema.content.expression(text).of(self._given[i])
+
+    def _holds(self, text: str, i: int, name: str) -> bool:
+        """Whether a condition is true; one that cannot be computed for this chunk, or gives no truth, is a failure."""
+        try:
+            value = self._computed(text, i)
+        except ExpressionFailed as error:
+            self.failures.append((i, ReasonCode.INVALID.of(name), f"{text}: {error}"))
+            return False
+        if type(value) is not bool:
+            self.failures.append((i, ReasonCode.INVALID.of(name), f"{text}: gives neither true nor false"))
+        return value is True
+
+    def _new_id(self, i: int) -> str:
+        text = str(self.schema.content.id)
+        try:
+            value = self._computed(text, i)
+        except ExpressionFailed as error:
+            value, why = ABSENT, str(error)
+        else:
+            why = "gives no text" if type(value) is not str or not value else ""
+        if why:
+            self.failures.append((i, ReasonCode.INVALID.of("id"), f"{text}: {why}"))
+            return self.batch.ids[i]
+        return str(value)
+
+    def _move(self, i: int, moves: Sequence[Move]) -> None:
+        for move in moves:
+            if move.when is None or self._holds(move.when, i, "collection"):
+                self.targets[i], self.types[i] = move.target(self.collection), self.schema.type_of(move)
+                return
+
+    # Rules of whole chunks, in the order in which docs/schemas.md lists them.
+
+    def before_fields(self) -> None:
+        content, every = self.schema.content, range(len(self.batch))
+        for out in (rule for rule in content.leave_out if rule.applies(self.collection)):
+            for i in (i for i in every if i not in self.left_out):
+                if self._holds(out.when, i, "leave_out"):
+                    self.left_out[i] = f"{out.because}: {out.when}" if out.because else out.when
+        for rename in (rule for rule in content.rename if rule.applies(self.collection)):
+            for i in every:
+                self._rename(rename, i)
+        for rule in (rule for rule in content.replace if rule.applies(self.collection)):
+            self._replace(rule, "rewritten", every)
+        for redact in (rule for rule in content.redact if rule.applies(self.collection) and rule.document):
+            self._replace(redact.model_copy(update={"fields": ()}), "redacted", every)
+
+    def after_fields(self) -> None:
+        content, every = self.schema.content, range(len(self.batch))
+        for redact in (rule for rule in content.redact if rule.applies(self.collection) and rule.fields):
+            self._replace(redact.model_copy(update={"document": False}), "redacted", every)
+        for drop in (rule for rule in content.drop if rule.applies(self.collection)):
+            for i in every:
+                for key in drop.named(self.metadatas[i]):
+                    self._repair(i, key, "drop", self.metadatas[i][key], ABSENT)
+
+    def _rename(self, rule: Rename, i: int) -> None:
+        metadata = self.metadatas[i]
+        if rule.source not in metadata:
+            return
+        if not _missing(metadata.get(rule.to, ABSENT)):
+            both = f"the field is there, and so is {show(rule.source)}, which would be renamed to it"
+            self.failures.append((i, ReasonCode.INVALID.of(rule.to), both))
+            return
+        value = metadata.pop(rule.source)
+        self._repair(i, rule.to, "renamed", f"{rule.source} = {in_full(self.schema.shown(value))}", value)
+
+    def _replace(self, rule: Replace, how: str, positions: Iterable[int]) -> None:
+        def new(value: Any) -> Any:
+            if type(value) is list:
+                return [new(part) for part in value]
+            return rule.apply(value) if type(value) is str and not unicode_problem(value) else value
+
+        for i in positions:
+            if (
+                rule.document
+                and self.documents[i] is not None
+                and (text := new(self.documents[i])) != self.documents[i]
+            ):
+                before, self.documents[i] = self.documents[i], text
+                self._repaired(i, DOCUMENT, how, before, text)
+            for key in rule.named(self.metadatas[i]):
+                value = self.metadatas[i][key]
+                if (type(value) is str or type(value) is list) and (changed := new(value)) != value:
+                    self._repair(i, key, how, value, changed)
 
     def by_type(self) -> Mapping[str | None, list[int]]:
         groups: dict[str | None, list[int]] = defaultdict(list)
@@ -370,7 +418,9 @@ class _Work:
         """Give the field its value in every chunk of these positions."""
         for i in positions:
             value = self.metadatas[i].get(rule.name, ABSENT)
-            if rule.fixed is not None:
+            if rule.value is not None and (rule.when is None or self._holds(rule.when, i, rule.name)):
+                self._set(rule, rule.value, i, value)
+            elif rule.fixed is not None:
                 wanted = self._render(rule.fixed, i)
                 if type(value) is not str or value != wanted:
                     self._repair(i, rule.name, "set" if _missing(value) else "fixed", value, wanted)
@@ -378,6 +428,22 @@ class _Work:
                 self._fill(rule, i, value)
             else:
                 self._settle(rule, i, value)
+
+    def _set(self, rule: FieldRule, text: str, i: int, value: Any) -> None:
+        """The field gets what its expression gives; null is as if the field were missing."""
+        try:
+            wanted = self._computed(text, i)
+        except ExpressionFailed as error:
+            self.failures.append((i, ReasonCode.INVALID.of(rule.name), f"{text}: {error}"))
+            return
+        if wanted is ABSENT:
+            if not _missing(value):
+                self._repair(i, rule.name, "recomputed", value, ABSENT)
+            self._fill(rule, i, ABSENT)
+            return
+        if type(value) is not type(wanted) or value != wanted:
+            self._repair(i, rule.name, "computed" if _missing(value) else "recomputed", value, wanted)
+        self._settle(rule, i, wanted)
 
     def _fill(self, rule: FieldRule, i: int, value: Any) -> None:
         if (told := self._told(rule, i)) is not ABSENT:
@@ -392,7 +458,7 @@ class _Work:
     def _settle(self, rule: FieldRule, i: int, value: Any) -> None:
         outcome, new = rule.settle(value)
         if outcome == "reject":
-            self.failures.append((i, ReasonCode.INVALID.of(rule.name), show(value)))
+            self.failures.append((i, ReasonCode.INVALID.of(rule.name), show(self.schema.shown(value))))
         elif outcome == "coerce" and not self.context.lists and _as_json(new) == value:
             pass  # a list that already is the JSON text which it would become
         elif outcome == "default":
@@ -409,7 +475,7 @@ class _Work:
         if rule.derive is None:
             return ABSENT
         if i not in self.told:
-            self.told[i] = certain(self.batch.documents[i], self.schema.derivations.values())
+            self.told[i] = certain(self.documents[i], self.schema.derivations.values())
         value = self.told[i].get(rule.derive, ABSENT)
         return value if value is not ABSENT and rule.allows(value) else ABSENT
 
@@ -427,7 +493,7 @@ class _Work:
 
     def _placeholder(self, name: str, i: int) -> str:
         if name == "word_count":
-            return str(len((self.batch.documents[i] or "").split()))
+            return str(len((self.documents[i] or "").split()))
         if name == "uri_id":
             return quote(self.ids[i], safe="", errors="surrogatepass")
         return {
@@ -447,15 +513,26 @@ class _Work:
             self.metadatas[i].pop(field, None)  # type: ignore[call-overload]  # a foreign key may be no text
         else:
             self.metadatas[i][str(field)] = after
+        if rule == "renamed" or self.hides:
+            self._repaired(i, field, rule, before, after)
+            return
         row = (self.collection, self.batch.ids[i], field if isinstance(field, str) else show(field), rule)
         self.repairs.append((*row, in_full(before), in_full(after)))
+
+    def _repaired(self, i: int, field: object, rule: str, before: Any, after: Any) -> None:
+        """The same for what is shown in another way: redacted, or with the name that the field had."""
+        shown = "(not shown)" if rule == "redacted" else str(before)
+        if rule not in ("redacted", "renamed"):
+            shown = in_full(self.schema.shown(before))
+        row = (self.collection, self.batch.ids[i], field if isinstance(field, str) else show(field), rule)
+        self.repairs.append((*row, shown, in_full(self.schema.shown(after))))
 
     def finished(self) -> Transformed:
         whole: list[Metadata | None] = [m or None for m in self.metadatas]
         for i, before in enumerate(self.batch.metadatas):
             if before is not None and not before:
                 self.repairs.append((self.collection, self.batch.ids[i], "", "empty", "{}", show(whole[i])))
-        batch = replace(self.batch, ids=self.ids, metadatas=whole)
+        batch = replace(self.batch, ids=self.ids, documents=self.documents, metadatas=whole)
         faults = [*self.failures, *hazards(self.batch.ids, batch)]
         if not self.context.lists:
             self._as_text("json", lambda value: type(value) is list, _as_json)
@@ -465,12 +542,13 @@ class _Work:
             if keys := [key for key, value in metadata.items() if is_sparse(value)]:
                 faults.append((i, ReasonCode.UNSUPPORTED_METADATA, f"{show(keys[0])}: {NO_SPARSE}"))
         batch.metadatas = [m or None for m in self.metadatas]
+        faults = [fault for fault in faults if fault[0] not in self.left_out]
+        faults += [(i, ReasonCode.LEFT_OUT, why) for i, why in self.left_out.items()]
         rows = [(self.collection, self.batch.ids[i], reason, detail) for i, reason, detail in sorted(faults)]
-        routing = self.schema.content.routing
         return Transformed(
             batch=batch,
             collection=self.collection,
-            targets=[routing.targets[kind] if routing and kind else self.collection for kind in self.types],
+            targets=self.targets,
             types=self.types,
             source_ids=list(self.batch.ids),
             repairs=pd.DataFrame(self.repairs, columns=list(REPAIR_COLUMNS), dtype=object),

@@ -1,24 +1,41 @@
-"""A schema file: its typed form, how it is read, and how one field settles one value.
+"""A schema file: its typed form, how it is read, what is compiled of it, and how one field settles one value.
 
 Written in YAML by people; docs/schemas.md says how. Unknown and doubled keys are refused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from helpers.errors import UsageError
 from helpers.parameters.model import dotted, explain, nearest, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
+from helpers.schema.expressions import DERIVED_TYPES, FUNCTIONS, VARIABLES, Expression, Language, pattern, read_table
 from helpers.schema.rules import (
     ABSENT,
-    DERIVED_TYPES,
     INT64_MAX,
     INT64_MIN,
     PYTHON_TYPES,
@@ -41,7 +58,9 @@ class _Part(BaseModel):
 class FieldRule(_Part):
     """What one metadata field must be, what fills it when missing and what becomes of a wrong value.
 
-    `default` and `fixed` are templates (see `placeholders`). `derive` names what a missing or wrong value is taken from
+    `default` and `fixed` are templates (see `placeholders`). `value` is an expression, which gives the field its value wherever
+    the condition `when` holds.
+    `derive` names what a missing or wrong value is taken from
     first, where the document tells it for certain (`schema.derive`). `repair` says what happens to a value that is neither
     right nor can be made right without loss: `clamp` moves a finite number to the nearer bound (any other value gets
     the default, or is rejected where there is none), `default` replaces it, `reject` sets the chunk aside.
@@ -51,6 +70,8 @@ class FieldRule(_Part):
     type: FieldType
     default: str | int | float | bool | None = None
     fixed: str | None = None
+    value: str | None = None
+    when: str | None = None
     derive: Literal["language", "includes_spanish", "word_count"] | None = None
     optional: bool = False
     not_empty: bool = False
@@ -92,6 +113,10 @@ class FieldRule(_Part):
         for text in (self.default, self.fixed):
             if isinstance(text, str):
                 placeholders(text)
+        if self.when is not None and self.value is None:
+            raise ValueError("when needs a value, the expression to compute where it holds")
+        if self.value is not None and (self.fixed is not None or self.derive is not None):
+            raise ValueError("value has no effect beside fixed or derive: leave one out")
         self._legal_derive()
         self._legal_default()
         return self
@@ -188,6 +213,11 @@ class FieldRule(_Part):
         return self.type != "float" or math.isfinite(value)
 
 
+def _legal_collection(name: str) -> None:
+    if not _COLLECTION_NAME.fullmatch(name) or ".." in name:
+        raise ValueError(f"{show(name)} cannot be the name of a collection")
+
+
 class NameRule(_Part):
     """Source collections whose name contains the text (upper and lower case alike) hold chunks of this type."""
 
@@ -209,11 +239,157 @@ class Routing(_Part):
             if kind not in self.targets:
                 raise ValueError(f"type {kind!r} has no target; known types: {', '.join(self.targets)}")
         for name in self.targets.values():
-            if not _COLLECTION_NAME.fullmatch(name) or ".." in name:
-                raise ValueError(f"{show(name)} cannot be the name of a collection")
+            _legal_collection(name)
         if len(set(self.targets.values())) < len(self.targets):
             raise ValueError("two types share a target collection")
         return self
+
+
+Texts = tuple[str, ...]
+Place = tuple[str | int, ...]
+
+
+class _Misplaced(ValueError):
+    """What is wrong with a part of the file that only the whole file can judge, and where it is."""
+
+    def __init__(self, place: Place, why: str) -> None:
+        super().__init__(f"'{dotted(place)}': {why}")
+        self.place = place
+
+
+class _Scoped(_Part):
+    """A rule for the source collections whose name fits one of `only` (globs); for all where there is none."""
+
+    only: Texts = ()
+
+    def applies(self, collection: str) -> bool:
+        return not self.only or any(fnmatchcase(collection, glob) for glob in self.only)
+
+
+class _OfFields(_Scoped):
+    """A rule for fields, by name or glob."""
+
+    fields: Texts = ()
+
+    def named(self, metadata: Mapping[Any, Any]) -> list[str]:
+        """The keys of these metadata that the rule is for."""
+        if not self.fields:
+            return []
+        return [key for key in metadata if isinstance(key, str) and any(fnmatchcase(key, glob) for glob in self.fields)]
+
+
+class Table(_Part):
+    """A lookup table: two columns of a CSV file beside the schema. An expression asks it as `<its name>(key)`."""
+
+    file: str
+    key: str
+    value: str
+    _rows: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        path = (info.context or {}).get("folder", Path()) / self.file
+        self._rows.update(read_table(path, self.key, self.value))
+        object.__setattr__(self, "file", str(path))  # so that a schema that is written elsewhere finds it, too
+        return self
+
+    @property
+    def rows(self) -> dict[str, str]:
+        return self._rows
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self._rows, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class LeaveOut(_Scoped):
+    """Chunks for which `when` holds are not migrated; `because` is what people who sign read."""
+
+    when: str
+    because: str = ""
+
+
+class Move(_Part):
+    """Chunks of the collections whose name fits `from` go to `to`, where `when` holds. The first rule that fits counts."""
+
+    source: str = Field(alias="from", min_length=1)
+    to: str
+    when: str | None = None
+
+    @model_validator(mode="after")
+    def _legal(self) -> Self:
+        unknown = [name for name in placeholders(self.to) if name != "source_collection"]
+        if unknown:
+            raise ValueError(f"'to' may hold {{source_collection}}, not {{{unknown[0]}}}")
+        _legal_collection(self.target("abc"))
+        return self
+
+    def target(self, collection: str) -> str:
+        return self.to.format(source_collection=collection)
+
+
+class Rename(_Scoped):
+    """The value of a field gets another name."""
+
+    source: str = Field(alias="from", min_length=1)
+    to: str
+
+    @field_validator("to")
+    @classmethod
+    def _legal_key(cls, name: str) -> str:
+        return FieldRule._legal_key(name)
+
+
+class Drop(_OfFields):
+    """Fields, by name or glob, that do not come along."""
+
+    fields: Texts = Field(min_length=1)
+
+
+class Replace(_OfFields):
+    """What a pattern finds in fields (names or globs) or in the document is replaced; `\\1` is its first group."""
+
+    pattern: str
+    replacement: str = Field(alias="with")
+    document: bool = False
+
+    @model_validator(mode="after")
+    def _legal(self) -> Self:
+        regex = pattern(self.pattern)
+        if not self.fields and not self.document:
+            raise ValueError("name what it is for: fields, or document: true")
+        groups = [int(found) for found in re.findall(r"(?<!\\)(?:\\\\)*\\([0-9])", self.replacement)]
+        if groups and max(groups) > regex.groups:
+            raise ValueError(f"with names group \\{max(groups)}, the pattern has {regex.groups}")
+        return self
+
+    def found_in(self, text: str) -> bool:
+        return pattern(self.pattern).search(text) is not None
+
+    def apply(self, text: str) -> str:
+        return str(pattern(self.pattern).sub(self.replacement, text))
+
+
+class Redact(Replace):
+    """As `Replace`, after all other rules; what was there is in no report. `name` is what reports call it."""
+
+    name: str = Field(min_length=1)
+    replacement: str = Field("[redacted]", alias="with")
+
+    @model_validator(mode="after")
+    def _final(self) -> Self:
+        if "\\" in self.replacement:
+            raise ValueError("what is redacted is replaced by the same text everywhere: with names no group")
+        if self.found_in(self.replacement) or self.found_in(""):
+            raise ValueError(f"the pattern also finds what it would be replaced by, {show(self.replacement)}")
+        return self
+
+
+def _as_drop(given: object) -> object:
+    """`drop: [a, "b*"]` is short for one rule."""
+    if isinstance(given, list) and given and all(isinstance(name, str) for name in given):
+        return [{"fields": given}]
+    return given
 
 
 class SchemaFile(_Part):
@@ -223,16 +399,38 @@ class SchemaFile(_Part):
     description: str = ""
     requires_document: bool = False
     unknown: Literal["keep", "drop"] = "keep"
+    tables: dict[str, Table] = Field(default_factory=dict)
+    leave_out: tuple[LeaveOut, ...] = ()
+    collections: tuple[Move, ...] = ()
     routing: Routing | None = None
+    id: str | None = None
+    rename: tuple[Rename, ...] = ()
+    replace: tuple[Replace, ...] = ()
     fields: tuple[FieldRule, ...] = ()
     extensions: dict[str, tuple[FieldRule, ...]] = Field(default_factory=dict)
+    redact: tuple[Redact, ...] = ()
+    drop: Annotated[tuple[Drop, ...], BeforeValidator(_as_drop, json_schema_input_type=tuple[Drop | str, ...])] = ()
+    _compiled: dict[str, Expression] = PrivateAttr(default_factory=dict)
+
+    @field_validator("tables")
+    @classmethod
+    def _legal_tables(cls, tables: dict[str, Table]) -> dict[str, Table]:
+        for name in tables:
+            if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in (*VARIABLES, *FUNCTIONS, "has", "size", "in"):
+                raise ValueError(
+                    f"{show(name)} cannot be the name of a table: small letters, digits and _, and no name in use"
+                )
+        return tables
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        known = self.routing.targets if self.routing else {}
+        if self.routing is not None and self.collections:
+            raise ValueError("routing and collections both say where chunks go: leave one out")
+        known = self.routing.targets if self.routing else [move.to for move in self.collections]
         for kind, extra in self.extensions.items() or [("", ())]:
             if kind and kind not in known:
-                raise ValueError(f"extensions for type {kind!r}, which routing.targets does not name")
+                where = "collections" if self.collections else "routing.targets"
+                raise ValueError(f"extensions for {show(kind)}, which {where} does not name")
             names = [rule.name for rule in (*self.fields, *extra)]
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
@@ -242,23 +440,88 @@ class SchemaFile(_Part):
             raise ValueError("{routing} needs a routing section")
         return self
 
+    @model_validator(mode="after")
+    def _compile(self) -> Self:
+        language = Language({name: table.rows for name, table in self.tables.items()})
+        found: list[tuple[Place, str | None, str]] = [(("id",), self.id, "STRING")]
+        for name in ("leave_out", "collections"):
+            found += [((name, at, "when"), rule.when, "BOOL") for at, rule in enumerate(getattr(self, name))]
+        lists: list[tuple[Place, tuple[FieldRule, ...]]] = [(("fields",), self.fields)]
+        for start, rules in [*lists, *((("extensions", kind), extra) for kind, extra in self.extensions.items())]:
+            found += [((*start, at, "value"), rule.value, "") for at, rule in enumerate(rules)]
+            found += [((*start, at, "when"), rule.when, "BOOL") for at, rule in enumerate(rules)]
+        for where, text, wanted in found:
+            if text is not None:
+                try:
+                    self._compiled[text] = language.compile(text, wanted)
+                except ValueError as error:
+                    raise _Misplaced(where, str(error)) from error
+        return self
+
+    def expression(self, text: str) -> Expression:
+        """The expression of this text, which the file holds."""
+        return self._compiled[text]
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether it has any rule besides those of single fields and `routing`."""
+        rules = self.leave_out or self.collections or self.rename or self.replace or self.redact or self.drop
+        return bool(rules) or self.id is not None
+
+    def moves(self, collection: str) -> list[Move]:
+        """The rules of `collections` for this one, in order; after one without `when` none is asked."""
+        found: list[Move] = []
+        for move in self.collections:
+            if fnmatchcase(collection, move.source):
+                found.append(move)
+                if move.when is None:
+                    break
+        return found
+
 
 def read_schema_file(path: Path) -> SchemaFile:
     """The schema in a YAML file, or a UsageError of one line."""
     raw = read_yaml_mapping(path, what="schema file")
     try:
-        return SchemaFile.model_validate(raw)
+        return SchemaFile.model_validate(raw, context={"folder": path.parent})
     except ValidationError as error:
         what = _unknown_key(error) or explain(error, SchemaFile)
-        raise UsageError(ReasonCode.SCHEMA_INVALID, what, where=str(path), next_step="See docs/schemas.md.") from error
+        first = error.errors(include_url=False)[0]
+        place = getattr(first.get("ctx", {}).get("error"), "place", first["loc"])
+        where = f"{path}{_line(path, place)}"
+        raise UsageError(ReasonCode.SCHEMA_INVALID, what, where=where, next_step="See docs/schemas.md.") from error
 
 
 def _unknown_key(error: ValidationError) -> str:
-    """The first unknown key of a field with the nearest one that a field has; "" where no such key is at fault."""
+    """The first unknown key inside a list of rules, with the nearest one that is known there; "" where none is at fault."""
     for problem in error.errors(include_url=False, include_context=False):
         place = problem["loc"]
-        if problem["type"] == "extra_forbidden" and place[0] in ("fields", "extensions"):
-            near = nearest(str(place[-1]), FieldRule.model_fields)
-            hint = f"did you mean '{near}'?" if near else f"known there: {', '.join(FieldRule.model_fields)}"
+        rule = _RULES.get(str(place[0])) if place else None
+        if problem["type"] == "extra_forbidden" and rule is not None and len(place) > 1:
+            known = [name.alias or key for key, name in rule.model_fields.items()]
+            near = nearest(str(place[-1]), known)
+            hint = f"did you mean '{near}'?" if near else f"known there: {', '.join(known)}"
             return f"unknown key '{dotted(place)}'; {hint}"
     return ""
+
+
+_RULES: dict[str, type[_Part]] = {
+    "fields": FieldRule, "extensions": FieldRule, "tables": Table, "leave_out": LeaveOut, "collections": Move, "rename": Rename,
+    "replace": Replace, "redact": Redact, "drop": Drop,
+}  # fmt: skip
+
+
+def _line(path: Path, place: Sequence[str | int]) -> str:
+    """`, line 12` of what a problem is about, as far as the file has it; "" where that is not known."""
+    line = None
+    with suppress(YAMLError, OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+        node: Any = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        for key in place:
+            line = (node.lc.item(key) if isinstance(key, int) else node.lc.key(key))[0] + 1
+            node = node[key]
+    return f", line {line}" if line else ""
+
+
+def schema_document() -> dict[str, Any]:
+    """The JSON Schema of a schema file, for editors; parameters/schemas/schema.schema.json is a copy."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | SchemaFile.model_json_schema(by_alias=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import audit, plots
+from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
@@ -462,6 +463,15 @@ class ExploreSourceStep(NotebookStep):
         if not home:
             return pd.DataFrame(columns=search.COLUMNS)
         return search.by_id(self.lookup, self._asked(collection), chunk, home, k)
+
+    def explain(self, chunk: str = "", collection: str = "") -> pd.DataFrame:
+        """One chunk before and after the schema, rule by rule. Without an id, of any chunk."""
+        home, chunk = self._home(chunk, collection)
+        batch = self.lookup.read(home, [chunk], embeddings=True) if home else ChunkBatch.empty()
+        if not len(batch):
+            return pd.DataFrame(columns=list(search.EXPLAINED))
+        dimensions = self.run.parameters.expected.dimensions
+        return search.explained(self.schema, batch, self.lookup.reader.info(home), self.scan.context, dimensions)
 
     def _home(self, chunk: str, collection: str) -> tuple[str, str]:
         """The collection a chunk is in, and its id; the first of them that knows it. Without an id the first usable chunk."""

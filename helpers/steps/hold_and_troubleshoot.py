@@ -106,7 +106,7 @@ class HoldAndTroubleshootStep(NotebookStep):
             rows = (result.facts.get("counts") or result.facts.get("arrivals") or []) if result else []
             if rows:
                 out = [[r["collection"], r["source"], r["target"], r["quarantined"],
-                        r["source"] - r["target"] - r["quarantined"], step] for r in rows]  # fmt: skip
+                        r["source"] - r["target"] - r["quarantined"] - (r.get("left_out") or 0), step] for r in rows]  # fmt: skip
                 return pd.DataFrame(
                     out, columns=["collection", "source", "target", "quarantined", "missing", "seen by step"]
                 )

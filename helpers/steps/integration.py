@@ -19,7 +19,7 @@ from helpers.errors import RunbookError, UsageError, one_line
 from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.migration.source_changes import WrittenData
-from helpers.monitoring import integration_cases, measure, pytest_target
+from helpers.monitoring import integration_cases, measure
 from helpers.monitoring.integration_cases import Case, generated, read_cases
 from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
@@ -96,12 +96,12 @@ class IntegrationStep(NotebookStep):
         write_json(self.folder / "cases.json", [c.model_dump(mode="json", exclude_none=True) for c in self.cases])
         write_text(self.folder / "pytest.ini", "[pytest]\n")
         arguments = [
-            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", pytest_target.__name__,
+            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", integration_cases.__name__,
             "--import-mode=importlib", "--rootdir", str(self.folder), "-c", str(self.folder / "pytest.ini"),
             str(Path(integration_cases.__file__)), *map(str, self.tests),
         ]  # fmt: skip
         environment = {
-            **set_aside(), pytest_target.RUN: self.run.id, pytest_target.OUTCOMES: str(self.folder / "outcomes.jsonl"),
+            **set_aside(), integration_cases.RUN: self.run.id, integration_cases.OUTCOMES: str(self.folder / "outcomes.jsonl"),
             integration_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
             "RUNBOOK_TARGET_URL": target.url or "", "RUNBOOK_TARGET_PATH": str(resolve_path(target.path)) if target.path else "",
             "RUNBOOK_TARGET_TENANT": target.tenant, "RUNBOOK_TARGET_DATABASE": target.database,

@@ -163,7 +163,8 @@ class MigrateStep(NotebookStep):
         if self.run.dry_run or self.ledger.open_round is not None:
             why = "dry run: there is nothing to verify" if self.run.dry_run else "phase 6 verifies what it goes on with"
             self.run.check("verify", Verdict.NOT_EXERCISED, measured="not yet", threshold="done", detail=why)
-            return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "extra"])
+            columns = ["collection", "source", "target", "quarantined", "left_out", "missing", "extra"]
+            return pd.DataFrame(columns=columns)
         self.job.checkpoint.enter("verify")
         with open_target(self.run.parameters.target) as store, self.run.phase("5 verify", self.staged.total):
             return self._arrived(store)
@@ -249,8 +250,9 @@ class MigrateStep(NotebookStep):
         counted = self.job.quarantine.counts()
         self.run.fact("quarantine", counted)
         file = self.run.folder / QUARANTINED  # the workspace goes one day, the evidence stays
-        if counted:
-            self.run.fact("quarantine_file", self.job.quarantine.evidence(file))
+        self.run.fact("left_out", out := self.job.quarantine.left_out())
+        if counted or out:
+            self.run.fact("quarantine_file", self.job.quarantine.evidence(file, self.job.schema.shown))
         else:
             file.unlink(missing_ok=True)
         listed, kept = self.staged.folder / CHANGES, self.run.folder / CHANGED

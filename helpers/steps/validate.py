@@ -151,7 +151,7 @@ class ValidateStep(NotebookStep):
     def counts(self) -> pd.DataFrame:
         """Source, quarantined, expected and found, per source collection."""
         self._put(self.judged.counts())
-        frame = pd.DataFrame([{**_row(s), "matches": s.target + s.quarantined == s.source} for s in self.found.sources])
+        frame = pd.DataFrame([{**_row(s), "matches": s.matches} for s in self.found.sources])
         if len(frame):
             self._figure("counts", lambda: plots.counts_by_collection(frame), "Chunks per source collection.")
         return frame
@@ -391,9 +391,10 @@ def put(run: RunRecord, check: Check) -> None:
 def record(run: RunRecord, judged: Judgement) -> None:
     """The facts that the decision and the pages read, and what is shown beside the tests without judging."""
     found = judged.found
-    run.fact("counts", [{**_row(s), "matches": s.target + s.quarantined == s.source} for s in found.sources])
+    run.fact("counts", [{**_row(s), "matches": s.matches} for s in found.sources])
     run.fact("targets", found.targets)
     run.fact("quarantine", dict(sorted(found.reasons.items())))
+    run.fact("left_out", dict(sorted(found.left_out.items())))
     run.fact("differences", dict(sorted(found.counted.items())))
     run.fact("differing_chunks", found.differing)
     run.fact("search", found.search)
@@ -441,5 +442,5 @@ def record_values(run: RunRecord, judged: Judgement) -> None:
 
 
 def _row(source: SourceCount) -> dict[str, Any]:
-    names = ("collection", "source", "quarantined", "expected", "target", "nan", "lost")
+    names = ("collection", "source", "quarantined", "left_out", "expected", "target", "nan", "lost")
     return {name: getattr(source, name) for name in names}

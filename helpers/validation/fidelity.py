@@ -70,7 +70,12 @@ def unexcused(
         moved, context, dimension=source.dimension, allowed_dimensions=dimensions, space=source.space
     )
     failing = set(failures["id"])
-    return [(position, reason) for position, reason in checked if moved.source_ids[position] not in failing]
+    out = set(failures["id"][failures["reason"] == ReasonCode.LEFT_OUT])
+    return [
+        (position, reason)
+        for position, reason in checked
+        if moved.source_ids[position] not in (out if reason == ReasonCode.LEFT_OUT else failing)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +100,21 @@ class Expectation:
 
 @dataclass(slots=True)
 class SourceCount:
-    """A source collection's chunks: in the snapshot, in quarantine, expected in the target, found there by id."""
+    """A source collection's chunks: in the snapshot, in quarantine, left out, expected in the target, found there by id."""
 
     collection: str
     source: int = 0
     quarantined: int = 0
+    left_out: int = 0
     expected: int = 0
     target: int = 0
     nan: int = 0
     lost: int = 0
+
+    @property
+    def matches(self) -> bool:
+        """Whether the target, the quarantine and what is left out make the source."""
+        return self.target + self.quarantined + self.left_out == self.source
 
 
 @dataclass(slots=True)
@@ -118,6 +129,7 @@ class Findings:
     counted: Counter[str] = field(default_factory=Counter)  # every difference by kind
     differing: int = 0  # chunks with at least one
     reasons: Counter[str] = field(default_factory=Counter)  # quarantined chunks of this snapshot by reason
+    left_out: Counter[str] = field(default_factory=Counter)  # by condition
     strangers: int = 0  # quarantined ids that the snapshot does not hold
     not_finite: int = 0  # vectors of the target with NaN or infinity, or that cannot be read
     notes: list[str] = field(default_factory=list)  # collection metadata or configuration that changed
@@ -194,7 +206,7 @@ class Examination:
         for source in self._sources.values():
             self._collection(source, progress)
         self.found.merged = self._merged.rows(self.write)
-        self.found.strangers = len(self.of.quarantined) - sum(s.quarantined for s in self.found.sources)
+        self.found.strangers = len(self.of.quarantined) - sum(s.quarantined + s.left_out for s in self.found.sources)
         for name in sorted(self._kinds):
             self._close(name)
         self._name_owners()
@@ -243,13 +255,18 @@ class Examination:
             if reason is None:
                 kept.append(position)
             else:
-                count.quarantined += 1
-                self.found.reasons[reason] += 1
+                if reason == ReasonCode.LEFT_OUT:
+                    count.left_out += 1
+                else:
+                    count.quarantined += 1
+                    self.found.reasons[reason] += 1
                 aside.append((position, reason))
         for position, reason in unexcused(self.of.schema, moved, aside, self.context, self.of.parameters, source):
             detail = f"in quarantine as {reason}, but nothing is wrong with it"
             place = (source.name, moved.batch.ids[position], moved.source_ids[position])
             self._note(ReasonCode.QUARANTINE_UNEXPLAINED, moved.targets[position], detail, *place)
+        out = moved.failures[moved.failures["reason"] == ReasonCode.LEFT_OUT]
+        self.found.left_out.update(out["detail"])
         count.expected += len(kept)
         return kept
 

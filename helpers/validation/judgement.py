@@ -48,14 +48,14 @@ class Judgement:
         self.expected = sum(s.expected for s in found.sources)
 
     def counts(self) -> Check:
-        """1: target + quarantined = source, per collection and in total; nothing extra, no collection missing."""
+        """1: target + quarantined + left out = source, per collection and in total; nothing extra, no collection missing."""
         kinds = (
             ReasonCode.CHUNK_MISSING,
             ReasonCode.CHUNK_EXTRA,
             ReasonCode.COLLECTION_MISSING,
             ReasonCode.QUARANTINE_UNEXPLAINED,
         )
-        wrong = [s.collection for s in self.found.sources if s.target + s.quarantined != s.source]
+        wrong = [s.collection for s in self.found.sources if not s.matches]
         check = self._fidelity(COUNTS, kinds)
         check.measured, check.threshold = sum(s.target for s in self.found.sources), self.expected
         if wrong and check.verdict is not Verdict.FAIL:
@@ -63,7 +63,9 @@ class Judgement:
         if check.verdict is Verdict.FAIL and check.measured == check.threshold:
             check.measured = f"{check.measured:,} in all, but not the same ones"
         check.unit = "chunks"
+        out = sum(s.left_out for s in self.found.sources)
         aside = f"{sum(self.found.reasons.values()):,} in quarantine" if self.found.reasons else ""
+        aside = ", ".join(filter(None, [aside, f"{out:,} left out by the schema" if out else ""]))
         check.detail = "; ".join(filter(None, [check.detail, f"wrong in {', '.join(wrong)}" if wrong else "", aside]))
         return check
 
@@ -226,7 +228,7 @@ class Judgement:
             complete_before = self.found.values.complete["before"]
             complete_known = max(0, complete - self.found.values.defaulted)
         return {
-            "chunks": self.total,
+            "chunks": self.total - sum(s.left_out for s in self.found.sources),
             "valid": self.expected,
             "complete": complete,
             "complete_before": complete_before,
@@ -237,7 +239,7 @@ class Judgement:
             "queries_ok": sum(q["ok"] for q in asked) if asked else None,
             "queries": len(asked),
             "queries_why": self.queries().detail,
-            "collections_matching": sum(s.target + s.quarantined == s.source for s in self.found.sources),
+            "collections_matching": sum(s.matches for s in self.found.sources),
             "collections": len(self.found.sources),
             "differences": sum(self.found.counted.values()),
         }

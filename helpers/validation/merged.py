@@ -133,7 +133,8 @@ class Merged:
             if probes.ids:
                 homes = self.schema.transform(probes.chunks, source, self.context).targets
                 for p, home in enumerate(homes):
-                    found[home].append((p, source, probes))
+                    if home in found:
+                        found[home].append((p, source, probes))
         for target, queries in found.items():
             if target not in spaces or not queries:
                 continue

@@ -298,7 +298,7 @@ WITHOUT: dict[str, str] = {
         "needs an authority: tests/test_evidence_timestamps.py":
             """evidence.seals:_tell_outside""",
         "of a child that measures, or of the application's own tests":
-            """monitoring.measure:main monitoring.pytest_target:_write""",
+            """monitoring.measure:main monitoring.integration_cases:_write""",
         "asked for by a person in notebook 11, who asks again":
                         """
             profiling.sample:Places.note profiling.search:write_csv profiling.similarity:outliers

@@ -1,0 +1,417 @@
+"""What a schema computes: expressions (CEL), lookup tables, patterns (RE2), what a document tells. Time and memory are bounded.
+
+Nothing is evaluated as Python. An expression has no loops of its own. Its length, the text that it is given where it goes
+through lists, and every text that it makes are limited; the library ends one that counts too far. RE2 needs time in proportion
+to the text, whatever the pattern. The same chunk gives the same value on every machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import re
+import unicodedata
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.parameters.model import nearest
+from helpers.schema.rules import ABSENT, INT64_MAX, INT64_MIN, show, unicode_problem
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel
+
+LONGEST = 2_000  # characters of an expression
+LONGEST_LISTED = 20_000  # characters given to an expression with `map`, `filter`, `exists` or `all`
+LONGEST_MADE = 50_000_000  # characters of a text that a function makes
+MOST_ROWS = 1_000_000  # of a lookup table
+
+VARIABLES = ("fields", "document", "id", "uri", "collection", "date")
+FUNCTIONS = ("lower", "upper", "trim", "substring", "replace", "split", "join", "extract", "sha256", "uuid5")
+_BUILT_IN = ("has", "size", "string", "int", "double", "bool", "contains", "startsWith", "endsWith", "matches")
+_LISTED = re.compile(r"\.\s*(?:map|filter|exists|exists_one|all)\s*\(")
+_PROBLEM = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
+_UNKNOWN = re.compile(r"undeclared reference to '([^']*)'")
+_CODE = re.compile(r"^[A-Z_]+: ")
+
+
+class ExpressionFailed(Exception):
+    """What an expression makes of a chunk is no value."""
+
+
+# -- lookup tables -----------------------------------------------------------------------------------------------------
+
+
+def read_table(path: Path, key: str, value: str) -> dict[str, str]:
+    """Two columns of a CSV file with a header, in UTF-8. ValueError, with the line, where it is none, or has a key twice."""
+    found: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            names = list(rows.fieldnames or ())
+            for column in (key, value):
+                if column not in names:
+                    near = nearest(column, names)
+                    hint = f"did you mean '{near}'?" if near else f"it has {', '.join(names) or 'no header'}"
+                    raise ValueError(f"{path} has no column '{column}'; {hint}")
+            for row in rows:
+                if None in row or None in row.values():
+                    raise ValueError(f"{path}, line {rows.line_num}: not as many values as the header has names")
+                if row[key] in found:
+                    raise ValueError(f"{path}, line {rows.line_num}: {show(row[key])} is there twice")
+                found[row[key]] = row[value]
+                if len(found) > MOST_ROWS:
+                    raise ValueError(f"{path} has more than {MOST_ROWS:,} rows")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+    return found
+
+
+# -- patterns ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def pattern(text: str) -> Any:
+    """A compiled RE2 pattern. ValueError, in one line, where it is none."""
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
+        raise ValueError(
+            f"{show(text)} is not a regular expression of RE2, which has no look-around and no references back: {why}"
+        ) from error
+
+
+# -- expressions -------------------------------------------------------------------------------------------------------
+
+
+def _bounded(length: int) -> None:
+    if length > LONGEST_MADE:
+        raise ValueError(f"makes a text of {length:,} characters")
+
+
+def _replace(text: str, old: str, new: str) -> str:
+    _bounded(len(text) + text.count(old) * max(0, len(new) - len(old)))
+    return text.replace(old, new)
+
+
+def _join(parts: list[str], between: str) -> str:
+    texts = [str(part) for part in parts]
+    _bounded(sum(map(len, texts)) + len(between) * len(texts))
+    return between.join(texts)
+
+
+def _substring(text: str, start: int, end: int | None = None) -> str:
+    return text[max(0, start) : None if end is None else max(0, end)]
+
+
+def _extract(text: str, regex: str) -> str:
+    found = pattern(regex).search(text)
+    return "" if found is None else str((found.group(1) if pattern(regex).groups else found.group(0)) or "")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _uuid5(namespace: str, name: str) -> str:
+    return str(uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, namespace), name))
+
+
+def _functions(tables: Mapping[str, Mapping[str, str]]) -> list[cel.FunctionDecl]:
+    from cel_expr_python import cel
+
+    text, number, texts, any_ = cel.Type.STRING, cel.Type.INT, cel.Type.List(cel.Type.STRING), cel.Type.DYN
+
+    def function(name: str, gives: Any, member: bool, *given: tuple[list[Any], Callable[..., Any]]) -> cel.FunctionDecl:
+        return cel.FunctionDecl(name, [
+            cel.Overload(id=f"{name}_{at}", return_type=gives, parameters=types, is_member=member, impl=does)
+            for at, (types, does) in enumerate(given)
+        ])  # fmt: skip
+
+    return [
+        function("lower", text, True, ([text], str.lower)),
+        function("upper", text, True, ([text], str.upper)),
+        function("trim", text, True, ([text], str.strip)),
+        function("substring", text, True, ([text, number], _substring), ([text, number, number], _substring)),
+        function("replace", text, True, ([text, text, text], _replace)),
+        function("split", texts, True, ([text, text], lambda whole, at: whole.split(at) if at else list(whole))),
+        function("join", text, True, ([cel.Type.List(any_), text], _join)),
+        function("extract", text, True, ([text, text], _extract)),
+        function("sha256", text, False, ([text], _sha256)),
+        function("uuid5", text, False, ([text, text], _uuid5)),
+        *(
+            function(name, any_, False, ([text], rows.get), ([number], lambda key, rows=rows: rows.get(str(key))))
+            for name, rows in tables.items()
+        ),
+    ]
+
+
+class Language:
+    """CEL with the variables of a chunk, our functions, and one function for each lookup table (key → value or null)."""
+
+    def __init__(self, tables: Mapping[str, Mapping[str, str]]) -> None:
+        self._tables = tables
+        self._env: cel.Env | None = None
+
+    def compile(self, text: str, wanted: str = "") -> Expression:
+        """`wanted`: "BOOL" or "STRING", of which the value must be. ValueError, with line and column, where it is wrong."""
+        from cel_expr_python import cel
+
+        if len(text) > LONGEST:
+            raise ValueError(f"the expression has {len(text):,} characters, {LONGEST:,} is the most")
+        if self._env is None:
+            types = dict.fromkeys(VARIABLES, cel.Type.STRING) | {"fields": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)}
+            self._env = cel.NewEnv(variables=types, functions=_functions(self._tables))
+        try:
+            compiled = self._env.compile(text)
+        except (RuntimeError, UnicodeEncodeError) as error:
+            raise ValueError(f"the expression {show(text)} is wrong: {self._problem(str(error))}") from error
+        gives = str(compiled.return_type())
+        if wanted and gives not in (wanted, "DYN"):
+            raise ValueError(f"the expression {show(text)} gives {_type(gives)}, {_type(wanted)} is wanted")
+        if gives.split("<")[0] not in _HELD:
+            raise ValueError(f"the expression {show(text)} gives {_type(gives)}, which no field can hold")
+        return Expression(text, compiled)
+
+    def _problem(self, said: str) -> str:
+        found = _PROBLEM.search(said)
+        if not found:
+            return _CODE.sub("", said.splitlines()[0])
+        line, column, what = found.groups()
+        place = f"line {line}, " if line != "1" else ""
+        if unknown := _UNKNOWN.search(what):
+            known = [*FUNCTIONS, *_BUILT_IN, *self._tables]
+            near = nearest(unknown[1], [*VARIABLES, *known])
+            hint = f"did you mean '{near}'?" if near else f"a chunk has {', '.join(VARIABLES)}"
+            what = f"'{unknown[1]}' is not known; {hint}"
+            if unknown[1] in known:
+                what = f"{unknown[1]} is not for these values; docs/schemas.md shows how it is written"
+        return f"{place}character {int(column)}: {what}"
+
+
+_HELD = ("STRING", "INT", "UINT", "DOUBLE", "BOOL", "NULL", "LIST", "DYN")
+_WORDS = {
+    "BOOL": "true or false",
+    "STRING": "a text",
+    "DYN": "any value",
+    "INT": "a whole number",
+    "DOUBLE": "a number",
+}
+
+
+def _type(name: str) -> str:
+    return _WORDS.get(name, f"a value of type {name.lower()}")
+
+
+class Expression:
+    """A compiled expression: `of(chunk)` is its value, ABSENT for null. `names` are the variables that it looks at."""
+
+    def __init__(self, text: str, compiled: cel.Expression) -> None:
+        self.text, self._compiled = text, compiled
+        self.names = tuple(name for name in VARIABLES if re.search(rf"\b{name}\b", text))
+        self._listed = _LISTED.search(text) is not None
+
+    def of(self, chunk: Mapping[str, Any]) -> Any:
+        """ExpressionFailed where the expression cannot be computed for this chunk."""
+        given = {name: chunk[name] for name in self.names}
+        length = 0
+        for text in _texts(given):
+            if "\0" in text:
+                raise ExpressionFailed("a text holds the character NUL, which expressions cannot read")
+            if problem := unicode_problem(text):
+                raise ExpressionFailed(f"a text {problem}")
+            length += len(text)
+        if self._listed and length > LONGEST_LISTED:
+            most = f"{LONGEST_LISTED:,} is the most for map, filter, exists and all"
+            raise ExpressionFailed(f"the chunk gives it {length:,} characters, {most}")
+        try:
+            value = self._compiled.eval(data=given)
+        except RuntimeError as error:
+            raise ExpressionFailed(_CODE.sub("", str(error).splitlines()[0])) from error
+        kind = str(value.type())
+        if kind == "ERROR":
+            raise ExpressionFailed(_CODE.sub("", str(value.value()).splitlines()[0]))
+        if kind.split("<")[0] not in _HELD:
+            raise ExpressionFailed(f"gives {_type(kind)}, which no field can hold")
+        plain = value.plain_value()
+        return ABSENT if plain is None else plain
+
+
+def _texts(given: Mapping[str, Any]) -> Iterator[str]:
+    for value in given.values():
+        if isinstance(value, dict):
+            yield from value
+            yield from _texts(value)
+        elif isinstance(value, list):
+            yield from (part for part in value if isinstance(part, str))
+        elif isinstance(value, str):
+            yield value
+
+
+def readable(metadata: Mapping[Any, Any]) -> dict[str, Any]:
+    """The metadata that an expression can see: all that a current Chroma holds, but for sparse vectors."""
+    return {key: value for key, value in metadata.items() if isinstance(key, str) and _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    if isinstance(value, int) and type(value) is int:
+        return INT64_MIN <= value <= INT64_MAX
+    return value is None or type(value) in (str, bool) or (isinstance(value, float) and not math.isinf(value))
+
+
+# -- derive ------------------------------------------------------------------------------------------------------------
+#
+# What a document tells about itself, for fields with `derive`: its language, whether it has Spanish, how many words.
+# Only what is certain: a rule answers None where it is not, and the field keeps its default. Sentence by sentence they count
+# function words that Spanish or English has and the other, and the neighbours of Spanish, have not. docs/schemas.md gives
+# the limits, and how often the rules were wrong.
+
+DERIVATIONS_VERSION = 1  # of the rules below; a part of a schema's digest, since a resumed run must derive the same
+
+# Each rule of `derive`: the type of field that it is for, and what it says in reports.
+DERIVED_TYPES = {"language": "string", "includes_spanish": "boolean", "word_count": "integer"}
+DERIVED_MEANINGS = {
+    "language": "es, en or es_en, where the function words of the document leave no doubt",
+    "includes_spanish": "whether the document has sentences that are certainly Spanish, or is certainly English throughout",
+    "word_count": "the number of words of the document, separated by spaces",
+}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SPANISH = _words(
+    """el los las del y es una lo pero más muy están también esto estos cuando donde sus usted ustedes nosotros ellos tiene
+    tienen puede pueden debe deben hace hacer fue fueron hasta según aunque mientras después ahora aquí así otra otro otros
+    otras siempre sólo qué quién cuál cómo dónde aún ese esos eso uno unos unas nuestro nuestra nuestros nuestras mucho
+    muchos hoy ayer año años quien sido había cualquier ningún ninguna desea hay sino nadie ellas algún alguna algunos algunas
+    ambos ambas tampoco quizá quizás entonces allí cuyo cuya siendo estaba estaban tenía tener decir dice dijo hacia todavía
+    además mejor mismo misma mismos mismas primero veces días"""
+)
+_ARTICLES = frozenset(("el", "los", "las", "del"))  # in names of places too: alone they prove nothing
+_ENGLISH = _words(
+    """the of and to is that was were with are this these those from which have has been not but they their what when where
+    will would can could should your you it its an by be at as for if how who there than then into each every does must
+    his her he she we our them because about only other between while"""
+)
+_OTHER = _words(  # Portuguese and Galician, Catalan, Italian, French, German and Dutch, Romanian, Welsh, Esperanto
+    """não uma são também você seu sua seus suas mais muito foi pelo pela das ao aos às os em com é nem isso esse essa
+    non unha tamén máis moi hai polo pola dun dunha deste desta
+    els amb és aquest aquesta aquests aquestes són per dels això més molt també seva seu cal l qu
+    il di che è gli della delle dei degli nel nella sono questo questa alla anche più ed
+    des du et est dans pour pas vous cette aux avec sont ou être ne ce
+    der die das und ist nicht ein eine mit für auf den von zu im sich dem het een van niet voor dat deze zijn
+    și pentru nu cu din sau care să
+    yn mae ac ar gan eich oes
+    ki kaj estas ankaŭ"""
+)
+_LISTS = (_SPANISH, _ENGLISH, _OTHER)
+# What Spanish shares with its neighbours: no proof of Spanish, and reason enough not to rule it out.
+_HINTS = _words("de la que en con por para se al su como sobre sin cada un")
+_WORD = re.compile(r"[^\W\d_]+")
+_SENTENCE = re.compile(r"[.!?;:…\n\r¡¿。！？]+")
+_LEAST, _DISTINCT = 4, 3  # function words of a language, and different ones, before it is certain
+_SHARE = 0.12  # of the words of the sentences in that language; in running text it is above a fifth
+_FEW, _WITH_HINTS, _HINTED = (
+    2,
+    6,
+    0.3,
+)  # or: fewer, but so many with hints, this share of the words, no other language near
+_TRACE = 0.1  # share of all function words that a second language may have and still not count
+_PART = 0.2  # share from which it counts
+_MOST = 0.5  # share of all words that stand in sentences of the document's language
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The sentences of a document that lean to one language."""
+
+    words: int = 0
+    hits: int = 0
+    distinct: set[str] = field(default_factory=set)
+    hints: int = 0  # words of `_HINTS`
+
+    @property
+    def certain(self) -> bool:
+        enough = self.hits >= _LEAST and len(self.distinct) >= _DISTINCT and self.hits >= _SHARE * self.words
+        return enough and bool(self.distinct - _ARTICLES)
+
+    @property
+    def supported(self) -> bool:
+        """Fewer function words, made certain by those that Spanish shares; only where nothing is of another language."""
+        every = self.hits + self.hints
+        enough = len(self.distinct) >= _FEW and bool(self.distinct - _ARTICLES)
+        return enough and every >= _WITH_HINTS and every >= _HINTED * self.words
+
+
+def languages(document: str) -> tuple[str | None, bool | None]:
+    """(language, includes Spanish) of a document: "es", "en" or "es_en"; each None where it is not certain."""
+    spanish, english, other = seen = (_Seen(), _Seen(), _Seen())
+    total, hints = 0, False
+    for sentence in _SENTENCE.split(unicodedata.normalize("NFC", document).lower()):
+        words = _WORD.findall(sentence)
+        total += len(words)
+        known = [[w for w in words if w in listed] for listed in _LISTS]
+        most = max(known, key=len)
+        if sum(len(hits) == len(most) for hits in known) == 1:
+            leaning = seen[known.index(most)]
+            leaning.words, leaning.hits = leaning.words + len(words), leaning.hits + len(most)
+            leaning.distinct.update(most)
+            weak = sum(w in _HINTS for w in words)
+            leaning.hints += weak
+            hints = hints or leaning is other or (leaning is english and weak >= 2)
+        elif not hints:
+            hints = bool(most) or not _HINTS.isdisjoint(words) or not all(map(str.isascii, words))
+    every = spanish.hits + english.hits + other.hits
+    if not every or other.hits > _TRACE * every:
+        return None, None
+    sure = spanish.certain or (spanish.supported and not other.hits)
+    if sure and english.certain and min(spanish.hits, english.hits) >= _PART * every:
+        return "es_en", True
+    if sure:
+        mostly = spanish.words >= _MOST * total and english.hits <= _TRACE * every
+        return ("es" if mostly else None), True
+    if english.certain and english.words >= _MOST * total and not (spanish.hits or hints):
+        return "en", False
+    return None, None
+
+
+def certain(document: str | None, rules: Collection[str]) -> dict[str, Any]:
+    """What a document tells by each of these rules (keys of `DERIVED_TYPES`); what is not certain is left out."""
+    if document is None:
+        return {}
+    found: dict[str, Any] = {}
+    if "word_count" in rules:
+        found["word_count"] = len(document.split())
+    if "language" in rules or "includes_spanish" in rules:
+        found["language"], found["includes_spanish"] = languages(document)
+    return {rule: found[rule] for rule in rules if found.get(rule) is not None}
+
+
+def contradicts(rule: str, value: Any, told: Any) -> bool:
+    """Whether a field's value cannot be right beside what the document tells by this rule.
+
+    A language contradicts where it has nothing in common with the document's (`en-GB` fits "en", `es` fits "es_en"); a word
+    count where it is off by more than a tenth and two words, since tools count words in other ways.
+    """
+    if rule == "includes_spanish":
+        return type(value) is bool and value != told
+    if rule == "word_count":
+        return type(value) is int and abs(value - told) > max(2, told / 10)
+    parts = set(re.split("[-_]", value.lower())) if isinstance(value, str) else set()
+    parts = {{"spa": "es", "eng": "en"}.get(part, part) for part in parts}
+    # A name of a language ("Spanish") is no tag, and another finding.
+    named = isinstance(value, str) and re.match(r"[a-z]{2,3}([-_]|$)", value.lower()) is not None
+    return named and parts.isdisjoint(told.split("_"))

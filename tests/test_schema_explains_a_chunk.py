@@ -1,0 +1,107 @@
+"""`runbook schema --explain` and notebook 11: one chunk before and after the schema, rule by rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.cli import main
+from helpers.parameters.endpoint import Endpoint
+from helpers.stores import CollectionInfo, open_target
+from tests.schema_lines import chunks
+
+EXAMPLES = "parameters/schemas/examples"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explained")
+    with open_target(Endpoint(path=str(folder / "source"))) as store:
+        for name, batch in {
+            "articles": chunks({
+                "a 1": ("Write to ada@x.org.", {"writer": "Ada", "published": "2024-05-01", "code": "de", "notes": "ada@x.org"}),
+                "draft": ("x", {"status": "draft", "published": "soon"}),
+            }),
+            "other": chunks({"a 1": ("B", None)}, 2),
+        }.items():  # fmt: skip
+            store.create(CollectionInfo(name, 0, None, "cosine", "cosine"))
+            store.add(name, batch)
+    return folder
+
+
+def explained(source: Path, schema: str, *more: str) -> int:
+    (source / "p.yaml").write_text(
+        f"name: x\nsource: {{path: {source / 'source'}}}\ntarget: {{path: {source / 'target'}}}\nschema: {schema}\n",
+        encoding="utf-8",
+    )
+    return main(["schema", str(source / "p.yaml"), "--explain", *more])
+
+
+def test_a_chunk_is_explained_rule_by_rule(
+    source: Path, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    assert explained(source, f"{EXAMPLES}/computed_fields.yaml", "a 1", "--collection", "articles") == 0
+    assert (
+        capsys.readouterr().out.strip()
+        == """\
+Chunk a 1 of collection articles, by schema computed_fields
+
+In the source
+  document: 'Write to ada@x.org.'
+  field code: 'de'
+  field notes: 'ada@x.org'
+  field published: '2024-05-01'
+  field writer: 'Ada'
+
+What the schema does
+  1. field year: (absent)  becomes  2024
+     The field was missing; the schema's expression gives its value: int(fields.published.substring(0, 4))
+  2. field country: (absent)  becomes  'Germany'
+     The field was missing; the schema's expression gives its value: country_of(fields.code)
+  3. field characters: (absent)  becomes  19
+     The field was missing; the schema's expression gives its value: size(document)
+  4. field origin: (absent)  becomes  'articles/a 1'
+     The field was missing; the schema's expression gives its value: collection + "/" + id
+
+In the target
+  collection: articles
+  id: a 1
+  document: 'Write to ada@x.org.'
+  field characters: 19
+  field code: 'de'
+  field country: 'Germany'
+  field notes: 'ada@x.org'
+  field origin: 'articles/a 1'
+  field published: '2024-05-01'
+  field writer: 'Ada'
+  field year: 2024
+  vector: 8 numbers. It stays as it is."""
+    )
+
+
+@pytest.mark.parametrize(
+    ("schema", "chunk", "said"),
+    [
+        ("new_ids", "a 1", ["id: a 1  becomes  articles/a-1", "Chunk a 1 of collection other"]),
+        ("collections", "a 1", ["collection: articles  becomes  articles_en"]),
+        ("leave_out", "draft", ["The chunk is not migrated", "left out by the schema: drafts are not published"]),
+        ("computed_fields", "draft", ["quarantine, invalid_year: int(fields.published"]),
+        ("redaction", "a 1", ["document: (not shown)  becomes  'Write to [e-mail].'", "made from the old text"]),
+    ],
+)
+def test_what_each_rule_does_is_said(
+    source: Path, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, schema: str, chunk: str,
+    said: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(root)
+    assert explained(source, f"{EXAMPLES}/{schema}.yaml", chunk) == 0
+    text = capsys.readouterr().out
+    assert [line for line in said if line not in text] == []
+    assert ("ada@x.org" in text) is (schema not in ("redaction", "leave_out", "computed_fields"))
+
+
+def test_an_unknown_chunk_is_one_line(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(source, "identity", "nobody") == 2
+    assert "the source holds no chunk with the id nobody" in capsys.readouterr().err
