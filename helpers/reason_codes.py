@@ -222,7 +222,6 @@ class ReasonCode(StrEnum):
     DISK_FULL = "disk_full", _DISK_FULL, _FREE_SPACE
     DISK_UNKNOWN = "disk_unknown", _DISK_FULL, _DISK_BY_NAME
     PAUSED_FOR_DISK = "paused_for_disk", _DISK_FULL, _FREE_SPACE
-
     AUDIT_UNWRITABLE = "audit_unwritable", _FOLDER, _PERMISSIONS
     FOLDER_GONE = "folder_gone", _FOLDER, _PERMISSIONS
     FOLDER_UNWRITABLE = "folder_unwritable", _FOLDER, _PERMISSIONS

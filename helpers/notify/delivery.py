@@ -514,8 +514,8 @@ def _client_changes(folder: RunState) -> list[str]:
                      f"answered from one old collection alone, {told}.")  # fmt: skip
     if folder.parameters.migration.id_policy == "prefix":
         found.append("Ids of chunks change to <source collection>:<id>. Whoever keeps ids must know the new ones.")
-    elif dry is not None and (told := (dry.facts.get("metadata") or {}).get("ids_rewritten")):
-        old, new = (one_line(str(told[side]), 80) for side in ("before", "after"))
+    elif dry is not None and (ids := (dry.facts.get("metadata") or {}).get("ids_rewritten")):
+        old, new = (one_line(str(ids[side]), 80) for side in ("before", "after"))
         found.append(f"Ids of chunks change, such as {old} to {new}. Whoever keeps ids must know the new ones.")
     return found
 

@@ -438,10 +438,9 @@ def _counted(result: StepResult) -> dict[str, int | None]:
     if result.step == Step.SNAPSHOT:
         return {"source": (facts.get("snapshot") or {}).get("chunks")}
     rows = facts.get("counts" if result.step == Step.VALIDATE else "arrivals")  # of 25 where it brought changes over
-    quarantine = facts.get("quarantine")
     found = {
         "source": _sum(rows, "source"), "migrated": _sum(rows, "target"), "left_out": _sum(rows, "left_out"),
-        "quarantined": sum(quarantine.values()) if isinstance(quarantine, dict) else _sum(rows, "quarantined"),
+        "quarantined": sum(q.values()) if isinstance(q := facts.get("quarantine"), dict) else _sum(rows, "quarantined"),
     }  # fmt: skip
     return {**found, "different": facts.get("differing_chunks")} if result.step == Step.VALIDATE else found
 
