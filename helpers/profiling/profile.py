@@ -371,9 +371,11 @@ class Profile:
             },
             index=pd.Index(names, name="field", dtype=object),
         )
-        lacking = {r.name: self.chunks - _present(scan, r.name) for r in self.schema.fields if r.fixed is None}
+        own = [r.name for r in self.schema.fields if r.fixed is None and (r.value is None or r.when is not None)]
+        lacking = {name: self.chunks - _present(scan, name) for name in own}
         worst = sorted((name for name, n in lacking.items() if n), key=lambda name: -lacking[name])
-        derived = {name: min(lacking[name], scan.repairs[name, "derived"]) for name in worst}
+        told_by = ("derived", "computed", "renamed")
+        derived = {name: min(lacking[name], sum(scan.repairs[name, rule] for rule in told_by)) for name in worst}
         number, told = sum(lacking.values()), sum(derived.values())
         named = ", ".join(
             f"{name} {lacking[name]}{f' ({derived[name]} derived)' * bool(derived[name])}" for name in worst
