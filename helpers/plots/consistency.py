@@ -93,7 +93,10 @@ def _rows(result: StepResult, fact: str) -> list[dict[str, Any]]:
 
 def _counts(result: StepResult, _: Series) -> Series:
     rows = _rows(result, "counts")
-    series = {k: [(name(r["collection"]), float(r[k])) for r in rows] for k in ("source", "target", "quarantined")}
+    drawn = [
+        {**r, "source": r["source"] - (r.get("left_out") or 0)} for r in rows
+    ]  # bars are of what was to be migrated
+    series = {k: [(name(r["collection"]), float(r[k])) for r in drawn] for k in ("source", "target", "quarantined")}
     words = [(count(sum(r[k] for r in rows)),) for k in ("source", "target") if all(r["matches"] for r in rows)]
     return {**series, "quarantined alone": series["quarantined"], "title": words}
 

@@ -203,14 +203,15 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
     if not len(df):
         return empty("There is no collection to count", "The source holds no collection, or the filter left none.")
     frame = df.fillna(0).assign(collection=df["collection"].astype(str)).sort_values("collection", kind="stable")
-    if "left_out" in frame:  # in no other figure of a run whose schema leaves nothing out
+    whole = frame["source"].sum()
+    if "left_out" in frame:  # older runs do not have it
         frame = frame.assign(source=frame["source"] - frame["left_out"])
     frame = frame.assign(off=frame["target"] + frame["quarantined"] - frame["source"])
     wrong = frame[frame["off"] != 0]
     totals = frame[["source", "target", "quarantined"]].sum()
     if wrong.empty:
         title = (
-            f"Every chunk is accounted for: {count(totals['source'])} in the source, {count(totals['target'])} in the "
+            f"Every chunk is accounted for: {count(whole)} in the source, {count(totals['target'])} in the "
             f"target, {count(totals['quarantined'])} in quarantine"
         )
     else:
@@ -218,7 +219,7 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         parts = [f"{count(missing, 'chunk')} missing"] * bool(missing) + [f"{count(extra)} too many"] * bool(extra)
         title = f"{' and '.join(parts)}, in {len(wrong)} of {count(len(frame), 'collection')}"
     if out := int(frame["left_out"].sum()) if "left_out" in frame else 0:
-        title += f"; {count(out, 'more chunk')} of the source left out by the schema"
+        title += f", {count(out)} left out by the schema"
     note = "Right: the quarantined chunks alone, on a scale of their own."
     if len(frame) > _BARS:
         note += (
