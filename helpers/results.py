@@ -109,8 +109,7 @@ def kind_of(rule: str) -> str:
 
 _CHANGED = {"default": "overwritten by a default", "coerce": "converted", "clamp": "moved to the nearer bound",
             "replaced": "replaced by what the document tells", "fixed": "set by the schema",
-            "recomputed": "computed anew", "rewritten": "rewritten by a pattern", "redacted": "redacted",
-            "drop": "dropped"}  # fmt: skip
+            "recomputed": "computed anew", "rewritten": "rewritten by a pattern", "redacted": "redacted"}  # fmt: skip
 
 
 def changes_told(by_rule: Mapping[str, int]) -> str:

@@ -245,8 +245,7 @@ def _counts(view: RunView) -> Iterator[Item]:
     for row in rows:
         before, after, aside = (row.get(k) for k in ("source", "target", "quarantined"))
         if isinstance(before, int) and isinstance(after, int) and isinstance(aside, int):
-            out = row.get("left_out") or 0
-            match = after + aside + out == before
+            match = after + aside + (out := row.get("left_out") or 0) == before
             kept = (f" + {aside:,} quarantined" if aside else "") + (f" + {out:,} left out" if out else "")
             shown = f"{before:,} → {after:,}{kept} ({'MATCH' if match else 'DIFFERENT'})"
             yield Item(text(row.get("collection"), 80), shown, _verdict(match))
