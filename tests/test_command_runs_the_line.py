@@ -106,7 +106,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     )
     assert re.search(kill, done.stdout, re.M)
     exercised_what_it_can(page.parent)
-    assert "Drilled: restore of snapshot" in page.read_text(encoding="utf-8")
+    assert "restore of snapshot try-21 into" in page.read_text(encoding="utf-8")
     signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").glob("*.json"))]
     assert [s["role"] for s in signed] == ["operations_lead", "dba", "operations_lead", "security"], (
         "closeout, then cutover"
