@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from helpers.migration.catch_up import unreachable
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
+from helpers.snapshots.comparison import unreachable
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import Reader, open_source
 from helpers.validation.search import baseline, equivalence

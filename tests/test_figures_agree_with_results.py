@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.plots import style
-from helpers.plots.consistency import EXPECTED, disagreements
+from helpers.plots.style import EXPECTED, disagreements
 from helpers.results import Phase, StepResult
 from helpers.steps.validate import recall_frame
 

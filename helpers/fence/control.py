@@ -9,31 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shlex
 import socket
 import stat
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import unquote
 
 import psutil
 
 from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence.nginx import LOG_PROBE, Nginx, config_path, configuration, others_at, reached_at
+from helpers.fence.nginx import LOG_PROBE, Nginx, Touched, config_path, configuration, reached_at, touched
 from helpers.formatting import count, moment
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, StepResult, json_in, section, utc_now
-from helpers.run.command import run_or_fail
+from helpers.results import StateFile, StepResult, section, utc_now
+from helpers.run.command import others_at, run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -44,7 +42,6 @@ NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was aske
 BEFORE, THROUGH = "writes before the fence", "writes through the fence"  # checks of the step that puts it up
 RECORDING, SETTING, UP, LIFTING, LIFTED = "recording", "setting", "up", "lifting", "lifted"
 UNTRIED = "at a directory only the application can try a write; see that it does"
-NO_ANSWER = 499  # nginx's status of a request whose client went away
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 
@@ -353,35 +350,28 @@ class Control:
             return f"{file}: {error}"
         return ""
 
-    def unwritten(self, snapshot: str, names: Collection[str]) -> tuple[set[str], str]:
-        """Those of `names` that nobody wrote to since the reading of this snapshot began, with the fence up; and why not all
-        that is so can be known, "" where it can: then none is named."""
+    def written(self, snapshot: str, names: Collection[str]) -> tuple[dict[str, Touched], str]:
+        """What requests may have changed in these collections since the reading of this snapshot began, as far as they were
+        answered; and why not all of that can be known, "" where it can: then nothing is said of any."""
         state = FenceState.load(self.folder.workspace)
         if state is None or state.log is None:
-            return set(), "no log of writes was kept"
+            return {}, "no log of writes was kept"
         mark = state.log.marks.get(snapshot)
-        if state.log.doubt or mark is None:
+        doubt = self._doubt(state.log) if state.state == RECORDING else state.log.doubt
+        if doubt or mark is None:
             early = f"snapshot {snapshot} was begun before the log of writes, or read in several sessions"
-            return set(), state.log.doubt or early
-        touched: set[str | None] = set()
+            return {}, doubt or early
         try:
             with self._log_file.open("rb") as lines:
-                at = len(lines.readline())
-                for line in lines:
-                    asked = json_in(line)
-                    # one that had no answer may have been applied later
-                    if asked["to"] and (
-                        at >= mark[0] or int(asked["status"]) == NO_ANSWER or int(asked["status"]) >= 500
-                    ):
-                        touched.update(_touched(asked["method"], asked["uri"]))
-                    at += len(line)
+                found = touched(lines, mark[0])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return set(), f"{self._log_file} cannot be read ({error})"
-        if None in touched:
-            return set(), "a request may have changed more than one collection"
+            return {}, f"{self._log_file} cannot be read ({error})"
+        if found is None:
+            return {}, "a request may have changed more than one collection"
         with self.probe(self.source.address, "source") as probe:
             ids = probe.ids()
-        return {name for name in names if name not in touched and ids.get(name) not in touched}, ""
+        none = Touched()
+        return {name: found.get(name, none) | found.get(ids.get(name, name), none) for name in names}, ""
 
     # -- proof ---------------------------------------------------------------------------------------------------------
 
@@ -545,20 +535,6 @@ def _end(file: Path) -> bytes:
     with file.open("rb") as opened:
         opened.seek(max(0, file.stat().st_size - 2**16))
         return opened.read()
-
-
-_ONE = re.compile(r"/api/v[12](?:/tenants/[^/?]+/databases/[^/?]+)?/collections/([^/?]+)(?:[/?]|$)")
-_MAKES = re.compile(
-    r"POST /api/v[12](?:/tenants/[^/?]+(?:/databases/[^/?]+)?)?/(?:tenants|databases|collections)(?:\?|$)"
-)
-
-
-def _touched(method: str, uri: str) -> Iterator[str | None]:
-    """Id or name of the collection that a request may have changed; None for all. What makes a new one changes none."""
-    if found := _ONE.match(uri):
-        yield unquote(found[1])
-    elif not _MAKES.match(f"{method} {uri}"):
-        yield None
 
 
 def lift(folder: RunState) -> str:

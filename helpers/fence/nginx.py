@@ -11,19 +11,20 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 
 from helpers.errors import Terminal
-from helpers.parameters import Endpoint, resolve_path
+from helpers.parameters import resolve_path
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
-from helpers.results import write_bytes, write_text
+from helpers.results import json_in, write_bytes, write_text
 from helpers.run.command import Done, alive, children, name_of, run_or_fail, run_program
 
 MARK = "# Chroma migration runbook, write fence of run "
@@ -64,7 +65,10 @@ def _server(rules: NginxFence, *, closed: bool, log: Path | None) -> str:
     rows = "".join(f'    "~{pattern}" 0;\n' for pattern in _READS)
     if log:
         rows = f'    "~^GET {LOG_PROBE}" 1;\n{rows}'
-    line = '{"at":"$time_iso8601","method":"$request_method","uri":"$request_uri","status":"$status","to":"$upstream_addr"}'
+    line = (
+        '{"at":"$time_iso8601","method":"$request_method","uri":"$request_uri","status":"$status","to":"$upstream_addr",'
+        '"ids":"$runbook_ids"}'
+    )
     kept = f"    access_log {log} runbook_writes if=$runbook_refused;\n    location = {LOG_PROBE} {{ return 204; }}\n"
     gate = (
         "    if ($runbook_refused) {\n"
@@ -73,17 +77,45 @@ def _server(rules: NginxFence, *, closed: bool, log: Path | None) -> str:
     )
     return (
         (f'map "$request_method $request_uri" $runbook_refused {{\n    default 1;\n{rows}}}\n' if closed or log else "")
-        + (f"log_format runbook_writes escape=json '{line}';\n" if log else "")
+        + (f"{_LISTED}log_format runbook_writes escape=json '{line}';\n" if log else "")
         + f"server {{\n    listen {rules.listen};\n    default_type application/json;\n"
         "    client_max_body_size 0;\n"
         + (gate if closed else "")
         + (kept if log else "")
-        # proxy_pass without a path: the URI that was judged is passed on as it came. Nothing is buffered on disk.
-        + f"    location / {{\n        proxy_pass http://{rules.upstream};\n        proxy_http_version 1.1;\n"
-        '        proxy_set_header Connection "";\n        proxy_set_header Host $http_host;\n'
-        "        proxy_request_buffering off;\n        proxy_buffering off;\n        proxy_read_timeout 1h;\n"
-        "        proxy_send_timeout 1h;\n    }\n}\n"
+        + (f"    location / {{\n{_KEPT_WHOLE}{_passed(rules, 'on')}    }}\n" if log else "")
+        + f"    location {'@runbook_direct' if log else '/'} {{\n{_passed(rules, 'off')}    }}\n}}\n"
     )
+
+
+def _passed(rules: NginxFence, whole_first: str) -> str:
+    """proxy_pass without a path: the URI that was judged is passed on as it came. Nothing is buffered on disk."""
+    return (
+        f"        proxy_pass http://{rules.upstream};\n        proxy_http_version 1.1;\n"
+        '        proxy_set_header Connection "";\n        proxy_set_header Host $http_host;\n'
+        f"        proxy_request_buffering {whole_first};\n        proxy_buffering off;\n        proxy_read_timeout 1h;\n"
+        "        proxy_send_timeout 1h;\n"
+    )
+
+
+# The ids of a write are logged where its body begins with them, as Chroma's clients send it, and has less than 10 MB: nginx
+# takes such a body whole into memory before it passes it on. Longer ones, and those of an unknown length, pass as they come.
+_IDS = r"^\s*\{\s*\"ids\"\s*:\s*(?<runbook_list>\[(?:\s*\"(?:[^\"\\\\]++|\\\\.)*+\"\s*,?)*+\s*\])\s*[,}]"
+_LISTED = f"""map $request_body $runbook_ids {{
+    default "";
+    "~{_IDS}" $runbook_list;
+}}
+map $http_content_length $runbook_long {{
+    default 1;
+    "~^[0-9]{{1,7}}$" 0;
+}}
+"""
+_KEPT_WHOLE = """        error_page 418 = @runbook_direct;
+        if ($runbook_long) {
+            return 418;
+        }
+        client_body_buffer_size 10m;
+        client_body_in_single_buffer on;
+"""
 
 
 def config_path(rules: NginxFence) -> Path:
@@ -478,106 +510,55 @@ def _is_here(addresses: set[str]) -> bool:
     return False
 
 
-# -- holders -----------------------------------------------------------------------------------------------------------
-#
-# Other processes of this machine: who has a database's files open, who is connected to it, and a master's workers.
-#
-# Two processes on one embedded database destroy it without a word (chroma-facts 15).
+# -- the log of writes -------------------------------------------------------------------------------------------------
 
-
-_PROC = Path("/proc")
+NO_ANSWER = 499  # nginx's status of a request whose client went away
+_ONE = re.compile(r"/api/v[12](?:/tenants/[^/?]+/databases/[^/?]+)?/collections/([^/?]+)(?:/(\w+))?(?:[/?]|$)")
+_MAKES = re.compile(
+    r"POST /api/v[12](?:/tenants/[^/?]+(?:/databases/[^/?]+)?)?/(?:tenants|databases|collections)(?:\?|$)"
+)
 
 
 @dataclass(slots=True)
-class Holders:
-    """`processes` have a file of it open; `unseen` processes (of other users) could not be inspected."""
+class Touched:
+    """What may have changed in one collection: the chunks of these `ids`; others that are gone (`filtered`); all (`whole`)."""
 
-    processes: dict[int, str] = field(default_factory=dict)
-    unseen: int = 0
+    ids: set[str] = field(default_factory=set)
+    filtered: bool = False
+    whole: bool = False
 
-    def sentence(self) -> str:
-        return ", ".join(f"process {pid} ({name or 'unknown'})" for pid, name in sorted(self.processes.items()))
-
-
-def used_by(endpoint: Endpoint) -> str:
-    """Which other processes have the endpoint's directory open, for people; "" where none has, and for a server."""
-    return who_has_open(resolve_path(endpoint.path)).sentence() if endpoint.path else ""
+    def __or__(self, other: Touched) -> Touched:
+        return Touched(self.ids | other.ids, self.filtered or other.filtered, self.whole or other.whole)
 
 
-def who_has_open(folder: Path) -> Holders:
-    """Every other process that has a file below `folder` open or locked, by inode: links and mounts change nothing."""
-    files = {place for path in (folder, *folder.rglob("*")) if (place := _place_of_path(path)) is not None}
-    found = Holders()
-    for process in psutil.process_iter():
-        if process.pid == os.getpid():
-            continue
-        try:
-            if any(_place_of_path(path) in files for path in _open_files(process)):
-                found.processes[process.pid] = name_of(process.pid)
-        except (PermissionError, psutil.AccessDenied):
-            found.unseen += 1
-        except (OSError, psutil.Error):  # it ended meanwhile
-            continue
-    for pid in _lockers(files) - {os.getpid()}:  # these are shown for processes of other users too
-        found.processes.setdefault(pid, name_of(pid))
+def touched(lines: Iterator[bytes], mark: int) -> dict[str, Touched] | None:
+    """By id or name of a collection what the requests of a log may have changed; None where one may have changed anything.
+
+    Those before byte `mark` count where they had no answer: they may have been applied later. Raises as `json_in`, or
+    KeyError, for a line that is none of ours.
+    """
+    found: dict[str, Touched] = {}
+    at = len(next(lines, b""))
+    for line in lines:
+        asked = json_in(line)
+        answered = int(asked["status"]) != NO_ANSWER and int(asked["status"]) < 500
+        if asked["to"] and (at >= mark or not answered):
+            if (one := _ONE.match(asked["uri"])) is not None:
+                key = unquote(one[1])
+                if asked["method"] == "DELETE" and re.fullmatch(_UUID, key):
+                    return None  # by its id: it may have had the name of one that is there now
+                found[key] = found.get(key, Touched()) | _written(f"{asked['method']} {one[2] or ''}", asked.get("ids"))
+            elif not _MAKES.match(f"{asked['method']} {asked['uri']}"):  # what makes a collection changes none
+                return None
+        at += len(line)
     return found
 
 
-def _place_of_path(path: Path) -> tuple[int, int] | None:
-    try:
-        facts = path.stat()
-    except OSError:  # gone meanwhile
-        return None
-    return facts.st_dev, facts.st_ino
-
-
-def _open_files(process: psutil.Process) -> list[Path]:
-    """The links of its open files: a name, as psutil has it, would mean another file where it is in a container."""
-    links = _PROC / str(process.pid) / "fd"
-    return list(links.iterdir()) if _PROC.is_dir() else [Path(file.path) for file in process.open_files()]
-
-
-def _lockers(files: set[tuple[int, int]]) -> set[int]:
-    """/proc/locks: `1: POSIX  ADVISORY  WRITE 1234 08:01:5678 0 EOF`. A locker that is not visible here is -1 or 0."""
-    found = set()
-    with suppress(OSError):
-        for line in (_PROC / "locks").read_text(encoding="utf-8", errors="replace").splitlines():
-            parts = [p for p in line.split() if p != "->"]
-            with suppress(IndexError, ValueError):
-                major, minor, inode = parts[5].split(":")
-                if (os.makedev(int(major, 16), int(minor, 16)), int(inode)) in files and int(parts[4]) > 0:
-                    found.add(int(parts[4]))
-    return found
-
-
-def connections(host: str, port: int) -> int:
-    """Established TCP connections to this address that this process has no end of; 0 too where none can be seen."""
-    with suppress(OSError, psutil.Error):
-        places = {(_plain(row[4][0]), port) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-        ends = [((_plain(c.laddr.ip), c.laddr.port), (_plain(c.raddr.ip), c.raddr.port), c.pid == os.getpid())
-                for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]  # fmt: skip
-        own = {end for local, remote, ours in ends if ours for end in (local, remote)}
-        return len({end for pair in ends for end in pair[:2] if places & set(pair[:2])} - places - own)
-    return 0
-
-
-def others_at(place: str, own: Collection[int]) -> int:
-    """Connections to HOST:PORT whose client is none of `own` processes, in both of two looks; 0 too where none can be seen."""
-    with suppress(OSError, psutil.Error):
-        host, _, port = place.rpartition(":")
-        places = {(_plain(row[4][0]), int(port)) for row in socket.getaddrinfo(host.strip("[]"), port)}
-        if found := _others(places, own):
-            time.sleep(0.2)  # of one that is being closed, a single look may see one end alone
-        return len(found and found & _others(places, own))
-    return 0
-
-
-def _others(places: Collection[tuple[str, int]], own: Collection[int]) -> set[tuple[str, int]]:
-    seen = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
-    ends = {(_plain(c.laddr.ip), c.laddr.port): (c.pid, (_plain(c.raddr.ip), c.raddr.port)) for c in seen}
-    clients = {end for near, (_, far) in ends.items() for end, at in ((far, near), (near, far)) if at in places}
-    return {c for c in clients if c not in ends or ends[c][0] not in {None, *own}}
-
-
-def _plain(address: str | int) -> str:
-    return str(address).partition("%")[0].removeprefix("::ffff:")
+def _written(request: str, listed: str | None) -> Touched:
+    ids: list[str] = []
+    with suppress(ValueError):
+        if isinstance(given := json_in(listed or "[]"), list) and all(isinstance(chunk, str) for chunk in given):
+            ids = given
+    if request in ("POST add", "POST update", "POST upsert", "POST delete") and ids:
+        return Touched(set(ids))
+    return Touched(filtered=True) if request == "POST delete" else Touched(whole=True)

@@ -1,7 +1,8 @@
 """Phase 6: what changed in the source since its snapshot, applied to the target in rounds that shrink, or refused.
 
-A round reads the source and compares it with the current snapshot; takes a new snapshot where anything changed; stages
-it with the same schema and date; applies the difference of the two stagings; and makes the new snapshot the current one.
+A round reads the source and compares it with the current snapshot. Where anything changed it takes a new snapshot, for which only
+what changed is read again; stages that with the same schema and date; applies the difference of the two stagings; and makes
+the new snapshot the current one.
 The first round that finds nothing ends it. From then on the target is held to the current snapshot by code that knows of
 no catch-up: the run's staged files, quarantine and checkpoint are those of that snapshot.
 """
@@ -11,36 +12,32 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from helpers import audit
-from helpers.chunks import ChunkBatch
 from helpers.errors import RUNBOOK, NoGo, Terminal, WorldError
 from helpers.fence import Control, FenceState, takes_no_writes
 from helpers.formatting import count, duration
 from helpers.migration import staging, target_lock
-from helpers.migration.checkpoint import Checkpoint, TargetState
+from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.delta import Delta, make_delta, refused_by_target, restage
 from helpers.migration.importing import Job, context_of, judge_arrivals, judge_staging, plan_targets
 from helpers.migration.source_changes import (
     APPLIED,
     APPLYING,
     FOLDER,
     SWITCHING,
-    Delta,
     Ledger,
     SourceChanges,
-    different_settings,
-    make_delta,
     open_sealed,
-    refused_by_target,
     selected,
     source_changes,
-    take_logged,
+    switch,
+    to_read,
 )
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.reason_codes import Reason, ReasonCode
@@ -48,17 +45,17 @@ from helpers.results import Progress, Verdict, silent
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
-from helpers.schema import Context, load_schema
-from helpers.snapshots.comparison import compared
-from helpers.snapshots.snapshot import Snapshot
+from helpers.schema import Context
+from helpers.snapshots.comparison import compared, unreachable
+from helpers.snapshots.retention import take
+from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Store, open_target
-from helpers.stores.base import Space, distance
+from helpers.stores.base import Space, listed_ids
 
 _BATCH = 500  # chunks deleted or probed at a time
-_NEAR, _FAR = 10, 1_000  # neighbours asked for by a probe, and by its second try
-_BESIDE = 500  # chunks that stayed in a collection from which others went, searched for after it
+_BESIDE, _FILES = 500, 4  # chunks that stayed where others went, searched for after it, of so many files
+AHEAD = 500  # chunks that wait; fewer are brought over behind the fence in the time that a round before it would take
 UNFOUND = 0.01  # of a collection that no query finds although its index is new: outliers; up to 0.6 % measured on 1.5.9
-_NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
 UNCHANGED = "changes in the source since the snapshot"
 PROBED = "chunks written by catch-up"
 CAUGHT_UP = "catch-up with changes"
@@ -194,13 +191,18 @@ class Round:
         whole = Staged.load(self.folder / RunPath.STAGED)
         assert whole is not None  # it was made before the round was begun
         left_out = {*added, *self._refused(name)}
-        step, at, rows = max(1, whole.rows(name) // _BESIDE), 0, 0
+        files, rows = [file for file, *_ in whole.files[name]], 0
+        files = files[:: -(-len(files) // _FILES) or 1]
         lost: list[dict[str, Any]] = []
-        for batch in whole.stream(name, 0, _BATCH):
-            some = batch.take(i for i in range(-at % step, len(batch), step) if batch.ids[i] not in left_out)
-            at, rows = at + len(batch), rows + len(some)
-            named = unreachable(store, name, some, space)
-            lost += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in named]
+        for file in files:
+            table = whole.table(file)
+            some = from_table(table.take(list(range(0, len(table), max(1, len(table) * len(files) // _BESIDE)))))
+            for start in range(0, len(some), _BATCH):
+                asked = some.slice(start, start + _BATCH)
+                asked = asked.take(i for i, chunk in enumerate(asked.ids) if chunk not in left_out)
+                rows += len(asked)
+                named = unreachable(store, name, asked, space)
+                lost += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in named]
         return lost, rows
 
     def _refused(self, name: str) -> set[str]:
@@ -211,28 +213,6 @@ class Round:
         origins = self.delta.add.origins(name, 0, self.delta.add.rows(name))
         ids = [chunk for _, some in self.delta.add.ids(name) for chunk in some]
         return {chunk for chunk, origin in zip(ids, origins, strict=True) if origin in refused}
-
-
-def unreachable(store: Store, name: str, batch: ChunkBatch, space: Space) -> list[str]:
-    """Ids of chunks that a query by their own vector does not find, nor as many others that are as near.
-
-    Among nearly parallel vectors the own one may stand anywhere; a zero vector has no direction to be found in.
-    """
-    norms = np.linalg.norm(batch.embeddings.astype(np.float64), axis=1) if len(batch) else np.zeros(0)
-    left = [i for i in range(len(batch)) if norms[i] > 0 or space == "l2"]
-    for k in (_NEAR, _FAR):
-        if left:
-            some = batch.take(left)
-            own = distance(space, some.embeddings, some.embeddings)
-            answers = store.query(name, some.embeddings, k)
-            most = min(k, store.limits().query_results)
-            scale = np.square(norms[left]) if space != "cosine" else np.ones(len(left))
-            found = [
-                any(chunk == i for i, _ in near) or (len(near) >= most and near[-1][1] <= mine + _NOISE * size)
-                for chunk, near, mine, size in zip(some.ids, answers, own, scale, strict=True)
-            ]
-            left = [row for row, there in zip(left, found, strict=True) if not there]
-    return [batch.ids[i] for i in left]
 
 
 @dataclass(slots=True)
@@ -252,8 +232,10 @@ class CatchUp:
     last: SourceChanges | None = None
     seconds: list[float] = field(default_factory=list)  # of each round of this execution
     probed: int = 0
-    unwritten: set[str] = field(default_factory=set)  # collections that the log of writes shows to be as they were
+    known: dict[str, set[str]] = field(default_factory=dict)
+    """Collections of which the log of writes names every chunk that may be another; these ids."""
     read: str = "every collection was read"
+    position: tuple[int, str] | None = None  # of the log of writes when the last reading began
     unfound: list[dict[str, Any]] = field(default_factory=list)
 
     def work(self) -> None:
@@ -289,15 +271,13 @@ class CatchUp:
             return self._since(validated)
         begun = time.monotonic()
         self._ask_the_log()
-        changes = self.last = self._read()
-        total = self._since(validated) + changes.total
-        if total > self.allowed:
-            raise NoGo(
-                ReasonCode.DELTA_OVER_LIMIT,
-                f"{changes.sentence()}: {total:,} changes since the validation, migration.delta_limit allows {self.allowed:,}",
-                where=f"source {self.run.parameters.source.label}",
-                next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
-            )
+        changes = self.last = self._read(logged=True)
+        if changes.unexplained:
+            doubt = f"collection {changes.unexplained[0]} changed, and the log of writes does not say so"
+            self.known, self.read = {}, f"every collection was read: {doubt}"
+            self.run.log(f"the last changes: {self.read}")
+            changes = self.last = self._read()
+        total = self._within(validated, changes)
         if not changes.nothing and not apply:
             raise WorldError(
                 ReasonCode.SOURCE_CHANGED, f"the source changed since the cutover was begun: {changes.sentence()}",
@@ -308,21 +288,50 @@ class CatchUp:
             self._probed([])
         return total
 
+    def ahead(self, validated: int) -> None:
+        """While clients write: what the log names is brought over. The next reading begins where the log ended when this one did
+        begin. Raises `NoGo` as `last_round`."""
+        for _ in range(self.run.parameters.migration.catch_up_rounds):
+            begun = time.monotonic()
+            self._ask_the_log()
+            waiting = sum(map(len, self.known.values()))
+            if not self.known or (waiting < AHEAD and len(self.known) == len(self.job.snapshot.names())):
+                return
+            changes = self._read(logged=True)
+            self._within(validated, changes)
+            if changes.nothing or not self._apply(changes, begun):
+                return
+            self._probed([])
+
+    def _within(self, validated: int, changes: SourceChanges) -> int:
+        total = self._since(validated) + changes.total
+        if total > self.allowed:
+            raise NoGo(
+                ReasonCode.DELTA_OVER_LIMIT,
+                f"{changes.sentence()}: {total:,} changes since the validation, migration.delta_limit allows {self.allowed:,}",
+                where=f"source {self.run.parameters.source.label}",
+                next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
+            )
+        return total
+
     def _ask_the_log(self) -> None:
-        """Which collections need no reading. A count or a setting that the log cannot explain, and every one is read."""
-        before = {info.name: info for info in self.job.snapshot.collections()}
-        fence = Control(self.run.home, self.run.parameters)
-        unwritten, doubt = fence.unwritten(self.job.snapshot.id, before)
+        """Which collections need no reading, and of which the log names every chunk that may be another."""
+        snapshot, fence = self.job.snapshot, Control(self.run.home, self.run.parameters)
+        every, self.known, self.position = snapshot.names(), {}, fence.position()
+        written, doubt = fence.written(snapshot.id, every)
         with open_chosen(self.run) as source:
-            for name in sorted(unwritten & set(source.names())):
-                now = source.info(name)
-                if now.count != before[name].count or different_settings(before[name], now):
-                    doubt = f"collection {name} changed, and the log of writes does not say so"
-        self.unwritten = set() if doubt else unwritten
-        if self.unwritten:
-            some, every = len(before) - len(self.unwritten), count(len(before), "collection")
+            for name in sorted(set(source.names()) & {name for name, one in written.items() if not one.whole}):
+                self.known[name] = written[name].ids
+                if written[name].filtered:  # it can only have deleted
+                    left = set(listed_ids(source, name))
+                    self.known[name] |= {chunk for part in snapshot.parts(name) for chunk in snapshot.ids(part)} - left
+        if self.known:
+            some = [len(ids) for ids in self.known.values() if ids]
+            again = len(every) - len(self.known) + len(some)
+            by_id = f" ({len(some)} by the ids of {count(sum(some), 'chunk')})" if some else ""
             self.read = (
-                f"{some} of {every} read again; nginx logged no write to the others, their counts and settings stayed"
+                f"{again} of {count(len(every), 'collection')} read again{by_id}; nginx logged no write to the others, and their "
+                "counts and settings stayed"
             )
         elif doubt:
             self.read = f"every collection was read: {doubt}"
@@ -358,14 +367,16 @@ class CatchUp:
         """For how long writes have to stop for a last round: one round as long as the last, and the reading after it."""
         return round((self.seconds[-1] if self.seconds else 0.0) + (self.last.seconds if self.last else 0.0), 1)
 
-    def _read(self) -> SourceChanges:
+    def _read(self, *, logged: bool = False) -> SourceChanges:
         snapshot = self.job.snapshot
+        if not logged:
+            self.position = Control(self.run.home, self.run.parameters).position()
         with (
             self.run.phase("6 compare the source", snapshot.total),
             self.run.progress("Compare the source with its snapshot", snapshot.total) as bar,
             open_chosen(self.run) as source,
         ):
-            return source_changes(source, snapshot, bar, names=selected(self.run, source), unwritten=self.unwritten)
+            return source_changes(source, snapshot, bar, names=selected(self.run, source), known=self.known)
 
     def _round(self, changes: SourceChanges) -> bool:
         """One round; False where a check failed, and then the target was not touched or is not proven."""
@@ -373,20 +384,28 @@ class CatchUp:
         number = len(ledger.rounds) + 1
         folder = self.run.workspace / FOLDER / f"{number:03d}"
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
-        snapshot = self._snapshot(f"{ledger.base}-catch-up-{number}")
-        quarantine, made = Quarantine(folder / RunPath.QUARANTINE), folder / staging.REEMBEDDED
-        context = Context.of(snapshot.names(), self.run.date, self.run.parameters.migration)
-        allowed = self.run.parameters.expected.dimensions
+        was, snapshot = self.job.snapshot, self._snapshot(f"{ledger.base}-catch-up-{number}", changes)
+        made, rules = folder / staging.REEMBEDDED, self.run.parameters
+        context = Context.of(snapshot.names(), self.run.date, rules.migration)
+        # new vectors are made for a whole snapshot, and a schema may ask which collections the source has
+        whole = rules.migration.reembed is not None or not (
+            self.job.schema.is_identity or set(was.names()) == set(snapshot.names())
+        )
         with (
-            self.run.phase("6 transform and validate", snapshot.total),
-            self.run.progress("Transform and validate", snapshot.total) as bar,
+            self.run.phase("6 transform and validate", snapshot.total if whole else snapshot.less(was).total) as phase,
+            self.run.progress("Transform and validate", phase.chunks) as bar,
         ):
-            staging.reembed(snapshot, self.run.parameters, made)
-            written = staging.as_written(snapshot, made)
-            new = stage(
-                written, self.job.schema, context, folder / RunPath.STAGED, quarantine, dimensions=allowed,
-                most_bytes=self.job.most_bytes, progress=bar,
-            )  # fmt: skip
+            staging.reembed(snapshot, rules, made)
+
+            def make(some: Snapshot, name: str, quarantine: Quarantine) -> Staged:
+                return stage(
+                    staging.as_written(some, made), self.job.schema, context, folder / name, quarantine,
+                    dimensions=rules.expected.dimensions, most_bytes=self.job.most_bytes,
+                    progress=silent if name == "gone" else bar,
+                )  # fmt: skip
+
+            both = restage(self.staged, self.job.quarantine, was, snapshot, folder, make, whole=whole)
+        new = both.now
         self.run.forget("chunks that pass validation", "ids in common")
         judge_staging(self.run, new, self.run.parameters)
         staging.judge_reembedded(self.run, snapshot, made)
@@ -395,9 +414,9 @@ class CatchUp:
                 Verdict.FAIL, changes, ReasonCode.SOURCE_CHANGED, "what the source holds now does not pass validation"
             )
             return False
-        plans = self._plans(self.job.snapshot, self.staged), self._plans(snapshot, new)
+        plans = self._plans(was, self.staged), self._plans(snapshot, new)
         refused = refused_by_target(self.job.quarantine.entries())
-        make_delta(self.staged, new, folder / "delta", plans=plans, refused=refused)
+        make_delta(both, folder / "delta", plans=plans, refused=refused)
         Round.of(self.run, self.job, snapshot, folder, plans[1]).refuse_foreign(self.store)
         ledger.rounds.append(
             {
@@ -409,11 +428,12 @@ class CatchUp:
         ledger.enter(APPLYING)
         return self._finish()
 
-    def _snapshot(self, name: str) -> Snapshot:
-        total = self.job.snapshot.total
+    def _snapshot(self, name: str, changes: SourceChanges) -> Snapshot:
+        """The current snapshot with what changed; every chunk of it was read by this round, or compared by it."""
+        was = self.job.snapshot
         with (
-            self.run.phase("6 snapshot", total),
-            self.run.progress("Snapshot of what the source holds now", total) as bar,
+            self.run.phase("6 snapshot", changes.total),
+            self.run.progress("Snapshot of what the source holds now", was.total) as bar,
             open_chosen(self.run) as source,
         ):
             names = selected(self.run, source)
@@ -422,8 +442,10 @@ class CatchUp:
                     ReasonCode.NOTHING_TO_MIGRATE, "no collection of the migration is left there", where=f"source {source.label}",
                     next_step="Nothing was taken out of the target; see what became of the source, then resume.",
                 )  # fmt: skip
-            snapshot = take_logged(self.run, source, names, name, bar, self.job.snapshot, self.unwritten)
-        snapshot.verify()
+            refused = refused_by_target(self.job.quarantine.entries())
+            snapshot = take(self.run, source, names, name, bar, was, to_read(source, names, was, changes, refused))
+        Control(self.run.home, self.run.parameters).read_since(snapshot.id, self.position)
+        snapshot.verify(since=was)
         return snapshot
 
     def _plans(self, snapshot: Snapshot, staged: Staged) -> list[Any]:
@@ -512,6 +534,7 @@ class CatchUp:
             detail += ", each found by its own vector"
         verdict = Verdict.FAIL if wrong else Verdict.WARNING if self.unfound else Verdict.PASS
         named = wrong or self.unfound
+        self.run.forget(PROBED)  # of a round before
         self.run.check(PROBED, verdict, measured=len(named), threshold=0, unit="chunks", offenders=len(named), ids=named,
                        reason=ReasonCode.CATCH_UP_NOT_PROVEN if wrong else "", detail=detail)  # fmt: skip
 
@@ -523,26 +546,17 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
     check fails where that shows a difference. `{"total", "allowed", "added", "changed", "deleted", "seconds"}`, in `unread`
     the collections that the log of writes made it pass by, and in `read` why these; raises as `CatchUp.last_round`.
     """
-    ledger, begun = Ledger.read(run), time.monotonic()
-    if ledger.open_round is not None and ledger.open_round["state"] == SWITCHING:
-        switch(run, ledger)
-    job = Job.of(run, open_sealed(run.home, Path(ledger.current)), run.workspace, "migration")
-    migrated = run.require(Step.MIGRATE).facts.get("catch_up") or {}
-    validated = len(migrated.get("rounds") or [])
-    with open_target(run.parameters.target) as store:
-        store.acquire_lock(run.id)
-        try:
-            work = CatchUp(run, job, job.stage(), store, run.workspace, ledger)
-            allowed, total = work.allowed, work.last_round(validated, apply=apply)
-            if len(ledger.rounds) > validated:  # also of an attempt before this
-                table = job.arrivals(store, work.staged)
-                judge_arrivals(run, table, run.parameters.expected.minimum_imported)
-                run.fact("arrivals", table.to_dict("records"))
-                run.fact("quarantine", job.quarantine.counts())
-                run.fact("left_out", job.quarantine.left_out())
-                run.fact("targets", {name: store.count(name) for name in sorted(work.staged.files)})
-        finally:
-            store.release_lock(run.id)
+    begun = time.monotonic()
+    with _late_work(run) as (work, validated):
+        ledger, job, store = work.ledger, work.job, work.store
+        allowed, total = work.allowed, work.last_round(validated, apply=apply)
+        if len(ledger.rounds) > validated:  # also of an attempt before this
+            table = job.arrivals(store, work.staged, counted=True)
+            judge_arrivals(run, table, run.parameters.expected.minimum_imported)
+            run.fact("arrivals", table.to_dict("records"))
+            run.fact("quarantine", job.quarantine.counts())
+            run.fact("left_out", job.quarantine.left_out())
+            run.fact("targets", {name: store.count(name) for name in sorted(work.staged.files)})
     kept = run.folder / f"{run.step}_quarantine.jsonl.gz"
     if len(ledger.rounds) > validated and job.quarantine.entries():
         job.quarantine.evidence(kept, job.schema.shown)
@@ -551,36 +565,35 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
     found = {key: sum(r[key] for r in rounds) for key in ("added", "changed", "deleted")}
     return {
         "total": total, "allowed": allowed, **found, "seconds": round(time.monotonic() - begun, 1),
-        "read": work.read, "unread": sorted(work.unwritten),
+        "read": work.read, "unread": sorted(name for name, ids in work.known.items() if not ids),
+        "by_id": {name: len(ids) for name, ids in sorted(work.known.items()) if ids},
     }  # fmt: skip
 
 
-def switch(run: RunRecord, ledger: Ledger) -> Staged:
-    """Make the round that was applied the run's own state: staged files, quarantine, checkpoint, current snapshot.
+def bring_ahead(run: RunRecord) -> None:
+    """Step 25, before it stops writers: most of what changed since the validation is brought over while they write.
 
-    Every move is repeatable: a new folder that is no longer at its place was moved before.
+    Raises `NoGo` as `CatchUp.last_round`, `WorldError` (`catch_up_not_proven`) where a check of it failed.
     """
-    at = ledger.rounds[-1]
-    folder = run.workspace / FOLDER / f"{at['number']:03d}"
-    for name in (RunPath.STAGED, RunPath.QUARANTINE, staging.REEMBEDDED):
-        new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
-        if new.exists():
-            if place.exists():
-                shutil.rmtree(before, ignore_errors=True)
-                place.rename(before)
-            new.rename(place)
-    staged = Staged.load(run.workspace / RunPath.STAGED)
-    assert staged is not None
-    snapshot = open_sealed(run.home, Path(at["snapshot"]))
-    done = Checkpoint.read(folder / RunPath.CHECKPOINT)  # every chunk that the target refused was offered in this round
-    targets = {
-        name: TargetState(rows, rows, done.targets[name].rejected, intended=True, created=True)
-        for name in staged.files
-        for rows in [staged.rows(name)]
-    }
-    checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
-    schema = load_schema(run.parameters.schema_name)
-    checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.aside, targets)
-    ledger.enter(APPLIED)
-    shutil.rmtree(folder)
-    return staged
+    with run.phase("bring over changes while clients write"), _late_work(run) as (work, validated):
+        if work.ledger.open_round is None:
+            work.ahead(validated)
+    if failing := [check.name for check in run.result.checks if check.verdict is Verdict.FAIL]:
+        raise WorldError(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {', '.join(failing)}",
+                         next_step=f"Repeat it: {run.home.command('resume')}")  # fmt: skip
+
+
+@contextmanager
+def _late_work(run: RunRecord) -> Iterator[tuple[CatchUp, int]]:
+    """The catch-up of step 25, with the target's lock, and how many rounds step 23 knew."""
+    ledger = Ledger.read(run)
+    if ledger.open_round is not None and ledger.open_round["state"] == SWITCHING:
+        switch(run, ledger)
+    job = Job.of(run, open_sealed(run.home, Path(ledger.current)), run.workspace, "migration")
+    migrated = run.require(Step.MIGRATE).facts.get("catch_up") or {}
+    with open_target(run.parameters.target) as store:
+        store.acquire_lock(run.id)
+        try:
+            yield CatchUp(run, job, job.stage(), store, run.workspace, ledger), len(migrated.get("rounds") or [])
+        finally:
+            store.release_lock(run.id)

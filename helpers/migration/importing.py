@@ -337,11 +337,12 @@ class Job:
             on_batch=on_batch,
         )
 
-    def arrivals(self, store: Store, staged: Staged) -> pd.DataFrame:
+    def arrivals(self, store: Store, staged: Staged, *, counted: bool = False) -> pd.DataFrame:
         """Phase 5: per source collection the chunks in the snapshot, in the target, in quarantine, left out, and those missing.
 
         Compares ids, not counts; step 23 compares contents. Columns: collection, source, target, quarantined, left_out, missing,
-        extra (ids in the collection's targets that nobody staged are counted on the first of them).
+        extra (ids in the collection's targets that nobody staged are counted on the first of them). `counted`: the ids of a
+        collection are listed only where it counts more chunks, or fewer, than it must.
         """
         entries = self.quarantine.entries()
         aside = Counter(entry["collection"] for entry in entries if entry["reason"] != ReasonCode.LEFT_OUT)
@@ -353,16 +354,23 @@ class Job:
         missing: Counter[str] = Counter()
         extra: Counter[str] = Counter()
         for target in sorted(staged.files):
+            left_out = Counter(e["collection"] for e in self.quarantine.entries() if e.get("target") == target)
+            if counted and store.count(target) == staged.rows(target) - left_out.total():
+                for _, collection, rows in staged.files[target]:
+                    arrived[collection] += rows
+                arrived.subtract(left_out)
+                continue
             present = set(listed_ids(store, target))
-            for (file, collection, rows), (_, ids) in zip(staged.files[target], staged.ids(target), strict=True):
+            start = 0
+            for collection, ids in staged.ids(target):
                 absent = [i for i, chunk in enumerate(ids) if chunk not in present]
                 if absent and refused:
-                    start = sum(r for f, _, r in staged.files[target] if f < file)
-                    origins = staged.origins(target, start, start + rows)
+                    origins = staged.origins(target, start, start + len(ids))
                     absent = [i for i in absent if origins[i] not in refused]
                 arrived[collection] += len(set(ids) & present)
                 missing[collection] += len(absent)
                 present.difference_update(ids)
+                start += len(ids)
             if present:
                 extra[(staged.contributors(target) or [target])[0]] += len(present)
         rows_ = [

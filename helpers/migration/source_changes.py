@@ -8,18 +8,15 @@ ids of one collection.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
-
-import pyarrow as pa
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RUNBOOK, Terminal, WorldError
@@ -27,29 +24,29 @@ from helpers.evidence import trusted
 from helpers.evidence.seals import chain
 from helpers.fence import Control
 from helpers.formatting import count
-from helpers.migration.checkpoint import Checkpoint
+from helpers.migration import staging
+from helpers.migration.checkpoint import Checkpoint, TargetState
+from helpers.migration.delta import different_settings
+from helpers.migration.importing import context_of
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, json_in, reading, silent, utc_now, write_json
+from helpers.results import Progress, StateFile, silent, utc_now
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
-from helpers.snapshots.comparison import compare, compared
-from helpers.snapshots.export_journal import read_parquet, write_parquet
+from helpers.schema import load_schema
+from helpers.snapshots.comparison import compared
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.retention import Told, differences, take, told
-from helpers.snapshots.snapshot import Snapshot, from_table
+from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, listed_ids
+from helpers.stores.base import AGAIN_AFTER, counted_ids, incomplete, listed_ids
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
 READERS = 2  # of a server nearby; measured: 1.6 times one reader, a third adds nothing
-BY_ID = 0.1  # of a collection's chunks that may go or become others before it is written afresh
-_OPEN_FILES = 4  # staged files of the old state kept in memory; the two orders are nearly the same
-
-_Place = tuple[int, int]  # file of a target, row in it
-Load = Callable[[int], ChunkBatch]
+_BY_ID = 500  # chunks read in one request, of those that are known to have been written to
 
 
 @dataclass(slots=True)
@@ -160,6 +157,8 @@ class SourceChanges:
     collections: dict[str, CollectionChanges] = field(default_factory=dict)
     appeared: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
+    unexplained: list[str] = field(default_factory=list)
+    """Collections of which some chunks only were read, and whose count or settings say that others changed, too."""
 
     @property
     def nothing(self) -> bool:
@@ -212,14 +211,11 @@ class SourceChanges:
                 yield from ({"collection": name, "id": i, "change": change} for i in getattr(found, change))
 
 
-def take_logged(
-    run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress, same: Snapshot | None = None,
-    unwritten: Collection[str] = (),
-) -> Snapshot:  # fmt: skip
+def take_logged(run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress) -> Snapshot:
     """A new snapshot as `take` takes it; keeps where the log of writes ended when its reading began."""
     fence = Control(run.home, run.parameters)
     position = fence.position()
-    snapshot = take(run, store, names, base, progress, same, unwritten)
+    snapshot = take(run, store, names, base, progress)
     if len(snapshot.manifest["sessions"]) == 1:  # else its reading began in an earlier process
         fence.read_since(snapshot.id, position)
     return snapshot
@@ -232,13 +228,13 @@ def source_changes(
     *,
     names: Sequence[str] | None = None,
     readers: int | None = None,
-    unwritten: Collection[str] = (),
+    known: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> SourceChanges:
     """Read the source again and compare it with the snapshot. `progress` advances by chunks of the snapshot.
 
     `names` are the collections that the source should be judged by now (none given: all that it holds); one of them that
-    the snapshot lacks has appeared. Those of `unwritten` are known to be as they were, and not read. Raises `WorldError`
-    where the source cannot be read.
+    the snapshot lacks has appeared. Of those in `known` only the chunks of these ids may be others, and only they are read.
+    Raises `WorldError` where the source cannot be read.
     """
     readers = store.limits().readers(READERS) if readers is None else readers
     begun, found = time.monotonic(), SourceChanges(snapshot.id, utc_now())
@@ -253,13 +249,34 @@ def source_changes(
         found.collections[name] = CollectionChanges(deleted=sorted(gone))
         progress.advance(before[name].count)
     for name in sorted(set(before) & set(there)):
-        if name in unwritten:
+        if name in known:
+            changes = _by_id(store, snapshot, before[name], known[name])
+            if changes.settings or before[name].count + len(changes.added) - len(changes.deleted) != store.count(name):
+                found.unexplained.append(name)
             progress.advance(before[name].count)
-            continue
-        changes = _collection(store, snapshot, before[name], readers, progress)
+        else:
+            changes = _collection(store, snapshot, before[name], readers, progress)
         if changes.chunks or changes.settings:
             found.collections[name] = changes
     found.chunks, found.seconds = snapshot.total, round(time.monotonic() - begun, 3)
+    return found
+
+
+def to_read(
+    source: Reader, names: Sequence[str], was: Snapshot, changes: SourceChanges, refused: Collection[tuple[str, str]]
+) -> Changed:
+    """What a snapshot after `was` must read; with it what the target `refused` (collection, id): it is offered again."""
+    found: dict[str, tuple[Collection[str], Collection[str]]] = {}
+    for name in names:
+        seen, again = changes.collections.get(name), {chunk for collection, chunk in refused if collection == name}
+        if name not in was.names():
+            found[name] = (), seen.added if seen is not None else listed_ids(source, name)
+        elif seen is not None and seen.settings:
+            found[name] = [chunk for part in was.parts(name) for chunk in was.ids(part)], listed_ids(source, name)
+        elif seen is not None or again:
+            seen = seen or CollectionChanges()
+            again = {*again, *seen.changed} - {*seen.deleted}
+            found[name] = {*again, *seen.deleted, *seen.added}, {*again, *seen.added}
     return found
 
 
@@ -277,20 +294,6 @@ def prove_unchanged(run: RunRecord) -> SourceChanges:
 def selected(run: RunRecord, store: Reader) -> list[str]:
     """The collections of the source that the run's filter lets through; [] where none is left."""
     return sorted(name for name in store.names() if run.parameters.collections.selects(name))
-
-
-def different_settings(before: CollectionInfo, now: CollectionInfo) -> list[str]:
-    """Which of space, dimension, metadata and configuration differ.
-
-    Not the server's schema: it grows by every metadata key that arrives. A dimension that was not yet known is no change.
-    """
-    found = [name for name in ("space", "metadata", "configuration") if _plain(before, name) != _plain(now, name)]
-    return ["dimension", *found] if before.dimension and now.dimension not in (None, before.dimension) else found
-
-
-def _plain(info: CollectionInfo, name: str) -> str:
-    """A setting as a snapshot's manifest would hold it."""
-    return json.dumps(getattr(info, name) or None, sort_keys=True, default=str)
 
 
 def _collection(
@@ -331,151 +334,53 @@ def _added_again(store: Reader, name: str, count: int, gone: set[str]) -> set[st
     raise incomplete(store, name, count, f"gives {count - len(gone):,}")
 
 
-@dataclass(slots=True)
-class Delta:
-    """`add` is staged like a whole migration; `drop` are collections to remove, those to be written afresh among them;
-    `create` those that `add` finds missing; `remove` are, by collection, the ids that go first: deleted, or added anew.
+def _by_id(store: Reader, snapshot: Snapshot, before: CollectionInfo, ids: Collection[str]) -> CollectionChanges:
+    """Those of these chunks that changed."""
+    changes = CollectionChanges(settings=different_settings(before, store.info(before.name)))
+    left = set(ids)
+    for part in snapshot.parts(before.name) if ids else ():
+        was = snapshot.some(part, ids)
+        left.difference_update(was.ids)
+        batches = (was.slice(at, at + _BY_ID) for at in range(0, len(was), _BY_ID))
+        for pair in compared(store, before.name, batches, before.space, live=True):
+            for chunk, missing in pair.differing().items():
+                (changes.deleted if missing else changes.changed).append(chunk)
+    fresh = sorted(left)
+    for at in range(0, len(fresh), _BY_ID):
+        changes.added += store.read(before.name, fresh[at : at + _BY_ID], embeddings=False).ids
+    changes.added, changes.changed, changes.deleted = map(sorted, (changes.added, changes.changed, changes.deleted))
+    return changes
 
-    The two stagings were made by the same schema, so their difference is what the target must see, quarantine included: a
-    chunk that is now turned away is taken out, one whose metadata lost a key comes without it. Never an upsert: it merges
-    metadata and makes current servers lose other records (chroma-facts 7, 17). Deletes leave others that no query finds, too,
-    where they are many: a collection of which more than `BY_ID` goes or changes is written afresh. Measured on 1.5.9: of 400
-    chunks, 210 deleted and added again, 3 to 14 untouched ones were lost to queries; of 2,000 × 128 and 400 × 32 none, with
-    0.5 % to 30 % deleted and two in three of these added again, three trials each.
+
+def switch(run: RunRecord, ledger: Ledger) -> Staged:
+    """Make the round that was applied the run's own state: staged files, quarantine, checkpoint, current snapshot.
+
+    Every move is repeatable: a new folder that is no longer at its place was moved before.
     """
-
-    add: Staged
-    drop: list[str] = field(default_factory=list)
-    create: list[str] = field(default_factory=list)
-    remove: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """Chunks to add."""
-        return sum(self.add.rows(name) for name in self.add.files)
-
-    def save(self) -> None:
-        """Whole on disk once `delta.json` is there."""
-        self.add.save(self.add.folder)
-        write_json(self.add.folder / "delta.json", {"drop": self.drop, "create": self.create, "remove": self.remove})
-
-    @classmethod
-    def load(cls, folder: Path) -> Delta:
-        """As saved in `folder`; a ledger that names it was written later."""
-        staged = Staged.load(folder)
-        assert staged is not None
-        with reading(path := folder / "delta.json"):
-            return cls(staged, **json_in(path.read_bytes()))
-
-
-def make_delta(
-    old: Staged,
-    new: Staged,
-    folder: Path,
-    *,
-    plans: tuple[Sequence[CollectionInfo], Sequence[CollectionInfo]],
-    refused: Collection[tuple[str, str]],
-) -> Delta:
-    """Compare two stagings and write the difference to `folder`.
-
-    `plans` are the collections of both as they were and would be created: one whose settings are others is made anew.
-    `refused` are (source collection, source id) that the target did not take: they are not there, and offered again.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    before, after = ({plan.name: plan for plan in side} for side in plans)
-    anew = {n for n in set(before) & set(after) if different_settings(before[n], after[n])}
-    delta = Delta(Staged(folder, total=new.total, quarantined=new.quarantined))
-    delta.drop = sorted((set(before) - set(after)) | anew)
-    delta.create = sorted((set(after) - set(before)) | anew)
-    for number, name in enumerate(sorted(new.files), start=1):
-        delta.add.files[name] = []
-        (folder / f"{number:03d}").mkdir()
-        there = {} if name in delta.create else _places(old, name, refused)
-        gone = _target(delta, old, new, name, after[name].space, there, number)
-        if len(gone) > BY_ID * len(there):
-            _make_anew(delta, new, name, number)
-        elif gone:
-            delta.remove[name] = gone
-    delta.drop.sort()
-    delta.create.sort()
-    delta.save()
-    return delta
-
-
-def _places(staged: Staged, target: str, refused: Collection[tuple[str, str]]) -> dict[str, _Place]:
-    """Where each chunk of a target is in its staged files; those that the target refused left out."""
-    found: dict[str, _Place] = {}
-    for number, (file, collection, _) in enumerate(staged.files.get(target, [])):
-        table = read_parquet(staged.folder / file, ["id", "source_id"])
-        ids, sources = table.column("id").to_pylist(), table.column("source_id").to_pylist()
-        for row, (chunk, source) in enumerate(zip(ids, sources, strict=True)):
-            if (collection, source) not in refused:
-                found[chunk] = (number, row)
-    return found
-
-
-def _target(
-    delta: Delta, old: Staged, new: Staged, name: str, space: Space, there: Mapping[str, _Place], number: int
-) -> list[str]:
-    """Stage what a target lacks; the ids there, sorted, that have to go or to become others."""
-
-    @lru_cache(maxsize=_OPEN_FILES)
-    def load(file: int) -> ChunkBatch:
-        return from_table(read_parquet(old.folder / old.files[name][file][0]))
-
-    staying: set[str] = set()
-    for file, collection, _ in new.files[name]:
-        table = read_parquet(new.folder / file)
-        batch = from_table(table)
-        differ = _differing(batch, there, load, space)
-        staying.update(chunk for chunk in batch.ids if chunk not in differ)
-        _keep(delta.add, table, [i for i, chunk in enumerate(batch.ids) if chunk in differ], name, collection, number)
-    return sorted(there.keys() - staying)
-
-
-def _make_anew(delta: Delta, new: Staged, name: str, number: int) -> None:
-    """Write a collection afresh, all of it."""
-    folder = delta.add.folder / f"{number:03d}"
-    shutil.rmtree(folder)
-    folder.mkdir()
-    delta.add.files[name] = []
-    for file, collection, rows in new.files[name]:
-        link = f"{number:03d}/{len(delta.add.files[name]) + 1:05d}.parquet"
-        os.link(new.folder / file, delta.add.folder / link)
-        delta.add.files[name].append((link, collection, rows))
-    delta.drop.append(name)
-    delta.create.append(name)
-
-
-def _differing(batch: ChunkBatch, there: Mapping[str, _Place], load: Load, space: Space) -> set[str]:
-    """The ids of a new batch that the old state lacks, or holds with other content."""
-    differ = {chunk for chunk in batch.ids if chunk not in there}
-    by_file: dict[int, list[int]] = {}
-    for position, chunk in enumerate(batch.ids):
-        if chunk in there:
-            by_file.setdefault(there[chunk][0], []).append(position)
-    for file, positions in sorted(by_file.items()):
-        now = batch.take(positions)
-        was = load(file).take(there[chunk][1] for chunk in now.ids)
-        differ.update(compare(was, now, space).differences["id"])
-    return differ
-
-
-def _keep(staged: Staged, table: pa.Table, rows: list[int], target: str, collection: str, number: int) -> None:
-    """These rows of a staged file as a file of the delta, their origins with them."""
-    if not rows:
-        return
-    file = f"{number:03d}/{len(staged.files[target]) + 1:05d}.parquet"
-    write_parquet(staged.folder / file, table.take(pa.array(rows)), compression_level=1)
-    staged.files[target].append((file, collection, len(rows)))
-
-
-def refused_by_target(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
-    """(source collection, source id) of the quarantined chunks that the target itself did not take."""
-    return {
-        (cast(str, e["collection"]), cast(str, e["id"])) for e in entries if e["reason"] == ReasonCode.REFUSED_BY_TARGET
+    at = ledger.rounds[-1]
+    folder = run.workspace / FOLDER / f"{at['number']:03d}"
+    for name in (RunPath.STAGED, RunPath.QUARANTINE, staging.REEMBEDDED):
+        new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
+        if new.exists():
+            if place.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                place.rename(before)
+            new.rename(place)
+    staged = Staged.load(run.workspace / RunPath.STAGED)
+    assert staged is not None
+    snapshot = open_sealed(run.home, Path(at["snapshot"]))
+    done = Checkpoint.read(folder / RunPath.CHECKPOINT)  # every chunk that the target refused was offered in this round
+    targets = {
+        name: TargetState(rows, rows, done.targets[name].rejected, intended=True, created=True)
+        for name in staged.files
+        for rows in [staged.rows(name)]
     }
+    checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
+    schema = load_schema(run.parameters.schema_name)
+    checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.aside, targets)
+    ledger.enter(APPLIED)
+    shutil.rmtree(folder)
+    return staged
 
 
 # -- written data ------------------------------------------------------------------------------------------------------

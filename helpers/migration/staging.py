@@ -49,8 +49,8 @@ from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import failure_table
-from helpers.snapshots.export_journal import read_parquet, write_parquet
-from helpers.snapshots.snapshot import Part, Snapshot, ahead, from_table, to_table
+from helpers.snapshots.export_journal import ahead, read_parquet, write_parquet
+from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.creation import Function, own_function
 
@@ -165,7 +165,8 @@ class Staged(StateFile):
     `filled` by (field, value): the defaults that missing fields got; value None: those beyond the first few of a field.
     `collisions` name ids that two chunks claim in one target: {target, id, first, second}, the first 1,000 of `collided`.
     `rewritten` chunks have another id than in the source, `chunks_changed` at least one value that replaced another:
-    `changes.csv.gz` beside the index lists each, old and new.
+    `changes.csv.gz` beside the index lists each, old and new. `without` are, by file, the rows that count no more: a catch-up
+    staged these chunks anew, in later files, or they are gone.
     """
 
     file = "index.json"
@@ -184,6 +185,11 @@ class Staged(StateFile):
     collided: int = 0
     rewritten: int | None = None  # None: staged by an older version, which did not count them
     chunks_changed: int | None = None  # likewise
+    without: dict[str, list[int]] = field(default_factory=dict)
+
+    def table(self, file: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a staged file, in order."""
+        return read_parquet(self.folder / file, columns, without=self.without.get(file, ()))
 
     @property
     def aside(self) -> int:
@@ -208,7 +214,7 @@ class Staged(StateFile):
 
         def read(item: tuple[str, int, int]) -> ChunkBatch:
             file, rows, end = item
-            return from_table(read_parquet(self.folder / file)).slice(max(0, start - (end - rows)), rows)
+            return from_table(self.table(file)).slice(max(0, start - (end - rows)), rows)
 
         for batch in ahead(read, files):
             pending.append(batch)
@@ -229,7 +235,7 @@ class Staged(StateFile):
         for file, collection, rows in self.files[target]:
             low, high = max(start, at), min(stop, at + rows)
             if low < high:
-                ids = read_parquet(self.folder / file, ["source_id"]).column(0)
+                ids = self.table(file, ["source_id"]).column(0)
                 found += [(collection, i) for i in ids.slice(low - at, high - low).to_pylist()]
             at += rows
         return found
@@ -237,11 +243,10 @@ class Staged(StateFile):
     def ids(self, target: str) -> Iterator[tuple[str, list[str]]]:
         """Per staged file: the source collection and the ids as they will be in the target."""
         for file, collection, _ in self.files[target]:
-            table = read_parquet(self.folder / file, ["id"])
-            yield collection, cast(list[str], table.column(0).to_pylist())
+            yield collection, cast(list[str], self.table(file, ["id"]).column(0).to_pylist())
 
 
-_VALUES = 5  # of the defaults of a field that are told apart; more, such as a template gives, are counted together
+VALUES = 5  # of the defaults of a field that are told apart; more, such as a template gives, are counted together
 
 
 class _Staging:
@@ -315,7 +320,7 @@ class _Staging:
         missing = repairs[repairs["rule"].map(kind_of) == "default"]
         for filled, value in zip(missing["field"].map(str), missing["after"].map(str), strict=True):
             known = self.filled.setdefault(filled, Counter())
-            known[value if value in known or len(known) < _VALUES else None] += 1
+            known[value if value in known or len(known) < VALUES else None] += 1
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)

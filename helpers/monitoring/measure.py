@@ -34,7 +34,6 @@ from helpers.run import kernel
 from helpers.run.command import python_environment
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
-from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.stores import Reader, Space, open_target
 from helpers.stores.client import ClientStore
@@ -273,7 +272,7 @@ def choose_probes(run: RunRecord, side: str, number: int) -> list[Probe]:
         whole_of = sum(map(staged.rows, made.collections))
         for name in made.collections:
             files = [file for file, _, rows in staged.files.get(name, []) if rows]
-            parts[name] = (from_table(read_parquet(staged.folder / file)) for file in _spread(files))
+            parts[name] = (from_table(staged.table(file)) for file in _spread(files))
     elif made.snapshot is not None:
         whole_of = made.snapshot.total
         parts = {name: map(made.snapshot.read, _spread(made.snapshot.parts(name))) for name in made.snapshot.names()}

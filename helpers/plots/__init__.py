@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helpers.plots.consistency import *  # noqa: F403
     from helpers.plots.search import *  # noqa: F403
     from helpers.plots.style import *  # noqa: F403
     from helpers.plots.time import *  # noqa: F403
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    for topic in () if name.startswith("_") else ("search", "style", "time", "vectors", "consistency"):
+    for topic in () if name.startswith("_") else ("search", "style", "time", "vectors"):
         if (module := sys.modules.get(f"{__name__}.{topic}")) is None:
             # matplotlib reads a `matplotlibrc` of the current folder, whoever put it there
             with chdir(Path(__file__).parent):

@@ -23,11 +23,11 @@ import numpy as np
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
-from helpers.migration.catch_up import UNFOUND, unreachable
+from helpers.migration.catch_up import UNFOUND
 from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, file_digest, json_in, reading, silent, whole, write_json
-from helpers.snapshots.comparison import compare, compared, same_value, same_vectors
+from helpers.snapshots.comparison import compare, compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store

@@ -25,7 +25,7 @@ import pandas as pd
 from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
 from helpers.errors import one_line, short
 from helpers.reason_codes import ReasonCode
-from helpers.snapshots.snapshot import ahead
+from helpers.snapshots.export_journal import ahead
 from helpers.stores.base import AGAIN_AFTER, Reader, Space, distance
 
 COSINE_TOLERANCE = 5e-7
@@ -40,6 +40,8 @@ CONTENT = (  # the differences in what a chunk says; those of its vector and of 
 )
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
+_NEAR, _FAR = 10, 1_000  # neighbours asked for by a probe, and by its second try
+_NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
 
 Floats = npt.NDArray[np.float64]
@@ -300,3 +302,28 @@ def show(value: Any) -> str:
     if isinstance(value, str) and len(value) > 60:
         return f"{short(value, 60)} ({len(value):,} characters)"
     return short(value, 120)
+
+
+# Found by its own vector
+
+
+def unreachable(store: Reader, name: str, batch: ChunkBatch, space: Space) -> list[str]:
+    """Ids of chunks that a query by their own vector does not find, nor as many others that are as near.
+
+    Among nearly parallel vectors the own one may stand anywhere; a zero vector has no direction to be found in.
+    """
+    norms = np.linalg.norm(batch.embeddings.astype(np.float64), axis=1) if len(batch) else np.zeros(0)
+    left = [i for i in range(len(batch)) if norms[i] > 0 or space == "l2"]
+    for k in (_NEAR, _FAR):
+        if left:
+            some = batch.take(left)
+            own = distance(space, some.embeddings, some.embeddings)
+            answers = store.query(name, some.embeddings, k)
+            most = min(k, store.limits().query_results)
+            scale = np.square(norms[left]) if space != "cosine" else np.ones(len(left))
+            found = [
+                any(chunk == i for i, _ in near) or (len(near) >= most and near[-1][1] <= mine + _NOISE * size)
+                for chunk, near, mine, size in zip(some.ids, answers, own, scale, strict=True)
+            ]
+            left = [row for row, there in zip(left, found, strict=True) if not there]
+    return [batch.ids[i] for i in left]

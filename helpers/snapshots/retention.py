@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from helpers.run.record import RunRecord
 
 if TYPE_CHECKING:
     from helpers.snapshots.export_journal import Journal  # with pyarrow, which `status` does not wait for
-    from helpers.snapshots.snapshot import Snapshot
+    from helpers.snapshots.snapshot import Changed, Snapshot
     from helpers.stores import Reader
 
 CREATED = "snapshot created"  # the word of both audit logs: that beside the snapshots, and the run's
@@ -211,29 +211,32 @@ def differences(snapshot: Snapshot, lines: Iterable[Told]) -> Iterator[str]:
 
 
 def take(
-    run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress, same: Snapshot | None = None,
-    unwritten: Collection[str] = (),
+    run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress, was: Snapshot | None = None,
+    changed: Changed | None = None,
 ) -> Snapshot:  # fmt: skip
     """A new snapshot of these collections, its id `base` or, where an earlier attempt left that, `base`-2 and so on.
 
-    An export of this id that was interrupted is gone on with. Collections of `unwritten` are as the snapshot `same` has
-    them, and not read again.
+    An export of this id that was interrupted is gone on with. With `was` only what `changed` names is read (`follow_snapshot`).
     """
-    from helpers.snapshots.snapshot import write_snapshot
+    from helpers.snapshots.snapshot import follow_snapshot, write_snapshot
 
     rules = run.parameters.snapshot
     directory = Path(rules.directory).absolute()
     known = {line.name for line in told(run.home)}  # one that was removed is another one: a name stands for one digest
     names_of = [base, *(f"{base}-{n}" for n in range(2, 1000))]
     free = next(i for i in names_of if i not in known and not (directory / i).exists())
-    readers = store.limits().readers(min(2, run.parameters.migration.workers))
     by = {"run": run.id, "reports": str(run.folder)}
     gone_on = (directory / f"{free}.partial").is_dir()
     audit.append(directory / audit.NAME, CREATED, outcome="begun", snapshot=free, gone_on=gone_on, **by)
-    snapshot = write_snapshot(
-        store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress,
-        same=same, unwritten=unwritten,
-    )  # fmt: skip
+    if was is not None:
+        snapshot = follow_snapshot(
+            store, directory, free, names, was, changed or {}, retention_days=rules.retention_days, progress=progress
+        )
+    else:
+        readers = store.limits().readers(min(2, run.parameters.migration.workers))
+        snapshot = write_snapshot(
+            store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress
+        )
     for note in snapshot.manifest["notes"]:
         run.log(note)
     about: dict[str, Any] = {"snapshot": snapshot.id, "digest": snapshot.digest, "chunks": snapshot.total}

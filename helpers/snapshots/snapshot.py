@@ -6,8 +6,9 @@ Layout of a snapshot folder::
     <nnn>-<collection>/<nnnnn>.parquet   one part per slice of the collection's frozen id list
 
 A part has the columns id, document (null is None, "" is empty), metadata (JSON with exact types, null is None), uri and
-embedding (fixed-size list of float32; null where the store lost the vector). The folder is written as `<id>.partial` and
-renamed when it is whole. An export that was interrupted goes on after its last whole part (see `export_journal`): each
+embedding (fixed-size list of float32; null where the store lost the vector). A snapshot that was made from an earlier one
+(`follow_snapshot`) shares its files, and names the rows of them that it does not hold. The folder is written as `<id>.partial`
+and renamed when it is whole. An export that was interrupted goes on after its last whole part (see `export_journal`): each
 chunk is then as it was when its part was read, and `sessions` in the manifest says when that was.
 """
 
@@ -21,15 +22,13 @@ import os
 import re
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -50,31 +49,48 @@ from helpers.results import (
     write_json,
     writing,
 )
-from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed, write_parquet
+from helpers.snapshots.export_journal import EXPORT, Journal, ahead, own_digest, read_parquet, signed, write_parquet
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
 
-T = TypeVar("T")
-R = TypeVar("R")
+Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
+"""By collection: the ids that are not as they were, and those of them that are to be read now."""
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One Parquet file: `file` is relative to the snapshot's folder, `bytes` its size on disk."""
+    """One Parquet file: `file` is relative to the snapshot's folder, `bytes` its size on disk.
+
+    `without` are the rows of the file that the snapshot does not hold: later parts have these chunks, or they are gone. `rows`
+    and `lost` count the others.
+    """
 
     file: str
     rows: int
     bytes: int
     sha256: str
     lost: int = 0
+    without: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """ValueError for a file that would lie outside of the snapshot's folder."""
+        """ValueError for a file that would lie outside of the snapshot's folder, or rows that no file can have."""
+        object.__setattr__(self, "without", tuple(self.without))
+        if not all(type(row) is int and row >= 0 for row in self.without):
+            raise ValueError("a row that is left out is no number")
         path = PurePosixPath(self.file)
         if path.is_absolute() or ".." in path.parts or len(path.parts) != 2:
             raise ValueError(f"{one_line(self.file, 80)!r} is no file of a snapshot")
+
+    def entry(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "without" or value}
+
+    def only(self, rows: Collection[int]) -> Part:
+        """Of this file only these rows."""
+        left = set(range(self.rows + len(self.without))) - set(rows)
+        return dataclasses.replace(self, rows=len(rows), without=tuple(sorted(left)))
 
 
 class Snapshot:
@@ -153,20 +169,54 @@ class Snapshot:
         """The ids of a part alone, without reading vectors."""
         return cast(list[str], self._table(part, ["id"]).column("id").to_pylist())
 
+    def some(self, part: Part, ids: Collection[str]) -> ChunkBatch:
+        """Those chunks of a part that have one of these ids."""
+        table = self._table(part)
+        return from_table(table.filter(_among(table, ids)))
+
     def batches(self, name: str) -> Iterator[ChunkBatch]:
         for part in self.parts(name):
             yield self.read(part)
 
+    def less(self, other: Snapshot) -> Snapshot:
+        """What this has and the other lacks, file by file: a chunk that was read anew counts as another one."""
+        there = {(name, part.sha256): set(part.without) for name in other.names() for part in other.parts(name)}
+        entries = []
+        for entry in self.manifest["collections"]:
+            parts = []
+            for part in self.parts(entry["name"]):
+                here = set(range(part.rows + len(part.without))) - set(part.without)
+                absent = there.get((entry["name"], part.sha256))
+                if rows := here if absent is None else here & absent:
+                    parts.append(part.only(rows))
+            counts = {"count": sum(part.rows for part in parts), "parts": [part.entry() for part in parts]}
+            entries.append(entry | counts)
+        return Snapshot(self.folder, {**self.manifest, "collections": entries})
+
+    def without(self, name: str, ids: Collection[str]) -> Iterator[Part]:
+        """The parts of a collection as they are without the chunks of these ids; none of a file in which nothing is left."""
+        for part in self.parts(name):
+            whole = self._table(dataclasses.replace(part, without=()), ["id"])
+            gone = set(np.flatnonzero(_among(whole, ids)).tolist()) - set(part.without)
+            if not gone:
+                yield part
+            elif len(gone) < part.rows:
+                left = dataclasses.replace(
+                    part, rows=part.rows - len(gone), without=tuple(sorted({*part.without, *gone}))
+                )
+                yield left if not part.lost else dataclasses.replace(left, lost=int(self.read(left).lost.sum()))
+
     def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
         """Raises `Terminal` where the bytes that are read are not those of the manifest."""
         try:
-            return read_parquet(self.folder / part.file, columns, part.sha256)
+            return read_parquet(self.folder / part.file, columns, part.sha256, part.without)
         except Terminal as error:
             raise self._damaged(part, error.what) from error
 
-    def verify(self, progress: Progress = silent) -> dict[str, int]:
+    def verify(self, progress: Progress = silent, since: Snapshot | None = None) -> dict[str, int]:
         """Re-read every byte: digests, row counts, ids unique. Marks the manifest as verified.
 
+        Files that it shares with `since`, which was verified when it was taken, are not read again.
         Returns chunks per collection. Raises `Terminal` ("snapshot_damaged", "snapshot_unreadable" for the manifest)
         that names the first bad file.
         """
@@ -174,15 +224,21 @@ class Snapshot:
             raise Terminal(ReasonCode.SNAPSHOT_ALTERED, "its manifest was exchanged while it was in use",
                            where=str(self.folder), next_step="Find out who writes there; nothing is taken from it.")  # fmt: skip
         counted: dict[str, int] = {}
+        proven = {(n, p.sha256) for n in since.names() for p in since.parts(n)} if since is not None else set()
         for name in self.names():
             seen: set[str] = set()
+            shared = 0
             for part in self.parts(name):
+                if (name, part.sha256) in proven:
+                    shared += part.rows
+                    progress.advance(part.rows)
+                    continue
                 ids = self.read(part).ids
                 if len(ids) != part.rows or len(set(ids)) != len(ids) or not seen.isdisjoint(ids):
                     raise self._damaged(part, f"{len(ids)} rows where {part.rows} unique ones were written")
                 seen.update(ids)
                 progress.advance(part.rows)
-            counted[name] = len(seen)
+            counted[name] = len(seen) + shared
         unknown = self._files() - {p.file for n in self.names() for p in self.parts(n)}
         if unknown:
             raise Terminal(ReasonCode.SNAPSHOT_DAMAGED, f"files that nobody wrote: {', '.join(sorted(unknown)[:3])}",
@@ -210,14 +266,13 @@ class Snapshot:
 
 def write_snapshot(
     store: Reader, directory: Path, snapshot_id: str, names: Sequence[str], *, retention_days: int, readers: int = 2,
-    progress: Progress = silent, same: Snapshot | None = None, unwritten: Collection[str] = (),
+    progress: Progress = silent, same: Snapshot | None = None,
 ) -> Snapshot:  # fmt: skip
     """Read these collections of a store into `directory/snapshot_id`; ids frozen first, slices read in parallel.
 
     An interrupted export of this id is gone on with: its whole parts are verified and not read again. Collections are cut
-    as in the snapshot `same`, and a part that holds what one of its parts holds is that file. Of `unwritten` collections,
-    to which nobody wrote since, each part is, verified, and none is read.
-    Raises `Terminal` where a listed chunk can be read neither with nor without its vector, or the id is taken.
+    as in the snapshot `same`, and a part that holds what one of its parts holds is that file. Raises `Terminal` where a listed
+    chunk can be read neither with nor without its vector, or the id is taken.
     """
     folder = directory / snapshot_id
     partial = directory / f"{snapshot_id}.partial"
@@ -226,27 +281,74 @@ def write_snapshot(
     if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
         return complete(partial, folder)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
-    if same is not None:
-        for name in sorted(set(unwritten) & set(names)):
-            _adopt(journal, name, same)
     entries = [_write_collection(store, journal, name, readers, progress, same) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
         if left != EXPORT:  # of a collection that was chosen when the export began, and is no more
             shutil.rmtree(partial / left)
     journal.sessions[-1]["ended"] = utc_now()
+    sessions = [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions]
+    return _whole(store, partial, retention_days, sessions=sessions, notes=journal.notes, collections=entries)
+
+
+def follow_snapshot(
+    store: Reader, directory: Path, snapshot_id: str, names: Sequence[str], was: Snapshot, changed: Changed, *,
+    retention_days: int, progress: Progress = silent,
+) -> Snapshot:  # fmt: skip
+    """What `was` holds, but for the chunks that changed. Of the others the files are shared; a collection that `was` lacks must
+    be in `changed`.
+
+    What a killed process left of it is begun anew. Raises `Terminal` as `write_snapshot`.
+    """
+    folder, partial, begun, read = directory / snapshot_id, directory / f"{snapshot_id}.partial", utc_now(), 0
+    if folder.exists():
+        raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    before = {entry["name"]: entry for entry in was.manifest["collections"]}
+    folders = {name: parts[0].file.partition("/")[0] for name in was.names() if (parts := was.parts(name))}
+    entries = []
+    for name in sorted(names):
+        entry = before.get(name)
+        if entry is None or name in changed:
+            gone, fresh = changed[name]
+            info, home = store.info(name), folders.setdefault(name, _folder(folders.values(), name))
+            parts = list(was.without(name, gone)) if entry is not None else []
+            last = max((int(Path(part.file).stem) for part in was.parts(name)), default=0) if entry is not None else 0
+            ids, rows = sorted(fresh), part_rows(info.dimension or 0, store.limits().read_rows)
+            (partial / home).mkdir()
+            for number, start in enumerate(range(0, len(ids), rows), start=last + 1):
+                file, some = f"{home}/{number:05d}.parquet", ids[start : start + rows]
+                part = _write_part(store, partial, file, name, some, info.dimension or 0)
+                if part.rows:
+                    parts.append(part)
+                else:  # deleted meanwhile
+                    (partial / file).unlink()
+                read += part.rows
+            lost = sum(part.lost for part in parts)
+            entry = dataclasses.asdict(info) | {
+                "count": sum(part.rows for part in parts), "reported_count": info.count,
+                "findings": [*info.findings, *_lost(lost)], "parts": [part.entry() for part in parts],
+            }  # fmt: skip
+        entries.append(entry)
+        for part in (Part(**part) for part in entry["parts"]):
+            place = partial / part.file
+            place.parent.mkdir(exist_ok=True)
+            if not place.exists() and not _linked(was.folder / part.file, place):
+                shutil.copyfile(was.folder / part.file, place)
+        progress.advance(entry["count"])
+    note = f"{read:,} chunks were read; the others are as snapshot {was.id} has them, whose files this one shares"
+    sessions = [{"started": begun, "ended": utc_now(), "chunks": read}]
+    return _whole(store, partial, retention_days, sessions=sessions, notes=[note], collections=entries)
+
+
+def _whole(store: Reader, partial: Path, retention_days: int, **held: Any) -> Snapshot:
+    """Write the manifest of what was read from this store, and give the folder its name."""
+    folder = partial.with_name(partial.name.removesuffix(".partial"))
     write_manifest(
-        partial,
-        id=snapshot_id,
-        retention_days=retention_days,
-        created=journal.sessions[0]["started"],
-        source=store.label,
+        partial, id=folder.name, retention_days=retention_days, created=held["sessions"][0]["started"], source=store.label,
         chroma_version={"source": store.version, "client": importlib.metadata.version("chromadb")},
-        findings=list(getattr(store, "findings", ())),
-        repairs=list(getattr(store, "repairs", ())),
-        sessions=[{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions],
-        notes=journal.notes,
-        collections=entries,
-    )
+        findings=list(getattr(store, "findings", ())), repairs=list(getattr(store, "repairs", ())), **held,
+    )  # fmt: skip
     return complete(partial, folder)
 
 
@@ -305,7 +407,7 @@ def _frozen(
     info = dataclasses.replace(info, count=counted)
     rows = part_rows(info.dimension or 0, store.limits().read_rows)
     ids, starts = _as_before(ids, rows, same, name)
-    folder = known["folder"] if known else _folder(journal, name)
+    folder = known["folder"] if known else _folder((c["folder"] for c in journal.collections.values()), name)
     shutil.rmtree(journal.folder / folder, ignore_errors=True)  # parts that belong to other ids
     journal.freeze(name, folder, dataclasses.asdict(info), ids, starts)
     return info, ids, starts, []
@@ -330,24 +432,6 @@ def _as_before(ids: list[str], rows: int, same: Snapshot | None, name: str) -> t
     return list(ordered), [start for start in starts if start < len(ordered)]
 
 
-def _adopt(journal: Journal, name: str, same: Snapshot) -> None:
-    """A collection as that snapshot has it: as if this export had read it and been interrupted then."""
-    if name in journal.collections:
-        return
-    info = next(i for i in same.collections() if i.name == name)
-    parts = same.parts(name)
-    held = [same.ids(part) for part in parts]
-    starts = [0, *accumulate(map(len, held))][:-1]
-    folder = _folder(journal, name)
-    journal.freeze(name, folder, dataclasses.asdict(info), [i for ids in held for i in ids], starts)
-    (journal.folder / folder).mkdir(exist_ok=True)
-    for number, (start, part) in enumerate(zip(starts, parts, strict=True), 1):
-        file = f"{folder}/{number:05d}.parquet"
-        if not _linked(same.folder / part.file, journal.folder / file):
-            shutil.copyfile(same.folder / part.file, journal.folder / file)
-        journal.finish(name, start, dataclasses.asdict(dataclasses.replace(part, file=file)))
-
-
 def _linked(file: Path, path: Path) -> bool:
     """Whether `path` is that file now; False on a disk without links."""
     try:
@@ -359,8 +443,8 @@ def _linked(file: Path, path: Path) -> bool:
     return True
 
 
-def _folder(journal: Journal, name: str) -> str:
-    number = max((int(c["folder"].partition("-")[0]) for c in journal.collections.values()), default=0) + 1
+def _folder(taken: Iterable[str], name: str) -> str:
+    number = max((int(folder.partition("-")[0]) for folder in taken), default=0) + 1
     return f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
 
 
@@ -368,18 +452,6 @@ def _settings(info: CollectionInfo) -> str:
     """What makes it the same collection, as far as the store tells."""
     same = {key: value for key, value in dataclasses.asdict(info).items() if key not in ("count", "findings")}
     return json.dumps(same, sort_keys=True, default=str)
-
-
-def ahead(call: Callable[[T], R], items: Iterable[T], most: int = 1) -> Iterator[R]:
-    """What `call` makes of each item, in order; at most so many are being made, in other threads, while one is in use."""
-    pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(max(1, most), thread_name_prefix="ahead") as pool:
-        for item in items:
-            pending.append(pool.submit(call, item))
-            if len(pending) > most:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _write_collection(
@@ -398,11 +470,9 @@ def _write_collection(
             part = _write_part(store, journal.folder, file, name, ids[start:end], info.dimension or 0)
             if same is not None and part.sha256 in there:
                 before = same.folder / there[part.sha256]
-                if (
-                    before.is_file() and file_digest(before) == part.sha256
-                ):  # else it is damaged, or somebody exchanged it
+                if before.is_file() and file_digest(before) == part.sha256:  # else damaged, or somebody exchanged it
                     _linked(before, journal.folder / file)
-            journal.finish(name, start, dataclasses.asdict(part))
+            journal.finish(name, start, part.entry())
         else:
             part = Part(**kept)
         progress.advance(end - start)
@@ -410,14 +480,21 @@ def _write_collection(
 
     parts = list(ahead(take, enumerate(pairwise([*starts, len(ids)]), 1), readers))
     findings = [*info.findings, *changed]
-    lost = sum(p.lost for p in parts)
-    if lost:
-        findings.append(f"{lost} chunks are listed but their vectors cannot be read")
+    findings += _lost(sum(p.lost for p in parts))
     if len(ids) != info.count:
         findings.append(f"the store counts {info.count} chunks and lists {len(ids)} ids")
     findings = list(dict.fromkeys(findings))
     counts = {"count": sum(p.rows for p in parts), "reported_count": info.count}
-    return dataclasses.asdict(info) | counts | {"findings": findings, "parts": [dataclasses.asdict(p) for p in parts]}
+    return dataclasses.asdict(info) | counts | {"findings": findings, "parts": [p.entry() for p in parts]}
+
+
+def _lost(chunks: int) -> list[str]:
+    return [f"{chunks} chunks are listed but their vectors cannot be read"] if chunks else []
+
+
+def _among(table: pa.Table, ids: Collection[str]) -> pa.ChunkedArray:
+    """Which rows have one of these ids."""
+    return pc.is_in(table.column("id"), pa.array(list(ids), pa.large_string()))
 
 
 def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:

@@ -40,7 +40,7 @@ from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopbac
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence import FenceState, used_by
 from helpers.formatting import count, duration
-from helpers.migration.catch_up import bring_over
+from helpers.migration.catch_up import bring_ahead, bring_over
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring import measure
@@ -70,9 +70,8 @@ ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "pr
 class CutoverStep(NotebookStep):
     """The notebook's view: may it begin, the diff, probes, is the source unchanged, the switch, the watch, evidence.
 
-    With `fence.when: cutover` writers go on until `unchanged`, which stops them and brings over what they changed; where
-    the cutover does not come about, they go on at the source. `shut` is what keeps the gate shut (a NO-GO, missing
-    sign-offs), or None. No configuration is touched before `switch`.
+    With `fence.when: cutover` writers go on until `unchanged`, which stops them and brings over what they changed. `shut` is
+    what keeps the gate shut (a NO-GO, missing sign-offs), or None. No configuration is touched before `switch`.
     """
 
     def __init__(self, run: RunRecord) -> None:
@@ -114,8 +113,7 @@ class CutoverStep(NotebookStep):
             reason="" if good else ReasonCode.GATE_SHUT,
             detail="" if good else signed,
         )
-        for said in [] if self.run.dry_run else self.control.finish_undoing():
-            rows.append(("an earlier rollback", said))
+        rows += [("an earlier rollback", said) for said in ([] if self.run.dry_run else self.control.finish_undoing())]
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def unchanged(self) -> str:
@@ -147,16 +145,18 @@ class CutoverStep(NotebookStep):
         """Stop writes, prove it, bring over what changed; a sentence. Whatever fails lets writers go on at the source."""
         if self._failed:
             return f"Writers go on: {self._failed}."
-        fence = FenceWritesStep(self.run)
+        fence, apply = FenceWritesStep(self.run), self.control.under_way is None
         fence.urls()
         try:
+            if apply:
+                bring_ahead(self.run)
             fence.put_up()
             fence.prove()
             if self._failing():
                 raise WorldError(ReasonCode.FENCE_OPEN, "the write fence does not hold, and was taken down again",
                                  next_step=f"See its checks; then: {self.run.home.command('resume')}")  # fmt: skip
             with self.run.phase("bring over the last changes"):
-                found = bring_over(self.run, apply=self.control.under_way is None)
+                found = bring_over(self.run, apply=apply)
             if failing := self._failing():
                 raise WorldError(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {failing}",
                                  next_step=f"Repeat it: {self.run.home.command('resume')}")  # fmt: skip

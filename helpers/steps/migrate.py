@@ -16,7 +16,7 @@ import pandas as pd
 from helpers import plots
 from helpers.formatting import unpacked_rows
 from helpers.migration import staging
-from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp, switch
+from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp
 from helpers.migration.importing import (
     Job,
     judge_arrivals,
@@ -27,7 +27,7 @@ from helpers.migration.importing import (
     routing_table,
     show_transform,
 )
-from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed
+from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, switch
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
 from helpers.results import Phase, Verdict, write_bytes, write_text

@@ -74,16 +74,17 @@ class MonitorStep(NotebookStep):
         return self.journal.samples if self.journal is not None else [self.first] if self.first is not None else []
 
     def source(self) -> str:
-        """Where step 25 took nginx's word that nobody wrote to a collection: the source, still fenced, read in full."""
+        """Where step 25 took nginx's word for what nobody wrote to: the source, still fenced, read in full."""
         cut = self.run.earlier(Step.CUTOVER)
-        unread = (cut.facts.get("last_changes") or {}).get("unread") if cut is not None else []
+        last = (cut.facts.get("last_changes") or {}) if cut is not None else {}
+        unread = [*last.get("unread", ()), *last.get("by_id", ())]
         if not unread or self.run.dry_run:
-            return "Step 25 left no collection of the source unread; there is nothing to compare again."
+            return "Step 25 read every collection of the source in full; there is nothing to compare again."
         found = prove_unchanged(self.run)
         self.run.check(
             "source as it was cut over", Verdict.PASS if found.nothing else Verdict.FAIL, threshold=0, unit="changes",
             measured=found.total, reason="" if found.nothing else ReasonCode.CHANGES_MISSED, offenders=found.total,
-            ids=found.examples(), detail=f"{found.sentence()}; step 25 did not read {', '.join(unread[:5])}",
+            ids=found.examples(), detail=f"{found.sentence()}; step 25 did not read {', '.join(unread[:5])} in full",
         )  # fmt: skip
         return found.sentence()
 

@@ -68,7 +68,7 @@ def still_true(baseline: Mapping[str, Any], before: Snapshot, now: Snapshot) -> 
     """
     kept = dict(baseline["collections"])
     for name in sorted(set(kept) & set(before.names()) & set(now.names())):
-        if [p.sha256 for p in before.parts(name)] == [p.sha256 for p in now.parts(name)]:
+        if [(p.sha256, p.without) for p in before.parts(name)] == [(p.sha256, p.without) for p in now.parts(name)]:
             continue
         probes = kept[name]["probes"]
         named = {r["id"] for r in probes} | {chunk for r in probes for key in _LISTS for chunk, _ in r[key]}

@@ -93,14 +93,14 @@ SCENARIOS: list[Scenario] = [
         """),
     ),
     Scenario("catch-up", "changed", step_22, step_22, names("""
-            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign migration.catch_up:switch
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign migration.source_changes:switch
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.rebase
-            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.source_changes:_keep
-            migration.source_changes:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
+            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.delta:_keep
+            migration.delta:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
+            migration.delta:_aside migration.delta:_followed
             snapshots.snapshot:_linked snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),

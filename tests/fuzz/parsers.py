@@ -396,7 +396,7 @@ def old_directory_read(bench: Bench, path: Path) -> object:
 
 
 def staged_read(bench: Bench, path: Path) -> object:
-    from helpers.migration.source_changes import Delta
+    from helpers.migration.delta import Delta
     from helpers.migration.staging import Quarantine, Staged
 
     folder = bench.home / "staging"
