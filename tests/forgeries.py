@@ -24,7 +24,7 @@ from helpers.results import file_digest, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
-from tests.signers import Signers, changed_toolkit, finish_step, small_run
+from tests.signers import Signers, changed_toolkit, closed_run, finish_step
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 RUN = "night-1"
@@ -107,7 +107,7 @@ class Thief:
         """The whole run once more, under its own name, as the thief wants it; each role signed by the thief."""
         shutil.rmtree(self.run)
         (self.home.workspace / "last-seal").unlink(missing_ok=True)
-        made(RUN, self.keys, {"allowed_signers": str(self.keys.allowed), "dry_run": ["dba"]}, refusal=False)
+        closed_run(RUN, self.keys, {"allowed_signers": str(self.keys.allowed), "dry_run": ["dba"]}, refusal=False)
 
 
 @dataclass(frozen=True)
@@ -590,20 +590,3 @@ def recipe(run: Path) -> str:
     from helpers.evidence.statement import recipe as text
 
     return text(RunState(run.name, run, run), evidence.seals(run)[-1])
-
-
-def made(run_id: str, people: Signers, signoff: dict[str, Any], *, refusal: bool = True) -> RunFolder:
-    """A run as it is when all is over: announced, reviewed, refused once, approved, cut over, closed, each sealed."""
-    home = small_run(run_id, people, signoff=signoff)
-    evidence.keep_sealed(home.read())
-    people.approve(home.reports, ["dba"], gate="dry-run")
-    if refusal:
-        people.sign_any(home.reports, "security", "no-go", reason="Wait for the audit.")
-    people.approve(home.reports)
-    for number in (Step.CUTOVER, Step.CLOSEOUT):
-        finish_step(home, number)
-    evidence.keep_sealed(home.read())
-    home.log("line ends")
-    evidence.at_rest(home.read())
-    write_text(home.reports / "index.html", run_page(home.reports))
-    return home

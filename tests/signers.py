@@ -21,6 +21,7 @@ from helpers.results import StepResult, file_digest, utc_now, write_json, write_
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
+from helpers.run.plan import Step
 
 Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -196,3 +197,20 @@ def forge(home: RunFolder, name: str) -> None:
 
 def plain(home: RunFolder) -> str:
     return subprocess.run(["bash", "VERIFY.txt"], cwd=home.reports, check=False, capture_output=True, text=True).stdout
+
+
+def closed_run(run_id: str, people: Signers, signoff: dict[str, Any], *, refusal: bool = True) -> RunFolder:
+    """A run as it is when all is over: announced, reviewed, refused once, approved, cut over, closed, each sealed."""
+    home = small_run(run_id, people, signoff=signoff)
+    evidence.keep_sealed(home.read())
+    people.approve(home.reports, ["dba"], gate="dry-run")
+    if refusal:
+        people.sign_any(home.reports, "security", "no-go", reason="Wait for the audit.")
+    people.approve(home.reports)
+    for number in (Step.CUTOVER, Step.CLOSEOUT):
+        finish_step(home, number)
+    evidence.keep_sealed(home.read())
+    home.log("line ends")
+    evidence.at_rest(home.read())
+    write_text(home.reports / "index.html", run_page(home.reports))
+    return home

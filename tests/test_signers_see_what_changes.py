@@ -16,8 +16,7 @@ from helpers.report.pages import run_page, tiles
 from helpers.report.record import deviations, tools, untried_here
 from helpers.report.writes import Tile, carries_over
 from helpers.results import Check, Phase, StepResult, Verdict
-from helpers.run.plan import Step
-from helpers.validation.judgement import CONTRADICTIONS
+from helpers.run.plan import CONTRADICTIONS, Step
 from tests.test_pages_run import make_run, read, result, whole_night
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)

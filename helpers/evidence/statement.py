@@ -48,9 +48,8 @@ CHANGING = frozenset(
 MAY_BE_EMPTY = (RunPath.RESULTS, RunPath.FIGURES, RunPath.SIGNOFFS, RunPath.DRILLS)
 LEADS_OUT = "is a link or a special file"
 LARGEST = 64 * 2**30  # bytes of a file that is read for its digest only
-_READ_WHOLE = {
-    *("", ".dsse", ".ipynb", ".json", ".sig", ".svg", ".tsr", ".txt", ".yaml"), audit.NAME, RunPath.NOTICES, *DERIVED,
-}  # fmt: skip
+_READ_WHOLE = {*("", ".dsse", ".ipynb", ".json", ".sig", ".svg", ".tsr", ".txt", ".yaml"),
+               audit.NAME, RunPath.NOTICES, *DERIVED}  # fmt: skip
 _SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there

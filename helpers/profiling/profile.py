@@ -28,6 +28,7 @@ from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, changes_told
 from helpers.run.folders import FINDINGS
+from helpers.run.plan import CONTRADICTIONS
 from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
@@ -41,7 +42,6 @@ KEYS = 300  # metadata keys kept apart
 DISTINCT = 40  # values of a field kept apart
 LONG = 100_000  # characters
 UNIT = 1e-3  # a norm this near to 1 counts as normalised
-CONTRADICTIONS = "fields that contradict their document"  # as in validation.judgement
 READ = 500  # chunks read at a time
 _WRONG = ("wrong_type", "out_of_range", "unknown_value")
 _COUNTED = ("none_metadata", "none_documents", "empty_documents", "long_documents", "uris", "lost_vectors", "nonfinite_vectors",

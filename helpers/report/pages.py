@@ -54,8 +54,7 @@ from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_
 from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
-from helpers.run.plan import Step
-from helpers.validation.judgement import CONTRADICTIONS
+from helpers.run.plan import CONTRADICTIONS, Step
 
 _MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
           "unreadable": "✗"}  # fmt: skip

@@ -184,10 +184,9 @@ class RunFolder:
 
         Asked before it is written again: what somebody wrote into it would else become the toolkit's own.
         """
-        if data is None:
-            if not (self.reports / name).is_file():
-                return b""
-            data = raw(self, name)
+        if data is None and not (self.reports / name).is_file():
+            return b""
+        data = raw(self, name) if data is None else data
         digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name)
         if digest not in named and (named or not audit.is_older(self.reports)):
             what = f"{name} is not what {audit.NAME} last named: something else changed it"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.formatting import count, judged_queries, merged_answers, own_chunk
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
+from helpers.run.plan import CONTRADICTIONS
 from helpers.snapshots.comparison import CONTENT
 
 if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status nee
 
 COUNTS, EMBEDDINGS, METADATA, COMPLETENESS = "counts", "embeddings", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"
-CONTRADICTIONS = "fields that contradict their document"
 NEIGHBOURS = "neighbours judged for recall"
 DUPLICATES, FIELD_TYPES, CITATIONS = "duplicates", "field types", "citation URIs"
 REQUIRED = (
