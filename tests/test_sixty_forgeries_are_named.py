@@ -22,8 +22,8 @@ from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive
 from helpers.run.folders import RunFolder
 from tests.conftest import require_component
-from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief, made
-from tests.signers import Signers
+from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief
+from tests.signers import Signers, closed_run
 
 # -- the auditor -------------------------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ def auditor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Auditor]:
         patch.setenv("RUNBOOK_REPORTS", str(place / "reports"))
         patch.setenv("RUNBOOK_WORKSPACE", str(place / "workspace"))
         signoff = {"allowed_signers": str(people.allowed), "dry_run": ["dba"]}
-        home, other = made(RUN, people, signoff), made("night-2", people, signoff)
+        home, other = closed_run(RUN, people, signoff), closed_run("night-2", people, signoff)
         archive(home.reports, place / "run.zip")
         public, _ = audit.public_key(place / "workspace" / "runner_key")
         (place / "kept").write_text(people.allowed.read_text() + f'runner namespaces="runbook-seal" {public}\n')

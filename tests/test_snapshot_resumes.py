@@ -207,7 +207,7 @@ def test_a_source_that_changed_is_said_and_another_source_begins_anew(
         shutil.copytree(folder, tmp_path / "theirs")
         fill(other, "alpha", chunks(30, 4))
         theirs = write(other, tmp_path / "theirs")
-        assert "it was of another source; everything is read again" in theirs.manifest["notes"][0]
+        assert "it was of another source or version; everything is read again" in theirs.manifest["notes"][0]
         proven(theirs, other)
     source.add("alpha", chunks(3, 4, seed=9, prefix="new"))
     source.drop("beta")

@@ -31,7 +31,9 @@ from helpers.stores.limits import NO_LIMIT, Limits, Usage
 DATABASE = "chroma.sqlite3"
 LOGS = ("-wal", "-journal", "-shm")  # what SQLite puts beside a database, under its real name
 COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"  # of Chroma 0.3
-VOLUMES = "the image of Chroma 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place stays unused"
+VOLUMES = (
+    "the image of 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place stays unused"
+)
 _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
