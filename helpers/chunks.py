@@ -162,13 +162,13 @@ def read_table(path: Path, columns: list[str] | None = None, data: bytes = b"", 
         return file.read(columns)
 
 
-def parquet_batches(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
-    """A Parquet file of any length, so many rows at a time. Raises as `read_table`, where a part of it would take too much."""
+def parquet_batches(path: Path, rows: int, most: int) -> Iterator[pa.RecordBatch]:
+    """A Parquet file, so many rows at a time. Raises as `read_table`."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file, path.open("rb") as raw:
         texts, needed = _needed(file, raw, None)
-        _require(needed + sum(texts.values()), MOST_DECODED + _FOR_EACH * raw.seek(0, io.SEEK_END))
+        _require(needed + sum(texts.values()), most + _FOR_EACH * raw.seek(0, io.SEEK_END))
         yield from file.iter_batches(rows)
 
 

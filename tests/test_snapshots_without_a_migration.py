@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import cli
+from helpers import audit, cli
 from helpers.chunks import ChunkBatch
+from helpers.results import utc_now
 from helpers.snapshots import backup
 from helpers.snapshots import snapshot as module
+from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
 from tests.storage import ODD_IDS, assert_same, chunks, contents, embedded, fill, in_order, lose_vectors, plan, tree
 
@@ -206,6 +211,69 @@ def test_json_refuses_what_it_cannot_say(source: Path, capsys: Said, monkeypatch
     assert not Path("files").exists()
 
 
+def planted(folder: Path, journal: dict[str, Any]) -> None:
+    """What somebody else who can write among the snapshots put there: an export to go on with, sound by its own digests."""
+    lines = [
+        {"kind": "export", "format": 2, "id": "night", "source": "source"},
+        {"kind": "session", "retention_days": 7},
+        {"kind": "collection", "name": "alpha", "info": {}, "starts": [0], **journal},
+    ]
+    (folder / ".export").mkdir(parents=True)
+    text = "".join(json.dumps(signed({**line, "at": utc_now()})) + "\n" for line in lines)
+    (folder / ".export" / "journal.jsonl").write_text(text)
+
+
+@pytest.mark.parametrize("place", ["/victim", "../../victim", "001-alpha/../../../victim"])
+def test_a_journal_removes_no_folder_elsewhere(source: Path, tmp_path: Path, capsys: Said, place: str) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("x")
+    place = str(victim) if place == "/victim" else place
+    ids = {"file": "001.ids.parquet", "count": 1, "sha256": "0"}
+    planted(Path("kept/night.partial"), {"folder": place, "ids": ids})
+    run("create", "backup.yaml", "--id", "night", code=1)
+    assert "not begun from here" in capsys.readouterr().err
+    begin = audit.append  # as if it had been begun, and killed
+    begin(Path("kept/audit.jsonl"), "snapshot created", outcome="begun", snapshot="night")
+    create("night")
+    assert (victim / "precious").read_text() == "x"
+
+
+def test_a_whole_export_that_somebody_planted_is_no_backup(source: Path, capsys: Said) -> None:
+    shutil.copytree(create("first").folder, "kept/second.partial")
+    run("create", "backup.yaml", "--id", "second", code=1)
+    assert "not begun from here" in capsys.readouterr().err
+
+
+def test_a_backup_that_was_written_again_is_named_and_is_no_base(source: Path, capsys: Said) -> None:
+    taken = create("first")
+    taken.manifest["collections"][0]["metadata"] = {"poison": 1}
+    taken.mark("verified")
+    for command in (
+        ("verify", "first"),
+        ("restore", "first", "--into", "back"),
+        ("export", "first", "--into", "files"),
+    ):
+        run(*command, "--directory", "kept", code=1)
+        assert "when it was taken" in capsys.readouterr().err
+    assert not Path("back").exists()
+    run("check", "backup.yaml", code=1)
+    assert backup.own_bytes(create("second")) > 0.9 * taken.size()
+
+
+def test_a_backup_without_its_files_or_of_tomorrow_is_not_recent(source: Path, capsys: Said) -> None:
+    taken = create("first")
+    taken.manifest["sessions"][-1]["ended"] = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
+    taken.mark("verified")
+    run("check", "backup.yaml", code=1)
+    taken = create("second")
+    run("check", "backup.yaml")
+    (taken.folder / taken.parts("alpha")[0].file).unlink()
+    taken = Snapshot.open(taken.folder)
+    run("check", "backup.yaml", code=1)
+    assert "No snapshot of source" in capsys.readouterr().err
+
+
 ROW = {"id": "a", "embedding": [0.5, 1.0], "document": "text", "metadata": {"n": 1}}
 
 
@@ -219,6 +287,18 @@ def lines(*rows: dict[str, Any]) -> Callable[[Path], None]:
 
 def table(**columns: Any) -> Callable[[Path], None]:
     return lambda folder: pq.write_table(pa.table(columns), folder / "notes.parquet")
+
+
+def described(twice: bool = False, **changed: Any) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        lines(ROW)(folder)
+        digest = hashlib.sha256((folder / "notes.jsonl").read_bytes()).hexdigest()
+        entry = {"name": "notes", "file": "notes.jsonl", "rows": 1, "sha256": digest, "findings": [], "dimension": 2}
+        entry |= {"space": "l2", "declared_space": "l2", **changed}
+        about = {"format": 1, "collections": [entry] * (1 + twice), "chroma_version": "1.5.9"}
+        (folder / "export.json").write_text(json.dumps(about))
+
+    return write
 
 
 WRONG = {
@@ -241,6 +321,18 @@ WRONG = {
     "metadata that is no JSON": (table(id=["a"], embedding=[[1.0]], metadata=["{"]), "no JSON"),
     "a date": (table(id=["a"], embedding=[[1.0]], metadata=[{"d": datetime(2026, 1, 1, tzinfo=UTC)}]), "JSON does not have"),
     "an export of another format": (lambda f: (f / "export.json").write_text('{"format": 9}'), "format 9"),
+    "texts of numbers": (lines({**ROW, "embedding": ["1", "2"]}), "no list of numbers"),
+    "a null in a vector": (lines({**ROW, "embedding": [None, 1]}), "no list of numbers"),
+    "a number beyond float32": (lines({**ROW, "embedding": [1e300, 1]}), "float32 does not have"),
+    "half a character": (lambda f: (f / "notes.jsonl").write_text('{"id": "\\ud800", "embedding": [1]}'), "an id that"),
+    "a link": (lambda f: (f / "notes.jsonl").symlink_to("/etc/passwd"), "a link, or no plain file"),
+    "a pipe": (lambda f: os.mkfifo(f / "notes.jsonl"), "a link, or no plain file"),
+    "two files of one name": (lambda f: (lines(ROW)(f), table(id=["a"], embedding=[[1.0]])(f)), "two files of one name"),
+    "vectors without an end": (lines({**ROW, "embedding": [0] * 70_000}), "65,536 at most"),
+    "an export of a giant dimension": (described(dimension=600_000_000), "has 600000000 dimensions"),
+    "an export with a text for a number": (described(dimension="x"), "another kind of dimension"),
+    "an export with a text for an object": (described(configuration="x"), "another kind of configuration"),
+    "an export that names a file twice": (described(twice=True), "occurs twice"),
     "an export without its file": (
         lambda f: (f / "export.json").write_text('{"format": 1, "collections": [{"name": "x", "rows": 1}]}'), "'findings'",
     ),

@@ -133,12 +133,12 @@ def _create(chosen: argparse.Namespace) -> int:
     from helpers.migration.restore import in_use
     from helpers.run.folders import new_run_id, workspace_root
     from helpers.snapshots import backup
-    from helpers.snapshots.retention import is_plain
+    from helpers.snapshots.snapshot import PLAIN
     from helpers.status.overview import table
     from helpers.stores import open_source
 
     parameters = _parameters(chosen)
-    if chosen.id and not is_plain(chosen.id):
+    if chosen.id and not PLAIN.fullmatch(chosen.id):
         raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
     name = chosen.id or new_run_id(parameters.name)
     source, directory = parameters.source, Path(parameters.snapshot.directory).absolute()
@@ -181,7 +181,7 @@ def _check(chosen: argparse.Namespace) -> int:
     directory = Path(parameters.snapshot.directory).absolute()
     label = parameters.source.label
     snapshot = backup.newest(directory, label)
-    if snapshot is not None and (hours := backup.age_hours(snapshot)) <= chosen.within:
+    if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
         print(f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough.")
         return 0
     found = (
@@ -215,7 +215,7 @@ def _import(chosen: argparse.Namespace) -> int:
     from helpers.parameters.sections import default_snapshots
     from helpers.run.folders import new_run_id
     from helpers.snapshots import backup
-    from helpers.snapshots.retention import is_plain
+    from helpers.snapshots.snapshot import PLAIN
 
     if not chosen.files.is_dir():
         raise UsageError(ReasonCode.NO_SUCH_DIRECTORY, f"there is no folder {one_line(str(chosen.files))}")
@@ -223,7 +223,7 @@ def _import(chosen: argparse.Namespace) -> int:
         raise UsageError(ReasonCode.USAGE, "--retention-days takes 7 or more")
     folder = chosen.files.absolute()
     name = chosen.id or new_run_id(folder.name)
-    if not is_plain(name):
+    if not PLAIN.fullmatch(name):
         raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
     directory = (chosen.directory or Path(default_snapshots())).absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -297,7 +297,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     """
     from helpers.migration.source_changes import open_sealed
     from helpers.run.folders import every_run
-    from helpers.snapshots.retention import told
+    from helpers.snapshots.retention import digests, told
 
     snapshot = _find(chosen)
     expected = chosen.expect.strip().lower()
@@ -307,6 +307,13 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
             where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
         )  # fmt: skip
     where, damaged = ["--expect"] if expected else [], ""
+    if (signed := digests(snapshot.folder.parent).get(snapshot.folder.name)) is not None:
+        if signed != snapshot.digest:
+            raise Terminal(
+                ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and was {signed} when it was taken",
+                where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
+            )  # fmt: skip
+        where.append("the signed line beside it")
     for run in every_run():
         try:
             named = any(line.name == snapshot.folder.name for line in told(run))

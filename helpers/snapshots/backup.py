@@ -24,18 +24,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers import audit
-from helpers.chunks import ChunkBatch, is_sparse, parquet_batches
+from helpers.chunks import ChunkBatch, Vectors, is_sparse, parquet_batches
 from helpers.errors import Terminal, UsageError, one_line
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots.export_journal import CHUNK, EXPORT, write_parquet
-from helpers.snapshots.retention import CREATED, held
+from helpers.snapshots.retention import CREATED, begin, digests, held
 from helpers.snapshots.snapshot import (
     Part,
     Snapshot,
@@ -54,6 +55,12 @@ FORMAT = 1
 ABOUT = "export.json"
 FORMATS = ("parquet", "jsonl")
 _LINE = 64 * 2**20  # bytes of one chunk as JSON: a document and a vector of any size that a server takes
+_WIDEST = 65_536  # dimensions
+_PENDING = 64 * 2**20  # bytes of lines that wait for their part
+_KINDS: dict[str, Any] = {
+    "name": str, "count": int, "dimension": int | None, "space": str, "declared_space": str, "metadata": dict | None,
+    "configuration": dict, "schema": dict | None, "embedding_function": str | None,
+}  # fmt: skip
 _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 
 
@@ -61,9 +68,19 @@ _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 
 
 def newest(directory: Path, source: str) -> Snapshot | None:
-    """The newest whole snapshot of this source in the directory; None where there is none."""
-    there = [item.snapshot for item in held(directory) if item.snapshot is not None] if directory.is_dir() else []
-    return next((s for s in reversed(there) if s.manifest["source"] == source), None)
+    """The newest snapshot of this source that was taken there, as a signed line of the log has it, and that has all its
+    files; None where there is none."""
+    if not directory.is_dir():
+        return None
+    known = digests(directory)
+    there = [item.snapshot for item in held(directory) if item.snapshot is not None]
+    ours = (s for s in reversed(there) if s.manifest["source"] == source and known.get(s.folder.name) == s.digest)
+    return next((s for s in ours if _is_there(s)), None)
+
+
+def _is_there(snapshot: Snapshot) -> bool:
+    files = [(snapshot.folder / part.file, part.bytes) for name in snapshot.names() for part in snapshot.parts(name)]
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
 def chosen(parameters: Parameters, store: Reader) -> list[str]:
@@ -87,13 +104,13 @@ def take(
     directory = Path(rules.directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / audit.NAME
-    about = {"snapshot": snapshot_id, "source": store.label, "base": base.id if base is not None else ""}
-    audit.append(log, CREATED, outcome="begun", **about)
+    about = {"source": store.label, "base": base.id if base is not None else ""}
+    begin(directory, snapshot_id, **about)
     taken = write_snapshot(
         store, directory, snapshot_id, chosen(parameters, store), retention_days=rules.retention_days,
         readers=store.limits().readers(min(2, parameters.migration.workers)), progress=progress, same=base,
     )  # fmt: skip
-    audit.append(log, CREATED, **about, digest=taken.digest, chunks=taken.total)
+    audit.append(log, CREATED, snapshot=taken.id, **about, digest=taken.digest, chunks=taken.total)
     return taken
 
 
@@ -229,34 +246,55 @@ def _refuse(what: str, where: str, next_step: str = "Correct the file, and impor
     raise UsageError(ReasonCode.USAGE, what, where=where, next_step=next_step)
 
 
-def _described(folder: Path, space: Space | None) -> tuple[list[tuple[Path, CollectionInfo]], str]:
+Files = list[tuple[Path, CollectionInfo]]
+
+
+def _described(folder: Path, space: Space | None) -> tuple[Files, str]:
     """The files with their collections, and the version of the Chroma that they are of."""
     if not (folder / ABOUT).exists():
-        files = sorted(p for p in folder.iterdir() if p.suffix.removeprefix(".") in FORMATS and p.is_file())
-        if not files:
-            _refuse(f"no {ABOUT}, and no .parquet or .jsonl file", str(folder), "Give the folder of an export.")
-        if space is None:
-            _refuse(f"no {ABOUT}, so nothing says how vectors are compared", str(folder), "Give --space.")
-        return [(file, CollectionInfo(file.stem, 0, None, space, space)) for file in files], "unknown"
+        return _plain_files(folder, space), "unknown"
     try:
         about = json_in(contents(folder / ABOUT))
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}, this toolkit reads {FORMAT}")
-        fields = {f.name for f in dataclasses.fields(CollectionInfo)} - {"count", "findings"}
-        found = []
-        for entry in about["collections"]:
-            known = {key: value for key, value in entry.items() if key in fields}
-            info = CollectionInfo(count=int(entry["rows"]), findings=tuple(map(str, entry["findings"])), **known)
-            file = folder / Path(entry["file"]).name
-            if {info.space, info.declared_space} - {"l2", "cosine", "ip"}:
-                raise ValueError(f"collection {one_line(str(info.name), 60)} has space {one_line(str(info.space), 20)}")
-            if file.is_symlink() or file_digest(file) != entry["sha256"]:
-                raise ValueError(f"{file.name} is not what was written")
-            found.append((file, info))
+        found = [_exported(folder, entry) for entry in about["collections"]]
+        if len({file for file, _ in found}) < len(found) or len({info.name for _, info in found}) < len(found):
+            raise ValueError("a file, or a name of a collection, occurs twice")
         return found, str(about["chroma_version"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else str(error)
         _refuse(one_line(said, 200), str(folder / ABOUT), "Export again, or give the files without it and --space.")
+
+
+def _plain_files(folder: Path, space: Space | None) -> Files:
+    files = sorted(p for p in folder.iterdir() if p.suffix.removeprefix(".") in FORMATS)
+    if not files:
+        _refuse(f"no {ABOUT}, and no .parquet or .jsonl file", str(folder), "Give the folder of an export.")
+    if odd := [file.name for file in files if file.is_symlink() or not file.is_file()]:
+        _refuse("a link, or no plain file", str(folder / odd[0]))
+    if len({file.stem for file in files}) < len(files):
+        _refuse("two files of one name: each is a collection", str(folder), "Rename one of them.")
+    if space is None:
+        _refuse(f"no {ABOUT}, so nothing says how vectors are compared", str(folder), "Give --space.")
+    return [(file, CollectionInfo(file.stem, 0, None, space, space)) for file in files]
+
+
+def _exported(folder: Path, entry: dict[str, Any]) -> tuple[Path, CollectionInfo]:
+    """A row of export.json. Raises whatever is wrong with it."""
+    fields = {f.name for f in dataclasses.fields(CollectionInfo)} - {"count", "findings"}
+    known = {key: value for key, value in entry.items() if key in fields}
+    info = CollectionInfo(count=entry["rows"], findings=tuple(map(str, entry["findings"])), **known)
+    file = folder / Path(entry["file"]).name
+    for name, kinds in _KINDS.items():
+        if not isinstance(getattr(info, name), kinds) or isinstance(getattr(info, name), bool):
+            raise TypeError(f"collection {one_line(str(info.name), 60)} has another kind of {name}")
+    if {info.space, info.declared_space} - {"l2", "cosine", "ip"}:
+        raise ValueError(f"collection {one_line(info.name, 60)} has space {one_line(info.space, 20)}")
+    if not 0 < (1 if info.dimension is None else info.dimension) <= _WIDEST or info.count < 0:
+        raise ValueError(f"collection {one_line(info.name, 60)} has {info.dimension} dimensions, {info.count} rows")
+    if file.is_symlink() or not file.is_file() or file_digest(file) != entry["sha256"]:
+        raise ValueError(f"{file.name} is not what was written")
+    return file, info
 
 
 def _collection(
@@ -282,7 +320,7 @@ def _collection(
     return about | {"reported_count": len(seen), "parts": [dataclasses.asdict(part) for part in parts]}, rounded
 
 
-Row = tuple[str, Mapping[str, Any]]  # where it is, and its fields
+Row = tuple[str, Mapping[str, Any], int]  # where it is, its fields, and its bytes
 
 
 def _batches(
@@ -290,14 +328,18 @@ def _batches(
 ) -> Generator[tuple[ChunkBatch, int]]:
     """Batches of a part's length, and how many of their numbers were rounded; every id once."""
     pending: list[Row] = []
-    for row in rows:
-        pending.append(row)
-        vector = row[1].get("embedding")
+    size = 0
+    for where, row, weight in rows:
+        pending.append((where, row, weight))
+        size += weight
+        vector = row.get("embedding")
         if dimension is None and isinstance(vector, list):
             dimension = len(vector)
-        if len(pending) >= part_rows(dimension or 0, _GROUP):
+        if (dimension or 0) > _WIDEST:
+            _refuse(f"an embedding of {dimension:,} numbers; {_WIDEST:,} at most are read", f"{file}, {where}")
+        if len(pending) >= part_rows(dimension or 0, _GROUP) or size > _PENDING:
             yield _batch(file, pending, dimension, seen)
-            pending = []
+            pending, size = [], 0
     if pending:
         yield _batch(file, pending, dimension, seen)
 
@@ -309,7 +351,7 @@ def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str
     documents: list[str | None] = []
     uris: list[str | None] = []
     metadatas: list[Any] = []
-    for number, (where, row) in enumerate(rows):
+    for number, (where, row, _) in enumerate(rows):
 
         def wrong(what: str, where: str = where) -> NoReturn:
             _refuse(what, f"{file}, {where}")
@@ -317,14 +359,14 @@ def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str
         if unknown := sorted(set(row) - set(CHUNK)):
             wrong(f"a field {one_line(str(unknown[0]), 60)!r}; a chunk has {', '.join(CHUNK)}")
         chunk = row.get("id")
-        if not isinstance(chunk, str) or not chunk:
+        if not (isinstance(chunk, str) and chunk and _is_text(chunk)):
             wrong("an id that is no text")
         if chunk in seen:
             wrong(f"the id {one_line(chunk, 80)!r} for the second time")
         seen.add(chunk)
         ids.append(chunk)
         for name, column in (("document", documents), ("uri", uris)):
-            if not isinstance(value := row.get(name), str | None):
+            if not isinstance(value := row.get(name), str | None) or not _is_text(value or ""):
                 wrong(f"a {name} that is no text")
             column.append(value)
         metadatas.append(_metadata(row.get("metadata"), wrong))
@@ -332,18 +374,36 @@ def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str
         lost[number] = vector is None
         if vector is None:
             continue
-        try:
-            exact = np.asarray(vector, np.float64)
-        except (TypeError, ValueError):
-            wrong("an embedding that is no list of numbers")
-        if exact.shape != (width,) or not width:
-            wrong(f"an embedding of {exact.size:,} numbers, {width:,} before")
-        with np.errstate(over="ignore"):
-            vectors[number] = exact
+        vectors[number], exact = _vector(vector, width, wrong)
         rounded += int((vectors[number] != exact).sum() - np.isnan(exact).sum())
     return ChunkBatch(
         ids=ids, documents=documents, embeddings=vectors, metadatas=metadatas, uris=uris, lost=lost
     ), rounded
+
+
+def _vector(vector: Any, width: int, wrong: Callable[[str], NoReturn]) -> tuple[Vectors, npt.NDArray[np.float64]]:
+    """As Chroma holds it, and as it was given."""
+    if not isinstance(vector, list) or not all(type(one) in (int, float) for one in vector):
+        wrong("an embedding that is no list of numbers")
+    if len(vector) != width or not width:
+        wrong(f"an embedding of {len(vector):,} numbers, {width:,} before")
+    try:
+        exact = np.asarray(vector, np.float64)
+    except OverflowError:
+        wrong(_TOO_LARGE)
+    with np.errstate(over="ignore"):
+        held = exact.astype(np.float32)
+    if not np.array_equal(np.isfinite(held), np.isfinite(exact)):
+        wrong(_TOO_LARGE)
+    return held, exact
+
+
+_TOO_LARGE = "an embedding with a number that float32 does not have"
+
+
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can say it: half a character cannot be kept."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _metadata(value: Any, wrong: Callable[[str], NoReturn]) -> Any:
@@ -360,6 +420,8 @@ def _metadata(value: Any, wrong: Callable[[str], NoReturn]) -> Any:
         known = decode_metadata(json.dumps(value)) or {}
     except (TypeError, ValueError):
         wrong("metadata with a value that JSON does not have")
+    if not _is_text(json.dumps(known, ensure_ascii=False)):
+        wrong("metadata with half a character")
     for key, one in known.items():
         values = one if isinstance(one, list) else [one]
         if not is_sparse(one) and not (len(set(map(type, values))) == 1 and all(map(_is_plain, values))):
@@ -374,10 +436,11 @@ def _is_plain(value: Any) -> bool:
 def _parquet_rows(file: Path) -> Iterator[Row]:
     number = 0
     try:
-        for batch in parquet_batches(file, _GROUP):
+        for batch in parquet_batches(file, _GROUP, _PENDING):
+            each = batch.nbytes // max(1, len(batch))
             for row in cast(list[dict[str, Any]], batch.to_pylist()):
                 number += 1
-                yield f"row {number:,}", row
+                yield f"row {number:,}", row, each
     except (OSError, ValueError, pa.ArrowException) as error:
         _refuse(f"not readable as Parquet ({one_line(str(error), 160)})", str(file))
 
@@ -392,7 +455,7 @@ def _jsonl_rows(file: Path) -> Iterator[Row]:
                 _refuse(f"no JSON ({one_line(str(error), 120)})", f"{file}, line {number:,}")
             if not isinstance(row, dict):
                 _refuse("no object", f"{file}, line {number:,}")
-            yield f"line {number:,}", row
+            yield f"line {number:,}", row, len(line)
 
 
 def _line(file: Path, lines: BinaryIO, number: int) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import threading
 from collections import deque
@@ -27,12 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.chunks import read_table
-from helpers.results import append, file_digest, is_leftover, json_in, reading, utc_now, writing
+from helpers.results import append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
 
 T = TypeVar("T")
 R = TypeVar("R")
 FORMAT = 2  # 1: all parts of a collection had one length
 EXPORT = ".export"
+OF_COLLECTION = re.compile(r"\d{3,9}-[A-Za-z0-9._-]{1,60}")  # the folder of a collection in a snapshot
 _LINES = "journal.jsonl"
 MOST_OWN = 2**32  # bytes that a part of any snapshot may become: more than what a reader holds while it makes one
 CHUNK = ("id", "document", "metadata", "uri", "embedding")  # the columns of a file of chunks
@@ -60,8 +62,8 @@ class Journal:
         """The journal in a folder as it is now; None where there is none whose first line can be trusted."""
         journal = cls(folder)
         try:
-            raw = (folder / EXPORT / _LINES).read_bytes()
-        except OSError:
+            raw = contents(folder / EXPORT / _LINES, MOST_OWN)
+        except (OSError, ValueError):
             return None
         for number, line in enumerate(raw.splitlines(keepends=True), start=1):
             try:
@@ -201,6 +203,8 @@ def _require_sound(entry: dict[str, Any]) -> None:
         return
     where, counts = _COUNTS[entry["kind"]]
     held = entry[where]
+    if entry["kind"] == "collection" and not OF_COLLECTION.fullmatch(entry["folder"]):
+        raise ValueError("a folder is none of a snapshot")
     if entry["kind"] == "collection" and not all(type(start) is int and start >= 0 for start in entry["starts"]):
         raise ValueError("a start is none")
     if not all(type(held[key]) is int and held[key] >= 0 for key in counts) or not isinstance(held["sha256"], str):
@@ -251,7 +255,7 @@ def read_parquet(
 
 
 def _proven(path: Path, sha256: str) -> bytes:
-    data = path.read_bytes()
+    data = contents(path, MOST_OWN)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError("its bytes are not those that were written")
     return data

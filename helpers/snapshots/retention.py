@@ -7,6 +7,7 @@ cannot be found is taken to need its snapshot.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import defaultdict
@@ -226,8 +227,7 @@ def take(
     names_of = [base, *(f"{base}-{n}" for n in range(2, 1000))]
     free = next(i for i in names_of if i not in known and not (directory / i).exists())
     by = {"run": run.id, "reports": str(run.folder)}
-    gone_on = (directory / f"{free}.partial").is_dir()
-    audit.append(directory / audit.NAME, CREATED, outcome="begun", snapshot=free, gone_on=gone_on, **by)
+    begin(directory, free, **by)
     if was is not None:
         snapshot = follow_snapshot(
             store, directory, free, names, was, changed or {}, retention_days=rules.retention_days, progress=progress
@@ -243,6 +243,26 @@ def take(
     audit.append(run.folder / audit.NAME, CREATED, **about)  # where those who can write to the snapshots cannot
     audit.append(directory / audit.NAME, CREATED, **about, **by)
     return snapshot
+
+
+def begin(directory: Path, snapshot_id: str, **by: Any) -> None:
+    """Record that this snapshot is begun, or gone on with. Raises `Terminal` where what lies there was not begun from here:
+    its chunks might be anything."""
+    partial = directory / f"{snapshot_id}.partial"
+    gone_on = partial.is_symlink() or partial.exists()
+    ours = {entry["facts"]["snapshot"] for entry in _signed(directory) if _names_a_snapshot(entry)}
+    if gone_on and (partial.is_symlink() or partial.stat().st_uid != os.getuid() or snapshot_id not in ours):
+        what = f"this unfinished export was not begun from here: no line of {audit.NAME} that was signed here names it"
+        raise Terminal(
+            ReasonCode.SNAPSHOT_EXISTS, what, where=str(partial), next_step="Find out whose it is, and move it away."
+        )
+    audit.append(directory / audit.NAME, CREATED, outcome="begun", snapshot=snapshot_id, gone_on=gone_on, **by)
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """The digest of each snapshot that was taken there, by the word of lines that were signed here."""
+    lines = (entry["facts"] for entry in _signed(directory) if _names_a_snapshot(entry, "digest"))
+    return {facts["snapshot"]: facts["digest"] for facts in lines}
 
 
 def begun(directory: Path, run: RunFolder) -> set[str]:

@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
-from helpers.errors import Terminal, one_line
+from helpers.errors import Terminal, one_line, redacted
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
@@ -57,6 +57,9 @@ Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
 """By collection: the ids that are not as they were, and those of them that are to be read now."""
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
+PLAIN = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
+)  # the id of a snapshot: a name of a folder, and no words of a shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,10 @@ class Snapshot:
                 raise ValueError("the export was interrupted before it was whole")
             found = cls(folder, manifest)
             _ = found.collections(), found.total, [manifest[key] + "" for key in ("id", "created")]
-            _ = (
-                datetime.fromisoformat(manifest["retain_until"]),
-                manifest["chroma_version"]["source"],
-                [*manifest["notes"]],
-            )
+            times = [manifest["retain_until"], *(session["ended"] for session in manifest.get("sessions", ()))]
+            _ = [*map(datetime.fromisoformat, times), manifest["chroma_version"]["source"], *manifest["notes"]]
+            if not PLAIN.fullmatch(found.id) or len(set(found.names())) < len(found.names()):
+                raise ValueError(f"its id is {one_line(found.id, 80)!r}, or two collections have one name")
             for part in (part for name in found.names() for part in found.parts(name)):
                 if (folder / part.file).is_symlink() or (folder / part.file).parent.is_symlink():
                     raise ValueError(f"{part.file} is a link")
@@ -346,7 +348,7 @@ def _whole(store: Reader, partial: Path, retention_days: int, **held: Any) -> Sn
     folder = partial.with_name(partial.name.removesuffix(".partial"))
     write_manifest(
         partial, id=folder.name, retention_days=retention_days, created=held["sessions"][0]["started"], source=store.label,
-        chroma_version={"source": store.version, "client": importlib.metadata.version("chromadb")},
+        chroma_version={"source": redacted(store.version), "client": importlib.metadata.version("chromadb")},
         findings=list(getattr(store, "findings", ())), repairs=list(getattr(store, "repairs", ())), **held,
     )  # fmt: skip
     return complete(partial, folder)
@@ -362,12 +364,11 @@ def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
 def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
     """Whether this is a snapshot of these collections of the source that lacks nothing but its name."""
     try:
-        manifest = json_in((partial / "manifest.json").read_bytes())
-        if (manifest["source"], [c["name"] for c in manifest["collections"]]) != (source, names):
-            return False
+        manifest = json_in(contents(partial / "manifest.json"))
         parts = [Part(**p) for c in manifest["collections"] for p in c["parts"]]
-        whole = all(file_digest(partial / p.file) == p.sha256 for p in parts)
-        return whole and bool(manifest["sha256"] == own_digest(manifest))
+        same = (manifest["source"], [c["name"] for c in manifest["collections"]]) == (source, names)
+        same = same and bool(manifest["sha256"] == own_digest(manifest))
+        return same and all((partial / p.file).is_file() and file_digest(partial / p.file) == p.sha256 for p in parts)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
