@@ -179,7 +179,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_custody.py::test_seals_made_again_with_another_key_do_not_fit_what_was_noted_elsewhere
             test_evidence_custody.py::test_seals_made_again_with_the_same_key_do_not_fit_the_digest_that_was_noted
             test_the_log_counts_the_seals.py::test_seals_that_were_made_again_below_a_log_that_stayed_are_named
-            test_evidence_custody.py::test_a_seal_whose_line_was_killed_is_named_by_the_next_command""",
+            test_the_log_counts_the_seals.py::test_a_seal_whose_line_was_killed_is_named_by_the_next_command""",
         "tampering that the toolkit seals itself": """
             test_evidence_custody.py::test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed
             test_evidence_custody.py::test_an_edit_before_the_first_seal_is_never_sealed
