@@ -84,7 +84,7 @@ class Broken:
 def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> str:
     """Add one entry and flush it to disk; the SHA-256 of its line. Processes that append at once take turns.
 
-    Raises `WorldError` where it cannot be written: what is not recorded is not done.
+    Raises `WorldError` where it cannot be written, or is no plain file: what is not recorded is not done.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

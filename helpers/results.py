@@ -32,9 +32,7 @@ Kind = TypeVar("Kind")
 
 # -- progress ----------------------------------------------------------------------------------------------------------
 
-# Progress of long work, as the code that does it sees it: something to tell how far it came.
-#
-# Who shows it (a terminal bar, a notebook line, nobody) is decided above; see `record`.
+# Progress of long work, as the code that does it sees it. Who shows it (a bar, a notebook line, nobody): see `record`.
 
 
 class Progress(Protocol):
@@ -71,9 +69,7 @@ class Verdict(StrEnum):
     FAIL = "fail"
 
 
-_ORDER = [
-    Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED, Verdict.PASS, Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL,
-]  # fmt: skip
+_ORDER = [Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED, Verdict.PASS, Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL]
 UNREMARKABLE = (Verdict.PASS, Verdict.NOT_APPLICABLE)  # all others are named to those who sign
 
 
@@ -101,9 +97,7 @@ REPAIR_KINDS = {"missing": "default", "derived": "derived", "renamed": "derived"
 
 
 def kind_of(rule: str) -> str:
-    """What a schema's repair did, by its rule (`schema.REPAIRS`): default, derived and set fill a field that was not there;
-    changed is a value that was there.
-    """
+    """What a schema's repair did, by its rule (`schema.REPAIRS`): default, derived and set fill a missing field, else changed."""
     return REPAIR_KINDS.get(rule, "changed")
 
 
@@ -181,9 +175,8 @@ class Check:
     def contradiction(self) -> str:
         """Where verdict and figures disagree, in words; "" where they agree, or there is nothing to judge by."""
         judged = self.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
-        if self.threshold is None or not self.relation or not judged:
-            return ""
-        if meets(self.measured, self.relation, self.threshold) is (self.verdict is Verdict.PASS):
+        fits = meets(self.measured, self.relation, self.threshold) is (self.verdict is Verdict.PASS)
+        if self.threshold is None or not self.relation or not judged or fits:
             return ""
         return f"{self.name}: {self.verdict} at {self.measured!r} where {self.expected} is expected"
 
@@ -248,9 +241,7 @@ def passed(result: StepResult | None) -> bool:
 
 
 MOST_READ = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a run's own have a few
-MOST_CONTAINERS = (
-    2**22
-)  # lists and objects in one JSON; the largest answer of a server has one for each vector and metadata
+MOST_CONTAINERS = 2**22  # lists and objects in one JSON; a server's largest answer has one for each vector
 _TEXT_IN_JSON = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.S)
 DEEPEST = 64  # levels of lists and objects in JSON; Chroma's answers and a run's files have fewer than 12
 
@@ -339,8 +330,17 @@ PRIVATE = 0o600
 
 
 def private(path: str, flags: int) -> int:
-    """An `opener` for `open`: what it creates can be read by its owner only."""
-    return os.open(path, flags, PRIVATE)
+    """An `opener` for `open`, of plain files only (else `Terminal`); what it creates can be read by its owner only."""
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, PRIVATE)
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
+        os.close(file)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
+            raise
+    raise Terminal(ReasonCode.FOLDER_UNWRITABLE, "it is a link or a special file, through which nothing is written",
+                   where=str(path), next_step="Find out who put it there and remove it, then repeat.")  # fmt: skip
 
 
 def write_text(path: Path, text: str, mode: int = PRIVATE) -> str:

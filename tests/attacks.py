@@ -170,6 +170,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_audit_log.py::test_the_first_broken_line_is_named""",
         "links in place of files": """
             test_evidence_verify.py::test_a_link_in_place_of_a_file_is_named
+            test_audit_log.py::test_nothing_is_written_through_a_log_that_is_no_plain_file
+            test_restore_exactly.py::test_a_lock_that_is_no_plain_file_is_refused_and_nothing_is_created
             test_secrets_of_files_and_folders.py::test_an_archive_takes_no_link""",
         "a forged seal": """
             test_evidence_verify.py::test_a_seal_whose_content_was_forged_does_not_follow

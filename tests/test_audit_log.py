@@ -16,6 +16,7 @@ import pytest
 
 from helpers import audit
 from helpers.errors import WorldError
+from helpers.results import file_digest
 from helpers.run.folders import RunFolder
 from tests.conftest import ROOT
 
@@ -128,6 +129,7 @@ def test_a_line_that_cannot_be_signed_now_is_not_written_and_nothing_is_done(
     """An unsigned line proves nothing: a change of run.json that only it named stopped every command after it."""
     folder = RunFolder("new", log.parent, log.parent)
     (log.parent / "run.json").write_text("{}", encoding="utf-8")
+    audit.append(log, audit.WRITTEN, file="run.json", sha256=file_digest(log.parent / "run.json"))
     before, plain = log.read_bytes(), subprocess.run
 
     def run(asked: list[str], **more: object) -> object:
@@ -142,3 +144,21 @@ def test_a_line_that_cannot_be_signed_now_is_not_written_and_nothing_is_done(
         folder.rewrite("run.json", '{"until": "22"}')
     assert log.read_bytes() == before
     assert (log.parent / "run.json").read_text(encoding="utf-8") == "{}"
+
+
+@pytest.mark.parametrize("how", ["a link", "a link to nothing", "a pipe"])
+def test_nothing_is_written_through_a_log_that_is_no_plain_file(tmp_path: Path, how: str) -> None:
+    """A link beside the snapshots led to a file of the operator's, which got a line; a pipe held up the command for ever."""
+    path, other = tmp_path / audit.NAME, tmp_path / "other"
+    if how == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(other)
+    if how == "a link":
+        other.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(WorldError, match="is a link or a special file") as refused:
+        audit.append(path, "prune")
+    assert (refused.value.where, other.exists()) == (str(path), how == "a link")
+    assert how != "a link" or other.read_text(encoding="utf-8") == "mine\n"
+    with pytest.raises(WorldError, match="cannot be read"):
+        audit.entries(path)

@@ -208,6 +208,18 @@ def test_two_restores_of_one_snapshot_do_not_run_at_once(snapshot: Snapshot, tmp
         restore(snapshot, Endpoint(path=str(tmp_path / "into")))
 
 
+@pytest.mark.parametrize("how", ["a link", "a pipe"])
+def test_a_lock_that_is_no_plain_file_is_refused_and_nothing_is_created(tmp_path: Path, how: str) -> None:
+    lock, other = tmp_path / "s.lock", tmp_path / "other"
+    if how == "a pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(other)
+    with pytest.raises(Terminal, match="is a link or a special file"), in_use(tmp_path / "s"):
+        raise AssertionError("it was entered")
+    assert not other.exists()
+
+
 def test_a_target_that_a_run_holds_is_left_alone(snapshot: Snapshot, tmp_path: Path) -> None:
     with embedded(tmp_path / "into") as store:
         store.acquire_lock("night-1")

@@ -29,7 +29,7 @@ from helpers.errors import Terminal, UsageError, one_line
 from helpers.migration import target_lock
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, silent, utc_now, write_json
+from helpers.results import Progress, StateFile, private, silent, utc_now, write_json
 from helpers.schema.engine import sparse_as_text
 from helpers.snapshots.comparison import compared
 from helpers.snapshots.snapshot import Snapshot
@@ -90,8 +90,11 @@ class Ledger:
 
 @contextlib.contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Nobody else restores or prunes the snapshot in `folder` meanwhile. Raises `Terminal` where somebody does."""
-    with (folder.parent / f"{folder.name}.lock").open("a") as file:
+    """Nobody else restores or prunes the snapshot in `folder` meanwhile. Raises `Terminal` where somebody does.
+
+    So it does for a lock file that is a link, which would create any file, or a pipe, which would never be opened.
+    """
+    with open(folder.parent / f"{folder.name}.lock", "a", opener=private) as file:  # a path's own open takes no opener
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
