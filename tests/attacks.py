@@ -167,6 +167,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_verify.py::test_two_audit_lines_in_another_order
             test_evidence_verify.py::test_audit_trusts_no_key_that_only_an_untrusted_seal_names
             test_evidence_verify.py::test_audit_names_a_line_that_no_trusted_key_signed
+            test_evidence_verify.py::test_audit_names_a_log_that_is_not_as_sealed
             test_audit_log.py::test_the_first_broken_line_is_named""",
         "links in place of files": """
             test_evidence_verify.py::test_a_link_in_place_of_a_file_is_named

@@ -240,7 +240,12 @@ def a_pipe(t: Thief) -> None:
     os.mkfifo(t.run / "pipe")
 
 
-@folder("has a name that cannot be sealed", "not sealed: ")
+@folder("has a name that cannot be sealed", r"control characters in a name: \./\?--index\.html")
+def a_name_that_begins_with_a_newline(t: Thief) -> None:
+    (t.run / "\n--index.html").write_text("<h1>GO</h1>")
+
+
+@folder("has a name that cannot be sealed", "control characters in a name: ")
 def a_name_of_two_lines(t: Thief) -> None:
     (t.run / "results" / "23.json\nresults").mkdir()
     (t.run / "results" / "23.json\nresults" / "24.json").write_text("{}")

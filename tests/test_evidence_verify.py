@@ -343,6 +343,45 @@ def test_audit_trusts_no_key_that_only_an_untrusted_seal_names(
     assert f"no trusted key signed line {lines}: what they say proves nothing" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("its last lines are cut off", "cut short or changed since seals/0002"),
+        ("it is gone", "gone, cut short or changed since seals/0002"),
+        ("the newest seal is gone, too", "last-seal names is missing"),
+        ("the first seal is gone", "does not follow the seal before it"),
+        ("seals are gone", "last-seal names is missing"),
+        ("seals are gone, elsewhere", "the run was sealed, and its seals are gone"),
+        ("forged elsewhere", "nothing proves what it says"),
+    ],
+)
+def test_audit_names_a_log_that_is_not_as_sealed(
+    fresh: RunFolder, capsys: Out, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, said: str
+) -> None:
+    evidence.keep_sealed(fresh.read())
+    finish(fresh)
+    log, chain = fresh.reports / audit.NAME, evidence.seals(fresh.reports)
+    assert cli.main(["audit", fresh.id]) == 0
+    lines = log.read_bytes().splitlines(keepends=True)
+    if "cut off" in how:
+        log.write_bytes(b"".join(lines[:4]))
+    elif how == "it is gone":
+        log.unlink()
+    elif "seal " in how:
+        chain[-1 if "newest" in how else 0].path.unlink()
+    else:
+        shutil.rmtree(fresh.reports / "seals")
+    if "elsewhere" in how:
+        monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path))
+    if "forged" in how:
+        (fresh.reports / "VERIFY.txt").unlink()
+        log.unlink()
+        monkeypatch.setattr(audit, "_signed", lambda line, name: line)
+        audit.append(log, "approved by telephone")
+    assert cli.main(["audit", fresh.id]) == 1
+    assert said in capsys.readouterr().out
+
+
 def test_audit_takes_the_keys_of_a_list_from_outside(fresh: RunFolder, capsys: Out, tmp_path: Path) -> None:
     finish(fresh)
     for name, code in (("runner_key", 0), ("other", 1)):

@@ -14,15 +14,15 @@ from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.evidence import signing, signoffs, verification
-from helpers.evidence.seals import custody, not_pushed
+from helpers.evidence.seals import LAST, custody, not_pushed, seals
 from helpers.evidence.signing import statement_in, statement_of
-from helpers.evidence.statement import digest_of, trusted
+from helpers.evidence.statement import SEALED, digest_of, prefix_digest, trusted
 from helpers.evidence.verification import Verified
 from helpers.formatting import count, size
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_bytes, writing
 from helpers.run import folders as runs
-from helpers.run.folders import RunState
+from helpers.run.folders import RunPath, RunState
 
 
 def verify(
@@ -307,7 +307,40 @@ def _audit(chosen: argparse.Namespace) -> int:
     broken = audit.check(path)
     if broken is not None:
         print(f"{path}: line {broken.line}: {broken.why}")
-    return int(bool(loose) or broken is not None)
+    against = list(_not_as_sealed(folder, proven=trust is not None))
+    for line in against:
+        print(one_line(line, 2000))
+    return int(bool(loose or against) or broken is not None)
+
+
+def _not_as_sealed(run: RunState, *, proven: bool) -> Iterator[str]:
+    """Whether the log is shorter than the seals say, or other; or seals are gone. `proven`: a key or a list vouches for lines."""
+    path, last = run.reports / audit.NAME, run.workspace / LAST
+    newest = (
+        last.read_bytes().strip() if last.is_file() else b""
+    )  # first: another command may set the next one meanwhile
+    try:
+        chain = seals(run.reports)
+    except RunbookError as error:
+        yield error.line()
+        return
+    for seal in reversed(chain):
+        length, digest = seal.prefixes.get(audit.NAME, (0, ""))
+        if digest and prefix_digest(path, length) != digest:
+            yield f"{path}: gone, cut short or changed since {seal.name}: it held {length:,} bytes then"
+            break
+    if newest and newest not in {seal.digest.encode() for seal in chain}:
+        yield f"{run.reports}: the seal that {last} names is missing"
+    elif not chain and _was_sealed(run):
+        yield f"{run.reports}: the run was sealed, and its seals are gone"
+    if not chain and not proven:
+        yield f"{path}: nothing proves what it says: there is no seal, and no key or list of signers (--allowed-signers)"
+
+
+def _was_sealed(run: RunState) -> bool:
+    """Whether anything says so but a seal itself."""
+    left = (run.reports / RunPath.VERIFY).exists() or any((run.reports / RunPath.SIGNOFFS).glob("*.json"))
+    return left or bool(audit.entries(run.reports / audit.NAME, None, (SEALED,)))
 
 
 def _audit_row(entry: dict[str, Any]) -> dict[str, str]:

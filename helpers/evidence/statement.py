@@ -354,9 +354,9 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
 
 export LC_ALL=C
-bad=0
-complain() {{ echo "$*"; bad=1; }}
+bad=0; complain() {{ echo "$*"; bad=1; }}
 said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
+c=$(find . -name '*[[:cntrl:]]*' | tr '[:cntrl:]' '?'); [ -z "$c" ] || {{ complain "control characters in a name: $c"; exit 1; }}
 links=$(find . -mindepth 1 ! -type d ! -type f); [ -z "$links" ] || {{ complain "not a file: $links"; exit 1; }}
 instant() {{ said created "$1" | sed -E 's/[-:T]//g; s/\..*/Z/'; }}
 listed() {{ # the files of a seal: SHA-256, name
