@@ -64,13 +64,13 @@ def own_chunk(recall: Mapping[str, Any]) -> str:
     return "own chunk left out" if recall.get("others") else "own chunk counted"
 
 
-def judged_queries(row: Mapping[str, Any]) -> str:
-    """Of how many queries, and of how many of their neighbours, a share of the fact `recall` is; and why not of the others."""
+def judged_queries(row: Mapping[str, Any], *, why: bool = True) -> str:
+    """Of how many queries, and of how many of their neighbours, a share of the fact `recall` is; and `why` not of the others."""
     asked, every = int(row.get("asked") or row["queries"]), int(row.get("neighbours") or 0)
     said = f"{row['queries']:,} of {count(asked, 'query')}" if asked > row["queries"] else count(asked, "query")
     if every > (judged := int(row.get("judged") or 0)):
-        others = "the others lie beyond the last answer, whose places chunks of other collections take"
-        return f"{said}, {judged:,} of {count(every, 'neighbour')} ({others})"
+        others = "the others are no nearer than the last answer: chunks of other collections take the places before it"
+        return f"{said}, {judged:,} of {count(every, 'neighbour')}" + f" ({others})" * why
     return f"{said} (the others had no neighbour to judge)" if asked > row["queries"] else said
 
 

@@ -31,6 +31,7 @@ from tests.aftermaths import closeout, integration, monitor, night_after, passed
 from tests.conftest import at_home
 from tests.cutovers import details, verdicts
 from tests.rollbacks import ENV, Night, everything
+from tests.signers import vouch
 from tests.storage import chunks, contents, embedded, tree
 from tests.test_fence_command import commands
 
@@ -60,6 +61,7 @@ def night(template: Path, tmp_path: Path) -> Night:
     )
     assert run_json.is_file()
     found.folder = runs.find("night")
+    vouch(found.folder.reports)
     return found
 
 

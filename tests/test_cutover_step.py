@@ -63,6 +63,7 @@ def night(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     for file in [*folder.reports.rglob("*.json"), *folder.reports.glob("*.yaml"), *folder.workspace.rglob("*.json")]:
         if "results" not in file.parts:
             file.write_text(file.read_text().replace(str(template), str(home)))
+    vouch(folder.reports)
     folder.note(parameters_sha256=file_digest(folder.reports / "parameters.yaml"))
     decided(folder)
     (home / "app.env").write_bytes(ENV)

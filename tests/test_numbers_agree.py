@@ -276,7 +276,7 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     assert shown["Same results for clients"][0] == "33.0 %"
     assert shown["Same results for clients"][1] == (
         "40 queries, stored vectors, own chunk left out, no filter; by collection not recorded; 95 % (Wilson): 20.5 % to 48.5 %; "
-        "with a filter, calculated: 75.0 %"
+        "one collection with a filter, calculated: 75.0 %"
     )
     assert max(len(note) for _, note in shown.values()) <= 170, (
         "a longer note pushes the sign-offs off the first paper page"

@@ -169,7 +169,7 @@ def test_paper_shows_what_the_screen_folds_away_and_no_navigation(tmp_path: Path
     page = tmp_path / "page.html"
     page.write_text(render("no-go", tmp_path), encoding="utf-8")
     chromium.visit(page, unfold=False)
-    assert not chromium.shows("details:not(.screen) li", paper=False)
+    assert not chromium.shows("details:not(.screen):not([open]) li", paper=False)
     assert chromium.shows("details:not(.screen) li", paper=True)
     assert not chromium.shows("details.screen", paper=True)  # the list of files and the parameters are in the folder
     assert chromium.shows("nav", paper=False)

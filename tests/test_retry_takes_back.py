@@ -121,7 +121,7 @@ def test_a_retry_that_was_killed_is_finished_and_nothing_goes_on_before(folder: 
 
 
 def test_a_run_at_work_is_left_alone(folder: RunFolder) -> None:
-    with RunLock(folder, "runner").acquire(0), pytest.raises(Exception, match="is being worked on"):
+    with RunLock(folder, "step").acquire(0), pytest.raises(Exception, match="is being worked on"):
         take_back(folder, "22")
     assert in_target(folder) == sorted((*OURS, THEIRS))
 

@@ -274,7 +274,16 @@ def test_brute_force_in_a_stream_is_brute_force(space: Space) -> None:
 
 
 def record(chunk: str, **changes: Any) -> dict[str, Any]:
-    good = {"id": chunk, "scale": 1.0, "self": True, "reachable": True, "recall": 1.0, "over_recall": 1.0}
+    good = {
+        "id": chunk,
+        "scale": 1.0,
+        "self": True,
+        "reachable": True,
+        "recall": 1.0,
+        "over_recall": 1.0,
+        "judged": 10,
+        "neighbours": 10,
+    }
     return {**good, "plain": [[chunk, 0.0]], "over": [[chunk, 0.0]], **changes}
 
 

@@ -143,7 +143,7 @@ def test_a_check_says_of_how_many_neighbours_recall_is_and_why_not_of_the_others
     assert own["neighbours"] == 60 * 9, "20 queries of each collection, own chunk left out"
     assert 0 < own["judged"] < own["neighbours"]
     assert (check.verdict, check.measured, check.threshold) == (Verdict.NOT_EXERCISED, own["judged"], own["neighbours"])
-    why = "the others lie beyond the last answer, whose places chunks of other collections take"
+    why = "the others are no nearer than the last answer: chunks of other collections take the places before it"
     said = f"{own['judged']} of 540 neighbours ({why})"
     assert said in check.detail
     assert said in recall_said(found.recall())

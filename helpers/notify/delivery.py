@@ -509,7 +509,9 @@ def _client_changes(folder: RunState) -> list[str]:
                      f"{' and more' if len(after) > 8 else ''}. Clients must ask these.")  # fmt: skip
     if len(routes) > len({target for _, target in routes}):
         field = next(iter(dry.facts.get("origin_fields") or ()), "") if dry is not None else ""
-        told = f"filter by {field}, which holds the old collection's name" if field else "there is no filter for that"
+        told = "there is no filter for that"
+        if field:
+            told = f"ask each that has its chunks, filter by {field}, which holds the old name, and sort by distance"
         found.append("Chunks of several collections are in one afterwards: its searches give other chunks than before. To be "
                      f"answered from one old collection alone, {told}.")  # fmt: skip
     if folder.parameters.migration.id_policy == "prefix":

@@ -322,7 +322,7 @@ def _recall(view: RunView) -> list[Tile]:
     found = []
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            asked = f"{judged_queries(row)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            asked = f"{judged_queries(row, why=False)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
             label = f"Recall@{told.get('k')}, {formatting.scope(row['scope'])}"
             found.append(
                 Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))
@@ -339,7 +339,7 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
         if whole.get("shared_low") is not None:
             note += f"; 95 % (Wilson): {percent(whole['shared_low'])} to {percent(whole['shared_high'])}"
         if (filtered := whole.get("shared_filtered")) is not None:
-            note += f"; with a filter, calculated: {percent(filtered)}"
+            note += f"; one collection with a filter, calculated: {percent(filtered)}"
         kind = "pass" if share == 1 else "warning"
         yield Tile("Same results for clients", percent(share), note, kind, "#answers" if rows else "#search")
 

@@ -23,6 +23,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
 from helpers.report.outcome import clients, drilled, drilled_parts
+from helpers.report.writes import unseen
 from helpers.results import UNREMARKABLE, Check, Verdict, changes_told, worst
 from helpers.run.plan import Step
 
@@ -429,7 +430,9 @@ def after(view: RunView) -> list[tuple[str, str]]:
         ("Application", f"{_verdict_of(view, Step.CUTOVER)}: {_seen(view)}"),
         (
             "Semantic search",
-            f"{search.verdict.value}: {text(search.found)}; {_searched(view)}" if search else NOT_RECORDED,
+            f"{search.verdict.value}: {text(search.found)}; {_searched(view)}{_clients_get(view)}"
+            if search
+            else NOT_RECORDED,
         ),
         (
             "Watch after the cutover",
@@ -472,25 +475,17 @@ def untried(view: RunView) -> list[tuple[str, list[str]]]:
     return [(verdict, lines) for verdict, lines in found if lines]
 
 
+def _clients_get(view: RunView) -> str:
+    """What an index that finds what it must does not say: whether a client's answer is as before."""
+    whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
+    if not isinstance(share := whole.get("shared_expected"), int | float):
+        return ""
+    return f"; of what clients got before, without a filter, {percent(share)} are in the same answer now"
+
+
 def untried_here(view: RunView) -> list[str]:
     """What this run could have tried and did not, or only in part."""
-    return [*not_exercised(view), *_unseen(view)]
-
-
-def _unseen(view: RunView) -> Iterator[str]:
-    """What no check of this run looks at, though its figures may suggest it."""
-    if Step.FENCE_WRITES in view.results:
-        yield "Reads of clients: no step refuses or observes them; the application restarts at the cutover"
-    whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
-    if whole.get("shared_filtered") is not None:
-        yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
-    if rollback(view.results.get(Step.ROLLBACK)) is None:
-        yield "Rollback: not tried in this run; its time is an estimate"
-    if not any(line.startswith("restore of ") for line in view.drills):
-        yield "Restore of a snapshot: not tried in this run; its bytes were read back and compared"
-    if view.drill:
-        how = "ordered beforehand" if view.put_back else "not ordered"
-        yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"
+    return [*not_exercised(view), *unseen(view)]
 
 
 def _sampled(view: RunView) -> Iterator[str]:

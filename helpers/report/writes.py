@@ -134,6 +134,34 @@ def beside_prediction(results: numbers.Results, attempts: Iterable[StepRow] = ()
     )
 
 
+def other_fence(view: RunView) -> str:
+    """The order of the steps that this run did not use; "" where writers were not out."""
+    if not numbers.downtime(view.results, view.attempts)[0]:
+        return ""
+    late = Step.CUTOVER in view.results and bool(view.results[Step.CUTOVER].facts.get("fence"))
+    other = "start, where writers are out from step 20 on" if late else "cutover, where writers are out in step 25 only"
+    return f"fence.when {other}"
+
+
+def unseen(view: RunView) -> Iterator[str]:
+    """What no check of this run looks at, though its figures may suggest it."""
+    if Step.FENCE_WRITES in view.results:
+        yield "Reads of clients: no step refuses or observes them; the application restarts at the cutover"
+    whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
+    if whole.get("shared_filtered") is not None:
+        yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
+    if numbers.rollback(view.results.get(Step.ROLLBACK)) is None:
+        yield "Rollback: not tried in this run; its time is an estimate"
+    if not any(line.startswith("restore of ") for line in view.drills):
+        yield "Restore of a snapshot: not tried in this run; its bytes were read back and compared"
+    if view.drill:
+        how = "ordered beforehand" if view.put_back else "not ordered"
+        yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"
+        yield "Rollback before the cutover: not tried in this run"
+    if other := other_fence(view):
+        yield f"{other[:1].upper()}{other[1:]}: not tried in this run"
+
+
 def carries_over(view: RunView) -> str:
     """What the write downtime of this run does not hold for another one: chunks, people, and when the fence goes up."""
     results, chunks = view.results, numbers.counts(view.results).source
@@ -148,9 +176,7 @@ def carries_over(view: RunView) -> str:
     people = numbers.signing(results, view.attempts)
     who = "signed by the machine: people who sign are not in it" if view.rehearsal else "were these people's"
     said += [f"{duration(people)} for signatures {who}"] if people else []
-    late = bool((results[Step.CUTOVER].facts.get("fence") or {}) if Step.CUTOVER in results else {})
-    other = "start, where writers are out from step 20 on" if late else "cutover, where writers are out in step 25 only"
-    said += [f"fence.when {other}: NOT EXERCISED"]
+    said += [f"{other_fence(view)}: NOT EXERCISED"]
     return f"Does not carry over to another run as it is: {'; '.join(said)}. {beside_prediction(results, view.attempts)}".strip()
 
 
