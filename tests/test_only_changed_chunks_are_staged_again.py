@@ -14,7 +14,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.formatting import unpacked_rows
 from helpers.migration.delta import make_delta, restage
-from helpers.migration.source_changes import CollectionChanges, SourceChanges, to_read
+from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, to_read
 from helpers.migration.staging import CHANGES, Quarantine, Staged, stage
 from helpers.schema import Context, load_schema
 from helpers.snapshots.snapshot import Part, Snapshot, follow_snapshot, write_snapshot
@@ -60,6 +60,14 @@ def told(staged: Staged, aside: Quarantine) -> dict[str, Any]:
 def batches(staged: Staged) -> dict[str, ChunkBatch]:
     """By target what is staged, in the order of its ids."""
     found = {t: list(staged.stream(t, 0, 50)) for t in staged.files}
+    return {t: in_order(ChunkBatch.concatenate(some)) for t, some in found.items() if some}
+
+
+def written(staged: Staged) -> dict[str, ChunkBatch]:
+    """By target what a rollback takes for written by the run; the rest is clients'."""
+    data = WrittenData.__new__(WrittenData)
+    data.__dict__["staged"] = staged
+    found = {t: [piece.rows for piece in data.pieces(t)] for t in staged.files}
     return {t: in_order(ChunkBatch.concatenate(some)) for t, some in found.items() if some}
 
 
@@ -132,6 +140,7 @@ def test_round_after_round_it_is_what_a_whole_staging_would_be(
             same(batches(both.now), batches(whole))
             assert told(both.now, new_aside) == told(whole, whole_aside)
             assert Staged.load(both.now.folder) == both.now
+            same(written(both.now), batches(both.now))
             plans = was.collections(), now.collections()
             both_whole = type(both)(staged, whole, staged, whole)
             few = make_delta(both, folder / "delta", plans=plans, refused=())

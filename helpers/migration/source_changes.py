@@ -37,7 +37,6 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import load_schema
 from helpers.snapshots.comparison import compared
-from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.retention import Told, differences, take, told
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
@@ -441,7 +440,7 @@ class WrittenData:
         """The staged files of a target collection, in order."""
         staged = self.require_staged()
         for file, collection, _ in staged.files.get(target, []):
-            table = read_parquet(staged.folder / file)
+            table = staged.table(file)
             sources = cast(list[str], table.column("source_id").to_pylist())
             yield Piece(from_table(table), [(collection, i) for i in sources])
 
