@@ -262,3 +262,8 @@ def unpacked_rows(path: Path, columns: Collection[str], most: int = 2**31) -> It
     for row in rows:
         taken = 0
         yield {name: value.removeprefix("'") for name, value in zip(names, row, strict=True)}
+
+
+def numbered(number: int, name: str) -> str:
+    """A name for the folder or the file of a collection, whatever the collection is called."""
+    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"

@@ -88,7 +88,7 @@ def test_parts_that_shrink_join_and_a_damaged_file_is_shared_by_nobody(source: P
     with embedded(source) as store:
         store.delete("alpha", [f"c{i}" for i in range(1_100) if i % 10])
     second = create("second")
-    assert [part.rows for part in second.parts("alpha")] == [30, 30, 30, 30, 90] or len(second.parts("alpha")) < 8
+    assert len(second.parts("alpha")) < 8
     assert second.verify() == {"alpha": 210, "beta": 5}
     with embedded(source) as store:
         assert_same(held(second, "alpha"), contents(store, "alpha"))

@@ -127,20 +127,27 @@ def _parameters(chosen: argparse.Namespace) -> Parameters:
     return load_parameters(chosen.parameters, given)
 
 
+def _id(chosen: argparse.Namespace, name: str) -> str:
+    """The id that was asked for, else this name and the time."""
+    from helpers.run.folders import new_run_id
+    from helpers.snapshots.snapshot import PLAIN
+
+    if chosen.id and not PLAIN.fullmatch(chosen.id):
+        raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
+    return chosen.id or new_run_id(name)
+
+
 def _create(chosen: argparse.Namespace) -> int:
     import tempfile
 
     from helpers.migration.restore import in_use
-    from helpers.run.folders import new_run_id, workspace_root
+    from helpers.run.folders import workspace_root
     from helpers.snapshots import backup
-    from helpers.snapshots.snapshot import PLAIN
     from helpers.status.overview import table
     from helpers.stores import open_source
 
     parameters = _parameters(chosen)
-    if chosen.id and not PLAIN.fullmatch(chosen.id):
-        raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
-    name = chosen.id or new_run_id(parameters.name)
+    name = _id(chosen, parameters.name)
     source, directory = parameters.source, Path(parameters.snapshot.directory).absolute()
     for _, said in source.exposed():
         print(f"WARNING: {said}")
@@ -162,7 +169,7 @@ def _create(chosen: argparse.Namespace) -> int:
             return 0
         directory.mkdir(parents=True, exist_ok=True)
         with in_use(directory / name), _bar("Snapshot", sum(i.count for i in infos)) as bar:
-            taken = backup.take(parameters, store, name, base, bar)
+            taken = backup.take(parameters, store, [i.name for i in infos], name, base, bar)
     for note in taken.manifest["notes"]:
         print(one_line(note))
     held = f"{count(taken.total, 'chunk')} in {count(len(taken.names()), 'collection')} of {taken.manifest['source']}"
@@ -213,18 +220,14 @@ def _export(chosen: argparse.Namespace) -> int:
 def _import(chosen: argparse.Namespace) -> int:
     from helpers.migration.restore import in_use
     from helpers.parameters.sections import default_snapshots
-    from helpers.run.folders import new_run_id
     from helpers.snapshots import backup
-    from helpers.snapshots.snapshot import PLAIN
 
     if not chosen.files.is_dir():
         raise UsageError(ReasonCode.NO_SUCH_DIRECTORY, f"there is no folder {one_line(str(chosen.files))}")
     if chosen.retention_days < 7:
         raise UsageError(ReasonCode.USAGE, "--retention-days takes 7 or more")
     folder = chosen.files.absolute()
-    name = chosen.id or new_run_id(folder.name)
-    if not PLAIN.fullmatch(name):
-        raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
+    name = _id(chosen, folder.name)
     directory = (chosen.directory or Path(default_snapshots())).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     with _stoppable("Nothing was made of it."), in_use(directory / name), _bar("Import", 0) as bar:
@@ -301,19 +304,15 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
 
     snapshot = _find(chosen)
     expected = chosen.expect.strip().lower()
-    if expected and expected != snapshot.digest:
-        raise Terminal(
-            ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and {one_line(expected, 64)} is expected",
-            where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
-        )  # fmt: skip
-    where, damaged = ["--expect"] if expected else [], ""
-    if (signed := digests(snapshot.folder.parent).get(snapshot.folder.name)) is not None:
-        if signed != snapshot.digest:
+    signed = digests(snapshot.folder.parent).get(snapshot.folder.name, "")
+    for digest, why in ((expected, "is expected"), (signed, "was its digest when it was taken")):
+        if digest not in ("", snapshot.digest):
             raise Terminal(
-                ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and was {signed} when it was taken",
+                ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and {one_line(digest, 64)} {why}",
                 where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
             )  # fmt: skip
-        where.append("the signed line beside it")
+    where, damaged = ["--expect"] if expected else [], ""
+    where += ["the signed line beside it"] if signed else []
     for run in every_run():
         try:
             named = any(line.name == snapshot.folder.name for line in told(run))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -31,13 +30,15 @@ import pyarrow.parquet as pq
 
 from helpers import audit
 from helpers.chunks import ChunkBatch, Vectors, is_sparse, parquet_batches
-from helpers.errors import Terminal, UsageError, one_line
+from helpers.errors import RunbookError, Terminal, UsageError, one_line
+from helpers.formatting import numbered
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots.export_journal import CHUNK, EXPORT, write_parquet
-from helpers.snapshots.retention import CREATED, begin, digests, held
+from helpers.snapshots.retention import CREATED, begin, digests
 from helpers.snapshots.snapshot import (
+    PLAIN,
     Part,
     Snapshot,
     complete,
@@ -70,12 +71,21 @@ _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 def newest(directory: Path, source: str) -> Snapshot | None:
     """The newest snapshot of this source that was taken there, as a signed line of the log has it, and that has all its
     files; None where there is none."""
-    if not directory.is_dir():
+    found = (_opened(directory / name, digest) for name, digest in digests(directory).items() if PLAIN.fullmatch(name))
+    ours = [snapshot for snapshot in found if snapshot is not None and snapshot.manifest["source"] == source]
+    ours.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
+    return next(filter(_is_there, ours), None)
+
+
+def _opened(folder: Path, digest: str) -> Snapshot | None:
+    """The snapshot in the folder, where it can be read and has this digest."""
+    if folder.is_symlink():
         return None
-    known = digests(directory)
-    there = [item.snapshot for item in held(directory) if item.snapshot is not None]
-    ours = (s for s in reversed(there) if s.manifest["source"] == source and known.get(s.folder.name) == s.digest)
-    return next((s for s in ours if _is_there(s)), None)
+    try:
+        snapshot = Snapshot.open(folder)
+    except RunbookError:
+        return None
+    return snapshot if snapshot.digest == digest else None
 
 
 def _is_there(snapshot: Snapshot) -> bool:
@@ -94,9 +104,10 @@ def chosen(parameters: Parameters, store: Reader) -> list[str]:
 
 
 def take(
-    parameters: Parameters, store: Reader, snapshot_id: str, base: Snapshot | None, progress: Progress = silent
-) -> Snapshot:
-    """A snapshot of what the parameters choose of an open source; what is as in `base` shares its files.
+    parameters: Parameters, store: Reader, names: Sequence[str], snapshot_id: str, base: Snapshot | None,
+    progress: Progress = silent,
+) -> Snapshot:  # fmt: skip
+    """A snapshot of these collections of an open source; what is as in `base` shares its files.
 
     Every chunk is read: Chroma does not say what changed. Raises `Terminal` ("snapshot_exists") for an id that is taken.
     """
@@ -107,7 +118,7 @@ def take(
     about = {"source": store.label, "base": base.id if base is not None else ""}
     begin(directory, snapshot_id, **about)
     taken = write_snapshot(
-        store, directory, snapshot_id, chosen(parameters, store), retention_days=rules.retention_days,
+        store, directory, snapshot_id, names, retention_days=rules.retention_days,
         readers=store.limits().readers(min(2, parameters.migration.workers)), progress=progress, same=base,
     )  # fmt: skip
     audit.append(log, CREATED, snapshot=taken.id, **about, digest=taken.digest, chunks=taken.total)
@@ -137,7 +148,7 @@ def export(
     entries = []
     with whole(into) as folder:
         for number, info in enumerate(infos, 1):
-            file = f"{number:03d}-{_plain(info.name)}.{form}"
+            file = f"{numbered(number, info.name)}.{form}"
             with writing(folder / file) as path:
                 (_to_parquet if form == "parquet" else _to_jsonl)(snapshot, info, path, progress)
             rows = sum(part.rows for part in snapshot.parts(info.name))
@@ -153,10 +164,6 @@ def export(
             },
         )  # fmt: skip
     return written
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
 
 
 _SCHEMA = pa.schema([(name, pa.list_(pa.float32()) if name == "embedding" else pa.string()) for name in CHUNK])
@@ -226,7 +233,7 @@ def from_files(
     try:
         entries = []
         for number, (file, info) in enumerate(infos, 1):
-            entry, rounded[info.name] = _collection(partial, f"{number:03d}-{_plain(info.name)}", file, info, progress)
+            entry, rounded[info.name] = _collection(partial, numbered(number, info.name), file, info, progress)
             entries.append(entry)
         write_manifest(
             partial, id=snapshot_id, retention_days=retention_days, created=begun, source=source,

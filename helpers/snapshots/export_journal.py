@@ -34,7 +34,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 FORMAT = 2  # 1: all parts of a collection had one length
 EXPORT = ".export"
-OF_COLLECTION = re.compile(r"\d{3,9}-[A-Za-z0-9._-]{1,60}")  # the folder of a collection in a snapshot
+OF_COLLECTION = re.compile(
+    r"\d{3,9}-[A-Za-z0-9._-]{1,60}"
+)  # the folder of a collection in a snapshot: see `formatting.numbered`
 _LINES = "journal.jsonl"
 MOST_OWN = 2**32  # bytes that a part of any snapshot may become: more than what a reader holds while it makes one
 CHUNK = ("id", "document", "metadata", "uri", "embedding")  # the columns of a file of chunks

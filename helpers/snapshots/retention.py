@@ -141,7 +141,7 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
 
     if Path(name).is_dir() and "/" in name:
         return Snapshot.open(Path(name).absolute())
-    here = [place / name for place in places if is_plain(name) and (place / name).is_dir()]
+    here = [place / name for place in places if _is_plain(name) and (place / name).is_dir()]
     if len(here) == 1:
         return Snapshot.open(here[0])
     if here:
@@ -156,7 +156,7 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
     )  # fmt: skip
 
 
-def is_plain(name: str) -> bool:
+def _is_plain(name: str) -> bool:
     """Whether a name can be that of one folder and nothing else."""
     return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
 

@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line, redacted
+from helpers.formatting import numbered
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
@@ -445,8 +446,7 @@ def _linked(file: Path, path: Path) -> bool:
 
 
 def _folder(taken: Iterable[str], name: str) -> str:
-    number = max((int(folder.partition("-")[0]) for folder in taken), default=0) + 1
-    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
+    return numbered(max((int(folder.partition("-")[0]) for folder in taken), default=0) + 1, name)
 
 
 def _settings(info: CollectionInfo) -> str:

@@ -169,36 +169,26 @@ class MigrateStep(NotebookStep):
         with open_target(self.run.parameters.target) as store, self.run.phase("5 verify", self.staged.total):
             return self._arrived(store)
 
+    def _not_compared(self, why: str) -> pd.DataFrame:
+        self.run.check(
+            UNCHANGED, Verdict.NOT_EXERCISED, measured="not compared", threshold=0, unit="changes", detail=why
+        )
+        return pd.DataFrame(columns=_ROUND)
+
     def catch_up(self) -> pd.DataFrame:
         """Phase 6: the source is read again, and what changed since its snapshot is applied to the target, or refused.
 
         One row a round, and one for the last reading; then the target's lock is released.
         """
         if self.run.dry_run:
-            self.run.check(
-                UNCHANGED,
-                Verdict.NOT_EXERCISED,
-                measured="not compared",
-                threshold=0,
-                unit="changes",
-                detail="dry run: the target was not written to",
-            )
-            return pd.DataFrame(columns=_ROUND)
+            return self._not_compared("dry run: the target was not written to")
         self.run.forget(UNCHANGED, PROBED)  # of this cell's earlier execution
         self.job.checkpoint.enter("catch-up")
         with open_target(self.run.parameters.target) as store:
             store.acquire_lock(self.run.id)
             if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
-                self.run.check(
-                    UNCHANGED,
-                    Verdict.NOT_EXERCISED,
-                    measured="not compared",
-                    threshold=0,
-                    unit="changes",
-                    detail="not checked: an earlier check failed",
-                )
                 store.release_lock(self.run.id)
-                return pd.DataFrame(columns=_ROUND)
+                return self._not_compared("not checked: an earlier check failed")
             work = CatchUp(self.run, self.job, self.staged, store, self._disk(), self.ledger)
             work.work()
             if work.applied:
