@@ -149,6 +149,9 @@ def test_elsewhere_it_is_said_that_nothing_vouches_for_it(
     digest = Snapshot.open(Path("kept/night-21")).digest
     shutil.copytree("kept", "elsewhere/kept")
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "elsewhere" / "reports"))
+    assert cli.main(["snapshots", "restore", "elsewhere/kept/night-21", "--into", "back", "--dry-run"]) == 0
+    assert f"Its digest {digest} is the one of the signed line beside it." in capsys.readouterr().out
+    (tmp_path / "elsewhere" / "kept" / audit.NAME).unlink()
     copy = str(tmp_path / "elsewhere" / "kept" / "night-21")
     assert cli.main(["snapshots", "restore", copy, "--into", "back", "--dry-run"]) == 0
     said = capsys.readouterr().out

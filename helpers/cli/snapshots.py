@@ -304,15 +304,18 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
 
     snapshot = _find(chosen)
     expected = chosen.expect.strip().lower()
-    signed = digests(snapshot.folder.parent).get(snapshot.folder.name, "")
-    for digest, why in ((expected, "is expected"), (signed, "was its digest when it was taken")):
+    where, damaged = [], ""
+
+    def compare(digest: str, why: str, by: str) -> None:
         if digest not in ("", snapshot.digest):
             raise Terminal(
                 ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and {one_line(digest, 64)} {why}",
                 where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
             )  # fmt: skip
-    where, damaged = ["--expect"] if expected else [], ""
-    where += ["the signed line beside it"] if signed else []
+        if digest:
+            where.append(by)
+
+    compare(expected, "is expected", "--expect")
     for run in every_run():
         try:
             named = any(line.name == snapshot.folder.name for line in told(run))
@@ -322,6 +325,9 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
         if named:
             open_sealed(run, snapshot.folder)
             where.append(f"the evidence of run {run.id}")
+    # After the runs: their evidence names the seal that an altered snapshot contradicts.
+    signed = digests(snapshot.folder.parent).get(snapshot.folder.name, "")
+    compare(signed, "was its digest when it was taken", "the signed line beside it")
     if where:
         return snapshot, f"Its digest {snapshot.digest} is the one of {' and '.join(where)}."
     return snapshot, (

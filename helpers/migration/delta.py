@@ -162,10 +162,10 @@ def _aside(into: Quarantine, before: Quarantine, gone: Quarantine, came: Quarant
             os.link(file, into.folder / file.name)
             continue
         table = read_parquet(file)
-        keys = zip(table.column("collection").to_pylist(), table.column("source_id").to_pylist(), strict=True)
-        kept = table.filter(pa.array([key not in aside for key in keys], pa.bool_()))
-        if len(kept):
-            write_parquet(into.folder / file.name, kept)
+        (collection,) = set(table.column("collection").to_pylist())
+        ids = table.column("source_id").to_pylist()
+        if rows := [row for row, chunk in enumerate(ids) if (collection, chunk) not in aside]:
+            into.keep(file.stem, from_table(table).take(rows), collection, [ids[row] for row in rows])
     for file in came.folder.glob("*.parquet"):
         os.link(file, into.folder / file.name)
     into.write([*(e for e in entries if (e["collection"], e["id"]) not in aside), *came.entries()])

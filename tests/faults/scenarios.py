@@ -42,6 +42,7 @@ from tests.faults.special import (
     GIVEN_UP,
     FencedUp,
     Many,
+    Rejected,
     Repaired,
     archive_unverified,
     begin_or_resume_all,
@@ -59,6 +60,7 @@ from tests.faults.special import (
     refused_kept,
     rehearse_at_once,
     rehearsed,
+    rejected,
     repaired,
     restored_source,
     roll_back_past_a_late_write,
@@ -100,10 +102,13 @@ SCENARIOS: list[Scenario] = [
             migration.delta:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            migration.delta:_aside migration.delta:_followed
-            snapshots.snapshot:_linked snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
-            snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
+            migration.delta:_followed snapshots.snapshot:_linked snapshots.snapshot:_write_part
+            snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete snapshots.snapshot:write_manifest
+            steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
+    Scenario("catch-up beside a quarantine", "changed", step_22, step_22, names("""
+            migration.staging:Quarantine.write migration.staging:Quarantine.keep
+        """), check=rejected, bench=lambda shared: shared.once("rejected", Rejected)),
     Scenario(
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign

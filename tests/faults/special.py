@@ -151,19 +151,54 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 MOST = 50  # of the field `n` in the schema of `Repaired`
-SCHEMA = f"name: short\nunknown: keep\nfields:\n  - {{name: n, type: integer, maximum: {MOST}, repair: clamp}}\n"
+SCHEMA = "name: short\nunknown: keep\nfields:\n  - {{name: n, type: integer, maximum: {most}, repair: {repair}}}\n"
 
 
 class Repaired(Bench):
     """The run's schema changes values of the source: every one of them is listed in the evidence."""
 
-    STATES = ("new",)
+    STATES: tuple[str, ...] = ("new",)
+    REPAIR = "clamp"
 
     def _make_new(self) -> None:
         super()._make_new()
-        (self.home / "short.yaml").write_text(SCHEMA, encoding="utf-8")
+        (self.home / "short.yaml").write_text(SCHEMA.format(most=MOST, repair=self.REPAIR), encoding="utf-8")
         trial = self.home / "trial.yaml"
         trial.write_text(trial.read_text(encoding="utf-8").replace("schema: identity", "schema: short.yaml"))
+
+
+class Rejected(Repaired):
+    """The run's schema quarantines chunks before and after the source changes."""
+
+    STATES = ("new", "ready", "snapshot", "migrated", "changed")
+    REPAIR = "reject"
+
+    def _make_new(self) -> None:
+        super()._make_new()
+        trial = self.home / "trial.yaml"
+        trial.write_text(
+            trial.read_text(encoding="utf-8").replace("{batch_size: 15}", "{batch_size: 15, minimum_valid: 0.5}")
+        )
+
+
+def rejected(bench: Bench) -> None:
+    """Each chunk of the source is in the target as it is, or once in quarantine and its evidence."""
+    out = {
+        (name, chunk)
+        for name, held in bench.wanted.items()
+        for chunk, (_, metadata, _) in held.items()
+        if "n" not in dict(metadata) or int(dict(metadata)["n"][1]) > MOST
+    }
+    listed = [(e["collection"], e["id"]) for e in _lines(bench.home / "workspace/one/quarantine/checked.jsonl")]
+    with gzip.open(bench.home / "reports/one/22_quarantine.jsonl.gz", "rt", encoding="utf-8") as file:
+        kept = [(e["collection"], e["id"]) for e in map(json.loads, file)]
+    for what, held in (("the list", listed), ("the evidence", kept)):
+        if set(held) != out or len(held) != len(out):
+            raise Fault(
+                LOST, f"{what} has {len(held)} chunks of {len(out)} in quarantine, {sorted(out ^ set(held))[:3]} differ"
+            )
+    stay = {n: {c: row for c, row in held.items() if (n, c) not in out} for n, held in bench.wanted.items()}
+    bench.compare(wanted=stay)
 
 
 def repaired(bench: Bench) -> None:
