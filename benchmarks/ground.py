@@ -21,6 +21,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import Importer, plan_targets
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters.endpoint import Endpoint
+from helpers.parameters.sections import Migration
 from helpers.rehearsal import sample_batches
 from helpers.schema import Context, load_schema
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
@@ -88,7 +89,7 @@ class Ground:
         checkpoint = Checkpoint.open(folder / "checkpoint.json", {})
         checkpoint.stage(staged.total, 0, {name: staged.rows(name) for name in staged.files})
         work = Importer(store, staged, checkpoint, Quarantine(folder / "quarantine"), "bench", batch_size, workers)
-        work.prepare(plan_targets(self.snapshot.collections(), staged, identity=True))
+        work.prepare(plan_targets(self.snapshot.collections(), staged, Migration(), identity=True))
         work.write()
         store.release_lock("bench")
 

@@ -195,7 +195,7 @@ def _section(kind: type[BaseModel], names: list[str], schema: dict[str, Any], be
     for name, field in kind.model_fields.items():
         inner = _model(field.annotation)
         if inner is not None:
-            listed = "[]" if "list[" in str(field.annotation) else ""
+            listed = "[]" if "list[" in str(field.annotation) else ".NAME" if "dict[" in str(field.annotation) else ""
             parts.append(_section(inner, [f"{name}{listed}"], schema, prefixes[0]))
     return "\n".join(parts)
 

@@ -15,6 +15,7 @@ from helpers.migration.importing import plan_targets
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.parameters.sections import Migration
 from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
@@ -77,7 +78,7 @@ def migrated(
     of = Expectation(snapshot, rules, parameters, DATE, {**quarantine.reasons(), **(listed or {})}, before)
     with open_target(Endpoint(path=str(folder / "target"))) as store:
         if not staged.collided:
-            for info in plan_targets(snapshot.collections(), staged, identity=rules.is_identity):
+            for info in plan_targets(snapshot.collections(), staged, Migration(), identity=rules.is_identity):
                 store.create(info)
                 for part in staged.stream(info.name, 0, 100):
                     store.add(info.name, part)

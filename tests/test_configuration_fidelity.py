@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers.parameters.sections import Migration
 from helpers.results import Verdict
 from helpers.stores import CollectionInfo, Space
 from helpers.validation.properties import compare_configuration, judge_configuration
@@ -33,7 +34,7 @@ def states(rows: list[dict[str, Any]]) -> dict[str, str]:
 def test_every_setting_and_a_function_that_is_not_installed_arrive(tmp_path: Path, source: CollectionInfo) -> None:
     with embedded(tmp_path / "target") as store:
         store.create(source)
-        rows = compare_configuration(source, store.info("notes"))
+        rows = compare_configuration(source, store.info("notes"), Migration())
     assert {"space", *SETTINGS, "embedding function", "metadata owner"} <= states(rows).keys()
     assert set(states(rows).values()) == {"kept"}, rows
     assert judge_configuration(rows).verdict is Verdict.PASS
@@ -52,7 +53,9 @@ def test_any_setting_that_differs_without_a_reason_fails(setting: str) -> None:
         changes["metadata"] = {"owner": "you"}
     else:
         configuration["hnsw"][setting] += 1
-    check = judge_configuration(rows := compare_configuration(source, dataclasses.replace(source, **changes)))
+    check = judge_configuration(
+        rows := compare_configuration(source, dataclasses.replace(source, **changes), Migration())
+    )
     assert [name for name, state in states(rows).items() if state == "DIFFERENT"] == [setting]
     assert (check.verdict, check.reason, check.offenders) == (Verdict.FAIL, "configuration_differs", 1)
     assert setting in check.detail
@@ -62,11 +65,11 @@ def test_what_cannot_be_kept_is_explained() -> None:
     source = collection("l2", {"hnsw:M": 1, "hnsw:search_ef": 60})
     configuration = {**source.configuration, "hnsw": {"space": "l2", "ef_search": 60}}
     target = dataclasses.replace(source, metadata=None, configuration=configuration)
-    rows = compare_configuration(source, target)
+    rows = compare_configuration(source, target, Migration())
     assert judge_configuration(rows).verdict is Verdict.PASS
     explained = {row["setting"]: row["why"] for row in rows if row["state"] == "explained"}
     assert "refuse" in explained["max_neighbors"]
     assert explained["metadata hnsw:search_ef"] == "turned into configuration"
     silent = dataclasses.replace(target, configuration={"hnsw": {"space": "l2"}, "embedding_function": FOREIGN})
-    assert states(compare_configuration(source, silent))["ef_search"] == "explained"
+    assert states(compare_configuration(source, silent, Migration()))["ef_search"] == "explained"
     assert judge_configuration([]).verdict is Verdict.NOT_APPLICABLE

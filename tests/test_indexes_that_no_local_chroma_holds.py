@@ -95,7 +95,7 @@ def test_what_can_be_kept_is_kept_and_every_difference_is_explained(store: Clien
     store.create(as_created(source, ["k*"]))
     found = store.info("kept")
     assert (found.space, found.embedding_function, found.metadata) == ("cosine", "openai", {"owner": "me"})
-    rows = {row["setting"]: row for row in compare_configuration(source, found, ["k*"])}
+    rows = {row["setting"]: row for row in compare_configuration(source, found, Migration(drop_indexes=["k*"]))}
     assert rows["space"]["state"] == rows["embedding function"]["state"] == "kept"
     assert rows["fts_index of #document"] | {"why": ""} == {
         "collection": "kept", "setting": "fts_index of #document", "source": "off", "target": "off", "state": "kept", "why": "",
@@ -112,11 +112,11 @@ def test_a_difference_that_nobody_signed_for_still_fails(store: ClientStore) -> 
     assert changed is not None
     changed["keys"]["#document"]["string"]["fts_index"]["enabled"] = True
     store.create(dataclasses.replace(reduced(source), schema=changed))
-    check = judge_configuration(compare_configuration(source, store.info("other"), ["other"]))
+    check = judge_configuration(compare_configuration(source, store.info("other"), Migration(drop_indexes=["other"])))
     assert (check.verdict, check.offenders) == (Verdict.FAIL, 1)
     assert "fts_index of #document" in check.detail
     assert (
-        judge_configuration(compare_configuration(source, store.info("other"))).verdict is Verdict.FAIL
+        judge_configuration(compare_configuration(source, store.info("other"), Migration())).verdict is Verdict.FAIL
     )  # no index was given up
 
 

@@ -449,10 +449,8 @@ class CatchUp:
         return snapshot
 
     def _plans(self, snapshot: Snapshot, staged: Staged) -> list[Any]:
-        rules = self.run.parameters.migration
-        return plan_targets(
-            snapshot.collections(), staged, identity=self.job.schema.is_identity, drop_indexes=rules.drop_indexes
-        )
+        collections, rules = snapshot.collections(), self.run.parameters.migration
+        return plan_targets(collections, staged, rules, identity=self.job.schema.is_identity)
 
     def _finish(self) -> bool:
         """Apply the open round, prove it, make its snapshot the current one; False where the proof failed."""

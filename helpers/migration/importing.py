@@ -7,6 +7,7 @@ when a run died is looked up by id first, and only what is absent is sent.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,14 @@ import pandas as pd
 
 from helpers import plots
 from helpers.chunks import ChunkBatch
-from helpers.errors import RUNBOOK, Interrupted, Terminal
+from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
 from helpers.formatting import count
 from helpers.migration import staging, target_lock
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
+from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Progress, Verdict, kind_of, silent
 from helpers.run.folders import RunPath
@@ -39,8 +42,16 @@ from helpers.schema import Context, Schema, load_schema
 from helpers.schema.engine import DOCUMENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
-from helpers.stores.base import listed_ids
-from helpers.stores.creation import allowed, as_created, effective_configuration, listed, refusal, unsupported
+from helpers.stores.base import HNSW_METADATA, listed_ids
+from helpers.stores.creation import (
+    allowed,
+    as_created,
+    effective_configuration,
+    listed,
+    refusal,
+    unsupported,
+    vector_configs,
+)
 from helpers.stores.opening import MOST_BODY_BYTES
 
 _ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
@@ -199,20 +210,28 @@ class Importer:
 
 
 def plan_targets(
-    sources: Sequence[CollectionInfo], staged: Staged, *, identity: bool, drop_indexes: Sequence[str] = ()
+    sources: Sequence[CollectionInfo], staged: Staged, rules: Migration, *, identity: bool
 ) -> list[CollectionInfo]:
-    """The collections to create. Under identity the sources' own; else one per target, with what its sources share.
+    """The collections to create. Under identity the sources' own; else one per target, with what its sources share. Then with
+    the settings of the index that `migration.index` orders.
 
     Raises `Terminal` where sources that merge differ in space or dimension: no one collection can hold both; and where
-    one has an index that a local Chroma cannot hold and that `drop_indexes` does not give up.
+    one has an index that a local Chroma cannot hold and that `migration.drop_indexes` does not give up. `UsageError` where
+    `migration.index` names a collection that the target does not get.
     """
-    by_name = {info.name: as_created(info, drop_indexes) for info in sources}
+    for pattern in rules.index:
+        if not any(fnmatchcase(target, pattern) for target in staged.files):
+            raise UsageError(
+                ReasonCode.USAGE, f"{one_line(pattern, 60)!r} fits no collection of the target", where="migration.index",
+                next_step=f"The target gets {', '.join(sorted(one_line(name, 60) for name in staged.files)[:8])}.",
+            )  # fmt: skip
+    by_name = {info.name: as_created(info, rules.drop_indexes) for info in sources}
     plans = []
     for target in sorted(staged.files):
         names = staged.contributors(target) or sorted(by_name)
         infos = [by_name[n] for n in ([target] if identity else names)]
         if identity:
-            plans.append(infos[0])
+            plans.append(with_index(infos[0], rules.index_of(target)))
             continue
         for what, values in (
             ("space", {i.space for i in infos}),
@@ -223,7 +242,7 @@ def plan_targets(
                     ReasonCode(f"mixed_{what}s"), f"sources of {target} differ in {what}: {', '.join(sorted(map(str, values)))}",
                     next_step="Route them to different targets in the schema file, or migrate them apart.",
                 )  # fmt: skip
-        plans.append(_merged(target, infos))
+        plans.append(with_index(_merged(target, infos), rules.index_of(target)))
     return plans
 
 
@@ -247,6 +266,18 @@ def _merged(target: str, infos: Sequence[CollectionInfo]) -> CollectionInfo:
         embedding_function=first.embedding_function if alike else None,
         findings=(),
     )
+
+
+def with_index(info: CollectionInfo, order: Mapping[str, Any]) -> CollectionInfo:
+    """The collection with these settings of its HNSW index, in each place from which Chroma takes them."""
+    if not order:
+        return info
+    metadata = {key: order.get(HNSW_METADATA.get(key, ""), value) for key, value in (info.metadata or {}).items()}
+    schema = copy.deepcopy(info.schema)
+    for config in vector_configs(schema):
+        config["hnsw"] = {**(config.get("hnsw") or {}), **order}
+    configuration = {**info.configuration, "hnsw": {**(effective_configuration(info)["hnsw"] or {}), **order}}
+    return dataclasses.replace(info, metadata=metadata or None, schema=schema, configuration=configuration)
 
 
 @dataclass(slots=True)
@@ -313,10 +344,8 @@ class Job:
 
     def plans(self, staged: Staged) -> list[CollectionInfo]:
         """The collections to create in the target (`plan_targets`)."""
-        rules = self.parameters.migration
-        return plan_targets(
-            self.snapshot.collections(), staged, identity=self.schema.is_identity, drop_indexes=rules.drop_indexes
-        )
+        collections = self.snapshot.collections()
+        return plan_targets(collections, staged, self.parameters.migration, identity=self.schema.is_identity)
 
     def importer(self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None) -> Importer:
         rules = self.parameters.migration

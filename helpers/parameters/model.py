@@ -188,8 +188,9 @@ class Parameters(Section):
             "collections": self.collections.model_dump(mode="json"),
             "id_policy": self.migration.id_policy,
             **(ordered if self.migration.reembed else {}),
-            **({"normalised": self.migration.normalised} if self.migration.normalised != "quarantine" else {}),
-            **({"drop_indexes": self.migration.drop_indexes} if self.migration.drop_indexes else {}),
+            **self.migration.model_dump(
+                mode="json", include={"normalised", "drop_indexes", "index"}, exclude_defaults=True
+            ),
         }
 
     def digest(self) -> str:
@@ -514,12 +515,11 @@ def nearest(name: str, choices: Any) -> str:
 
 
 def model_at(parts: Sequence[str | int], model: Model) -> Model | None:
-    """The model that a place in the data is read by; None inside a free mapping or a value."""
+    """The model that a place in the data is read by; None inside a mapping of values, or a value."""
     here: Any = model
-    for part in parts:
-        if isinstance(part, int):
-            continue
-        inner = _unwrapped(fields_of(here).get(part)) if _is_model(here) else None
+    for part in (part for part in parts if isinstance(part, str)):
+        held = get_args(here)[1] if get_origin(here) is dict else fields_of(here).get(part) if _is_model(here) else None
+        inner = _unwrapped(held)
         here = _unwrapped(get_args(inner)[0]) if get_origin(inner) is list else inner
     return here if _is_model(here) else None
 

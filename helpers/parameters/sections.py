@@ -210,6 +210,31 @@ class DeltaLimit(Section):
         return min(self.chunks, int(self.share * total))
 
 
+class IndexSettings(Section):
+    """Settings of a collection's HNSW index that differ from the source's; what is left out stays as it is there."""
+
+    ef_construction: PositiveInt | None = None
+    """Neighbours looked at when a chunk is added; more: better recall, slower import."""
+    ef_search: PositiveInt | None = None
+    """Neighbours looked at by a search; more: better recall, slower searches."""
+    max_neighbors: Annotated[int, Field(ge=4)] | None = None
+    """Links of a chunk; more: better recall, more memory and disk."""
+    num_threads: PositiveInt | None = None
+    """Threads of the index; only a server that has its own schema keeps them."""
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Chunks that the index takes in at once; until then they are searched one by one."""
+    sync_threshold: Annotated[int, Field(ge=2)] | None = None
+    """Chunks after which the index is written to disk."""
+    resize_factor: PositiveFloat | None = None
+    """By what the index grows when it is full."""
+
+    @model_validator(mode="after")
+    def _orders_something(self) -> IndexSettings:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("orders nothing: name a setting, or remove it")
+        return self
+
+
 class Migration(Section):
     """How chunks are transformed and written."""
 
@@ -238,6 +263,13 @@ class Migration(Section):
     """Vectors of a damaged cosine index whose norm is lost: set them aside, or migrate them with the length 1."""
     drop_indexes: list[Glob] = Field(default_factory=list)
     """Collections (names or patterns) to migrate without what a local Chroma cannot hold: sparse and SPANN indexes."""
+    index: dict[Glob, IndexSettings] = Field(default_factory=dict)
+    """Other settings of the index, by the target collection's name or pattern; the first that fits counts."""
+
+    def index_of(self, target: str) -> dict[str, Any]:
+        """What is ordered for the index of this collection of the target, by setting; {} where nothing is."""
+        found = (order for pattern, order in self.index.items() if fnmatchcase(target, pattern))
+        return next((order.model_dump(exclude_none=True) for order in found), {})
 
     @model_validator(mode="after")
     def _config_without_secrets(self) -> Migration:

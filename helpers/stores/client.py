@@ -7,6 +7,7 @@ creating a collection from its own schema, which the public call cannot do witho
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +149,7 @@ class ClientStore(TargetLock, Closing):
         """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count."""
         known = self._infos.get(name)
         if known is not None:
-            return creation.with_count(known, self.count(name))
+            return dataclasses.replace(known, count=self.count(name))
         self._handles[name] = self._collection(name)  # asked for once, not for each of the probe's requests
         try:
             self._infos[name] = self._inspect(name)

@@ -139,17 +139,22 @@ def listed(lost: Collection[Index]) -> str:
     return "; ".join(str(index) for index in list(lost)[:8]) + (f"; and {len(lost) - 8} more" if len(lost) > 8 else "")
 
 
+def vector_configs(schema: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Both places of a schema that hold the settings of its vectors' index, where they do: to be changed."""
+    places = ((schema or {}).get("defaults"), (schema or {}).get("keys", {}).get(VECTORS))
+    return [config for config in map(_vector_config, places) if config]
+
+
 def _vector_config(types: Any) -> dict[str, Any]:
-    config: dict[str, Any] = ((types or {}).get("float_list") or {}).get("vector_index", {}).get("config") or {}
-    return config
+    return cast(dict[str, Any], ((types or {}).get("float_list") or {}).get("vector_index", {}).get("config") or {})
 
 
 def _without(schema: dict[str, Any] | None) -> dict[str, Any] | None:
     if schema is None:
         return None
     made = copy.deepcopy(schema)
-    for types in (made.get("defaults"), made.get("keys", {}).get(VECTORS)):
-        _vector_config(types).pop("spann", None)
+    for config in vector_configs(made):
+        config.pop("spann", None)
     for types in made.get("keys", {}).values():
         types.pop("sparse_vector", None)
     made["keys"] = {key: types for key, types in made.get("keys", {}).items() if types}
@@ -160,10 +165,6 @@ def raw_schema(collection: DoorCollection) -> dict[str, Any] | None:
     """The schema as the server keeps it, or None where it keeps none (servers before 1.2 or so)."""
     schema = collection.get_model().serialized_schema
     return json.loads(json.dumps(schema)) if schema else None
-
-
-def with_count(info: CollectionInfo, count: int) -> CollectionInfo:
-    return dataclasses.replace(info, count=count)
 
 
 def effective_configuration(info: CollectionInfo) -> dict[str, Any]:
@@ -190,16 +191,13 @@ def effective_schema(info: CollectionInfo) -> dict[str, Any] | None:
     if declared(info.configuration) == info.space:
         return info.schema
     schema = copy.deepcopy(info.schema)
-    for place in (schema.get("defaults", {}), schema.get("keys", {}).get("#embedding", {})):
-        config = place.get("float_list", {}).get("vector_index", {}).get("config")
-        if isinstance(config, dict):
-            config["space"] = info.space
+    for config in vector_configs(schema):
+        config["space"] = info.space
     return schema
 
 
 def _hidden_parameters(schema: dict[str, Any] | None) -> dict[str, Any]:
-    vectors = (schema or {}).get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index", {})
-    hnsw = vectors.get("config", {}).get("hnsw") or {}
+    hnsw = _vector_config((schema or {}).get("keys", {}).get(VECTORS)).get("hnsw") or {}
     return {name: hnsw[name] for name in ("num_threads", "batch_size") if name in hnsw}
 
 

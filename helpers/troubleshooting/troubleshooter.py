@@ -339,8 +339,8 @@ class StagedTroubleshooter(Troubleshooter):
     def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
         assert store is not None, "the preconditions hold"
         identity = load_schema(self.run.parameters.schema_name).is_identity
-        dropped = self.run.parameters.migration.drop_indexes
-        plans = plan_targets(self.snapshot.collections(), staged, identity=identity, drop_indexes=dropped)
+        rules = self.run.parameters.migration
+        plans = plan_targets(self.snapshot.collections(), staged, rules, identity=identity)
         return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
 
     def undoable(self) -> pd.DataFrame:

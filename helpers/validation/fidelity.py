@@ -29,7 +29,7 @@ from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Write, unwritten
-from helpers.validation.properties import FieldTests, FieldValues, compare_configuration
+from helpers.validation.properties import FieldTests, FieldValues, compare_configuration, ordered_settings
 from helpers.validation.search import (
     Answers,
     Probes,
@@ -344,11 +344,12 @@ class Examination:
         self.found.targets.append({**row, "space": target.info.space, "expected_space": ", ".join(spaces)})
 
     def _settings(self, info: CollectionInfo) -> None:
-        """Under identity a collection keeps its own metadata and the settings of its index."""
-        source = self._sources.get(info.name)
+        """Under identity a collection keeps its own metadata and the settings of its index, but for those that are ordered."""
+        source, rules = self._sources.get(info.name), self.of.parameters.migration
         if not self.of.schema.is_identity or source is None:
+            self.found.configuration += ordered_settings(info, rules, {})
             return
-        self.found.configuration += compare_configuration(source, info, self.of.parameters.migration.drop_indexes)
+        self.found.configuration += compare_configuration(source, info, rules)
         was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
         self.found.notes += [
             f"{info.name}: collection metadata {key}: {detail}"

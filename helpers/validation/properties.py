@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
+from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict, kind_of
 from helpers.run.record import RunRecord
@@ -25,18 +26,18 @@ if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
 
 COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
 KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
+ORDERED = "migration.index orders it"
 NAME, REASON = "configuration", ReasonCode.CONFIGURATION_DIFFERS
 
 
-def compare_configuration(
-    source: CollectionInfo, target: CollectionInfo, drop_indexes: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+def compare_configuration(source: CollectionInfo, target: CollectionInfo, rules: Migration) -> list[dict[str, Any]]:
     """A row per setting of the index, the embedding function, and each key of the collection's metadata.
 
-    What a local Chroma cannot hold is explained where `drop_indexes` names the collection.
+    What a local Chroma cannot hold is explained where `migration.drop_indexes` names the collection, another setting of the
+    index where `migration.index` orders it.
     """
     dropped: list[dict[str, Any]] = []
-    if allowed(source, drop_indexes):
+    if allowed(source, rules.drop_indexes):
         why = "migration.drop_indexes gives it up"
         dropped = [_row(source.name, f"{i.kind} on {i.key}", "yes", i.becomes, why) for i in unsupported(source)]
         source = reduced(source)
@@ -44,7 +45,9 @@ def compare_configuration(
     rows = [_row(source.name, "space", source.space, target.space)]
     kind = "spann" if was.get("spann") else "hnsw"
     before, after = dict(was[kind] or {}), dict(now.get(kind) or {})
-    for setting in sorted(before.keys() - {"space"}):
+    order = rules.index_of(target.name)
+    rows += ordered_settings(target, rules, before)
+    for setting in sorted(before.keys() - {"space"} - order.keys()):
         why = "" if setting in after else "the target does not say"
         rows.append(_row(source.name, setting, before[setting], after.get(setting), why))
     metadata = source.metadata or {}
@@ -52,7 +55,18 @@ def compare_configuration(
     left_out = [key for key in sorted(metadata) if key in HNSW_METADATA and HNSW_METADATA[key] not in kept]
     rows += [_row(source.name, HNSW_METADATA[key], metadata[key], None, refused) for key in left_out]
     rows.append(_function(source.name, was["embedding_function"], now["embedding_function"]))
-    return rows + dropped + _switches(source, target) + _metadata(source, target)
+    return rows + dropped + _switches(source, target) + _metadata(source, target, order)
+
+
+def ordered_settings(target: CollectionInfo, rules: Migration, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per setting that `migration.index` orders: explained where the target has it so; the target must."""
+    after = effective_configuration(target)["hnsw"] or {}
+    return [
+        _row(target.name, setting, before.get(setting), value, ORDERED)
+        if after.get(setting) == value
+        else _row(target.name, setting, value, after.get(setting))
+        for setting, value in sorted(rules.index_of(target.name).items())
+    ]
 
 
 def judge_configuration(rows: list[dict[str, Any]]) -> Check:
@@ -123,12 +137,13 @@ def _enabled(schema: Mapping[str, Any]) -> dict[tuple[str, str, str], bool]:
     }
 
 
-def _metadata(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:
+def _metadata(source: CollectionInfo, target: CollectionInfo, order: Mapping[str, Any]) -> list[dict[str, Any]]:
     was, now = source.metadata or {}, target.metadata or {}
     different = {key: detail for _, key, detail in metadata_differences(was, now)}
     rows = []
     for key in sorted({*was, *now, *different}):
         why = "turned into configuration" if key in HNSW_METADATA and key not in now else ""
+        why = why or (ORDERED if HNSW_METADATA.get(key) in order else "")
         equal = was.get(key) if key not in different else now.get(key)
         rows.append(_row(source.name, f"metadata {key}", was.get(key), equal, why))
     return rows
