@@ -129,7 +129,7 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
             return None  # what follows the last newline
         try:
             said = _entry(line)["previous"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError):
             if torn:
                 previous = _digest(line)
                 continue
@@ -154,7 +154,7 @@ def entries(path: Path, trust: Trust | None = None, actions: Collection[str] = (
             entry = _entry(line)
         except ValueError:
             continue
-        asked = isinstance(entry, dict) and "action" in entry and (not actions or entry["action"] in actions)
+        asked = not actions or entry["action"] in actions
         if asked and (trust is None or begins < trust.since or signer(path.parent.name, line) in trust.keys):
             found.append(entry)
     return found
@@ -197,12 +197,12 @@ def _is_entry(line: bytes) -> bool:
         return False
 
 
-def _entry(line: bytes) -> Any:
+def _entry(line: bytes) -> dict[str, Any]:
     """What a line holds; ValueError where it is none of ours: a repeated name would be read as either."""
-    entry = json_in(line)
-    if isinstance(entry, dict) and json.dumps(entry, sort_keys=True).encode() != line:
-        raise ValueError("not as the toolkit writes it")
-    return entry
+    match json_in(line):
+        case {"action": str(), "facts": dict()} as entry if json.dumps(entry, sort_keys=True).encode() == line:
+            return dict(entry)  # whoever asks for entries relies on these two
+    raise ValueError("not as the toolkit writes it")
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -363,6 +363,11 @@ def user() -> str:
 def operator() -> str:
     """user@host, for the record."""
     return f"{user()}@{socket.gethostname()}"
+
+
+def process() -> str:
+    """This process, as a lock names its holder."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 @cache

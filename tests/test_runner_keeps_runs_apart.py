@@ -17,6 +17,7 @@ from helpers.evidence import signing
 from helpers.parameters import Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
+from helpers.rollback.outline import at_work
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunLock
@@ -124,6 +125,38 @@ def test_a_lock_is_dropped_when_its_holder_is_killed(tmp_path: Path) -> None:
         begun = time.monotonic()
         with RunLock(folder, "step").acquire(wait=10):
             assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("how", ["a link", "a link to nothing", "a pipe"])
+def test_a_lock_that_is_no_plain_file_is_refused_in_one_line(tmp_path: Path, how: str) -> None:
+    """A link in its place had its file emptied and written to; a pipe held up whoever asked."""
+    folder, other = runs.create(parameters(), "one"), tmp_path / "other"
+    lock = folder.workspace / "step.lock"
+    if how == "a pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(other)
+    if how == "a link":
+        other.write_text("mine", encoding="utf-8")
+    with pytest.raises(WorldError, match="is a link or a special file") as refused:
+        RunLock(folder, "step").acquire(0)
+    assert refused.value.where == str(lock)
+    assert other.exists() == (how == "a link")
+    assert how != "a link" or other.read_text(encoding="utf-8") == "mine"
+    if how != "a link to nothing":
+        with pytest.raises(WorldError, match="is a link or a special file"):
+            _ = RunLock(folder, "step").is_anothers
+    with pytest.raises(WorldError, match="is a link or a special file"):
+        at_work(folder)
+
+
+def test_who_holds_a_lock_is_told_apart() -> None:
+    folder = runs.create(parameters(), "one")
+    assert not RunLock(folder, "step").is_anothers
+    with RunLock(folder, "step"):
+        assert not RunLock(folder, "step").is_anothers
+        (folder.workspace / "step.lock").write_text("process 1 on elsewhere", encoding="utf-8")
+        assert RunLock(folder, "step").is_anothers
 
 
 def _with_package() -> dict[str, str]:

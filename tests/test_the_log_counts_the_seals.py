@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from helpers import audit, evidence
+from helpers import audit, cli, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import Terminal
+from helpers.evidence.seals import logged
+from helpers.evidence.secret_scan import made_again
+from helpers.evidence.statement import canonical
 from helpers.run.folders import RunFolder
 from tests.signers import Signers, changed_toolkit, finish, plain, signed_run
 
@@ -62,3 +69,60 @@ def test_a_seal_whose_line_was_killed_is_named_by_the_next_command(
     finish(home)
     assert verify(home.reports).problems == []
     assert "Everything fits." in plain(home)
+
+
+def written(folder: Path, *entries: Any) -> Path:
+    """A log that nobody signed, whose chain fits."""
+    previous, lines = audit.FIRST, b""
+    for entry in entries:
+        line = json.dumps({**entry, "previous": previous}, sort_keys=True).encode()
+        previous, lines = hashlib.sha256(line).hexdigest(), lines + line + b"\n"
+    (folder / audit.NAME).write_bytes(lines)
+    return folder / audit.NAME
+
+
+ODD: list[Any] = [None, "1", True, 1.5, [1], {"a": 1}, float("inf"), -3, 10**30]
+
+
+def test_a_log_that_nobody_signed_may_hold_any_types(tmp_path: Path) -> None:
+    rows = [{"action": what, "facts": {"number": n, "digest": n}} for what in ("seal", "sealed") for n in ODD]
+    log = written(tmp_path, {"action": "seal", "facts": {"number": 1}}, *rows)
+    assert audit.check(log) is None
+    said = list(made_again(tmp_path, (), None))
+    assert sum("names no seal by its number" in line for line in said) == 2 * len(ODD[:-2])
+    assert "seal -3 was begun after seal 1: seals were made again" in said
+    assert len(logged(tmp_path, 1, None)) == 2
+
+
+@pytest.mark.parametrize(
+    "odd", [{"action": "seal", "facts": [1]}, {"action": ["seal"], "facts": {}}, {"facts": {}}, {"action": "x"}]
+)
+def test_a_line_without_an_action_and_facts_is_no_line_of_the_log(tmp_path: Path, odd: Any) -> None:
+    log = written(tmp_path, {"action": "counted", "facts": {}}, odd)
+    broken = audit.check(log)
+    assert broken is not None
+    assert (broken.line, [entry["action"] for entry in audit.entries(log)]) == (2, ["counted"])
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("secrets", []),
+        ("code", 7),
+        ("number", float("inf")),
+        ("prefixes", [{"name": "a", "bytes": float("inf"), "sha256": "b"}]),
+    ],
+)
+def test_a_seal_with_parts_of_another_type_is_named_with_all_else(
+    home: RunFolder, part: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(home)
+    path = evidence.seals(home.reports)[-1].path
+    document = json.loads(path.read_bytes())
+    document["predicate"][part] = value
+    path.write_bytes(canonical(document) if "inf" not in str(value) else json.dumps(document).encode())
+    (home.reports / "run.log").write_text("", encoding="utf-8")
+    assert cli.main(["verify", home.id]) == 1
+    said = capsys.readouterr()
+    assert "run.log" in said.out
+    assert "unexpected" not in said.err

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from helpers.cli import doctor, evidence, run, snapshots
 from helpers.errors import RunbookError, UsageError, one_line
+from helpers.formatting import lines
 from helpers.reason_codes import ReasonCode
 from helpers.results import shortage
 from helpers.run import folders as runs
@@ -277,25 +278,36 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(line: str, code: int, trace: str) -> int:
-    print(f"{trace}runbook: {line}", file=sys.stderr, flush=True)
+    print(f"{lines(trace)}runbook: {line}", file=sys.stderr, flush=True)
     return code
 
 
 def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
     trace = traceback.format_exc()
-    where = tempfile.gettempdir()
-    try:
-        folder = RunFolder.of(chosen.run_id)
-        if chosen.judges:
-            raise OSError("nothing is written in a folder that is judged")
-        folder.log_block("unexpected error", trace)
-        where = str(folder.log_path)
-    except (RunbookError, OSError):
-        with tempfile.NamedTemporaryFile("w", prefix="runbook-", suffix=".log", delete=False, encoding="utf-8") as file:
-            file.write(trace)
-            where = file.name
     line = one_line(f"unexpected {type(error).__name__}: {error}")
-    return _fail(f"{line}. The traceback is in {where}", 1, trace if chosen.verbose else "")
+    return _fail(f"{line}. The traceback is in {_kept(trace, chosen)}", 1, trace if chosen.verbose else "")
+
+
+def _kept(trace: str, chosen: argparse.Namespace) -> str:
+    """Where a traceback is kept: in run.log; where nothing may be written there, in the run's workspace, else among the
+    temporary files. Only its owner can read it, and values of secrets are not in it."""
+    places: list[Path] = [Path(tempfile.gettempdir())]
+    with suppress(RunbookError, OSError):
+        folder = RunFolder.of(chosen.run_id)
+        places = [place for place in (folder.workspace, *places) if place.is_dir()]
+        if not chosen.judges:  # nothing is written in a folder that is judged
+            folder.log_block("unexpected error", trace)
+            return str(folder.log_path)
+    for place in places:
+        with (
+            suppress(OSError),
+            tempfile.NamedTemporaryFile(
+                "w", dir=place, prefix="runbook-", suffix=".log", delete=False, encoding="utf-8"
+            ) as file,
+        ):  # of mode 600
+            file.write(lines(trace))
+            return file.name
+    return "no file: none can be written"
 
 
 def _status(chosen: argparse.Namespace) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_li
 from helpers.evidence import signing, signoffs, verification
 from helpers.evidence.seals import LAST, custody, not_pushed, seals
 from helpers.evidence.signing import statement_in, statement_of
-from helpers.evidence.statement import SEALED, digest_of, prefix_digest, trusted
+from helpers.evidence.statement import LARGEST, SEALED, digest_of, prefix_digest, trusted
 from helpers.evidence.verification import Verified
 from helpers.formatting import count, size
 from helpers.reason_codes import ReasonCode
-from helpers.results import write_bytes, writing
+from helpers.results import contents, write_bytes, writing
 from helpers.run import folders as runs
 from helpers.run.folders import RunPath, RunState
 
@@ -47,17 +49,8 @@ def archive(folder: Path, path: Path) -> str:
 
     Raises `UsageError` where `path` exists or lies inside the folder.
     """
-    if path.exists() or path.absolute().is_relative_to(folder.absolute()):
-        why = "exists already" if path.exists() else "lies in the folder of the run"
-        raise UsageError(
-            ReasonCode.BAD_OUTPUT, why, where=one_line(str(path)), next_step="Name another file: --output FILE.zip."
-        )
-    if links := sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink()):
-        raise WorldError(
-            ReasonCode.NOT_ARCHIVED, f"{one_line(links[0], 200)} is a link, and what it points to is no evidence of this run",
-            where=str(folder), next_step="Take links out of the folder; nothing was written.",
-        )  # fmt: skip
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    _refuse_output(folder, path)
+    names = _names(folder)
     try:
         with (
             writing(path) as temporary,
@@ -74,6 +67,24 @@ def archive(folder: Path, path: Path) -> str:
         ) from error
     what = f"{path}: {count(len(names), 'file')}, {size(path.stat().st_size)}, SHA-256 {digest}"
     return f"{what}\nUnpack it anywhere; in its folder: bash VERIFY.txt"
+
+
+def _refuse_output(folder: Path, path: Path) -> None:
+    if path.exists() or path.absolute().is_relative_to(folder.absolute()):
+        why = "exists already" if path.exists() else "lies in the folder of the run"
+        raise UsageError(
+            ReasonCode.BAD_OUTPUT, why, where=one_line(str(path)), next_step="Name another file: --output FILE.zip."
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    """The files below the folder; `WorldError` where one is a link."""
+    if links := sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink()):
+        raise WorldError(
+            ReasonCode.NOT_ARCHIVED, f"{one_line(links[0], 200)} is a link, and what it points to is no evidence of this run",
+            where=str(folder), next_step="Take links out of the folder; nothing was written.",
+        )  # fmt: skip
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 # -- evidence ----------------------------------------------------------------------------------------------------------
@@ -358,12 +369,39 @@ def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
 
 def _archive(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
-    found = verify(folder.reports, [digest.lower() for digest in chosen.expect])
+    path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
+    expect = [digest.lower() for digest in chosen.expect]
+    _refuse_problems(folder, verify(folder.reports, expect))
+    _refuse_output(folder.reports, path)
+    with _copied(folder, path.absolute().parent) as copy:  # what somebody changes from here on is not archived
+        _refuse_problems(folder, verify(copy, expect))
+        print(archive(copy, path))
+    return 0
+
+
+def _refuse_problems(folder: RunState, found: Verified) -> None:
     if found.problems:
         raise UsageError(
             ReasonCode.NOT_ARCHIVED, f"{found.problems[0]} ({count(len(found.problems), 'problem')})", where=f"run {folder.id}",
             next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
         )  # fmt: skip
-    path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
-    print(archive(folder.reports, path))
-    return 0
+
+
+@contextmanager
+def _copied(folder: RunState, beside: Path) -> Iterator[Path]:
+    """A copy of the run's files, under its id, that nobody else can enter: what is verified there is what is archived."""
+    where = beside
+    with ExitStack() as stack:
+        try:
+            beside.mkdir(parents=True, exist_ok=True)
+            copy = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{folder.id}-", dir=beside)), folder.id
+            )
+            for name in _names(folder.reports):
+                where = folder.reports / name
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                (copy / name).write_bytes(contents(where, LARGEST))
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise WorldError(ReasonCode.NOT_ARCHIVED, f"cannot be copied ({why})", where=str(where)) from error
+        yield copy

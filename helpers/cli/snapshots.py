@@ -298,6 +298,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
 
     Raises `Terminal` ("snapshot_altered") where it differs.
     """
+    from helpers import audit
     from helpers.migration.source_changes import open_sealed
     from helpers.run.folders import every_run
     from helpers.snapshots.retention import digests, told
@@ -312,7 +313,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
                 ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and {one_line(digest, 64)} {why}",
                 where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
             )  # fmt: skip
-        if digest:
+        if digest and by:
             where.append(by)
 
     compare(expected, "is expected", "--expect")
@@ -327,11 +328,14 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
             where.append(f"the evidence of run {run.id}")
     # After the runs: their evidence names the seal that an altered snapshot contradicts.
     signed = digests(snapshot.folder.parent).get(snapshot.folder.name, "")
-    compare(signed, "was its digest when it was taken", "the signed line beside it")
+    proven = bool(audit.own_key())  # else nothing can be signed here, nor any line be proven
+    compare(signed, "was its digest when it was taken", "the signed line beside it" if proven else "")
     if where:
         return snapshot, f"Its digest {snapshot.digest} is the one of {' and '.join(where)}."
+    line = f", but for a line of {audit.NAME} beside it that nobody has proven" if signed else ""
     return snapshot, (
-        f"Its digest {snapshot.digest} was not compared with anything outside its folder: no run here has taken it{damaged}. "
+        f"Its digest {snapshot.digest} was not compared with anything outside its folder{line}: "
+        f"no run here has taken it{damaged}. "
         "Take the digest from the run's evidence, and compare: --expect SHA256"
     )
 

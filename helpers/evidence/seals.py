@@ -291,15 +291,12 @@ def logged(folder: Path, seals: int, trust: audit.Trust | None) -> list[list[dic
     found: list[list[dict[str, Any]]] = [[] for _ in range(seals + 1)]
     number = 0
     for entry in audit.entries(folder / audit.NAME, trust):
-        facts = entry.get("facts")
-        if not isinstance(facts, dict):
-            continue
-        if entry.get("action") == "seal":
-            begun = int(facts.get("number", 0))
+        begun = entry["facts"].get("number") if entry["action"] == "seal" else None
+        if type(begun) is int:  # of a log that nobody signed it may be anything
             if begun == number > 0:
                 found[number - 1] += found[number]
                 found[number] = []
-            number = begun if begun <= seals else number
+            number = begun if 0 < begun <= seals else number
         else:
             found[number].append(entry)
     return found

@@ -60,7 +60,7 @@ def refuse_other_log(run: RunState, chain: Sequence[Seal]) -> None:
 def name_seals(run: RunState, chain: Sequence[Seal]) -> None:
     """Have the log name each seal that is there, once: another one of its number was made again."""
     log = audit.entries(run.reports / audit.NAME, trust(chain, audit.own_key()), (SEALED,))
-    named = {entry["facts"].get("digest") for entry in log}
+    named = {str(entry["facts"].get("digest")) for entry in log}
     for each in chain:
         if SEALED in each.predicate and each.digest not in named:
             audit.append(run.reports / audit.NAME, SEALED, number=each.number, digest=each.digest)
@@ -71,7 +71,9 @@ def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -
     digests, named, begun = {seal.digest: seal for seal in chain}, set[str](), 0
     for entry in audit.entries(folder / audit.NAME, trust, ("seal", SEALED)):
         number, digest = entry["facts"].get("number"), one_line(str(entry["facts"].get("digest")), 64)
-        if entry["action"] == "seal":
+        if type(number) is not int:  # a log that nobody signed may say anything
+            yield f"a line {entry['action']} names no seal by its number"
+        elif entry["action"] == "seal":
             if number < begun:
                 yield f"seal {number} was begun after seal {begun}: seals were made again"
             begun = number

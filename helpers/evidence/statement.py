@@ -145,7 +145,7 @@ def read_seal(path: Path, data: bytes | None = None) -> Seal:
         known = known and bool(seal.previous and seal.previous_name and seal.created)
         check_run_id(str(predicate["run"]["id"]))  # VERIFY.txt, which is run, names it
         canon = canonical(document) == data
-    except (ValueError, KeyError, TypeError, UsageError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, UsageError) as error:  # the last of an infinite number
         raise ValueError("it is not a seal") from error
     if not (known and canon):
         raise ValueError("it is not a seal as this toolkit writes them")

@@ -91,18 +91,25 @@ def verify(
     if chain:
         newest = chain[-1]
         found.newest = newest.digest
-        found.notes += _announced(chain)
-        found.notes += (f"{newest.name}: searched for secrets, but {what} {why}" for what, why in _unsearched(newest))
         run = knowing(RunState(folder.name, folder, folder, judged=True), chain)
         for lines in (
-            _files(folder, newest, against), _audit_log(folder, chain, found), _work(folder, chain, found),
-            _history(folder, chain, found), _binding(folder, chain, found), _custody(chain, signers, found),
-            _times(chain, authority, found), _pushed(folder, chain, found), _notebooks(folder, found), _parameters(run, found),
-            _signatures(run, found, signers), _derived(run, newest, page, found),
+            _announced(chain, found), _files(folder, newest, against), _audit_log(folder, chain, found),
+            _work(folder, chain, found), _history(folder, chain, found), _binding(folder, chain, found),
+            _custody(chain, signers, found), _times(chain, authority, found), _pushed(folder, chain, found),
+            _notebooks(folder, found), _parameters(run, found), _signatures(run, found, signers),
+            _derived(run, newest, page, found),
         ):  # fmt: skip
             try:
                 found.problems += lines
-            except (RunbookError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            except (
+                RunbookError,
+                OSError,
+                ValueError,
+                LookupError,
+                TypeError,
+                AttributeError,
+                ArithmeticError,
+            ) as error:
                 found.problems.append(f"{error}")  # of a forged file; the other problems are still listed
         statements = len(list((folder / RunPath.SIGNOFFS).glob("*.json")))
         found.summary = f"{count(len(newest.subjects), 'file')}, {len(chain)} seals, {statements} signatures"
@@ -268,23 +275,23 @@ def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
         before = seal
 
 
-def _announced(chain: list[Seal]) -> Iterator[str]:
-    """What the audit log may name and an auditor must know: other code, another decision, other signers, other parameters."""
+def _announced(chain: list[Seal], found: Verified) -> Iterator[str]:
+    """Notes: what the audit log may name and an auditor must know (other code, another decision, other signers or parameters),
+    and what the search for secrets left out."""
     for one, two in pairwise(chain):
-        yield from other_code(one, two)
+        found.notes += other_code(one, two)
         before, now = (str(seal.predicate["decision"]) for seal in (one, two))
         if before not in ("", now):
-            yield f"{two.name}: the decision is {now or 'open'}; at seal {one.number} it was {before}"
+            found.notes.append(f"{two.name}: the decision is {now or 'open'}; at seal {one.number} it was {before}")
         for name in sorted(CHANGING - {RunPath.RUN}):
             if name in one.subjects and one.subjects[name] != two.subjects.get(name):
                 who = ", so others may sign, or sign otherwise" if name.startswith(ALLOWED) else ""
-                yield f"{name}: changed between seal {one.number} and seal {two.number}, as {audit.NAME} says{who}"
-
-
-def _unsearched(seal: Seal) -> Iterator[tuple[str, str]]:
-    """What the search before this seal left out: secrets that had no value there, files that are too large; and why."""
-    told = seal.predicate.get("secrets", {}).get("unknown", {})
-    yield from ((one_line(str(what), 200), one_line(str(why), 200)) for what, why in told.items())
+                what = f"changed between seal {one.number} and seal {two.number}, as {audit.NAME} says{who}"
+                found.notes.append(f"{name}: {what}")
+    for what, why in chain[-1].predicate.get("secrets", {}).get("unknown", {}).items():
+        left_out = f"{one_line(str(what), 200)} {one_line(str(why), 200)}"
+        found.notes.append(f"{chain[-1].name}: searched for secrets, but {left_out}")
+    yield from ()
 
 
 def _expected(chain: list[Seal], expect: Sequence[str], found: Verified) -> Iterator[str]:

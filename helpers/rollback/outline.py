@@ -24,7 +24,7 @@ from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
-from helpers.results import Check, StateFile, StepResult, Verdict, utc_now
+from helpers.results import Check, StateFile, StepResult, Verdict, private, utc_now
 from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -118,7 +118,7 @@ def at_work(folder: RunFolder) -> dict[int, str]:
     for name in LOCKS:
         path = folder.workspace / f"{name}.lock"
         try:
-            file = path.open("r+", encoding="utf-8")
+            file = open(path, "r+", encoding="utf-8", opener=private)  # noqa: SIM115  (a path's own takes no opener)
         except FileNotFoundError:
             continue
         with file:

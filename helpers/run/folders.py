@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,6 +42,7 @@ from helpers.results import (
     json_in,
     json_text,
     naming,
+    private,
     reading,
     utc_now,
     write_text,
@@ -544,9 +545,9 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def acquire(self, wait: float = 10.0) -> Self:
-        """Take it, waiting up to `wait` seconds for a holder that is about to end; else WorldError `run_locked`."""
+        """Take it, waiting up to `wait` seconds for a holder that is about to end; else `WorldError`."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
-        file = self.path.open("a+", encoding="utf-8")
+        file = open(self.path, "a+", encoding="utf-8", opener=private)  # noqa: SIM115  (a path's own takes no opener)
         deadline = time.monotonic() + wait
         while True:
             try:
@@ -559,7 +560,7 @@ class RunLock:
         with naming(self.path), ExitStack() as failing:
             failing.callback(file.close)
             os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.write(file.fileno(), audit.process().encode())
             failing.pop_all()
         self._file = file
         return self
@@ -567,15 +568,14 @@ class RunLock:
     @property
     def is_anothers(self) -> bool:
         """Whether another process holds it now."""
-        if not self.path.exists():
-            return False
-        with suppress(WorldError):
-            self.acquire(0).release()
-            return False
-        return (
-            self.path.read_text(encoding="utf-8", errors="replace")
-            != f"process {os.getpid()} on {socket.gethostname()}"
-        )
+        try:
+            if self.path.exists():
+                self.acquire(0).release()
+        except WorldError as error:
+            if error.code == ReasonCode.RUN_LOCKED:
+                return not error.what.endswith(f" {audit.process()}")
+            raise
+        return False
 
     def _held(self, file: IO[str]) -> RunbookError:
         file.seek(0)

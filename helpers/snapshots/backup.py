@@ -28,7 +28,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers import audit
 from helpers.chunks import ChunkBatch, Vectors, is_sparse, parquet_batches
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import numbered
@@ -36,7 +35,7 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots.export_journal import CHUNK, EXPORT, write_parquet
-from helpers.snapshots.retention import CREATED, begin, digests
+from helpers.snapshots.retention import begin, digests, record
 from helpers.snapshots.snapshot import (
     PLAIN,
     Part,
@@ -114,14 +113,13 @@ def take(
     rules = parameters.snapshot
     directory = Path(rules.directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    log = directory / audit.NAME
     about = {"source": store.label, "base": base.id if base is not None else ""}
     begin(directory, snapshot_id, **about)
     taken = write_snapshot(
         store, directory, snapshot_id, names, retention_days=rules.retention_days,
         readers=store.limits().readers(min(2, parameters.migration.workers)), progress=progress, same=base,
     )  # fmt: skip
-    audit.append(log, CREATED, snapshot=taken.id, **about, digest=taken.digest, chunks=taken.total)
+    record(directory, snapshot=taken.id, **about, digest=taken.digest, chunks=taken.total)
     return taken
 
 
@@ -226,10 +224,10 @@ def from_files(
         shutil.rmtree(partial)
     if final.exists() or partial.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(final))
-    begun, log, rounded = utc_now(), directory / audit.NAME, dict[str, int]()
+    begun, rounded = utc_now(), dict[str, int]()
     partial.mkdir(parents=True)
     about = {"snapshot": snapshot_id, "source": source, "base": ""}
-    audit.append(log, CREATED, outcome="begun", **about)
+    record(directory, outcome="begun", **about)
     try:
         entries = []
         for number, (file, info) in enumerate(infos, 1):
@@ -245,7 +243,7 @@ def from_files(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     made = complete(partial, final)
-    audit.append(log, CREATED, **about, digest=made.digest, chunks=made.total)
+    record(directory, **about, digest=made.digest, chunks=made.total)
     return made, {name: n for name, n in rounded.items() if n}
 
 

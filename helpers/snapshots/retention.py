@@ -241,7 +241,7 @@ def take(
         run.log(note)
     about: dict[str, Any] = {"snapshot": snapshot.id, "digest": snapshot.digest, "chunks": snapshot.total}
     audit.append(run.folder / audit.NAME, CREATED, **about)  # where those who can write to the snapshots cannot
-    audit.append(directory / audit.NAME, CREATED, **about, **by)
+    record(directory, **about, **by)
     return snapshot
 
 
@@ -256,11 +256,16 @@ def begin(directory: Path, snapshot_id: str, **by: Any) -> None:
         raise Terminal(
             ReasonCode.SNAPSHOT_EXISTS, what, where=str(partial), next_step="Find out whose it is, and move it away."
         )
-    audit.append(directory / audit.NAME, CREATED, outcome="begun", snapshot=snapshot_id, gone_on=gone_on, **by)
+    record(directory, outcome="begun", snapshot=snapshot_id, gone_on=gone_on, **by)
+
+
+def record(directory: Path, **about: Any) -> None:
+    """A line of the log beside the snapshots, which names this directory: it proves nothing in another of the same name."""
+    audit.append(directory / audit.NAME, CREATED, directory=str(directory.resolve()), **about)
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """The digest of each snapshot that was taken there, by the word of lines that were signed here."""
+    """The digest of each snapshot that was taken there, by the word of lines that were signed here (`_signed`)."""
     lines = (entry["facts"] for entry in _signed(directory) if _names_a_snapshot(entry, "digest"))
     return {facts["snapshot"]: facts["digest"] for facts in lines}
 
@@ -338,9 +343,15 @@ def _doubt(directory: Path) -> tuple[str, set[str]]:
 
 
 def _signed(directory: Path) -> list[dict[str, Any]]:
-    """Which snapshots were taken there by the word of lines signed with this workspace's key; all lines where it has no key."""
+    """Which snapshots were taken there by the word of lines signed with this workspace's key; none where it has no key.
+
+    Lines that name another directory were copied from there; those of older toolkits name none. Without ssh-keygen nothing
+    can be signed or proven here: all lines, and whoever tells of them says so (`audit.own_key`).
+    """
     key = audit.own_key()
-    return audit.entries(directory / audit.NAME, audit.Trust(frozenset({key})) if key else None, (CREATED,))
+    trust = audit.Trust(frozenset({key} - {""})) if key or shutil.which("ssh-keygen") else None
+    log, here = audit.entries(directory / audit.NAME, trust, (CREATED,)), str(directory.resolve())
+    return [entry for entry in log if entry["facts"].get("directory", here) == here]
 
 
 def _names_a_snapshot(entry: dict[str, Any], *besides: str) -> bool:
