@@ -254,7 +254,7 @@ def contents(path: Path, most: int = MOST_READ) -> bytes:
             raise OSError(errno.EINVAL, "not a plain file", str(path))
         if about.st_size > most:
             raise ValueError(f"it is larger than {formatting.size(most)}")
-        return file.read(most)
+        return file.read(about.st_size)  # room for `most` would be made at once
 
 
 def _plainly(path: str, flags: int) -> int:

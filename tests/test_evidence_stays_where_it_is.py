@@ -53,6 +53,8 @@ def test_the_log_of_another_run_of_the_same_name_is_refused_and_named(
     with pytest.raises(Terminal, match=r"is not what audit\.jsonl names"):
         evidence.seal(home.read())
     log.write_bytes(own)
+    for path in home.reports.glob("packages-*"):  # named in the log that was not its own
+        path.unlink()
     evidence.keep_sealed(home.read())
     finish(home)
     assert verify(home.reports).problems == []
@@ -81,7 +83,7 @@ def test_the_log_of_another_folder_of_snapshots_proves_nothing(tmp_path: Path, c
 def test_a_line_that_nobody_has_proven_is_not_called_signed(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a workspace without a key, and where there is no ssh-keygen: an invented line called the snapshot the one of the line."""
+    """In a workspace without a key, and where there is no ssh-keygen: an invented line was called signed."""
     snapshotted(tmp_path)
     digest = Snapshot.open(Path("kept/night-21")).digest
     assert cli.main(["snapshots", "verify", "night-21", "--directory", "kept"]) == 0
@@ -161,7 +163,7 @@ def test_a_traceback_shows_no_secret_and_nobody_else_can_read_it(
     monkeypatch.setattr(commands, "verify", fails)
     before = {path: path.read_bytes() for path in home.reports.rglob("*") if path.is_file()}
     for place in (home.workspace, tmp_path / "temporary"):
-        assert cli.main(["--verbose", "verify", home.id]) == 1
+        assert cli.main(["verify", home.id, "--verbose"]) == 1
         said = capsys.readouterr().err
         (kept,) = place.glob("runbook-*.log")
         text = kept.read_text(encoding="utf-8")
@@ -200,7 +202,7 @@ def invented(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_chain_that_was_invented_is_unsigned_and_fits_nothing_that_was_kept_elsewhere(
     signers: Signers, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
-    """docs/security.md, "Not promised": alone it verifies as a run of an old toolkit, and `verify` says that nothing is signed."""
+    """docs/security.md, "Not promised": alone it verifies as an old toolkit's run, and `verify` says that nothing is signed."""
     home = small_run("night-1", signers)
     evidence.keep_sealed(home.read())
     noted = evidence.seals(home.reports)[-1].digest
