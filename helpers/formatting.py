@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -217,12 +218,42 @@ def harmless(value: Any) -> str:
     return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA) or text.startswith("'") else text
 
 
+class Digested:
+    """A file that is written to, and the SHA-256 of what was given to it: what lies there afterwards may be another's."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._sha256 = raw, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._sha256.update(data)
+        return self._raw.write(data)
+
+    def flush(self) -> None:
+        self._raw.flush()
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+Wrote = Callable[[Path, str], object]  # takes a file that is there as a whole, and the digest of what was written
+
+
+def untold(_path: Path, _digest: str) -> None:
+    """For whoever names no file."""
+
+
+def packed(raw: Digested) -> gzip.GzipFile:
+    """What is written is packed; the same bytes give the same file, whatever the name of a temporary one."""
+    return gzip.GzipFile("", "wb", mtime=0, fileobj=raw)
+
+
 @contextmanager
-def packed_rows(raw: IO[bytes]) -> Iterator[Callable[[Iterable[Any]], Any]]:
+def packed_rows(raw: Digested) -> Iterator[Callable[[Iterable[Any]], Any]]:
     """Takes rows of a CSV file, one at a time, and packs them; the same rows give the same bytes, wherever they are written."""
     with (
-        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,  # without the name of a temporary file
-        io.TextIOWrapper(cast(IO[bytes], packed), "utf-8", "backslashreplace", newline="") as file,
+        packed(raw) as file_of_bytes,
+        io.TextIOWrapper(cast(IO[bytes], file_of_bytes), "utf-8", "backslashreplace", newline="") as file,
     ):
         yield csv.writer(file, lineterminator="\n").writerow
 

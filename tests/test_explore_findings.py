@@ -16,7 +16,7 @@ import pytest
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError
-from helpers.formatting import harmless, packed_rows
+from helpers.formatting import Digested, harmless, packed_rows
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.profiling.search import file_stem
@@ -260,7 +260,7 @@ def test_the_same_rows_give_the_same_bytes_wherever_they_are_written(tmp_path: P
     """A list once held the name of the temporary file that it was written as."""
     found = []
     for name in ("one", "two"):
-        with writing(tmp_path / name) as temporary, temporary.open("wb") as raw, packed_rows(raw) as line:
+        with writing(tmp_path / name) as temporary, temporary.open("wb") as raw, packed_rows(Digested(raw)) as line:
             line(["id", "=1"])
         found.append((tmp_path / name).read_bytes())
     assert found[0] == found[1]

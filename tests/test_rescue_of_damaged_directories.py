@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
+from helpers.errors import Terminal, WorldError
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import distance, open_source, opening
+from helpers.stores.base import told_dimension
 from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import LINKS, bloat
 from helpers.stores.layout import DATABASE, stored_names
@@ -110,6 +112,22 @@ def test_a_rescued_collection_is_searched_by_brute_force(bench: Bench) -> None:
         away = np.sort(distance("l2", batch.embeddings, batch.embeddings[7]))[:5]
         assert (found[0], [d for _, d in found]) == ((batch.ids[7], 0.0), away.tolist())
         assert "damaged" in store.text_queries_available(made.collection)
+
+
+@pytest.mark.parametrize("dimension", [2**40, -3])
+def test_a_length_of_vectors_that_nobody_has_makes_no_matrix(bench: Bench, dimension: int) -> None:
+    """By SQLite's own word, where no index says otherwise; a matrix of it was made before anything was read."""
+    made = bench.make("missing header.bin")
+    sql(made.folder, "UPDATE collections SET dimension = ?", dimension)
+    with (
+        pytest.raises(WorldError, match=rf"dimension'?s? .*{dimension}|{dimension} dimensions"),
+        open_source(Endpoint(path=str(made.folder)), bench.folder / "scratch") as store,
+    ):
+        store.read(made.collection, store.ids(made.collection))
+    for told in (dimension, "3", 1.5):
+        with pytest.raises(Terminal, match="are said to have"):
+            told_dimension(told, "alpha")
+    assert [told_dimension(told, "alpha") for told in (None, 0, 4_096)] == [None, 0, 4_096]
 
 
 def test_a_torn_file_of_a_terabyte_is_never_copied(bench: Bench) -> None:

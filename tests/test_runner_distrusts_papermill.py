@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from helpers import audit, results
 from helpers.errors import NoGo, WorldError
+from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
 from helpers.plots.style import empty
+from helpers.profiling import similarity
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -19,6 +23,7 @@ from helpers.run.kernel import is_whole
 from helpers.run.record import RunRecord
 from helpers.runner import pipeline
 from helpers.runner.pipeline import Execution, error_of
+from helpers.validation.merged import searches
 from tests import kernels
 from tests.notebook_files import CHECK, FINISH, write_notebook
 
@@ -184,3 +189,37 @@ def test_the_log_names_a_result_and_a_figure_as_they_were_written(
     digest = record.write_result()
     assert record.files == written
     assert written[f"results/{STEP.number}.json"] == digest
+
+
+@pytest.mark.parametrize("which", ["searches", "quarantine", "findings"])
+def test_a_list_is_named_as_it_was_streamed(
+    which: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is exchanged at once when it lies there; its digest was taken from the disk after that."""
+    record, path = RunRecord(folder.read(), STEP.number), folder.reports / "list.gz"
+
+    def write() -> None:
+        if which == "searches":
+            with searches(path, record.wrote) as line:
+                line("alpha", "q", [0.5], "alpha", "restricted", "k nearest", 3, [("a", 0.1)])
+        elif which == "quarantine":
+            Quarantine(tmp_path / "none").evidence(path, wrote=record.wrote)
+        else:
+            groups = SimpleNamespace(groups={"x": [("alpha", "a"), ("beta", "b")]})
+            places = SimpleNamespace(total=lambda _: 0)
+            scan: Any = SimpleNamespace(documents=groups, vectors=SimpleNamespace(groups={}), places=places)
+            record.wrote(path, similarity.keep(scan, path))
+
+    write()
+    genuine = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record.files == {"list.gz": genuine}
+    record.files.clear()
+    whole = results.publish
+
+    def exchanged(temporary: Path, path: Path) -> None:
+        whole(temporary, path)
+        path.write_bytes(b"forged")
+
+    monkeypatch.setattr(results, "publish", exchanged)
+    write()
+    assert (record.files, path.read_bytes()) == ({"list.gz": genuine}, b"forged")

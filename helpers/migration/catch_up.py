@@ -557,8 +557,7 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
             run.fact("targets", {name: store.count(name) for name in sorted(work.staged.files)})
     kept = run.folder / f"{run.step}_quarantine.jsonl.gz"
     if len(ledger.rounds) > validated and job.quarantine.entries():
-        job.quarantine.evidence(kept, job.schema.shown)
-        run.wrote(kept)
+        job.quarantine.evidence(kept, job.schema.shown, run.wrote)
     rounds = ledger.rounds[validated:]
     found = {key: sum(r[key] for r in rounds) for key in ("added", "changed", "deleted")}
     return {

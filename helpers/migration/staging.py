@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, one_line, redacted
-from helpers.formatting import harmless
+from helpers.formatting import Digested, Wrote, harmless, packed, untold
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
@@ -115,16 +115,15 @@ class Quarantine:
         for file in sorted(self.folder.glob("*.parquet")):
             yield read_parquet(file)
 
-    def evidence(self, path: Path, shown: Callable[[Any], Any] = lambda value: value) -> int:
+    def evidence(self, path: Path, shown: Callable[[Any], Any] = lambda value: value, wrote: Wrote = untold) -> int:
         """Write all of them as JSON Lines, compressed by gzip: one chunk a line, with its reason. Gives how many.
 
         Those that the schema leaves out come last, without content, and are not counted. `shown` gives what a report may show
-        of a text or of metadata (`Schema.shown`). NaN and Infinity, which JSON does not know, are texts. The same chunks give
-        the same bytes.
+        of a text or of metadata (`Schema.shown`); `wrote` takes the digest of what was written. NaN and Infinity are texts.
         """
         why = {(e["collection"], e["id"]): e for e in self.entries()}
         written: set[tuple[str, str]] = set()
-        with writing(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
+        with writing(path) as partial, partial.open("wb") as raw, packed(digested := Digested(raw)) as file:
             for table in self.chunks():
                 for row in table.to_pylist():
                     key = (row.get("collection", ""), row.get("source_id", row["id"]))
@@ -144,6 +143,7 @@ class Quarantine:
                 if entry["reason"] == ReasonCode.LEFT_OUT:
                     line = {key: entry[key] for key in ("collection", "id", "reason", "detail")}
                     file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
+        wrote(path, digested.digest)
         return len(written)
 
     def _lines(self) -> Iterator[dict[str, str]]:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from helpers.chunks import Vectors
 from helpers.errors import one_line
-from helpers.formatting import harmless, packed_rows
+from helpers.formatting import Digested, harmless, packed_rows
 from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Sample, lengths_of, plain_text
 from helpers.reason_codes import ReasonCode
@@ -351,9 +351,10 @@ def duplicates(profile: Profile) -> pd.DataFrame:
     return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
 
 
-def keep(scan: Scan, path: Path) -> None:
+def keep(scan: Scan, path: Path) -> str:
     """Every chunk with a zero vector, and every one whose document or vector the source holds more than once: finding, group
-    (chunks that repeat each other have one number), collection, id. Whole or not at all; no file where there is none."""
+    (chunks that repeat each other have one number), collection, id. Whole or not at all; no file where there is none. The digest
+    of what was written, "" for none."""
     places: list[tuple[str, int | str, Iterable[Sequence[str]]]] = [
         (what, number, group)
         for what, repeats in (("repeated document", scan.documents), ("repeated vector", scan.vectors))
@@ -365,12 +366,13 @@ def keep(scan: Scan, path: Path) -> None:
         )
     if not places:
         path.unlink(missing_ok=True)
-        return
-    with writing(path) as temporary, temporary.open("wb") as raw, packed_rows(raw) as line:
+        return ""
+    with writing(path) as temporary, temporary.open("wb") as raw, packed_rows(written := Digested(raw)) as line:
         line(["finding", "group", "collection", "id"])
         for what, number, group in places:
             for collection, chunk, *_ in group:
                 line([what, number, harmless(collection), harmless(chunk)])
+    return written.digest
 
 
 def collisions(profile: Profile) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
 from helpers.formatting import count, duration, unit_of
 from helpers.parameters import Endpoint, Parameters
 from helpers.reason_codes import Reason, ReasonCode
-from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, file_digest, meets, naming, utc_now, worst
+from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, naming, utc_now, worst
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
 
@@ -163,13 +163,12 @@ class RunRecord:
         self.wrote(path, digest := self.result.write(path))
         return digest
 
-    def wrote(self, path: Path, digest: str = "") -> None:
-        """Have this file, or that it is not there, named by the log where the step ends: only what is named is sealed.
+    def wrote(self, path: Path, digest: str) -> None:
+        """Have this file, or that it is not there (""), named by the log where the step ends: only what is named is sealed.
 
-        `digest` is that of what was written, where it is known: the file may be another's by now.
+        `digest` is that of what was written: what lies there may be another's by now.
         """
-        found = digest or (file_digest(path) if path.is_file() else "")
-        self.files[path.relative_to(self.folder).as_posix()] = found
+        self.files[path.relative_to(self.folder).as_posix()] = digest
 
     def apart(self) -> contextlib.AbstractContextManager[None]:
         """Inside it this process lets go of the run, so that a command of its own can work on it."""

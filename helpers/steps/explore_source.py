@@ -76,8 +76,8 @@ class ExploreSourceStep(NotebookStep):
 
     def duplicates(self) -> pd.DataFrame:
         """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
-        similarity.keep(self.scan, self.run.folder / FINDINGS)
-        self.run.wrote(self.run.folder / FINDINGS)
+        path = self.run.folder / FINDINGS
+        self.run.wrote(path, similarity.keep(self.scan, path))
         return similarity.duplicates(self.profile)
 
     def collisions(self) -> pd.DataFrame:

@@ -242,17 +242,17 @@ class MigrateStep(NotebookStep):
         file = self.run.folder / QUARANTINED  # the workspace goes one day, the evidence stays
         self.run.fact("left_out", out := self.job.quarantine.left_out())
         if counted or out:
-            self.run.fact("quarantine_file", self.job.quarantine.evidence(file, self.job.schema.shown))
+            self.run.fact("quarantine_file", self.job.quarantine.evidence(file, self.job.schema.shown, self.run.wrote))
         else:
             file.unlink(missing_ok=True)
+            self.run.wrote(file, "")
         listed, kept = self.staged.folder / CHANGES, self.run.folder / CHANGED
         if listed.is_file():
             self.run.wrote(kept, write_bytes(kept, listed.read_bytes()))
             self.run.fact("changes_file", sum(1 for _ in unpacked_rows(kept, ())))
         else:
             kept.unlink(missing_ok=True)
-            self.run.wrote(kept)
-        self.run.wrote(file)
+            self.run.wrote(kept, "")
         return table
 
     def _written(self) -> pd.DataFrame:

@@ -127,11 +127,10 @@ class ValidateStep(NotebookStep):
             self.run.phase("compare", total),
             self.run.progress("comparing with the target", total) as progress,
             open_target(self.run.parameters.target) as store,
-            searches(self.run.folder / SEARCHES) as write,
+            searches(self.run.folder / SEARCHES, self.run.wrote) as write,
         ):
             found = Examination(store, self.of, write).run(progress)
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
-        self.run.wrote(self.run.folder / SEARCHES)
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
         staging.judge_reembedded(self.run, self.of.snapshot, self.run.workspace / staging.REEMBEDDED)

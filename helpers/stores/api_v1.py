@@ -20,7 +20,17 @@ import numpy.typing as npt
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import Closing, CollectionInfo, Neighbours, fitting, from_metadata, is_marker, resolve, texts
+from helpers.stores.base import (
+    Closing,
+    CollectionInfo,
+    Neighbours,
+    fitting,
+    from_metadata,
+    is_marker,
+    resolve,
+    texts,
+    told_dimension,
+)
 from helpers.stores.client import ASK_AGAIN, VectorLost, batch_of, pieces, proven_spaces, twice_what_it_counts
 from helpers.stores.limits import Limits, Requests, Usage, done_once, written_once
 from helpers.stores.wire import json_of
@@ -104,7 +114,7 @@ class ApiV1Store(Closing):
         if not collection.get("dimension"):
             ids = self.some_ids(name, 20)
             collection["dimension"] = self._read_piece(name, ids, True).dimension if ids else None
-        return collection["dimension"] or None
+        return told_dimension(collection["dimension"], self._at(name)) or None
 
     def _at(self, name: str) -> str:
         return f"collection {name} of {self.label}"

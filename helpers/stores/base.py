@@ -32,6 +32,7 @@ HNSW_METADATA = {
     "hnsw:resize_factor": "resize_factor",
 }
 AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add a chunk is not there (chroma-facts 19)
+MOST_DIMENSION = 10**6  # numbers of a vector; a matrix of as many as a source likes would fill the memory
 LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target
 
 Neighbours = list[list[tuple[str, float]]]  # per query vector: (id, distance), best first
@@ -160,6 +161,16 @@ def fitting(read: Read) -> Read:
             ) from error
 
     return cast(Read, guarded)
+
+
+def told_dimension(told: Any, where: str) -> int | None:
+    """The length of a collection's vectors as the source tells it, None where it tells none; `Terminal` for what is none."""
+    if told is None or (isinstance(told, int) and 0 <= told <= MOST_DIMENSION):
+        return told
+    raise Terminal(
+        ReasonCode.NOT_JSON, f"its vectors are said to have {str(told)[:40]} dimensions", where=where,
+        next_step=f"Between 1 and {MOST_DIMENSION:,} are read. Find out who wrote that.",
+    )  # fmt: skip
 
 
 def texts(given: Any, *, optional: bool = False) -> list[Any]:

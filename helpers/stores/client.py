@@ -35,6 +35,7 @@ from helpers.stores.base import (
     is_marker,
     resolve,
     texts,
+    told_dimension,
 )
 from helpers.stores.creation import TargetLock
 from helpers.stores.door import Client, Collection
@@ -170,7 +171,7 @@ class ClientStore(TargetLock, Closing):
         return CollectionInfo(
             name=name,
             count=self.count(name),
-            dimension=collection.get_model().dimension,
+            dimension=told_dimension(collection.get_model().dimension, name),
             space=space,
             declared_space=said or "l2",
             metadata=dict(collection.metadata) if collection.metadata else None,
@@ -257,7 +258,7 @@ class ClientStore(TargetLock, Closing):
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         collection = self._collection(name)
-        dimension = collection.get_model().dimension or 0
+        dimension = told_dimension(collection.get_model().dimension, name) or 0
         parts = [*self._in_pieces(
             ids, lambda limits: limits.read_step(dimension),
             lambda piece: self._read_piece(collection, piece, dimension if embeddings else 0, embeddings),

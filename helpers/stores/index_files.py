@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import Mask, Vectors
+from helpers.stores.base import MOST_DIMENSION
 from helpers.stores.index_pickle import PICKLE, IdMap, IndexDamage, read_pickle
 
 HEADER, ROWS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
@@ -34,7 +35,6 @@ DEFAULT_M = 16
 _LAYOUT = struct.Struct("<iQQQQQQiIQQQdQ")
 _DELETED = 0x10000
 _STEP_BYTES = 16 * 2**20  # of rows looked through at a time
-_MOST_DIMENSION = 10**6
 _SLACK = 2**20  # of a file, before it counts as bloated
 
 
@@ -101,7 +101,7 @@ def read_header(file: Path) -> Geometry:
     width = label - data
     if (
         version != 1 or first != 0 or elements > capacity or not 0 < m <= 10_000 or max_m != m or max_m0 != 2 * m
-        or data != 4 + 4 * max_m0 or width <= 0 or width % 4 or width > 4 * _MOST_DIMENSION or row != label + 8
+        or data != 4 + 4 * max_m0 or width <= 0 or width % 4 or width > 4 * MOST_DIMENSION or row != label + 8
         or (elements and (entry >= elements or not 0 <= level < 1000))
     ):  # fmt: skip
         raise IndexDamage("header_inconsistent", f"{HEADER} contradicts itself")
@@ -116,7 +116,7 @@ def derive_geometry(size: int, ids: IdMap, dimension: int, m: int) -> Geometry:
     data = 4 + 8 * m
     label = data + 4 * dimension
     row = label + 8
-    if not 1 <= dimension <= _MOST_DIMENSION or m < 1 or size % row:
+    if not 1 <= dimension <= MOST_DIMENSION or m < 1 or size % row:
         raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} is not a whole number of rows")
     if size // row < ids.added:
         raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} holds fewer rows than were added")

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, Mask, Vectors
 from helpers.results import json_in
-from helpers.stores.base import Neighbours, Space, damage, distance
+from helpers.stores.base import MOST_DIMENSION, Neighbours, Space, damage, distance
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import require_room
 from helpers.stores.door import Collection
@@ -97,7 +97,11 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
         vector, texts = segments.get((own, "VECTOR")), segments.get((own, "METADATA"))
         if vector is None or texts is None or (within and place not in within):
             continue
-        if not isinstance(dimension, int | None) or not isinstance(name, str):
+        if (
+            not isinstance(dimension, int | None)
+            or not 0 <= (dimension or 0) <= MOST_DIMENSION
+            or not isinstance(name, str)
+        ):
             raise sqlite3.DataError(
                 f"a collection has the name {str(name)[:40]!r}, the dimension {str(dimension)[:40]!r}"
             )

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
-from helpers.formatting import harmless, packed_rows
+from helpers.formatting import Digested, Wrote, harmless, packed_rows, untold
 from helpers.results import Verdict, writing
 from helpers.schema import Context, Schema
 from helpers.stores.base import Space
@@ -57,12 +57,12 @@ def unwritten(*row: object) -> None:
 
 
 @contextmanager
-def searches(path: Path) -> Iterator[Write]:
+def searches(path: Path, wrote: Wrote = untold) -> Iterator[Write]:
     """The file of every list that a search gave, written as they come, whole or not at all; `docs/evidence.md` explains it.
 
-    Names are as spreadsheets take them; `own`, `ids` and `distances` are JSON.
+    Names are as spreadsheets take them; `own`, `ids` and `distances` are JSON. `wrote` takes the digest of what was written.
     """
-    with writing(path) as temporary, temporary.open("wb") as raw, packed_rows(raw) as line:
+    with writing(path) as temporary, temporary.open("wb") as raw, packed_rows(written := Digested(raw)) as line:
         line(COLUMNS)
 
         def write(collection: str, query: str, own: str, target: str, *told: Any) -> None:
@@ -71,6 +71,7 @@ def searches(path: Path) -> Iterator[Write]:
             line([*names, *told[:-1], json.dumps(ids), json.dumps(distances)])
 
         yield write
+    wrote(path, written.digest)
 
 
 def turned(nearest: Sequence[tuple[float, str]]) -> list[tuple[str, float]]:
