@@ -129,7 +129,9 @@ def test_each_forgery_is_named(
     code, said = auditor.verify(thief.run, capsys)
     assert code == 1, said
     assert [line for line in said if re.search(forgery.named, line)], said
+    assert all(line.isprintable() for line in said), said
     if forgery.plain:
         code, text = auditor.plain(thief.run)
         assert code == 1, text
+        assert all(line.isprintable() for line in text.split("\n")), text  # nothing acts on the terminal
         assert re.search(forgery.plain, text), text

@@ -353,10 +353,12 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
 
-export LC_ALL=C
+export LC_ALL=C; {{ # all that is said goes through cat -v below: nothing that this folder holds acts on a terminal
 bad=0; complain() {{ echo "$*"; bad=1; }}
 said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
-c=$(find . -name '*[[:cntrl:]]*' | tr '[:cntrl:]' '?'); [ -z "$c" ] || {{ complain "control characters in a name: $c"; exit 1; }}
+c=$(find . \( -name '*[[:cntrl:]]*' -o -name $'*\xc2[\x80-\x9f]*' -o -name $'*\xe2\x80[\x8b-\x8f\xa8-\xae]*' -o \
+  -name $'*\xe2\x81[\xa0-\xaf]*' -o -name $'*\xd8\x9c*' \) -print0 | tr '\n\0' '? ')
+[ -z "$c" ] || {{ complain "control characters in a name: $c"; exit 1; }}
 links=$(find . -mindepth 1 ! -type d ! -type f); [ -z "$links" ] || {{ complain "not a file: $links"; exit 1; }}
 instant() {{ said created "$1" | sed -E 's/[-:T]//g; s/\..*/Z/'; }}
 listed() {{ # the files of a seal: SHA-256, name
@@ -368,7 +370,7 @@ listed() {{ # the files of a seal: SHA-256, name
 #    the newest one stands here; whoever wrote it down elsewhere on the day can compare. Each is signed by the runner whose
 #    key it names, which proves no more than that: compare its fingerprint with the one in the announcement.
 newest={newest}  # {seal}
-before=none created='' runner=''
+before=none created='' runner='' last='' holders=''
 for seal in seals/*.json; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
   before=$(sha256sum < "$seal" | cut -d' ' -f1)
@@ -414,7 +416,6 @@ done
 # 2. Every sealed file, by its SHA-256; nothing that was sealed before was changed since, but for what the audit log names.
 sealed=$(listed "$seal")
 echo "$sealed" | sha256sum --check --quiet --strict || bad=1
-last=''
 for each in seals/*.json; do
   [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
     # A step that runs again moves what it left before; logs of older toolkits do not name that.
@@ -440,8 +441,7 @@ done
 
 # 4. The lines of the audit log: each holds the SHA-256 of the line before it, and is signed by the key that the seals name; what
 #    an older toolkit wrote, whose seals name none, is not signed.
-before=0000000000000000000000000000000000000000000000000000000000000000
-keys='' old=0 at=0
+before=0000000000000000000000000000000000000000000000000000000000000000 keys='' old=0 at=0
 for each in seals/*.json; do
   key=$(said {log_key} "$each")
   keys+=" $key"
@@ -505,7 +505,6 @@ echo "decision: $(said decision "$seal")"
 
 # 7. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists, and that was
 #    valid when it was given and when it was sealed; the statement names the SHA-256 of the seal that was signed.
-holders=''
 logged() {{ # statements of a gate and role, as the log recorded them
   sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"file": "(signoffs/'"$1"'-[0-9][^"]*)".*#\1#p' audit.jsonl
 }}
@@ -550,6 +549,7 @@ _TAIL = """
 # What was signed is readable in signoffs/, what was found in results/ and in the notebooks.
 [ "$bad" = 0 ] && echo "Everything fits."
 exit "$bad"
+}} 2>&1 | cat -v; exit "${{PIPESTATUS[0]}}"
 """
 _SAME_KEY = """\
 twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1 | uniq -d)
