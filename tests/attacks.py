@@ -33,6 +33,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "redirect by exported variables and a .env file": """
             test_door_settings.py::test_every_field_keeps_its_value
             test_door_settings.py::test_a_dry_run_touches_what_is_named_and_nothing_else""",
+        "a length of vectors that would fill the memory": """
+            test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix""",
         "pickles in index files": """
             test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
             test_rescue_reads_index_files.py::test_a_pickle_with_any_byte_changed_is_read_or_refused
@@ -154,6 +156,14 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
+        "another file between the check and the archive": """
+            test_evidence_stays_where_it_is.py::test_what_changes_after_the_check_is_not_archived""",
+        "a log and seals of any types": """
+            test_the_log_counts_the_seals.py::test_a_log_that_nobody_signed_may_hold_any_types
+            test_the_log_counts_the_seals.py::test_a_line_without_an_action_and_facts_is_no_line_of_the_log
+            test_the_log_counts_the_seals.py::test_a_seal_with_parts_of_another_type_is_named_with_all_else""",
+        "a run that was invented without any key": """
+            test_evidence_stays_where_it_is.py::test_a_chain_that_was_invented_is_unsigned_and_fits_nothing_that_was_kept_elsewhere""",
         "sixty forgeries of the archive": """
             test_sixty_forgeries_are_named.py::test_each_forgery_is_named""",
         "flip a bit": """
@@ -173,6 +183,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_verify.py::test_a_link_in_place_of_a_file_is_named
             test_audit_log.py::test_nothing_is_written_through_a_log_that_is_no_plain_file
             test_restore_exactly.py::test_a_lock_that_is_no_plain_file_is_refused_and_nothing_is_created
+            test_runner_keeps_runs_apart.py::test_a_lock_that_is_no_plain_file_is_refused_in_one_line
             test_secrets_of_files_and_folders.py::test_an_archive_takes_no_link""",
         "a forged seal": """
             test_evidence_verify.py::test_a_seal_whose_content_was_forged_does_not_follow
@@ -213,6 +224,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "files exchanged between their writing and their digest": """
             test_runner_distrusts_papermill.py::test_the_log_names_a_notebook_as_the_runner_wrote_it
             test_runner_distrusts_papermill.py::test_the_log_names_a_result_and_a_figure_as_they_were_written
+            test_runner_distrusts_papermill.py::test_a_list_is_named_as_it_was_streamed
             test_nothing_foreign_is_sealed.py::test_a_page_that_is_exchanged_while_the_browser_has_it_is_not_printed""",
         "parameters changed beside a run that is at work": """
             test_command_usage.py::test_nothing_is_changed_beside_a_run_that_is_at_work""",
@@ -317,6 +329,12 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a seal that nobody signed, behind the last one": """
             test_evidence_custody.py::test_nothing_is_built_on_a_seal_that_the_runner_did_not_sign
             test_evidence_custody.py::test_a_seal_whose_run_has_no_plain_id_is_none""",
+        "a log of another folder of the same name": """
+            test_evidence_stays_where_it_is.py::test_the_log_of_another_run_of_the_same_name_is_refused_and_named
+            test_evidence_stays_where_it_is.py::test_the_log_of_another_folder_of_snapshots_proves_nothing
+            test_evidence_stays_where_it_is.py::test_a_line_that_nobody_has_proven_is_not_called_signed""",
+        "a traceback that holds a secret": """
+            test_evidence_stays_where_it_is.py::test_a_traceback_shows_no_secret_and_nobody_else_can_read_it""",
         "a log beside the snapshots, written again as a whole": """
             test_snapshots_command.py::test_a_log_that_was_written_again_as_a_whole_frees_no_snapshot""",
         "a snapshot rewritten where it lies, manifest and all": """
