@@ -54,7 +54,7 @@ def test_a_forged_snapshot_is_neither_restored_nor_called_whole(night: Night, ca
         said = capsys.readouterr()
         assert "every byte" not in said.out
         (line,) = said.err.splitlines()
-        assert all(part in line for part in (was, forged, "kept/night-21", "Use another copy of the snapshot"))
+        assert all(part in line for part in (was, forged, "kept/night-21", "Put another copy there"))
     assert not Path("back").exists()
 
 
