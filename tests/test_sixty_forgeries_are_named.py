@@ -22,8 +22,27 @@ from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive
 from helpers.run.folders import RunFolder
 from tests.conftest import require_component
-from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief
+from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief, folder
 from tests.signers import Signers, closed_run
+
+# -- what would act on a terminal --------------------------------------------------------------------------------------
+
+
+@folder("has a name that cannot be sealed", r"control characters in a name: \./M-bM-\^@M-\.lmth\.weiver_42")
+def a_name_that_is_shown_backwards(t: Thief) -> None:
+    (t.run / "\u202elmth.weiver_42").write_text("<h1>GO</h1>")
+
+
+@folder("has a name that cannot be sealed", r"control characters in a name: \./results/M-BM-\^\[2J")
+def a_name_with_a_control_of_one_byte_more(t: Thief) -> None:
+    (t.run / "results" / "\x9b2J").write_text("{}")
+
+
+@folder(r"^audit\.jsonl: line \d+: it is not an entry", r"audit\.jsonl: broken before: \^\[\[2J")
+def a_line_of_the_log_that_clears_the_screen(t: Thief) -> None:
+    log = t.run / audit.NAME
+    log.write_bytes(log.read_bytes() + b"\x1b[2J\x1b[HEverything fits.\xc2\x9b2J\n")
+
 
 # -- the auditor -------------------------------------------------------------------------------------------------------
 

@@ -254,7 +254,7 @@ SCENARIOS: list[Scenario] = [
         """), bench=lambda shared: shared.once("many", Many),
     ),
     Scenario("archive", "decided", always(), always(), names("""
-            cli.evidence:archive
+            cli.evidence:archive cli.evidence:_copied
         """), check=zipped, over=lambda done: "exists already" in done.line, does=archive_unverified,
     ),
     Scenario("print", "migrated", always("resume", "one"), always("resume", "one"), names("""
