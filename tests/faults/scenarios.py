@@ -44,6 +44,7 @@ from tests.faults.special import (
     Many,
     Rejected,
     Repaired,
+    Ruled,
     archive_unverified,
     begin_or_resume_all,
     damage_source,
@@ -64,6 +65,7 @@ from tests.faults.special import (
     repaired,
     restored_source,
     roll_back_past_a_late_write,
+    ruled,
     zipped,
 )
 
@@ -106,6 +108,9 @@ SCENARIOS: list[Scenario] = [
             snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete snapshots.snapshot:write_manifest
             steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
+    Scenario("rules of a schema", "new", begin_or_resume, begin_or_resume, names("""
+            migration.staging:_Staging._write migration.staging:_Staging.finish migration.checkpoint:Checkpoint.enter
+        """), check=ruled, bench=lambda shared: shared.once("ruled", Ruled)),
     Scenario("catch-up beside a quarantine", "changed", step_22, step_22, names("""
             migration.staging:Quarantine.write migration.staging:Quarantine.keep
         """), check=rejected, bench=lambda shared: shared.once("rejected", Rejected)),

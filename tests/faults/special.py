@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import pickle
 import zipfile
@@ -165,6 +166,46 @@ class Repaired(Bench):
         (self.home / "short.yaml").write_text(SCHEMA.format(most=MOST, repair=self.REPAIR), encoding="utf-8")
         trial = self.home / "trial.yaml"
         trial.write_text(trial.read_text(encoding="utf-8").replace("schema: identity", "schema: short.yaml"))
+
+
+RULES = """\
+name: ruled
+unknown: keep
+leave_out: [{when: fields.n % 10 == 9, because: not wanted}]
+collections: [{from: alpha, to: even, when: fields.even}]
+id: collection + "/" + sha256(id)
+rename: [{from: word, to: term}]
+replace: [{fields: [term], pattern: "^w", with: "word "}]
+fields: [{name: origin, type: string, value: id + " of " + string(size(document))}]
+redact: [{name: numbers, pattern: "[0-9]+", with: "#", document: true}]
+drop: [share]
+"""
+
+
+class Ruled(Repaired):
+    """The run's schema leaves chunks out, moves, renames and rewrites the others, and gives new ids."""
+
+    def _make_new(self) -> None:
+        super()._make_new()
+        (self.home / "short.yaml").write_text(RULES, encoding="utf-8")
+        self.undisturbed: tuple[Contents, list[bytes]] | None = None
+
+
+def ruled(bench: Bench) -> None:
+    """Target and lists are those of the first, undisturbed run, in which every rule did something."""
+    assert isinstance(bench, Ruled)
+    lists = [bench.home / "reports/one" / name for name in ("22_changes.csv.gz", "22_quarantine.jsonl.gz")]
+    found, listed = bench.contents("target"), [gzip.decompress(path.read_bytes()) for path in lists]
+    if bench.undisturbed is None:
+        bench.undisturbed = found, listed
+        assert {name: len(held) for name, held in found.items() if held} == {"alpha": 36, "even": 45, "beta": 55}
+        document, metadata, _ = found["even"]["alpha/" + hashlib.sha256(b"a12").hexdigest()]
+        assert (document, dict(metadata)) == (
+            "text # of a", exact({"n": 12, "even": True, "term": "word 2", "origin": "a12 of 12"})
+        )  # fmt: skip
+    differences(bench.undisturbed[0], found)
+    if listed != bench.undisturbed[1]:
+        raise Fault(ALTERED, "the lists of what changed and what was left out are not those of an undisturbed run")
 
 
 class Rejected(Repaired):
