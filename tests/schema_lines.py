@@ -15,14 +15,14 @@ from helpers.migration.importing import plan_targets
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
-from helpers.parameters.sections import Migration
 from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
-from helpers.stores import CollectionInfo, Store, open_target
+from helpers.stores import Space, Store, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import baseline
+from tests.storage import plan
 
 DATE = datetime.date(2025, 12, 1)
 
@@ -54,18 +54,24 @@ def nothing(store: Store) -> None:
 
 def migrated(
     folder: Path,
-    schema: Path,
+    schema: Path | str,
     sources: Mapping[str, ChunkBatch],
     damage: Callable[[Store], None] = nothing,
     listed: Mapping[tuple[str, str], str] | None = None,
+    *,
+    spaces: Mapping[str, Space] | None = None,
+    **migration: Any,
 ) -> Migrated:
-    """As steps 21 to 23 do it; `damage` may change the target before that, `listed` adds to the quarantine's reasons."""
+    """As steps 21 to 23 do it; `damage` may change the target before that, `listed` adds to the quarantine's reasons. The
+    source's distances are `spaces`, else cosine; `migration` is that section.
+    """
     given: dict[str, Any] = {name: {"path": str(folder / name)} for name in ("source", "target")}
-    parameters = parameters_from({**given, "schema": str(schema)})
+    parameters = parameters_from({**given, "schema": str(schema), "migration": migration})
     rules = load_schema(str(schema))
     with open_target(Endpoint(path=str(folder / "source"))) as store:
         for name, batch in sources.items():
-            store.create(CollectionInfo(name, 0, None, "cosine", "cosine"))
+            space = (spaces or {}).get(name, "cosine")
+            store.create(plan(name, space))
             store.add(name, batch)
         snapshot = write_snapshot(store, folder, "snap", list(sources), retention_days=7)
         before = baseline(store, snapshot, parameters)
@@ -78,7 +84,7 @@ def migrated(
     of = Expectation(snapshot, rules, parameters, DATE, {**quarantine.reasons(), **(listed or {})}, before)
     with open_target(Endpoint(path=str(folder / "target"))) as store:
         if not staged.collided:
-            for info in plan_targets(snapshot.collections(), staged, Migration(), identity=rules.is_identity):
+            for info in plan_targets(snapshot.collections(), staged, parameters.migration, identity=rules.is_identity):
                 store.create(info)
                 for part in staged.stream(info.name, 0, 100):
                     store.add(info.name, part)

@@ -7,24 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from helpers.errors import UsageError
+from helpers.chunks import ChunkBatch
+from helpers.errors import Terminal, UsageError
 from helpers.migration.importing import with_index
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
-from helpers.parameters.sections import Migration
+from helpers.parameters.sections import Migration, index_order
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.steps.validate import ValidateStep
-from helpers.stores import CollectionInfo, open_target
+from helpers.stores import CollectionInfo, Space, Store, open_target
 from helpers.validation.properties import NAME, compare_configuration, judge_configuration
+from tests.schema_lines import migrated
 from tests.servers import ChromaServer
-from tests.storage import embedded, plan
+from tests.storage import chunks, embedded, plan
 from tests.test_catch_up import migrate, new_run
 from tests.test_configuration_fidelity import LEGACY, SETTINGS, collection
 
-ORDER = {"ef_construction": 321, "ef_search": 123, "max_neighbors": 40, "num_threads": 3, "batch_size": 77,
+ORDER = {"space": "l2", "ef_construction": 321, "ef_search": 123, "max_neighbors": 40, "num_threads": 3, "batch_size": 77,
          "sync_threshold": 888, "resize_factor": 1.7}  # fmt: skip
 
 
@@ -38,7 +41,7 @@ def states(rows: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "source",
-    [collection("ip", {"owner": "me"}, **SETTINGS), collection("cosine", LEGACY), plan("notes")],
+    [collection("ip", {"owner": "me"}, **SETTINGS), collection("cosine", LEGACY), plan("notes", "ip")],
     ids=["configuration", "metadata", "nothing"],
 )
 def test_each_setting_that_is_ordered_is_there(
@@ -51,7 +54,7 @@ def test_each_setting_that_is_ordered_is_there(
         source = store.info("notes")
     for place in (Endpoint(path=str(tmp_path / "target")), Endpoint(url=chroma_server().url)):
         with open_target(place) as store:
-            store.create(with_index(source, rules.index_of("notes")))
+            store.create(with_index(source, index_order(rules.index, "notes")))
         with open_target(place) as store:
             rows = compare_configuration(source, store.info("notes"), rules)
             store.drop("notes")
@@ -69,6 +72,75 @@ def test_a_setting_that_the_target_did_not_take_fails(tmp_path: Path) -> None:
     check = judge_configuration(rows)
     assert (check.verdict, check.reason) == (Verdict.FAIL, "configuration_differs")
     assert check.detail == "notes: ef_search 123 became 100"
+
+
+def test_another_distance_is_judged_by_the_chunks_themselves(tmp_path: Path) -> None:
+    """The source's answers are shown, and are no measure: what l2 finds near is not what cosine does."""
+    batch, tiny = chunks(200, 8), chunks(1, 8, prefix="tiny")
+    batch.embeddings *= np.linspace(0.1, 9.0, 200, dtype=np.float32)[:, None]
+    tiny.embeddings *= np.float32(1e-25)
+    source = {"alpha": ChunkBatch.concatenate([batch, tiny]), "beta": chunks(20, 8, prefix="b")}
+    done = migrated(
+        tmp_path, "identity", source, spaces={"alpha": "l2", "beta": "l2"}, index={"alpha": {"space": "cosine"}}
+    )
+    assert {chunk: reason for chunk, (reason, _) in done.aside.items()} == {"tiny0": "tiny_norm"}, "l2 can hold it"
+    check = done.judgement.search()
+    assert (check.verdict, check.reason) == (Verdict.WARNING, "search_unsure")
+    assert "alpha: the target finds 1.000 of the probes" in check.detail
+    assert "its distance is l2, the target's cosine by order (migration.index)" in check.detail
+    assert done.wrong == {check.name: "search_unsure"}
+    alpha, beta = done.judgement.found.search
+    assert 0.1 < alpha["overlap_plain@10"] < 0.95 < beta["overlap_plain@10"]
+    assert (alpha["overlap_exact@10"], alpha["recall_before"], alpha["recall_after"]) == (1.0, 1.0, 1.0)
+    rows = {r["setting"]: (r["source"], r["target"], r["state"]) for r in done.judgement.found.configuration
+            if r["collection"] == "alpha"}  # fmt: skip
+    assert rows["space"] == ("l2", "cosine", "explained")
+    distances = {row["collection"]: row["largest_difference"] for row in done.judgement.found.distances}
+    assert distances["alpha"] is None
+    assert distances["beta"] < 1e-3
+
+
+def test_a_lost_chunk_fails_under_another_distance_too(tmp_path: Path) -> None:
+    def swap(store: Store) -> None:
+        rows = store.read("alpha", ["c1", "c2"])
+        store.delete("alpha", rows.ids)
+        rows.embeddings = rows.embeddings[::-1].copy()
+        store.add("alpha", rows)
+
+    done = migrated(
+        tmp_path,
+        "identity",
+        {"alpha": chunks(60, 8)},
+        swap,
+        spaces={"alpha": "l2"},
+        index={"alpha": {"space": "cosine"}},
+    )
+    assert done.wrong["embeddings"] == "vector_differs"
+
+
+def test_collections_of_two_distances_can_be_merged_by_order(tmp_path: Path) -> None:
+    schema = tmp_path / "one.yaml"
+    schema.write_text('name: one\nunknown: keep\ncollections: [{from: "*", to: books}]\nfields: []\n')
+    source = {"alpha": chunks(60, 8), "beta": chunks(50, 8, prefix="b", seed=1)}
+    spaces: dict[str, Space] = {"alpha": "l2", "beta": "cosine"}
+    with pytest.raises(Terminal, match="sources of books differ in space"):
+        migrated(tmp_path / "not", schema, source, spaces=spaces)
+    done = migrated(tmp_path, schema, source, spaces=spaces, index={"books": {"space": "l2"}})
+    assert {r["collection"]: r["verdict"] for r in done.judgement.found.search} == {
+        "alpha": Verdict.PASS, "beta": Verdict.WARNING,
+    }  # fmt: skip
+    assert not any(c.verdict is Verdict.FAIL for c in done.judgement.all())
+
+
+def test_a_collection_that_would_be_searched_by_two_distances_is_refused(tmp_path: Path) -> None:
+    schema = tmp_path / "two.yaml"
+    schema.write_text(
+        "name: two\nunknown: keep\ncollections: [{from: alpha, to: even, when: fields.even}]\nfields: []\n"
+    )
+    with pytest.raises(Terminal, match="alpha: chunks of one collection go to targets that search by cosine and l2"):
+        migrated(
+            tmp_path, schema, {"alpha": chunks(60, 8)}, spaces={"alpha": "l2"}, index={"even": {"space": "cosine"}}
+        )
 
 
 @pytest.mark.usefixtures("own_folders")
@@ -110,10 +182,10 @@ def test_an_order_for_a_collection_that_the_target_does_not_get_is_refused(
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ({"notes": {}}, "orders nothing"),
+        ({"notes": {"ef_search": 0}}, "ef_search"),
         ({"notes": {"ef_serch": 3}}, "ef_search"),
         ({"notes": {"max_neighbors": 3}}, "max_neighbors"),
-        ({"notes": {"space": "ip"}}, "space"),
+        ({"notes": {"space": "l1"}}, "space"),
         ({" ": {"ef_search": 3}}, "not a name that is allowed"),
     ],
 )

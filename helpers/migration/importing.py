@@ -32,7 +32,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
-from helpers.parameters.sections import Migration
+from helpers.parameters.sections import Migration, index_order
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Progress, Verdict, kind_of, silent
 from helpers.run.folders import RunPath
@@ -231,10 +231,11 @@ def plan_targets(
         names = staged.contributors(target) or sorted(by_name)
         infos = [by_name[n] for n in ([target] if identity else names)]
         if identity:
-            plans.append(with_index(infos[0], rules.index_of(target)))
+            plans.append(with_index(infos[0], index_order(rules.index, target)))
             continue
+        order = index_order(rules.index, target)
         for what, values in (
-            ("space", {i.space for i in infos}),
+            ("space", {order.get("space", i.space) for i in infos}),
             ("dimension", {i.dimension for i in infos if i.dimension}),
         ):
             if len(values) > 1 and staged.files[target]:
@@ -242,7 +243,7 @@ def plan_targets(
                     ReasonCode(f"mixed_{what}s"), f"sources of {target} differ in {what}: {', '.join(sorted(map(str, values)))}",
                     next_step="Route them to different targets in the schema file, or migrate them apart.",
                 )  # fmt: skip
-        plans.append(with_index(_merged(target, infos), rules.index_of(target)))
+        plans.append(with_index(_merged(target, infos), order))
     return plans
 
 
@@ -272,12 +273,17 @@ def with_index(info: CollectionInfo, order: Mapping[str, Any]) -> CollectionInfo
     """The collection with these settings of its HNSW index, in each place from which Chroma takes them."""
     if not order:
         return info
+    space = order.get("space", info.space)
     metadata = {key: order.get(HNSW_METADATA.get(key, ""), value) for key, value in (info.metadata or {}).items()}
+    metadata |= {"hnsw:space": space} if "hnsw:space" in metadata else {}
     schema = copy.deepcopy(info.schema)
     for config in vector_configs(schema):
-        config["hnsw"] = {**(config.get("hnsw") or {}), **order}
+        settings = {key: value for key, value in order.items() if key != "space"}
+        config |= {"space": space, "hnsw": {**(config.get("hnsw") or {}), **settings}}
     configuration = {**info.configuration, "hnsw": {**(effective_configuration(info)["hnsw"] or {}), **order}}
-    return dataclasses.replace(info, metadata=metadata or None, schema=schema, configuration=configuration)
+    return dataclasses.replace(
+        info, space=space, declared_space=space, metadata=metadata or None, schema=schema, configuration=configuration
+    )
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -213,6 +214,8 @@ class DeltaLimit(Section):
 class IndexSettings(Section):
     """Settings of a collection's HNSW index that differ from the source's; what is left out stays as it is there."""
 
+    space: Literal["l2", "cosine", "ip"] | None = None
+    """Distance by which it searches; then the source's answers are no measure of the target's."""
     ef_construction: PositiveInt | None = None
     """Neighbours looked at when a chunk is added; more: better recall, slower import."""
     ef_search: PositiveInt | None = None
@@ -228,11 +231,10 @@ class IndexSettings(Section):
     resize_factor: PositiveFloat | None = None
     """By what the index grows when it is full."""
 
-    @model_validator(mode="after")
-    def _orders_something(self) -> IndexSettings:
-        if not self.model_dump(exclude_none=True):
-            raise ValueError("orders nothing: name a setting, or remove it")
-        return self
+
+def index_order(index: Mapping[str, IndexSettings], target: str) -> dict[str, Any]:
+    """What `migration.index` orders for this collection of the target, by setting; {} where nothing."""
+    return next((o.model_dump(exclude_none=True) for p, o in index.items() if fnmatchcase(target, p)), {})
 
 
 class Migration(Section):
@@ -258,18 +260,12 @@ class Migration(Section):
     """Embedding function, by name, that gives lost vectors a new one, or `own`: each collection's; none: quarantine."""
     reembed_config: dict[Text, bool | int | float | str] = Field(default_factory=dict)
     """What the function is built from, such as a model's name; empty: what the collection keeps, or its defaults."""
-
     normalised: Literal["quarantine", "migrate"] = "quarantine"
     """Vectors of a damaged cosine index whose norm is lost: set them aside, or migrate them with the length 1."""
     drop_indexes: list[Glob] = Field(default_factory=list)
     """Collections (names or patterns) to migrate without what a local Chroma cannot hold: sparse and SPANN indexes."""
     index: dict[Glob, IndexSettings] = Field(default_factory=dict)
     """Other settings of the index, by the target collection's name or pattern; the first that fits counts."""
-
-    def index_of(self, target: str) -> dict[str, Any]:
-        """What is ordered for the index of this collection of the target, by setting; {} where nothing is."""
-        found = (order for pattern, order in self.index.items() if fnmatchcase(target, pattern))
-        return next((order.model_dump(exclude_none=True) for order in found), {})
 
     @model_validator(mode="after")
     def _config_without_secrets(self) -> Migration:

@@ -12,7 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -20,9 +20,9 @@ from urllib.parse import quote
 import pandas as pd
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
-from helpers.errors import UsageError
+from helpers.errors import Terminal, UsageError
 from helpers.parameters import IDENTITY, schema_file
-from helpers.parameters.sections import Migration
+from helpers.parameters.sections import IndexSettings, Migration, index_order
 from helpers.reason_codes import ReasonCode
 from helpers.schema.expressions import DERIVATIONS_VERSION, ExpressionFailed, certain, contradicts, readable
 from helpers.schema.file import FieldRule, Move, Rename, Replace, Routing, SchemaFile, read_schema_file
@@ -41,7 +41,7 @@ from helpers.schema.rules import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from helpers.stores.base import Space
 
 # -- engine ------------------------------------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class Context:
 
     `date` is the day of the migration (UTC). `id_policy` "prefix" makes ids `<collection>:<id>`. `lists` is whether the
     target's metadata can hold lists. `drop_indexes` are patterns of source collections whose sparse vectors, which a local
-    Chroma refuses, become text; elsewhere a chunk that has one is set aside.
+    Chroma refuses, become text; elsewhere a chunk that has one is set aside. `index` is `migration.index`.
     """
 
     source_collections: frozenset[str]
@@ -83,11 +83,20 @@ class Context:
     id_policy: Literal["fail", "prefix"]
     lists: bool = True
     drop_indexes: tuple[str, ...] = ()
+    index: Mapping[str, IndexSettings] = field(default_factory=dict)
 
     @classmethod
     def of(cls, names: Collection[str], date: dt.date, rules: Migration) -> Context:
         """As the parameters say, for these source collections."""
-        return cls(frozenset(names), date, rules.id_policy, drop_indexes=tuple(rules.drop_indexes))
+        return cls(frozenset(names), date, rules.id_policy, True, tuple(rules.drop_indexes), rules.index)
+
+    def space(self, collection: str, own: Space, targets: Collection[str]) -> Space:
+        """The distance by which the chunks of this collection are searched in the target: one, or `Terminal`."""
+        found: set[Space] = {index_order(self.index, target).get("space", own) for target in targets} or {own}
+        if len(found) > 1:
+            what = f"chunks of one collection go to targets that search by {' and '.join(sorted(found))}"
+            raise Terminal(ReasonCode.MIXED_SPACES, what, where=collection, next_step="Correct migration.index.")
+        return found.pop()
 
 
 @dataclass(slots=True)
@@ -218,7 +227,7 @@ class Schema:
         *,
         dimension: int | None,
         allowed_dimensions: Collection[int],
-        space: str,
+        space: Space,
     ) -> pd.DataFrame:
         """All that keeps chunks of a transformed batch from being written: the transformation's failures, `check` and
         `vector_failures`, under the ids of the source, one row per id and reason.
@@ -232,7 +241,7 @@ class Schema:
             some = ChunkBatch(ids, documents, batch.embeddings[rows, :0], metadatas)
             sources = context.source_collections
             parts.append(self.check(some, kind, collection=done.collection, source_collections=sources))
-        needed = self.requires_document
+        needed, space = self.requires_document, context.space(done.collection, space, set(done.targets))
         parts.append(vector_failures(batch, dimension, allowed_dimensions, space, needed, collection=done.collection))
         found = pd.concat([p for p in parts if len(p)] or [done.failures], ignore_index=True)
         if self.content.leave_out and len(found):  # what does not come along needs no other reason

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from helpers.validation.search import (
     equivalence,
     exact_overlap,
     lost_queries,
+    mean_of,
     named_queries,
     noise,
     overlap,
@@ -170,7 +171,9 @@ class Examination:
         fields = FieldTests(expectation.schema, self._kinds, self.context.source_collections)
         self.found = Findings(fields, FieldValues(expectation.schema))
         self.written = expectation.written()
-        self._sources = {info.name: info for info in expectation.snapshot.collections()}
+        self.own = {info.name: info.space for info in expectation.snapshot.collections()}
+        """By source collection, its distance there; `_sources` have the one that `migration.index` orders."""
+        self._sources = {info.name: self._placed(info) for info in expectation.snapshot.collections()}
         self._aside: dict[str, set[str]] = defaultdict(set)  # by source collection: its chunks in quarantine
         for collection, chunk in expectation.quarantined:
             self._aside[collection].add(chunk)
@@ -180,6 +183,9 @@ class Examination:
         self._kept: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
         self._draw = np.random.default_rng(expectation.parameters.validation.seed)
+
+    def _placed(self, info: CollectionInfo) -> CollectionInfo:
+        return replace(info, space=self.context.space(info.name, info.space, self.of.schema.targets([info.name])))
 
     def probes(self, name: str) -> Probes:
         """The probes of a source collection, chosen now or kept by `keep_probes`."""
@@ -349,6 +355,7 @@ class Examination:
         if not self.of.schema.is_identity or source is None:
             self.found.configuration += ordered_settings(info, rules, {})
             return
+        source = replace(source, space=self.own[source.name])
         self.found.configuration += compare_configuration(source, info, rules)
         was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
         self.found.notes += [
@@ -399,6 +406,9 @@ class _Search:
         self.probes = exam.probes(source.name)
         measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
         self.baseline, self.doubt, self.left_out = (measured.get(key) for key in ("probes", "doubt", "moved"))
+        self.was_space = exam.own[source.name]
+        if self.was_space != self.space:
+            self.doubt = f"its distance is {self.was_space}, the target's {self.space} by order (migration.index)"
         self.ordered, self.before = rules.overquery, measured.get("overquery") or rules.overquery
         self.ids: list[str] = []
         self.homes: list[str] = []  # per probe: the target collection that its own chunk went to
@@ -461,12 +471,25 @@ class _Search:
         for k in overlap_ks(self.k):
             row[f"overlap_exact@{k}"] = exact_overlap(self.ids, self.source_truth, self.target_truth, self.space, k)
             row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
+        if self.was_space != self.space:
+            row |= self._by_another_distance()
         row |= self._over_queries(row)
         if self.why:
             row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
         self._client_view()
         self._write(answers, row["overquery_after"])
         return row
+
+    def _by_another_distance(self) -> dict[str, Any]:
+        """What is the same where distances are not: the chunks that both sides answer, the recall of each side's own index."""
+        was = {r["id"]: r for r in self.baseline or []}
+        pairs = [(was[r["id"]], r) for r in self.after if r["id"] in was]
+        recalls = [a["recall"] for a, b in pairs if None not in (a["recall"], b["recall"])]
+        found = {"recall_before": mean_of(recalls), "recall_pairs": len(recalls)} if recalls else {}
+        for k in overlap_ks(self.k):
+            both = [[{c for c, _ in r["plain"][:k]} for r in pair] for pair in pairs]
+            found[f"overlap_plain@{k}"] = mean_of([len(a & b) / len(a) for a, b in both if a])
+        return found
 
     def _write(self, answers: Answers, depth: int) -> None:
         """Every list of both sides as evidence: of a query's own collection, under ids of the source."""
@@ -478,7 +501,11 @@ class _Search:
                     continue
                 for key, answer in (("plain", ANSWER), ("over", OVER), ("exact", EXACT)):
                     pairs, reach = of.get(key) or [], reaches.get(key) if side == "target" else of.get(f"{key}_reach")
-                    tie = noise(self.space, max((abs(d) for _, d in pairs), default=0.0), of["scale"])
+                    tie = noise(
+                        self.was_space if side == "source" else self.space,
+                        max((abs(d) for _, d in pairs), default=0.0),
+                        of["scale"],
+                    )
                     reach = None if reach is None or np.isinf(reach) else reach
                     place = self.homes[p] if side == "target" else ""
                     self.put(self.name, record["id"], record["id"], place, RESTRICTED, side, answer, self.k,
@@ -512,10 +539,11 @@ class _Search:
                 continue
             first = dict(before["plain"])
             gaps = [abs(d - first[chunk]) for chunk, d in record["plain"] if chunk in first]
+            largest = max(gaps, default=None) if self.was_space == self.space else None
             whole = self.answers[self.homes[p]].plain[p] if self.homes[p] in self.answers else []
             ends = [listed[-1][1] if listed else None for listed in (before["plain"], record["plain"], whole)]
             row = {"collection": self.name, "query": record["id"], "same_chunks": len(gaps),
-                   "largest_difference": max(gaps, default=None)}  # fmt: skip
+                   "largest_difference": largest}  # fmt: skip
             rows.append(row | dict(zip(("last_before", "last_after", "last_unrestricted"), ends, strict=True)))
         return rows
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
-from helpers.parameters.sections import Migration
+from helpers.parameters.sections import Migration, index_order
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict, kind_of
 from helpers.run.record import RunRecord
@@ -42,10 +42,10 @@ def compare_configuration(source: CollectionInfo, target: CollectionInfo, rules:
         dropped = [_row(source.name, f"{i.kind} on {i.key}", "yes", i.becomes, why) for i in unsupported(source)]
         source = reduced(source)
     was, now = effective_configuration(source), effective_configuration(target)
-    rows = [_row(source.name, "space", source.space, target.space)]
     kind = "spann" if was.get("spann") else "hnsw"
     before, after = dict(was[kind] or {}), dict(now.get(kind) or {})
-    order = rules.index_of(target.name)
+    order = index_order(rules.index, target.name)
+    rows = [] if "space" in order else [_row(source.name, "space", source.space, target.space)]
     rows += ordered_settings(target, rules, before)
     for setting in sorted(before.keys() - {"space"} - order.keys()):
         why = "" if setting in after else "the target does not say"
@@ -65,7 +65,7 @@ def ordered_settings(target: CollectionInfo, rules: Migration, before: Mapping[s
         _row(target.name, setting, before.get(setting), value, ORDERED)
         if after.get(setting) == value
         else _row(target.name, setting, value, after.get(setting))
-        for setting, value in sorted(rules.index_of(target.name).items())
+        for setting, value in sorted(index_order(rules.index, target.name).items())
     ]
 
 
@@ -143,7 +143,7 @@ def _metadata(source: CollectionInfo, target: CollectionInfo, order: Mapping[str
     rows = []
     for key in sorted({*was, *now, *different}):
         why = "turned into configuration" if key in HNSW_METADATA and key not in now else ""
-        why = why or (ORDERED if HNSW_METADATA.get(key) in order else "")
+        why = why or (ORDERED if HNSW_METADATA.get(key, key.removeprefix("hnsw:")) in order else "")
         equal = was.get(key) if key not in different else now.get(key)
         rows.append(_row(source.name, f"metadata {key}", was.get(key), equal, why))
     return rows
