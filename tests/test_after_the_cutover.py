@@ -331,6 +331,26 @@ def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
     assert "runbook rollback night --dry-run" in result.facts["said"]
 
 
+def test_a_chunk_that_a_client_deleted_meanwhile_is_not_searched_for(night: Night) -> None:
+    """As in a night of writers that go on: the first chunks of the draw are gone; then all of them."""
+    drawn = [
+        p.id
+        for p in measure.choose_probes(RunRecord(night.folder.read(), "52"), measure.TARGET, 20)
+        if p.collection == "beta"
+    ]
+    with embedded(night.home / "target") as store:
+        store.delete("beta", drawn[:3])
+    assert integration(night).checks[0].verdict is Verdict.PASS
+    with embedded(night.home / "target") as store:
+        store.delete("beta", drawn[3:])
+    check = integration(night).checks[0]
+    assert check.verdict is Verdict.FAIL
+    assert (
+        f"beta finds a stored chunk: Failed: collection beta has no chunk {drawn[0]}, and none of 19 others"
+        in check.detail
+    )
+
+
 def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) -> None:
     from helpers.runner.notebook import Run, _verdict_error
 

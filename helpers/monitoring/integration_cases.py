@@ -60,6 +60,8 @@ class Case(Section):
     """A vector."""
     like: Text | None = None
     """The id of a chunk whose stored vector is searched for."""
+    or_like: list[Text] = Field(default_factory=list)
+    """Chunks that take its place, in this order, where it is gone: clients may delete chunks."""
     where: dict[str, Any] | None = None
     """Chroma's filter on metadata."""
     where_document: dict[str, Any] | None = None
@@ -95,13 +97,16 @@ def read_cases(path: str) -> list[Case]:
                      next_step="parameters/queries.example.yaml shows each key.")  # fmt: skip
 
 
-def generated(parameters: Parameters, collections: Sequence[str], stored: Mapping[str, str]) -> Iterator[Case]:
-    """What every migration must answer: each collection finds a stored chunk (`stored`: an id by collection), the named
-    queries are answered, and the lookups of parameters/lookups.yaml find something."""
+def generated(
+    parameters: Parameters, collections: Sequence[str], stored: Mapping[str, Sequence[str]]
+) -> Iterator[Case]:
+    """What every migration must answer: each collection finds a stored chunk (`stored`: ids by collection, the first that is
+    still there is searched for), the named queries are answered, and the lookups of parameters/lookups.yaml find something."""
     for name in collections:
         if name in stored:
-            yield Case(name=f"{name} finds a stored chunk", collection=name, like=stored[name], k=3,
-                       expect=Expect(id=stored[name]))  # fmt: skip
+            first, *others = stored[name]
+            yield Case(name=f"{name} finds a stored chunk", collection=name, like=first, or_like=others, k=3,
+                       expect=Expect(id=first))  # fmt: skip
     for query in parameters.validation.queries:
         asked = [query.collection] if query.collection else collections
         for name in (n for n in asked if n in collections):  # without a collection the word need be in one of them only
@@ -111,7 +116,8 @@ def generated(parameters: Parameters, collections: Sequence[str], stored: Mappin
     lookups = read_cases(str(LOOKUPS))
     if {case.collection for case in lookups} <= set(stored):
         for case in lookups:
-            yield case.model_copy(update={"like": stored[case.collection]}) if case.like == STORED else case
+            first, *others = stored[case.collection]
+            yield case.model_copy(update={"like": first, "or_like": others}) if case.like == STORED else case
 
 
 CASES = "RUNBOOK_CASES"
@@ -136,9 +142,7 @@ def test_case(case: Case, target_store: ClientStore) -> None:
     else:
         vector: Any = case.embedding
         if case.like is not None:
-            found = target_store.read(case.collection, [case.like])
-            assert len(found), f"collection {case.collection} has no chunk {case.like}"
-            vector = found.embeddings[0]
+            case, vector = _still_there(case, case.like, target_store)
         answer = collection.query(query_embeddings=[vector], **asked)
     ids, documents = answer["ids"][0], (answer["documents"] or [[]])[0]
     distances = (answer["distances"] or [[]])[0]
@@ -154,6 +158,18 @@ def test_case(case: Case, target_store: ClientStore) -> None:
         assert distances[0] <= case.maximum_distance, (
             f"the best hit is at {distances[0]:.4g}, beyond {case.maximum_distance:g}"
         )
+
+
+def _still_there(case: Case, like: str, store: ClientStore) -> tuple[Case, Any]:
+    """The case for the first of its chunks that the collection holds, and that chunk's vector (d,)."""
+    for chunk in (like, *case.or_like):
+        found = store.read(case.collection, [chunk])
+        if len(found):
+            asked = case.expect.model_copy(update={"id": chunk if case.expect.id == like else case.expect.id})
+            return case.model_copy(update={"like": chunk, "expect": asked}), found.embeddings[0]
+    pytest.fail(
+        f"collection {case.collection} has no chunk {like}, and none of {len(case.or_like)} others", pytrace=False
+    )
 
 
 def _has(case: Case, ids: list[str], distances: list[float]) -> bool:
