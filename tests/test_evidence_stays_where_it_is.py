@@ -87,7 +87,10 @@ def test_a_line_that_nobody_has_proven_is_not_called_signed(
     snapshotted(tmp_path)
     digest = Snapshot.open(Path("kept/night-21")).digest
     assert cli.main(["snapshots", "verify", "night-21", "--directory", "kept"]) == 0
-    assert f"Its digest {digest} is the one of the signed line beside it" in capsys.readouterr().out
+    assert (
+        f"Its digest {digest} is the one of the evidence of run night and the signed line beside it."
+        in capsys.readouterr().out
+    )
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "none"))
     for tool in (True, False):
         monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / f"empty-{tool}"))

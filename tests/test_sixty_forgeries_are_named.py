@@ -8,6 +8,7 @@ names those that it promises to see. The operator has the folder, and no key tha
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,11 +16,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive
+from helpers.evidence.statement import canonical
 from helpers.run.folders import RunFolder
 from tests.conftest import require_component
 from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief, folder
@@ -42,6 +45,27 @@ def a_name_with_a_control_of_one_byte_more(t: Thief) -> None:
 def a_line_of_the_log_that_clears_the_screen(t: Thief) -> None:
     log = t.run / audit.NAME
     log.write_bytes(log.read_bytes() + b"\x1b[2J\x1b[HEverything fits.\xc2\x9b2J\n")
+
+
+# -- what would be opened elsewhere ----------------------------------------------------------------------------------------
+
+
+def names(t: Thief, part: str, entry: dict[str, Any], name: str) -> None:
+    """A seal that would have whoever verifies read a file without an end, or one of their own."""
+    path = max((t.run / "seals").glob("*.json"))
+    document = json.loads(path.read_bytes())
+    (document["predicate"] if part == "prefixes" else document)[part].append({**entry, "name": name})
+    path.write_bytes(canonical(document))
+
+
+@folder("seals/.*: it is not a seal as this toolkit writes them", "names a file outside of this folder: seals/")
+def a_seal_over_a_file_without_an_end(t: Thief) -> None:
+    names(t, "prefixes", {"bytes": 2**60, "sha256": "0" * 64}, "/dev/zero")
+
+
+@folder("seals/.*: it is not a seal as this toolkit writes them", "names a file outside of this folder: seals/")
+def a_seal_over_a_file_elsewhere(t: Thief) -> None:
+    names(t, "subject", {"digest": {"sha256": "0" * 64}}, "results/../../other")
 
 
 # -- the auditor -------------------------------------------------------------------------------------------------------

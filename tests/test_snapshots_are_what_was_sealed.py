@@ -150,7 +150,10 @@ def test_elsewhere_it_is_said_that_nothing_vouches_for_it(
     shutil.copytree("kept", "elsewhere/kept")
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "elsewhere" / "reports"))
     assert cli.main(["snapshots", "restore", "elsewhere/kept/night-21", "--into", "back", "--dry-run"]) == 0
-    assert f"Its digest {digest} is the one of the signed line beside it." in capsys.readouterr().out
+    assert (
+        f"Its digest {digest} is the one of the signed line beside it (written in another folder)."
+        in capsys.readouterr().out
+    )
     (tmp_path / "elsewhere" / "kept" / audit.NAME).unlink()
     copy = str(tmp_path / "elsewhere" / "kept" / "night-21")
     assert cli.main(["snapshots", "restore", copy, "--into", "back", "--dry-run"]) == 0

@@ -327,9 +327,11 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
             open_sealed(run, snapshot.folder)
             where.append(f"the evidence of run {run.id}")
     # After the runs: their evidence names the seal that an altered snapshot contradicts.
-    signed = digests(snapshot.folder.parent).get(snapshot.folder.name, "")
+    folder, line = snapshot.folder, "the signed line beside it"
+    if not (signed := digests(folder.parent).get(folder.name, "")):
+        signed, line = digests(folder.parent, copied=True).get(folder.name, ""), f"{line} (written in another folder)"
     proven = bool(audit.own_key())  # else nothing can be signed here, nor any line be proven
-    compare(signed, "was its digest when it was taken", "the signed line beside it" if proven else "")
+    compare(signed, "was its digest when it was taken", line if proven else "")
     if where:
         return snapshot, f"Its digest {snapshot.digest} is the one of {' and '.join(where)}."
     line = f", but for a line of {audit.NAME} beside it that nobody has proven" if signed else ""

@@ -143,6 +143,7 @@ def read_seal(path: Path, data: bytes | None = None) -> Seal:
         known = document["_type"] == TYPE and document["predicateType"] == PREDICATE and seal.number > 0
         known = known and path.name.startswith(f"{seal.number:04d}-")
         known = known and bool(seal.previous and seal.previous_name and seal.created)
+        known = known and not any({"", ".."} & {*name.split("/")} for name in (*subjects, *prefixes))  # none elsewhere
         check_run_id(str(predicate["run"]["id"]))  # VERIFY.txt, which is run, names it
         canon = canonical(document) == data
     except (ValueError, KeyError, TypeError, OverflowError, UsageError) as error:  # the last of an infinite number
@@ -359,6 +360,8 @@ said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
 c=$(find . \( -name '*[[:cntrl:]]*' -o -name $'*\xc2[\x80-\x9f]*' -o -name $'*\xe2\x80[\x8b-\x8f\xa8-\xae]*' -o \
   -name $'*\xe2\x81[\xa0-\xaf]*' -o -name $'*\xd8\x9c*' \) -print0 | tr '\n\0' '? ')
 [ -z "$c" ] || {{ complain "control characters in a name: $c"; exit 1; }}
+out=$(grep -lE '("[0-9a-f]*"\}}|"bytes":[0-9]+),"name":"(/|([^"]*/)?\.\.["/])' seals/*.json)
+[ -z "$out" ] || {{ complain "names a file outside of this folder: $out"; exit 1; }}
 links=$(find . -mindepth 1 ! -type d ! -type f); [ -z "$links" ] || {{ complain "not a file: $links"; exit 1; }}
 instant() {{ said created "$1" | sed -E 's/[-:T]//g; s/\..*/Z/'; }}
 listed() {{ # the files of a seal: SHA-256, name
@@ -375,8 +378,7 @@ for seal in seals/*.json; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
   before=$(sha256sum < "$seal" | cut -d' ' -f1)
   [[ ! "$(said created "$seal")" < "$created" ]] || complain "$seal is older than the seal before it"
-  created=$(said created "$seal")
-  key=$(said fingerprint "$seal")
+  created=$(said created "$seal"); key=$(said fingerprint "$seal")
   if [ -z "$key" ]; then
     echo "$seal is not signed"
     [ -z "$runner$SIGNERS" ] || complain "$seal should be signed"
@@ -443,8 +445,7 @@ done
 #    an older toolkit wrote, whose seals name none, is not signed.
 before=0000000000000000000000000000000000000000000000000000000000000000 keys='' old=0 at=0
 for each in seals/*.json; do
-  key=$(said {log_key} "$each")
-  keys+=" $key"
+  key=$(said {log_key} "$each"); keys+=" $key"
   [ -n "$key" ] || old=$(grep -o '"bytes":[0-9]*,"name":"audit.jsonl"' "$each" | tr -cd 0-9)
 done
 [ "$old" = 0 ] || echo "audit.jsonl: the first $old bytes are chained, not signed"
@@ -523,8 +524,7 @@ signed() {{ # statement, namespace, time
   who=$(ssh-keygen -Y find-principals -Overify-time="$3" -f allowed_signers -s "$1.sig" 2>/dev/null | head -n 1)
   good=$(ssh-keygen -Y verify -Overify-time="$3" {revoked}-f allowed_signers -I "$who" -n "$2" -s "$1.sig" < "$1") ||
     complain "$1 is not signed by one who may"
-  echo "$good"
-  holders+="${{good##* }} $2"$'\n'
+  echo "$good"; holders+="${{good##* }} $2"$'\n'
   covering=$(grep -lF "\"name\":\"$1\"" seals/*.json | head -n 1)
   [ -z "$covering" ] || ssh-keygen -Y verify -Overify-time="$(instant "$covering")" {revoked}-f allowed_signers \
     -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null || complain "$1: its key was not valid when it was sealed"

@@ -264,9 +264,9 @@ def record(directory: Path, **about: Any) -> None:
     audit.append(directory / audit.NAME, CREATED, directory=str(directory.resolve()), **about)
 
 
-def digests(directory: Path) -> dict[str, str]:
+def digests(directory: Path, *, copied: bool = False) -> dict[str, str]:
     """The digest of each snapshot that was taken there, by the word of lines that were signed here (`_signed`)."""
-    lines = (entry["facts"] for entry in _signed(directory) if _names_a_snapshot(entry, "digest"))
+    lines = (entry["facts"] for entry in _signed(directory, copied=copied) if _names_a_snapshot(entry, "digest"))
     return {facts["snapshot"]: facts["digest"] for facts in lines}
 
 
@@ -342,16 +342,16 @@ def _doubt(directory: Path) -> tuple[str, set[str]]:
     return (f"line {broken.line} of {path}: {broken.why}" if broken else ""), named
 
 
-def _signed(directory: Path) -> list[dict[str, Any]]:
+def _signed(directory: Path, *, copied: bool = False) -> list[dict[str, Any]]:
     """Which snapshots were taken there by the word of lines signed with this workspace's key; none where it has no key.
 
-    Lines that name another directory were copied from there; those of older toolkits name none. Without ssh-keygen nothing
-    can be signed or proven here: all lines, and whoever tells of them says so (`audit.own_key`).
+    Lines that name another directory count only where those `copied` from there are asked for; older toolkits name none.
+    Without ssh-keygen nothing can be signed or proven here: all lines, and whoever tells of them says so (`audit.own_key`).
     """
     key = audit.own_key()
     trust = audit.Trust(frozenset({key} - {""})) if key or shutil.which("ssh-keygen") else None
     log, here = audit.entries(directory / audit.NAME, trust, (CREATED,)), str(directory.resolve())
-    return [entry for entry in log if entry["facts"].get("directory", here) == here]
+    return [entry for entry in log if copied or entry["facts"].get("directory", here) == here]
 
 
 def _names_a_snapshot(entry: dict[str, Any], *besides: str) -> bool:
