@@ -119,6 +119,15 @@ def merged_answers(row: dict[str, Any], k: int) -> str:
     return said
 
 
+def announced_said(announced: Mapping[str, Any]) -> str:
+    """The searches sent as the announcement says (fact `recall`, announced): how many, what came back, what could at most."""
+    row = announced["pooled"]
+    most = "" if row["possible"] == 1 else f"; the target holds {percent(row['possible'])} of them"
+    said = f"{percent(row['same'])} of the nearest of before were answered, 95 % interval {percent(row['low'])} to "
+    sample = f"a sample: {count(row['queries'], 'query')}, {count(row['sent'], 'search')} sent"
+    return f"{said}{percent(row['high'])} (Wilson){most}; {sample}"
+
+
 def share_range(rows: list[dict[str, Any]]) -> str:
     """`10 % to 95 % by source collection`: the lowest and the highest share of the same results, over all queries of a source
     collection, whatever targets they were asked of; `rows` of `answers`."""

@@ -14,16 +14,16 @@ import pandas as pd
 import pytest
 
 from helpers import plots
-from helpers.formatting import harmless, unpacked_rows
+from helpers.formatting import harmless, moment, unpacked_rows
 from helpers.notify import delivery
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
+from helpers.report.clients import beside_prediction, downtime_parts, to_source, way_back
 from helpers.report.facts import read_run
-from helpers.report.outcome import decision_tree, due_by_warnings, ends, way_back, writers
+from helpers.report.outcome import decision_tree, due_by_warnings, ends, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.report.record import untried
-from helpers.report.writes import beside_prediction, downtime_parts, to_source
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run.advice import HISTORIES, asks, page_remedy
@@ -70,10 +70,10 @@ def some_warnings() -> list[Check]:
 def test_each_act_that_a_warning_asks_for_is_due_with_its_command_and_its_keys(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "r", [result("14", Verdict.WARNING, checks=some_warnings())])
     contacts, ids, left = due_by_warnings(read_run(folder))
-    assert contacts.startswith("“contacts without a name”: Name them")
+    assert contacts.startswith("Operations lead, before the cutover: “contacts without a name”: Name them")
     assert contacts.endswith(" resume r --retry 14 --set contacts.dba=TEXT --set contacts.channel=TEXT")
-    assert ids.startswith("“ids that the migration rewrites”: Tell the owners")
-    assert left.startswith("2 warnings ask for no act")
+    assert ids.startswith("Operations lead, before the cutover: “ids that the migration rewrites”: Tell the owners")
+    assert left.startswith("2 other warnings need no action: whoever signs accepts them")
     assert due_by_warnings(read_run(make_run(tmp_path / "s", [result("10")]))) == [
         "There was no warning; nothing is due."
     ]
@@ -87,6 +87,31 @@ def test_a_run_that_is_cut_over_is_given_no_command_that_it_would_refuse_or_that
     due = due_by_warnings(read_run(make_run(tmp_path / "r", steps)))
     assert "Tell people yourself whom to call" in due[0]
     assert "--retry" not in run_page(tmp_path / "r")
+
+
+def test_what_is_due_has_a_role_and_a_time_of_this_run(tmp_path: Path) -> None:
+    slow = Check("latency", Verdict.WARNING, 2.3, 2, "× source", ReasonCode.SLOW_QUERIES, relation="≤")
+    snapshot = result("21", facts={"snapshot": {"id": "s", "retain_until": "2026-12-06T22:18:30+00:00"}})
+    steps = [
+        result("14", Verdict.WARNING, checks=some_warnings()), result("20"), snapshot, result("22"), result("24"),
+        result("25", facts={"cut_over": {"target": "t"}}), result("51", Verdict.WARNING, checks=[slow]), result("53"),
+    ]  # fmt: skip
+    view = read_run(make_run(tmp_path / "r", steps))
+    names, ids, latency, _ = due_by_warnings(view)
+    began = moment(view.results["25"].started)
+    assert names.startswith(
+        "Operations lead, by 2026-12-06 22:18:30 UTC, while a rollback is possible: “contacts without a name”"
+    )
+    assert ids.startswith(f"Operations lead, due at the cutover ({began}): “ids that")
+    assert latency.startswith(
+        "Database administrator, by 2026-12-06 22:18:30 UTC, while a rollback is possible: “latency”"
+    )
+    early = make_run(tmp_path / "e", [result("14", Verdict.WARNING, checks=some_warnings())])
+    with (early / "parameters.yaml").open("a", encoding="utf-8") as file:
+        file.write("window: {start: 2026-12-01T02:00:00+00:00, minutes: 120}\n")
+    assert due_by_warnings(read_run(early))[0].startswith(
+        "Operations lead, before the cutover, in the window 2026-12-01 02:00 to 2026-12-01 04:00 UTC: "
+    )
 
 
 def test_a_warning_that_came_after_the_decision_says_so_and_that_nobody_signed_knowing_it(tmp_path: Path) -> None:
@@ -430,8 +455,8 @@ def test_what_was_not_asked_is_not_counted_and_nothing_marginal_is_no_pass(tmp_p
     found = whole_night()
     found[3].checks += [Check("configuration", Verdict.NOT_APPLICABLE), Check("field types", Verdict.WARNING, 1, 0)]
     nodes = decision_tree(read_run(make_run(tmp_path / "r", found)))
-    assert nodes[0].why.startswith("3 tests")
-    assert nodes[2].why.startswith("1 of 3 tests warned")
+    assert nodes[0].why.startswith("3 of 4 tests were asked, 1 not applicable")
+    assert nodes[2].why.startswith("1 warned: 3 of 4 tests were asked")
     assert (nodes[3].answer, nodes[3].verdict) == ("nothing to accept", "not applicable")
 
 

@@ -265,7 +265,11 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     whole = {"recall": 0.93, "low": 0.9, "high": 0.95, "queries": 40, "filter": "none", "scope": "unrestricted"}
     whole |= {"verdict": "pass", "shared_expected": 0.33, "from_others": 0.65, "shared_filtered": 0.75}
     whole |= {"shared_low": 0.205, "shared_high": 0.485}
+    sent = {"queries": 140, "sent": 420, "same": 0.985, "possible": 0.99, "low": 0.949, "high": 0.996}
+    asked = {"collection": "core", "targets": ["a", "b"], "filter": {"origin": "core"}, "told_apart": True, "asked": 20,
+             "why": "", "queries": 20, "same": 0.985, "possible": 1.0, "short": "", "low": 0.8, "high": 1.0}  # fmt: skip
     recall = {"k": 10, "others": True, "rows": [], "pooled": {"unrestricted": whole}}
+    recall |= {"announced": {"rows": [asked], "pooled": sent}}
     edit(run, "23", lambda r: r["facts"].update(recall=recall))
     found = page(run)
     shown = tiles(found)
@@ -273,10 +277,10 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     assert shown["Collections, source → target"][0] == f"{len(by_source)} → {len(by_target)}"
     assert shown["Values changed"][0] == "3"
     assert "in 2 chunks" in shown["Values changed"][1]
-    assert shown["Same results for clients"][0] == "33.0 %"
-    assert shown["Same results for clients"][1] == (
-        "40 queries, stored vectors, own chunk left out, no filter; by collection not recorded; 95 % (Wilson): 20.5 % to 48.5 %; "
-        "one collection with a filter, calculated: 75.0 %"
+    assert shown["Same results, asked as announced"][0] == "98.5 %"
+    assert shown["Same results, asked as announced"][1] == (
+        "a sample, really sent: 140 queries, own chunk left out; 95 % (Wilson): 94.9 % to 99.6 %; "
+        "one collection alone, no filter: 33.0 %, with a filter, calculated: 75.0 %"
     )
     assert max(len(note) for _, note in shown.values()) <= 170, (
         "a longer note pushes the sign-offs off the first paper page"

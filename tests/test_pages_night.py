@@ -148,7 +148,7 @@ def test_checks_that_warn_are_no_simple_pass_in_the_tree(tmp_path: Path) -> None
     node = decision_tree(view_of(folder))[2]
     assert (node.question, node.answer, node.verdict) == ("Do all checks pass or warn?", "YES", "warning")
     assert node.why == (
-        "1 of 3 tests warned. Of 1 warning known at the decision, 1 is new here; all are shown to those who sign."
+        "1 warned: 3 of 3 tests were asked. Of 1 warning known at the decision, 1 is new here; all are shown to those who sign."
     )
     for role in ROLES:
         sign(folder, role)
@@ -157,10 +157,29 @@ def test_checks_that_warn_are_no_simple_pass_in_the_tree(tmp_path: Path) -> None
     )
 
 
+def test_every_test_is_in_the_tree_with_its_verdict(tmp_path: Path) -> None:
+    """Also one that was not exercised beside one that warned."""
+    night = whole_night()
+    night[3].checks += [
+        Check(
+            "search equivalence", Verdict.WARNING, 6, 7, "collections", ReasonCode.SEARCH_UNSURE, "docs: no baseline"
+        ),
+        Check("neighbours judged for recall", Verdict.NOT_EXERCISED, 700, 1260, "neighbours", detail="of 140 queries"),
+        Check("named queries", Verdict.NOT_APPLICABLE, detail="none is named"),
+    ]
+    nodes = decision_tree(view_of(make_run(tmp_path / "r", night)))
+    said = " ".join(child.why for child in nodes[2].children)
+    for check in night[3].checks:
+        assert f"{check.name} ({check.verdict})" in said
+    known = f"{len(night[3].checks) - 2} of {len(night[3].checks)} tests were asked, 1 not exercised, 1 not applicable"
+    assert nodes[0].why.startswith(known)
+    assert f"1 warned: {known}." in nodes[2].why
+
+
 def test_the_path_of_a_no_go_and_of_one_by_sign_off(tmp_path: Path) -> None:
     nodes = decision_tree(view_of(make_run(tmp_path / "r", whole_night(Verdict.FAIL))))
     assert answers(nodes)[2] == ("NO", "fail")
-    assert nodes[2].children[0].why == "embeddings: vector differs: 1"
+    assert nodes[2].children[0].why == "embeddings (fail): vector differs: 1"
     assert [node.verdict for node in nodes[3:6]] == ["not taken"] * 3
     assert nodes[6].verdict == "open"
     signed = make_run(tmp_path / "s", whole_night())

@@ -224,3 +224,80 @@ def test_the_same_querys_distances_are_told_before_and_after(tmp_path: Path) -> 
     nearer = [row["last_before"] - row["last_unrestricted"] for row in found.distances]
     assert np.mean(nearer) > 0.01
     assert all(row["distances"] > 0 and row["distance_largest"] < 5e-6 for row in found.search)
+
+
+ORIGIN = APART.replace("fields: [", 'fields: [{name: origin, type: string, fixed: "{source_collection}"}, ')
+
+
+def test_clients_who_ask_as_announced_get_what_they_got_before(tmp_path: Path) -> None:
+    """Of each split and merged collection: every target is asked, filtered by the source collection, sorted by distance."""
+    sources = {name: chunks(name, 60, i, kind) for i, name in enumerate(("alpha", "beta"))}
+    sent: list[tuple[str, dict[str, Any]]] = []
+
+    def watched(store: Any) -> None:
+        ask = store.query_filtered
+
+        def noted(name: str, vectors: Any, k: int, where: dict[str, Any]) -> Any:
+            sent.append((name, where))
+            return ask(name, vectors, k, where)
+
+        store.query_filtered = noted
+
+    found = judged(tmp_path, ORIGIN, sources, damage=watched)
+    told = found.recall()["announced"]
+    assert sent == [(name, {"origin": source}) for source in sources for name in ("evens", "odds")]
+    assert [(r["collection"], r["targets"], r["queries"], r["same"]) for r in told["rows"]] == [
+        (name, ["evens", "odds"], 20, 1.0) for name in sources
+    ]
+    whole = told["pooled"]
+    assert (whole["same"], whole["queries"], whole["sent"]) == (1.0, 40, 80)
+    assert (whole["low"], whole["high"]) == interval(1.0, 40)
+    assert found.recall()["pooled"]["unrestricted"]["shared_expected"] < 0.6, "of one of them alone much is missing"
+    check = found.announced()
+    assert (check.verdict, check.measured, check.threshold) == (Verdict.PASS, 2, 2)
+    assert "a sample: 40 queries, 80 searches sent" in check.detail
+
+
+def test_a_filter_that_finds_nothing_is_a_warning(tmp_path: Path) -> None:
+    sources = {name: chunks(name, 60, i, kind) for i, name in enumerate(("alpha", "beta"))}
+
+    def nothing(store: Any) -> None:
+        store.query_filtered = lambda name, vectors, k, where: [[] for _ in vectors]
+
+    check = judged(tmp_path, ORIGIN, sources, damage=nothing).announced()
+    assert (check.verdict, check.measured, check.threshold) == (Verdict.WARNING, 0, 2)
+    assert "0 % of the nearest of before were answered" in check.detail
+
+
+def test_an_auditor_recomputes_what_was_sent_as_announced(tmp_path: Path) -> None:
+    sources = {name: chunks(name, 60, i, kind) for i, name in enumerate(("alpha", "beta"))}
+
+    def careless(store: Any) -> None:
+        ask = store.query_filtered
+        store.query_filtered = lambda name, *more: [hits[:2] + hits[3:] for hits in ask(name, *more)]
+
+    told = judged(tmp_path, ORIGIN, sources, damage=careless).recall()["announced"]["pooled"]
+    assert told["same"] < 1
+    with gzip.open(tmp_path / SEARCHES, "rt", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "as announced"]
+    lists = {(row["query"], row["side"]): set(json.loads(row["ids"])) - {json.loads(row["own"])} for row in rows}
+    shares = [len(ids & lists[query, "target"]) / len(ids) for (query, side), ids in lists.items() if side == "source"]
+    assert len(shares) == 40
+    assert {row["target"] for row in rows} == {"evens, odds"}
+    assert told["same"] == pytest.approx(float(np.mean(shares)))
+
+
+def test_without_a_filter_that_tells_them_apart_every_collection_is_asked_whole(tmp_path: Path) -> None:
+    """Then clients cannot have their old answers; the share says so, and judges nothing."""
+    sources = {name: chunks(name, 60, i, kind) for i, name in enumerate(("alpha", "beta"))}
+    found = judged(tmp_path, APART, sources)
+    told, check = found.recall()["announced"], found.announced()
+    assert 0.2 < told["pooled"]["same"] < 0.8
+    assert [(row["filter"], row["told_apart"]) for row in told["rows"]] == [({}, False)] * 2
+    assert check.verdict is Verdict.PASS
+    (tmp_path / "kept").mkdir()
+    kept = judged(tmp_path / "kept", FIELD, {"alpha": chunks("alpha", 40, 1)}).announced()
+    assert (kept.verdict, kept.detail) == (
+        Verdict.NOT_APPLICABLE,
+        "no collection was split or merged: clients ask as before",
+    )

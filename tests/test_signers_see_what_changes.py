@@ -10,13 +10,13 @@ from bs4 import BeautifulSoup
 
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
+from helpers.report.clients import Tile, asks_instead, carries_over, way_back, ways_back
 from helpers.report.facts import read_run
-from helpers.report.outcome import asks_instead, way_back, ways_back
 from helpers.report.pages import run_page, tiles
 from helpers.report.record import deviations, tools, untried_here
-from helpers.report.writes import Tile, carries_over
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run.plan import CONTRADICTIONS, Step
+from helpers.steps.migrate import by_value
 from tests.test_pages_run import make_run, read, result, whole_night
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
@@ -35,8 +35,11 @@ def at(seconds: float) -> str:
     return (BEGAN + dt.timedelta(seconds=seconds)).isoformat()
 
 
-def routed(folder: Path, **facts: Any) -> Path:
-    told = result(Step.VALIDATE, facts={"recall": {"k": 10, "rows": [SHARES], "pooled": {}}})
+def routed(folder: Path, announced: Any = None, shares: Any = None, **facts: Any) -> Path:
+    pooled = {"unrestricted": shares} if shares else {}
+    told = result(
+        Step.VALIDATE, facts={"recall": {"k": 10, "rows": [SHARES], "pooled": pooled, "announced": announced}}
+    )
     return make_run(folder, [result(Step.MIGRATE, facts={"routing": WAYS, **facts}), told])
 
 
@@ -54,12 +57,36 @@ def test_each_route_has_the_filter_that_asks_for_the_old_collection_alone(tmp_pa
     assert asks["jokes"].ask == "no filter is needed"
     page = read(run_page(folder))
     core, docs, jokes = table(page, "What clients ask instead, by routing")
-    assert core == ["core", "corpus 30", 'where={"source_collection": "core"}', "25.0 %", "100 %"]
+    assert core == ["core", "corpus 30", 'where={"source_collection": "core"}', "–", "25.0 %", "100 %"]
     assert docs[1] == "(quarantine) 1, corpus 60, humor 5"
-    assert jokes[1:] == ["jests 4", "no filter is needed", "–", "–"]
+    assert jokes[1:] == ["jests 4", "no filter is needed", "–", "–", "–"]
     caption = page.find(id="routing").find_next("caption").get_text()  # type: ignore[union-attr]
-    assert "NOT EXERCISED: no search with such a filter was sent" in caption
+    assert "NOT EXERCISED: no search was sent to the target as" in caption
     assert page.select_one('nav a[href="#routing"]') is not None
+
+
+def test_each_route_shows_what_came_back_of_searches_sent_as_announced(tmp_path: Path) -> None:
+    row = {"collection": "docs", "targets": ["corpus", "humor"], "filter": {"source_collection": "docs"}, "queries": 20,
+           "same": 0.99, "low": 0.8, "high": 1.0, "why": ""}  # fmt: skip
+    whole = {"queries": 20, "sent": 40, "same": 0.99, "possible": 1.0, "low": 0.8, "high": 1.0}
+    page = read(
+        run_page(
+            routed(tmp_path / "r", announced={"rows": [row], "pooled": whole}, origin_fields=["source_collection"])
+        )
+    )
+    core, docs, _ = table(page, "What clients ask instead, by routing")
+    assert docs[3] == "99.0 % (20 queries; 80.0 % to 100 %)"
+    assert core[3] == "–"
+    caption = page.find(id="routing").find_next("caption").get_text()  # type: ignore[union-attr]
+    assert "searches that step 23 sent as “Ask there” says, a sample" in caption
+    assert "NOT EXERCISED" not in caption
+    asked = next(
+        found for found in tiles(read_run(tmp_path / "r")) if found.label == "Same results, asked as announced"
+    )
+    assert (asked.value, asked.file) == ("99.0 %", "#routing")
+    alone = next(found for found in tiles(read_run(routed(tmp_path / "s", shares={"shared_expected": 0.25, "queries": 20})))
+                 if found.label.startswith("Same results"))  # fmt: skip
+    assert (alone.label, alone.value) == ("Same results, one collection alone", "25.0 %")
 
 
 def test_that_no_filter_tells_merged_collections_apart_is_said(tmp_path: Path) -> None:
@@ -92,18 +119,37 @@ def test_a_rollback_is_measured_only_in_the_state_in_which_it_was_tried(tmp_path
 def test_each_state_has_its_command_its_writes_and_who_decides(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "r", whole_night())
     with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
-        file.write("contacts: {operations_lead: Ada 555}\n")
+        file.write("contacts: {operations_lead: Ada 555, on_call: Bob 777}\n")
     rows = table(read(run_page(folder)), "Rollback by state")
     assert [row[0] for row in rows] == ["before the cutover: possible", "after the cutover: possible",
                                         "after the closeout: possible until the snapshots may go"]  # fmt: skip
     assert [row[3] for row in rows] == ["NOT EXERCISED in this run"] * 3
     assert rows[0][1].endswith("rollback r")
     assert all(row[1].endswith("rollback r --replay") for row in rows[1:])
-    assert rows[0][4] == "nobody: there is one history"
-    assert {row[4] for row in rows[1:]} == {"operations lead: Ada 555"}
+    assert rows[0][4:] == [
+        "on a rollback trigger: on-call engineer; for NO-GO: operations lead",
+        "nobody: there is one history",
+    ]
+    assert {tuple(row[4:]) for row in rows[1:]} == {
+        ("on a rollback trigger: on-call engineer; else: operations lead", "operations lead")
+    }
     assert "a chunk changed on both sides stops the replay" in rows[2][2]
-    nobody = table(read(run_page(make_run(tmp_path / "s", whole_night()))), "Rollback by state")
-    assert nobody[1][4] == "operations lead: not named (contacts.operations_lead)"
+    nobody = way_back(read_run(make_run(tmp_path / "s", whole_night())))
+    assert "the operations lead, level 3: not named (contacts.operations_lead)" in nobody
+
+
+def test_the_first_screen_and_the_rapid_rollback_say_who_orders_a_rollback(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", whole_night())
+    with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
+        file.write("contacts: {operations_lead: Ada 555, on_call: Bob 777}\n")
+    page = read(run_page(folder))
+    said = ("Who orders it, before and after the cutover: on a rollback trigger the on-call engineer, level 4: Bob 777; without "
+            "one, or for NO-GO, the operations lead, level 3: Ada 555.")  # fmt: skip
+    assert said in page.select_one("header").get_text()  # type: ignore[union-attr]
+    assert said in page.find(id="rollback").find_next("p").get_text()  # type: ignore[union-attr]
+    with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
+        file.write("rollback: {automatic: true}\n")
+    assert "begins it without an order (rollback.automatic)" in way_back(read_run(folder))
 
 
 def tile(folder: Path, label: str) -> Tile:
@@ -183,3 +229,29 @@ def test_a_warning_about_time_names_the_step_and_the_part_that_took_most(tmp_pat
         file.write(f"window: {{start: '{at(0)}', minutes: 60}}\n")
     said = numbers.outside_window(read_run(folder))
     assert said.endswith("; step 22 (Migrate) took most, 1 h 00 min, of it 50 min 00 s for 4 import.")
+
+
+def test_values_that_a_default_replaced_are_shown_old_and_new_apart_from_those_it_filled(tmp_path: Path) -> None:
+    changes = [
+        *({"field": "language", "old": "'Spanish (Chile)'", "new": "'en'", "rule": "default"} for _ in range(3)),
+        {"field": "disputed", "old": "'perhaps'", "new": "False", "rule": "default"},
+        *({"field": "score", "old": f"{n}", "new": "1.0", "rule": "clamp"} for n in range(2, 2002)),
+    ]
+    rows = by_value(changes)
+    assert sum(row["chunks"] for row in rows) == len(changes) == 2004
+    assert [(r["field"], r["old"], r["new"], r["chunks"]) for r in rows[:2]] == [
+        ("language", "'Spanish (Chile)'", "'en'", 3), ("disputed", "'perhaps'", "False", 1)
+    ]  # fmt: skip
+    assert (rows[-1]["field"], rows[-1]["rule"], len(rows)) == (None, "clamp", 1001)
+    filled = [{"field": "author", "value": "unknown", "chunks": 7}]
+    page = read(run_page(make_run(tmp_path / "r", [result(Step.MIGRATE, facts={"replaced": rows, "filled": filled})])))
+    shown = table(page, "Values that were replaced, by value")
+    assert shown[:2] == [
+        ["language", "'Spanish (Chile)'", "'en'", "3", "default"],
+        ["disputed", "'perhaps'", "False", "1", "default"],
+    ]
+    assert shown[-1] == ["further values", "1,962", "all rules"]
+    assert len(shown) == 41
+    caption = page.find(id="replaced").find_next("caption").get_text()  # type: ignore[union-attr]
+    assert "2,004 values in all, of which 4 values by the rule default" in caption
+    assert table(page, "Defaults that missing fields got, by value") == [["author", "unknown", "7"]]

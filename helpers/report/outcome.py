@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from helpers.cutover import clients_switched, source_takes_writes
 from helpers.errors import RUNBOOK
 from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.formatting import count, moment, text
-from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, instant, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan
-from helpers.run.advice import asks, page_remedy
+from helpers.run.advice import BEFORE_USE, asks, page_remedy, role_of
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 
@@ -33,7 +32,7 @@ from helpers.run.plan import Step
 _CHECKS = {
     "Metadata": ("metadata", "metadata completeness", "field types", "citation URIs", "configuration"),
     "Embeddings": ("embeddings",),
-    "Queries": ("search equivalence", "named queries"),
+    "Queries": ("search equivalence", "neighbours judged for recall", "searches as announced", "named queries"),
     "Collections": ("counts", "distribution", "duplicates"),
 }
 _OPEN, _TAKEN_NOT = "not reached", "not taken"
@@ -83,7 +82,7 @@ def _validated(view: RunView) -> Node:
         "Is the validation complete?",
         "YES",
         "pass",
-        f"{count(_asked(view), 'test')}; what each compared is in its row.",
+        f"{_of_all(view)}; what each compared is in its row.",
     )
 
 
@@ -118,7 +117,7 @@ def _all_checks(view: RunView) -> Node:
         before = [f for f in view.findings if f.at_decision]
         new = sum(f.steps[0] >= Step.VALIDATE for f in before)
         node.why = (
-            f"{warned} of {count(_asked(view), 'test')} warned. Of {count(len(before), 'warning')} known at the decision, "
+            f"{warned} warned: {_of_all(view)}. Of {count(len(before), 'warning')} known at the decision, "
             f"{new or 'none'} {'is' if new == 1 else 'are'} new here; all are shown to {shown}."
         )
     return node
@@ -132,13 +131,19 @@ def _asked(view: RunView) -> int:
     return sum(c.verdict not in _UNASKED for c in view.tests)
 
 
+def _of_all(view: RunView) -> str:
+    """`11 of 12 tests were asked, 1 not exercised`: every test is in the tree, with its verdict."""
+    left = Counter(c.verdict for c in view.tests if c.verdict in _UNASKED)
+    said = "".join(f", {n} {verdict}" for verdict, n in left.items())
+    return f"{_asked(view)} of {count(len(view.tests), 'test')} {'was' if len(view.tests) == 1 else 'were'} asked{said}"
+
+
 def _group(title: str, checks: Sequence[Check]) -> Node:
     verdict = worst(c.verdict for c in checks)
     bad = [c for c in checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL)]
-    why = "; ".join(f"{text(c.name, 60)}: {text(c.detail or c.measured, 160)}" for c in bad)
-    left = ", ".join(f"{text(c.name, 60)} ({c.verdict})" for c in checks if c.verdict in _UNASKED)
-    asked = ", ".join(text(c.name, 60) for c in checks if c.verdict not in _UNASKED)
-    return Node(title, verdict=verdict.value, why=why or "; ".join(filter(None, [asked, left])))
+    why = [f"{text(c.name, 60)} ({c.verdict}): {text(c.detail or c.measured, 160)}" for c in bad]
+    rest = [f"{text(c.name, 60)} ({c.verdict})" for c in checks if c not in bad]
+    return Node(title, verdict=verdict.value, why="; ".join([*why, ", ".join(rest)]).strip("; "))
 
 
 def _marginal(view: RunView, *, against: bool) -> Node:
@@ -368,17 +373,16 @@ def _gate(view: RunView) -> Outcome:
     if _cut_over(view):
         moved = [f"{clients(view)} {writers(view)}".strip()]
         if view.passed(Step.CLOSEOUT):
-            last = [f"Take the evidence along: {RUNBOOK} archive {view.id}",
-                    f"Rollback is possible until {_until(view)}: {RUNBOOK} rollback {view.id}"]  # fmt: skip
+            last = [f"Operations lead{_by(view)}: take the evidence along: {RUNBOOK} archive {view.id}",
+                    f"Rollback is possible until {possible_until(view)}: {RUNBOOK} rollback {view.id}"]  # fmt: skip
             unsigned = view.gates[CLOSED].missing if CLOSED in view.gates else []
             sign = [
                 f"{RUNBOOK} sign {view.id} --role {role} --name NAME --decision go --gate {CLOSED} --key FILE"
                 for role in unsigned
             ]
             if unsigned:
-                moved.append(
-                    f"The closeout is not signed yet by: {', '.join(role.replace('_', ' ') for role in unsigned)}."
-                )
+                roles = ", ".join(role.replace("_", " ") for role in unsigned)
+                moved.append(f"The closeout is not signed yet by: {roles}{_by(view)}.")
             return Outcome("go", f"{_switched(view)} and closed out", moved, [*sign, *last, *due_by_warnings(view)])
         next_one = next((s for s in view.steps if s.number > Step.CUTOVER and s.verdict == "not run"), None)
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
@@ -423,22 +427,15 @@ def writers(view: RunView) -> str:
     return source_takes_writes(source, target) + tried
 
 
-def way_back(view: RunView) -> str:
-    """Until when a rollback is possible, where that is known and there was none, and where and as whom its commands run."""
-    until = _until(view) if view.outcome.kind != "rolled-back" else ""
-    host, directory, user = (text(view.run.get(key), 120) for key in ("host", "directory", "user"))
-    drilled_before = view.rehearsal and view.ran(Step.ROLLBACK) and view.passed(Step.CLOSEOUT)
-    never = numbers.rollback(view.results.get(Step.ROLLBACK)) is None
-    untried = (
-        "; none was tried since the closeout" if drilled_before else "; NOT EXERCISED in this run" if never else ""
-    )
-    possible = f"A rollback is possible until {until}, when the snapshots may go{untried}. " if until else ""
-    return f"{possible}Run its commands on {host} in {directory} as {user}."
-
-
-def _until(view: RunView) -> str:
+def possible_until(view: RunView) -> str:
     until = view.fact("rollback_possible_until") or view.table("snapshot").get("retain_until")
     return moment(until) if until else ""
+
+
+def _by(view: RunView) -> str:
+    """Until when what is due after the cutover should be done: a rollback is possible until then."""
+    until = possible_until(view)
+    return f", by {until}" if until else ""
 
 
 def _place(view: RunView, side: str) -> str:
@@ -458,112 +455,38 @@ _RENAMED = (
 )
 
 
-class Ask(NamedTuple):
-    """What a client of a source collection asks instead: `targets` with the chunks that each got of it, and with which filter.
-
-    `same` and `filtered`: shares (0–1) of the answers of before, of one of these collections alone, without a filter and with
-    it, over all queries; None where nobody measured them.
-    """
-
-    source: str
-    targets: dict[str, int]
-    ask: str
-    same: float | None
-    filtered: float | None
-
-
-def asks_instead(view: RunView) -> list[Ask]:
-    """A row a source collection, by its routes. The only place that says what a client has to change."""
-    merged, by_source = numbers.merged(view.results), dict[str, dict[str, int]]()
-    for (source, target), chunks in numbers.routes(view.results).items():
-        by_source.setdefault(source, {})[target] = chunks
-    shares = view.table("recall").get("rows") or []
-
-    def mean(source: str, key: str) -> float | None:
-        known = [
-            (row[key], row["queries"]) for row in shares if row.get("collection") == source and row.get(key) is not None
-        ]
-        return sum(share * n for share, n in known) / sum(n for _, n in known) if known else None
-
-    rows = []
-    for source, targets in by_source.items():
-        whole = {target: n for target, n in targets.items() if target}
-        told = [_filter(view, source) if merged.keys() & whole.keys() else "no filter is needed"]
-        told += [f"ask all {len(whole)}, then sort by distance"] if len(whole) > 1 else []
-        told = told if whole else ["no search finds them"]
-        shared = (mean(source, key) for key in ("shared_expected", "shared_filtered"))
-        rows.append(Ask(source, targets, "; ".join(told), *shared))
-    return rows
-
-
-def _filter(view: RunView, source: str) -> str:
-    """The filter that asks a merged collection for the chunks of one source collection alone; that there is none, where so."""
-    known = next((view.results[n].facts["origin_fields"] for n in (Step.MIGRATE, Step.DRY_RUN)
-                  if n in view.results and "origin_fields" in view.results[n].facts), None)  # fmt: skip
-    if known is None:
-        return "no filter is recorded: this run is of an older toolkit"
-    if known:
-        return f"where={json.dumps({text(known[0], 60): text(source, 80)}, ensure_ascii=False)}"
-    section = view.parameters.get("migration")
-    prefix = isinstance(section, dict) and section.get("id_policy") == "prefix"
-    kept = f"; drop answers whose id does not begin with {text(source, 80)}:" * prefix
-    return f"no filter gives the answers of before: the schema writes no source collection into the chunks{kept}"
-
-
-class WayBack(NamedTuple):
-    """A rollback from one state of a run: until when there is one, its command, what becomes of writes, how long, who decides."""
-
-    state: str
-    command: str
-    writes: str
-    took: str
-    decides: str
-
-
-def ways_back(view: RunView) -> list[WayBack]:
-    """By state; a time is only in the row of the state in which a rollback was tried."""
-    found, result = numbers.rollback(view.results.get(Step.ROLLBACK)), view.results.get(Step.ROLLBACK)
-    begun, moved, ended = numbers.ordered(result), _cut_over(view), view.results.get(Step.CLOSEOUT)
-    closed = instant(ended.finished) if ended is not None else None
-    tried = None
-    if found is not None and begun is not None:
-        tried = 0 if not moved else 2 if closed is not None and begun > closed else 1
-    took = ["NOT EXERCISED in this run"] * 3
-    if tried is not None and found is not None:
-        took[tried] = f"measured: {numbers.rollback_words(found, brief=True)}"
-    section = view.parameters.get("contacts")
-    lead = str(section.get("operations_lead") or "") if isinstance(section, dict) else ""
-    who = text(lead, 80) if lead and not is_placeholder(lead) else "not named (contacts.operations_lead)"
-    until = _until(view)
-    command = f"{RUNBOOK} rollback {view.id}"
-    return [
-        WayBack("before the cutover: possible", command,
-                "no client was sent to the target, so none of theirs is there; the source keeps its own",
-                took[0], "nobody: there is one history"),
-        WayBack("after the cutover: possible", f"{command} --replay",
-                "those to the target are exported, and written to the source with --replay; without it a rollback that finds "
-                "any stops until somebody decides (--discard-with-reason)",
-                took[1], f"operations lead: {who}"),
-        WayBack(f"after the closeout: possible until {until or 'the snapshots may go'}", f"{command} --replay",
-                "as above; those to the source, since its fence was lifted, stay there, and a chunk changed on both sides stops "
-                "the replay", took[2], f"operations lead: {who}"),
-    ]  # fmt: skip
-
-
 def due_by_warnings(view: RunView) -> list[str]:
-    """What the run asks people for: other names of collections, each act of a warning once; then how many ask for none."""
-    due: dict[str, list[str]] = {}
+    """What the run asks people for, with role and time: other names of collections, each act of a warning once; then how many
+    ask for none."""
+    due: dict[tuple[str, str], list[str]] = {}
     others = len({source for source, target in numbers.routes(view.results) if target and source != target})
-    said = [_RENAMED.format(others)] if others else []
+    said = [f"{_due(view, ReasonCode.IDS_REWRITTEN)}: {_RENAMED.format(others)}"] if others else []
+    left = 0
     for found in view.findings:
         remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
-        due.setdefault(remedy if asks(remedy) else "", []).append(f"“{text(found.check.name, 80)}”")
-    left = len(due.pop("", ()))
-    said += [f"{', '.join(named)}: {remedy}" for remedy, named in due.items()]
+        if asks(remedy):
+            due.setdefault((_due(view, found.check.reason), remedy), []).append(f"“{text(found.check.name, 80)}”")
+        else:
+            left += 1
+    said += [f"{when}: {', '.join(named)}: {remedy}" for (when, remedy), named in due.items()]
     if left:
-        act = f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no act"
-        said.append(f"{act}: who signs takes them as they are; else correct the source and begin a new run.")
+        act = f"{count(left, 'other warning' if said else 'warning')} {'needs' if left == 1 else 'need'} no action"
+        said.append(f"{act}: whoever signs accepts {'it' if left == 1 else 'them'}; the table of warnings names each. To change "
+                    "what one is about, correct the source and begin a new run.")  # fmt: skip
     return said or ["There was no warning; nothing is due."]
+
+
+def _due(view: RunView, code: str) -> str:
+    """Who does what a warning asks for, and by when: what clients must know before the cutover, all else while a rollback is
+    possible."""
+    role, cut = role_of(code).capitalize(), view.step(Step.CUTOVER)
+    until, window = possible_until(view), numbers.window_of(view)
+    if view.table("cut_over") and cut is not None and cut.result is not None:
+        if code in BEFORE_USE:
+            return f"{role}, due at the cutover ({moment(cut.result.started)})"
+        return f"{role}, by {until}, while a rollback is possible" if until else f"{role}, before the next run"
+    when = f", in the window {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
+    return f"{role}, before the cutover{when}"
 
 
 def _switched(view: RunView) -> str:

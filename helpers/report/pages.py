@@ -33,23 +33,33 @@ from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
 from helpers.evidence.statement import sha256
-from helpers.formatting import count, judged_queries, own_chunk, percent, text
+from helpers.formatting import count, percent, text
 from helpers.notify import read as read_notices
 from helpers.report import numbers, record
+from helpers.report.clients import (
+    UNKNOWN,
+    Tile,
+    answers,
+    asks_instead,
+    carries_over,
+    downtime_parts,
+    downtime_tile,
+    recall_tiles,
+    rollback_tile,
+    to_source,
+    way_back,
+    ways_back,
+)
 from helpers.report.facts import RunView, Timed, between, read_run, timed
 from helpers.report.outcome import (
     CLASSES,
-    asks_instead,
     decision_tree,
     ends,
     outcome,
     reached,
-    way_back,
-    ways_back,
     writers,
 )  # fmt: skip
 from helpers.report.record import checklist
-from helpers.report.writes import UNKNOWN, Tile, carries_over, downtime_parts, downtime_tile, rollback_tile, to_source
 from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact, page_remedy
@@ -100,7 +110,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         downtime_parts=downtime_parts(view.results, view.attempts),
         carries_over=carries_over(view),
         again=numbers.again(view.results, view.drill),
-        answers=record.answers(view.table("recall")),
+        answers=answers(view.table("recall")),
         asks=asks_instead(view),
         routes=numbers.routes(view.results),
         counted=numbers.counts(view.results),
@@ -242,12 +252,13 @@ def tiles(view: RunView) -> list[Tile]:
                 file="#quarantined" if next(view.quarantined, None) else ""),
         *([_chunks("Left out", found.left_out, "by the conditions of the schema, listed with each")] if found.left_out else []),
         _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
-        replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if next(view.changes, None) else ""),
+        replace(_chunks("Values changed", found.changed, _in_chunks(found)),
+                file="#replaced" if view.rows("replaced") else "#changes" if next(view.changes, None) else ""),
         replace(_chunks("Defaults filled", found.filled, record.defaults(found)), file="#values" if found.filled else ""),
         _chunks("Values derived", found.derived, "missing fields that got what the document or a rule of the schema tells"
                 + (f"; {found.set:,} more are set by the schema" if found.set else "")),
         _ids(view, found),
-        *_recall(view),
+        *recall_tiles(view),
         downtime_tile(view),
         rollback_tile(view),
         _contradicting(view),
@@ -314,34 +325,6 @@ def _ids(view: RunView, found: numbers.Counts) -> Tile:
     how = "as <collection>:<id>" if policy == "prefix" else "by the schema"
     note = f"{how}; clients that keep ids must know" if found.rewritten else "every chunk keeps its id"
     return Tile("Ids rewritten", f"{found.rewritten:,}", note, "warning" if found.rewritten else "pass")
-
-
-def _recall(view: RunView) -> list[Tile]:
-    """The share of the true nearest neighbours that came back, for each filter that was asked; merged collections have two."""
-    told = view.table("recall")
-    found = []
-    for row in (told.get("pooled") or {}).values():
-        if row and isinstance(row.get("recall"), int | float):
-            asked = f"{judged_queries(row, why=False)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
-            label = f"Recall@{told.get('k')}, {formatting.scope(row['scope'])}"
-            found.append(
-                Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))
-            )
-    return [*(found or [Tile("Recall", UNKNOWN)]), *_remaining(told)]
-
-
-def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
-    """Of collections that were merged: how much of a client's answer is as before, and what that means."""
-    whole = (told.get("pooled") or {}).get("unrestricted") or {}
-    if isinstance(share := whole.get("shared_expected"), int | float):
-        rows = record.answers(told)
-        note = f"{whole['queries']:,} queries, stored vectors, {own_chunk(told)}, no filter; {formatting.share_range(rows)}"
-        if whole.get("shared_low") is not None:
-            note += f"; 95 % (Wilson): {percent(whole['shared_low'])} to {percent(whole['shared_high'])}"
-        if (filtered := whole.get("shared_filtered")) is not None:
-            note += f"; one collection with a filter, calculated: {percent(filtered)}"
-        kind = "pass" if share == 1 else "warning"
-        yield Tile("Same results for clients", percent(share), note, kind, "#answers" if rows else "#search")
 
 
 def _due_of(view: RunView, name: str) -> set[str]:

@@ -16,14 +16,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
 from helpers.evidence.signoffs import CLOSEOUT
-from helpers.formatting import count, duration, merged_answers, moment, own_chunk, percent, share_range, text
+from helpers.formatting import (
+    announced_said,
+    count,
+    duration,
+    merged_answers,
+    moment,
+    own_chunk,
+    percent,
+    share_range,
+    text,
+)
 from helpers.notify.delivery import CRITICAL, LEVELS
 from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
+from helpers.report.clients import ASKED, answers, clients_get, unseen
 from helpers.report.facts import RunView
 from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
 from helpers.report.outcome import clients, drilled, drilled_parts
-from helpers.report.writes import unseen
 from helpers.results import UNREMARKABLE, Check, Verdict, changes_told, worst
 from helpers.run.plan import Step
 
@@ -217,12 +227,9 @@ def _recall(view: RunView) -> Iterator[Item]:
                 changed += f"; the target's answers: {percent(row['shared_measured'])} as before"
             changed += f"; without a filter {share_range(answers(told))}; queries are stored vectors, {own_chunk(told)}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
+            if (told.get("announced") or {}).get("pooled") is not None:
+                yield Item("Same results, asked as announced", f"{announced_said(told['announced'])}; {ASKED}")
             yield Item("Expected change for clients: collections were split and merged", changed)
-
-
-def answers(recall: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a client's searches of merged collections answer, a row a source collection and target: shares 0-1."""
-    return [row for row in recall.get("rows") or [] if row.get("shared_expected") is not None]
 
 
 def _distance(view: RunView, rows: list[dict[str, Any]]) -> Iterator[Item]:
@@ -430,7 +437,7 @@ def after(view: RunView) -> list[tuple[str, str]]:
         ("Application", f"{_verdict_of(view, Step.CUTOVER)}: {_seen(view)}"),
         (
             "Semantic search",
-            f"{search.verdict.value}: {text(search.found)}; {_searched(view)}{_clients_get(view)}"
+            f"{search.verdict.value}: {text(search.found)}; {_searched(view)}{clients_get(view)}"
             if search
             else NOT_RECORDED,
         ),
@@ -473,14 +480,6 @@ def untried(view: RunView) -> list[tuple[str, list[str]]]:
     found = [(Verdict.NOT_EXERCISED.value, untried_here(view)), ("sampled", list(_sampled(view))),
              (Verdict.NOT_APPLICABLE.value, idle)]  # fmt: skip
     return [(verdict, lines) for verdict, lines in found if lines]
-
-
-def _clients_get(view: RunView) -> str:
-    """What an index that finds what it must does not say: whether a client's answer is as before."""
-    whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
-    if not isinstance(share := whole.get("shared_expected"), int | float):
-        return ""
-    return f"; of what clients got before, without a filter, {percent(share)} are in the same answer now"
 
 
 def untried_here(view: RunView) -> list[str]:

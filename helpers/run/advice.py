@@ -158,6 +158,26 @@ def page_remedy(code: str, run_id: str, reached: str = "", detail: str = "") -> 
     return said.replace("--set KEY=TEXT", keys) if keys else said
 
 
+# What clients must know before they use the target, and what else is a matter of people: the operations lead's; databases are
+# the DBA's (runbook: Decision Authority, Appendix C).
+BEFORE_USE = (
+    ReasonCode.ID_COLLISION,
+    ReasonCode.IDS_REWRITTEN,
+    ReasonCode.FILTERS_CHANGE,
+    ReasonCode.METADATA_CONTRADICTS,
+)
+_PEOPLE = (
+    *BEFORE_USE, ReasonCode.NOBODY_NAMED, ReasonCode.NOBODY_TOLD, ReasonCode.NOTICE_FAILED, ReasonCode.LATE_NOTICE,
+    ReasonCode.TOO_SLOW, ReasonCode.NIGHT_TOO_LONG, ReasonCode.LONGER_THAN_ESTIMATED, ReasonCode.OUTSIDE_WINDOW,
+    ReasonCode.APPLICATION_UNSEEN,
+)  # fmt: skip
+
+
+def role_of(code: str) -> str:
+    """Who does what the remedy of this code asks for."""
+    return "operations lead" if code in _PEOPLE else "database administrator"
+
+
 def asks(remedy: str) -> bool:
     """Whether a remedy of `page_remedy` asks people for an act in this run; the others are to be known, or lie at the source."""
     return bool(remedy) and not remedy.startswith(_NO_ACT)

@@ -28,9 +28,9 @@ from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
+from helpers.report.clients import KILLED, beside_prediction, who_orders
 from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import FENCE_END, outcome
-from helpers.report.writes import KILLED, beside_prediction
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
@@ -561,6 +561,7 @@ class CloseoutStep(NotebookStep):
                           for k in what_stays(self.run.home, self.parameters)],
             "way_back": f"It stays open until {until}, when the snapshots may go:",
             "rollback": self.run.home.command("rollback", "--dry-run"), "contacts": self._contacts(),
+            "orders": who_orders(view),
             "rate": f"{rate:,.0f}" if isinstance(rate, int | float) else "not recorded",
             "after": record.after(view), "lessons": [*written, *record.lessons(view)][:40],
             "written": bool(written), "lessons_file": str(self.lesson_file.path),

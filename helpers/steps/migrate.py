@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
+from helpers.errors import one_line
 from helpers.formatting import unpacked_rows
 from helpers.migration import staging
 from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp
@@ -249,7 +252,9 @@ class MigrateStep(NotebookStep):
         listed, kept = self.staged.folder / CHANGES, self.run.folder / CHANGED
         if listed.is_file():
             self.run.wrote(kept, write_bytes(kept, listed.read_bytes()))
-            self.run.fact("changes_file", sum(1 for _ in unpacked_rows(kept, ())))
+            replaced = by_value(unpacked_rows(kept, ("field", "old", "new", "rule")))
+            self.run.fact("replaced", replaced)
+            self.run.fact("changes_file", sum(row["chunks"] for row in replaced))
         else:
             kept.unlink(missing_ok=True)
             self.run.wrote(kept, "")
@@ -297,3 +302,22 @@ class MigrateStep(NotebookStep):
         """The folder whose disk the import fills: the target's own where it is a directory here."""
         target = self.run.parameters.target
         return Path(target.path) if target.path and Path(target.path).exists() else self.run.workspace
+
+
+_KINDS = 1_000  # different changes of a value that are counted apart
+
+
+def by_value(changes: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """How many values became which other one, and by which rule: field, old, new, rule, chunks (each has one value of a field).
+
+    Defaults first, for what a value said is lost there; then the most. Beyond the first `_KINDS`, by rule: field None.
+    """
+    counted: Counter[tuple[str | None, str, str, str]] = Counter()
+    for row in changes:
+        key = (row["field"], one_line(row["old"], 90), one_line(row["new"], 90), row["rule"])
+        counted[key if key in counted or len(counted) < _KINDS else (None, "", "", row["rule"])] += 1
+    found = [dict(zip(("field", "old", "new", "rule", "chunks"), (*key, n), strict=True)) for key, n in counted.items()]
+    return sorted(
+        found,
+        key=lambda r: (r["field"] is None, r["rule"] != "default", -r["chunks"], str(r["field"]), r["old"], r["new"]),
+    )

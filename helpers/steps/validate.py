@@ -31,7 +31,7 @@ from helpers.snapshots.comparison import CONTENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
-from helpers.validation.judgement import OWN, WHOLE, Judgement
+from helpers.validation.judgement import AS_ANNOUNCED, OWN, WHOLE, Judgement
 from helpers.validation.merged import searches
 from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
@@ -221,6 +221,7 @@ class ValidateStep(NotebookStep):
         """Probes against the baseline of the dry run, per source collection; draws overlap and recall."""
         self._put(self.judged.search())
         self._put(self.judged.neighbours())
+        self._put(self.judged.announced())
         rows = self.found.search
         overlaps = [
             {"collection": r["collection"], "kind": kind, "k": k, "overlap": r[f"{key}@{k}"]}
@@ -256,6 +257,16 @@ class ValidateStep(NotebookStep):
         columns = ["collection", "target", "merged", "queries", "shared_expected", "shared_measured", "shared_filtered",
                    "from_others", "recall", "over_recall", "before", "verdict", "detail"]  # fmt: skip
         return pd.DataFrame(self.found.merged).reindex(columns=columns)
+
+    def announced(self) -> pd.DataFrame:
+        """Searches sent as the announcement says: to every target collection, its filter, sorted by distance.
+
+        One row a source collection: same is the share of the k nearest of before that was answered, possible the share that
+        the target holds. Empty where no collection was split or merged.
+        """
+        columns = ["collection", "targets", "filter", "queries", "same", "low", "high", "possible", "why"]
+        told = self.judged.recall()
+        return pd.DataFrame(told["announced"]["rows"]).reindex(columns=columns).assign(k=told["k"])
 
     def recall(self) -> pd.DataFrame:
         """Recall before and after with its 95 % interval: one row a source collection, and all collections pooled."""
@@ -340,6 +351,7 @@ class ValidateStep(NotebookStep):
         source = np.concatenate([a.embeddings for _, a, _ in pairs]) if pairs else np.zeros((0, 0), np.float32)
         target = np.concatenate([b.embeddings for _, _, b in pairs]) if pairs else np.zeros((0, 0), np.float32)
         pairs_in_all = sum(s.target for s in self.found.sources)
+        self.run.sampled("figure of both sides", len(labels), pairs_in_all)
         self._figure(
             "plane", lambda: plots.pca_overlay(source, target, labels, pairs_in_all), "An illustration, no evidence."
         )
@@ -429,6 +441,8 @@ def record_searches(run: RunRecord, judged: Judgement) -> None:
     for name, row in recall["pooled"].items():
         if row is not None:
             run.sampled(f"recall@{recall['k']}, {scope(name)}", row.get("asked") or row["queries"], judged.expected)
+    if (sent := recall["announced"]["pooled"]) is not None:
+        run.sampled(AS_ANNOUNCED, sent["queries"], judged.expected)
 
 
 def record_values(run: RunRecord, judged: Judgement) -> None:

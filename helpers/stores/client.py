@@ -330,22 +330,31 @@ class ClientStore(TargetLock, Closing):
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
         and no more than `limits().query_results`.
         """
-        answers = self._queried(
-            self._collection(name), "query_embeddings", np.asarray(vectors, np.float32), k, ["distances"]
-        )
+        return self._nearest(name, vectors, k)
+
+    @fitting
+    def query_filtered(
+        self, name: str, vectors: npt.ArrayLike, k: int, where: Mapping[str, str | int | float | bool]
+    ) -> Neighbours:
+        """As `query`, of the chunks whose metadata has these values."""
+        return self._nearest(name, vectors, k, where=dict(where))
+
+    def _nearest(self, name: str, vectors: npt.ArrayLike, k: int, **more: Any) -> Neighbours:
+        asked = np.asarray(vectors, np.float32)
+        answers = self._queried(self._collection(name), "query_embeddings", asked, k, ["distances"], **more)
         return [
             [(i, float(d)) for i, d in zip(ids[:most], distances[:most], strict=True)]
             for most, answer in answers for ids, distances in zip(answer["ids"], answer["distances"] or [], strict=True)
         ]  # fmt: skip
 
     def _queried(
-        self, collection: Collection, by: str, asked: Any, k: int, include: list[str]
+        self, collection: Collection, by: str, asked: Any, k: int, include: list[str], **more: Any
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """(hits asked for, answer) of each piece of a query."""
 
         def send(piece: Any) -> tuple[int, dict[str, Any]]:
             most = min(k, self.limits().query_results)
-            query: dict[str, Any] = {by: piece, "n_results": most, "include": include}
+            query: dict[str, Any] = {by: piece, "n_results": most, "include": include, **more}
             answer = self.requests.send(
                 lambda: collection.query(**query),
                 self._at(collection.name),

@@ -27,8 +27,8 @@ from helpers.schema import Context, Schema, Transformed
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores.base import CollectionInfo, Reader, Space
-from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Write, unwritten
+from helpers.stores.base import CollectionInfo, Space, Store
+from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Sent, Write, announced, unwritten
 from helpers.validation.properties import FieldTests, FieldValues, compare_configuration, ordered_settings
 from helpers.validation.search import (
     Answers,
@@ -143,6 +143,7 @@ class Findings:
     plane: list[tuple[str, ChunkBatch, ChunkBatch]] = field(default_factory=list)
     search: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection
     merged: list[dict[str, Any]] = field(default_factory=list)  # one row a source and merged target, see `Merged`
+    announced: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection, see `merged.announced`
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
 
@@ -162,7 +163,7 @@ class _Target:
 class Examination:
     """`Examination(store, expectation).run()` → `Findings`. Reads the target; writes nothing."""
 
-    def __init__(self, store: Reader, expectation: Expectation, write: Write = unwritten) -> None:
+    def __init__(self, store: Store, expectation: Expectation, write: Write = unwritten) -> None:
         """`write` gets every list that a search gave (`merged.searches`)."""
         self.store, self.of, self.write = store, expectation, write
         self.context = expectation.context()
@@ -248,6 +249,7 @@ class Examination:
                 self._sample(name, expected, found, sample / max(1, source.count))
             progress.advance(len(batch))
         self.found.search.append(search.row())
+        self.found.announced += search.announced(self.store, self.of.schema.origin_fields)
         self.found.distances += search.distances()
 
     def _expected(self, batch: ChunkBatch, moved: Transformed, count: SourceCount, source: CollectionInfo) -> list[int]:
@@ -415,9 +417,11 @@ class _Search:
         if self.probes.ids:
             moved = of.schema.transform(self.probes.chunks, source.name, exam.context)
             self.ids, self.homes = moved.batch.ids, moved.targets
+        homes = of.schema.targets([source.name])
+        self.others = bool(self.merged.possible) or len(homes) > 1  # whether a client asks otherwise than before
         self.why = ""
         self.answers: dict[str, Answers] = {}  # by target collection, of all that it holds
-        for name in sorted(of.schema.targets([source.name])) if self.probes.ids else ():
+        for name in sorted(homes) if self.probes.ids else ():
             count = exam.store.count(name) if name in exam._targets else 0
             if count:
                 try:
@@ -440,7 +444,7 @@ class _Search:
 
     def feed_source(self, moved: ChunkBatch) -> None:
         """The next chunks of this collection, quarantined ones too, under their ids of the target."""
-        if self.merged.possible:
+        if self.others:
             self.whole_truth.add(moved.ids, moved.embeddings)
 
     def feed(self, target: str, expected: ChunkBatch, found: ChunkBatch, origins: list[str]) -> None:
@@ -528,6 +532,13 @@ class _Search:
             depth = self.answers[home].given
             asked = Asked(record["id"], own, nearest, plain, over, depth, before, same, left)
             self.merged.asked[home, self.name, p] = asked
+
+    def announced(self, store: Store, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Its probes sent once more, see `merged.announced`."""
+        homes = sorted(self.own.keys() & self.answers.keys())
+        queries = [r["id"] for r in self.after]
+        sent = Sent(self.name, self.space, self.k, self.probes.vectors, self.ids, queries, self.whole_truth, self.sent)
+        return announced(store, homes, bool(self.merged.possible & set(homes)), fields, sent, self.put)
 
     def distances(self) -> list[dict[str, Any]]:
         """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""

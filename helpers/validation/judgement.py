@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.formatting import count, judged_queries, merged_answers, own_chunk
+from helpers.formatting import announced_said, count, judged_queries, merged_answers, own_chunk
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.run.plan import CONTRADICTIONS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status nee
 COUNTS, EMBEDDINGS, METADATA, COMPLETENESS = "counts", "embeddings", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"
 NEIGHBOURS = "neighbours judged for recall"
+AS_ANNOUNCED = "searches as announced"
 DUPLICATES, FIELD_TYPES, CITATIONS = "duplicates", "field types", "citation URIs"
 REQUIRED = (
     COUNTS,
@@ -144,6 +145,39 @@ class Judgement:
         detail = f"of {judged_queries(pooled)}" if judged < every else ""
         return Check(NEIGHBOURS, verdict, judged, every, "neighbours", detail=detail, parameter="validation.probes")
 
+    def announced(self) -> Check:
+        """4a: searches sent as announced to clients return what the target holds of before."""
+        told = self.recall()["announced"]
+        if not told["rows"]:
+            return _not_applicable(AS_ANNOUNCED, "no collection was split or merged: clients ask as before")
+        whys = [f"{r['collection']}: {r['why']}" for r in told["rows"] if r["why"]]
+        if told["pooled"] is None:
+            why = "; ".join(whys[:3]) or "no query has a neighbour"
+            return Check(AS_ANNOUNCED, Verdict.NOT_EXERCISED, 0, 1, "queries", detail=why, relation="≥",
+                         parameter="validation.probes")  # fmt: skip
+        short = [f"{r['collection']}: {r['short']}" for r in told["rows"] if r["told_apart"] and r["short"]]
+        verdict, reason = _outcome(short or whys, ReasonCode.SEARCH_UNSURE, Verdict.WARNING)
+        detail = "; ".join([announced_said(told), *short[:3], *whys[:3]])
+        good = sum(not r["why"] and not (r["told_apart"] and r["short"]) for r in told["rows"])
+        return Check(AS_ANNOUNCED, verdict, good, len(told["rows"]), "source collections", reason, detail)
+
+    def _announced(self) -> dict[str, Any]:
+        """The searches as announced: rows (`merged.announced`) with low and high, and the same pooled by queries, or None."""
+        rows = []
+        for r in self.found.announced:
+            known = r["same"] is not None and r["queries"] > 0
+            rows.append(
+                r
+                | dict(zip(("low", "high"), interval(r["same"], r["queries"]) if known else (None, None), strict=True))
+            )
+        known = [r for r in rows if r["same"] is not None]
+        if not (queries := sum(r["queries"] for r in known)):
+            return {"rows": rows, "pooled": None}
+        pooled: dict[str, Any] = {"queries": queries, "sent": sum(r["asked"] * len(r["targets"]) for r in known)}
+        pooled |= {key: sum(r[key] * r["queries"] for r in known) / queries for key in ("same", "possible")}
+        pooled |= dict(zip(("low", "high"), interval(pooled["same"], queries), strict=True))
+        return {"rows": rows, "pooled": pooled}
+
     def recall(self) -> dict[str, Any]:
         """What the searches were, and how many of the true nearest neighbours they found: the fact `recall` of a step.
 
@@ -153,6 +187,7 @@ class Judgement:
         own source collection) and, where collections were merged, unrestricted; and the same pooled over all queries. Each
         has filter, queries (that could be judged; restricted: of `asked`, and `judged` of all `neighbours`), recall, low, high
         (target) and before, before_low, before_high (source; None where not asked).
+        `announced` has what was sent as announced.
         `pooled` of the unrestricted ones has shared_low and shared_high, too: the interval of shared_expected.
         """
         rows = [
@@ -173,6 +208,7 @@ class Judgement:
             "interval": "Wilson score, each query counts once",
             "pooled": pooled,
             "rows": rows,
+            "announced": self._announced(),
         }
 
     def queries(self) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.chunks import ChunkBatch
+from helpers.chunks import ChunkBatch, Vectors
+from helpers.errors import WorldError
 from helpers.formatting import Digested, Wrote, harmless, packed_rows, untold
 from helpers.results import Verdict, writing
 from helpers.schema import Context, Schema
-from helpers.stores.base import Space
+from helpers.stores.base import Neighbours, Space, Store
 from helpers.validation.search import (
     OVER_QUERY_MAY_FALL_BY,
+    QUERIES,
     RECALL_MAY_FALL_BY,
     SOUND,
     Probes,
@@ -47,8 +49,9 @@ COLUMNS = (
     "ids",
     "distances",
 )
-RESTRICTED, UNRESTRICTED = "restricted", "unrestricted"  # kind
+RESTRICTED, UNRESTRICTED, ANNOUNCED = "restricted", "unrestricted", "as announced"  # kind
 ANSWER, OVER, EXACT, FILTERED = "k nearest", "best k of the over-query", "exact", "exact, filtered by source collection"
+BY_DISTANCE = "k nearest of every collection asked, sorted by distance"
 Write = Callable[..., None]  # takes the columns but the last two, and the list of (id, distance)
 
 
@@ -210,6 +213,78 @@ class Merged:
         same = {"target": target, "merged": len(self._chunks[target]), "verdict": verdict, "detail": detail}
         sizes = table["collection"].value_counts()
         return [{str(k): v for k, v in row.items()} | same | {"queries": int(sizes[row["collection"]])} for row in rows]
+
+
+def ask_all(store: Store, counts: Mapping[str, int], vectors: Vectors, k: int, where: Mapping[str, str]) -> Neighbours:
+    """Each vector as the announcement says: of every one of these collections (name → chunks), with the filter
+    where there is one; the answers sorted by distance, and the first k of them."""
+    answers: list[list[tuple[str, float]]] = [[] for _ in vectors]
+    for name, held in counts.items():
+        for start in range(0, len(vectors), QUERIES):
+            part, most = vectors[start : start + QUERIES], min(k, held)
+            found = store.query_filtered(name, part, most, where) if where else store.query(name, part, most)
+            for answer, more in zip(answers[start:], found, strict=False):
+                answer += more
+    return [sorted(answer, key=lambda hit: (hit[1], hit[0]))[:k] for answer in answers]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The queries of a source collection: vectors, ids in target and source, the nearest of before, the chunks that are there."""
+
+    name: str
+    space: Space
+    k: int
+    vectors: Vectors
+    ids: Sequence[str]
+    queries: Sequence[str]
+    before: Truth
+    there: Container[str]
+
+
+def announced(
+    store: Store, homes: Sequence[str], merged: bool, fields: Sequence[str], of: Sent, write: Write
+) -> list[dict[str, Any]]:
+    """Queries sent to the collections that hold the chunks (`homes`) as announced: a row, none where clients ask as before.
+
+    collection, targets (asked), filter (as sent, or none), queries, asked, same, possible, short, why (it was not asked).
+    """
+    if not homes or not of.ids or (len(homes) == 1 and not merged):
+        return []
+    where = {fields[0]: of.name} if merged and fields else {}
+    row = {"collection": of.name, "targets": list(homes), "filter": where, "told_apart": bool(where) or not merged,
+           "asked": len(of.ids), "why": ""}  # fmt: skip
+    near, scales = of.before.nearest, [float(n) for n in of.before.scale]
+    try:
+        answers = ask_all(store, {name: store.count(name) for name in homes}, of.vectors, of.k, where)
+    except WorldError as error:
+        return [row | {"queries": 0, "same": None, "possible": None, "short": "", "why": error.line()}]
+    for query, own, before, answer, scale in zip(of.queries, of.ids, near, answers, scales, strict=True):
+        for side, kind, pairs in (("source", EXACT, turned(before)), ("target", BY_DISTANCE, answer)):
+            tie = noise(of.space, max((abs(d) for _, d in pairs), default=0.0), scale)
+            write(of.name, query, own, ", ".join(homes), ANNOUNCED, side, kind, of.k, of.k, None, tie, pairs)
+    return [row | announced_row(near, of.there, answers, of.ids, of.space, scales)]
+
+
+def announced_row(
+    before: Sequence[Sequence[tuple[float, str]]], there: Container[str], answers: Neighbours, ids: Sequence[str],
+    space: Space, scales: Sequence[float],
+) -> dict[str, Any]:  # fmt: skip
+    """What the searches of `ask_all` gave, queries' own chunks (`ids`) left out.
+
+    `before`: the k nearest of each query in its source collection, by brute force; `there`: chunks that the target must hold.
+    queries; same (share of `before` that was answered), possible (share of it that is `there`), by_query of both.
+    """
+    same, possible = [], []
+    for near, answer, own, scale in zip(before, answers, ids, scales, strict=True):
+        if was := [pair for pair in near if pair[1] != own]:
+            hits = [(d, chunk) for chunk, d in answer if chunk != own]
+            same.append(shared(was, hits, space, scale))
+            possible.append(sum(chunk in there for _, chunk in was) / len(was))
+    if not same:
+        return {"queries": 0, "same": None, "possible": None, "short": ""}
+    told = fall_of("same results", np.array(possible), np.array(same), RECALL_MAY_FALL_BY, True)[1]
+    return {"queries": len(same), "same": mean_of(same), "possible": mean_of(possible), "short": "; ".join(told)}
 
 
 def _verdict(shares: Sequence[Mapping[str, Any]], space: Space) -> tuple[Verdict, str]:

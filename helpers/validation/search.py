@@ -109,7 +109,7 @@ Numbers = npt.NDArray[np.float64]
 Record = dict[str, Any]  # of one probe, JSON-able: id, scale, self, reachable, recall, over_recall, plain, over, exact
 
 _ROWS = 2048  # vectors compared at a time: 2048 x 1536 float64 is 25 MB
-_QUERIES = 20  # probes in one request
+QUERIES = 20  # probes in one request
 
 # The mean of the target's probes may lie this much below the source's; docs/steps.md gives the reasons.
 SELF_MAY_FALL_BY = 0.05
@@ -266,8 +266,8 @@ def ask_probes(store: Reader, name: str, probes: Probes, k: int, overquery: int,
 
     def ask(most: int) -> Neighbours:
         answers: Neighbours = []
-        for start in range(0, len(probes.vectors), _QUERIES):
-            answers += store.query(name, probes.vectors[start : start + _QUERIES], min(most, count))
+        for start in range(0, len(probes.vectors), QUERIES):
+            answers += store.query(name, probes.vectors[start : start + QUERIES], min(most, count))
         return answers
 
     plain, over = ask(k), ask(max(overquery, k))

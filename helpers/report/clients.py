@@ -1,20 +1,33 @@
-"""What a migration did to writes: the parts of the time in which clients could not write, that time beside its prediction, and
-what was written to the source."""
+"""What a migration means for clients: the time in which they could not write, what was written to the source, what they ask
+instead and get, and what becomes of them in a rollback."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from helpers.errors import RUNBOOK
 from helpers.fence.control import BEFORE, NO_WRITES, THROUGH
-from helpers.formatting import count, duration
+from helpers.formatting import (
+    count,
+    duration,
+    judged_queries,
+    own_chunk,
+    percent,
+    scope,
+    share_range,
+    text,
+)
+from helpers.notify.delivery import CRITICAL, LEVELS
+from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import RunView, StepRow, instant
-from helpers.report.outcome import FENCE_END, writers
+from helpers.report.outcome import FENCE_END, possible_until, writers
 from helpers.results import StepResult, Verdict
 from helpers.run import window
 from helpers.run.plan import Step
@@ -148,7 +161,7 @@ def unseen(view: RunView) -> Iterator[str]:
     if Step.FENCE_WRITES in view.results:
         yield "Reads of clients: no step refuses or observes them; the application restarts at the cutover"
     whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
-    if whole.get("shared_filtered") is not None:
+    if whole.get("shared_filtered") is not None and not (view.table("recall").get("announced") or {}).get("pooled"):
         yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
     if numbers.rollback(view.results.get(Step.ROLLBACK)) is None:
         yield "Rollback: not tried in this run; its time is an estimate"
@@ -223,6 +236,47 @@ def rollback_tile(view: RunView) -> Tile:
     )
 
 
+ASKED = "every collection that got chunks asked, with the filter where there is one, sorted by distance"
+
+
+def recall_tiles(view: RunView) -> list[Tile]:
+    """The share of the true nearest neighbours that came back, for each filter that was asked; merged collections have two."""
+    told = view.table("recall")
+    found = []
+    for row in (told.get("pooled") or {}).values():
+        if row and isinstance(row.get("recall"), int | float):
+            asked = f"{judged_queries(row, why=False)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            label = f"Recall@{told.get('k')}, {scope(row['scope'])}"
+            found.append(
+                Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))
+            )
+    return [*(found or [Tile("Recall", UNKNOWN)]), *_remaining(told)]
+
+
+def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
+    """Of split and merged collections: how much of a client's answer is as before, asked as announced, and of one alone."""
+    whole, sent = (told.get("pooled") or {}).get("unrestricted") or {}, (told.get("announced") or {}).get("pooled")
+    share, filtered, rows = whole.get("shared_expected"), whole.get("shared_filtered"), answers(told)
+    if sent:
+        note = f"a sample, really sent: {count(sent['queries'], 'query')}, {own_chunk(told)}; 95 % (Wilson): "
+        note += f"{percent(sent['low'])} to {percent(sent['high'])}" + (
+            f"; one collection alone, no filter: {percent(share)}" if share is not None else ""
+        )
+        note += (
+            f", with a filter, calculated: {percent(filtered)}" if share is not None and filtered is not None else ""
+        )
+        kind = "pass" if sent["same"] == 1 else "warning"
+        yield Tile("Same results, asked as announced", percent(sent["same"]), note, kind, "#routing")
+    elif share is not None:
+        note = f"{whole['queries']:,} queries, stored vectors, {own_chunk(told)}, no filter; {share_range(rows)}"
+        if whole.get("shared_low") is not None:
+            note += f"; 95 % (Wilson): {percent(whole['shared_low'])} to {percent(whole['shared_high'])}"
+        if filtered is not None:
+            note += f"; one collection with a filter, calculated: {percent(filtered)}"
+        kind = "pass" if share == 1 else "warning"
+        yield Tile("Same results, one collection alone", percent(share), note, kind, "#answers" if rows else "#search")
+
+
 # -- writes to the source ------------------------------------------------------------------------------------------------
 
 _TAKEN = ("taken", "get through")
@@ -268,3 +322,171 @@ def _probes(view: RunView) -> Iterator[bool]:
             yield True
     if behind := (view.drill.get("behind") or {}).get("write_behind_the_fence"):
         yield behind in _TAKEN
+
+
+# -- what clients ask instead ----------------------------------------------------------------------------------------------
+
+
+class Ask(NamedTuple):
+    """What a client of a source collection asks instead: `targets` with the chunks that each got of it, and with which filter.
+
+    `same` and `filtered`: shares (0–1) of the answers of before, of one of these collections alone, without a filter and with
+    it, over all queries; None where nobody measured them. `told`: the row of the searches that were sent as `ask` says.
+    """
+
+    source: str
+    targets: dict[str, int]
+    ask: str
+    same: float | None
+    filtered: float | None
+    told: dict[str, Any] | None = None
+
+    @property
+    def answered(self) -> str:
+        """What came back of the searches that were sent as `ask` says."""
+        if self.told is None or self.told.get("same") is None:
+            return (self.told or {}).get("why") or "–"
+        low, high = (percent(self.told[key]) for key in ("low", "high"))
+        return f"{percent(self.told['same'])} ({count(self.told['queries'], 'query')}; {low} to {high})"
+
+
+def asks_instead(view: RunView) -> list[Ask]:
+    """A row a source collection, by its routes. The only place that says what a client has to change."""
+    merged, by_source = numbers.merged(view.results), dict[str, dict[str, int]]()
+    for (source, target), chunks in numbers.routes(view.results).items():
+        by_source.setdefault(source, {})[target] = chunks
+    shares = view.table("recall").get("rows") or []
+    sent = {row["collection"]: row for row in (view.table("recall").get("announced") or {}).get("rows") or []}
+
+    def mean(source: str, key: str) -> float | None:
+        known = [
+            (row[key], row["queries"]) for row in shares if row.get("collection") == source and row.get(key) is not None
+        ]
+        return sum(share * n for share, n in known) / sum(n for _, n in known) if known else None
+
+    rows = []
+    for source, targets in by_source.items():
+        whole = {target: n for target, n in targets.items() if target}
+        told = [_filter(view, source) if merged.keys() & whole.keys() else "no filter is needed"]
+        told += [f"ask all {len(whole)}, then sort by distance"] if len(whole) > 1 else []
+        told = told if whole else ["no search finds them"]
+        alone, filtered = (mean(source, key) for key in ("shared_expected", "shared_filtered"))
+        rows.append(Ask(source, targets, "; ".join(told), alone, filtered, sent.get(source)))
+    return rows
+
+
+def _filter(view: RunView, source: str) -> str:
+    """The filter that asks a merged collection for the chunks of one source collection alone; that there is none, where so."""
+    known = next((view.results[n].facts["origin_fields"] for n in (Step.MIGRATE, Step.DRY_RUN)
+                  if n in view.results and "origin_fields" in view.results[n].facts), None)  # fmt: skip
+    if known is None:
+        return "no filter is recorded: this run is of an older toolkit"
+    if known:
+        return f"where={json.dumps({text(known[0], 60): text(source, 80)}, ensure_ascii=False)}"
+    section = view.parameters.get("migration")
+    prefix = isinstance(section, dict) and section.get("id_policy") == "prefix"
+    kept = f"; drop answers whose id does not begin with {text(source, 80)}:" * prefix
+    return f"no filter gives the answers of before: the schema writes no source collection into the chunks{kept}"
+
+
+def answers(recall: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a client's searches of merged collections answer, a row a source collection and target: shares 0-1."""
+    return [row for row in recall.get("rows") or [] if row.get("shared_expected") is not None]
+
+
+def clients_get(view: RunView) -> str:
+    """What an index that finds what it must does not say: whether a client's answer is as before."""
+    whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
+    if not isinstance(share := whole.get("shared_expected"), int | float):
+        return ""
+    said = f"; of what clients got before, without a filter, {percent(share)} are in the same answer now"
+    sent = (view.table("recall").get("announced") or {}).get("pooled")
+    return said + (
+        f"; asked as announced, {percent(sent['same'])} (a sample: {count(sent['queries'], 'query')})" if sent else ""
+    )
+
+
+# -- rollback ------------------------------------------------------------------------------------------------------------
+
+
+ROLES = {
+    "on_call": "on-call engineer",
+    "dba": "database administrator",
+    "operations_lead": "operations lead",
+}  # contacts
+
+
+def way_back(view: RunView) -> str:
+    """Until when a rollback is possible, where that is known and there was none, and where and as whom its commands run."""
+    until = possible_until(view) if view.outcome.kind != "rolled-back" else ""
+    host, directory, user = (text(view.run.get(key), 120) for key in ("host", "directory", "user"))
+    drilled_before = view.rehearsal and view.ran(Step.ROLLBACK) and view.passed(Step.CLOSEOUT)
+    never = numbers.rollback(view.results.get(Step.ROLLBACK)) is None
+    untried = (
+        "; none was tried since the closeout" if drilled_before else "; NOT EXERCISED in this run" if never else ""
+    )
+    possible = f"A rollback is possible until {until}, when the snapshots may go{untried}. " if until else ""
+    return f"{possible}{who_orders(view)} Run its commands on {host} in {directory} as {user}."
+
+
+def who_orders(view: RunView) -> str:
+    """The roles that order a rollback, with their contacts: the runbook's Appendix C, which is the same before and after the
+    cutover, and its primary sign-off, which decides NO-GO."""
+    section = view.parameters.get("rollback")
+    alone = isinstance(section, dict) and section.get("automatic")
+    said = "A rollback trigger of steps 22 and 23 begins it without an order (rollback.automatic). " * bool(alone)
+    return (
+        f"{said}Who orders it, before and after the cutover: on a rollback trigger the {_called(view, CRITICAL[2])}; without "
+        f"one, or for NO-GO, the {_called(view, LEVELS[-1][3])}."
+    )
+
+
+def _called(view: RunView, key: str) -> str:
+    """`operations lead, level 3: Ada 555`; the key where nobody is named."""
+    section = view.parameters.get("contacts")
+    named = str(section.get(key) or "") if isinstance(section, dict) else ""
+    who = text(named, 80) if named and not is_placeholder(named) else f"not named (contacts.{key})"
+    level = next(number for number, _, called in [*(row[1:] for row in LEVELS), CRITICAL] if called == key)
+    return f"{ROLES[key]}, level {level}: {who}"
+
+
+class WayBack(NamedTuple):
+    """A rollback from one state of a run: until when there is one, its command, what becomes of writes, how long, who orders it,
+    and who decides where the two histories conflict."""
+
+    state: str
+    command: str
+    writes: str
+    took: str
+    orders: str
+    decides: str
+
+
+def ways_back(view: RunView) -> list[WayBack]:
+    """By state; a time is only in the row of the state in which a rollback was tried."""
+    found, result = numbers.rollback(view.results.get(Step.ROLLBACK)), view.results.get(Step.ROLLBACK)
+    begun, moved, ended = numbers.ordered(result), view.table("cut_over"), view.results.get(Step.CLOSEOUT)
+    closed = instant(ended.finished) if ended is not None else None
+    tried = None
+    if found is not None and begun is not None:
+        tried = 0 if not moved else 2 if closed is not None and begun > closed else 1
+    took = ["NOT EXERCISED in this run"] * 3
+    if tried is not None and found is not None:
+        took[tried] = f"measured: {numbers.rollback_words(found, brief=True)}"
+    lead, called = ROLES[LEVELS[-1][3]], ROLES[CRITICAL[2]]
+    orders = f"on a rollback trigger: {called}; else: {lead}"
+    until = possible_until(view)
+    command = f"{RUNBOOK} rollback {view.id}"
+    return [
+        WayBack("before the cutover: possible", command,
+                "no client was sent to the target, so none of theirs is there; the source keeps its own",
+                took[0], f"on a rollback trigger: {called}; for NO-GO: {lead}",
+                "nobody: there is one history"),
+        WayBack("after the cutover: possible", f"{command} --replay",
+                "those to the target are exported, and written to the source with --replay; without it a rollback that finds "
+                "any stops until somebody decides (--discard-with-reason)",
+                took[1], orders, lead),
+        WayBack(f"after the closeout: possible until {until or 'the snapshots may go'}", f"{command} --replay",
+                "as above; those to the source, since its fence was lifted, stay there, and a chunk changed on both sides stops "
+                "the replay", took[2], orders, lead),
+    ]  # fmt: skip
