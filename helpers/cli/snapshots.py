@@ -264,7 +264,7 @@ def _list(chosen: argparse.Namespace) -> int:
     if not found:
         print("There are no snapshots. Step 21 takes one; --directory says where else to look.")
     for place, items in found:
-        print(f"{place}\n{table([_row(item) for item in items])}\n")
+        print(f"{one_line(str(place))}\n{table([_row(item) for item in items])}\n")
     if any(item.needed_by for _, items in found for item in items):
         print(
             "A run needs its snapshots until it is closed out (step 53), or declared abandoned: snapshots prune --help"

@@ -22,7 +22,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import ALL
 from helpers.reason_codes import ReasonCode
-from helpers.results import as_kind, json_in, passed, reading, utc_now, whole, write_json
+from helpers.results import as_kind, contents, json_in, passed, reading, utc_now, whole, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder, RunState
@@ -77,7 +77,7 @@ def read(group_id: str) -> Group | None:
     if not file.is_file():
         return None
     with reading(file):
-        return as_kind(Group, json_in(file.read_bytes()))
+        return as_kind(Group, json_in(contents(file)))
 
 
 def is_many(parameters: Parameters) -> bool:
