@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
-from helpers.report.clients import Tile, asks_instead, carries_over, way_back, ways_back
+from helpers.report.clients import Tile, asks_instead, carries_over, way_back, ways_back, who_orders
 from helpers.report.facts import read_run
 from helpers.report.pages import run_page, tiles
 from helpers.report.record import deviations, tools, untried_here
@@ -134,7 +134,7 @@ def test_each_state_has_its_command_its_writes_and_who_decides(tmp_path: Path) -
         ("on a rollback trigger: on-call engineer; else: operations lead", "operations lead")
     }
     assert "a chunk changed on both sides stops the replay" in rows[2][2]
-    nobody = way_back(read_run(make_run(tmp_path / "s", whole_night())))
+    nobody = who_orders(read_run(make_run(tmp_path / "s", whole_night())))
     assert "the operations lead, level 3: not named (contacts.operations_lead)" in nobody
 
 
@@ -149,7 +149,7 @@ def test_the_first_screen_and_the_rapid_rollback_say_who_orders_a_rollback(tmp_p
     assert said in page.find(id="rollback").find_next("p").get_text()  # type: ignore[union-attr]
     with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
         file.write("rollback: {automatic: true}\n")
-    assert "begins it without an order (rollback.automatic)" in way_back(read_run(folder))
+    assert "begins it without an order (rollback.automatic)" in who_orders(read_run(folder))
 
 
 def tile(folder: Path, label: str) -> Tile:

@@ -426,7 +426,7 @@ def way_back(view: RunView) -> str:
         "; none was tried since the closeout" if drilled_before else "; NOT EXERCISED in this run" if never else ""
     )
     possible = f"A rollback is possible until {until}, when the snapshots may go{untried}. " if until else ""
-    return f"{possible}{who_orders(view)} Run its commands on {host} in {directory} as {user}."
+    return f"{possible}Run its commands on {host} in {directory} as {user}."
 
 
 def who_orders(view: RunView) -> str:

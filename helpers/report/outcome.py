@@ -451,7 +451,7 @@ def reached(view: RunView) -> str:
 
 _RENAMED = (
     "Collections of the source with another name in the target: {} (see “What clients ask instead”). Tell the owners of every "
-    "client which to ask, and with which filter, before it uses the target."
+    "client which to ask, and with which filter."
 )
 
 
@@ -471,8 +471,7 @@ def due_by_warnings(view: RunView) -> list[str]:
     said += [f"{when}: {', '.join(named)}: {remedy}" for (when, remedy), named in due.items()]
     if left:
         act = f"{count(left, 'other warning' if said else 'warning')} {'needs' if left == 1 else 'need'} no action"
-        said.append(f"{act}: whoever signs accepts {'it' if left == 1 else 'them'}; the table of warnings names each. To change "
-                    "what one is about, correct the source and begin a new run.")  # fmt: skip
+        said.append(f"{act} but a signature; to change what one is about, correct the source and begin a new run.")
     return said or ["There was no warning; nothing is due."]
 
 
@@ -484,7 +483,7 @@ def _due(view: RunView, code: str) -> str:
     if view.table("cut_over") and cut is not None and cut.result is not None:
         if code in BEFORE_USE:
             return f"{role}, due at the cutover ({moment(cut.result.started)})"
-        return f"{role}, by {until}, while a rollback is possible" if until else f"{role}, before the next run"
+        return f"{role}, by {until}" if until else f"{role}, before the next run"
     when = f", in the window {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
     return f"{role}, before the cutover{when}"
 

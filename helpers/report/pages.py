@@ -49,6 +49,7 @@ from helpers.report.clients import (
     to_source,
     way_back,
     ways_back,
+    who_orders,
 )
 from helpers.report.facts import RunView, Timed, between, read_run, timed
 from helpers.report.outcome import (
@@ -103,6 +104,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         disagreements=numbers.disagreements(view.results, view.attempts),
         back=numbers.rollback_words(back) if back is not None else "",
         way_back=way_back(view),
+        who_orders=who_orders(view),
         ways_back=ways_back(view),
         histories=advice.HISTORIES if writers(view) else "",
         replay_ordered=numbers.REPLAY_ORDERED if back is not None and back.replayed is not None else "",
