@@ -135,16 +135,14 @@ def downtime_as_predicted(results: numbers.Results, attempts: Iterable[StepRow] 
 
 
 def beside_prediction(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> str:
-    """`24 s of it were predicted at 31 s`; `predicted: 31 s` before that, or without a fence; "" without a prediction."""
+    """`24 s of it were predicted at 31 s`; `predicted: 31 s` where that is all of it, before that, or without a fence; ""
+    without a prediction."""
     guess = window.predicted(results.get(Step.DRY_RUN), window.DOWNTIME)
-    measured = downtime_as_predicted(results, attempts)[0]
     if guess is None:
         return ""
-    return (
-        f"{duration(measured)} of it were predicted at {duration(guess)}"
-        if measured
-        else f"predicted: {duration(guess)}"
-    )
+    measured, every = downtime_as_predicted(results, attempts)[0], numbers.downtime(results, attempts)[0]
+    part = f"{duration(measured)} of it were predicted at " if measured and measured != every else "predicted: "
+    return part + duration(guess)
 
 
 def other_fence(view: RunView) -> str:

@@ -271,13 +271,10 @@ def downtime(
     failed = f", {duration(lost)} in earlier attempts, until the next began" if lost and not brief else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
-    second = again(results, drill)
-    more = " and ".join(duration(seconds) if brief else f"{duration(seconds)} {when}" for when, seconds in second)
-    told = (
-        f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; "
-        f"reads not observed{'; again for ' * bool(more)}{more}"
-    )
-    return (ended - up).total_seconds(), told
+    more = " and ".join(f"{duration(s)}{'' if brief else f' {when}'}" for when, s in again(results, drill))
+    more = more and f"; {'in the drill ' * bool(brief and drill)}again for {more}"
+    told = f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; reads not observed"
+    return (ended - up).total_seconds(), told + more
 
 
 def given_up(results: Results, attempts: Iterable[StepRow]) -> Iterator[tuple[StepRow, datetime, datetime, datetime]]:

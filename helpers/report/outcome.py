@@ -458,34 +458,40 @@ _RENAMED = (
 def due_by_warnings(view: RunView) -> list[str]:
     """What the run asks people for, with role and time: other names of collections, each act of a warning once; then how many
     ask for none."""
-    due: dict[tuple[str, str], list[str]] = {}
+    due: dict[tuple[str, str, str], list[str]] = {}
     others = len({source for source, target in numbers.routes(view.results) if target and source != target})
-    said = [f"{_due(view, ReasonCode.IDS_REWRITTEN)}: {_RENAMED.format(others)}"] if others else []
+    if others:
+        due[*_due(view, ReasonCode.IDS_REWRITTEN), _RENAMED.format(others)] = []
     left = 0
     for found in view.findings:
         remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
         if asks(remedy):
-            due.setdefault((_due(view, found.check.reason), remedy), []).append(f"“{text(found.check.name, 80)}”")
+            due.setdefault((*_due(view, found.check.reason), remedy), []).append(f"“{text(found.check.name, 80)}”")
         else:
             left += 1
-    said += [f"{when}: {', '.join(named)}: {remedy}" for (when, remedy), named in due.items()]
+    said, told = list[str](), set[str]()
+    for (who, window, remedy), named in due.items():
+        said.append(
+            f"{who}{window if window not in told else ''}: {''.join([', '.join(named), ': '] if named else [])}{remedy}"
+        )
+        told.add(window)  # once is enough
     if left:
         act = f"{count(left, 'other warning' if said else 'warning')} {'needs' if left == 1 else 'need'} no action"
         said.append(f"{act} but a signature; to change what one is about, correct the source and begin a new run.")
     return said or ["There was no warning; nothing is due."]
 
 
-def _due(view: RunView, code: str) -> str:
+def _due(view: RunView, code: str) -> tuple[str, str]:
     """Who does what a warning asks for, and by when: what clients must know before the cutover, all else while a rollback is
-    possible."""
+    possible. Then the window of a cutover to come."""
     role, cut = role_of(code).capitalize(), view.step(Step.CUTOVER)
     until, window = possible_until(view), numbers.window_of(view)
     if view.table("cut_over") and cut is not None and cut.result is not None:
         if code in BEFORE_USE:
-            return f"{role}, due at the cutover ({moment(cut.result.started)})"
-        return f"{role}, by {until}" if until else f"{role}, before the next run"
+            return f"{role}, due at the cutover ({moment(cut.result.started)})", ""
+        return f"{role}, by {until}" if until else f"{role}, before the next run", ""
     when = f", in the window {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
-    return f"{role}, before the cutover{when}"
+    return f"{role}, before the cutover", when
 
 
 def _switched(view: RunView) -> str:
