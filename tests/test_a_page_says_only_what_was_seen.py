@@ -73,7 +73,7 @@ def test_each_act_that_a_warning_asks_for_is_due_with_its_command_and_its_keys(t
     assert contacts.startswith("Operations lead, before the cutover: “contacts without a name”: Name them")
     assert contacts.endswith(" resume r --retry 14 --set contacts.dba=TEXT --set contacts.channel=TEXT")
     assert ids.startswith("Operations lead, before the cutover: “ids that the migration rewrites”: Tell the owners")
-    assert left.startswith("2 other warnings need no action but a signature; to change")
+    assert left.startswith("2 other warnings need no action: who signs accepts them; to change")
     assert due_by_warnings(read_run(make_run(tmp_path / "s", [result("10")]))) == [
         "There was no warning; nothing is due."
     ]
@@ -99,8 +99,10 @@ def test_what_is_due_has_a_role_and_a_time_of_this_run(tmp_path: Path) -> None:
     view = read_run(make_run(tmp_path / "r", steps))
     names, ids, latency, _ = due_by_warnings(view)
     began = moment(view.results["25"].started)
-    assert names.startswith("Operations lead, by 2026-12-06 22:18:30 UTC: “contacts without a name”")
-    assert ids.startswith(f"Operations lead, due at the cutover ({began}): “ids that")
+    assert names.startswith("Operations lead, now: “contacts without a name”"), (
+        "the right to roll back ends with that date"
+    )
+    assert ids.startswith(f"Operations lead, was due at the cutover ({began}): “ids that")
     assert latency.startswith("Database administrator, by 2026-12-06 22:18:30 UTC: “latency”")
     early = make_run(tmp_path / "e", [result("14", Verdict.WARNING, checks=some_warnings())])
     with (early / "parameters.yaml").open("a", encoding="utf-8") as file:

@@ -455,7 +455,7 @@ def test_an_overrun_is_shown_with_its_ratio_and_warns_beyond_its_limit(
         f"{took} s for an estimate of 30 s, {took / 30:.2g} times; up to 1.5 times the estimate, or 15 s more"
         in check.detail
     )
-    assert ("Most over its estimate: step 22, by " in check.detail) is (verdict is Verdict.WARNING), (
+    assert ("Most over its estimate: step 22 (Migrate), by " in check.detail) is (verdict is Verdict.WARNING), (
         "the cause is named"
     )
     summary = (night.folder.reports / "CHROMADB_MIGRATION_SUMMARY.md").read_text(encoding="utf-8")

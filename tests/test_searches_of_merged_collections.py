@@ -54,7 +54,7 @@ def test_the_change_that_merging_makes_is_computed_from_the_data_and_is_no_loss(
     check = found.search()
     assert check.verdict is Verdict.PASS
     assert "60 queries, own chunk left out, k = 10" in check.detail
-    assert "merged collections are searched whole, as clients do; no filter was sent" in check.detail
+    assert "merged collections are searched whole; no filter was sent" in check.detail
     assert "judged among chunks of the query's own source collection; no filter was sent" in check.detail
 
 

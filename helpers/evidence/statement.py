@@ -547,7 +547,7 @@ approved() {{ # gate, role, step whose seal is signed, step that does not begin 
 _TAIL = """
 {same_key}
 # What was signed is readable in signoffs/, what was found in results/ and in the notebooks.
-[ "$bad" = 0 ] && echo "Everything fits."
+[ "$bad" = 0 ] && echo "Everything fits." || echo "Does not fit: see FAILED above."
 exit "$bad"
 }} 2>&1 | cat -v; exit "${{PIPESTATUS[0]}}"
 """

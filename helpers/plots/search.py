@@ -64,8 +64,8 @@ def overlap_heatmap(df: pd.DataFrame, asked: str = "", *, within: bool = False) 
     if within:
         title = f"Among chunks of one source collection: {title[0].lower()}{title[1:]}"
     note = f"{asked} ".lstrip() + (
-        "Exact: brute force over all vectors. Approximate: what the index of each side answers; below 100 % it may be "
-        "the noise of an approximate index, so compare it with recall."
+        "Exact: brute force over all vectors that were migrated. Approximate: what the index of each side answers, in the source "
+        "of quarantined chunks, too; below 100 % it may be one of these, or the noise of an approximate index: see recall."
         + only(_ROWS, "lowest", frame["collection"].nunique(), "collection")
     )
     lowest = frame.groupby("collection")["overlap"].min().sort_values(kind="stable")

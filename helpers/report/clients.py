@@ -161,6 +161,8 @@ def unseen(view: RunView) -> Iterator[str]:
     whole = (view.table("recall").get("pooled") or {}).get("unrestricted") or {}
     if whole.get("shared_filtered") is not None and not (view.table("recall").get("announced") or {}).get("pooled"):
         yield "Searches filtered by source collection: calculated from the vectors, not asked of the target"
+    if view.table("cut_over") and any(source != target for source, target in numbers.routes(view.results) if target):
+        yield "A client with the new names and filters: the cutover changed addresses; every search here was the toolkit's own"
     if numbers.rollback(view.results.get(Step.ROLLBACK)) is None:
         yield "Rollback: not tried in this run; its time is an estimate"
     if not any(line.startswith("restore of ") for line in view.drills):
@@ -258,7 +260,7 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     if sent:
         note = f"a sample, really sent: {count(sent['queries'], 'query')}, {own_chunk(told)}; 95 % (Wilson): "
         note += f"{percent(sent['low'])} to {percent(sent['high'])}" + (
-            f"; one collection alone, no filter: {percent(share)}" if share is not None else ""
+            f"; of {whole['queries']:,}, the query's collection alone: {percent(share)}" if share is not None else ""
         )
         note += (
             f", with a filter, calculated: {percent(filtered)}" if share is not None and filtered is not None else ""

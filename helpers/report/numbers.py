@@ -178,7 +178,7 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
             "Service back": (f"from the order until clients can write at the source: {service_ends(found)}{probed}",
                              found.service),
             "Stages of step 27": ("from the first stage until the target is clean, as in its figure", found.clean - waited),
-            **{f"Without writes {when}": ("from the first act on files or databases until a write was taken", seconds)
+            **{f"Without writes {when}": ("from the first act on the application's files until a write was taken", seconds)
                for when, seconds in again(results, drill)},
             "Target clean": ("from the order until the target holds nothing of the run", found.clean),
             "Step 27": ("from its first cell to its end, the watch of the source included", result.seconds),
@@ -357,6 +357,7 @@ class Counts:
     different: int | None = None
     rewritten: int | None = None
     filled: int | None = None
+    defaulted: int | None = None  # chunks that got a default
     filled_core: int | None = None  # of `filled`: in the core fields, which alone step 11 counts as missing
     derived_core: int | None = None
     derived: int | None = None
@@ -388,9 +389,10 @@ def counts(results: Results) -> Counts:
                 found[name] = sum(int(r.get("chunks") or 0) for r in repairs
                                   if r.get("field") in core and kind_of(str(r.get("rule"))) == kind)  # fmt: skip
     moved = results[Step.MIGRATE].facts if Step.MIGRATE in results else {}
+    told = results[Step.VALIDATE].facts.get("metadata") or {} if Step.VALIDATE in results else {}
     return Counts(
-        **found, rewritten=moved.get("ids_rewritten"), changed_chunks=moved.get("chunks_changed"),
-        by_rule=rules, collections=_collections(results),
+        **found, defaulted=told.get("defaulted_chunks"), rewritten=moved.get("ids_rewritten"),
+        changed_chunks=moved.get("chunks_changed"), by_rule=rules, collections=_collections(results),
     )  # fmt: skip
 
 

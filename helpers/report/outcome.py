@@ -477,7 +477,9 @@ def due_by_warnings(view: RunView) -> list[str]:
         told.add(window)  # once is enough
     if left:
         act = f"{count(left, 'other warning' if said else 'warning')} {'needs' if left == 1 else 'need'} no action"
-        said.append(f"{act} but a signature; to change what one is about, correct the source and begin a new run.")
+        said.append(
+            f"{act}: who signs accepts them; to change what one is about, correct the source and begin a new run."
+        )
     return said or ["There was no warning; nothing is due."]
 
 
@@ -488,7 +490,9 @@ def _due(view: RunView, code: str) -> tuple[str, str]:
     until, window = possible_until(view), numbers.window_of(view)
     if view.table("cut_over") and cut is not None and cut.result is not None:
         if code in BEFORE_USE:
-            return f"{role}, due at the cutover ({moment(cut.result.started)})", ""
+            return f"{role}, was due at the cutover ({moment(cut.result.started)})", ""
+        if code == ReasonCode.NOBODY_NAMED:
+            return f"{role}, now", ""
         return f"{role}, by {until}" if until else f"{role}, before the next run", ""
     when = f", in the window {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
     return f"{role}, before the cutover", when

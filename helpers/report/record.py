@@ -400,8 +400,8 @@ def defaults(n: Counts) -> str:
     """What the number of defaults counts, and how it fits the missing values of step 11, which looks at core fields only."""
     if n.filled is None or n.filled_core is None:
         return "missing fields that got a default"
-    rest = n.filled - n.filled_core
-    return (
+    rest, where = n.filled - n.filled_core, f"in {count(n.defaulted, 'chunk')}; " if n.defaulted else ""
+    return where + (
         f"{formatting.core_missing(n.filled_core, n.derived_core or 0)} (step 11); {rest:,} in those of some types only"
     )
 

@@ -36,7 +36,6 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.window import longest
 from helpers.snapshots import retention
 from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
@@ -372,9 +371,13 @@ class CloseoutStep(NotebookStep):
 
     def _most_over(self, known: list[dict[str, Any]]) -> str:
         """The step, and what in it took most; `known` are the rows of `durations` with an estimate."""
-        worst = max(known, key=lambda r: r["actual"] + r["carried"] - r["estimate"])
-        over = worst["actual"] + worst["carried"] - worst["estimate"]
-        return f"step {worst['number']}, by {duration(over)}; {longest([self._results[worst['number']]])}"
+        worst = max(known, key=lambda r: r["actual"] - r["estimate"])
+        if (over := worst["actual"] - worst["estimate"]) <= 0:
+            return "no step, but for the attempt that a drill killed"
+        step = self._results[worst["number"]]
+        part = max(step.phases, key=lambda p: p.seconds, default=None)
+        inside = f"; its longest part: {part.name}, {duration(part.seconds)}" if part is not None else ""
+        return f"step {step.step} ({step.title}), by {duration(over)}{inside}"
 
     def predictions(self) -> pd.DataFrame:
         """What the dry run predicted, what was measured, and how far it was out: more than measured is above 0."""

@@ -303,7 +303,7 @@ def _outcome(wrong: object, reason: ReasonCode, otherwise: Verdict = Verdict.FAI
 
 OWN = "judged among chunks of the query's own source collection; no filter was sent"
 WHOLE = "each collection is searched whole; no filter was sent"
-_NONE = "merged collections are searched whole, as clients do; no filter was sent"
+_NONE = "merged collections are searched whole; no filter was sent"
 _SHARES = ("shared_expected", "shared_measured", "shared_filtered", "from_others")
 
 
