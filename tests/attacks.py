@@ -347,6 +347,13 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_are_what_was_sealed.py::test_another_snapshot_in_its_place_is_none_of_the_run
             test_snapshots_are_what_was_sealed.py::test_bytes_that_change_after_the_proof_are_not_read
             test_snapshots_are_what_was_sealed.py::test_elsewhere_it_is_said_that_nothing_vouches_for_it""",
+        "a snapshot renamed as if a prune had been killed": """
+            test_snapshots_command.py::test_what_somebody_renamed_as_a_prune_does_is_not_removed
+            test_snapshots_command.py::test_a_log_of_another_key_begins_no_prune""",
+        "other times in the manifest of a backup": """
+            test_snapshots_without_a_migration.py::test_times_that_somebody_changed_in_a_manifest_count_for_nothing""",
+        "an invented run that vouches for a snapshot": """
+            test_snapshots_are_what_was_sealed.py::test_a_folder_with_an_invented_result_vouches_for_no_snapshot""",
         "links at temporary names": """
             test_secrets_of_files_and_folders.py::test_a_link_at_a_temporary_name_that_somebody_foresaw_is_not_followed""",
         "runs and snapshots whose names begin alike": """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,27 @@ def test_elsewhere_it_is_said_that_nothing_vouches_for_it(
     assert cli.main(["snapshots", "restore", copy, "--into", "back", "--expect", digest]) == 1
     assert f"its digest is {forged}, and {digest} is expected" in capsys.readouterr().err
     assert not Path("back").exists()
+
+
+def test_a_folder_with_an_invented_result_vouches_for_no_snapshot(night: Night, capsys: Said) -> None:
+    """run.json and the one result, without a seal and a log: whoever can write to the reports can make it."""
+    capsys.readouterr()
+    evil = night.folder.reports.with_name("evil")
+    (evil / "results").mkdir(parents=True)
+    for name in ("run.json", "parameters.yaml", "results/21.json"):
+        shutil.copy(night.folder.reports / name, evil / name)
+    facts = json.loads((evil / "run.json").read_text(encoding="utf-8"))
+    (evil / "run.json").write_text(json.dumps(facts | {"id": "evil"}), encoding="utf-8")
+    assert cli.main(["snapshots", "verify", "night-21", "--directory", "kept"]) == 0
+    said = capsys.readouterr().out
+    assert "the evidence of run night and the signed line beside it." in said
+    assert "run evil and" not in said
+    shutil.rmtree(night.folder.reports)
+    Path("kept/audit.jsonl").unlink()
+    assert cli.main(["snapshots", "verify", "night-21", "--directory", "kept"]) == 0
+    said = capsys.readouterr().out
+    assert "was not compared with anything outside its folder" in said
+    assert "run evil names it, but in no seal or line of its log that was proven" in said
 
 
 def test_a_closeout_removes_exports_of_its_own_run_and_no_id_that_begins_alike(night: Night) -> None:

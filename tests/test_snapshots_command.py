@@ -57,6 +57,7 @@ def aged(name: str = "night-21") -> Path:
     text = path.read_text(encoding="utf-8")
     old = json.loads(text)["facts"]["snapshot"]["manifest"]
     path.write_text(text.replace(old, found.manifest_digest), encoding="utf-8")
+    retention.record(found.folder.parent, taken=found)  # and the line beside it
     return found.folder
 
 
@@ -202,6 +203,30 @@ def test_a_prune_that_was_killed_is_ended_by_the_next(night: RunFolder, monkeypa
     assert not Path("kept/night-21").exists()
     run("prune", "--yes")
     assert sorted(p.suffix for p in Path("kept").iterdir()) == [".jsonl"]
+
+
+def test_what_somebody_renamed_as_a_prune_does_is_not_removed(night: RunFolder, capsys: Said) -> None:
+    """Also not where a prune was begun of one snapshot, and another one has its name."""
+    for name in ("night-21", "gone"):
+        retention.record(Path("kept").absolute(), "prune", outcome="begun" if name == "gone" else "done", snapshot=name)
+    for aside in (Path("kept/.night-21.pruned"), Path("kept/.gone.pruned")):
+        Path("kept/night-21").rename(aside)
+        run("prune", "--directory", "kept", "--yes")
+        said = capsys.readouterr().out
+        assert f"{aside.absolute()} stays: no prune that was begun here left it" in said
+        aside.rename("kept/night-21")
+    assert Snapshot.open(Path("kept/night-21")).verify()
+
+
+def test_a_log_of_another_key_begins_no_prune(
+    night: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "theirs"))
+        retention.record(Path("kept").absolute(), "prune", outcome="begun", snapshot="night-21")
+    Path("kept/night-21").rename("kept/.night-21.pruned")
+    run("prune", "--directory", "kept", "--yes")
+    assert Path("kept/.night-21.pruned").is_dir()
 
 
 def test_restore_brings_back_what_is_asked_for(night: RunFolder, capsys: Said) -> None:

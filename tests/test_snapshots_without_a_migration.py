@@ -20,7 +20,7 @@ import pytest
 from helpers import audit, cli
 from helpers.chunks import ChunkBatch
 from helpers.results import utc_now
-from helpers.snapshots import backup
+from helpers.snapshots import backup, retention
 from helpers.snapshots import snapshot as module
 from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
@@ -51,6 +51,12 @@ def run(*arguments: str, code: int = 0) -> None:
 def create(name: str, *more: str) -> Snapshot:
     run("create", "backup.yaml", "--id", name, *more)
     return Snapshot.open(Path("kept").absolute() / name)
+
+
+def told(taken: Snapshot) -> None:
+    """As if it had been taken so: its manifest, and the signed line beside it."""
+    taken.mark("verified")
+    retention.record(taken.folder.parent, taken=taken)
 
 
 def held(snapshot: Snapshot, name: str) -> ChunkBatch:
@@ -133,7 +139,7 @@ def test_a_missed_backup_is_told(source: Path, capsys: Said) -> None:
     assert "recent enough" in capsys.readouterr().out
     long_ago = (datetime.now(UTC) - timedelta(hours=26)).isoformat(timespec="seconds")
     taken.manifest["sessions"][-1]["ended"] = long_ago
-    taken.mark("verified")
+    told(taken)
     run("check", "backup.yaml", code=1)
     assert "26.0 h old" in capsys.readouterr().err
 
@@ -143,11 +149,30 @@ def test_a_backup_is_pruned_once_its_retention_has_ended(source: Path, capsys: S
     run("prune", "--yes", "--directory", "kept")
     assert "kept until" in capsys.readouterr().out
     taken.manifest["retain_until"] = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
-    taken.mark("verified")
+    told(taken)
     young = create("young")
     run("prune", "--yes", "--directory", "kept")
     assert not taken.folder.exists()
     assert young.verify()  # what both shared is there
+
+
+@pytest.mark.parametrize("manifest", ["as now", "of an older toolkit"])
+def test_times_that_somebody_changed_in_a_manifest_count_for_nothing(source: Path, capsys: Said, manifest: str) -> None:
+    taken = create("old")
+    if manifest != "as now":  # a line that says nothing of it: then only what it holds is compared, as before
+        retention.record(taken.folder.parent, snapshot="old", digest=taken.digest)
+    now = datetime.now(UTC)
+    taken.manifest["retain_until"] = (now - timedelta(days=1)).isoformat(timespec="seconds")
+    taken.manifest["sessions"][-1]["ended"] = (now - timedelta(hours=1)).isoformat(timespec="seconds")
+    taken.mark("verified")
+    altered = manifest == "as now"
+    capsys.readouterr()
+    run("check", "backup.yaml", code=int(altered))
+    run("verify", "old", "--directory", "kept", code=int(altered))
+    assert ("its manifest's digest is" in capsys.readouterr().err) is altered
+    run("prune", "--yes", "--directory", "kept")
+    assert ("stays  old  the digest of its manifest is" in capsys.readouterr().out) is altered
+    assert taken.folder.exists() is altered
 
 
 def odd(source: Path) -> None:
@@ -264,7 +289,7 @@ def test_a_backup_that_was_written_again_is_named_and_is_no_base(source: Path, c
 def test_a_backup_without_its_files_or_of_tomorrow_is_not_recent(source: Path, capsys: Said) -> None:
     taken = create("first")
     taken.manifest["sessions"][-1]["ended"] = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
-    taken.mark("verified")
+    told(taken)
     run("check", "backup.yaml", code=1)
     taken = create("second")
     run("check", "backup.yaml")

@@ -299,7 +299,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     Raises `Terminal` ("snapshot_altered") where it differs.
     """
     from helpers import audit
-    from helpers.migration.source_changes import open_sealed
+    from helpers.migration.source_changes import open_sealed, proven_by
     from helpers.run.folders import every_run
     from helpers.snapshots.retention import digests, told
 
@@ -307,16 +307,15 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     expected = chosen.expect.strip().lower()
     where, damaged = [], ""
 
-    def compare(digest: str, why: str, by: str) -> None:
-        if digest not in ("", snapshot.digest):
+    def compare(digest: str, why: str, of: str = "digest", now: str = snapshot.digest) -> None:
+        if digest not in ("", now):
             raise Terminal(
-                ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and {one_line(digest, 64)} {why}",
+                ReasonCode.SNAPSHOT_ALTERED, f"its {of} is {now}, and {one_line(digest, 64)} {why}",
                 where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
             )  # fmt: skip
-        if digest and by:
-            where.append(by)
 
-    compare(expected, "is expected", "--expect")
+    compare(expected, "is expected")
+    where += ["--expect"] if expected else []
     for run in every_run():
         try:
             named = any(line.name == snapshot.folder.name for line in told(run))
@@ -325,19 +324,26 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
             continue
         if named:
             open_sealed(run, snapshot.folder)
-            where.append(f"the evidence of run {run.id}")
+            if key := proven_by(run, snapshot.folder.name):
+                other = f" (signed with {key}, not with this workspace's key)" if key != audit.own_key() else ""
+                where.append(f"the evidence of run {run.id}{other}")
+            else:
+                damaged += f"; run {run.id} names it, but in no seal or line of its log that was proven"
     # After the runs: their evidence names the seal that an altered snapshot contradicts.
     folder, line = snapshot.folder, "the signed line beside it"
-    if not (signed := digests(folder.parent).get(folder.name, "")):
-        signed, line = digests(folder.parent, copied=True).get(folder.name, ""), f"{line} (written in another folder)"
+    if (signed := digests(folder.parent).get(folder.name)) is None:
+        signed, line = digests(folder.parent, copied=True).get(folder.name), f"{line} (written in another folder)"
     proven = bool(audit.own_key())  # else nothing can be signed here, nor any line be proven
-    compare(signed, "was its digest when it was taken", line if proven else "")
+    if signed is not None:
+        compare(signed.digest, "was its digest when it was taken")
+        compare(signed.manifest, "was that when it was taken", "manifest's digest", snapshot.manifest_digest)
+        where += [line] if proven else []
     if where:
         return snapshot, f"Its digest {snapshot.digest} is the one of {' and '.join(where)}."
     line = f", but for a line of {audit.NAME} beside it that nobody has proven" if signed else ""
     return snapshot, (
         f"Its digest {snapshot.digest} was not compared with anything outside its folder{line}: "
-        f"no run here has taken it{damaged}. "
+        f"no run here has{' provably' if 'proven' in damaged else ''} taken it{damaged}. "
         "Take the digest from the run's evidence, and compare: --expect SHA256"
     )
 

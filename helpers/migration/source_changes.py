@@ -18,10 +18,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.evidence import trusted
 from helpers.evidence.seals import chain
+from helpers.evidence.signing import custody
 from helpers.fence import Control
 from helpers.formatting import count
 from helpers.migration import staging
@@ -37,7 +39,7 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import load_schema
 from helpers.snapshots.comparison import compared
-from helpers.snapshots.retention import Told, differences, take, told
+from helpers.snapshots.retention import Told, differences, logged, take, told
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids, incomplete, listed_ids
@@ -116,6 +118,21 @@ def open_sealed(run: RunState, folder: Path) -> Snapshot:
             f"{RUNBOOK} snapshots verify {folder.name}.",
         )  # fmt: skip
     return snapshot
+
+
+def proven_by(run: RunState, name: str) -> str:
+    """The key (its fingerprint) of a signed line or a seal by which the run took the snapshot of this name; "" where none is.
+
+    Anybody can put a folder with invented results among the reports. Our own key comes before others, which a seal brings.
+    """
+    own, keys = audit.own_key(), []
+    if own and any(line.name == name for line in logged(run, audit.Trust(frozenset({own})))):
+        return own
+    for seal, key, wrong in custody(chain(run), lambda: own):
+        named = {Told.of(t, "").name for t in seal.predicate.get("snapshots", {}).values() if "digest" in t}
+        if key and not wrong and name in named and seal.predicate["run"]["id"] == run.id:
+            keys.append(key)
+    return own if own in keys else next(iter(keys), "")
 
 
 def evidence_of(run: RunState) -> list[Told]:

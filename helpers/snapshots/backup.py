@@ -35,7 +35,7 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots.export_journal import CHUNK, EXPORT, write_parquet
-from helpers.snapshots.retention import begin, digests, record
+from helpers.snapshots.retention import Told, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
     PLAIN,
     Part,
@@ -70,21 +70,21 @@ _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 def newest(directory: Path, source: str) -> Snapshot | None:
     """The newest snapshot of this source that was taken there, as a signed line of the log has it, and that has all its
     files; None where there is none."""
-    found = (_opened(directory / name, digest) for name, digest in digests(directory).items() if PLAIN.fullmatch(name))
+    found = (_opened(directory / name, told) for name, told in digests(directory).items() if PLAIN.fullmatch(name))
     ours = [snapshot for snapshot in found if snapshot is not None and snapshot.manifest["source"] == source]
     ours.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
     return next(filter(_is_there, ours), None)
 
 
-def _opened(folder: Path, digest: str) -> Snapshot | None:
-    """The snapshot in the folder, where it can be read and has this digest."""
+def _opened(folder: Path, told: Told) -> Snapshot | None:
+    """The snapshot in the folder, where it can be read and is the one that was taken."""
     if folder.is_symlink():
         return None
     try:
         snapshot = Snapshot.open(folder)
     except RunbookError:
         return None
-    return snapshot if snapshot.digest == digest else None
+    return None if any(differences(snapshot, [told])) else snapshot
 
 
 def _is_there(snapshot: Snapshot) -> bool:
@@ -119,7 +119,7 @@ def take(
         store, directory, snapshot_id, names, retention_days=rules.retention_days,
         readers=store.limits().readers(min(2, parameters.migration.workers)), progress=progress, same=base,
     )  # fmt: skip
-    record(directory, snapshot=taken.id, **about, digest=taken.digest, chunks=taken.total)
+    record(directory, taken=taken, source=store.label, base=about["base"])
     return taken
 
 
@@ -226,8 +226,7 @@ def from_files(
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(final))
     begun, rounded = utc_now(), dict[str, int]()
     partial.mkdir(parents=True)
-    about = {"snapshot": snapshot_id, "source": source, "base": ""}
-    record(directory, outcome="begun", **about)
+    record(directory, outcome="begun", snapshot=snapshot_id, source=source, base="")
     try:
         entries = []
         for number, (file, info) in enumerate(infos, 1):
@@ -243,7 +242,7 @@ def from_files(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     made = complete(partial, final)
-    record(directory, **about, digest=made.digest, chunks=made.total)
+    record(directory, taken=made, source=source, base="")
     return made, {name: n for name, n in rounded.items() if n}
 
 

@@ -215,6 +215,16 @@ def _require_sound(entry: dict[str, Any]) -> None:
         raise ValueError("a file is elsewhere")
 
 
+def holds_another(folder: Path, snapshot_id: str) -> bool:
+    """Whether a manifest is in the folder that is not that of this snapshot: whoever renamed it lost it otherwise."""
+    try:
+        return bool(json_in(contents(folder / "manifest.json"))["id"] != snapshot_id)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
+
+
 def signed(content: dict[str, Any]) -> dict[str, Any]:
     """With a digest over itself, which `own_digest` proves."""
     return {**content, "sha256": own_digest(content)}

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from helpers.stores import Reader
 
 CREATED = "snapshot created"  # the word of both audit logs: that beside the snapshots, and the run's
+PRUNE = "prune"
 TAKEN_BY = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)  # the steps that take snapshots; 22 where it catches up
 
 
@@ -113,6 +114,7 @@ def held(directory: Path) -> list[Held]:
     for run in runs.every_run():
         with suppress(RunbookError):  # a damaged run says nothing of the snapshots of others
             every += told(run)
+    every += digests(directory).values()
     found = []
     for folder in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
         snapshot, problem, export = None, "", None
@@ -193,6 +195,12 @@ class Told:
 def told(run: RunFolder, trust: audit.Trust | None = None) -> list[Told]:
     """What results and audit log of a run say of its snapshots; a snapshot itself is in a folder where others may write."""
     found = [Told.of(taken, f"the results of run {run.id}") for taken in taken_by(run) if "digest" in taken]
+    return [*found, *logged(run, trust)]
+
+
+def logged(run: RunFolder, trust: audit.Trust | None) -> list[Told]:
+    """What the audit log of a run says of its snapshots; with `trust` by lines that prove something."""
+    found = []
     for entry in audit.entries(run.reports / audit.NAME, trust, (CREATED, "catch-up")):
         facts = entry.get("facts")
         if isinstance(facts, dict) and facts.get("digest"):
@@ -241,7 +249,7 @@ def take(
         run.log(note)
     about: dict[str, Any] = {"snapshot": snapshot.id, "digest": snapshot.digest, "chunks": snapshot.total}
     audit.append(run.folder / audit.NAME, CREATED, **about)  # where those who can write to the snapshots cannot
-    record(directory, **about, **by)
+    record(directory, taken=snapshot, **by)
     return snapshot
 
 
@@ -259,15 +267,29 @@ def begin(directory: Path, snapshot_id: str, **by: Any) -> None:
     record(directory, outcome="begun", snapshot=snapshot_id, gone_on=gone_on, **by)
 
 
-def record(directory: Path, **about: Any) -> None:
-    """A line of the log beside the snapshots, which names this directory: it proves nothing in another of the same name."""
-    audit.append(directory / audit.NAME, CREATED, directory=str(directory.resolve()), **about)
+def record(directory: Path, action: str = CREATED, taken: Snapshot | None = None, **about: Any) -> None:
+    """A line of the log beside the snapshots, which names this directory: it proves nothing in another of the same name.
+
+    Of a snapshot that was `taken` it holds both digests: a manifest says when, and until when, beside what it holds.
+    """
+    if taken is not None:
+        about |= {
+            "snapshot": taken.id,
+            "digest": taken.digest,
+            "manifest": taken.manifest_digest,
+            "chunks": taken.total,
+        }
+    audit.append(directory / audit.NAME, action, directory=str(directory.resolve()), **about)
 
 
-def digests(directory: Path, *, copied: bool = False) -> dict[str, str]:
-    """The digest of each snapshot that was taken there, by the word of lines that were signed here (`_signed`)."""
+def digests(directory: Path, *, copied: bool = False) -> dict[str, Told]:
+    """What is told of each snapshot that was taken there, by lines that were signed here (`_signed`); older toolkits tell of no
+    manifest."""
     lines = (entry["facts"] for entry in _signed(directory, copied=copied) if _names_a_snapshot(entry, "digest"))
-    return {facts["snapshot"]: facts["digest"] for facts in lines}
+    return {
+        f["snapshot"]: Told(f["snapshot"], f["digest"], str(f.get("manifest", "")), f"{audit.NAME} beside it")
+        for f in lines
+    }
 
 
 def begun(directory: Path, run: RunFolder) -> set[str]:
@@ -342,15 +364,16 @@ def _doubt(directory: Path) -> tuple[str, set[str]]:
     return (f"line {broken.line} of {path}: {broken.why}" if broken else ""), named
 
 
-def _signed(directory: Path, *, copied: bool = False) -> list[dict[str, Any]]:
+def _signed(directory: Path, *besides: str, copied: bool = False) -> list[dict[str, Any]]:
     """Which snapshots were taken there by the word of lines signed with this workspace's key; none where it has no key.
 
     Lines that name another directory count only where those `copied` from there are asked for; older toolkits name none.
     Without ssh-keygen nothing can be signed or proven here: all lines, and whoever tells of them says so (`audit.own_key`).
+    `besides` are other actions whose lines are asked for.
     """
     key = audit.own_key()
     trust = audit.Trust(frozenset({key} - {""})) if key or shutil.which("ssh-keygen") else None
-    log, here = audit.entries(directory / audit.NAME, trust, (CREATED,)), str(directory.resolve())
+    log, here = audit.entries(directory / audit.NAME, trust, (CREATED, *besides)), str(directory.resolve())
     return [entry for entry in log if copied or entry["facts"].get("directory", here) == here]
 
 
@@ -380,9 +403,8 @@ def remove(found: Iterable[Held]) -> list[str]:
     for item in found:
         if item.why_kept:
             raise UsageError(ReasonCode.SNAPSHOT_KEPT, f"snapshot {item.id} stays: {item.why_kept}")
-        log = item.folder.parent / audit.NAME
         digest = item.snapshot.digest if item.snapshot else ""
-        audit.append(log, "prune", outcome="begun", snapshot=item.id, digest=digest)
+        record(item.folder.parent, PRUNE, outcome="begun", snapshot=item.id, digest=digest)
         aside = item.folder.with_name(f".{item.id}.pruned")
         try:
             item.folder.rename(aside)
@@ -398,15 +420,29 @@ def remove(found: Iterable[Held]) -> list[str]:
                 where=str(error.filename),
                 next_step="Correct the permissions there; the next prune removes what is left, and others are not touched by it.",
             ) from error  # fmt: skip
-        audit.append(log, "prune", snapshot=item.id)
+        record(item.folder.parent, PRUNE, snapshot=item.id)
         gone.append(item.id)
     return gone
 
 
 def sweep(directory: Path) -> list[str]:
-    """Take away what an interrupted `remove` left; a sentence for each that cannot be taken away, which stops nothing else."""
+    """Take away what an interrupted `remove` left; a sentence for each that cannot be taken away, which stops nothing else.
+
+    Anybody who can write there can give a snapshot such a name. So it goes only where a `remove` of it was begun from here, as
+    the newest signed line of it says, and where no other snapshot is in it.
+    """
+    from helpers.snapshots.export_journal import holds_another
+
+    newest = {e["facts"].get("snapshot"): e for e in _signed(directory, PRUNE)}
     left = []
     for aside in sorted(directory.glob(".*.pruned")):
+        name = aside.name.removeprefix(".").removesuffix(".pruned")
+        line = newest.get(name, {})
+        if (line.get("action"), line.get("outcome")) != (PRUNE, "begun") or holds_another(aside, name):
+            left.append(
+                f"{aside} stays: no prune that was begun here left it. Find out who named it so, and name it as it was"
+            )
+            continue
         try:
             if aside.is_symlink():
                 aside.unlink()
@@ -415,7 +451,7 @@ def sweep(directory: Path) -> list[str]:
         except OSError as error:
             left.append(f"{aside} cannot be removed: {error.strerror} ({error.filename})")
             continue
-        audit.append(directory / audit.NAME, "prune", snapshot=aside.name.strip(".").removesuffix(".pruned"))
+        record(directory, PRUNE, snapshot=name)
     return left
 
 
