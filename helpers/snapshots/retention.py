@@ -283,8 +283,10 @@ def record(directory: Path, action: str = CREATED, taken: Snapshot | None = None
 
 
 def digests(directory: Path, *, copied: bool = False) -> dict[str, Told]:
-    """What is told of each snapshot that was taken there, by lines that were signed here (`_signed`); older toolkits tell of no
-    manifest."""
+    """What the newest line that was signed here (`_signed`) says of each snapshot that was taken there.
+
+    Those of older toolkits have no digest of the manifest.
+    """
     lines = (entry["facts"] for entry in _signed(directory, copied=copied) if _names_a_snapshot(entry, "digest"))
     return {
         f["snapshot"]: Told(f["snapshot"], f["digest"], str(f.get("manifest", "")), f"{audit.NAME} beside it")
