@@ -230,6 +230,8 @@ def harmless(value: Any) -> str:
 class Digested:
     """A file that is written to, and the SHA-256 of what was given to it: what lies there afterwards may be another's."""
 
+    closed = False  # as pyarrow asks
+
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self._sha256 = raw, hashlib.sha256()
 

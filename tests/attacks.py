@@ -350,6 +350,12 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a snapshot renamed as if a prune had been killed": """
             test_snapshots_command.py::test_what_somebody_renamed_as_a_prune_does_is_not_removed
             test_snapshots_command.py::test_a_log_of_another_key_begins_no_prune""",
+        "an interrupted export that somebody finished or renamed": """
+            test_snapshots_without_a_migration.py::test_an_interrupted_export_with_a_forged_journal_is_not_gone_on_with
+            test_snapshots_without_a_migration.py::test_an_interrupted_export_with_a_forged_manifest_is_not_called_whole
+            test_snapshots_without_a_migration.py::test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted""",
+        "a part replaced as soon as it appears": """
+            test_snapshots_without_a_migration.py::test_a_part_that_is_replaced_as_soon_as_it_appears_is_not_recorded""",
         "other times in the manifest of a backup": """
             test_snapshots_without_a_migration.py::test_times_that_somebody_changed_in_a_manifest_count_for_nothing""",
         "an invented run that vouches for a snapshot": """

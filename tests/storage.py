@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from helpers.migration.importing import Importer
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters.endpoint import Endpoint
 from helpers.schema import Context, load_schema
+from helpers.snapshots.export_journal import proof_of
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Reader, Space, open_target
 from helpers.stores.client import ClientStore
@@ -144,3 +146,12 @@ def importer(store: ClientStore, staged: Staged, folder: Path, **more: Any) -> I
 
 def empty_plans(snapshot: Snapshot) -> list[CollectionInfo]:
     return [replace(info, count=0) for info in snapshot.collections()]
+
+
+def journal_text(entries: list[dict[str, Any]], secret: bytes) -> str:
+    """The journal of an export with these entries, as whoever has this secret writes it."""
+    text, proof = "", ""
+    for entry in entries:
+        proof = proof_of(entry, secret, proof)
+        text += json.dumps({**entry, "proof": proof}) + "\n"
+    return text

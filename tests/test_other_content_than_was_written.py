@@ -48,7 +48,7 @@ from helpers.stores.rescue import Stored, _from_log
 from tests.damaged import sound
 from tests.fuzz.files import Bench, old_answers
 from tests.fuzz.parsers import old_server_read
-from tests.storage import chunks, embedded, fill, index_folder, writable_copy
+from tests.storage import chunks, embedded, fill, index_folder, journal_text, writable_copy
 from tests.test_source_layout_0_3 import GOOD, write_old
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -153,14 +153,12 @@ def test_what_an_application_writes_holds_nothing_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["../../../outside.parquet", "/etc/passwd"])
 def test_a_journal_names_no_file_elsewhere(tmp_path: Path, file: str) -> None:
     def changed(change: Callable[[dict[str, Any]], object]) -> Journal | None:
-        from helpers.snapshots.export_journal import signed
-
         folder = tmp_path / "one.partial"
         Journal.open(folder, {"source": "s"}, 1).freeze("notes", "001-notes", {"name": "notes"}, ["a"], [0])
         path = folder / ".export" / "journal.jsonl"
         entries = [json.loads(line) for line in path.read_bytes().splitlines()]
         change(entries[-1])
-        path.write_text("".join(json.dumps(signed(entry)) + "\n" for entry in entries))
+        path.write_text(journal_text(entries, audit.secret()))
         return Journal.read(folder)
 
     for change in (
@@ -251,7 +249,7 @@ def test_an_entry_of_a_journal_that_lacks_a_part_is_read_again(tmp_path: Path, l
         del entries[-1]["ids"][lacks]
     else:
         del entries[-1]["ids"]
-    path.write_text("".join(json.dumps(signed(entry)) + "\n" for entry in entries))
+    path.write_text(journal_text(entries, audit.secret()))
     journal = Journal.read(folder)
     assert journal is not None
     assert (journal.listed, len(journal.notes)) == (0, 1)

@@ -19,12 +19,24 @@ import pytest
 
 from helpers import audit, cli
 from helpers.chunks import ChunkBatch
-from helpers.results import utc_now
+from helpers.results import file_digest, utc_now
 from helpers.snapshots import backup, retention
 from helpers.snapshots import snapshot as module
-from helpers.snapshots.export_journal import signed
+from helpers.snapshots.export_journal import signed, write_parquet
 from helpers.snapshots.snapshot import Snapshot
-from tests.storage import ODD_IDS, assert_same, chunks, contents, embedded, fill, in_order, lose_vectors, plan, tree
+from tests.storage import (
+    ODD_IDS,
+    assert_same,
+    chunks,
+    contents,
+    embedded,
+    fill,
+    in_order,
+    journal_text,
+    lose_vectors,
+    plan,
+    tree,
+)
 
 Said = pytest.CaptureFixture[str]
 
@@ -268,6 +280,101 @@ def test_a_whole_export_that_somebody_planted_is_no_backup(source: Path, capsys:
     shutil.copytree(create("first").folder, "kept/second.partial")
     run("create", "backup.yaml", "--id", "second", code=1)
     assert "not begun from here" in capsys.readouterr().err
+
+
+def killed(name: str, after: int = 6) -> Path:
+    """What a `create` leaves that is killed while it writes its parts; the folder."""
+    whole, parts = module._write_part, []
+
+    def part(*given: Any) -> Any:
+        parts.append(given[2])
+        if len(parts) == after:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_write_part", part)
+        run("create", "backup.yaml", "--id", name, "--full", code=130)
+    return Path("kept").absolute() / f"{name}.partial"
+
+
+def forged(file: Path) -> dict[str, Any]:
+    """Other documents in this part; what a manifest says of it then."""
+    table = pq.read_table(file)
+    documents = pa.array(["FORGED"] * len(table), pa.large_string())
+    write_parquet(file, table.set_column(table.column_names.index("document"), "document", documents))
+    return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+
+
+def proven(taken: Snapshot) -> None:
+    """It holds what the source holds."""
+    assert taken.verify() == {"alpha": 1_200, "beta": 5}
+    assert "FORGED" not in {text for name in taken.names() for text in held(taken, name).documents}
+
+
+def test_an_interrupted_export_with_a_forged_manifest_is_not_called_whole(source: Path) -> None:
+    """A manifest with parts, sound by digests that anybody can make, in the place of an export that was killed."""
+    first, partial = create("first"), killed("night")
+    shutil.copytree(first.folder, partial, dirs_exist_ok=True)
+    manifest = json.loads((partial / "manifest.json").read_text(encoding="utf-8"))
+    for part in (part for entry in manifest["collections"] for part in entry["parts"]):
+        part |= forged(partial / part["file"])
+    (partial / "manifest.json").write_text(json.dumps(signed({**manifest, "id": "night"})))
+    proven(create("night", "--full"))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_interrupted_export_with_a_forged_journal_is_not_gone_on_with(source: Path, moved: bool) -> None:
+    """Lines that fit other parts, by somebody without the workspace's key; or true lines in another order."""
+    journal = (partial := killed("night")) / ".export" / "journal.jsonl"
+    entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    parts = [entry for entry in entries if entry["kind"] == "part"]
+    if moved:
+        parts[0]["start"], parts[1]["start"] = parts[1]["start"], parts[0]["start"]
+    for entry in parts:
+        entry["part"] |= {} if moved else forged(partial / entry["part"]["file"])
+    text = "".join(json.dumps(signed(entry)) + "\n" for entry in entries)
+    journal.write_text(text if moved else journal_text(entries, b""), encoding="utf-8")
+    taken = create("night", "--full")
+    proven(taken)
+    (note,) = taken.manifest["notes"]
+    assert "damaged from line" in note or "cannot be continued" in note
+
+
+def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, capsys: Said) -> None:
+    good = create("good")
+    shutil.rmtree(killed("night"))
+    good.folder.rename("kept/night.partial")
+    capsys.readouterr()
+    taken = create("night", "--full")
+    aside = Path("kept").absolute() / "night.set-aside-1"
+    (note,) = taken.manifest["notes"]
+    assert f"look at it in {aside}" in note
+    assert note in capsys.readouterr().out
+    proven(taken)
+    proven(Snapshot.open(aside))
+    run("export", "night", "--into", "files", "--directory", "kept")
+    run("import", "files", "--id", "made", "--directory", "kept")
+    Path("kept/made").rename("kept/made.partial")
+    run("import", "files", "--id", "made", "--directory", "kept")
+    assert "made.set-aside-1" in capsys.readouterr().out
+    proven(Snapshot.open(Path("kept/made.set-aside-1")))
+
+
+def test_a_part_that_is_replaced_as_soon_as_it_appears_is_not_recorded(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    def replaced(path: Path, table: pa.Table, **how: Any) -> str:
+        digest = write_parquet(path, table, **how)
+        forged(path)
+        return digest
+
+    monkeypatch.setattr(module, "write_parquet", replaced)
+    run("create", "backup.yaml", "--id", "night", code=1)
+    assert "another file lies where this one was written" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "PART_BYTES", 100 * 8 * 4)
+    proven(create("night"))
 
 
 def test_a_backup_that_was_written_again_is_named_and_is_no_base(source: Path, capsys: Said) -> None:

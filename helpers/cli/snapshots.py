@@ -232,6 +232,8 @@ def _import(chosen: argparse.Namespace) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     with _stoppable("Nothing was made of it."), in_use(directory / name), _bar("Import", 0) as bar:
         made, rounded = backup.from_files(folder, directory, name, chosen.retention_days, chosen.space, bar)
+    for note in made.manifest["notes"]:
+        print(one_line(note))
     for collection, numbers in rounded.items():
         print(f"{one_line(collection)}: {count(numbers, 'number')} rounded to float32, which is what Chroma holds")
     print(

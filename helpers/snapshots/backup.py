@@ -34,7 +34,7 @@ from helpers.formatting import numbered
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
-from helpers.snapshots.export_journal import CHUNK, EXPORT, write_parquet
+from helpers.snapshots.export_journal import CHUNK, EXPORT, Journal, holds_another, write_parquet
 from helpers.snapshots.retention import Told, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
     PLAIN,
@@ -219,9 +219,13 @@ def from_files(
     """
     source = f"files in {folder.name}"
     infos, version = _described(folder, space)
+    notes: list[str] = []
     final, partial = directory / snapshot_id, directory / f"{snapshot_id}.partial"
     if partial.exists() and not (partial / EXPORT).exists():  # of an import that was killed
-        shutil.rmtree(partial)
+        ours = not holds_another(partial, snapshot_id) and snapshot_id not in digests(directory)
+        notes += (
+            [f"this was not the first import of this id{aside}"] if (aside := Journal.clear(partial, ours=ours)) else []
+        )
     if final.exists() or partial.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(final))
     begun, rounded = utc_now(), dict[str, int]()
@@ -236,7 +240,7 @@ def from_files(
             partial, id=snapshot_id, retention_days=retention_days, created=begun, source=source,
             chroma_version={"source": version, "client": importlib.metadata.version("chromadb")}, findings=[], repairs=[],
             sessions=[{"started": begun, "ended": utc_now(), "chunks": sum(e["count"] for e in entries)}],
-            notes=[], collections=sorted(entries, key=lambda entry: entry["name"]),
+            notes=notes, collections=sorted(entries, key=lambda entry: entry["name"]),
         )  # fmt: skip
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

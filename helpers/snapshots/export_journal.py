@@ -2,17 +2,20 @@
 
 It lies in `.export/` inside `<id>.partial`, until the snapshot is whole::
 
-    journal.jsonl      one signed line for the export, each session, each collection (once its ids are frozen), each part
+    journal.jsonl      one line for the export, each session, each collection (once its ids are frozen), each part
     <nnn>.ids.parquet  the frozen ids of a collection
 
-Lines are flushed one by one, each with a digest over itself, each after the file that it vouches for. So a kill at any moment
-leaves a journal whose lines are true, the last one perhaps torn. What no line proves was not done.
+Lines are flushed one by one, each after the file that it vouches for, each with a proof over itself and the lines before it that
+needs this workspace's key: others may write there. So a kill at any moment leaves a journal whose lines are true, the last one
+perhaps torn. What no line proves was not done.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+import os
 import re
 import shutil
 import threading
@@ -27,12 +30,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from helpers import audit
 from helpers.chunks import read_table
+from helpers.formatting import Digested
 from helpers.results import append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
 
 T = TypeVar("T")
 R = TypeVar("R")
-FORMAT = 2  # 1: all parts of a collection had one length
+FORMAT = 3  # 1: all parts of a collection had one length; 2: anybody could make a line
 EXPORT = ".export"
 OF_COLLECTION = re.compile(
     r"\d{3,9}-[A-Za-z0-9._-]{1,60}"
@@ -56,13 +61,16 @@ class Journal:
         self.collections: dict[str, dict[str, Any]] = {}
         self.parts: dict[tuple[str, int], dict[str, Any]] = {}
         self.notes: list[str] = []
+        self._proof, self._secret = "", audit.secret()  # of the last line; what makes one
         self._good = 0  # bytes of the file up to the last line that is true
         self._guard = threading.Lock()
 
     @classmethod
     def read(cls, folder: Path) -> Journal | None:
-        """The journal in a folder as it is now; None where there is none whose first line can be trusted."""
+        """The journal in a folder as it is now; None where there is none whose first line can be trusted, or another snapshot."""
         journal = cls(folder)
+        if holds_another(folder, folder.name.removesuffix(".partial")):
+            return None
         try:
             raw = contents(folder / EXPORT / _LINES, MOST_OWN)
         except (OSError, ValueError):
@@ -70,7 +78,8 @@ class Journal:
         for number, line in enumerate(raw.splitlines(keepends=True), start=1):
             try:
                 entry = json_in(line)
-                if not line.endswith(b"\n") or entry["sha256"] != own_digest(entry):
+                proof = proof_of(entry, journal._secret, journal._proof)
+                if not line.endswith(b"\n") or not hmac.compare_digest(str(entry["proof"]).encode(), proof.encode()):
                     raise ValueError("not as it was written")
                 _require_sound(entry)
                 journal._take(entry)
@@ -78,23 +87,24 @@ class Journal:
                 damaged = f"the export's journal is damaged from line {number} on"
                 journal.notes.append(f"{damaged}: what it does not prove is read again")
                 break
-            journal._good += len(line)
+            journal._good, journal._proof = journal._good + len(line), proof
         return journal if journal.about else None
 
     @classmethod
     def open(cls, folder: Path, about: dict[str, Any], retention_days: int) -> Journal:
         """Go on with the export in `folder` where it is the one that `about` describes, else begin anew; a session begins.
 
-        `about` is JSON: what has to be the same for the parts to be of use. What was there before is removed otherwise.
+        `about` is JSON: what has to be the same for the parts to be of use. What was there before is removed otherwise, or moved
+        aside where nothing proves that it is ours (`clear`).
         """
-        about = {"format": FORMAT, **about}
+        about = {"format": FORMAT, "folder": str(folder.resolve()), **about}
         journal = cls.read(folder)
         notes = []
         if journal is None or {k: journal.about.get(k) for k in about} != about:
             if folder.exists():
                 why = "its journal cannot be read" if journal is None else "it was of another source or version"
-                notes.append(f"an interrupted export cannot be continued: {why}; everything is read again")
-                shutil.rmtree(folder)
+                aside = cls.clear(folder, ours=journal is not None)
+                notes.append(f"an interrupted export cannot be continued: {why}; everything is read again{aside}")
             (folder / EXPORT).mkdir(parents=True)
             journal = cls(folder)
             journal._append({"kind": "export", **about})
@@ -107,6 +117,36 @@ class Journal:
         journal.notes += notes
         journal._append({"kind": "session", "retention_days": retention_days})
         return journal
+
+    @staticmethod
+    def is_whole(partial: Path, source: str, names: list[str]) -> bool:
+        """Whether this is a snapshot of these collections of the source, written here, that lacks nothing but its name."""
+        try:
+            manifest = json_in(contents(partial / "manifest.json"))
+            held = (f"{manifest['id']}.partial", manifest["source"], [c["name"] for c in manifest["collections"]])
+            same = held == (partial.name, source, names) and manifest == signed(manifest, proven=True)
+            parts = [(partial / part["file"], part["sha256"]) for c in manifest["collections"] for part in c["parts"]]
+            return same and all(file.is_file() and file_digest(file) == sha256 for file, sha256 in parts)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+
+    @staticmethod
+    def clear(folder: Path, *, ours: bool | None = None) -> str:
+        """Make room for an export. What is not `ours` for certain is moved aside; the end of a sentence says then where it is.
+
+        Where the caller does not know: what is in a folder that holds no snapshot of another id.
+        """
+        name = folder.name.removesuffix(".partial")
+        if ours is None:
+            ours = not holds_another(folder, name)
+        if ours or (folder.is_dir() and not {p.name for p in folder.iterdir()} - {EXPORT}):
+            if folder.exists():
+                shutil.rmtree(folder)
+            return ""
+        places = (folder.with_name(f"{name}.set-aside-{n}") for n in range(1, 10_000))
+        aside = next(path for path in places if not os.path.lexists(path))
+        folder.rename(aside)
+        return f". Nothing proves that what lay there is of this export: look at it in {aside}, and remove it yourself"
 
     @property
     def chunks(self) -> int:
@@ -138,9 +178,9 @@ class Journal:
         forgotten."""
         file = f"{folder.partition('-')[0]}.ids.parquet"
         path = self.folder / EXPORT / file
-        write_parquet(path, pa.table({"id": pa.array(ids, pa.large_string())}))
+        digest = write_parquet(path, pa.table({"id": pa.array(ids, pa.large_string())}))
         self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "starts": [*starts],
-                      "ids": {"file": file, "count": len(ids), "sha256": file_digest(path)}})  # fmt: skip
+                      "ids": {"file": file, "count": len(ids), "sha256": digest}})  # fmt: skip
 
     def ids(self, name: str) -> list[str] | None:
         """The frozen ids of a collection; None where their file is not what was written."""
@@ -170,7 +210,7 @@ class Journal:
     def _take(self, entry: dict[str, Any]) -> None:
         match entry["kind"]:
             case "export":
-                self.about = {k: v for k, v in entry.items() if k not in ("kind", "at", "sha256")}
+                self.about = {k: v for k, v in entry.items() if k not in ("kind", "at", "proof")}
             case "session":
                 session = {"started": entry["at"], "chunks": 0, "retention_days": int(entry["retention_days"])}
                 self.sessions.append(session)
@@ -188,8 +228,10 @@ class Journal:
 
     def _append(self, entry: dict[str, Any]) -> None:
         with self._guard:
-            entry = signed({**entry, "at": utc_now()})
-            append(self.folder / EXPORT / _LINES, json.dumps(entry, ensure_ascii=True).encode() + b"\n")
+            entry = {**entry, "at": utc_now()}
+            self._proof = proof_of(entry, self._secret, self._proof)
+            line = json.dumps({**entry, "proof": self._proof}, ensure_ascii=True)
+            append(self.folder / EXPORT / _LINES, line.encode() + b"\n")
             self._take(entry)
 
 
@@ -215,6 +257,13 @@ def _require_sound(entry: dict[str, Any]) -> None:
         raise ValueError("a file is elsewhere")
 
 
+def proof_of(content: dict[str, Any], secret: bytes, before: str = "") -> str:
+    """A digest over everything but this proof itself, and the proof of what came before, that only `audit.secret` makes."""
+    held = {key: value for key, value in content.items() if key not in ("proof", "sha256")}
+    text = before + json.dumps(held, sort_keys=True, ensure_ascii=True)
+    return hmac.new(secret, text.encode(), "sha256").hexdigest()
+
+
 def holds_another(folder: Path, snapshot_id: str) -> bool:
     """Whether a manifest is in the folder that is not that of this snapshot: whoever renamed it lost it otherwise."""
     try:
@@ -225,8 +274,10 @@ def holds_another(folder: Path, snapshot_id: str) -> bool:
         return True
 
 
-def signed(content: dict[str, Any]) -> dict[str, Any]:
-    """With a digest over itself, which `own_digest` proves."""
+def signed(content: dict[str, Any], *, proven: bool = False) -> dict[str, Any]:
+    """With a digest over itself, which `own_digest` gives; `proven`: with one that only this workspace can make, too."""
+    if proven:
+        content = {**content, "proof": proof_of(content, audit.secret())}
     return {**content, "sha256": own_digest(content)}
 
 
@@ -236,10 +287,14 @@ def own_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(held, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def write_parquet(path: Path, table: pa.Table, **how: Any) -> None:
-    """A Parquet file of ours, whole and flushed or not there; `how` is for pyarrow. Raises `Terminal` ("disk_full")."""
-    with writing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", **how)
+def write_parquet(path: Path, table: pa.Table, **how: Any) -> str:
+    """A Parquet file of ours, whole and flushed or not there; `how` is for pyarrow. Raises `Terminal` ("disk_full").
+
+    Gives the SHA-256 of what was written: another file may lie there as soon as it has its name.
+    """
+    with writing(path) as temporary, temporary.open("wb") as raw:
+        pq.write_table(table, written := Digested(raw), compression="zstd", **how)
+    return written.digest
 
 
 def read_parquet(

@@ -281,12 +281,15 @@ def write_snapshot(
     partial = directory / f"{snapshot_id}.partial"
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
+    if Journal.is_whole(
+        partial, store.label, sorted(names)
+    ):  # the last session ended between the manifest and the renaming
         return complete(partial, folder)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     entries = [_write_collection(store, journal, name, readers, progress, same) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
-        if left != EXPORT:  # of a collection that was chosen when the export began, and is no more
+        # Of a collection that was chosen when the export began, and is no more; no snapshot that somebody moved there.
+        if left != EXPORT and not (partial / left / "manifest.json").exists():
             shutil.rmtree(partial / left)
     journal.sessions[-1]["ended"] = utc_now()
     sessions = [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions]
@@ -305,7 +308,7 @@ def follow_snapshot(
     folder, partial, begun, read = directory / snapshot_id, directory / f"{snapshot_id}.partial", utc_now(), 0
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    shutil.rmtree(partial, ignore_errors=True)
+    aside = Journal.clear(partial)
     partial.mkdir(parents=True)
     before = {entry["name"]: entry for entry in was.manifest["collections"]}
     folders = {name: parts[0].file.partition("/")[0] for name in was.names() if (parts := was.parts(name))}
@@ -339,7 +342,9 @@ def follow_snapshot(
             if not place.exists() and not _linked(was.folder / part.file, place):
                 shutil.copyfile(was.folder / part.file, place)
         progress.advance(entry["count"])
-    note = f"{read:,} chunks were read; the others are as snapshot {was.id} has them, whose files this one shares"
+    note = (
+        f"{read:,} chunks were read; the others are as snapshot {was.id} has them, whose files this one shares{aside}"
+    )
     sessions = [{"started": begun, "ended": utc_now(), "chunks": read}]
     return _whole(store, partial, retention_days, sessions=sessions, notes=[note], collections=entries)
 
@@ -358,20 +363,8 @@ def _whole(store: Reader, partial: Path, retention_days: int, **held: Any) -> Sn
 def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
     """The manifest of the snapshot in `folder`, whose parts are written; `held` is what the manifest says of it."""
     until = datetime.now(UTC) + timedelta(days=retention_days)
-    about = {"format": FORMAT, "status": "created", "retain_until": until.isoformat(timespec="seconds")}
-    write_json(folder / "manifest.json", signed(about | held))
-
-
-def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
-    """Whether this is a snapshot of these collections of the source that lacks nothing but its name."""
-    try:
-        manifest = json_in(contents(partial / "manifest.json"))
-        parts = [Part(**p) for c in manifest["collections"] for p in c["parts"]]
-        same = (manifest["source"], [c["name"] for c in manifest["collections"]]) == (source, names)
-        same = same and bool(manifest["sha256"] == own_digest(manifest))
-        return same and all((partial / p.file).is_file() and file_digest(partial / p.file) == p.sha256 for p in parts)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    about = {"format": FORMAT, "status": "created", "retain_until": until.isoformat(timespec="seconds")} | held
+    write_json(folder / "manifest.json", signed(about, proven=True))
 
 
 def complete(partial: Path, folder: Path) -> Snapshot:
@@ -512,9 +505,12 @@ def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[s
             )  # fmt: skip
         time.sleep(seconds)
         batch = store.read(name, ids)
-    path = root / file
-    write_parquet(path, to_table(batch, dimension), compression_level=1, use_dictionary=False, write_statistics=False)
-    return Part(file, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum()))
+    path, how = root / file, {"compression_level": 1, "use_dictionary": False, "write_statistics": False}
+    digest = write_parquet(path, to_table(batch, dimension), **how)
+    if file_digest(path) != digest:
+        what, next_step = "another file lies where this one was written", "Find out who writes there, and begin again."
+        raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=str(path), next_step=next_step)
+    return Part(file, len(batch), path.stat().st_size, digest, int(batch.lost.sum()))
 
 
 def to_table(batch: ChunkBatch, dimension: int | None = None) -> pa.Table:

@@ -37,6 +37,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots import retention
+from helpers.snapshots.export_journal import holds_another
 from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
 
@@ -203,7 +204,8 @@ def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
     found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
     kept = resolve_path(parameters.snapshot.directory)
     ours = retention.begun(kept, folder)
-    found |= {path for path in kept.glob("*.partial") if path.name.removesuffix(".partial") in ours}
+    unfinished = ((path, path.name.removesuffix(".partial")) for path in kept.glob("*.partial"))
+    found |= {path for path, name in unfinished if name in ours and not holds_another(path, name)}
     if parameters.target.path:
         target = resolve_path(parameters.target.path)
         found |= set(target.parent.glob(f".{target.name}.partial"))

@@ -170,7 +170,7 @@ def a_journal(bench: Bench) -> list[Path]:
     (folder / "001-notes").mkdir()
     journal.finish("notes", 0, {"file": "001-notes/00001.parquet", "rows": 2, "bytes": 5, "sha256": "0"})
     manifest = json.loads((bench.once(a_snapshot) / "manifest.json").read_text())
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", {**manifest, "id": "two"})
     return [folder / ".export" / "journal.jsonl", folder / "manifest.json"]
 
 

@@ -111,13 +111,12 @@ def snapshot_read(bench: Bench, path: Path) -> object:
 
 
 def journal_read(bench: Bench, path: Path) -> object:
-    from helpers.snapshots import snapshot
     from helpers.snapshots.export_journal import Journal
     from helpers.snapshots.retention import held
 
     folder = bench.home / "kept" / "two.partial"
     list(held(folder.parent))
-    snapshot._is_whole(folder, "s", ["notes"])
+    Journal.is_whole(folder, "s", ["notes"])
     journal = Journal.read(folder)
     if journal is not None:
         _ = journal.chunks, journal.listed, journal.size
