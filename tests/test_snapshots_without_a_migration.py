@@ -22,7 +22,7 @@ from helpers.chunks import ChunkBatch
 from helpers.results import file_digest, utc_now
 from helpers.snapshots import backup, retention
 from helpers.snapshots import snapshot as module
-from helpers.snapshots.export_journal import signed, write_parquet
+from helpers.snapshots.export_journal import proof_of, signed, write_parquet
 from helpers.snapshots.snapshot import Snapshot
 from tests.storage import (
     ODD_IDS,
@@ -319,7 +319,8 @@ def test_an_interrupted_export_with_a_forged_manifest_is_not_called_whole(source
     manifest = json.loads((partial / "manifest.json").read_text(encoding="utf-8"))
     for part in (part for entry in manifest["collections"] for part in entry["parts"]):
         part |= forged(partial / part["file"])
-    (partial / "manifest.json").write_text(json.dumps(signed({**manifest, "id": "night"})))
+    manifest["id"] = "night"
+    (partial / "manifest.json").write_text(json.dumps(signed({**manifest, "proof": proof_of(manifest, b"")})))
     proven(create("night", "--full"))
 
 
@@ -369,11 +370,10 @@ def test_a_part_that_is_replaced_as_soon_as_it_appears_is_not_recorded(
         forged(path)
         return digest
 
-    monkeypatch.setattr(module, "write_parquet", replaced)
-    run("create", "backup.yaml", "--id", "night", code=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_parquet", replaced)
+        run("create", "backup.yaml", "--id", "night", code=1)
     assert "another file lies where this one was written" in capsys.readouterr().err
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "PART_BYTES", 100 * 8 * 4)
     proven(create("night"))
 
 
