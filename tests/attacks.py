@@ -157,7 +157,10 @@ ATTACKS: dict[str, dict[str, str]] = {
     },
     "operator": {
         "another file between the check and the archive": """
-            test_evidence_stays_where_it_is.py::test_what_changes_after_the_check_is_not_archived""",
+            test_evidence_stays_where_it_is.py::test_what_changes_after_the_check_is_not_archived
+            test_evidence_stays_where_it_is.py::test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it""",
+        "an older copy in place of the folder": """
+            test_evidence_stays_where_it_is.py::test_an_older_copy_of_the_folder_is_named_where_the_newest_seal_is_known""",
         "a log and seals of any types": """
             test_the_log_counts_the_seals.py::test_a_log_that_nobody_signed_may_hold_any_types
             test_the_log_counts_the_seals.py::test_a_line_without_an_action_and_facts_is_no_line_of_the_log

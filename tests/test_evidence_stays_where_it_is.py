@@ -138,7 +138,43 @@ def test_what_changes_after_the_check_is_not_archived(
         assert code == 0
         with zipfile.ZipFile("out.zip") as zipped:
             assert zipped.read(f"{home.id}/24_review.html") == genuine
-    assert not list(Path().glob(f".{home.id}-*"))
+    assert not list(home.workspace.glob("archive-*"))
+
+
+def test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it(
+    signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may rename files beside the archive exchanged a folder that lay there."""
+    home, seen = signed_run(signers), list[Path]()
+
+    def watched(folder: Path, *given: Any) -> Verified:
+        seen.append(folder)
+        return verify(folder, *given)
+
+    monkeypatch.setattr(commands, "verify", watched)
+    Path("shared").mkdir()
+    assert cli.main(["archive", home.id, "--output", "shared/out.zip"]) == 0
+    assert seen[1].is_relative_to(home.workspace)
+    assert [path.name for path in Path("shared").iterdir()] == ["out.zip"]
+
+
+def test_an_older_copy_of_the_folder_is_named_where_the_newest_seal_is_known(signers: Signers, capsys: Said) -> None:
+    """Whatever followed is gone with its seals: what is left fits in itself, and this machine knows better."""
+    home = signed_run(signers)
+    finish(home)
+    older = Path("older", home.id)
+    shutil.copytree(home.reports, older)
+    home.log("and then it was rolled back")
+    evidence.at_rest(home.read())
+    assert verify(older).problems == []
+    shutil.rmtree(home.reports)
+    shutil.copytree(older, home.reports)
+    said = f"the seal that {home.workspace / 'last-seal'} names is missing"
+    assert cli.main(["verify", home.id]) == 1
+    assert said in capsys.readouterr().out
+    assert cli.main(["archive", home.id, "--output", "out.zip"]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("out.zip").exists()
 
 
 def test_an_archive_is_the_same_each_time(signers: Signers) -> None:

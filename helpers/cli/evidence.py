@@ -8,7 +8,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +276,7 @@ def _verify(chosen: argparse.Namespace) -> int:
     found = verify(
         folder.reports, [digest.lower() for digest in chosen.expect], chosen.allowed_signers, chosen.timestamp_authority
     )
-    found.problems += _snapshots(folder)
+    found.problems += [*_cut_off(folder), *_snapshots(folder)]
     for line in [*found.problems, *found.notes]:
         print(one_line(line, 2000))
     if found.problems:
@@ -284,6 +284,15 @@ def _verify(chosen: argparse.Namespace) -> int:
         return 1
     print(f"Run {folder.id} fits: {found.summary}. Newest seal: {found.newest}")
     return 0
+
+
+def _cut_off(run: RunState) -> Iterator[str]:
+    """Whether the last seal that this machine set is missing: the folder is an older copy, or its end was taken away."""
+    last = run.workspace / LAST
+    newest = last.read_bytes().strip().decode("ascii", "replace") if last.is_file() else ""
+    with suppress(RunbookError):  # seals that cannot be read are named already
+        if newest and newest not in {seal.digest for seal in seals(run.reports)}:
+            yield f"{run.reports}: the seal that {last} names is missing: an older copy of the folder, or its end was taken away"
 
 
 def _snapshots(run: RunState) -> Iterator[str]:
@@ -326,10 +335,7 @@ def _audit(chosen: argparse.Namespace) -> int:
 
 def _not_as_sealed(run: RunState, *, proven: bool) -> Iterator[str]:
     """Whether the log is shorter than the seals say, or other; or seals are gone. `proven`: a key or a list vouches for lines."""
-    path, last = run.reports / audit.NAME, run.workspace / LAST
-    newest = (
-        last.read_bytes().strip() if last.is_file() else b""
-    )  # first: another command may set the next one meanwhile
+    path, cut = run.reports / audit.NAME, list(_cut_off(run))
     try:
         chain = seals(run.reports)
     except RunbookError as error:
@@ -340,9 +346,8 @@ def _not_as_sealed(run: RunState, *, proven: bool) -> Iterator[str]:
         if digest and prefix_digest(path, length) != digest:
             yield f"{path}: gone, cut short or changed since {seal.name}: it held {length:,} bytes then"
             break
-    if newest and newest not in {seal.digest.encode() for seal in chain}:
-        yield f"{run.reports}: the seal that {last} names is missing"
-    elif not chain and _was_sealed(run):
+    yield from cut
+    if not cut and not chain and _was_sealed(run):
         yield f"{run.reports}: the run was sealed, and its seals are gone"
     if not chain and not proven:
         yield f"{path}: nothing proves what it says: there is no seal, and no key or list of signers (--allowed-signers)"
@@ -371,9 +376,11 @@ def _archive(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
     expect = [digest.lower() for digest in chosen.expect]
-    _refuse_problems(folder, verify(folder.reports, expect))
+    found = verify(folder.reports, expect)
+    found.problems += _cut_off(folder)
+    _refuse_problems(folder, found)
     _refuse_output(folder.reports, path)
-    with _copied(folder, path.absolute().parent) as copy:  # what somebody changes from here on is not archived
+    with _copied(folder) as copy:  # what somebody changes from here on is not archived
         _refuse_problems(folder, verify(copy, expect))
         print(archive(copy, path))
     return 0
@@ -388,15 +395,13 @@ def _refuse_problems(folder: RunState, found: Verified) -> None:
 
 
 @contextmanager
-def _copied(folder: RunState, beside: Path) -> Iterator[Path]:
-    """A copy of the run's files, under its id, that nobody else can enter: what is verified there is what is archived."""
-    where = beside
+def _copied(folder: RunState) -> Iterator[Path]:
+    """A copy of the run's files, under its id, that nobody else can enter or exchange: what is verified there is archived."""
+    where = folder.workspace if folder.workspace.is_dir() else Path(tempfile.gettempdir())
     with ExitStack() as stack:
         try:
-            beside.mkdir(parents=True, exist_ok=True)
-            copy = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{folder.id}-", dir=beside)), folder.id
-            )
+            private = stack.enter_context(tempfile.TemporaryDirectory(prefix="archive-", dir=where))
+            copy = Path(private, folder.id)
             for name in _names(folder.reports):
                 where = folder.reports / name
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)

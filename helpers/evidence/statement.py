@@ -450,7 +450,7 @@ for each in seals/*.json; do
 done
 [ "$old" = 0 ] || echo "audit.jsonl: the first $old bytes are chained, not signed"
 signature='^(.*), "signature": "([A-Za-z0-9+/=]+)"(, "user": "[^"]*", "when": "[^"]*"\}})$'
-while IFS= read -r line; do
+while IFS= read -r line || [ -n "$line" ]; do
   case "$line" in *"\"previous\": \"$before\""*) ;; *) complain "audit.jsonl: broken before: $line" ;; esac
   before=$(printf %s "$line" | sha256sum | cut -d' ' -f1)
   if [ "$at" -ge "${{old:-0}}" ] && [ -n "${{keys// /}}" ]; then
