@@ -31,7 +31,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,6 +62,7 @@ _TAIL = 2**16
 _HEAD = b'{"action": "'
 _SIGNED = re.compile(rb'(.*), "signature": "([A-Za-z0-9+/]{80,800}=*)"(, "user": "[^"]*", "when": "[^"]*"\})')
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
+MOST_FORGED = 20  # each check is a process; the toolkit itself writes no such line
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class Trust:
 
     keys: frozenset[str]
     since: int = 0
+    forged: int = (
+        MOST_FORGED  # lines whose signature is checked in vain before all behind them are taken for forged, too
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,25 +151,37 @@ def entries(path: Path, trust: Trust | None = None, actions: Collection[str] = (
 
     With `trust` only what proves something, of these `actions` (none: of all).
     """
-    found, at = [], 0
+    found, at, forged = [], 0, 0
     for line in _lines(path):
         begins, at = at, at + len(line) + 1
         try:
             entry = _entry(line)
         except ValueError:
             continue
-        asked = not actions or entry["action"] in actions
-        if asked and (trust is None or begins < trust.since or signer(path.parent.name, line) in trust.keys):
+        if actions and entry["action"] not in actions:
+            continue
+        if trust is None or begins < trust.since or _proven(path, line, trust, forged):
             found.append(entry)
+        else:
+            forged += _SIGNED.fullmatch(line) is not None
     return found
 
 
+def _proven(path: Path, line: bytes, trust: Trust, forged: int) -> bool:
+    """Whether a trusted key signed the line of a log in which so many lines before it were `forged`."""
+    return forged < trust.forged and signer(path.parent.name, line) in trust.keys
+
+
 def unsigned(path: Path, trust: Trust) -> Iterator[int]:
-    """The numbers (from 1) of the lines that prove nothing; what is no line is named by `check`."""
-    at = 0
+    """The numbers (from 1) of the lines that prove nothing; what is no line is named by `check`.
+
+    Behind `trust.forged` lines whose signatures do not fit, none is checked any more, and all prove nothing.
+    """
+    at = forged = 0
     for number, line in enumerate(_lines(path), start=1):
         begins, at = at, at + len(line) + 1
-        if line and begins >= trust.since and signer(path.parent.name, line) not in trust.keys:
+        if line and begins >= trust.since and not _proven(path, line, trust, forged):
+            forged += _SIGNED.fullmatch(line) is not None
             yield number
 
 
@@ -453,7 +469,7 @@ def secret() -> bytes:
     return hashlib.sha256(b"digests " + key.read_bytes()).digest() if key.is_file() else b""
 
 
-@lru_cache(maxsize=4096)  # gates, pages and seals ask again and again
+@cache  # gates, pages and seals ask again and again; one that forgot lines of a long log would check it anew each time
 def signer(name: str, line: bytes) -> str:
     """The fingerprint of the key that signed this line of the log of run `name`; "" where none did."""
     if not (match := _SIGNED.fullmatch(line)) or (keygen := shutil.which("ssh-keygen")) is None:

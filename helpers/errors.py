@@ -21,9 +21,11 @@ import base64
 import html
 import json
 import re
+from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from html.entities import html5 as HTML_NAMES
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from helpers.reason_codes import ReasonCode
@@ -119,7 +121,7 @@ def hide(value: str, shown: str) -> None:
 def writings(value: str) -> Iterator[tuple[str, str]]:
     """(Name, text) of each way in which a text may hold this value, whole: what is not shown, and what is looked for."""
     yield "plain", value
-    for raw in (value.encode("utf-8", "surrogatepass"), value.encode("utf-16-le", "surrogatepass")):
+    for raw in (value.encode(codec, "surrogatepass") for codec in ("utf-8", "utf-16-le", "utf-16-be")):
         yield "hexadecimal", raw.hex()
         yield "hexadecimal", raw.hex().upper()
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -149,6 +151,49 @@ def writings(value: str) -> Iterator[tuple[str, str]]:
         once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
         yield "JSON-escaped", once
         yield "JSON-escaped", json.dumps(once, ensure_ascii=ascii_only)[1:-1]  # a server's JSON, inside ours
+
+
+# An encoder escapes some characters and leaves others, each its own choice. So a text is read as it is meant, too.
+_NAMES = "|".join(name[:-1] for name, c in HTML_NAMES.items() if name.endswith(";") and len(c) == 1 and ord(c) < 256)
+_ESCAPED = (
+    r"(?:&|\\{1,8}u0026|%26)(?:amp;){0,2}(?:#0{0,8}(?P<decimal>[0-9]{1,7})|#[xX]0{0,8}(?P<code>[0-9a-fA-F]{1,6})"
+    rf"|(?P<name>{_NAMES}));|\\{{1,8}}u(?P<unit>[0-9a-fA-F]{{4}})|\\{{1,7}}(?P<itself>[/'\"\\])|"
+)
+_BYTE = "(?P<byte>[0-9a-fA-F]{2})"
+_READINGS = {  # what must be in the text → what is read; no repetition within a repetition, and none without an end
+    b"&\\": re.compile(rf"{_ESCAPED}\\{{1,8}}x{_BYTE}".encode()),
+    b"%": re.compile(rf"{_ESCAPED}(?:\\{{1,8}}x|%(?:25){{0,2}}){_BYTE}".encode()),
+    b"=": (_QUOTED := re.compile(rf"={_BYTE}".encode())),  # for itself: `key=c2…` may be the beginning of a value
+}
+_UNESCAPED = re.compile(rb"[\w.~-]+")
+_HEXADECIMAL = re.compile(rb"[0-9a-f]+")
+
+
+def readings(data: bytes) -> Iterator[tuple[re.Pattern[bytes] | None, bytes]]:
+    """What the data mean where their escapes are read, or in small letters (None), each in one pass: (key of `meant`, bytes)."""
+    for marks, escape in _READINGS.items():
+        if any(mark in data for mark in marks):
+            yield escape, escape.sub(_meaning, data)
+    yield None, data.lower()
+
+
+def meant(escape: re.Pattern[bytes] | None, needle: bytes) -> bytes:
+    """What to look for in this reading; b"" for what nobody escapes in parts, is not hexadecimal, or is too short."""
+    if escape is None:
+        return needle.lower() if _HEXADECIMAL.fullmatch(needle.lower()) else b""
+    found = escape.sub(_meaning, needle if escape is not _QUOTED else _READINGS[b"%"].sub(_meaning, needle))
+    kept = len(found) >= SHORTEST_SECRET and (found != needle or not _UNESCAPED.fullmatch(needle))
+    return found if kept else b""
+
+
+def _meaning(match: re.Match[bytes]) -> bytes:
+    kind, text = str(match.lastgroup), match[match.lastgroup or 0]
+    if kind == "itself":
+        return text
+    if kind == "byte":
+        return bytes([int(text, 16)])
+    number = ord(HTML_NAMES[text.decode() + ";"]) if kind == "name" else int(text, 10 if kind == "decimal" else 16)
+    return chr(number).encode("utf-8", "surrogatepass") if number < 0x110000 else match[0]
 
 
 def secret_parts(value: str) -> list[str]:
@@ -279,16 +324,49 @@ def without_tokens(text: str) -> str:
 
 def redacted(text: str) -> str:
     """The text without the values of secrets that this process has used: a server may answer with what it was sent."""
+    if not _HIDDEN:
+        return text
     for value in _longest_first(id(_HIDDEN), len(_HIDDEN)):
         if value in text:
             text = text.replace(value, _HIDDEN[value])
-    return text
+    data = whole = text.encode("utf-8", "surrogatepass")
+    for escape, read in readings(whole):
+        needles = _meant_by(escape, id(_HIDDEN), len(_HIDDEN))
+        for needle in (needle for needle in needles if needle in read):
+            data = _covered(data, escape, needle, needles[needle])
+    return text if data is whole else data.decode("utf-8", "surrogatepass")
+
+
+def _covered(data: bytes, escape: re.Pattern[bytes] | None, needle: bytes, shown: bytes) -> bytes:
+    """The data with what means the needle shown otherwise, all of its escapes with it."""
+    read, began, end = bytearray(), array("Q"), 0  # where in the data each byte of what is read begins
+    for match in escape.finditer(data) if escape else ():
+        said = _meaning(match)
+        read += data[end : match.start()] + said
+        began.extend([*range(end, match.start()), *[match.start()] * len(said)])
+        end = match.end()
+    read += data[end:] if escape else data.lower()
+    began.extend(range(end, len(data) + 1))
+    parts, end, at = list[bytes](), 0, read.find(needle)
+    while at >= 0:
+        parts += [data[end : began[at]], shown]
+        end = began[at + len(needle)]
+        at = read.find(needle, at + len(needle))
+    return b"".join([*parts, data[end:]]) if parts else data
 
 
 @lru_cache(maxsize=1)
 def _longest_first(_which: int, _number: int) -> list[str]:
     """Asked for each text that is shown, and sorted anew only when a secret was added."""
     return sorted(_HIDDEN, key=len, reverse=True)
+
+
+@lru_cache(maxsize=8)
+def _meant_by(escape: re.Pattern[bytes] | None, which: int, number: int) -> dict[bytes, bytes]:
+    """What is looked for in this reading → what is shown there, the longest first."""
+    hidden = ((v.encode("utf-8", "surrogatepass"), _HIDDEN[v]) for v in _longest_first(which, number))
+    found = {needle: shown.encode() for value, shown in hidden if (needle := meant(escape, value))}
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
 _AHEAD = 10_000  # characters that are looked at beyond those that are shown: a secret is hidden before a text is cut

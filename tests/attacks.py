@@ -132,6 +132,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "errors that repeat the secret": """
             test_secrets_of_files_and_folders.py::test_the_beginning_of_a_secret_is_not_shown_where_a_text_is_cut
             test_secrets_of_files_and_folders.py::test_every_value_of_a_key_that_stands_more_than_once_is_known
+            test_evidence_secrets.py::test_a_secret_with_some_characters_escaped_is_neither_shown_nor_kept
+            test_evidence_secrets.py::test_what_stands_before_a_secret_does_not_hide_it
+            test_evidence_secrets.py::test_a_text_of_escapes_alone_is_read_in_one_pass
             test_evidence_secrets.py::test_what_a_server_repeats_is_shown_without_it
             test_evidence_secrets.py::test_no_text_shows_any_writing_of_a_secret
             test_evidence_secrets.py::test_no_byte_holds_a_secret_that_the_server_answers_with""",
@@ -162,6 +165,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "an older copy in place of the folder": """
             test_evidence_stays_where_it_is.py::test_an_older_copy_of_the_folder_is_named_where_the_newest_seal_is_known""",
         "a log and seals of any types": """
+            test_the_log_counts_the_seals.py::test_forged_lines_behind_a_log_do_not_hold_verify
             test_the_log_counts_the_seals.py::test_a_log_that_nobody_signed_may_hold_any_types
             test_the_log_counts_the_seals.py::test_a_line_without_an_action_and_facts_is_no_line_of_the_log
             test_the_log_counts_the_seals.py::test_a_seal_with_parts_of_another_type_is_named_with_all_else""",

@@ -11,6 +11,7 @@ import json
 import lzma
 import quopri
 import re
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -234,6 +235,66 @@ def test_no_text_shows_any_writing_of_a_secret(value: str, monkeypatch: pytest.M
         shown = errors.redacted(f"before {text} after")
         assert "<secret env:CHROMA_TOKEN>" in shown, text
         assert text not in shown
+
+
+PARTLY = "Zq7!p(9)x*/aB+cD=eF&gH'kLm#8=="
+AS_JSON, AS_HTML = json.dumps(PARTLY), PARTLY.replace("&", "&amp;")
+ESCAPED = {
+    "encodeURIComponent": quote(PARTLY, safe="!()*'"),
+    "encodeURIComponent, small letters": quote(PARTLY, safe="!()*'").replace("%2F", "%2f"),
+    "Mustache": AS_HTML.replace("'", "&#39;").replace("/", "&#x2F;").replace("=", "&#x3D;"),
+    "Handlebars": AS_HTML.replace("'", "&#x27;").replace("=", "&#x3D;"),
+    "PHP": AS_HTML.replace("'", "&#039;"),
+    "PHP for HTML 5": AS_HTML.replace("'", "&apos;"),
+    "PHP, JSON of HTML": json.dumps(AS_HTML.replace("'", "&#039;")).replace("/", "\\/"),
+    "Go, HTML": AS_HTML.replace("'", "&#39;").replace("+", "&#43;"),
+    "Go, JSON": AS_JSON.replace("&", "\\u0026"),
+    "Go, JSON of HTML": json.dumps(AS_HTML.replace("+", "&#43;")).replace("&", "\\u0026"),
+    "Gson": AS_JSON.replace("&", "\\u0026").replace("=", "\\u003d").replace("'", "\\u0027"),
+    "Gson in our JSON": json.dumps(AS_JSON.replace("&", "\\u0026").replace("=", "\\u003d")),
+    "ASP.NET": AS_JSON.replace("&", "\\u0026").replace("+", "\\u002B"),
+    "PHP, JSON": AS_JSON.replace("/", "\\/"),
+    "a shell": PARTLY.replace("'", "\\x27"),
+    "hexadecimal, mixed": "".join(f"{b:02x}" if i % 2 else f"{b:02X}" for i, b in enumerate(PARTLY.encode())),
+    "HTML, three digits": "".join(f"&#{ord(c):03d};" for c in PARTLY),
+    "HTML, hexadecimal, large": "".join(f"&#x{ord(c):X};" for c in PARTLY),
+    "HTML, names": AS_HTML.replace("=", "&equals;").replace("+", "&plus;").replace("/", "&sol;"),
+    "HTML twice": PARTLY.replace("=", "&amp;#x3D;"),
+    "quoted-printable, some": PARTLY.replace("=", "=3D").replace("!", "=21"),
+    "base64 of UTF-16, the other way round": base64.b64encode(PARTLY.encode("utf-16-be")).decode(),
+    "hexadecimal of UTF-16, the other way round": PARTLY.encode("utf-16-be").hex(),
+    "base64 in JSON": base64.b64encode(PARTLY.encode()).decode().replace("/", "\\/").replace("+", "\\u002b"),
+}
+
+
+@pytest.mark.parametrize("how", sorted(ESCAPED))
+def test_a_secret_with_some_characters_escaped_is_neither_shown_nor_kept(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHROMA_TOKEN", f"Bearer {PARTLY}")
+    (tmp_path / "a.log").write_text(f"ä denied for key {ESCAPED[how]}&amp; more", encoding="utf-8")
+    assert {hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found} == {("a.log", "env:CHROMA_TOKEN")}
+    shown = errors.redacted(f"ä denied for key {ESCAPED[how]}&amp; more")
+    assert re.fullmatch(r'ä denied for key (\\?")*<secret env:CHROMA_TOKEN>.{0,7}&amp; more', shown), shown
+
+
+def test_what_stands_before_a_secret_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`=c2` is quoted-printable for one byte, and may be the beginning of a value. Other escapes stay as they are."""
+    monkeypatch.setenv("CHROMA_TOKEN", "Bearer c2Vj/mV0q81Nw==")
+    (tmp_path / "a.log").write_text("key=c2Vj&#x2F;mV0q81Nw&#x3D;&#x3D;")
+    assert secret_scan.search(tmp_path, [REFERENCE]).found
+    shown = errors.redacted("a &#x2F; key=c2Vj&#x2F;mV0q81Nw&#x3D;&#x3D; %2F 100%c2Vj&#47;mV0q81Nw==")
+    assert shown == "a &#x2F; key=<secret env:CHROMA_TOKEN> %2F 100%<secret env:CHROMA_TOKEN>"
+
+
+@pytest.mark.parametrize(
+    "text", [b"\\" * 10**6, b"&amp;" * 10**5, b"&#0" * 10**5, b"%25" * 10**5, b"\\u0026amp;" * 10**5]
+)
+def test_a_text_of_escapes_alone_is_read_in_one_pass(text: bytes) -> None:
+    before = time.process_time()
+    for _, read in errors.readings(text):
+        assert len(read) <= len(text)
+    assert time.process_time() - before < 5, "a few tenths of a second; with repetition in repetition it has no end"
 
 
 def test_a_password_inside_of_basic_is_searched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive, verify
 from helpers.errors import Terminal, UsageError
-from helpers.evidence import signing
+from helpers.evidence import secret_scan, signing
 from helpers.evidence.statement import canonical
 from helpers.report.pages import run_page
 from helpers.results import file_digest, write_text
@@ -417,3 +417,16 @@ def test_the_packages_whose_digest_a_seal_names_are_in_the_folder_and_sealed(sea
     assert file_digest(path) == newest.predicate["code"]["packages"]
     assert any("  chromadb-" in line for line in path.read_text(encoding="utf-8").splitlines())
     assert path.name in newest.subjects
+
+
+def test_the_list_of_packages_names_what_python_runs_when_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of a package that is edited later is not seen, and docs/evidence.md says so."""
+    listed = secret_scan._packages.__wrapped__
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = listed()
+    (tmp_path / "sitecustomize.py").write_text("import os\n", encoding="utf-8")
+    added = sorted({*listed().splitlines()} - {*before.splitlines()})
+    assert added == [f"{file_digest(tmp_path / 'sitecustomize.py')}  {tmp_path.name}/sitecustomize.py"]
+    assert ".pth\n" in before

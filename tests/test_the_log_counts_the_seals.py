@@ -15,7 +15,7 @@ from helpers.cli.evidence import verify
 from helpers.errors import Terminal
 from helpers.evidence.seals import logged
 from helpers.evidence.secret_scan import made_again
-from helpers.evidence.statement import canonical
+from helpers.evidence.statement import canonical, trusted
 from helpers.run.folders import RunFolder
 from tests.signers import Signers, changed_toolkit, finish, plain, signed_run
 
@@ -79,6 +79,30 @@ def written(folder: Path, *entries: Any) -> Path:
         previous, lines = hashlib.sha256(line).hexdigest(), lines + line + b"\n"
     (folder / audit.NAME).write_bytes(lines)
     return folder / audit.NAME
+
+
+def test_forged_lines_behind_a_log_do_not_hold_verify(home: RunFolder) -> None:
+    """Each signature is checked by a process of its own."""
+    evidence.keep_sealed(home.read())
+    log = home.reports / audit.NAME
+    last = log.read_bytes().splitlines()[-1]
+    forged = (last.replace(b'"done"', b'"done %d"' % number) + b"\n" for number in range(60))
+    log.write_bytes(log.read_bytes() + b"".join(forged))
+    verify(home.reports)
+    asked = audit.signer.cache_info()
+    said = verify(home.reports).problems
+    assert audit.signer.cache_info().misses == asked.misses, "no line is checked twice"
+    assert asked.maxsize is None
+    signed = len(audit.entries(log, trusted(home.reports)))
+    named = [line for line in said if "not signed by" in line]
+    assert len(named) == audit.MOST_FORGED + 1
+    assert "40 lines from line" in named[-1]
+    assert signed == len(log.read_bytes().splitlines()) - 60
+    with pytest.MonkeyPatch.context() as patch:
+        checked: list[bytes] = []
+        patch.setattr(audit, "signer", lambda _name, line: str(checked.append(line)))  # type: ignore[func-returns-value]
+        assert len(list(audit.unsigned(log, audit.Trust(frozenset({"SHA256:none"}))))) == signed + 60
+    assert len(checked) == audit.MOST_FORGED
 
 
 ODD: list[Any] = [None, "1", True, 1.5, [1], {"a": 1}, float("inf"), -3, 10**30]

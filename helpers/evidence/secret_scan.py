@@ -235,6 +235,8 @@ def _find(
                 if not found and cut:
                     joined = _joined(data)
                     found = [what for needle, what in cut.items() if needle in joined]
+                if not found:
+                    found = list(_meant(data, needles))
                 for reference, writing in found:
                     hit = (where, reference, f"{writing}{how}")
                     if hit not in seen:
@@ -244,6 +246,15 @@ def _find(
             unknown[name] = (
                 f"holds more than {size(_MOST_UNPACKED)} once it is unpacked, and was not searched to its end"
             )
+
+
+def _meant(data: bytes, needles: dict[bytes, tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """(Reference, writing) of each value that is there with some of its characters escaped."""
+    asked: dict[Any, dict[bytes, str]] = {}
+    for escape, read in errors.readings(data):
+        if escape not in asked:
+            asked[escape] = {m: name for needle, (name, _) in needles.items() if (m := errors.meant(escape, needle))}
+        yield from ((name, "partly escaped") for needle, name in asked[escape].items() if needle in read)
 
 
 def _texts(path: Path, name: str) -> Iterator[tuple[str, bytes, str]]:
@@ -314,7 +325,7 @@ def _unpacked(opened: Any, packed: bytes | memoryview, how: str) -> Iterator[tup
 
 @cache
 def code() -> dict[str, str]:
-    """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the installed packages.
+    """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the list of packages.
 
     `commit` is "" where the toolkit is no git checkout.
     """
@@ -329,13 +340,27 @@ def code() -> dict[str, str]:
 
 @cache
 def _packages() -> str:
-    """The installed packages, a line each: SHA-256 of its RECORD file, name and version."""
-    return "".join(
-        sorted(
-            f"{sha256((package.read_text('RECORD') or '').encode())}  {package.metadata['Name']}-{package.version}\n"
-            for package in importlib.metadata.distributions()
-        )
+    """The installed packages, a line each: SHA-256 of its RECORD file, name and version; then what Python runs when it starts.
+
+    RECORD is what the installer wrote: a file of a package that was changed since is not seen. To read them all takes a minute.
+    """
+    named = {
+        f"{sha256((package.read_text('RECORD') or '').encode())}  {package.metadata['Name']}-{package.version}\n"
+        for package in importlib.metadata.distributions()
+    }
+    folders = sorted({Path(folder or ".") for folder in sys.path})
+    at_start = [
+        path for folder in folders for path in sorted(folder.glob("*.pth")) if folder.name.endswith("-packages")
+    ]
+    at_start += [path for folder in folders for path in sorted(folder.glob("*customize.py")) if path.stem in _AT_START]
+    return "".join(sorted(named)) + "".join(
+        f"{digest_of(path)}  {one_line(f'{path.parent.name}/{path.name}', 200)}\n"
+        for path in at_start
+        if path.is_file()
     )
+
+
+_AT_START = ("sitecustomize", "usercustomize")
 
 
 def list_packages(run: RunFolder) -> None:
@@ -364,7 +389,8 @@ def what_ran(chain: Sequence[Seal]) -> list[str]:
     commit = f"commit {about['commit']}, {dirty}" if about["commit"] else "no git checkout"
     helpers, packages = (str(digest)[:16] for digest in (chain[-1].predicate["helpers"], about["packages"]))
     interpreter = str(about["interpreter"]).split(" (")[0]
-    first = f"{commit}; SHA-256 of helpers {helpers}…; packages-{packages}.txt lists the installed packages; Python {interpreter}"
+    listed = f"packages-{packages}.txt lists packages as installed (no later edit of their files)"
+    first = f"{commit}; SHA-256 of helpers {helpers}…; {listed}; Python {interpreter}"
     return [first, *(line for pair in pairwise(chain) for line in other_code(*pair))]
 
 

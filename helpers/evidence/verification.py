@@ -211,8 +211,14 @@ def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator
     trust = statement.trust(chain)
     yield from (f"{audit.NAME}: {line}" for line in made_again(folder, chain, trust))
     if trust is not None:
-        for line in audit.unsigned(folder / audit.NAME, trust):
+        loose = list(audit.unsigned(folder / audit.NAME, trust))
+        for line in loose[: audit.MOST_FORGED]:
             yield f"{audit.NAME}: line {line}: it is not signed by the key that the seals name, and proves nothing"
+        if (more := len(loose) - audit.MOST_FORGED) > 0:
+            yield (
+                f"{audit.NAME}: {count(more, 'line')} from line {loose[audit.MOST_FORGED]} on: not signed by that key either, or "
+                f"not checked: behind {audit.MOST_FORGED} signatures that do not fit, no line proves anything"
+            )
     if trust is None or trust.since:
         unsigned = [str(seal.number) for seal in chain if not seal.predicate.get(audit.LOG_KEY)]
         found.notes.append(
