@@ -42,10 +42,7 @@ from helpers.results import contents, flush_file, json_in, private, reading, utc
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "audit.jsonl"
 NAMESPACE = "runbook-log"  # in which lines are signed
-ALLOWED, REVOKED = (
-    "allowed_signers",
-    ".revoked",
-)  # who may sign; the end of the name of the list of revoked keys beside it
+ALLOWED, REVOKED = "allowed_signers", ".revoked"  # who may sign; the end of the name of the list of revoked keys
 LOG_KEY = "log_key"  # the part of a seal that names the key of the log's lines; seals of an older toolkit have none
 FILES = "files"  # the part of a seal that says that the log names every file; the first seal of an older toolkit's run has none
 FIRST_LINE = "first-line"  # in a run's workspace: the digest of the line with which its log begins
@@ -55,9 +52,7 @@ BEGUN, STEP_ENDS, NOTEBOOK_KEPT = "run begun", "step ends", "notebook kept"
 PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # the last moved one below earlier/
 WRITTEN, TAKEN = "file written", "allowed signers taken"  # these come before the file
 STEP_BEGINS, NOTEBOOK_BEGINS = "step begins", "notebook begins"
-_OLD = re.compile(
-    r"results/[^/]*\.json|as-signed-.*|final-.*|drills/.*|allowed_signers.*"
-)  # all that older toolkits name
+_OLD = re.compile(r"results/[^/]*\.json|as-signed-.*|final-.*|drills/.*|allowed_signers.*")  # older toolkits name these
 _TAIL = 2**16
 _HEAD = b'{"action": "'
 _SIGNED = re.compile(rb'(.*), "signature": "([A-Za-z0-9+/]{80,800}=*)"(, "user": "[^"]*", "when": "[^"]*"\})')
