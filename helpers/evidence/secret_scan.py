@@ -342,7 +342,8 @@ def code() -> dict[str, str]:
 def _packages() -> str:
     """The installed packages, a line each: SHA-256 of its RECORD file, name and version; then what Python runs when it starts.
 
-    RECORD is what the installer wrote: a file of a package that was changed since is not seen. To read them all takes a minute.
+    RECORD is what the installer wrote: a file of a package that was changed since is not seen. All files are too many to be
+    read by each command.
     """
     named = {
         f"{sha256((package.read_text('RECORD') or '').encode())}  {package.metadata['Name']}-{package.version}\n"
