@@ -47,9 +47,9 @@ def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection
     connection = sqlite3.connect(uri, uri=True)
     try:
         require_plain(connection, database)
-    except BaseException:
+    except BaseException as error:  # what SQLite says of a damaged schema may be no text
         connection.close()
-        raise
+        raise sqlite3.DatabaseError(str(error)) if isinstance(error, UnicodeDecodeError) else error from None
     return closing(connection)
 
 
@@ -563,7 +563,7 @@ def _read(file: Path) -> pa.Table:
         with file.open("rb") as opened:
             pointer = opened.read(len(_LFS)) == _LFS
         if not pointer:
-            table = read_table(file)
+            (table := read_table(file)).validate(full=True)
     except FileNotFoundError as error:
         raise Terminal(
             ReasonCode.SOURCE_INCOMPLETE, "a directory of Chroma 0.3 without this file", where=where,
