@@ -288,7 +288,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 def _cut_off(run: RunState) -> Iterator[str]:
     """Whether the last seal that this machine set is missing: the folder is an older copy, or its end was taken away."""
-    last = run.workspace / LAST
+    last = run.workspace / LAST  # read before the seals: another command may set the next one meanwhile
     newest = last.read_bytes().strip().decode("ascii", "replace") if last.is_file() else ""
     with suppress(RunbookError):  # seals that cannot be read are named already
         if newest and newest not in {seal.digest for seal in seals(run.reports)}:

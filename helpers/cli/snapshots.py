@@ -307,7 +307,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
 
     snapshot = _find(chosen)
     expected = chosen.expect.strip().lower()
-    where, damaged = [], ""
+    where, doubts, unproven = list[str](), "", False
 
     def compare(digest: str, why: str, of: str = "digest", now: str = snapshot.digest) -> None:
         if digest not in ("", now):
@@ -322,7 +322,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
         try:
             named = any(line.name == snapshot.folder.name for line in told(run))
         except RunbookError:
-            damaged += f"; run {run.id} cannot be read"
+            doubts += f"; run {run.id} cannot be read"
             continue
         if named:
             open_sealed(run, snapshot.folder)
@@ -330,7 +330,8 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
                 other = f" (signed with {key}, not with this workspace's key)" if key != audit.own_key() else ""
                 where.append(f"the evidence of run {run.id}{other}")
             else:
-                damaged += f"; run {run.id} names it, but in no seal or line of its log that was proven"
+                doubts += f"; run {run.id} names it, but in no seal or line of its log that was proven"
+                unproven = True
     # After the runs: their evidence names the seal that an altered snapshot contradicts.
     folder, line = snapshot.folder, "the signed line beside it"
     if (signed := digests(folder.parent).get(folder.name)) is None:
@@ -345,7 +346,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     line = f", but for a line of {audit.NAME} beside it that nobody has proven" if signed else ""
     return snapshot, (
         f"Its digest {snapshot.digest} was not compared with anything outside its folder{line}: "
-        f"no run here has{' provably' if 'proven' in damaged else ''} taken it{damaged}. "
+        f"no run here has{' provably' * unproven} taken it{doubts}. "
         "Take the digest from the run's evidence, and compare: --expect SHA256"
     )
 

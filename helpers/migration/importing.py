@@ -230,10 +230,10 @@ def plan_targets(
     for target in sorted(staged.files):
         names = staged.contributors(target) or sorted(by_name)
         infos = [by_name[n] for n in ([target] if identity else names)]
-        if identity:
-            plans.append(with_index(infos[0], index_order(rules.index, target)))
-            continue
         order = index_order(rules.index, target)
+        if identity:
+            plans.append(with_index(infos[0], order))
+            continue
         for what, values in (
             ("space", {order.get("space", i.space) for i in infos}),
             ("dimension", {i.dimension for i in infos if i.dimension}),
@@ -276,9 +276,8 @@ def with_index(info: CollectionInfo, order: Mapping[str, Any]) -> CollectionInfo
     space = order.get("space", info.space)
     metadata = {key: order.get(HNSW_METADATA.get(key, ""), value) for key, value in (info.metadata or {}).items()}
     metadata |= {"hnsw:space": space} if "hnsw:space" in metadata else {}
-    schema = copy.deepcopy(info.schema)
+    schema, settings = copy.deepcopy(info.schema), {key: value for key, value in order.items() if key != "space"}
     for config in vector_configs(schema):
-        settings = {key: value for key, value in order.items() if key != "space"}
         config |= {"space": space, "hnsw": {**(config.get("hnsw") or {}), **settings}}
     configuration = {**info.configuration, "hnsw": {**(effective_configuration(info)["hnsw"] or {}), **order}}
     return dataclasses.replace(

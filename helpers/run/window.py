@@ -12,7 +12,7 @@ from helpers.errors import UsageError, WorldError
 from helpers.formatting import duration, moment
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, utc_now
+from helpers.results import Phase, StepResult, utc_now
 from helpers.run import plan
 from helpers.run.folders import RunState
 from helpers.run.plan import Step
@@ -38,9 +38,14 @@ def longest(results: Iterable[StepResult]) -> str:
     """The cause of a time that is too long: `step 23 (Validate) took most, 1 min 01 s, of it 24 s for compare`."""
     if (step := max(results, key=lambda r: r.seconds, default=None)) is None:
         return ""
-    part = max(step.phases, key=lambda p: p.seconds, default=None)
+    part = longest_part(step)
     inside = f", of it {duration(part.seconds)} for {part.name}" if part is not None else ""
     return f"step {step.step} ({step.title}) took most, {duration(step.seconds)}{inside}"
+
+
+def longest_part(step: StepResult) -> Phase | None:
+    """The phase of the step that took most; None where it measured none."""
+    return max(step.phases, key=lambda p: p.seconds, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.window import longest_part
 from helpers.snapshots import retention
 from helpers.snapshots.export_journal import holds_another
 from helpers.steps.dry_run import Prediction, predictions, rows
@@ -377,7 +378,7 @@ class CloseoutStep(NotebookStep):
         if (over := worst["actual"] - worst["estimate"]) <= 0:
             return "no step, but for the attempt that a drill killed"
         step = self._results[worst["number"]]
-        part = max(step.phases, key=lambda p: p.seconds, default=None)
+        part = longest_part(step)
         inside = f"; its longest part: {part.name}, {duration(part.seconds)}" if part is not None else ""
         return f"step {step.step} ({step.title}), by {duration(over)}{inside}"
 

@@ -408,6 +408,7 @@ class _Search:
         self.probes = exam.probes(source.name)
         measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
         self.baseline, self.doubt, self.left_out = (measured.get(key) for key in ("probes", "doubt", "moved"))
+        self.known = {r["id"]: r for r in self.baseline or []}  # the source's records, by probe
         self.was_space = exam.own[source.name]
         if self.was_space != self.space:
             self.doubt = f"its distance is {self.was_space}, the target's {self.space} by order (migration.index)"
@@ -474,7 +475,8 @@ class _Search:
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
         for k in overlap_ks(self.k):
             row[f"overlap_exact@{k}"] = exact_overlap(self.ids, self.source_truth, self.target_truth, self.space, k)
-            row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
+            if self.was_space == self.space:
+                row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
         if self.was_space != self.space:
             row |= self._by_another_distance()
         row |= self._over_queries(row)
@@ -486,8 +488,7 @@ class _Search:
 
     def _by_another_distance(self) -> dict[str, Any]:
         """What is the same where distances are not: the chunks that both sides answer, the recall of each side's own index."""
-        was = {r["id"]: r for r in self.baseline or []}
-        pairs = [(was[r["id"]], r) for r in self.after if r["id"] in was]
+        pairs = [(self.known[r["id"]], r) for r in self.after if r["id"] in self.known]
         recalls = [a["recall"] for a, b in pairs if None not in (a["recall"], b["recall"])]
         found = {"recall_before": mean_of(recalls), "recall_pairs": len(recalls)} if recalls else {}
         for k in overlap_ks(self.k):
@@ -497,10 +498,9 @@ class _Search:
 
     def _write(self, answers: Answers, depth: int) -> None:
         """Every list of both sides as evidence: of a query's own collection, under ids of the source."""
-        was = {r["id"]: r for r in self.baseline or []}
         for p, record in enumerate(self.after):
             reaches = {"plain": record["plain_reach"], "over": answers.over_reach[p] if answers.over_reach else None}
-            for side, of, deep in (("source", was.get(record["id"]), self.before), ("target", record, depth)):
+            for side, of, deep in (("source", self.known.get(record["id"]), self.before), ("target", record, depth)):
                 if of is None:
                     continue
                 for key, answer in (("plain", ANSWER), ("over", OVER), ("exact", EXACT)):
@@ -517,7 +517,7 @@ class _Search:
 
     def _client_view(self) -> None:
         """Each probe as a client asks it, of the whole target collection, for `Merged`."""
-        was = {r["id"]: r for r in self.baseline or []} if not self.doubt else {}
+        was = {} if self.doubt else self.known
         for p, (home, record) in enumerate(zip(self.homes, self.after, strict=True)):
             if home not in self.answers:
                 continue
@@ -542,10 +542,9 @@ class _Search:
 
     def distances(self) -> list[dict[str, Any]]:
         """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""
-        was = {r["id"]: r for r in self.baseline or []}
         rows = []
         for p, record in enumerate(self.after):
-            before = was.get(record["id"])
+            before = self.known.get(record["id"])
             if before is None:
                 continue
             first = dict(before["plain"])

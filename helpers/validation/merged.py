@@ -273,7 +273,8 @@ def announced_row(
     """What the searches of `ask_all` gave, queries' own chunks (`ids`) left out.
 
     `before`: the k nearest of each query in its source collection, by brute force; `there`: chunks that the target must hold.
-    queries; same (share of `before` that was answered), possible (share of it that is `there`), by_query of both.
+    queries; same (share of `before` that was answered), possible (share of it that is `there`); short: how far same lies below
+    possible, "" where that is no more than chance.
     """
     same, possible = [], []
     for near, answer, own, scale in zip(before, answers, ids, scales, strict=True):
