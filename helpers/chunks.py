@@ -127,14 +127,17 @@ def align(ids: Sequence[str], rows: Mapping[str, int]) -> tuple[list[int], list[
 
 # -- Parquet files that others may have written ------------------------------------------------------------------------
 #
-# A page of a few bytes may say "this text, a billion times", and the footer may say that there are ten. So the headers of
-# all pages are read first, as the reader itself will read them, and what becomes of them is counted.
+# A page of a few bytes may say "this text, a billion times", and the footer may say that there are ten. So the footer and the
+# headers of all pages are read first, as the reader itself will read them, and what becomes of them is counted.
 
 MOST_DECODED = 2**29  # bytes in memory, and for each byte of the file:
 _FOR_EACH = 64
+Numbers = dict[tuple[int, ...], int]
 _DICTIONARY = {2, 8}  # encodings: numbers of the entries of a dictionary
 _PREFIXES = 7  # the same amplification without a dictionary; neither DuckDB nor this toolkit writes it
 _HEADER = 2**16
+_I32, _I64 = 5, 6  # Thrift's kinds of numbers, in the headers of pages and in the footer
+_DEEPEST = 16  # levels of structs and lists
 
 
 def read_table(path: Path, columns: list[str] | None = None, data: bytes = b"", most: int = MOST_DECODED) -> pa.Table:
@@ -198,14 +201,15 @@ def _needed(file: pq.ParquetFile, raw: BinaryIO, columns: list[str] | None) -> t
     for kind in (f.type for f in file.schema_arrow if columns is None or f.name in columns):
         if pa.types.is_fixed_size_list(kind):  # an absent vector takes the place of one
             needed += 8 * kind.list_size * file.metadata.num_rows
+    footer = _footer(raw)
     for group in range(file.metadata.num_row_groups):
         for number in range(file.metadata.num_columns):
-            column, schema = file.metadata.row_group(group).column(number), file.schema.column(number)
+            schema = file.schema.column(number)
             if columns is not None and schema.path.split(".")[0] not in columns:
                 continue
-            values, size, largest, encodings = _pages(raw, column)
+            values, size, largest, encodings = _pages(raw, schema.path, footer, (4, group, 1, number, 3))
             needed += size + values * (12 + max(0, schema.length))
-            if column.physical_type != "BYTE_ARRAY":
+            if schema.physical_type != "BYTE_ARRAY":
                 continue
             if _PREFIXES in encodings:
                 raise ValueError(f"its column {schema.path} is encoded as neither Chroma nor this toolkit writes it")
@@ -217,62 +221,99 @@ def _needed(file: pq.ParquetFile, raw: BinaryIO, columns: list[str] | None) -> t
     return texts, needed
 
 
-def _pages(raw: BinaryIO, column: pq.ColumnChunkMetaData) -> tuple[int, int, int, set[int]]:
-    """Of the pages of a column: values, bytes without compression, those of the largest page, encodings of values."""
-    at = column.data_page_offset
-    if column.dictionary_page_offset:
-        at = min(at, column.dictionary_page_offset)
-    end = (
-        at + column.total_compressed_size if column.num_values else at
-    )  # else its pages are not read, and may be nowhere
+def _footer(raw: BinaryIO) -> Numbers:
+    """The numbers of the footer. Not by pyarrow's `row_group(…)`: a damaged column there ends the process (abort)."""
+    end = raw.seek(0, io.SEEK_END) - 8  # its length and four letters
+    raw.seek(end)
+    length = int.from_bytes(raw.read(4), "little")
+    raw.seek(end - length)
+    footer: Numbers = {}
+    try:
+        _struct(raw.read(length), 0, footer, _I64)
+    except IndexError as error:
+        raise ValueError("its footer is cut short") from error
+    return footer
+
+
+def _pages(raw: BinaryIO, name: str, footer: Numbers, place: tuple[int, ...]) -> tuple[int, int, int, set[int]]:
+    """Of the pages of a column: values, bytes without compression, those of the largest page, encodings of values.
+
+    `place` is the column's in the footer.
+    """
+    try:
+        expected, taken, at = (footer[*place, field] for field in (5, 7, 9))
+    except KeyError as error:
+        raise ValueError(f"its footer does not say where {name} is") from error
+    if 0 < (dictionary := footer.get((*place, 11), 0)) < at:
+        at = dictionary
+    end = at + taken if expected else at  # else its pages are not read, and may be nowhere
     values = size = largest = 0
     encodings: set[int] = set()
     while at < end:
         raw.seek(at)
-        header: dict[tuple[int, ...], int] = {}
+        header: Numbers = {}
         try:
-            at += _struct(raw.read(_HEADER), 0, header) + header[3,]
+            at += _struct(raw.read(_HEADER), 0, header, _I32)
+            decoded, stored = header[2,], header[3,]
         except (IndexError, KeyError) as error:
             raise ValueError("a page has no header") from error
         counts = [header.get(key, 0) for key in ((5, 1), (8, 1), (7, 1))]
-        if min(*counts, header[2,], header[3,]) < 0:
+        if min(*counts, decoded, stored) < 0:
             raise ValueError("a page has a negative size")
-        values += counts[0] + counts[1]
-        size, largest = size + header[2,] + 16 * counts[2], max(largest, header[2,])
+        at, values = at + stored, values + counts[0] + counts[1]
+        size, largest = size + decoded + 16 * counts[2], max(largest, decoded)
         encodings |= {header[key] for key in ((5, 2), (8, 4)) if key in header}
-    if values != column.num_values:
-        raise ValueError(
-            f"its pages hold {values:,} values of {column.path_in_schema}, its footer says {column.num_values:,}"
-        )
+    if values != expected:
+        raise ValueError(f"its pages hold {values:,} values of {name}, its footer says {expected:,}")
     return values, size, largest, encodings
 
 
-def _struct(data: bytes, at: int, found: dict[tuple[int, ...], int], path: tuple[int, ...] = ()) -> int:
-    """Fill in the numbers of a struct in Thrift's compact protocol, by the path of their fields; where it ends."""
-    field = 0
-    while kind := data[at]:
+def _struct(data: bytes, at: int, found: Numbers, kind: int, path: tuple[int, ...] = ()) -> int:
+    """Fill in the numbers of this kind in a struct of Thrift's compact protocol, by the path of their fields; where it ends.
+
+    Raises ValueError for what a reader could take another way, and IndexError where the bytes end before it does.
+    """
+    field, fields = 0, set[int]()
+    while head := data[at]:
         at += 1
-        field += kind >> 4
-        if not kind >> 4:
+        field += head >> 4
+        if not head >> 4:
             field, at = _number(data, at)
-        key = (*path, field)
-        match kind & 15:
-            case 1 | 2:
-                continue
-            case 3:
-                at += 1
-            case 4 | 5 | 6 if key not in found:
-                found[key], at = _number(data, at)
-            case 7:
-                at += 8
-            case 8:
-                length, at = _number(data, at, signed=False)
-                at += length
-            case 12 if len(path) < 3:
-                at = _struct(data, at, found, key)
-            case _:
-                raise ValueError("a page has a header of another form")
+        if field in fields or not 0 < field < 2**15:
+            raise ValueError("a header has a field twice, or one that there cannot be")
+        fields.add(field)
+        if head & 15 > 2:  # a truth value is in the head itself
+            at = _value(data, at, head & 15, found, kind, (*path, field))
     return at + 1
+
+
+def _value(data: bytes, at: int, form: int, found: Numbers, kind: int, path: tuple[int, ...]) -> int:
+    match form:
+        case 1 | 2 | 3:
+            return at + 1
+        case 4 | 5 | 6:
+            value, at = _number(data, at)
+            if form == kind:  # Thrift passes over a field of another kind than its own
+                found[path] = value
+            return at
+        case 7:
+            return at + 8
+        case 8:
+            length, at = _number(data, at, signed=False)
+            return at + length
+        case 9 | 10 if len(path) < _DEEPEST:
+            length, form, at = data[at] >> 4, data[at] & 15, at + 1
+            if length == 15:
+                length, at = _number(data, at, signed=False)
+            if length > len(data) - at:
+                raise IndexError(length)
+            inside = found if form == 12 else {}
+            for place in range(length):
+                at = _value(data, at, form, inside, kind, (*path, place))
+            return at
+        case 12 if len(path) < _DEEPEST:
+            return _struct(data, at, found, kind, path)
+    raise ValueError("a header has another form")
 
 
 def _number(data: bytes, at: int, *, signed: bool = True) -> tuple[int, int]:
@@ -281,6 +322,8 @@ def _number(data: bytes, at: int, *, signed: bool = True) -> tuple[int, int]:
         value |= (data[at] & 127) << shift
         at, shift = at + 1, shift + 7
         if shift > 63:
-            raise ValueError("a page has a number without an end")
+            raise ValueError("a header has a number without an end")
     value |= data[at] << shift
+    if value >> 64:
+        raise ValueError("a header has a number of more than 64 bits")
     return ((value >> 1) ^ -(value & 1) if signed else value), at + 1

@@ -1,9 +1,12 @@
-"""A file of chunks that becomes too large is refused before it is decoded, whatever its pages and its footer say."""
+"""A file of chunks that becomes too large is refused before it is decoded, whatever its pages and its footer say, and a damaged
+one ends no process."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -11,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.chunks import read_table
+from helpers.chunks import _I64, _struct, read_table
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import to_table
 from helpers.stores import layout, open_source
 from helpers.stores.layout import COLLECTIONS, EMBEDDINGS
+from tests.conftest import ROOT
 from tests.storage import chunks, embedded, fill
 from tests.test_source_layout_0_3 import write_old
 
@@ -116,6 +120,80 @@ def test_a_page_that_holds_more_than_the_footer_says_is_refused(tmp_path: Path) 
     file.write_bytes(data.replace(b"\x15\xd0\x0f\x15", b"\x15\xfe\x7f\x15"))
     with pytest.raises(ValueError, match=r"its pages hold 8,191 values of id, its footer says 1,000"):
         read_table(file)
+
+
+DAMAGED = """
+import random, sys
+from pathlib import Path
+import pyarrow as pa
+from helpers.chunks import read_table
+real, file = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
+footer = len(real) - 8 - int.from_bytes(real[-8:-4], "little")
+refused = 0
+for number in range(2_000):
+    chance, data = random.Random(number), bytearray(real)
+    for _ in range(chance.choice([1, 1, 3])):
+        data[chance.randrange(footer if number % 4 else 4, len(real))] = chance.choice([0, 1, 127, 255, chance.randrange(256)])
+    file.write_bytes(data)
+    try:
+        read_table(file).validate(full=True)
+    except (OSError, ValueError, pa.ArrowException):
+        refused += 1
+print(refused)
+"""
+
+
+def test_a_damaged_file_is_an_error_and_ends_no_process(tmp_path: Path) -> None:
+    """pyarrow's objects for the columns of a footer throw what nothing catches where its parts contradict each other."""
+    write_old(tmp_path / "old", [{"id": "a", "document": "d", "embedding": [1.0]}])
+    real = tmp_path / "real.parquet"
+    pq.write_table(pq.read_table(tmp_path / "old" / COLLECTIONS), real)
+    command = [sys.executable, "-c", DAMAGED, str(real), str(tmp_path / "damaged.parquet")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 1_000
+    asking = re.compile(r"\.(row_group|statistics)\b")
+    assert [path.name for path in (ROOT / "helpers").rglob("*.py") if asking.search(path.read_text())] == []
+
+
+def test_a_page_that_does_not_say_its_size_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "page.parquet"
+    pq.write_table(pa.table({"id": ["a"]}), file, compression="none", use_dictionary=False)
+    data = bytearray(file.read_bytes())
+    assert (data[4], data[6]) == (0x15, 0x15)  # the type of the page, and its size
+    data[6] = 0x25  # another field
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="a page has no header"):
+        read_table(file)
+
+
+@pytest.mark.parametrize(
+    ("footer", "problem"),
+    [
+        ("16 02 06 02 02 00", "a field twice"),  # field 1, and again by its number
+        ("06 00 02 00", "there cannot be"),
+        ("06 ff ff ff ff 0f 02 00", "there cannot be"),
+        ("19" * 40, "another form"),  # lists of lists
+        ("1c" * 40, "another form"),
+        ("1d 00", "another form"),
+        ("16 ff ff ff ff ff ff ff ff ff 7f 00", "more than 64 bits"),
+        ("16 ff ff ff ff ff ff ff ff ff ff 01 00", "without an end"),
+        ("19 f1 ff ff ff ff 07 00", None),  # a list of more than there is
+        ("18 ff ff ff ff 07 00", None),
+        ("16", None),
+    ],
+)
+def test_a_footer_that_could_be_read_in_two_ways_is_refused(footer: str, problem: str | None) -> None:
+    with pytest.raises(ValueError if problem else IndexError, match=problem):
+        _struct(bytes.fromhex(footer), 0, {}, _I64)
+
+
+def test_of_a_footer_only_numbers_of_the_right_kind_count() -> None:
+    """As Thrift reads it: a number of 32 bits in the place of one of 64, or in a list that is none of structs, is not there."""
+    found: dict[tuple[int, ...], int] = {}
+    data = bytes.fromhex("16 04 15 06 19 2c 16 08 00 16 0a 00 19 16 0c 11 12 00")
+    assert _struct(data, 0, found, _I64) == len(data)
+    assert found == {(1,): 2, (3, 0, 1): 4, (3, 1, 1): 5}
 
 
 def test_vectors_that_are_not_there_take_no_place(tmp_path: Path) -> None:

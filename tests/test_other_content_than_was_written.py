@@ -25,11 +25,14 @@ from helpers.errors import RunbookError, Terminal, UsageError, secrets_of
 from helpers.fence import control
 from helpers.fence.control import FenceState
 from helpers.fence.nginx import servers
-from helpers.migration.staging import Quarantine
+from helpers.migration.delta import Delta
+from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.parameters.model import parse_yaml
 from helpers.parameters.sections import Cutover
 from helpers.results import write_json
+from helpers.rollback import replay
 from helpers.rollback.replay import exported
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
@@ -39,12 +42,13 @@ from helpers.schema.file import read_schema_file
 from helpers.snapshots.export_journal import Journal, read_parquet, signed
 from helpers.snapshots.snapshot import FORMAT, Snapshot, from_table, to_table
 from helpers.status import overview
-from helpers.stores import open_source, opening
+from helpers.stores import CollectionInfo, open_source, opening
 from helpers.stores.creation import refused_name
 from helpers.stores.index_files import _LAYOUT, HEADER, IndexFolder
 from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
 from helpers.stores.layout import DATABASE, EMBEDDINGS
 from helpers.stores.rescue import Stored, _from_log
+from helpers.troubleshooting.target import manifest_of
 from tests.damaged import sound
 from tests.fuzz.files import Bench, old_answers
 from tests.fuzz.parsers import old_server_read
@@ -148,6 +152,70 @@ def test_what_an_application_writes_holds_nothing_up(tmp_path: Path) -> None:
     began = time.process_time()
     assert list(rules.secret_values().values()) == ["hunter2hunter2"]
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"put": {"notes": 5}}, {"put": {"notes": "../002.parquet"}}, {"put": {"notes": "002.parquet"}}, {"put": {"other": "x"}},
+        {"delete": ["notes"]}, {"delete": {"notes": 5}}, {"create": {"a": {"name": "a"}}}, {"create": {"a": 5}},
+    ],
+)  # fmt: skip
+def test_a_plan_of_a_replay_of_another_shape_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = tmp_path / "rollback" / "replay-1"
+    info = CollectionInfo("b", 0, None, "l2", "l2", findings=("x",))
+    replay.save(replay.Plan(put={"notes": chunks(2)}, delete={"notes": ["x"]}, create={"b": info}), folder)
+    (plan,) = replay.saved(tmp_path)
+    assert (plan.put["notes"].ids, plan.delete, plan.create) == (chunks(2).ids, {"notes": ["x"]}, {"b": info})
+    write_json(folder / "plan.json", json.loads((folder / "plan.json").read_bytes()) | change)
+    with pytest.raises(Terminal, match=r"plan\.json: cannot be read"):
+        replay.saved(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"notes": "x"}}, {"files": {"notes": [5]}}, {"files": {}}, {"files": {"notes": ["../x.parquet"]}},
+        {"files": {"notes": ["/x.parquet"]}}, {"ids": {"notes": 5}}, {"ids": ["notes"]}, {"state": None}, {"when": 5},
+    ],
+)  # fmt: skip
+def test_an_export_before_a_repair_of_another_shape_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = {"state": "done", "when": "x", "ids": {"notes": ["a"]}, "files": {"notes": ["x.parquet"]}}
+    write_json(tmp_path / "undo.json", whole)
+    assert manifest_of(tmp_path) == whole
+    write_json(tmp_path / "undo.json", whole | change)
+    with pytest.raises(Terminal, match=r"undo\.json: cannot be read"):
+        manifest_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"drop": "notes"}, {"create": {"a": 1}}, {"remove": {"notes": 5}}, {"remove": ["a"]}]
+)
+def test_a_difference_of_two_stagings_of_another_shape_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    delta = Delta(Staged(tmp_path, {"notes": [("notes/1.parquet", "notes", 2)]}), drop=["a"], remove={"notes": ["b"]})
+    delta.save()
+    found = Delta.load(tmp_path)
+    assert (found.drop, found.create, found.remove, found.add.files) == (["a"], [], {"notes": ["b"]}, delta.add.files)
+    write_json(tmp_path / "delta.json", change)
+    with pytest.raises(Terminal, match=r"delta\.json: cannot be read"):
+        Delta.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["../../../outside.parquet", "/etc/passwd"])
+def test_a_staging_names_no_file_elsewhere(tmp_path: Path, file: str) -> None:
+    Staged(tmp_path, {"notes": [(file, "notes", 2)]}).save(tmp_path)
+    with pytest.raises(Terminal, match="is a file elsewhere"):
+        Staged.load(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["%YAML 9.9", "%YAML 1.3"])
+def test_a_directive_in_a_file_of_yaml_is_one_line(tmp_path: Path, line: str) -> None:
+    for text in (f"{line}\n---\nname: a\n", f"name:\n{line}\n  a: b\n"):
+        with pytest.raises(UsageError, match="not valid YAML") as caught:
+            parse_yaml(text)
+        assert caught.value.line().isprintable()
+        with pytest.raises(Terminal, match="not a readable compose file"):
+            edit_compose(text.encode(), {"A": "http://x"}, tmp_path / "compose.yaml")
 
 
 @pytest.mark.parametrize("file", ["../../../outside.parquet", "/etc/passwd"])

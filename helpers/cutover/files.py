@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from helpers.errors import Terminal, one_line, without_tokens
-from helpers.parameters import resolve_path
+from helpers.parameters import NOT_YAML, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import flush_folder
 
@@ -312,14 +311,14 @@ def edit_compose(
 def _loaded(text: str, path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(io.StringIO(text, newline=""))
-    except (YAMLError, ValueError, RecursionError) as error:
+    except NOT_YAML as error:
         raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
 
 
 def _composed(text: str, path: Path) -> Node:
     try:
         root = YAML(pure=True).compose(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+    except NOT_YAML as error:
         raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
     if not isinstance(root, MappingNode):
         raise refusal(path, "is not a compose file: it holds no mapping")

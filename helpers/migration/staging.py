@@ -49,7 +49,7 @@ from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import failure_table
-from helpers.snapshots.export_journal import ahead, read_parquet, write_parquet
+from helpers.snapshots.export_journal import OwnFile, ahead, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.creation import Function, own_function
@@ -174,7 +174,7 @@ class Staged(StateFile):
     remedy = "Start a new run; the target holds what this one wrote."
 
     folder: Path
-    files: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)
+    files: dict[str, list[tuple[OwnFile, str, int]]] = field(default_factory=dict)
     total: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
     left_out: int = 0

@@ -2,6 +2,7 @@
 
 from helpers.parameters.model import (
     IDENTITY,
+    NOT_YAML,
     RESUMABLE,
     ROLES,
     SECTIONS,
@@ -21,6 +22,7 @@ from helpers.parameters.model import (
 
 __all__ = [
     "IDENTITY",
+    "NOT_YAML",
     "RESUMABLE",
     "ROLES",
     "SECTIONS",

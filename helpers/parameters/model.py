@@ -22,7 +22,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from helpers.errors import RUNBOOK, UsageError, hide, one_line, secrets_within
@@ -53,7 +53,7 @@ from helpers.parameters.sections import (
 from helpers.reason_codes import ReasonCode
 
 __all__ = [
-    "IDENTITY", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",
+    "IDENTITY", "NOT_YAML", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",
     "Role", "Secret", "SecretRef", "is_placeholder", "is_sample", "json_schema", "load_parameters", "parameters_from",
     "resolve_path", "schema_file", "schema_names",
 ]  # fmt: skip
@@ -387,6 +387,8 @@ def json_schema() -> dict[str, Any]:
     return head | Parameters.model_json_schema(by_alias=True)
 
 
+# All that ruamel.yaml raises for a file that it cannot read, such as one with a directive in the wrong place.
+NOT_YAML = (YAMLError, ValueError, RecursionError, AssertionError, LookupError, AttributeError, TypeError)
 Model = type[BaseModel]
 MAXIMUM_SHOWN = 4  # errors named in one line; the rest is counted
 _SECRET_KEYS = frozenset({"headers", "urls", "url", "health"})
@@ -407,12 +409,10 @@ def parse_yaml(text: str, *, where: str = "") -> Any:
         return reader.load(text)
     except RecursionError:
         problem = "nested too deeply"
-    except DuplicateKeyError as error:  # its text goes on with both values
-        problem = str(error.problem).split(" with value")[0] + _line_of(error)
-    except MarkedYAMLError as error:
-        problem = str(error.problem or error.context) + _line_of(error)
-    except (YAMLError, ValueError) as error:
-        problem = str(error).splitlines()[0]
+    except MarkedYAMLError as error:  # of a key that is there twice the text goes on with both values
+        problem = str(error.problem or error.context).split(" with value")[0] + _line_of(error)
+    except NOT_YAML as error:
+        problem = one_line(f"{type(error).__name__}: {error}", 200)
     raise UsageError(
         ReasonCode.YAML_INVALID, f"not valid YAML: {problem}", where=where, next_step="Correct it and try again."
     )

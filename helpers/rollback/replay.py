@@ -26,7 +26,7 @@ from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND
 from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, json_in, reading, silent, whole, write_json
+from helpers.results import Progress, as_kind, file_digest, json_in, reading, silent, whole, write_json
 from helpers.snapshots.comparison import compare, compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
@@ -449,7 +449,7 @@ def _one_each(out: Plan, name: str, whole: ChunkBatch, known: set[str], found: I
 
 def save(planned: Plan, folder: Path) -> None:
     """The plan as a folder of Parquet and JSON, there whole or not at all."""
-    files = {name: f"{number:03d}.parquet" for number, name in enumerate(sorted(planned.put), start=1)}
+    files = _files(planned.put)
     create = {name: asdict(info) for name, info in planned.create.items()}
     with whole(folder) as partial:
         for name, file in files.items():
@@ -461,13 +461,15 @@ def load(folder: Path) -> Plan:
     """The inverse of `save`."""
     with reading(path := folder / "plan.json"):
         raw = json_in(path.read_bytes())
-        create = {name: _info(known) for name, known in raw.get("create", {}).items()}
-        files, delete = dict(raw["put"]), raw["delete"]
+        create = as_kind(dict[str, CollectionInfo], raw.get("create", {}))
+        delete, files = as_kind(dict[str, list[str]], raw["delete"]), dict(raw["put"])
+        if files != _files(files):
+            raise ValueError("its files are not those that were written beside it")
     return Plan({n: from_table(read_parquet(folder / f)) for n, f in files.items()}, delete, create=create)
 
 
-def _info(known: dict[str, Any]) -> CollectionInfo:
-    return CollectionInfo(**{**known, "findings": tuple(known["findings"])})
+def _files(names: Iterable[str]) -> dict[str, str]:
+    return {name: f"{number:03d}.parquet" for number, name in enumerate(sorted(names), start=1)}
 
 
 def saved(workspace: Path) -> list[Plan]:

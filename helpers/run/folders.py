@@ -30,7 +30,7 @@ from ruamel.yaml.events import AliasEvent
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.formatting import flatten
-from helpers.parameters import RESUMABLE, Parameters, parameters_from, resolve_path
+from helpers.parameters import NOT_YAML, RESUMABLE, Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -314,7 +314,7 @@ def _read_document(run: RunState) -> dict[str, Any]:
     path = str(run.reports / RunPath.PARAMETERS)
     try:
         return deepcopy(_mapping(run.text))
-    except (YAMLError, ValueError, RecursionError) as error:
+    except NOT_YAML as error:
         raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "holds no parameters of ours", where=path) from error
 
 

@@ -28,10 +28,9 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from helpers.errors import UsageError
-from helpers.parameters.model import dotted, explain, nearest, read_yaml_mapping
+from helpers.parameters.model import NOT_YAML, dotted, explain, nearest, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.schema.expressions import DERIVED_TYPES, FUNCTIONS, VARIABLES, Expression, Language, pattern, read_table
 from helpers.schema.rules import (
@@ -514,7 +513,7 @@ _RULES: dict[str, type[_Part]] = {
 def _line(path: Path, place: Sequence[str | int]) -> str:
     """`, line 12` of what a problem is about, as far as the file has it; "" where that is not known."""
     line = None
-    with suppress(YAMLError, OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+    with suppress(*NOT_YAML, OSError):
         node: Any = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
         for key in place:
             line = (node.lc.item(key) if isinstance(key, int) else node.lc.key(key))[0] + 1

@@ -24,14 +24,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator
 
 from helpers import audit
 from helpers.chunks import read_table
+from helpers.errors import one_line
 from helpers.formatting import Digested
 from helpers.results import append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
 
@@ -253,8 +255,18 @@ def _require_sound(entry: dict[str, Any]) -> None:
         raise ValueError("a start is none")
     if not all(type(held[key]) is int and held[key] >= 0 for key in counts) or not isinstance(held["sha256"], str):
         raise ValueError("a count is none")
-    if held["file"].startswith("/") or ".." in held["file"].split("/"):
-        raise ValueError("a file is elsewhere")
+    _below(held["file"])
+
+
+def _below(file: str) -> str:
+    if file.startswith("/") or ".." in file.split("/"):
+        raise ValueError(f"{one_line(file, 80)!r} is a file elsewhere")
+    return file
+
+
+OwnFile = Annotated[
+    str, AfterValidator(_below)
+]  # of a state: the name of a file in the folder of the state, or below it
 
 
 def proof_of(content: dict[str, Any], secret: bytes, before: str = "") -> str:

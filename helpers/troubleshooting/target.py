@@ -19,14 +19,14 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, json_in, reading, silent, utc_now, write_json
+from helpers.results import Progress, as_kind, json_in, reading, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots import comparison as compare
-from helpers.snapshots.export_journal import read_parquet, write_parquet
+from helpers.snapshots.export_journal import OwnFile, read_parquet, write_parquet
 from helpers.snapshots.snapshot import from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.client import ClientStore
@@ -238,7 +238,9 @@ def manifest_of(export: Path) -> dict[str, Any]:
     """What an export says of itself: state, when, ids and files by target."""
     with reading(path := export / "undo.json"):
         found = dict(json_in(path.read_bytes()))
-        _ = found["state"], found["when"], found["ids"].items(), found["files"].items()
+        ids, files = as_kind(dict[str, list[str]], found["ids"]), as_kind(dict[str, list[OwnFile]], found["files"])
+        if not {*ids} <= {*files} or not isinstance(found["state"], str) or not isinstance(found["when"], str):
+            raise ValueError("it lacks the files of a target, or its state or time is no text")
         return found
 
 

@@ -322,13 +322,18 @@ def staged_parts(bench: Bench) -> list[Path]:
 
 def small_files(bench: Bench) -> list[Path]:
     """What steps keep beside their state, each with a content that is read."""
+    from helpers.snapshots.export_journal import write_parquet
+    from helpers.snapshots.snapshot import to_table
+
     put = bench.put
+    for file in ("undo/1/f.parquet", "rollback/replay-1/001.parquet"):
+        write_parquet(put(file, ""), to_table(chunks(2)))
     sample = {"when": "2026-11-28T00:00:00+00:00", "second": 1.0, "queries": 3, "p50": 1.0}
     return [
         put("undo/1/undo.json", {"state": "done", "when": "x", "ids": {"a": ["1"]}, "files": {"a": ["f.parquet"]}}),
         put("rollback/export-1/index.json", {"collections": [{"collection": "a", "number": 1, "unreadable_ids": ["1"], "added": 0, "changed": 0}],
                                                  "files": {}}),
-        put("rollback/replay-1/plan.json", {"put": {}, "delete": {"a": ["1"]}, "create": {"b": _info()}}),
+        put("rollback/replay-1/plan.json", {"put": {"a": "001.parquet"}, "delete": {"a": ["1"]}, "create": {"b": _info()}}),
         put("vectors/made.json", {"snapshot": "x", "function": "f"}),
         put("monitoring/samples.jsonl", json.dumps(sample) + "\n" + json.dumps({**sample, "second": 2.0}) + "\n"),
         put("performance/01.json", {"a": 1}),

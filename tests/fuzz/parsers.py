@@ -396,20 +396,10 @@ def old_directory_read(bench: Bench, path: Path) -> object:
 
 def staged_read(bench: Bench, path: Path) -> object:
     from helpers.migration.delta import Delta
-    from helpers.migration.staging import Quarantine, Staged
+    from helpers.migration.staging import Quarantine
 
     folder = bench.home / "staging"
-    Staged.load(folder / "staged")
-    Delta.load(folder / "staged")
-    return Quarantine(folder / "quarantine").evidence(folder / "evidence.jsonl.gz")
-
-
-def staged_parts_read(bench: Bench, path: Path) -> object:
-    from helpers.migration.staging import Quarantine, Staged
-
-    folder = bench.home / "staging"
-    staged = Staged.load(folder / "staged")
-    assert staged is not None
+    staged = Delta.load(folder / "staged").add
     for target in staged.files:
         _ = list(staged.stream(target, 0, 7)), list(staged.ids(target)), staged.origins(target, 0, staged.rows(target))
     return Quarantine(folder / "quarantine").evidence(folder / "evidence.jsonl.gz")
@@ -422,11 +412,15 @@ def small_read(bench: Bench, path: Path) -> object:
     from helpers.monitoring import watcher
     from helpers.profiling.sample import Places
     from helpers.rollback import replay
+    from helpers.snapshots.export_journal import read_parquet
     from helpers.troubleshooting import target
 
     match path.relative_to(bench.home).parts[0]:
         case "undo":
-            return [target.unfinished(export) for export in target.exports(path.parent.parent)]
+            found = [(e, target.manifest_of(e), target.unfinished(e)) for e in target.exports(path.parent.parent)]
+            return [
+                read_parquet(e / file) for e, made, _ in found for name in made["ids"] for file in made["files"][name]
+            ]
         case "rollback":
             return replay.exported([str(path.parent)]) if path.name == "index.json" else replay.saved(bench.home)
         case "vectors":
@@ -580,7 +574,7 @@ PARSERS = [
     Parser("a Parquet file to import", "parquet", parquet_to_import, files_read, share=0.4),
     Parser("snapshot journal", "jsonl", a_journal, journal_read, fix=manifest_again),
     Parser("staging, quarantine", "json", staged_files, staged_read),
-    Parser("staged parts", "parquet", staged_parts, staged_parts_read),
+    Parser("staged parts", "parquet", staged_parts, staged_read),
     Parser("small files of steps", "json", small_files, small_read, share=2),
     Parser("directory: SQLite", "sqlite", directory, directory_read, share=0.6),
     Parser("directory: its bytes", "bytes", directory, directory_read),
