@@ -386,8 +386,9 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     assert staged is not None
     snapshot = open_sealed(run.home, Path(at["snapshot"]))
     done = Checkpoint.read(folder / RunPath.CHECKPOINT)  # every chunk that the target refused was offered in this round
+    rejected = at.get("rejected", {}) | {name: state.rejected for name, state in done.targets.items()}
     targets = {
-        name: TargetState(rows, rows, done.targets[name].rejected, intended=True, created=True)
+        name: TargetState(rows, rows, rejected[name], intended=True, created=True)
         for name in staged.files
         for rows in [staged.rows(name)]
     }

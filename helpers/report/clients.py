@@ -185,7 +185,8 @@ def carries_over(view: RunView) -> str:
     work = sum(p.seconds for p in downtime_parts(results, view.attempts)
                if p.name.endswith(_AGAIN) or any(p.name.startswith(f"Work of step {step}") for step in grows))  # fmt: skip
     of = f" on {count(chunks, 'chunk')}" if chunks is not None else ""
-    said = [f"{duration(work)} of it are work{of}, which grows with their number"] if work else []
+    each = f", {duration(work / chunks * 1000)} for 1,000" if chunks and chunks > 1000 else ""
+    said = [f"{duration(work)} of it are work{of}{each}, which grows with their number"] if work else []
     people = numbers.signing(results, view.attempts)
     who = "signed by the machine: people who sign are not in it" if view.rehearsal else "were these people's"
     said += [f"{duration(people)} for signatures {who}"] if people else []
@@ -247,9 +248,9 @@ def recall_tiles(view: RunView) -> list[Tile]:
         if row and isinstance(row.get("recall"), int | float):
             asked = f"{judged_queries(row, why=False)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
             label = f"Recall@{told.get('k')}, {scope(row['scope'])}"
-            found.append(
-                Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))
-            )
+            part = int(row.get("judged") or 0) < int(row.get("neighbours") or 0)  # a share of some is no pass for all
+            kind = "open" if part and row["verdict"] == Verdict.PASS else str(row["verdict"])
+            found.append(Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", kind))
     return [*(found or [Tile("Recall", UNKNOWN)]), *_remaining(told)]
 
 

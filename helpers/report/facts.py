@@ -187,6 +187,7 @@ class RunView:
     attempts: list[StepRow] = field(default_factory=list)  # earlier executions of steps, by time; none of them counts
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
     code: list[str] = field(default_factory=list)  # sentences on what ran, as the seals name it
+    seals: list[str] = field(default_factory=list)  # their SHA-256, the oldest first
     drill: dict[str, Any] = field(default_factory=dict)
     """What the drill of the rollback left, drills/rollback.json, and as `behind` drills/put-back.json; empty without one."""
 
@@ -458,7 +459,8 @@ def read_run(run: RunState | Path) -> RunView:
     return RunView(
         folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
         steps := list(_steps(run)), read_signoffs(run), _gates(run), list(_attempts(run, steps)),
-        code=_or(run, lambda r: what_ran(chain(r)), []), drill=_drill(run),
+        code=_or(run, lambda r: what_ran(chain(r)), []), seals=_or(run, lambda r: [s.digest for s in chain(r)], []),
+        drill=_drill(run),
     )  # fmt: skip
 
 

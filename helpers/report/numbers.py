@@ -260,21 +260,22 @@ def downtime(
         return None, refused if said.get("proven", True) else untried
     ended, observed = min(over)
     until = "a write was taken" if observed else "the restart ended; no write was observed"
-    attempts = list(attempts)
-    waited = signing(results, attempts)
+    waited = signing(results, attempts := list(attempts))
     people = f", {duration(waited)} for signatures and seals" if waited and not brief else ""
     lost = sum(
         (min(after, ended) - began).total_seconds()
         for _, began, _, after in given_up(results, attempts)
         if up < began < ended
     )
+    whole = (ended - up).total_seconds()
     failed = f", {duration(lost)} in earlier attempts, until the next began" if lost and not brief else ""
+    failed += f", {duration(whole - lost)} without the attempts that failed" if lost and brief else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     more = " and ".join(f"{duration(s)}{'' if brief else f' {when}'}" for when, s in again(results, drill))
     more = more and f"; {'in the drill ' * bool(brief and drill)}again for {more}"
     told = f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; reads not observed"
-    return (ended - up).total_seconds(), told + more
+    return whole, told + more
 
 
 def given_up(results: Results, attempts: Iterable[StepRow]) -> Iterator[tuple[StepRow, datetime, datetime, datetime]]:

@@ -483,6 +483,12 @@ def due_by_warnings(view: RunView) -> list[str]:
     return said or ["There was no warning; nothing is due."]
 
 
+def owed(view: RunView, check: Check) -> str:
+    """The remedy of a finding; where it asks for an act, after who does it and by when."""
+    remedy = page_remedy(check.reason, view.id, reached(view), check.detail)
+    return f"{''.join(_due(view, check.reason))}: {remedy}" if asks(remedy) else remedy
+
+
 def _due(view: RunView, code: str) -> tuple[str, str]:
     """Who does what a warning asks for, and by when: what clients must know before the cutover, all else while a rollback is
     possible. Then the window of a cutover to come."""

@@ -57,13 +57,13 @@ from helpers.report.outcome import (
     decision_tree,
     ends,
     outcome,
-    reached,
+    owed,
     writers,
 )  # fmt: skip
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
-from helpers.run.advice import impact, page_remedy
+from helpers.run.advice import impact
 from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
 from helpers.run.plan import CONTRADICTIONS, Step
 
@@ -356,7 +356,7 @@ def notes(view: RunView) -> list[Note]:
     alike: dict[tuple[str, str, str], list[Note]] = {}
     for found in ranked:  # what means the same and has the same remedy stands together, and says so once
         check = found.check
-        said, remedy = impact(check.reason), page_remedy(check.reason, view.id, reached(view), check.detail)
+        said, remedy = impact(check.reason), owed(view, check)
         name = text(check.name, 80) + " (after the decision)" * (not found.at_decision)
         note = Note(check.verdict.value, found.where, name, record.found(check), said, remedy, check)
         alike.setdefault((note.verdict, said, remedy), []).append(note)
