@@ -483,11 +483,11 @@ def ways_back(view: RunView) -> list[WayBack]:
                 "no client was sent to the target, so none of theirs is there; the source keeps its own",
                 took[0], f"on a rollback trigger: {called}; for NO-GO: {lead}",
                 "nobody: there is one history"),
-        WayBack("after the cutover: possible", f"{command} --replay",
-                "those to the target are exported, and written to the source with --replay; without it a rollback that finds "
-                "any stops until somebody decides (--discard-with-reason)",
+        WayBack("after the cutover: possible", command,
+                "those to the target are exported; a rollback that finds any stops until somebody decides: --replay writes them "
+                "to the source, --discard-with-reason leaves them; where clients are known to have written, --replay at once",
                 took[1], orders, lead),
-        WayBack(f"after the closeout: possible until {until or 'the snapshots may go'}", f"{command} --replay",
+        WayBack(f"after the closeout: possible until {until or 'the snapshots may go'}", command,
                 "as above; those to the source, since its fence was lifted, stay there, and a chunk changed on both sides stops "
                 "the replay", took[2], orders, lead),
     ]  # fmt: skip

@@ -373,8 +373,9 @@ def _gate(view: RunView) -> Outcome:
     if _cut_over(view):
         moved = [f"{clients(view)} {writers(view)}".strip()]
         if view.passed(Step.CLOSEOUT):
+            until = f" until {known}" if (known := possible_until(view)) else ""
             last = [f"Operations lead{_by(view)}: take the evidence along: {RUNBOOK} archive {view.id}",
-                    f"Rollback is possible until {possible_until(view)}: {RUNBOOK} rollback {view.id}"]  # fmt: skip
+                    f"Rollback is possible{until}: {RUNBOOK} rollback {view.id}"]  # fmt: skip
             unsigned = view.gates[CLOSED].missing if CLOSED in view.gates else []
             sign = [
                 f"{RUNBOOK} sign {view.id} --role {role} --name NAME --decision go --gate {CLOSED} --key FILE"
