@@ -7,6 +7,7 @@ somebody else's, another distance space. Each falls on ids of its own, so one va
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 
 from helpers.rehearsal import expected_findings
 from tests.browser import A4_PORTRAIT, BEYOND, END_OF_SIGNOFFS, PAGE_HEIGHT, Browser, find
@@ -225,6 +227,27 @@ def test_a_finished_rehearsal_is_signed_on_its_first_sheet_of_paper(rehearsal: N
         assert chromium.on_paper(A4_PORTRAIT, BEYOND) == 0
         chromium.pdf(tmp_path / "page.pdf")
     assert 4 <= len(re.findall(rb"/Type\s*/Page[^s]", (tmp_path / "page.pdf").read_bytes())) <= 12
+
+
+def test_the_first_screen_names_its_evidence_who_acts_and_what_was_not_judged(rehearsal: Night) -> None:
+    page = BeautifulSoup((rehearsal.reports / "index.html").read_text(encoding="utf-8"), "html.parser")
+    seals = sorted((rehearsal.reports / "seals").glob("*.json"))
+    evidence = page.select_one("dl.ends dt:-soup-contains('Evidence') + dd")
+    assert evidence is not None
+    assert evidence.text.startswith(f"{len(seals)} seals, the last with SHA-256")
+    assert hashlib.sha256(seals[-1].read_bytes()).hexdigest() in evidence.text
+    assert "verify" in evidence.text
+    remedies = {row.th.text: row.find_all("td")[-1].text for row in page.select("table.notes tbody tr") if row.th}
+    (unnamed,) = (told for name, told in remedies.items() if "contacts without a name" in name)
+    assert "Operations lead, now: Tell people yourself whom to call" in unnamed
+    tiles = {tile.div.text: tile for tile in page.select(".tile") if tile.div}
+    judged = rehearsal.result("23")["facts"]["recall"]["pooled"]["restricted"]
+    assert judged["judged"] < judged["neighbours"], "else this test shows nothing"
+    assert "open" in tiles["Recall@10, each collection"]["class"], "a share of some is no pass for all"
+    assert "without the attempts that failed" in tiles["Write downtime"].text, "the drill killed one"
+    announced = (rehearsal.reports / "announcement.txt").read_text(encoding="utf-8")
+    assert "Impact:   Writes to the database are refused meanwhile." in announced
+    assert announced.count("Writes to the database are refused") == 1
 
 
 def test_a_damaged_rehearsal_is_found_by_id_and_go_again_when_undone(rehearsal: Night) -> None:
