@@ -254,7 +254,8 @@ _KEY_OF_SECRET = re.compile(
 )
 _KEY_OF_PASSWORD = re.compile(rf"(?i){_PASSWORD}([_-]?v?\d+)?$")
 # Server=db;Password=…, host=db password=…
-_ASSIGNED = re.compile(r"([A-Za-z][\w .-]*?)\s*=\s*('[^']*'|\"[^\"]*\"|[^;,&\s]+)")
+_ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]++)\s*+=\s*+('[^']*'|\"[^\"]*\"|[^;,&\s]+)")
+_INSIDE = 8  # levels of assignments in the value of an assignment
 
 
 _TOKEN = re.compile(
@@ -262,7 +263,7 @@ _TOKEN = re.compile(
 )
 
 
-def secrets_of(key: str, value: str) -> list[str]:
+def secrets_of(key: str, value: str, levels: int = _INSIDE) -> list[str]:
     """What of an assignment's value is secret: all of it where its key says so or it is a token, and the parts of a URL.
 
     Names of hosts, collections and models are none, however long; nor is a plain word under a key such as AUTH_KEY, for it would
@@ -274,7 +275,8 @@ def secrets_of(key: str, value: str) -> list[str]:
         return [] if value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key) else [value]
     whole = [value] if _is_token(value) else []
     if "://" not in value:
-        inner = (secrets_of(k.split()[-1], v.strip("'\"")) for k, v in _ASSIGNED.findall(value) if v != value)
+        within = _ASSIGNED.findall(value) if levels else ()
+        inner = (secrets_of(k, v.strip("'\""), levels - 1) for k, v in within)
         return [part for parts in inner for part in parts] or whole
     try:
         url = urlsplit(value)
@@ -285,6 +287,31 @@ def secrets_of(key: str, value: str) -> list[str]:
     parts = [password, unquote(password), *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v))]
     parts += [piece for piece in (user, *url.path.split("/")) if _is_token(piece)]
     return [part for part in dict.fromkeys(parts) if len(part) >= SHORTEST_SECRET]
+
+
+# A value is looked at, not taken: it may hold assignments itself, as a query or braces do.
+_OF_FILE = re.compile(
+    r"""(?sx)(?<![\w.-])[\d.-]*+(?P<key>[A-Za-z_][\w.-]*+)[ \t]*+[=:][ \t]*+
+        (?=(?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*')?(?P<bare>[^\r\n]{0,4096}+))"""
+)
+_COMMENT = re.compile(r"(?<![ \t])[ \t]++#")
+_INNER = 500  # characters of a value within a value, without quotes: a line may have thousands of them
+
+
+def secrets_assigned(text: str) -> Iterator[tuple[str, int, str]]:
+    """(key, line of the value, secret) of each assignment in a configuration file, comments included, as `secrets_of` finds them.
+
+    The time that it takes grows with the text, not with its square, also where it is one line.
+    """
+    looked_at = 0
+    for match in _OF_FILE.finditer(text):
+        whole = match.start() >= looked_at  # else in a value that was looked at
+        looked_at = max(looked_at, match.end("bare"))
+        bare = _COMMENT.split(match["bare"][: None if whole else _INNER], 1)[0]
+        value = (match["quoted"] or bare).strip().strip("'\"")
+        for number, line in enumerate(filter(None, map(str.strip, value.splitlines())), 1):
+            for secret in secrets_of(match["key"], line, _INSIDE if whole else 0):
+                yield match["key"], number, secret
 
 
 def secrets_within(text: str) -> list[str]:

@@ -35,6 +35,13 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_door_settings.py::test_a_dry_run_touches_what_is_named_and_nothing_else""",
         "a length of vectors that would fill the memory": """
             test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix""",
+        "a segment whose id is a path": """
+            test_rescue_of_damaged_directories.py::test_a_segment_whose_id_is_a_path_is_refused_and_nothing_is_removed""",
+        "a damaged Parquet file that ends the process": """
+            test_files_of_chunks_are_bounded.py::test_a_damaged_file_is_an_error_and_ends_no_process
+            test_files_of_chunks_are_bounded.py::test_a_page_that_does_not_say_its_size_is_refused
+            test_files_of_chunks_are_bounded.py::test_a_footer_that_could_be_read_in_two_ways_is_refused
+            test_files_of_chunks_are_bounded.py::test_of_a_footer_only_numbers_of_the_right_kind_count""",
         "pickles in index files": """
             test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
             test_rescue_reads_index_files.py::test_a_pickle_with_any_byte_changed_is_read_or_refused

@@ -21,7 +21,7 @@ import pytest
 from helpers import audit
 from helpers.cutover.application import CutoverState
 from helpers.cutover.files import edit_compose
-from helpers.errors import RunbookError, Terminal, UsageError, secrets_of
+from helpers.errors import RunbookError, Terminal, UsageError, secrets_assigned, secrets_of
 from helpers.fence import control
 from helpers.fence.control import FenceState
 from helpers.fence.nginx import servers
@@ -92,6 +92,29 @@ def test_a_file_of_chunks_with_another_column_is_one_line(tmp_path: Path, column
     pq.write_table(table.append_column("id", table.column("id")), tmp_path / "part.parquet")
     with pytest.raises(Terminal, match=r"part\.parquet: cannot be read"):
         read_parquet(tmp_path / "part.parquet")
+
+
+def test_a_text_that_is_none_is_found_where_the_file_is_read(tmp_path: Path) -> None:
+    table = to_table(chunks(1))
+    texts = pa.LargeStringArray.from_buffers(1, pa.py_buffer(b"\0" * 8 + b"\2" + b"\0" * 7), pa.py_buffer(b"a\xc7"))
+    pq.write_table(table.set_column(1, "document", texts), tmp_path / "part.parquet")
+    with pytest.raises(Terminal, match=r"part\.parquet: cannot be read.*[Ii]nvalid UTF8"):
+        read_parquet(tmp_path / "part.parquet")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 200_000, 'A="a\n' + "x" * 70_000 + '"', "a-" * 50_000, "a b " * 40_000, "A=" + " " * 70_000 + "b", "a=" * 5_000,
+        "a='" * 5_000, "x=y;" * 5_000,
+    ],
+)  # fmt: skip
+def test_a_long_line_of_a_configuration_file_takes_no_time(text: str) -> None:
+    text += "\nPASSWORD='x-12345678' # y\n"
+    began = time.process_time()
+    assert list(secrets_assigned(text)) == [("PASSWORD", 1, "x-12345678")]
+    assert secrets_of("A", text.partition("\n")[0]) == []
+    assert time.process_time() - began < 4
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", DEEP, '{"a": {"#sparse_vector": 5}}'])

@@ -21,7 +21,7 @@ from helpers.stores.index_files import LINKS, bloat
 from helpers.stores.layout import DATABASE, stored_names
 from helpers.stores.rescue import diagnose, stored_collections
 from tests.damaged import DAMAGES, TERABYTE, Damaged, make, sound
-from tests.storage import contents, index_folder, tree, writable_copy
+from tests.storage import chunks, contents, embedded, fill, index_folder, tree, writable_copy
 
 MADE = ("vector_from_log", "vector_from_index", "vector_normalised")
 
@@ -128,6 +128,29 @@ def test_a_length_of_vectors_that_nobody_has_makes_no_matrix(bench: Bench, dimen
         with pytest.raises(Terminal, match="are said to have"):
             told_dimension(told, "alpha")
     assert [told_dimension(told, "alpha") for told in (None, 0, 4_096)] == [None, 0, 4_096]
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../../outside", "..", "", b"a"])
+def test_a_segment_whose_id_is_a_path_is_refused_and_nothing_is_removed(tmp_path: Path, name: str | bytes) -> None:
+    """The folder of an index has the id of its segment, and leaves the copy where an engine cannot read it."""
+    source, outside = tmp_path / "source", tmp_path / "outside"
+    with embedded(source) as store:
+        fill(store, "notes", chunks(3))
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    name = name.format(outside=outside) if isinstance(name, str) else name
+    ((own,),) = sql(source, "SELECT id FROM segments WHERE scope = 'VECTOR'")
+    with closing(sqlite3.connect(source / DATABASE)) as db, db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        for table, column in (("segments", "id"), ("segment_metadata", "segment_id"), ("max_seq_id", "segment_id")):
+            db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (name, own))
+    before = tree(source), tree(outside)
+    with (
+        pytest.raises(Terminal, match="a segment has the id"),
+        open_source(Endpoint(path=str(source)), tmp_path / "a/b"),
+    ):
+        pass
+    assert (tree(source), tree(outside)) == before
 
 
 def test_a_torn_file_of_a_terabyte_is_never_copied(bench: Bench) -> None:

@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from helpers.errors import one_line, secrets_of
+from helpers.errors import one_line, secrets_assigned
 from helpers.parameters.endpoint import FilePath, PageUrl, SecretReference, Section, resolve_path, secret_key
 
 # -- value types: a check's message is what follows the key in the error line, `'window.start' has no time zone; …` ----
@@ -431,11 +431,6 @@ class ComposeFile(Section):
 
 
 _LARGEST_CONFIG = 4 * 2**20  # bytes
-_ASSIGNED = re.compile(  # a value is looked at, not taken: it may hold assignments itself, as a query or braces do
-    r"""(?P<key>[A-Za-z_][\w.-]{0,199})[ \t]*[=:][ \t]*
-        (?=(?P<quoted>"(?:[^"\\]|\\.)*"|'[^']*')?(?P<bare>[^\r\n]*?)(?=[ \t]+\#|[ \t]*\r?$))""",
-    re.MULTILINE | re.DOTALL | re.VERBOSE,
-)
 
 
 class Cutover(Section):
@@ -482,13 +477,10 @@ class Cutover(Section):
                 text = resolve_path(file.path).read_bytes()[:_LARGEST_CONFIG].decode("utf-8", "replace")
             except OSError:
                 continue
-            for match in _ASSIGNED.finditer(text):
-                value = (match["quoted"] or match["bare"] or "").strip().strip("'\"")
-                for number, line in enumerate(filter(None, map(str.strip, value.splitlines()))):
-                    for secret in secrets_of(match["key"], line):
-                        name = f"file:{file.path} {match['key']}{f' line {number + 1}' if number else ''}"
-                        names = itertools.chain([name], (f"{name} #{n}" for n in itertools.count(2)))
-                        found.setdefault(next(n for n in names if found.get(n, secret) == secret), secret)
+            for key, number, secret in secrets_assigned(text):
+                name = f"file:{file.path} {key}{f' line {number}' if number > 1 else ''}"
+                names = itertools.chain([name], (f"{name} #{n}" for n in itertools.count(2)))
+                found.setdefault(next(n for n in names if found.get(n, secret) == secret), secret)
         return found
 
     def config_files(self) -> list[EnvFile | ComposeFile]:

@@ -319,6 +319,7 @@ def read_parquet(
     """
     with reading(path):
         table = read_table(path, columns, _proven(path, sha256) if sha256 else b"", MOST_OWN)
+        table.validate(full=True)  # else texts that are none are found where somebody reads them
         for name in columns or {*CHUNK, *table.column_names}:
             column = table.column(name)
             fits = pa.types.is_fixed_size_list if name == "embedding" else pa.types.is_large_string

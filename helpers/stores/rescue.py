@@ -12,6 +12,7 @@ called exact, and is used only where the operator says so (`migration.normalised
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -85,9 +86,9 @@ class Rescued:
 
 def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> list[Stored]:
     """The collections of a directory's database that have both of their segments."""
-    segments = {
-        (own, scope): segment for segment, scope, own in db.execute("SELECT id, scope, collection FROM segments")
-    }
+    segments = {(own, scope): i for i, scope, own in db.execute("SELECT id, scope, collection FROM segments")}
+    if odd := [i for i in segments.values() if not (isinstance(i, str) and _SEGMENT.fullmatch(i))]:
+        raise sqlite3.DataError(f"a segment has the id {str(odd[0])[:40]!r}")
     saved = {segment: sequence(number) for segment, number in db.execute("SELECT segment_id, seq_id FROM max_seq_id")}
     topics = {topic.rpartition("/")[2]: topic for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue")}
     within = {row[0] for row in _rows(db, "databases", ("id", "tenant_id", "name")) if row[1:] == (tenant, database)}
@@ -113,6 +114,7 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
     return sorted(found, key=lambda stored: stored.name)
 
 
+_SEGMENT = re.compile(r"[0-9A-Za-z-]{1,64}")  # also the name of the folder of its index, which is removed from the copy
 _TABLES = {"databases": "SELECT * FROM databases", "collections": "SELECT * FROM collections"}
 
 
