@@ -168,6 +168,26 @@ def test_nothing_that_the_folder_names_is_opened(sealed: Path, tmp_path: Path, m
     assert [path for path in opened if path.startswith(named)] == []
 
 
+def test_no_folder_is_opened_because_a_result_names_it(run: Path, tmp_path: Path) -> None:
+    """Not even where this workspace has a run of that id: another snapshot, or anything else, lies where the result says."""
+    (tmp_path / "workspace" / RUN).mkdir(parents=True)
+    others = tmp_path / "others" / "of-another"
+    others.mkdir(parents=True)
+    (others / "manifest.json").write_text("{}", encoding="utf-8")
+    taken = {"id": "of-another", "folder": str(others), "digest": "0" * 64, "retain_until": "2030-01-01T00:00:00+00:00"}
+    path = run / "results" / "21.json"
+    path.write_text(json.dumps({"step": "21", "facts": {"snapshot": taken}}), encoding="utf-8")
+    every = OPENED.replace('["audit"]', '["status"], ["snapshots", "list"], ["audit"]').replace(
+        "*command, sys.argv[1]", "*command, *sys.argv[1:2] * (command[0] != 'snapshots')"
+    )
+    asked = [sys.executable, "-c", every, RUN, str(tmp_path / "run.zip")]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "['snapshots', 'list'] 0" in done.stdout, done.stderr
+    opened = [line for line in done.stdout.splitlines() if line.startswith("OPENED ")]
+    assert any(line.endswith("results/21.json") for line in opened)
+    assert [line for line in opened if str(others.parent) in line] == []
+
+
 def test_a_run_is_judged_where_its_schema_is_not(sealed: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(sealed, tmp_path / sealed.name))
     own = sealed.parent.parent / "outside" / "own.yaml"

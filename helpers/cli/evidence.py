@@ -296,11 +296,14 @@ def _cut_off(run: RunState) -> Iterator[str]:
 
 
 def _snapshots(run: RunState) -> Iterator[str]:
-    """Snapshots of a run of this machine that are no longer as sealed; a run from elsewhere names no file to be opened here."""
-    from helpers.snapshots.retention import taken_by
+    """Snapshots of a run of this machine that are no longer as sealed, where this workspace put them: no result says where."""
+    from helpers.snapshots.retention import places
 
-    taken = dict.fromkeys(Path(taken["folder"]) for taken in taken_by(run)) if run.workspace.is_dir() else {}
-    for folder in filter(Path.is_dir, taken):  # the others may have been pruned
+    for folder in places(run) if run.workspace.is_dir() else ():
+        if folder.is_symlink():
+            yield f"{folder}: a link, which is not followed"
+        if folder.is_symlink() or not folder.is_dir():  # the others may have been pruned
+            continue
         from helpers.migration.source_changes import open_sealed  # with pyarrow, half a second
 
         try:

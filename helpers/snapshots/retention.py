@@ -88,20 +88,25 @@ class Held:
 
 
 def directories() -> list[Path]:
-    """Where snapshots are: the parameters' default folder here, and wherever the runs reported here put theirs."""
+    """Where snapshots are: the parameters' default folder here, and wherever runs put theirs from here (`places`)."""
     found = {Path(default_snapshots()).absolute(): None}
-    for folder in runs.every_run():
-        taken = {Path(taken["folder"]).parent: None for taken in taken_by(folder)}
-        found |= taken or dict.fromkeys(_planned(folder))
+    for folder in (*runs.every_run(), *runs.damaged_runs()):
+        found |= {place.parent: None for place in places(folder)}
     return [directory for directory in found if directory.is_dir()]
 
 
-def _planned(folder: RunState) -> list[Path]:
-    """Where a run that has taken no snapshot yet puts it: what it began may lie there."""
-    try:
-        return [Path(folder.facts["directory"], folder.parameters.snapshot.directory)]
-    except (RunbookError, OSError, ValueError, KeyError):  # a damaged run is no reason to hide the snapshots of others
-        return []
+def places(run: RunFolder) -> list[Path]:
+    """The folders of a run's snapshots, those that were begun too: where lines of its log say, which were signed here.
+
+    What else a run names proves nothing, its results neither: anybody may have written them, so no path is looked at because
+    one of them names it. Of snapshots that only they name, what lies in this workspace's own folder is looked at.
+    """
+    here, own = Path(default_snapshots()).absolute(), audit.own_key()
+    found = {name: here for taken in taken_by(run) if _is_plain(name := Path(taken["folder"]).name)}
+    for entry in audit.entries(run.reports / audit.NAME, audit.Trust(frozenset({own})), (CREATED,)) if own else ():
+        if _names_a_snapshot(entry, "directory"):
+            found[entry["facts"]["snapshot"]] = Path(entry["facts"]["directory"])
+    return [directory / name for name, directory in found.items()]
 
 
 def held(directory: Path) -> list[Held]:
@@ -236,6 +241,7 @@ def take(
     names_of = [base, *(f"{base}-{n}" for n in range(2, 1000))]
     free = next(i for i in names_of if i not in known and not (directory / i).exists())
     by = {"run": run.id, "reports": str(run.folder)}
+    audit.append(run.folder / audit.NAME, CREATED, outcome="begun", snapshot=free, directory=str(directory.resolve()))
     begin(directory, free, **by)
     if was is not None:
         snapshot = follow_snapshot(
@@ -462,9 +468,10 @@ def sweep(directory: Path) -> list[str]:
 
 def kept_line(folder: RunFolder) -> str:
     """The snapshots of a run and until when they are kept, one line each; "" where it has none."""
+    gone = {place.name for place in places(folder) if not place.is_dir()}
     lines = {
         t["id"]: f"Snapshot {t['id']}, kept until {str(t['retain_until'])[:16].replace('T', ' ')} UTC at least"
-        + ("" if Path(t["folder"]).is_dir() else "; its folder is gone")
+        + "; its folder is gone" * (Path(t["folder"]).name in gone)
         for t in taken_by(folder)
     }
     return "\n".join(lines.values())
