@@ -35,24 +35,37 @@ def _own_bytecode() -> None:
     """Compiled modules are kept in a folder of this user's, for each interpreter one, and read from nowhere else, here and in
     the processes that we start: whoever can write a `__pycache__` beside the sources or the libraries decides nothing.
 
-    Where that folder is not this user's alone, a new one serves this process and those that it starts.
+    Where somebody else can write there, or exchange a folder above it, a new one serves this process and those that it starts.
     """
-    if sys.pycache_prefix is not None:
+    if sys.pycache_prefix is not None and _is_ours(Path(sys.pycache_prefix)):
         return
     name = f"{sys.implementation.cache_tag}-{sys.hexversion:x}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chroma-migration" / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "chroma-migration" / name
     try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = cache.lstat()
-        ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and not about.st_mode & 0o022
+        for folder in (*reversed(cache.parents), cache):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        cache.parent.chmod(0o700)
     except OSError:
-        ours = False
-    if not ours:
+        pass
+    if not _is_ours(cache):
         cache = Path(tempfile.mkdtemp(prefix="runbook-bytecode-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    if not _is_ours(cache):
+        cache = Path(os.devnull)  # below which there is nothing: each process compiles anew
     sys.pycache_prefix, sys.dont_write_bytecode = str(cache), False
     os.environ["PYTHONPYCACHEPREFIX"] = str(cache)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody but this user, and who owns the system, can write in this folder, or put another one in its place."""
+    try:
+        own, above = folder.lstat(), [place.stat() for place in {*folder.parents, *folder.resolve().parents}]
+    except OSError:
+        return False
+    system = {0, os.geteuid(), Path("/").stat().st_uid}
+    fixed = all(a.st_uid in system and (not a.st_mode & 0o022 or a.st_mode & stat.S_ISVTX) for a in above)
+    return fixed and stat.S_ISDIR(own.st_mode) and own.st_uid == os.geteuid() and not own.st_mode & 0o022
 
 
 _lend_a_home()

@@ -155,14 +155,15 @@ def writings(value: str) -> Iterator[tuple[str, str]]:
 
 # An encoder escapes some characters and leaves others, each its own choice. So a text is read as it is meant, too.
 _NAMES = "|".join(name[:-1] for name, c in HTML_NAMES.items() if name.endswith(";") and len(c) == 1 and ord(c) < 256)
-_ESCAPED = (
-    r"(?:&|\\{1,8}u0026|%26)(?:amp;){0,2}(?:#0{0,8}(?P<decimal>[0-9]{1,7})|#[xX]0{0,8}(?P<code>[0-9a-fA-F]{1,6})"
-    rf"|(?P<name>{_NAMES}));|\\{{1,8}}u(?P<unit>[0-9a-fA-F]{{4}})|\\{{1,7}}(?P<itself>[/'\"\\])|"
+_ESCAPED = (  # its first byte is one of a set, as the engine finds fast: a fifth of the time
+    r"[&\\%](?:(?:(?<=&)|(?<=\\)\\{0,7}u0026|(?<=%)26)(?:amp;){0,2}"
+    r"(?:#0{0,8}(?P<decimal>[0-9]{1,7})|#[xX]0{0,8}(?P<code>[0-9a-fA-F]{1,6})"
+    rf"|(?P<name>{_NAMES}));|(?<=\\)\\{{0,7}}u(?P<unit>[0-9a-fA-F]{{4}})|(?<=\\)\\{{0,6}}(?P<itself>[/'\"\\])|"
 )
 _BYTE = "(?P<byte>[0-9a-fA-F]{2})"
 _READINGS = {  # what must be in the text → what is read; no repetition within a repetition, and none without an end
-    b"&\\": re.compile(rf"{_ESCAPED}\\{{1,8}}x{_BYTE}".encode()),
-    b"%": re.compile(rf"{_ESCAPED}(?:\\{{1,8}}x|%(?:25){{0,2}}){_BYTE}".encode()),
+    b"&\\": re.compile(rf"{_ESCAPED}(?<=\\)\\{{0,7}}x{_BYTE})".encode()),
+    b"%": re.compile(rf"{_ESCAPED}(?:(?<=\\)\\{{0,7}}x|(?<=%)(?:25){{0,2}}){_BYTE})".encode()),
     b"=": (_QUOTED := re.compile(rf"={_BYTE}".encode())),  # for itself: `key=c2…` may be the beginning of a value
 }
 _UNESCAPED = re.compile(rb"[\w.~-]+")

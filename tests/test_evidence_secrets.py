@@ -11,6 +11,7 @@ import json
 import lzma
 import quopri
 import re
+import string
 import time
 import tracemalloc
 import zipfile
@@ -57,6 +58,12 @@ def zipped(data: bytes) -> bytes:
     return out.getvalue()
 
 
+def small_window(data: bytes) -> bytes:
+    made = zlib.compressobj(9, zlib.DEFLATED, 9)
+    return made.compress(data) + made.flush()
+
+
+random_letters = bytes(Random(5).choices(range(97, 123), k=3000))
 WRITTEN = {
     "plain": RAW,
     "in a header": b"authorization: Bearer " + RAW,
@@ -80,6 +87,13 @@ WRITTEN = {
     "gzip": gzip.compress(b"before " + RAW),
     "zip": zipped(b"before " + RAW),
     "gzip in base64": base64.b64encode(gzip.compress(b"before " + RAW)),
+    "zlib": zlib.compress(b"before " + RAW),
+    "zlib, fast": zlib.compress(b"before " + RAW, 1),
+    "zlib of a small window": small_window(b"before " + RAW),
+    "zlib in base64": base64.b64encode(zlib.compress(b"before " + RAW)),
+    "zlib in base64, in lines of a text of JSON": json.dumps(
+        base64.encodebytes(zlib.compress(random_letters + RAW)).decode()
+    ).encode(),
     "bzip2": bz2.compress(b"before " + RAW),
     "xz": lzma.compress(b"before " + RAW),
     "HTML as Jinja writes it": str(escape(TOKEN)).encode(),
@@ -128,6 +142,42 @@ def test_a_value_far_behind_the_beginning_of_a_packed_file_is_found(
     monkeypatch.setattr(secret_scan, "_OVERLAP", 2**10)
     (tmp_path / "far.bin").write_bytes(how(b"x" * (2**20 - 5) + RAW + b"y" * 1000))
     assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("far.bin", "env:CHROMA_TOKEN")]
+
+
+def test_a_file_of_deflate_without_any_mark_is_searched(tmp_path: Path) -> None:
+    """As the body of an answer is, for one."""
+    (tmp_path / "body").write_bytes(zlib.compress(b"before " + RAW)[2:-4])
+    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("body", "env:CHROMA_TOKEN")]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    before = time.thread_time()
+    work()
+    return time.thread_time() - before
+
+
+def test_many_secrets_are_looked_for_at_once(tmp_path: Path) -> None:
+    """Sixty took twenty times as long as one: each of their writings was looked for by itself."""
+    drawn = Random(9)
+    values = {f"{n}": "".join(drawn.choices(string.ascii_letters + string.digits, k=24 + n % 9)) for n in range(60)}
+    words = ["".join(drawn.choices(string.ascii_lowercase, k=7)) for _ in range(500)]
+    text = " ".join(drawn.choices(words, k=200_000)).encode()
+    (tmp_path / "list.txt").write_bytes(text)
+    assert secret_scan.search(tmp_path, [], values).found == []
+    one = min(seconds(lambda: secret_scan.search(tmp_path, [], {"0": values["0"]})) for _ in range(3))
+    assert seconds(lambda: secret_scan.search(tmp_path, [], values)) < 6 * one
+    (tmp_path / "list.txt").write_bytes(text + values["7"].encode() + text + values["59"].encode())
+    assert {name for _, name, _ in secret_scan.search(tmp_path, [], values).found} == {"7", "59"}
+
+
+def test_small_compressed_parts_are_looked_at_together(tmp_path: Path) -> None:
+    """Each of the ten thousand was searched by itself, and made a copy of all that was behind it."""
+    data = gzip.compress(b"a few words of no importance") * 10_000 + gzip.compress(RAW)
+    assert len(list(secret_scan._readings(data))) == 2
+    (tmp_path / "parts").write_bytes(data)
+    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("parts", "env:CHROMA_TOKEN")]
+    (tmp_path / "parts").write_bytes(gzip.compress(RAW[:8]) + gzip.compress(RAW[8:]))
+    assert secret_scan.search(tmp_path, [REFERENCE]).found == []
 
 
 @pytest.mark.more

@@ -112,6 +112,40 @@ def test_bytecode_beside_the_sources_and_libraries_is_never_loaded(tmp_path: Pat
     assert not Path(elsewhere).exists(), "and its replacement is gone with the process"
 
 
+PREFIX = "import helpers, sys; print(sys.pycache_prefix)"
+
+
+@pytest.mark.parametrize("open_", ["the home", "a folder above a link", "what the environment names", "every place"])
+def test_no_bytecode_is_kept_below_a_folder_that_others_can_exchange(tmp_path: Path, open_: str) -> None:
+    """Who can write to a folder above the cache can put another one in its place, whoever the cache belongs to."""
+    world, home, temporary = tmp_path / "world", tmp_path / "home", tmp_path / "tmp"
+    for folder in (world, home, temporary):
+        folder.mkdir(mode=0o700)
+    given = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    if open_ == "a folder above a link":
+        (world / "cache").mkdir(mode=0o700)
+        (home / ".cache").symlink_to(world / "cache")
+    elif open_ == "what the environment names":
+        (world / "prefix").mkdir(mode=0o700)
+        given["PYTHONPYCACHEPREFIX"] = str(world / "prefix")
+    else:
+        given["HOME"] = str(world)
+    if open_ == "every place":
+        given["TMPDIR"] = str(world)
+
+    def prefix() -> Path:
+        asked = [sys.executable, "-c", PREFIX]
+        return Path(subprocess.run(asked, env=given, capture_output=True, text=True, check=True).stdout.strip())
+
+    assert prefix().is_relative_to(world) or open_ == "a folder above a link", "while nobody else can write there"
+    world.chmod(0o777)
+    expected = home if open_ == "what the environment names" else temporary
+    found = prefix()
+    assert found == Path(os.devnull) if open_ == "every place" else found.is_relative_to(expected)
+    world.chmod(0o1777)
+    assert prefix() != found, "in a folder such as /tmp, each keeps what is theirs"
+
+
 def test_the_process_that_sends_notices_has_the_same_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is isolated from the environment, so the cache is named to it."""
     asked: list[list[str]] = []

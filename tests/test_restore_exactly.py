@@ -19,6 +19,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError
 from helpers.migration.restore import Ledger, in_use, look, restore
 from helpers.parameters.endpoint import Endpoint
+from helpers.snapshots.export_journal import proof_of, signed
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_source, open_target
 from helpers.stores.client import ClientStore
@@ -282,6 +283,45 @@ def test_killed_at_random_moments(snapshot: Snapshot, server: ChromaServer, tmp_
     with open_target(place) as store:
         for name in store.names():
             store.drop(name)
+
+
+@pytest.mark.parametrize("how", ["without a proof", "by no key", "of another destination"])
+def test_a_ledger_that_others_wrote_opens_no_collection_to_a_restore(
+    snapshot: Snapshot, tmp_path: Path, how: str
+) -> None:
+    """Who can write beside the snapshot could have it filled up what is another's."""
+    audit.append(tmp_path / "any" / audit.NAME, "makes the key of the workspace")
+    assert audit.secret()
+    place, other = Endpoint(path=str(tmp_path / "into")), Endpoint(path=str(tmp_path / "other"))
+    with embedded(tmp_path / "into") as store:
+        store.create(plan("empty", "cosine", metadata={"why": "nothing yet", "n": 3}))
+        store.create(plan("beta", "ip"))
+    ledger = Ledger(snapshot, other if how == "of another destination" else place)
+    ledger.put("beta", "intended")
+    ledger.put("empty", "complete")
+    assert Ledger(snapshot, place).states == ({} if how == "of another destination" else ledger.states)
+    path = Ledger(snapshot, place).path
+    said = json.loads(ledger.path.read_text(encoding="utf-8"))
+    if how == "without a proof":
+        said = {key: value for key, value in said.items() if key not in ("proof", "sha256")}
+    elif how == "by no key":
+        said["proof"] = proof_of(said, b"")
+    path.write_text(json.dumps(said if how != "by no key" else signed(said)), encoding="utf-8")
+    assert [would for _, would in look(snapshot, place, ["beta", "empty"])] == ["refuse: it exists there"] * 2
+    with pytest.raises(Terminal, match=rf"already holds beta, empty.*{path.name} is not of this workspace") as caught:
+        restore(snapshot, place, ["beta", "empty"])
+    assert caught.value.code == "target_not_empty"
+    with embedded(tmp_path / "into") as store:
+        assert store.count("beta") == 0
+
+
+def test_a_ledger_that_is_a_pipe_is_one_line(snapshot: Snapshot, tmp_path: Path) -> None:
+    place = Endpoint(path=str(tmp_path / "into"))
+    os.mkfifo(Ledger(snapshot, place).path)
+    with pytest.raises(Terminal, match="not a plain file") as caught:
+        restore(snapshot, place)
+    assert caught.value.code == "restore_ledger_unreadable"
+    assert not (tmp_path / "into").exists()
 
 
 class Killed(BaseException):

@@ -22,7 +22,7 @@ from helpers.chunks import ChunkBatch
 from helpers.results import file_digest, utc_now
 from helpers.snapshots import backup, retention
 from helpers.snapshots import snapshot as module
-from helpers.snapshots.export_journal import proof_of, signed, write_parquet
+from helpers.snapshots.export_journal import Journal, proof_of, signed, write_parquet
 from helpers.snapshots.snapshot import Snapshot
 from tests.storage import (
     ODD_IDS,
@@ -340,6 +340,38 @@ def test_an_interrupted_export_with_a_forged_journal_is_not_gone_on_with(source:
     proven(taken)
     (note,) = taken.manifest["notes"]
     assert "damaged from line" in note or "cannot be continued" in note
+
+
+@pytest.mark.parametrize("what", [".export", "001-alpha", "001-alpha/00001.parquet"])
+def test_an_interrupted_export_with_a_link_in_it_is_not_gone_on_with(source: Path, tmp_path: Path, what: str) -> None:
+    """Its parts would be written where the link leads, under names that the journal has."""
+    partial, elsewhere = killed("night", 3), tmp_path / "elsewhere"
+    (partial / what).rename(elsewhere)
+    (partial / what).symlink_to(elsewhere)
+    before = tree(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
+    taken = create("night", "--full")
+    proven(taken)
+    (note,) = taken.manifest["notes"]
+    assert "look at it in" in note
+    assert (tree(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
+    assert not [path for path in taken.folder.rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize(
+    "file", ["night", "001-alpha/../00001.parquet", "001-alpha/deep/00001.parquet", "manifest.json", "/etc/passwd"]
+)
+def test_a_journal_names_no_other_file_than_an_export_writes(source: Path, file: str) -> None:
+    """Not even one with proofs."""
+    journal = (partial := killed("night")) / ".export" / "journal.jsonl"
+    entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    known = Journal.read(partial)
+    assert known is not None
+    parts = len(known.parts)
+    entries[-1]["part"]["file"] = file
+    journal.write_text(journal_text(entries, audit.secret()), encoding="utf-8")
+    known = Journal.read(partial)
+    assert known is not None
+    assert len(known.parts) == parts - 1
 
 
 def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, capsys: Said) -> None:

@@ -207,13 +207,44 @@ def writings(value: str) -> Iterator[tuple[str, bytes]]:
 _BETWEEN = b" \t\n\r\f\v\"',\\:|>-"
 _MARKS = re.compile(rb"<[^<>]{1,200}>|(?:\x1b|\\u001b|\\x1b)\[[0-9;]*m")
 _SHORTEST_CUT = 10  # bytes of a value without these: fewer occur by chance
-_PIECE = 16 * 2**20  # bytes of a compressed part that are looked at together, with so many of those before
+_PIECE = 16 * 2**20  # bytes of a compressed part that are looked at together at most
 _OVERLAP = 2**16  # a value with all that may come between its pieces
-_MOST_UNPACKED = 4 * 2**30  # bytes of a compressed part; a file with a larger one is named as not searched to its end
+_MOST_UNPACKED = 4 * 2**30  # bytes of a file's compressed parts; one with more is named as not searched to its end
 
 
 class _Endless(Exception):
-    """A compressed part that becomes more than `_MOST_UNPACKED` bytes."""
+    """Compressed parts of one file that become more than `_MOST_UNPACKED` bytes."""
+
+
+class _Needles:
+    """Values to look for all at once, by what they are of: one search for each would read the data a thousand times."""
+
+    def __init__(self, values: Mapping[bytes, tuple[str, str]]) -> None:
+        import numpy as np  # where a folder is searched; who only judges one does without
+
+        self.values = values
+        self._ways = np.zeros(2**20, bool)  # by what the first four bytes come to: whether a value begins so
+        self._begins: dict[bytes, dict[int, set[bytes]]] = {}
+        for value in values:
+            self._ways[int.from_bytes(value[:4], "little") * _MIX % 2**32 >> 12] = True
+            self._begins.setdefault(value[:4], {}).setdefault(len(value), set()).add(value)
+
+    def within(self, data: bytes) -> list[tuple[str, str]]:
+        """Of each value that is in the data, what it is of."""
+        import numpy as np
+
+        found = set[bytes]()
+        for begin in range(0, len(data) - 3, 2**20):
+            for at in range(begin, min(begin + 4, len(data) - 3)):
+                words = np.frombuffer(data, "<u4", min(2**18, (len(data) - at) // 4), at)
+                for place in (np.flatnonzero(self._ways[words * np.uint32(_MIX) >> np.uint32(12)]) * 4 + at).tolist():
+                    for length, values in self._begins.get(data[place : place + 4], {}).items():
+                        if (value := data[place : place + length]) in values:
+                            found.add(value)
+        return [what for value, what in self.values.items() if value in found] if found else []
+
+
+_MIX = 2654435761  # spreads what differs in any byte over the upper ones
 
 
 def _find(
@@ -224,19 +255,13 @@ def _find(
     for needle, (name, writing) in needles.items():
         if len(joined := _joined(needle)) >= _SHORTEST_CUT and writing != "UTF-16":
             cut.setdefault(joined, (name, f"{writing}, in pieces"))
+    plain, pieces, escaped = _Needles(needles), _Needles(cut), dict[Any, _Needles]()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         seen = set()
         try:
             for where, data, how in _texts(path, name):
-                found = [
-                    what for needle, what in needles.items() if needle in data
-                ]  # faster than one expression for all
-                if not found and cut:
-                    joined = _joined(data)
-                    found = [what for needle, what in cut.items() if needle in joined]
-                if not found:
-                    found = list(_meant(data, needles))
+                found = plain.within(data) or pieces.within(_joined(data)) or _meant(data, needles, escaped)
                 for reference, writing in found:
                     hit = (where, reference, f"{writing}{how}")
                     if hit not in seen:
@@ -248,13 +273,17 @@ def _find(
             )
 
 
-def _meant(data: bytes, needles: dict[bytes, tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """(Reference, writing) of each value that is there with some of its characters escaped."""
-    asked: dict[Any, dict[bytes, str]] = {}
+def _meant(
+    data: bytes, needles: Mapping[bytes, tuple[str, str]], escaped: dict[Any, _Needles]
+) -> list[tuple[str, str]]:
+    """(Reference, writing) of each value that is there with some of its characters escaped; `escaped` keeps what is looked for."""
+    found = list[tuple[str, str]]()
     for escape, read in errors.readings(data):
-        if escape not in asked:
-            asked[escape] = {m: name for needle, (name, _) in needles.items() if (m := errors.meant(escape, needle))}
-        yield from ((name, "partly escaped") for needle, name in asked[escape].items() if needle in read)
+        if escape not in escaped:
+            what = {m: (n, "partly escaped") for needle, (n, _) in needles.items() if (m := errors.meant(escape, needle))}
+            escaped[escape] = _Needles(what)
+        found += escaped[escape].within(read)
+    return found
 
 
 def _texts(path: Path, name: str) -> Iterator[tuple[str, bytes, str]]:
@@ -285,39 +314,89 @@ def _joined(data: bytes) -> bytes:
 
 
 def _readings(data: bytes) -> Iterator[tuple[bytes, str]]:
-    """A file's bytes, and what each compressed part of them holds: gzip (also in base64), bzip2, xz, zlib (as in PDF and PNG),
-    members of a zip."""
+    """A file's bytes, and all that each compressed part of them holds, in pieces that overlap; raises `_Endless`.
+
+    What cannot be unpacked ends its part. What begins like one and is none ends at once, mostly.
+    """
     yield data, ""
-    view = memoryview(data)
-    for match in re.finditer(rb"BZh[1-9]1AY&SY|\xfd7zXZ\x00", data):
-        opened = bz2.BZ2Decompressor() if match[0].startswith(b"BZh") else lzma.LZMADecompressor()
-        yield from _unpacked(opened, view[match.start() :], ", compressed")
-    for match in re.finditer(rb"H4sI(?:[\w+/-]|\\n|\s){20,}={0,2}", data):
-        letters = re.sub(rb"\\n|[\s=]", b"", match[0]).translate(bytes.maketrans(b"-_", b"+/"))
-        with suppress(ValueError):
-            packed = base64.b64decode(letters[: len(letters) // 4 * 4])
-            yield from _unpacked(zlib.decompressobj(31), packed, ", compressed, base64")
-    for match in re.finditer(rb"\x1f\x8b\x08|stream\r?\n(?=[\x08\x58\x68\x78])|zTXt|iTXt|PK\x03\x04", data):
-        start, bits = match.start(), 31
-        if match[0].startswith(b"stream"):
-            start, bits = match.end(), 15
-        elif match[0] in (b"zTXt", b"iTXt"):
-            start, bits = data.find(b"\x00", match.end()) + 2, 15
+    total, small, held = 0, dict[str, list[bytes]](), 0
+    for opened, packed, how in _packed(data):
+        before = b""
+        with suppress(zlib.error, OSError, lzma.LZMAError, EOFError):
+            for piece in _unpacked(opened, packed):
+                small.setdefault(how, []).append(before + piece)
+                before, total, held = (before + piece)[-_OVERLAP:], total + len(piece), held + len(before + piece)
+                if total > _MOST_UNPACKED:
+                    raise _Endless
+                if held > _PIECE:
+                    yield from ((_APART.join(pieces), way) for way, pieces in small.items())
+                    small, held = {}, 0
+    yield from ((_APART.join(pieces), way) for way, pieces in small.items())
+
+
+_APART = b"\0\xff\0"  # between small parts that are looked at together: of no value, and not left out as `_BETWEEN` is
+
+
+# How zlib begins: the method, a window of some size, no dictionary, and together a multiple of 31.
+_ZLIB = b"|".join(
+    re.escape(bytes([window, level]))
+    for window in range(0x08, 0x79, 0x10) for level in range(256) if (window << 8 | level) % 31 == 0 and not level & 0x20
+)  # fmt: skip
+_PACKED = re.compile(rb"\x1f\x8b\x08|PK\x03\x04|BZh[1-9]1AY&SY|\xfd7zXZ\x00|" + _ZLIB)
+_PACKED_LETTERS = re.compile(rb"[He](?:(?<=H)4sI|(?<=e)(?:A[E-H]|F[4-7]|J[w-z]|N[o-r]))")  # gzip and zlib in base64
+_LETTERS = re.compile(rb"[\w+/\\\s-]*")
+
+
+def _packed(data: bytes) -> Iterator[tuple[Any, Iterator[bytes], str]]:
+    """What may be a compressed part: what unpacks it, its bytes, how it is packed. That is gzip and zlib (also in base64), bzip2,
+    xz, members of a zip; deflate without any mark where a file begins with it."""
+    yield zlib.decompressobj(-15), _slices(data), ", compressed"
+    for match in _PACKED.finditer(data):
+        start, opened = match.start(), zlib.decompressobj(31 if match[0].startswith(b"\x1f") else 15)
+        if match[0].startswith(b"BZh"):
+            opened = bz2.BZ2Decompressor()
+        elif match[0].startswith(b"\xfd"):
+            opened = lzma.LZMADecompressor()
         elif match[0].startswith(b"PK"):
-            names = int.from_bytes(data[start + 26 : start + 28], "little")
-            start, bits = start + 30 + names + int.from_bytes(data[start + 28 : start + 30], "little"), -15
-        yield from _unpacked(zlib.decompressobj(bits), view[start:], ", compressed")
+            names = (int.from_bytes(data[start + at : start + at + 2], "little") for at in (26, 28))
+            start, opened = start + 30 + sum(names), zlib.decompressobj(-15)
+        yield opened, _slices(data, start), ", compressed"
+    for match in _PACKED_LETTERS.finditer(data):
+        yield zlib.decompressobj(31 if match[0].startswith(b"H") else 15), _decoded(data, match.start()), ", compressed, base64"
 
 
-def _unpacked(opened: Any, packed: bytes | memoryview, how: str) -> Iterator[tuple[bytes, str]]:
-    """All that a compressed part holds, in pieces that overlap. What cannot be unpacked on ends it; raises `_Endless`."""
-    before, total = b"", 0
-    with suppress(zlib.error, OSError, lzma.LZMAError, EOFError):
-        while piece := opened.decompress(packed, _PIECE):
-            yield before + piece, how
-            packed, before, total = getattr(opened, "unconsumed_tail", b""), piece[-_OVERLAP:], total + len(piece)
-            if total > _MOST_UNPACKED:
-                raise _Endless
+def _slices(data: bytes, start: int = 0) -> Iterator[bytes]:
+    """The bytes from there on, few at first: most of what begins like a compressed part is none."""
+    size = 2**8
+    while piece := data[start : start + size]:
+        yield piece
+        start, size = start + size, min(4 * size, 2**20)
+
+
+def _decoded(data: bytes, start: int) -> Iterator[bytes]:
+    """What base64 that begins there stands for, also in lines, and as a JSON text has them."""
+    kept = b""
+    for piece in _slices(data, start):
+        there = _LETTERS.match(piece)
+        text = kept + (there[0] if there else b"")
+        half = text[-1:] if text.endswith(b"\\") else b""  # of an escaped end of a line
+        letters = re.sub(rb"\\[nr]|[\s\\]", b"", text).translate(bytes.maketrans(b"-_", b"+/"))
+        whole = len(letters) // 4 * 4
+        yield base64.b64decode(letters[:whole])
+        kept = letters[whole:] + half
+        if there is None or len(there[0]) < len(piece):
+            return
+
+
+def _unpacked(opened: Any, packed: Iterable[bytes]) -> Iterator[bytes]:
+    for data in packed:
+        while piece := opened.decompress(data, _PIECE):
+            yield piece
+            if len(piece) < _PIECE:
+                break
+            data = getattr(opened, "unconsumed_tail", b"")
+        if opened.eof:
+            return
 
 
 # -- code identity -----------------------------------------------------------------------------------------------------

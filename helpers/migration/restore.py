@@ -29,9 +29,10 @@ from helpers.errors import Terminal, UsageError, one_line
 from helpers.migration import target_lock
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, private, silent, utc_now, write_json
+from helpers.results import Progress, StateFile, contents, json_in, private, silent, utc_now, write_json
 from helpers.schema.engine import sparse_as_text
 from helpers.snapshots.comparison import compared
+from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.base import listed_ids
@@ -65,6 +66,12 @@ class _Restored(StateFile):
     context: dict[str, str]
     collections: dict[str, str]
     timestamp: str = ""
+    proof: str = ""
+    sha256: str = ""
+
+    @classmethod
+    def content(cls, path: Path) -> dict[str, Any]:
+        return dict(json_in(contents(path)))
 
 
 class Ledger:
@@ -78,14 +85,19 @@ class Ledger:
         self.path = snapshot.folder.parent / f"{snapshot.id}.restore-{key}.json"
         self.context = context
         self.states: dict[str, str] = {}
-        if (found := _Restored.read_file(self.path)) is not None:
+        # Others may write beside the snapshot, and a restore writes into what its ledger calls its own. What this workspace
+        # has not proven, or wrote of another destination, says nothing.
+        found = _Restored.read_file(self.path)
+        proven = found is not None and asdict(found) == signed(asdict(found), proven=True)
+        self.doubted = found is not None and not (proven and found.context == context)
+        if found is not None and not self.doubted:
             self.states = found.collections
 
     def put(self, name: str, state: str) -> None:
         """`intended` before the collection is created, `complete` once it is proven, "" where it is not ours."""
         self.states[name] = state
         self.states = {n: s for n, s in self.states.items() if s}
-        write_json(self.path, asdict(_Restored(self.context, self.states, utc_now())))
+        write_json(self.path, signed(asdict(_Restored(self.context, self.states, utc_now())), proven=True))
 
 
 @contextlib.contextmanager
@@ -212,7 +224,10 @@ class _Restore:
         foreign = [i.name for i in infos if i.name in there and i.name not in ledger.states]
         if foreign:
             holder = quick_holder(self.endpoint)
-            raise target_lock.taken(foreign, self.endpoint, self.endpoint.label, holder, own, "Nothing was written. ")
+            lead = "Nothing was written. "
+            if ledger.doubted:
+                lead += f"{ledger.path} is not of this workspace and destination, and says nothing of what is there. "
+            raise target_lock.taken(foreign, self.endpoint, self.endpoint.label, holder, own, lead)
 
     def _collection(self, store: Store, info: CollectionInfo, ledger: Ledger, done: Restored) -> None:
         name = info.name

@@ -69,9 +69,10 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path) -> Journal | None:
-        """The journal in a folder as it is now; None where there is none whose first line can be trusted, or another snapshot."""
+        """The journal in a folder as it is now; None where there is none whose first line can be trusted, another snapshot, or
+        a link: what is written below it would lie elsewhere."""
         journal = cls(folder)
-        if holds_another(folder, folder.name.removesuffix(".partial")):
+        if holds_another(folder, folder.name.removesuffix(".partial")) or _has_links(folder):
             return None
         try:
             raw = contents(folder / EXPORT / _LINES, MOST_OWN)
@@ -128,7 +129,7 @@ class Journal:
             held = (f"{manifest['id']}.partial", manifest["source"], [c["name"] for c in manifest["collections"]])
             same = held == (partial.name, source, names) and manifest == signed(manifest, proven=True)
             parts = [(partial / part["file"], part["sha256"]) for c in manifest["collections"] for part in c["parts"]]
-            return same and all(file.is_file() and file_digest(file) == sha256 for file, sha256 in parts)
+            return same and not _has_links(partial) and all(file.is_file() and file_digest(file) == sha256 for file, sha256 in parts)
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
@@ -240,8 +241,14 @@ class Journal:
 _COUNTS = {"collection": ("ids", ("count",)), "part": ("part", ("rows", "bytes"))}
 
 
+_FILES = {
+    "collection": re.compile(r"\d{3,9}\.ids\.parquet"),
+    "part": re.compile(rf"{OF_COLLECTION.pattern}/\d{{5,9}}\.parquet"),
+}
+
+
 def _require_sound(entry: dict[str, Any]) -> None:
-    """Raises where an entry holds other types than are relied on, or names a file that is not below the export's folder."""
+    """Raises where an entry holds other types than are relied on, or names a file that no export writes."""
     at = datetime.fromisoformat(entry["at"]).astimezone(UTC)
     if entry["kind"] == "session":
         at + timedelta(days=entry["retention_days"])
@@ -255,7 +262,12 @@ def _require_sound(entry: dict[str, Any]) -> None:
         raise ValueError("a start is none")
     if not all(type(held[key]) is int and held[key] >= 0 for key in counts) or not isinstance(held["sha256"], str):
         raise ValueError("a count is none")
-    _below(held["file"])
+    if not _FILES[entry["kind"]].fullmatch(held["file"]):
+        raise ValueError("a file is none of a snapshot")
+
+
+def _has_links(folder: Path) -> bool:
+    return folder.is_symlink() or any(path.is_symlink() for path in folder.rglob("*"))
 
 
 def _below(file: str) -> str:
