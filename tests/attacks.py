@@ -90,6 +90,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_nothing_planted_is_run.py::test_nothing_of_the_folder_in_which_a_run_works_is_read_or_run
             test_nothing_planted_is_run.py::test_a_library_in_the_working_folder_is_not_taken_by_python_m""",
         "bytecode beside sources and libraries": """
+            test_nothing_planted_is_run.py::test_no_bytecode_is_kept_below_a_folder_that_others_can_exchange
             test_nothing_planted_is_run.py::test_bytecode_beside_the_sources_and_libraries_is_never_loaded
             test_nothing_planted_is_run.py::test_the_process_that_sends_notices_has_the_same_cache""",
         "a journal that names another file": """
@@ -263,6 +264,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_judged_folder_is_only_read.py::test_a_hostile_file_is_named_in_one_line_with_all_else_that_is_wrong
             test_a_judged_folder_is_only_read.py::test_a_seal_that_is_nested_or_giant_is_named
             test_a_judged_folder_is_only_read.py::test_nothing_that_the_folder_names_is_opened
+            test_a_judged_folder_is_only_read.py::test_no_folder_is_opened_because_a_result_names_it
             test_a_judged_folder_is_only_read.py::test_a_run_is_judged_where_its_schema_is_not""",
         "a NO-GO during the cutover, and a statement that was never recorded": """
             test_nothing_foreign_is_sealed.py::test_a_no_go_that_comes_while_the_cutover_reads_stops_it
@@ -367,7 +369,12 @@ ATTACKS: dict[str, dict[str, str]] = {
         "an interrupted export that somebody finished or renamed": """
             test_snapshots_without_a_migration.py::test_an_interrupted_export_with_a_forged_journal_is_not_gone_on_with
             test_snapshots_without_a_migration.py::test_an_interrupted_export_with_a_forged_manifest_is_not_called_whole
-            test_snapshots_without_a_migration.py::test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted""",
+            test_snapshots_without_a_migration.py::test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted
+            test_snapshots_without_a_migration.py::test_an_interrupted_export_with_a_link_in_it_is_not_gone_on_with
+            test_snapshots_without_a_migration.py::test_a_journal_names_no_other_file_than_an_export_writes""",
+        "a ledger that opens another's collection to a restore": """
+            test_restore_exactly.py::test_a_ledger_that_others_wrote_opens_no_collection_to_a_restore
+            test_restore_exactly.py::test_a_ledger_that_is_a_pipe_is_one_line""",
         "a part replaced as soon as it appears": """
             test_snapshots_without_a_migration.py::test_a_part_that_is_replaced_as_soon_as_it_appears_is_not_recorded""",
         "other times in the manifest of a backup": """

@@ -386,6 +386,9 @@ def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, c
     assert note in capsys.readouterr().out
     proven(taken)
     proven(Snapshot.open(aside))
+    run("prune", "--directory", "kept", "--yes")
+    assert "stays  night.set-aside-1  " in capsys.readouterr().out
+    proven(Snapshot.open(aside))
     run("export", "night", "--into", "files", "--directory", "kept")
     run("import", "files", "--id", "made", "--directory", "kept")
     Path("kept/made").rename("kept/made.partial")

@@ -280,7 +280,9 @@ def _meant(
     found = list[tuple[str, str]]()
     for escape, read in errors.readings(data):
         if escape not in escaped:
-            what = {m: (n, "partly escaped") for needle, (n, _) in needles.items() if (m := errors.meant(escape, needle))}
+            what = {
+                m: (n, "partly escaped") for needle, (n, _) in needles.items() if (m := errors.meant(escape, needle))
+            }
             escaped[escape] = _Needles(what)
         found += escaped[escape].within(read)
     return found
@@ -362,7 +364,11 @@ def _packed(data: bytes) -> Iterator[tuple[Any, Iterator[bytes], str]]:
             start, opened = start + 30 + sum(names), zlib.decompressobj(-15)
         yield opened, _slices(data, start), ", compressed"
     for match in _PACKED_LETTERS.finditer(data):
-        yield zlib.decompressobj(31 if match[0].startswith(b"H") else 15), _decoded(data, match.start()), ", compressed, base64"
+        yield (
+            zlib.decompressobj(31 if match[0].startswith(b"H") else 15),
+            _decoded(data, match.start()),
+            ", compressed, base64",
+        )
 
 
 def _slices(data: bytes, start: int = 0) -> Iterator[bytes]:

@@ -129,7 +129,11 @@ class Journal:
             held = (f"{manifest['id']}.partial", manifest["source"], [c["name"] for c in manifest["collections"]])
             same = held == (partial.name, source, names) and manifest == signed(manifest, proven=True)
             parts = [(partial / part["file"], part["sha256"]) for c in manifest["collections"] for part in c["parts"]]
-            return same and not _has_links(partial) and all(file.is_file() and file_digest(file) == sha256 for file, sha256 in parts)
+            return (
+                same
+                and not _has_links(partial)
+                and all(file.is_file() and file_digest(file) == sha256 for file, sha256 in parts)
+            )
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
