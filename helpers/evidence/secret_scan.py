@@ -276,7 +276,7 @@ def _find(
 def _meant(
     data: bytes, needles: Mapping[bytes, tuple[str, str]], escaped: dict[Any, _Needles]
 ) -> list[tuple[str, str]]:
-    """(Reference, writing) of each value that is there with some of its characters escaped; `escaped` keeps what is looked for."""
+    """(Reference, writing) of each value that has some of its characters escaped; `escaped` keeps what is looked for."""
     found = list[tuple[str, str]]()
     for escape, read in errors.readings(data):
         if escape not in escaped:
@@ -354,7 +354,8 @@ def _packed(data: bytes) -> Iterator[tuple[Any, Iterator[bytes], str]]:
     xz, members of a zip; deflate without any mark where a file begins with it."""
     yield zlib.decompressobj(-15), _slices(data), ", compressed"
     for match in _PACKED.finditer(data):
-        start, opened = match.start(), zlib.decompressobj(31 if match[0].startswith(b"\x1f") else 15)
+        start = match.start()
+        opened: Any = zlib.decompressobj(31 if match[0].startswith(b"\x1f") else 15)
         if match[0].startswith(b"BZh"):
             opened = bz2.BZ2Decompressor()
         elif match[0].startswith(b"\xfd"):
@@ -380,7 +381,7 @@ def _slices(data: bytes, start: int = 0) -> Iterator[bytes]:
 
 
 def _decoded(data: bytes, start: int) -> Iterator[bytes]:
-    """What base64 that begins there stands for, also in lines, and as a JSON text has them."""
+    """The bytes of base64 that begins there, also of several lines, whose ends may be escaped as in JSON."""
     kept = b""
     for piece in _slices(data, start):
         there = _LETTERS.match(piece)
