@@ -170,8 +170,10 @@ def test_elsewhere_it_is_said_that_nothing_vouches_for_it(
     assert not Path("back").exists()
 
 
-def test_a_folder_with_an_invented_result_vouches_for_no_snapshot(night: Night, capsys: Said) -> None:
-    """run.json and the one result, without a seal and a log: whoever can write to the reports can make it."""
+@pytest.mark.parametrize("seals", ["none", "of another run", "edited"])
+def test_a_folder_with_an_invented_result_vouches_for_no_snapshot(night: Night, capsys: Said, seals: str) -> None:
+    """run.json and the one result, with seals that nobody set for this run: whoever can write to the reports can make it."""
+    evidence.at_rest(night.folder.read())
     capsys.readouterr()
     evil = night.folder.reports.with_name("evil")
     (evil / "results").mkdir(parents=True)
@@ -179,6 +181,11 @@ def test_a_folder_with_an_invented_result_vouches_for_no_snapshot(night: Night, 
         shutil.copy(night.folder.reports / name, evil / name)
     facts = json.loads((evil / "run.json").read_text(encoding="utf-8"))
     (evil / "run.json").write_text(json.dumps(facts | {"id": "evil"}), encoding="utf-8")
+    if seals != "none":
+        shutil.copytree(night.folder.reports / "seals", evil / "seals")
+    if seals == "edited":
+        (seal,) = (evil / "seals").glob("*.json")
+        seal.write_text(seal.read_text(encoding="utf-8").replace('"id": "night"', '"id": "evil"'), encoding="utf-8")
     assert cli.main(["snapshots", "verify", "night-21", "--directory", "kept"]) == 0
     said = capsys.readouterr().out
     assert "the evidence of run night and the signed line beside it." in said

@@ -374,9 +374,14 @@ def test_a_journal_names_no_other_file_than_an_export_writes(source: Path, file:
     assert len(known.parts) == parts - 1
 
 
-def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, capsys: Said) -> None:
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, capsys: Said, journal: bool) -> None:
+    """Nor is it gone on with by the journal of the export in whose place it is."""
     good = create("good")
-    shutil.rmtree(killed("night"))
+    partial = killed("night")
+    if journal:
+        (partial / ".export").rename(good.folder / ".export")
+    shutil.rmtree(partial)
     good.folder.rename("kept/night.partial")
     capsys.readouterr()
     taken = create("night", "--full")
@@ -385,10 +390,16 @@ def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, c
     assert f"look at it in {aside}" in note
     assert note in capsys.readouterr().out
     proven(taken)
+    if journal:
+        shutil.rmtree(aside / ".export")
     proven(Snapshot.open(aside))
     run("prune", "--directory", "kept", "--yes")
     assert "stays  night.set-aside-1  " in capsys.readouterr().out
     proven(Snapshot.open(aside))
+    again = aside.with_name("more.partial")
+    aside.rename(again)
+    assert "more.set-aside-1" in Journal.clear(again), "nor where a catch-up makes room for its own"
+    proven(Snapshot.open(again.with_name("more.set-aside-1")))
     run("export", "night", "--into", "files", "--directory", "kept")
     run("import", "files", "--id", "made", "--directory", "kept")
     Path("kept/made").rename("kept/made.partial")
