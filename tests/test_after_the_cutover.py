@@ -460,4 +460,4 @@ def test_an_overrun_is_shown_with_its_ratio_and_warns_beyond_its_limit(
     )
     summary = (night.folder.reports / "CHROMADB_MIGRATION_SUMMARY.md").read_text(encoding="utf-8")
     assert f"| 30 s | {took} s, {took / 30:.2g} times |" in summary
-    assert re.search(rf"\| duration \| 30 s \| {took} s \| -\d+ % of {took} s \|", summary), "an error has its base"
+    assert re.search(rf"\| duration \| 30 s \| {took} s \| [\d.]+ times \|", summary)

@@ -383,19 +383,21 @@ class CloseoutStep(NotebookStep):
         return f"step {step.step} ({step.title}), by {duration(over)}{inside}"
 
     def predictions(self) -> pd.DataFrame:
-        """What the dry run predicted, what was measured, and how far it was out: more than measured is above 0."""
+        """What the dry run predicted, what was measured, and how many times the prediction that was."""
         found = predictions(self._results, self._attempts)
         self.run.fact("predictions", [{**asdict(p), "error": p.error} for p in found])
 
         def words(value: float | None, unit: str) -> str:
             return "not measured" if value is None else duration(value) if unit == "s" else size(int(value))
 
-        def error(p: Prediction) -> str:
-            return "–" if p.error is None else f"{100 * p.error:+.0f} % of {words(p.measured, p.unit)}"
+        def ratio(p: Prediction) -> str:
+            return "–" if p.error is None else f"{(p.measured or 0) / p.predicted:.2g} times" if p.predicted else "–"
 
-        table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit), error(p), p.basis, p.contains)
+        table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit), ratio(p), p.basis, p.contains)
                  for p in found]  # fmt: skip
-        return pd.DataFrame(table, columns=["what", "predicted", "measured", "error", "predicted is", "measured is"])
+        return pd.DataFrame(
+            table, columns=["what", "predicted", "measured", "measured over predicted", "predicted is", "measured is"]
+        )
 
     @cached_property
     def _seen(self) -> RunView:
