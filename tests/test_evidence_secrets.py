@@ -180,6 +180,14 @@ def test_small_compressed_parts_are_looked_at_together(tmp_path: Path) -> None:
     assert secret_scan.search(tmp_path, [REFERENCE]).found == []
 
 
+@pytest.mark.parametrize("head", ["x^", "eNo", "H4sI"])
+def test_a_text_of_beginnings_of_compressed_parts_does_not_hold_the_search(tmp_path: Path, head: str) -> None:
+    (tmp_path / "heads").write_text(head * 30_000, encoding="ascii")
+    found: list[secret_scan.Searched] = []
+    assert seconds(lambda: found.append(secret_scan.search(tmp_path, [REFERENCE]))) < 15
+    assert "more beginnings of compressed parts" in found[0].unknown["heads"]
+
+
 @pytest.mark.more
 def test_a_value_behind_a_hundred_megabytes_is_found_in_bounded_memory(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "far.gz", "wb", compresslevel=1) as file:

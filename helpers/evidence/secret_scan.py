@@ -208,12 +208,14 @@ _BETWEEN = b" \t\n\r\f\v\"',\\:|>-"
 _MARKS = re.compile(rb"<[^<>]{1,200}>|(?:\x1b|\\u001b|\\x1b)\[[0-9;]*m")
 _SHORTEST_CUT = 10  # bytes of a value without these: fewer occur by chance
 _PIECE = 16 * 2**20  # bytes of a compressed part that are looked at together at most
+_PATIENCE = {bz2.BZ2Decompressor: 2**21}  # bytes that may be read before a part holds anything; 2**10 of others
+_MOST_BEGUN = 10_000  # what begins as a compressed part and is none, besides what occurs by chance
 _OVERLAP = 2**16  # a value with all that may come between its pieces
 _MOST_UNPACKED = 4 * 2**30  # bytes of a file's compressed parts; one with more is named as not searched to its end
 
 
 class _Endless(Exception):
-    """Compressed parts of one file that become more than `_MOST_UNPACKED` bytes."""
+    """What a file holds whose compressed parts become too large, or that is made of their beginnings."""
 
 
 class _Needles:
@@ -267,10 +269,8 @@ def _find(
                     if hit not in seen:
                         seen.add(hit)
                         yield hit
-        except _Endless:
-            unknown[name] = (
-                f"holds more than {size(_MOST_UNPACKED)} once it is unpacked, and was not searched to its end"
-            )
+        except _Endless as error:
+            unknown[name] = f"{error}, and was not searched to its end"
 
 
 def _meant(
@@ -321,18 +321,21 @@ def _readings(data: bytes) -> Iterator[tuple[bytes, str]]:
     What cannot be unpacked ends its part. What begins like one and is none ends at once, mostly.
     """
     yield data, ""
-    total, small, held = 0, dict[str, list[bytes]](), 0
+    total, small, held, none = 0, dict[str, list[bytes]](), 0, 0
     for opened, packed, how in _packed(data):
         before = b""
+        if none > _MOST_BEGUN + len(data) // 128:  # in base64 of noise one of a thousand bytes begins none
+            raise _Endless("holds more beginnings of compressed parts than any file has")
         with suppress(zlib.error, OSError, lzma.LZMAError, EOFError):
             for piece in _unpacked(opened, packed):
                 small.setdefault(how, []).append(before + piece)
                 before, total, held = (before + piece)[-_OVERLAP:], total + len(piece), held + len(before + piece)
                 if total > _MOST_UNPACKED:
-                    raise _Endless
+                    raise _Endless(f"holds more than {size(_MOST_UNPACKED)} once it is unpacked")
                 if held > _PIECE:
                     yield from ((_APART.join(pieces), way) for way, pieces in small.items())
                     small, held = {}, 0
+        none = max(0, none - 8) if before else none + 1
     yield from ((_APART.join(pieces), way) for way, pieces in small.items())
 
 
@@ -396,13 +399,17 @@ def _decoded(data: bytes, start: int) -> Iterator[bytes]:
 
 
 def _unpacked(opened: Any, packed: Iterable[bytes]) -> Iterator[bytes]:
+    """What a compressed part holds; nothing more where its first bytes hold nothing."""
+    wait = _PATIENCE.get(type(opened), 2**10)
     for data in packed:
+        wait -= len(data)
         while piece := opened.decompress(data, _PIECE):
             yield piece
+            wait = sys.maxsize
             if len(piece) < _PIECE:
                 break
             data = getattr(opened, "unconsumed_tail", b"")
-        if opened.eof:
+        if opened.eof or wait < 0:
             return
 
 
