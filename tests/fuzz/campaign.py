@@ -158,7 +158,7 @@ class Player:
         path, real = chance.choice(self.files(parser))
         self.calm()
         if parser.kind == "sqlite":
-            how = inputs.sqlite(chance, path)
+            how = inputs.sqlite(chance, path, self.bench.outside)
             data = path.read_bytes()
         else:
             if parser.kind == "parquet":

@@ -202,22 +202,36 @@ def parquet(chance: random.Random, data: bytes) -> tuple[str, bytes]:
     return f"column {name}: {how}", out.getvalue()
 
 
-def sqlite(chance: random.Random, path: Path) -> str:
-    """Change a value, a row, a table of a database in place; how, in words."""
+def sqlite(chance: random.Random, path: Path, outside: Path) -> str:
+    """Change a value, a row, a table of a database in place; how, in words. A name in it may lead to `outside`."""
     with closing(sqlite3.connect(path)) as db, db:
         tables = [
             row[0]
             for row in db.execute("select name from sqlite_master where type = 'table' and sql not like '%VIRTUAL%'")
         ]
-        table = chance.choice([t for t in tables if "fulltext" not in t and not t.startswith("sqlite_")])
+        tables = [t for t in tables if "fulltext" not in t and not t.startswith("sqlite_")]
+        table = chance.choice(
+            [*tables, *(t for t in tables if t in ("collections", "segments"))]
+        )  # their ids are folders
         columns = [row[1] for row in db.execute(f'pragma table_info("{table}")')]
         column = chance.choice(columns)
         texts = (*_TEXTS, *VALUES)
         value: Any = chance.choice(
-            [None, 0, -1, 2**62, 1.5, float("inf"), b"\xff\xfe", b"", chance.choice(texts), chance.choice(texts)]
+            [
+                None,
+                0,
+                -1,
+                2**62,
+                1.5,
+                float("inf"),
+                b"\xff\xfe",
+                b"",
+                *chance.choices(texts, k=2),
+                *chance.choices(_PATHS, k=2),
+            ]
         )
         if isinstance(value, str):
-            value = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+            value = value.replace("{outside}", str(outside)).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         values: tuple[Any, ...]
         match chance.randrange(8):
             case 0:
