@@ -25,6 +25,7 @@ _UNITS = {
     "seconds": "s", "minutes": "min", "days": "days", "gb": "GB", "ms": "ms", "per_second": "1/s", "chunks": "chunks",
     "batch_size": "chunks", "tolerance": "chunks", "unlisted": "chunks", "total": "chunks", "rounds": "rounds",
     "minimum_imported": "chunks", "k": "hits", "overquery": "hits", "maximum_distance": "cosine distance",
+    "batch": "documents",
 }  # fmt: skip
 """Unit by the end of a key's name; the whole words of the longest match decide."""
 

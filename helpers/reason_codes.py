@@ -150,7 +150,7 @@ _SNAPSHOT_ALTERED = (
     "Before the cutover a new one can be taken: {resume} --retry 21"
 )
 _ANOTHER_FOLDER = "Move away what is there, or name another folder, and give the command again."
-_NEW_MODEL = "Correct migration.reembed, the model that embeds lost vectors again, and begin a new run."
+_NEW_MODEL = "Correct migration.reembed, what makes new vectors, and begin a new run."
 
 # The same once a step can no longer be taken back: 10 to 14 from the fence on, every step up to 25 after the cutover.
 LATE = {

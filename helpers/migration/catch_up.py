@@ -25,7 +25,7 @@ from helpers.formatting import count, duration
 from helpers.migration import staging, target_lock
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.delta import Delta, make_delta, refused_by_target, restage
-from helpers.migration.importing import Job, context_of, judge_arrivals, judge_staging, plan_targets
+from helpers.migration.importing import Job, context_of, judge_arrivals, judge_reembedded, judge_staging, plan_targets
 from helpers.migration.source_changes import (
     APPLIED,
     APPLYING,
@@ -404,13 +404,13 @@ class CatchUp:
         new = both.now
         self.run.forget("chunks that pass validation", "ids in common")
         judge_staging(self.run, new, self.run.parameters)
-        staging.judge_reembedded(self.run, snapshot, made)
+        judge_reembedded(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
             self._say(
                 Verdict.FAIL, changes, ReasonCode.SOURCE_CHANGED, "what the source holds now does not pass validation"
             )
             return False
-        plans = self._plans(was, self.staged), self._plans(snapshot, new)
+        plans = self._plans(was, self.staged, self.job.reembedded), self._plans(snapshot, new, made)
         refused = refused_by_target(self.job.quarantine.entries())
         make_delta(both, folder / "delta", plans=plans, refused=refused)
         Round.of(self.run, self.job, snapshot, folder, plans[1]).refuse_foreign(self.store)
@@ -444,8 +444,8 @@ class CatchUp:
         snapshot.verify(since=was)
         return snapshot
 
-    def _plans(self, snapshot: Snapshot, staged: Staged) -> list[Any]:
-        collections, rules = snapshot.collections(), self.run.parameters.migration
+    def _plans(self, snapshot: Snapshot, staged: Staged, made: Path) -> list[Any]:
+        collections, rules = staging.as_written(snapshot, made).collections(), self.run.parameters.migration
         return plan_targets(collections, staged, rules, identity=self.job.schema.is_identity)
 
     def _finish(self) -> bool:
@@ -459,7 +459,7 @@ class CatchUp:
         snapshot = open_sealed(self.run.home, Path(at["snapshot"]))
         new = Staged.load(folder / RunPath.STAGED)
         assert new is not None  # the checkpoint was written after it
-        plans, anew = self._plans(snapshot, new), at.get("anew") or ()
+        plans, anew = self._plans(snapshot, new, folder / staging.REEMBEDDED), at.get("anew") or ()
         work = Round.of(self.run, self.job, snapshot, folder, plans, anew=anew)
         log, about = self.run.folder / audit.NAME, {"round": at["number"], "snapshot": snapshot.id}
         audit.append(log, "catch-up", outcome="begun", **about, rows=work.delta.rows)

@@ -26,7 +26,7 @@ import pandas as pd
 from helpers import plots
 from helpers.chunks import ChunkBatch
 from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
-from helpers.formatting import count
+from helpers.formatting import count, duration
 from helpers.migration import staging, target_lock
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged, stage
@@ -349,7 +349,7 @@ class Job:
 
     def plans(self, staged: Staged) -> list[CollectionInfo]:
         """The collections to create in the target (`plan_targets`)."""
-        collections = self.snapshot.collections()
+        collections = staging.as_written(self.snapshot, self.reembedded).collections()
         return plan_targets(collections, staged, self.parameters.migration, identity=self.schema.is_identity)
 
     def importer(self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None) -> Importer:
@@ -564,33 +564,36 @@ def refuse_failed(run: RunRecord) -> None:
         )
 
 
-RESCUED = "vectors rescued from damaged indexes"
-_SAVED = ("vector_from_log", "vector_from_index", "vector_normalised")
-_RESCUED = {
-    "vector_from_log": "from the log, exact",
-    "vector_from_index": "from rows of a damaged index, as an engine would read them",
-    "vector_normalised": "by direction only, their norm is lost: not exact",
-    "norm_lost": "not rescued but set aside, their norm is lost",
-    "vector_lost": "not rescued, in no file any more",
-}
+REEMBEDDED_CHECK, _NAMED = "vectors recreated", 1_000  # chunks named in the results; made.json names all
 
 
-def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
-    """The mark of what was rescued from a damaged index: a warning with counts and ids; nothing where nothing was."""
-    fates: dict[str, list[dict[str, str]]] = {}
-    for repair in snapshot.manifest.get("repairs", ()):
-        if repair["repair"] in _RESCUED:
-            named = [{"collection": repair["collection"], "id": chunk} for chunk in repair["ids"]]
-            fates.setdefault(repair["repair"], []).extend(named)
-    run.forget(RESCUED)  # a cell may run twice
-    if not fates:
+def judge_reembedded(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
+    """The mark in a step's results: a warning with count, function and ids of lost ones; nothing where nothing was ordered."""
+    if (made := staging.what_was_made(folder, snapshot)) is None:
         return
-    worst_first = [chunk for kind in reversed(_RESCUED) for chunk in fates.get(kind, ())]
-    arrived = sum(len(fates.get(kind, ())) for kind in _SAVED)
+    run.forget(REEMBEDDED_CHECK)  # a cell may run twice
+    chunks, lost = made["chunks"], sum(part.lost for name in snapshot.names() for part in snapshot.parts(name))
+    functions = ", ".join(sorted(set(made["functions"].values()))) or made["function"]
+    about: dict[str, Any] = {key: made[key] for key in ("function", "config", "functions")}
+    if anew := made.get("anew"):
+        told = [
+            f"{one_line(name, 60)}: {t['made']:,} of {t['chunks']:,} chunks, {t['was'] or 0} to {t['dimension']} dimensions"
+            for name, t in anew.items()
+        ]
+        detail = f"by embedding function {functions}; {'; '.join(told[:8])}" + f"; and {len(told) - 8} more" * (
+            len(told) > 8
+        )
+        detail += (
+            f". {made['embedded']:,} texts embedded in {duration(made['seconds'])}, {made['kept']:,} were in the cache"
+        )
+        about |= {key: made[key] for key in ("anew", "embedded", "kept", "seconds")}
+    else:
+        rest = f"by embedding function {functions}, of {lost:,} lost; the rest has no text or got no usable vector"
+        detail = rest if lost else "no vector is lost"
+    measured = len(chunks) + sum(t["made"] for t in (anew or {}).values())
     run.check(
-        RESCUED, Verdict.WARNING, measured=arrived, threshold=0, unit="vectors", reason=ReasonCode.VECTORS_RESCUED,
-        detail="; ".join(f"{len(fates[kind]):,} {text}" for kind, text in _RESCUED.items() if kind in fates)
-        + ". The snapshot's manifest lists each under repairs.",
-        offenders=len(worst_first), ids=worst_first[:20],
+        REEMBEDDED_CHECK, Verdict.WARNING if measured else Verdict.PASS, measured=measured, threshold=0, unit="chunks",
+        reason=ReasonCode.REEMBEDDED if measured else "", detail=detail, offenders=measured, ids=chunks[:20],
     )  # fmt: skip
-    run.fact("rescued", {kind: len(chunks) for kind, chunks in fates.items()})
+    more = {"lost": lost, "count": measured, "chunks": chunks[:_NAMED], "all": str(folder / "made.json")}
+    run.fact(staging.REEMBEDDED, about | more)

@@ -7,6 +7,7 @@ quarantine with its reason. The staged rows remember where they came from (sourc
 
 from __future__ import annotations
 
+import copy
 import csv
 import gzip
 import hashlib
@@ -19,7 +20,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,14 +29,13 @@ import pandas as pd
 import pyarrow as pa
 
 from helpers.chunks import ChunkBatch, Vectors
-from helpers.errors import RunbookError, Terminal, one_line, redacted
+from helpers.errors import one_line, redacted
 from helpers.formatting import Digested, Wrote, harmless, packed, untold
-from helpers.parameters import Parameters
+from helpers.parameters import Parameters, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
     StateFile,
-    Verdict,
     flush_file,
     json_in,
     kind_of,
@@ -45,14 +45,20 @@ from helpers.results import (
     write_text,
     writing,
 )
-from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
-from helpers.schema.rules import failure_table
-from helpers.snapshots.export_journal import OwnFile, ahead, read_parquet, write_parquet
+from helpers.schema.rules import too_large
+from helpers.snapshots.export_journal import (
+    OwnFile,
+    VectorCache,
+    ahead,
+    read_parquet,
+    vectors_of,
+    write_parquet,
+)
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
-from helpers.stores.creation import Function, own_function
+from helpers.stores.creation import Function, own_function, vector_configs
 
 CHANGES = "changes.csv.gz"  # in the folder of what is staged
 CHANGE_COLUMNS = ("collection", "id", "field", "old", "new", "rule")
@@ -402,60 +408,54 @@ def stage(
             failures = schema.failures(
                 transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
             )
+            if info.name in made_anew(snapshot):
+                failures.loc[failures["reason"] == ReasonCode.MISSING_EMBEDDING, "detail"] = _NOT_MADE
             if most_bytes is not None:
-                failures = pd.concat([failures, _too_large(transformed.batch, batch.ids, info.name, most_bytes)])
+                failures = pd.concat([failures, too_large(transformed.batch, batch.ids, info.name, most_bytes)])
             staging.part(info, part, batch, transformed, failures)
             progress.advance(len(batch))
     return staging.finish()
 
 
-def _too_large(written: ChunkBatch, ids: Sequence[str], collection: str, most: int) -> pd.DataFrame:
-    """The chunks that no request can carry, by source id, as rows of failures."""
-    rows = []
-    for row, text in enumerate(written.documents):
-        if _ROUGHLY * (len(text or "") + len(str(written.metadatas[row] or ""))) < most:
-            continue  # by far: not worth the exact figure
-        texts = (written.ids[row], text, written.uris[row], written.metadatas[row])
-        bodies = [json.dumps(part, ensure_ascii=False, default=str).encode("utf-8", "replace") for part in texts]
-        found = sum(map(len, bodies)) + 6 * written.dimension  # a vector goes as base64
-        if found > most:
-            detail = f"{found / 2**20:,.1f} MiB in one request, a server takes {most // 2**20}"
-            rows.append((collection, ids[row], ReasonCode.TOO_LARGE, detail))
-    return failure_table(rows)
-
-
-_ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of any but control characters
-
-
 # -- reembedding -------------------------------------------------------------------------------------------------------
 #
-# New vectors for chunks whose own are lost, where the operator orders it by `migration.reembed`.
+# New vectors where the operator orders them by `migration.reembed`: for chunks whose own are lost, or for whole collections.
 #
 # They are made once, from the chunks' documents, before the target is touched, and kept as Parquet beside the staging, one
-# file for each part of the snapshot that lost some. `as_written` gives the snapshot with them in place: staging writes that,
-# and step 23 compares the target with that, vector by vector. Only a chunk whose vector the snapshot lost can take one, so
-# nothing else hides behind the order. A chunk without a text, or to which the function gives no usable vector, stays lost
-# and goes to quarantine.
+# file for each part of the snapshot. `as_written` gives the snapshot with them in place: staging writes that, and step 23
+# compares the target with that, vector by vector. Of a collection that is made anew no vector of the source is left. A chunk
+# without a text, or to which the function gives no usable vector, stays lost and goes to quarantine.
 
 
 REEMBEDDED = "reembedded"  # beside the staging
-REEMBEDDED_CHECK = "vectors recreated"
 _MADE, _CONTEXT = "made.json", "context.json"
-_DOCUMENTS = 64  # in one call of the function
-_NAMED = 1_000  # chunks named in the results; made.json names all
+_NOT_MADE = "no new vector: it has no text, or the embedding function gave none that can be used"
 
 
 class Reembedded(Snapshot):
-    """A snapshot as it is written to the target: lost vectors replaced by those that were made, all else as it was."""
+    """A snapshot as it is written to the target: with the vectors that were made, all else as it was.
 
-    def __init__(self, snapshot: Snapshot, folder: Path) -> None:
+    `anew` are the collections that have new vectors throughout: name → chunks, made, was and dimension, function.
+    """
+
+    def __init__(self, snapshot: Snapshot, folder: Path, made: Mapping[str, Any]) -> None:
         super().__init__(snapshot.folder, snapshot.manifest)
         self._made = folder
+        self.anew: dict[str, dict[str, Any]] = made.get("anew", {})
+        self._dimensions = {
+            part.file: told["dimension"] for name, told in self.anew.items() for part in self.parts(name)
+        }
+
+    def collections(self) -> list[CollectionInfo]:
+        return [with_function(i, self.anew[i.name]) if i.name in self.anew else i for i in super().collections()]
 
     def read(self, part: Part) -> ChunkBatch:
         batch = super().read(part)
+        if part.file in self._dimensions:
+            batch.embeddings = np.full((len(batch), self._dimensions[part.file]), np.nan, np.float32)
+            batch.lost = np.ones(len(batch), bool)
         file = self._made / part.file
-        if not part.lost or not file.is_file():
+        if not batch.lost.any() or not file.is_file():
             return batch
         made = from_table(read_parquet(file))
         rows = {chunk: row for row, chunk in enumerate(made.ids)}
@@ -469,7 +469,28 @@ class Reembedded(Snapshot):
 
 def as_written(snapshot: Snapshot, folder: Path) -> Snapshot:
     """The snapshot with the vectors that were made in `folder`; as it is where none were."""
-    return Reembedded(snapshot, folder) if _finished(folder, snapshot) is not None else snapshot
+    made = what_was_made(folder, snapshot)
+    return snapshot if made is None else Reembedded(snapshot, folder, made)
+
+
+def made_anew(snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]]:
+    """Of a snapshot as it is written: the collections with new vectors throughout, see `Reembedded`."""
+    return snapshot.anew if isinstance(snapshot, Reembedded) else {}
+
+
+def with_function(info: CollectionInfo, told: Mapping[str, Any]) -> CollectionInfo:
+    """The collection with the function and dimension of its new vectors, in each place from which Chroma takes the function."""
+    function, schema = told["function"], copy.deepcopy(info.schema)
+    for config in vector_configs(schema):
+        config["embedding_function"] = function
+    configuration = {**info.configuration, "embedding_function": function}
+    return replace(
+        info,
+        dimension=told["dimension"] or None,
+        configuration=configuration,
+        schema=schema,
+        embedding_function=function["name"],
+    )
 
 
 def reembed(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
@@ -477,51 +498,68 @@ def reembed(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
 
     What an interrupted attempt on the same snapshot, with the same function, has made is kept. Raises `Terminal` where the
     function is not available for a collection that needs it ("embedding_function_unavailable"), fails
-    ("reembed_failed") or makes another dimension than the collection has ("reembed_dimension").
+    ("reembed_failed") or makes another dimension than it must ("reembed_dimension").
     """
-    rules = parameters.migration
-    if rules.reembed is None:
+    order = parameters.migration.embedding
+    if order is None:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    context = {"snapshot": snapshot.digest, "function": rules.reembed, "config": rules.reembed_config}
+    context: dict[str, Any] = {"snapshot": snapshot.digest, "function": order.function, "config": order.config}
+    if order.collections:
+        context |= {"collections": order.collections, "dimension": order.dimension}
     if _read(folder / _CONTEXT) != context:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / _CONTEXT, context)
-    if _finished(folder, snapshot) is not None:
+    if what_was_made(folder, snapshot) is not None:
         return
     chunks: list[dict[str, str]] = []
     functions: dict[str, str] = {}
+    cache, size = VectorCache(resolve_path(order.cache), order.function, order.config), order.dimension
+    anew: dict[str, dict[str, Any]] = {}
     for info in snapshot.collections():
-        parts = [part for part in snapshot.parts(info.name) if part.lost]
-        if not parts:
+        whole = order.selects(info.name)
+        parts = [part for part in snapshot.parts(info.name) if whole or (part.lost and not order.collections)]
+        if not parts and not whole:
             continue
         function = own_function(
-            rules.reembed, rules.reembed_config, info.configuration, f"collection {info.name}",
+            order.function, order.config, {} if whole else info.configuration, f"collection {info.name}",
             parameters.source.embedding_functions,
         )  # fmt: skip
         functions[info.name] = function.name
-        size = info.dimension
+        stored = {"type": "known", "name": function.name, "config": dict(function.config())} if whole else None
+        if whole:
+            function = replace(function, call=cache.through(function.call))
+        size = size if whole else info.dimension
+        made = 0
         for part in parts:
-            made = _part(snapshot, info, part, function, size, folder)
-            size = made.dimension or size
-            chunks += [{"collection": info.name, "id": chunk} for chunk in made.ids]
-    write_json(folder / _MADE, {**context, "functions": functions, "chunks": chunks})
+            new = _part(snapshot, info, part, function, size, folder, order.batch if whole else None)
+            size, made = new.dimension or size, made + len(new)
+            chunks += [] if whole else [{"collection": info.name, "id": chunk} for chunk in new.ids]
+        if whole:
+            anew[info.name] = {"chunks": sum(part.rows for part in parts), "made": made, "was": info.dimension,
+                               "dimension": size or 0, "function": stored}  # fmt: skip
+    told = (
+        {"anew": anew, "embedded": cache.made, "kept": cache.kept, "seconds": round(cache.seconds, 3)} if anew else {}
+    )
+    write_json(folder / _MADE, {**context, "functions": functions, "chunks": chunks, **told})
 
 
 def _part(
-    snapshot: Snapshot, info: CollectionInfo, part: Part, function: Function, size: int | None, folder: Path
-) -> ChunkBatch:
-    """The new vectors of one part, from an earlier attempt where that made them."""
+    snapshot: Snapshot, info: CollectionInfo, part: Part, function: Function, size: int | None, folder: Path,
+    together: int | None,
+) -> ChunkBatch:  # fmt: skip
+    """The new vectors of one part, from an earlier attempt where that made them; `together`: of all its chunks, so many in one
+    call of the function (None: of those that are lost)."""
     file = folder / part.file
     if file.is_file():
         return from_table(read_parquet(file))
     batch = snapshot.read(part)
-    rows = [i for i in np.flatnonzero(batch.lost) if (batch.documents[i] or "").strip()]
+    rows = [i for i in np.flatnonzero(batch.lost | (together is not None)) if (batch.documents[i] or "").strip()]
     texts = [str(batch.documents[i]) for i in rows]
-    where = f"collection {info.name}"
+    where, step = f"collection {info.name}", together or _DOCUMENTS
     found: list[Vectors] = []
-    for start in range(0, len(texts), _DOCUMENTS):
-        found.append(_vectors(function, texts[start : start + _DOCUMENTS], size, where))
+    for start in range(0, len(texts), step):
+        found.append(vectors_of(function, texts[start : start + step], size, where, whole=together is not None))
         size = found[-1].shape[1]
     vectors = np.concatenate(found) if found else np.zeros((0, size or 0), np.float32)
     usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
@@ -530,63 +568,10 @@ def _part(
     return made
 
 
-def _vectors(function: Function, texts: Sequence[str], size: int | None, where: str) -> Vectors:
-    """(n, d) float32 of the texts, d the size where one is given."""
-    try:
-        made = [np.asarray(vector, np.float32) for vector in function.call(texts)]
-    except RunbookError:
-        raise
-    except Exception as error:  # a foreign model, or the service behind it
-        raise Terminal(
-            ReasonCode.REEMBED_FAILED, f"embedding function {function.name} failed: {one_line(str(error), 200)}", where=where,
-            next_step="Nothing was written. Make it work here, then resume; or start without migration.reembed.",
-        ) from error  # fmt: skip
-    sizes = sorted({vector.shape[0] if vector.ndim == 1 else -1 for vector in made})
-    if len(made) != len(texts) or len(sizes) != 1 or sizes[0] < 1:
-        raise Terminal(
-            ReasonCode.REEMBED_FAILED,
-            f"embedding function {function.name} gave {len(made)} vectors of {sizes} to {len(texts)} texts",
-            where=where,
-            next_step="Nothing was written. Start again with another function, or without migration.reembed.",
-        )
-    if size is not None and sizes[0] != size:
-        raise Terminal(
-            ReasonCode.REEMBED_DIMENSION,
-            f"embedding function {function.name} makes {sizes[0]} dimensions, the collection has {size}", where=where,
-            next_step="Nothing was written. Name the function that made its vectors, or leave migration.reembed out.",
-        )  # fmt: skip
-    return np.stack(made)
+_DOCUMENTS = 64  # in one call of the function, for lost vectors
 
 
-def judge_reembedded(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
-    """The mark in a step's results: a warning with count, ids and function; nothing where nothing was ordered."""
-    made = _finished(folder, snapshot)
-    if made is None:
-        return
-    chunks, lost = made["chunks"], sum(part.lost for name in snapshot.names() for part in snapshot.parts(name))
-    functions = ", ".join(sorted(set(made["functions"].values()))) or made["function"]
-    detail = f"by embedding function {functions}, of {lost:,} lost; the rest has no text or got no usable vector"
-    run.forget(REEMBEDDED_CHECK)  # a cell may run twice
-    run.check(
-        REEMBEDDED_CHECK, Verdict.WARNING if chunks else Verdict.PASS, measured=len(chunks), threshold=0, unit="chunks",
-        reason=ReasonCode.REEMBEDDED if chunks else "", detail=detail if lost else "no vector is lost", offenders=len(chunks),
-        ids=chunks[:20],
-    )  # fmt: skip
-    run.fact(
-        "reembedded",
-        {
-            "function": made["function"],
-            "config": made["config"],
-            "functions": made["functions"],
-            "lost": lost,
-            "count": len(chunks),
-            "chunks": chunks[:_NAMED],
-            "all": str(folder / _MADE),
-        },
-    )
-
-
-def _finished(folder: Path, snapshot: Snapshot) -> dict[str, Any] | None:
+def what_was_made(folder: Path, snapshot: Snapshot) -> dict[str, Any] | None:
     """What was made for this snapshot, once all of it is there."""
     made = _read(folder / _MADE)
     return made if made is not None and made["snapshot"] == snapshot.digest else None

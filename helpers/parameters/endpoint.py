@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -19,13 +20,16 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
     PlainValidator,
     PositiveFloat,
+    SerializerFunctionWrapHandler,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import CoreSchema
@@ -230,6 +234,78 @@ def _checked_path(text: str) -> str:
 
 
 FilePath = Annotated[str, AfterValidator(_checked_path)]
+
+_NO_GLOB = "is not a pattern for collection names:"
+
+
+def _checked_glob(pattern: str) -> str:
+    """fnmatch takes every text; these are the ones that can only be a mistake."""
+    if not pattern or not pattern.isprintable() or pattern != pattern.strip():  # older names can have blanks inside
+        raise ValueError(f"{_NO_GLOB} {one_line(pattern, 60)!r} is empty or has blanks at an end")
+    for group in re.finditer(r"\[(!?)(\]?[^\]]*)(\]?)", pattern):
+        backwards = any(a > b for a, b in re.findall(r"(.)-(.)", group[2]))
+        if not group[3] or backwards:
+            problem = "has a range that runs backwards" if group[3] else "opens a '[' that nothing closes"
+            raise ValueError(f"{_NO_GLOB} {one_line(pattern, 60)!r} {problem}")
+    return pattern
+
+
+Glob = Annotated[str, AfterValidator(_checked_glob)]
+
+
+def moved_with_workspace(name: str) -> str:
+    """`workspace/NAME`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
+    moved = os.environ.get("RUNBOOK_WORKSPACE")
+    return str(Path(moved).absolute() / name) if moved else f"workspace/{name}"
+
+
+class Reembed(Section):
+    """New vectors for whole collections of the source, made from their documents; the source's own vectors are left behind."""
+
+    function: Annotated[str, Field(min_length=1)]
+    """Embedding function, by its name in Chroma's registry, such as `default` or `sentence_transformer`."""
+    collections: list[Glob] = Field(default_factory=list)
+    """Collections of the source, by name or pattern, each vector of which is made anew."""
+    config: dict[Annotated[str, Field(min_length=1)], bool | int | float | str] = Field(default_factory=dict)
+    """What the function is built from, such as a model's name; empty: its own defaults, never what a source keeps."""
+    dimension: Annotated[int, Field(ge=1)] | None = None
+    """Numbers that a new vector must have; step 12 refuses a function that gives another number of them."""
+    batch: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Documents in one call of the function."""
+    cache: FilePath = Field(
+        default_factory=lambda: moved_with_workspace(".embeddings"),
+        json_schema_extra={"default": "workspace/.embeddings"},
+    )
+    """Folder that keeps each new vector by digests of text and function, for every run. RUNBOOK_WORKSPACE moves the default."""
+
+    @model_validator(mode="after")
+    def _for_collections(self) -> Reembed:
+        if self.collections and self.function == "own":
+            raise ValueError("makes whole collections anew by 'own', which a source names; name the function here")
+        if (named := secret_key(self.config)) is not None:
+            raise ValueError(f"has {one_line(named, 40)!r} in its config; secrets go by environment: api_key_env_var")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, whole: SerializerFunctionWrapHandler) -> Any:
+        return whole(self) if self.collections else self.function
+
+    def selects(self, name: str) -> bool:
+        """Whether every vector of this collection is made anew."""
+        return any(fnmatchcase(name, pattern) for pattern in self.collections)
+
+
+def _named_or_section(given: Any) -> Any:
+    if isinstance(given, str):
+        return {"function": given}
+    if isinstance(given, dict) and not given.get("collections"):
+        raise ValueError("names no collections; for lost vectors only, write the function's name instead of a section")
+    return given
+
+
+ReembedOrder = Annotated[
+    Reembed, BeforeValidator(_named_or_section, json_schema_input_type=Annotated[str, Field(min_length=1)] | Reembed)
+]
 """A path as it is written in the file, `~` and `~user` as their homes; `resolve_path` says where that is."""
 
 

@@ -180,17 +180,16 @@ class Parameters(Section):
 
     def context(self) -> dict[str, Any]:
         """What a resume must find unchanged. Paths are absolute: the same words in another folder are another place."""
-        ordered = self.migration.model_dump(mode="json", include={"reembed", "reembed_config"})
+        dump, order = self.migration.model_dump, self.migration.reembed
+        free = {"reembed": {"batch", "cache"}} if order and order.collections else None  # they change no vector
         return {
             "source": _identity(self.source),
             "target": _identity(self.target),
             "schema": self.schema_name if self.schema_name in schema_names() else str(resolve_path(self.schema_name)),
             "collections": self.collections.model_dump(mode="json"),
             "id_policy": self.migration.id_policy,
-            **(ordered if self.migration.reembed else {}),
-            **self.migration.model_dump(
-                mode="json", include={"normalised", "drop_indexes", "index"}, exclude_defaults=True
-            ),
+            **(dump(mode="json", include={"reembed", "reembed_config"}, exclude=free) if order else {}),
+            **dump(mode="json", include={"normalised", "drop_indexes", "index"}, exclude_defaults=True),
         }
 
     def digest(self) -> str:
@@ -238,7 +237,8 @@ class Parameters(Section):
         """The variables that embedding functions may read."""
         ends = (self.source, self.target)
         named = {name for end in ends for function in end.embedding_functions for name in function.environment()}
-        return named | {str(v) for k, v in self.migration.reembed_config.items() if k.endswith("env_var")}
+        made = self.migration.embedding.config if self.migration.embedding else {}
+        return named | {str(v) for k, v in made.items() if k.endswith("env_var")}
 
     def placeholders(self) -> list[str]:
         """Keys whose text is still `<…>`, to be named before the migration; secrets are not looked into."""

@@ -6,12 +6,10 @@ What a section can find wrong by itself is found here; what needs two sections i
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,7 +26,18 @@ from pydantic import (
 )
 
 from helpers.errors import one_line, secrets_assigned
-from helpers.parameters.endpoint import FilePath, PageUrl, SecretReference, Section, resolve_path, secret_key
+from helpers.parameters.endpoint import (
+    FilePath,
+    Glob,
+    PageUrl,
+    Reembed,
+    ReembedOrder,
+    SecretReference,
+    Section,
+    moved_with_workspace,
+    resolve_path,
+    secret_key,
+)
 
 # -- value types: a check's message is what follows the key in the error line, `'window.start' has no time zone; …` ----
 
@@ -37,7 +46,6 @@ ROLES: tuple[Role, ...] = ("operations_lead", "dba", "security")
 Text = Annotated[str, Field(min_length=1)]
 T = TypeVar("T")
 _PLACES = ("target_url", "target_host", "target_port", "target_prefix", "target_path")
-_NO_GLOB = "is not a pattern for collection names:"
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
@@ -46,18 +54,6 @@ def _distinct(values: list[T]) -> list[T]:
     if twice is not None:
         raise ValueError(f"names {one_line(str(twice))!r} twice")
     return values
-
-
-def _checked_glob(pattern: str) -> str:
-    """fnmatch takes every text; these are the ones that can only be a mistake."""
-    if not pattern or not pattern.isprintable() or pattern != pattern.strip():  # older names can have blanks inside
-        raise ValueError(f"{_NO_GLOB} {one_line(pattern, 60)!r} is empty or has blanks at an end")
-    for group in re.finditer(r"\[(!?)(\]?[^\]]*)(\]?)", pattern):
-        backwards = any(a > b for a, b in re.findall(r"(.)-(.)", group[2]))
-        if not group[3] or backwards:
-            problem = "has a range that runs backwards" if group[3] else "opens a '[' that nothing closes"
-            raise ValueError(f"{_NO_GLOB} {one_line(pattern, 60)!r} {problem}")
-    return pattern
 
 
 def _checked_address(text: str) -> str:
@@ -128,7 +124,6 @@ def _instant(value: Any) -> datetime:
 
 Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line)]
 """A short text for titles, subjects and folder names."""
-Glob = Annotated[str, AfterValidator(_checked_glob)]
 Command = Annotated[list[str], Field(min_length=1), AfterValidator(_checked_command)]
 """A program and its arguments, one list item each; never a shell line."""
 Template = Annotated[str, AfterValidator(_one_line), AfterValidator(_checked_template)]
@@ -256,10 +251,10 @@ class Migration(Section):
     """Rounds of catch-up without a fence, after which the writers must stop; a resume counts again from 0."""
     delta_limit: DeltaLimit = Field(default_factory=DeltaLimit)
     """With `fence.when: cutover`: what step 25 may bring over behind the fence. Those who sign, sign it."""
-    reembed: Text | None = None
-    """Embedding function, by name, that gives lost vectors a new one, or `own`: each collection's; none: quarantine."""
+    reembed: ReembedOrder | None = None
+    """New vectors. A function's name, or `own`: for lost vectors only, else quarantine. A section: for whole collections."""
     reembed_config: dict[Text, bool | int | float | str] = Field(default_factory=dict)
-    """What the function is built from, such as a model's name; empty: what the collection keeps, or its defaults."""
+    """Beside a name: what it is built from, such as a model's name; empty: what the collection keeps, or its defaults."""
     normalised: Literal["quarantine", "migrate"] = "quarantine"
     """Vectors of a damaged cosine index whose norm is lost: set them aside, or migrate them with the length 1."""
     drop_indexes: list[Glob] = Field(default_factory=list)
@@ -271,16 +266,23 @@ class Migration(Section):
     def _config_without_secrets(self) -> Migration:
         if self.reembed_config and self.reembed is None:
             raise ValueError("has reembed_config but no reembed")
+        if self.reembed_config and self.reembed is not None and self.reembed.collections:
+            raise ValueError("has reembed_config beside a section reembed; write it there, as config")
         if (named := secret_key(self.reembed_config)) is not None:
             how = "secrets go by environment: functions have an option such as api_key_env_var for it"
             raise ValueError(f"has reembed_config with {one_line(named, 40)!r}; {how}")
         return self
 
+    @property
+    def embedding(self) -> Reembed | None:
+        """What makes new vectors, with its configuration; None where nothing does."""
+        order = self.reembed
+        return order and (order.model_copy(update={"config": self.reembed_config}) if self.reembed_config else order)
+
 
 def default_snapshots() -> str:
     """`workspace/snapshots`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
-    moved = os.environ.get("RUNBOOK_WORKSPACE")
-    return str(Path(moved).absolute() / "snapshots") if moved else "workspace/snapshots"
+    return moved_with_workspace("snapshots")
 
 
 class SnapshotSection(Section):

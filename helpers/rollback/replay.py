@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -306,13 +306,14 @@ class Plan:
 
 
 def plan(
-    found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, same_names: bool, prefixed: bool, to: str = ""
-) -> Plan:
+    found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, same_names: bool, prefixed: bool, to: str = "",
+    anew: Callable[[str], bool] = lambda _: False,
+) -> Plan:  # fmt: skip
     """Where each write goes in the source. `prefixed`: ids in the target are `<source collection>:<id>`; `same_names`: a target
-    collection has the name of its one source. `to` is the source collection of new chunks that nothing else places.
+    collection has the name of its one source. `to` is the source collection of new chunks that nothing else places. `anew`:
+    whether the vectors of a source collection were made anew for the target: then only writes that leave them alone go back.
 
-    `taken`: the source's collections that no replay made. A collection that clients made comes back as it is, unless one of
-    its name is among them.
+    `taken`: the source's collections that no replay made; a collection that clients made comes back unless it is among them.
     """
     out = Plan()
     puts: dict[str, list[ChunkBatch]] = defaultdict(list)
@@ -343,12 +344,22 @@ def plan(
                 puts[home].append(chunk)
         out.open += [{"collection": one.target, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
     for name, batches in sorted(puts.items()):
-        whole = ChunkBatch.concatenate(batches)
-        keep = _one_each(out, name, whole, _known(snapshot, name), found)
+        fit = ChunkBatch.concatenate([b for b in batches if not anew(name) or _has_its_vector(out, snapshot, name, b)])
+        known = {i for part in snapshot.parts(name) for i in snapshot.ids(part)}
+        keep = _one_each(out, name, fit, known, found)
         if len(keep):
             out.put[name] = keep
     out.delete = {name: sorted(ids) for name, ids in sorted(deletes.items())}
     return out
+
+
+def _has_its_vector(out: Plan, snapshot: Snapshot, name: str, chunk: ChunkBatch) -> bool:
+    was = _originals(snapshot, name, chunk.ids).get(chunk.ids[0])
+    same = was is not None and was.embeddings.tobytes() == chunk.embeddings.tobytes()
+    if not same:
+        why = "its vector is of the model that migration.reembed orders, not of the source's"
+        out.open.append({"collection": name, "id": chunk.ids[0], "why": why})
+    return same
 
 
 def _made_by_clients(out: Plan, one: Written, info: CollectionInfo, taken: set[str]) -> None:
@@ -367,10 +378,6 @@ def _by_collection(one: Written) -> dict[str, list[int]]:
     for row, (collection, _) in enumerate(one.origins):
         rows[collection].append(row)
     return rows
-
-
-def _known(snapshot: Snapshot, name: str) -> set[str]:
-    return {i for part in snapshot.parts(name) for i in snapshot.ids(part)}
 
 
 def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:

@@ -217,7 +217,9 @@ class ReturnWrites:
                 ReasonCode.NO_SUCH_COLLECTION, f"--replay-to {to}: the source has no such collection",
                 next_step=f"It has {', '.join(snapshot.names())}.",
             )  # fmt: skip
-        planned = replay.plan(self.found, snapshot, taken, same_names=self.same_names, prefixed=self.prefixed, to=to)
+        order = self.run.parameters.migration.reembed
+        planned = replay.plan(self.found, snapshot, taken, same_names=self.same_names, prefixed=self.prefixed, to=to,
+                              anew=order.selects if order else lambda _: False)  # fmt: skip
         replay.without(planned, self.source.moved)
         return planned
 

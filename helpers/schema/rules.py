@@ -494,3 +494,21 @@ _IS_TYPE: dict[str, Callable[[Any], bool]] = {
     "boolean": lambda value: type(value) is bool,
     "strings": _is_texts,
 }
+
+
+def too_large(written: ChunkBatch, ids: Sequence[str], collection: str, most: int) -> pd.DataFrame:
+    """The chunks that no request can carry, by source id, as rows of failures."""
+    rows = []
+    for row, text in enumerate(written.documents):
+        if _ROUGHLY * (len(text or "") + len(str(written.metadatas[row] or ""))) < most:
+            continue  # by far: not worth the exact figure
+        texts = (written.ids[row], text, written.uris[row], written.metadatas[row])
+        bodies = [json.dumps(part, ensure_ascii=False, default=str).encode("utf-8", "replace") for part in texts]
+        found = sum(map(len, bodies)) + 6 * written.dimension  # a vector goes as base64
+        if found > most:
+            detail = f"{found / 2**20:,.1f} MiB in one request, a server takes {most // 2**20}"
+            rows.append((collection, ids[row], ReasonCode.TOO_LARGE, detail))
+    return failure_table(rows)
+
+
+_ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of any but control characters

@@ -18,11 +18,11 @@ import pandas as pd
 
 from helpers.errors import one_line
 from helpers.formatting import count, duration, size
-from helpers.migration import staging
 from helpers.migration.importing import (
     Job,
     judge_arrivals,
     judge_indexes,
+    judge_reembedded,
     judge_staging,
     refuse_failed,
     routing_table,
@@ -313,7 +313,7 @@ class DryRunStep(NotebookStep):
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""
         judge_staging(self.run, self.staged, self.run.parameters)
-        staging.judge_reembedded(self.run, self.snapshot, self.job.reembedded)
+        judge_reembedded(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

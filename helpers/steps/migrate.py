@@ -18,13 +18,12 @@ import pandas as pd
 from helpers import plots
 from helpers.errors import one_line
 from helpers.formatting import unpacked_rows
-from helpers.migration import staging
 from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp
 from helpers.migration.importing import (
     Job,
     judge_arrivals,
     judge_indexes,
-    judge_rescue,
+    judge_reembedded,
     judge_staging,
     refuse_failed,
     routing_table,
@@ -39,6 +38,7 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.retention import described
 from helpers.snapshots.snapshot import Snapshot
+from helpers.steps.snapshot import judge_rescue
 from helpers.stores import Store, open_target
 
 _ROUND = ["round", "source read", "added", "changed", "deleted", "seconds", "then"]
@@ -120,7 +120,7 @@ class MigrateStep(NotebookStep):
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
         judge_staging(self.run, self.staged, self.run.parameters)
         judge_rescue(self.run, self.snapshot)
-        staging.judge_reembedded(self.run, self.snapshot, self.job.reembedded)
+        judge_reembedded(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from helpers.formatting import moment
-from helpers.migration.importing import judge_rescue
 from helpers.migration.source_changes import take_logged
 from helpers.migration.target_lock import chosen
 from helpers.parameters import Parameters
@@ -16,6 +15,37 @@ from helpers.snapshots.retention import described
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps import source_health
 from helpers.stores import Reader
+
+RESCUED = "vectors rescued from damaged indexes"
+_SAVED = ("vector_from_log", "vector_from_index", "vector_normalised")
+_RESCUED = {
+    "vector_from_log": "from the log, exact",
+    "vector_from_index": "from rows of a damaged index, as an engine would read them",
+    "vector_normalised": "by direction only, their norm is lost: not exact",
+    "norm_lost": "not rescued but set aside, their norm is lost",
+    "vector_lost": "not rescued, in no file any more",
+}
+
+
+def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
+    """The mark of what was rescued from a damaged index: a warning with counts and ids; nothing where nothing was."""
+    fates: dict[str, list[dict[str, str]]] = {}
+    for repair in snapshot.manifest.get("repairs", ()):
+        if repair["repair"] in _RESCUED:
+            named = [{"collection": repair["collection"], "id": chunk} for chunk in repair["ids"]]
+            fates.setdefault(repair["repair"], []).extend(named)
+    run.forget(RESCUED)  # a cell may run twice
+    if not fates:
+        return
+    worst_first = [chunk for kind in reversed(_RESCUED) for chunk in fates.get(kind, ())]
+    arrived = sum(len(fates.get(kind, ())) for kind in _SAVED)
+    run.check(
+        RESCUED, Verdict.WARNING, measured=arrived, threshold=0, unit="vectors", reason=ReasonCode.VECTORS_RESCUED,
+        detail="; ".join(f"{len(fates[kind]):,} {text}" for kind, text in _RESCUED.items() if kind in fates)
+        + ". The snapshot's manifest lists each under repairs.",
+        offenders=len(worst_first), ids=worst_first[:20],
+    )  # fmt: skip
+    run.fact("rescued", {kind: len(chunks) for kind, chunks in fates.items()})
 
 
 def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:

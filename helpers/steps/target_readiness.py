@@ -26,7 +26,7 @@ from helpers.errors import RUNBOOK, RunbookError
 from helpers.formatting import count, size
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE, judge_indexes
-from helpers.migration.target_lock import NOT_THERE, chosen, refuse_taken
+from helpers.migration.target_lock import NOT_THERE, chosen, refuse_order, refuse_taken
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
@@ -134,9 +134,22 @@ class TargetReadinessStep(NotebookStep):
             return
         raise told
 
+    def _judge_function(self) -> None:
+        """Whether what makes whole collections anew works here, asked for one vector. Raises where it does not."""
+        order = self.run.parameters.migration.embedding
+        dimension = refuse_order(order, [info.name for info in self._source]) if order is not None else None
+        if order is not None and dimension is not None:
+            anew = sum(info.count for info in self._source if order.selects(info.name))
+            self.run.check(
+                "embedding function of new vectors", Verdict.PASS, measured=dimension, threshold=order.dimension or "any number",
+                unit="dimensions", detail=f"{order.function}, for {count(anew, 'chunk')} of migration.reembed.collections; "
+                "step 13 makes them and says how long it took",
+            )  # fmt: skip
+
     def probe_writing(self) -> pd.DataFrame:
         """Write, read back, query and remove 200 random vectors of the source's dimension; how fast that went."""
         judge_indexes(self.run, self._source, refuse=True)
+        self._judge_function()
         dimension = max((i.dimension or 0 for i in self._source), default=0) or 8
         space = self._source[0].space
         rng = np.random.default_rng(self.run.parameters.validation.seed)

@@ -17,6 +17,7 @@ from helpers import plots
 from helpers.errors import RunbookError
 from helpers.formatting import judged_queries, scope
 from helpers.migration import staging
+from helpers.migration.importing import judge_reembedded
 from helpers.migration.source_changes import current_snapshot, open_sealed
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
@@ -133,7 +134,7 @@ class ValidateStep(NotebookStep):
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
-        staging.judge_reembedded(self.run, self.of.snapshot, self.run.workspace / staging.REEMBEDDED)
+        judge_reembedded(self.run, self.of.snapshot, self.run.workspace / staging.REEMBEDDED)
         return pd.DataFrame(found.targets)
 
     @property

@@ -426,6 +426,7 @@ class Function:
     name: str
     call: Callable[[Sequence[str]], Sequence[Any]]
     query: Callable[[Sequence[str]], Sequence[Any]]
+    config: Callable[[], Mapping[str, Any]] = dict  # what a collection keeps of it
 
 
 def unavailable(configuration: Mapping[str, Any], dimension: int | None, allowed: Sequence[StoredFunction] = ()) -> str:
@@ -477,7 +478,7 @@ def _build(name: str, config: Mapping[str, Any]) -> Function:
     if name in LOCAL_FUNCTIONS and (why := _no_model()):
         raise NotUsable(why)
     try:
-        built = _kind(name).build_from_config(dict(config)) if config else _kind(name)()
+        built: Any = _kind(name).build_from_config(dict(config)) if config else _kind(name)()
     except Exception as error:
         raise NotUsable(f"embedding function {name} cannot be built here: {one_line(str(error), 200)}") from error
     # Some look for a variable of the service's name first, whatever their configuration says.
@@ -492,7 +493,8 @@ def _build(name: str, config: Mapping[str, Any]) -> Function:
         lambda texts: cast("Sequence[Any]", built(list(texts))),
         lambda texts: cast("Sequence[Any]", built.embed_query(list(texts))),
     ]
-    return Function(name, *(ways if here else map(_in_time, ways)))
+    call, query = ways if here else map(_in_time, ways)
+    return Function(name, call, query, lambda: config or built.get_config())
 
 
 ANSWER_SECONDS = 120.0  # for one batch of texts; the library behind a function limits each read of an answer at best

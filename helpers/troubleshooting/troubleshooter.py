@@ -22,7 +22,7 @@ from helpers.formatting import flatten
 from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
 from helpers.migration.source_changes import Ledger, current_snapshot
-from helpers.migration.staging import Quarantine, Staged
+from helpers.migration.staging import REEMBEDDED, Quarantine, Staged, as_written
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
@@ -339,8 +339,8 @@ class StagedTroubleshooter(Troubleshooter):
     def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
         assert store is not None, "the preconditions hold"
         identity = load_schema(self.run.parameters.schema_name).is_identity
-        rules = self.run.parameters.migration
-        plans = plan_targets(self.snapshot.collections(), staged, rules, identity=identity)
+        rules, written = self.run.parameters.migration, as_written(self.snapshot, self.run.workspace / REEMBEDDED)
+        plans = plan_targets(written.collections(), staged, rules, identity=identity)
         return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
 
     def undoable(self) -> pd.DataFrame:

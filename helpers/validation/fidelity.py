@@ -19,7 +19,7 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
-from helpers.migration.staging import as_written
+from helpers.migration.staging import as_written, made_anew
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent
@@ -29,7 +29,13 @@ from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Space, Store
 from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Sent, Write, announced, unwritten
-from helpers.validation.properties import FieldTests, FieldValues, compare_configuration, ordered_settings
+from helpers.validation.properties import (
+    FieldTests,
+    FieldValues,
+    compare_configuration,
+    explained_function,
+    ordered_settings,
+)
 from helpers.validation.search import (
     Answers,
     Probes,
@@ -172,9 +178,10 @@ class Examination:
         fields = FieldTests(expectation.schema, self._kinds, self.context.source_collections)
         self.found = Findings(fields, FieldValues(expectation.schema))
         self.written = expectation.written()
+        self.anew = made_anew(self.written)
         self.own = {info.name: info.space for info in expectation.snapshot.collections()}
         """By source collection, its distance there; `_sources` have the one that `migration.index` orders."""
-        self._sources = {info.name: self._placed(info) for info in expectation.snapshot.collections()}
+        self._sources = {info.name: self._placed(info) for info in self.written.collections()}
         self._aside: dict[str, set[str]] = defaultdict(set)  # by source collection: its chunks in quarantine
         for collection, chunk in expectation.quarantined:
             self._aside[collection].add(chunk)
@@ -193,7 +200,8 @@ class Examination:
         if name in self._chosen:
             return self._chosen.pop(name)
         rules, aside = self.of.parameters.validation, self._aside[name]
-        return choose_probes(self.of.snapshot.batches(name), name, rules.probes, rules.seed, aside)
+        of = self.written if name in self.anew else self.of.snapshot
+        return choose_probes(of.batches(name), name, rules.probes, rules.seed, aside)
 
     def keep_probes(self, name: str) -> Probes:
         """The same, kept until they are asked for once more."""
@@ -231,7 +239,7 @@ class Examination:
         self.found.sources.append(count)
         search = _Search(self, source)
         sample = max(3, _PLANE // max(1, len(self._sources)))
-        count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
+        count.lost = 0 if name in self.anew else sum(part.lost for part in self.of.snapshot.parts(name))
         for batch in self.written.batches(name):
             moved = self.of.schema.transform(batch, name, self.context)
             search.feed_source(moved.batch)
@@ -358,7 +366,11 @@ class Examination:
             self.found.configuration += ordered_settings(info, rules, {})
             return
         source = replace(source, space=self.own[source.name])
-        self.found.configuration += compare_configuration(source, info, rules)
+        rows = compare_configuration(source, info, rules)
+        if info.name in self.anew:
+            before = next(i for i in self.of.snapshot.collections() if i.name == info.name)
+            rows = [explained_function(row, before) for row in rows]
+        self.found.configuration += rows
         was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
         self.found.notes += [
             f"{info.name}: collection metadata {key}: {detail}"
@@ -404,13 +416,16 @@ class _Search:
     def __init__(self, exam: Examination, source: CollectionInfo) -> None:
         of, rules = exam.of, exam.of.parameters.validation
         self.k, self.space, self.name, self.merged = rules.k, source.space, source.name, exam._merged
-        self.put = exam.write
+        self.put, self.anew = exam.write, exam.anew
         self.probes = exam.probes(source.name)
         measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
         self.baseline, self.doubt, self.left_out = (measured.get(key) for key in ("probes", "doubt", "moved"))
         self.known = {r["id"]: r for r in self.baseline or []}  # the source's records, by probe
         self.was_space = exam.own[source.name]
-        if self.was_space != self.space:
+        self.moved = source.name in exam.anew or self.was_space != self.space  # distances of before are no measure
+        if source.name in exam.anew:
+            self.doubt = "its vectors are made anew by order (migration.reembed)"
+        elif self.moved:
             self.doubt = f"its distance is {self.was_space}, the target's {self.space} by order (migration.index)"
         self.ordered, self.before = rules.overquery, measured.get("overquery") or rules.overquery
         self.ids: list[str] = []
@@ -475,10 +490,12 @@ class _Search:
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
         for k in overlap_ks(self.k):
             row[f"overlap_exact@{k}"] = exact_overlap(self.ids, self.source_truth, self.target_truth, self.space, k)
-            if self.was_space == self.space:
+            if not self.moved:
                 row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
-        if self.was_space != self.space:
+        if self.moved:
             row |= self._by_another_distance()
+        if self.name in self.anew and (same := row[f"overlap_plain@{self.k}"]) == same:
+            row["detail"] += f"; for information: {same:.2f} of the {self.k} nearest of before are answered still"
         row |= self._over_queries(row)
         if self.why:
             row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
@@ -549,7 +566,7 @@ class _Search:
                 continue
             first = dict(before["plain"])
             gaps = [abs(d - first[chunk]) for chunk, d in record["plain"] if chunk in first]
-            largest = max(gaps, default=None) if self.was_space == self.space else None
+            largest = None if self.moved else max(gaps, default=None)
             whole = self.answers[self.homes[p]].plain[p] if self.homes[p] in self.answers else []
             ends = [listed[-1][1] if listed else None for listed in (before["plain"], record["plain"], whole)]
             row = {"collection": self.name, "query": record["id"], "same_chunks": len(gaps),

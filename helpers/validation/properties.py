@@ -97,6 +97,17 @@ def _function(collection: str, was: Any, now: Any) -> dict[str, Any]:
     return _row(collection, "embedding function", *names)
 
 
+def explained_function(row: dict[str, Any], source: CollectionInfo) -> dict[str, Any]:
+    """The row of a collection whose vectors are made anew: its function is the ordered one, and not the source's."""
+    if row["setting"] != "embedding function":
+        return row
+    was = _function_name(effective_configuration(source)["embedding_function"])
+    if row["state"] != KEPT:
+        return row | {"source": was}
+    now = "another config" if row["target"] == was else row["target"]
+    return row | {"source": was, "target": now, "state": EXPLAINED, "why": "migration.reembed orders it"}
+
+
 def _function_name(function: Any) -> str:
     if not isinstance(function, Mapping):
         return "none"

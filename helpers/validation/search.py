@@ -465,7 +465,7 @@ def equivalence(
         row[f"{share}_after"] = mean_of([r[share] for r in after if r[share] is not None])
     was = {r["id"]: r for r in before or []}
     pairs = [(was[r["id"]], r) for r in after if r["id"] in was]
-    if not pairs:
+    if not pairs and not (doubt and after):
         verdict = Verdict.NOT_APPLICABLE if not after else Verdict.WARNING
         detail = "no vector that could be a probe" if not after else "no baseline of the source: only measured"
         if after and moved:
