@@ -170,7 +170,8 @@ def _embeddings(view: RunView) -> Iterator[Item]:
     expected = next((c for c in view.checks(Step.SOURCE_HEALTH) if c.name == _DIMENSIONS), None)
     judged = expected.verdict.value if expected else ""
     yield Item("Dimension consistency", f"all {sizes[0]}" if len(sizes) == 1 else several, judged if sizes else "")
-    yield _check(view, "embeddings", "Vectors that differ from the source's, by id")
+    anew = view.table("reembedded").get("anew")  # a warning of step 23 says of which collections
+    yield _check(view, "embeddings", f"Vectors that differ from {'what was made, or ' * bool(anew)}the source's, by id")
 
 
 def _check(view: RunView, name: str, label: str) -> Item:

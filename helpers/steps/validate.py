@@ -180,7 +180,8 @@ class ValidateStep(NotebookStep):
                 space=f"{space}; drawn as |source - target| / |source|",
                 worst=worst,
             ),
-            f"Source to target, paired by id, {space}: relative distance, with mismatched pairs for comparison.",
+            f"Source to target, paired by id, {space}: relative distance, with mismatched pairs for comparison."
+            + " Vectors made anew: what was made, to target." * bool(self.found.anew),
         )
 
     def metadata(self) -> pd.DataFrame:

@@ -152,6 +152,7 @@ class Findings:
     announced: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection, see `merged.announced`
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
+    anew: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # collections with new vectors throughout
 
 
 @dataclass(slots=True)
@@ -178,7 +179,7 @@ class Examination:
         fields = FieldTests(expectation.schema, self._kinds, self.context.source_collections)
         self.found = Findings(fields, FieldValues(expectation.schema))
         self.written = expectation.written()
-        self.anew = made_anew(self.written)
+        self.anew = self.found.anew = made_anew(self.written)
         self.own = {info.name: info.space for info in expectation.snapshot.collections()}
         """By source collection, its distance there; `_sources` have the one that `migration.index` orders."""
         self._sources = {info.name: self._placed(info) for info in self.written.collections()}

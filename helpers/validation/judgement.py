@@ -71,11 +71,16 @@ class Judgement:
         return check
 
     def embeddings(self) -> Check:
-        """2: every vector is its own, per id; the target's space is the source's; nothing there is NaN."""
+        """2: every vector is its own, or the one that was made for it, per id; the space is the source's; nothing is NaN."""
         check = self._fidelity(EMBEDDINGS, (ReasonCode.VECTOR_DIFFERS, ReasonCode.SPACE_DIFFERS))
         if self.found.not_finite and check.verdict is not Verdict.FAIL:
             check.verdict, check.reason, check.measured = Verdict.FAIL, ReasonCode.NAN_EMBEDDING, self.found.not_finite
             check.detail = f"{self.found.not_finite} vectors of the target hold NaN or cannot be read"
+        if self.found.anew:
+            made = count(sum(told["made"] for told in self.found.anew.values()), "vector")
+            names = ", ".join(sorted(self.found.anew)[:5])
+            told = f"{made} of {names} made anew: compared with what was made, not with the source"
+            check.detail = "; ".join(filter(None, [check.detail, told]))
         return check
 
     def metadata(self) -> Check:
