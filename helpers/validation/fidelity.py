@@ -240,7 +240,7 @@ class Examination:
         self.found.sources.append(count)
         search = _Search(self, source)
         sample = max(3, _PLANE // max(1, len(self._sources)))
-        count.lost = 0 if name in self.anew else sum(part.lost for part in self.of.snapshot.parts(name))
+        count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
         for batch in self.written.batches(name):
             moved = self.of.schema.transform(batch, name, self.context)
             search.feed_source(moved.batch)
