@@ -431,6 +431,7 @@ migration:
   minimum_valid: 0.5
   reembed: {collections: ["*"], function: runbook_rehearsal, config: {dimension: 384}, dimension: 384, batch: 16}
 snapshot: {directory: kept}
+rollback: {monitor_minutes: 0}
 validation:
   queries:
     - {text: API authentication, collection: openwebui_core, expect: API}
