@@ -226,12 +226,8 @@ def _lines(path: Path) -> list[bytes]:
 class Said:
     """What the counting lines of a run's log say of files, by their paths in its folder."""
 
-    newest: dict[str, str] = field(
-        default_factory=dict
-    )  # the digest that the newest line gives; "" for a file that went
-    before: dict[str, str] = field(
-        default_factory=dict
-    )  # of a line that came before its file: a kill may leave the older one
+    newest: dict[str, str] = field(default_factory=dict)  # the digest by the newest line; "" for a file that went
+    before: dict[str, str] = field(default_factory=dict)  # of a line before its file: a kill may leave the older one
     left: list[str] = field(default_factory=list)  # set aside, and no line had named it: nobody's, or of a killed step
     working: set[str] = field(default_factory=set)  # steps that have begun and not ended
     shown: set[str] = field(default_factory=set)  # steps whose notebook began and was not kept
@@ -256,14 +252,19 @@ class Said:
 
 def said(folder: Path, trust: Trust | None) -> Said:
     """What the log of a run says of its files."""
-    found = Said()
+    found, moves = Said(), dict[tuple[str, str], str]()
     for entry in entries(folder / NAME, trust):
         facts, action = entry.get("facts"), entry["action"]
         if not isinstance(facts, dict):
             continue
         _note_step(found, action, facts)
-        if action == SET_ASIDE and found.newest.get(str(facts.get("file"))) != facts.get("digest"):
-            found.left.append(str(facts.get("to")))
+        if action == SET_ASIDE:
+            move, to = (str(facts.get("file")), str(facts.get("digest"))), str(facts.get("to"))
+            if move in moves and not found.newest[move[0]]:
+                found.newest.pop(moves[move], None)  # a kill came between that line and its move
+            elif found.newest.get(move[0]) != move[1]:
+                found.left += [to]
+            moves[move] = to
         for name, digest in _names(action, facts).items():
             found.before.pop(name, None)
             if action in (WRITTEN, TAKEN):
@@ -475,9 +476,8 @@ def signer(name: str, line: bytes) -> str:
         os.write(into, armored)
         os.close(into)
         asked = [keygen, "-Y", "check-novalidate", "-n", NAMESPACE, "-s", f"/dev/fd/{out}"]
-        done = subprocess.run(
-            asked, input=_text_of(name, match[1] + match[3]), capture_output=True, check=False, pass_fds=[out]
-        )
+        given = _text_of(name, match[1] + match[3])
+        done = subprocess.run(asked, input=given, capture_output=True, check=False, pass_fds=[out])
     finally:
         os.close(out)
     good = _GOOD.search(done.stdout) if done.returncode == 0 else None

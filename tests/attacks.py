@@ -36,7 +36,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a length of vectors that would fill the memory": """
             test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix""",
         "a segment whose id is a path": """
-            test_rescue_of_damaged_directories.py::test_a_segment_whose_id_is_a_path_is_refused_and_nothing_is_removed""",
+            test_rescue_of_damaged_directories.py::test_a_segment_whose_id_is_a_path_is_refused_and_nothing_is_removed
+            test_rescue_of_damaged_directories.py::test_a_collection_whose_id_is_a_path_is_refused_and_nothing_is_written""",
         "a damaged Parquet file that ends the process": """
             test_files_of_chunks_are_bounded.py::test_a_damaged_file_is_an_error_and_ends_no_process
             test_files_of_chunks_are_bounded.py::test_a_page_that_does_not_say_its_size_is_refused
@@ -108,7 +109,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_no_special_file_holds_us.py::test_no_file_behind_a_link_is_copied
             test_no_special_file_holds_us.py::test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size""",
         "triggers and views in the database": """
-            test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run""",
+            test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
+            test_a_hostile_source_gains_nothing.py::test_code_under_another_type_is_not_run_either""",
     },
     "server": {
         "a small answer that becomes a large one": """

@@ -430,10 +430,21 @@ _ENDLESS = "SELECT count(*) FROM (WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SEL
         ("index of an expression", "CREATE INDEX i ON g2 (abs(n))"),
         ("partial index", "CREATE INDEX i ON g2 (n) WHERE length(hex(zeroblob(400000000))) > n"),
         ("condition", "CREATE TABLE c (n INTEGER CHECK (length(hex(zeroblob(400000000))) > n))"),
-        ("long default of a column", "ALTER TABLE g2 ADD COLUMN long TEXT DEFAULT '" + "x" * 60_000 + "'"),
+        ("default of a column", "ALTER TABLE g2 ADD COLUMN long TEXT DEFAULT '" + "x" * 60_000 + "'"),
+        ("default of a column", "CREATE TABLE d (n INTEGER DEFAULT (zeroblob(600000000)))"),
         ("schema", "CREATE TABLE h (n INTEGER /*" + "x" * 2**16 + "*/)"),
     ],
-    ids=["trigger", "view", "generated column", "index", "partial index", "check", "default", "schema"],
+    ids=[
+        "trigger",
+        "view",
+        "generated column",
+        "index",
+        "partial index",
+        "check",
+        "default",
+        "computed default",
+        "schema",
+    ],
 )
 def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, in_the_log: bool) -> None:
     with embedded(tmp_path / "source") as store:
@@ -455,6 +466,25 @@ def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, i
     assert caught.value.code == "source_foreign_file"
     assert "DROP" in str(caught.value)
     assert len(caught.value.line()) < 600
+
+
+@pytest.mark.parametrize("kind", ["TRIGGER", "View", "table", "index", "INDEX"])
+def test_code_under_another_type_is_not_run_either(tmp_path: Path, kind: str) -> None:
+    """SQLite reads the statement of an object, whatever its type says; a schema can be written by hand."""
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
+        db.execute(
+            f"CREATE {'VIEW odd AS SELECT 1' if kind == 'View' else 'TRIGGER odd AFTER INSERT ON embeddings BEGIN SELECT 1; END'}"
+        )
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET type = ? WHERE name = 'odd'", (kind,))
+    with (
+        pytest.raises(Terminal, match=r"holds a \w+ \(odd\)|malformed database schema \(odd\)") as caught,
+        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),
+    ):
+        pass
+    assert caught.value.code in ("source_foreign_file", "source_damaged")
 
 
 @pytest.mark.more

@@ -153,6 +153,34 @@ def test_a_segment_whose_id_is_a_path_is_refused_and_nothing_is_removed(tmp_path
     assert (tree(source), tree(outside)) == before
 
 
+@pytest.mark.parametrize("name", ["{outside}/new", "../../outside/precious", ""])
+def test_a_collection_whose_id_is_a_path_is_refused_and_nothing_is_written(tmp_path: Path, name: str) -> None:
+    """What can be saved of its vectors is written to a file that has its id."""
+    source, outside = tmp_path / "source", tmp_path / "outside"
+    with embedded(source) as store:
+        fill(store, "notes", chunks(3))
+    outside.mkdir()
+    (outside / "precious.npy").write_text("x")
+    ((segment,),) = sql(source, "SELECT id FROM segments WHERE scope = 'VECTOR'")
+    with closing(sqlite3.connect(source / DATABASE)) as db, db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        for table, column in (
+            ("collections", "id"),
+            ("segments", "collection"),
+            ("collection_metadata", "collection_id"),
+        ):
+            db.execute(f"UPDATE {table} SET {column} = ?", (name.format(outside=outside),))
+        db.execute("UPDATE embeddings_queue SET topic = ''")
+        db.execute("INSERT OR REPLACE INTO max_seq_id (segment_id, seq_id) VALUES (?, 20)", (segment,))
+    before = tree(source), tree(outside)
+    with (
+        pytest.raises(Terminal, match="a collection has the id"),
+        open_source(Endpoint(path=str(source)), tmp_path / "a/b"),
+    ):
+        pass
+    assert (tree(source), tree(outside)) == before
+
+
 def test_a_torn_file_of_a_terabyte_is_never_copied(bench: Bench) -> None:
     made = bench.make("sparse 1 TB link_lists.bin")
     copy = bench.folder / "copy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from helpers.parameters import parameters_from
 from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from tests.signers import Signers, changed_toolkit, finish, finish_step, plain, signed_run, small_run
 
 
@@ -66,6 +68,31 @@ def test_a_file_that_somebody_dropped_is_not_sealed(name: str, home: RunFolder) 
     home.log("goes on")
     finish(home)
     assert verify(home.reports).problems == []
+
+
+def test_a_move_that_was_killed_behind_its_line_in_the_log_is_made_by_the_next_one(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So far each seal after it refused: the place that the first line names was never there."""
+    home, real = small_run("night-31", signers), Path.replace
+
+    def dies(path: Path, target: Path) -> Path:
+        if path.name == "24.json":
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            runs.supersede(home, [Step.REVIEW])
+    assert (home.reports / "results" / "24.json").is_file()
+    time.sleep(0.002)  # each move has a folder by the time
+    runs.supersede(home, [Step.REVIEW])
+    assert len(list(home.reports.glob("earlier/*/results/24.json"))) == 1
+    finish_step(home, "24")
+    finish(home)
+    assert verify(home.reports).problems == []
+    assert "Everything fits" in plain(home)
 
 
 def test_what_a_killed_step_left_is_set_aside_and_named(home: RunFolder) -> None:

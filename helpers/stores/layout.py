@@ -32,8 +32,9 @@ DATABASE = "chroma.sqlite3"
 LOGS = ("-wal", "-journal", "-shm")  # what SQLite puts beside a database, under its real name
 COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"  # of Chroma 0.3
 VOLUMES = (
-    "the image of 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place stays unused"
+    "the image of 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place is unused"
 )
+_IN_DATABASE = "FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
 _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
@@ -57,16 +58,19 @@ def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection
 _PARTIAL = re.compile(r"(?i)CREATE\s+(UNIQUE\s+)?INDEX\s+[^()]+\([\w\s,\"`]*\)\s*WHERE\s+\w+\s+IS\s+NOT\s+NULL\s*")
 _MOST_OBJECTS, _MOST_SQL = 1_000, 2**16  # in a schema; Chroma's own has about fifty, and 10 kB
 MOST_VALUE = 2**28  # bytes of a text or blob; servers take requests of 40 MB
-# What is computed when rows are read, written or checked.
-_EXPRESSIONS = """
-SELECT iif(c.hidden, 'generated', 'long default of a') || ' column', t.name || '.' || c.name
+# An object by its type and its statement, as SQLite writes both; it reads the statement, whatever the type says.
+_PLAIN = re.compile(r"table: CREATE (VIRTUAL )?TABLE\s.*|index: (CREATE (UNIQUE )?INDEX\s.*|None)", re.DOTALL)
+_LITERAL = re.compile(r"(?i)NULL|TRUE|FALSE|CURRENT_(TIMESTAMP|DATE|TIME)|[-+]?[\d.]{1,30}|(['\"])[^'\"]{0,90}\2")
+# What is computed when rows are read, written or checked; a default may be a literal.
+_COMPUTED = """
+SELECT iif(c.hidden IN (2, 3), 'generated column', 'default of a column'), t.name || '.' || c.name, c.dflt_value
 FROM sqlite_master t, pragma_table_xinfo(t.name) c
-WHERE t.type = 'table' AND t.sql NOT LIKE 'CREATE VIRTUAL%' AND (c.hidden IN (2, 3) OR length(c.dflt_value) > 100)
+WHERE t.type = 'table' AND t.sql NOT LIKE 'CREATE VIRTUAL%' AND (c.hidden IN (2, 3) OR c.dflt_value IS NOT NULL)
 UNION ALL
-SELECT 'index of an expression', i.name FROM sqlite_master i, pragma_index_xinfo(i.name) c
+SELECT 'index of an expression', i.name, '' FROM sqlite_master i, pragma_index_xinfo(i.name) c
 WHERE i.type = 'index' AND c.cid = -2
 UNION ALL
-SELECT 'condition (CHECK) of a table', name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%check%(%'
+SELECT 'condition (CHECK) of a table', name, '' FROM sqlite_master WHERE type = 'table' AND sql LIKE '%check%(%'
 """
 
 
@@ -80,8 +84,10 @@ def require_plain(connection: sqlite3.Connection, database: Path) -> None:
     if objects > _MOST_OBJECTS or length > _MOST_SQL:
         found = [("schema", f"{objects:,} tables and indexes in {length / 1e6:,.1f} MB")]
     else:
-        found = connection.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall()
-        found += connection.execute(_EXPRESSIONS).fetchall()
+        every = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+        found = [(kind, name) for kind, name, sql in every if not _PLAIN.fullmatch(f"{kind}: {sql}")]
+        computed = [] if found else connection.execute(_COMPUTED)
+        found += [(what, name) for what, name, value in computed if what[0] != "d" or not _LITERAL.fullmatch(value)]
         indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '%where%'")
         found += [("partial index", name) for name, sql in indexes if not _PARTIAL.fullmatch(sql)]
     if found:
@@ -239,11 +245,7 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
                 return []
             if complete:
                 _require_database(db, path, tenant, database, role)
-            query = (
-                "SELECT c.name FROM collections c JOIN databases d ON c.database_id = d.id "
-                "WHERE d.tenant_id = ? AND d.name = ?"
-            )
-            return sorted(row[0] for row in db.execute(query, (tenant, database)))
+            return sorted(row[0] for row in db.execute(f"SELECT c.name {_IN_DATABASE}", (tenant, database)))
     except sqlite3.OperationalError:  # a layout that this look does not know; opening it will say
         return []
     except sqlite3.DatabaseError as error:
@@ -261,10 +263,7 @@ def stored_identifiers(path: Path) -> set[str]:
 
 def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
     """The texts in a collection's metadata, read without writing a byte; None where there is no such collection."""
-    collection = (
-        "SELECT c.id FROM collections c JOIN databases d ON c.database_id = d.id "
-        "WHERE d.tenant_id = ? AND d.name = ? AND c.name = ?"
-    )
+    collection = f"SELECT c.id {_IN_DATABASE} AND c.name = ?"
     try:
         with reading(path / DATABASE, live=True) as db:
             found = db.execute(collection, (tenant, database, name)).fetchone()

@@ -87,7 +87,7 @@ class Rescued:
 def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> list[Stored]:
     """The collections of a directory's database that have both of their segments."""
     segments = {(own, scope): i for i, scope, own in db.execute("SELECT id, scope, collection FROM segments")}
-    if odd := [i for i in segments.values() if not (isinstance(i, str) and _SEGMENT.fullmatch(i))]:
+    if odd := [i for i in segments.values() if not (isinstance(i, str) and _ID.fullmatch(i))]:
         raise sqlite3.DataError(f"a segment has the id {str(odd[0])[:40]!r}")
     saved = {segment: sequence(number) for segment, number in db.execute("SELECT segment_id, seq_id FROM max_seq_id")}
     topics = {topic.rpartition("/")[2]: topic for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue")}
@@ -98,6 +98,8 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
         vector, texts = segments.get((own, "VECTOR")), segments.get((own, "METADATA"))
         if vector is None or texts is None or (within and place not in within):
             continue
+        if not (isinstance(own, str) and _ID.fullmatch(own)):
+            raise sqlite3.DataError(f"a collection has the id {str(own)[:40]!r}")
         if (
             not isinstance(dimension, int | None)
             or not 0 <= (dimension or 0) <= MOST_DIMENSION
@@ -114,7 +116,9 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
     return sorted(found, key=lambda stored: stored.name)
 
 
-_SEGMENT = re.compile(r"[0-9A-Za-z-]{1,64}")  # also the name of the folder of its index, which is removed from the copy
+_ID = re.compile(
+    r"[0-9A-Za-z-]{1,64}"
+)  # also the name of a folder that is removed from the copy, of a file that is written
 _TABLES = {"databases": "SELECT * FROM databases", "collections": "SELECT * FROM collections"}
 
 

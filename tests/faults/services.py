@@ -114,6 +114,7 @@ http {{ access_log off; server {{ listen {self.listen}; location / {{ proxy_pass
     def kill(self, *, master_alone: bool = False) -> None:
         """kill -9 of the master and its workers; its pid file stays, as such a death leaves it."""
         if (master := self.master) is not None:
+            master.suspend()  # one at work on a reload would start more of them meanwhile
             self.workers |= set(master.children())
             master.kill()
             psutil.wait_procs([master], 30)
