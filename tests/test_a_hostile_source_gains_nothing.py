@@ -468,25 +468,6 @@ def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, i
     assert len(caught.value.line()) < 600
 
 
-@pytest.mark.parametrize("kind", ["TRIGGER", "View", "table", "index", "INDEX"])
-def test_code_under_another_type_is_not_run_either(tmp_path: Path, kind: str) -> None:
-    """SQLite reads the statement of an object, whatever its type says; a schema can be written by hand."""
-    with embedded(tmp_path / "source") as store:
-        fill(store, "notes", chunks(3))
-    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
-        db.execute(
-            f"CREATE {'VIEW odd AS SELECT 1' if kind == 'View' else 'TRIGGER odd AFTER INSERT ON embeddings BEGIN SELECT 1; END'}"
-        )
-        db.execute("PRAGMA writable_schema = ON")
-        db.execute("UPDATE sqlite_master SET type = ? WHERE name = 'odd'", (kind,))
-    with (
-        pytest.raises(Terminal, match=r"holds a \w+ \(odd\)|malformed database schema \(odd\)") as caught,
-        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),
-    ):
-        pass
-    assert caught.value.code in ("source_foreign_file", "source_damaged")
-
-
 @pytest.mark.more
 def test_modules_in_the_folder_of_a_run_are_not_imported(tmp_path: Path) -> None:
     with embedded(tmp_path / "a") as store:

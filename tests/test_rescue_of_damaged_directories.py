@@ -181,6 +181,25 @@ def test_a_collection_whose_id_is_a_path_is_refused_and_nothing_is_written(tmp_p
     assert (tree(source), tree(outside)) == before
 
 
+@pytest.mark.parametrize("kind", ["TRIGGER", "View", "table", "index", "INDEX"])
+def test_code_under_another_type_is_not_run_either(tmp_path: Path, kind: str) -> None:
+    """SQLite reads the statement of an object, whatever its type says; a schema can be written by hand."""
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
+        db.execute(
+            f"CREATE {'VIEW odd AS SELECT 1' if kind == 'View' else 'TRIGGER odd AFTER INSERT ON embeddings BEGIN SELECT 1; END'}"
+        )
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET type = ? WHERE name = 'odd'", (kind,))
+    with (
+        pytest.raises(Terminal, match=r"holds a \w+ \(odd\)|malformed database schema \(odd\)") as caught,
+        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),
+    ):
+        pass
+    assert caught.value.code in ("source_foreign_file", "source_damaged")
+
+
 def test_a_torn_file_of_a_terabyte_is_never_copied(bench: Bench) -> None:
     made = bench.make("sparse 1 TB link_lists.bin")
     copy = bench.folder / "copy"
