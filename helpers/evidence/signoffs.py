@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,7 +20,7 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
-from helpers.evidence.seals import after, chain, required, void
+from helpers.evidence.seals import after, chain, logged, required, void
 from helpers.evidence.signing import ALLOWED, Refused, statement_in, statement_of
 from helpers.evidence.statement import (
     SIGNATURE,
@@ -29,11 +29,12 @@ from helpers.evidence.statement import (
     digest_of,
     stamp,
     time_of,
+    trust,
     trusted,
 )
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, json_in, utc_now, write_bytes
+from helpers.results import Verdict, contents, json_in, utc_now, write_bytes
 from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -43,10 +44,12 @@ GATES = {
     CUTOVER: Step.REVIEW,
     CLOSEOUT: Step.CLOSEOUT,
 }  # in their order in time, with the step whose seal each gate's approvals are given over
+BEFORE = {CUTOVER: Step.CUTOVER, DRY_RUN: Step.FENCE_WRITES}  # the step that does not begin without the approvals
 GO, NO_GO = "go", "no-go"
 KIND = "urn:chroma-migration-runbook:sign-off:v1"
 
 _NAME_LENGTH = 200
+_PASSED = frozenset(verdict for verdict in Verdict if verdict is not Verdict.FAIL)
 CLOCKS_DIFFER = timedelta(minutes=5)
 
 
@@ -158,6 +161,8 @@ def _record(run: RunState, data: bytes, signature: bytes) -> Path:
         raise UsageError(
             ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run"
         )
+    if said.get("decision") == GO and gate == CUTOVER and _facts(run, gate).get("decision") != "GO":
+        raise UsageError(ReasonCode.DECISION_NO_GO, "the decision of this run is not GO and cannot be signed off as go")
     log = recorded(run.reports)
     if path.exists() and path.name in log:
         raise UsageError(ReasonCode.SIGNED_BEFORE, f"signoffs/{path.name} is recorded already")
@@ -241,6 +246,83 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
             state.refused[role] = f"{role} has not accepted what is marginal: {', '.join(open_points)}"
             state.missing.append(role)
     return state
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """A step acted behind so many seals, when these lines by gate and role were the newest `signed` ones."""
+
+    step: str
+    seals: int
+    signed: dict[tuple[str, str], dict[str, Any]]
+
+
+def _acts(run: RunState, sealed: Sequence[Seal]) -> list[_Act]:
+    """Each time that a step acted which needs approvals, as the log and the seals say, wherever its result is now.
+
+    A dry run touches nothing. Step 25 acts when it begins to change files, else any step when it begins.
+    """
+    found: list[_Act] = []
+    signed: dict[tuple[str, str], dict[str, Any]] = {}
+    begun: dict[str, _Act | None] = {}  # None where nothing more is to be judged
+    for number, entries in enumerate(logged(run.reports, len(sealed), trust(sealed))):
+        for entry in entries:
+            action, outcome, facts = entry["action"], entry.get("outcome"), entry["facts"]
+            step, now = str(facts.get("step")), dict(signed)
+            if action == audit.SIGNED:
+                signed[str(facts.get("gate")), str(facts.get("role"))] = facts
+            elif action == "cutover" and outcome == "begun":
+                found.append(_Act(Step.CUTOVER, number, now))
+                begun[Step.CUTOVER] = None
+            elif action == audit.STEP_BEGINS and step in BEFORE.values():
+                begun[step] = None if facts.get("dry_run") is True else _Act(step, number, now)
+            elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in _PASSED:
+                found += [act] if (act := begun.get(step, _Act(step, number, now))) else []
+                begun[step] = None
+        for step in BEFORE.values() if number < len(sealed) else ():
+            verdict = sealed[number].predicate["verdicts"].get(step, {})
+            passed = verdict.get("verdict") in _PASSED and not verdict.get("error")
+            if (passed or sealed[number].after == step) and (act := begun.get(step, _Act(step, number, dict(signed)))):
+                found.append(act)
+                begun[step] = None
+    return found
+
+
+def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
+    """What was not approved when a step acted that needs it: by whom, in words. What was signed later does not count."""
+    sealed = chain(run)
+    kept = {digest_of(path): path for path in [*run.reports.glob("earlier/*/signoffs/*.json"),
+                                               *run.reports.glob(f"{RunPath.SIGNOFFS}/*.json")]}  # fmt: skip
+    for act in _acts(run, sealed):
+        gate = next(gate for gate, step in BEFORE.items() if step == act.step)
+        seen = after(sealed[: act.seals], GATES[gate])
+        if gate == CUTOVER and seen is not None and (decision := seen.predicate["decision"]) != "GO":
+            yield f"{seen.name}: step {act.step} acted, and the decision was {one_line(str(decision), 80) or 'open'}"
+        for role in _required(run.parameters, gate):
+            facts = act.signed.get((gate, role), {})
+            path = kept.get(str(facts.get("statement")))
+            said = statement_of(path) if path else {}
+            over = about.get("sha256") if isinstance(about := said.get("seal"), dict) else ""
+            if not facts:
+                why = "had not signed"
+            elif facts.get("decision") != GO or (said and said.get("decision") != GO):
+                why = "had said NO-GO"
+            elif path is None:
+                continue  # `lost` names it
+            elif seen is None or over != seen.digest:
+                why = f"had signed another seal than that after step {GATES[gate]} by then"
+            elif path.parent.parent != run.reports and (wrong := _not_signed(run, path, allowed_now)):
+                why = f"had given an approval that counts for nothing: {wrong}"
+            else:
+                continue
+            yield f"signoffs/{gate}-{role}: when step {act.step} acted, {role} {why}"
+
+
+def _not_signed(run: RunState, path: Path, allowed_now: Path | None) -> str:
+    """What is wrong with a statement that was set aside. Who may sign may have changed since: then its list is not here."""
+    taken = audit.entries(run.reports / audit.NAME, trusted(run.reports), (audit.TAKEN,))
+    problem, _ = _problem(run, path, contents(path), path.with_name(f"{path.name}.sig"), allowed_now)
+    return problem if len(taken) < 2 else ""
 
 
 def _holders(run: RunState, gates: Iterable[str], allowed_now: Path | None = None) -> dict[str, str]:

@@ -6,7 +6,9 @@ Nothing outside the folder is read, so a folder that was archived years ago is j
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -51,11 +53,6 @@ from helpers.run import plan
 from helpers.run.folders import REPOSITORY, RunPath, RunState
 from helpers.run.plan import Step
 
-_SIGNED_BEFORE = {
-    signoffs.CUTOVER: Step.CUTOVER,
-    signoffs.DRY_RUN: Step.FENCE_WRITES,
-}  # the step that does not begin without the approvals
-
 
 @dataclass(slots=True)
 class Verified:
@@ -96,7 +93,7 @@ def verify(
             _announced(chain, found), _files(folder, newest, against), _audit_log(folder, chain, found),
             _work(folder, chain, found), _history(folder, chain, found), _binding(folder, chain, found),
             _custody(chain, signers, found), _times(chain, authority, found), _pushed(folder, chain, found),
-            _notebooks(folder, found), _parameters(run, found), _signatures(run, found, signers),
+            _verdicts(folder, chain), _notebooks(folder, found), _parameters(run, found), _signatures(run, found, signers),
             _derived(run, newest, page, found),
         ):  # fmt: skip
             try:
@@ -281,6 +278,31 @@ def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
         before = seal
 
 
+def _verdicts(folder: Path, chain: Sequence[Seal]) -> Iterator[str]:
+    """What each seal says of the steps, and the decision, is what the results say that it covers, wherever these are now."""
+    kept = {
+        digest_of(path): path for path in (*folder.glob("earlier/*/results/*.json"), *folder.glob("results/*.json"))
+    }
+    read: dict[str, tuple[str, str, str]] = {}  # verdict, error and decision by digest
+    for digest, path in kept.items():
+        with suppress(OSError, ValueError, KeyError, TypeError, RunbookError):  # `_notebooks` names it
+            result = StepResult.read(path)
+            error = str(result.error["code"]) if result.error else ""
+            read[digest] = str(result.verdict), error, str(result.facts.get("decision", ""))
+    for seal in chain:
+        says = seal.predicate["verdicts"]
+        sealed = {Path(name).stem: d for name, d in seal.subjects.items() if re.fullmatch(r"results/[^/]+\.json", name)}
+        wrong = [step for step, digest in sealed.items() if digest in read
+                 and (says.get(step, {}).get("verdict"), says.get(step, {}).get("error")) != read[digest][:2]]  # fmt: skip
+        wrong += [step for step, about in says.items() if step not in sealed and about.get("result") not in read]
+        for step in sorted(wrong):
+            yield f"{seal.name}: what it says of step {one_line(step, 80)} is not what results/{one_line(step, 80)}.json says"
+        digest = sealed.get(Step.REVIEW, str(says.get(Step.REVIEW, {}).get("result", "")))
+        if digest in {"", *read} and (decision := read.get(digest, ("", "", ""))[2]) != seal.predicate["decision"]:
+            said = one_line(str(seal.predicate["decision"]), 80)
+            yield f"{seal.name}: it says the decision {said or 'open'}, and results/24.json {one_line(decision, 80) or 'none'}"
+
+
 def _announced(chain: list[Seal], found: Verified) -> Iterator[str]:
     """Notes: what the audit log may name and an auditor must know (other code, another decision, other signers or parameters),
     and what the search for secrets left out."""
@@ -443,8 +465,9 @@ def _signatures(run: RunState, found: Verified, signers: Path | None) -> Iterato
             reason = one_line(str(said.get("reason") or "no reason given"), 200)
             found.notes.append(f"{name}: {one_line(str(said.get('role')), 80)} says NO-GO: {reason}")
         for gate in signoffs.GATES:
-            step = _SIGNED_BEFORE.get(gate)
+            step = signoffs.BEFORE.get(gate)
             yield from _gate(run, gate, step is not None and run.result(step) is not None, found, signers)
+        yield from dict.fromkeys(signoffs.unapproved(run, signers))
         if run.result(Step.CUTOVER) is not None and not run.parameters.signoff.required:
             found.notes.append("signoffs/: cutover: nobody had to sign (signoff.required is empty)")
     except (RunbookError, OSError, ValueError, KeyError, TypeError) as error:
@@ -467,7 +490,7 @@ def _gate(run: RunState, gate: str, needed: bool, found: Verified, signers: Path
         elif after(chain(run), signoffs.GATES[gate]) is not None:
             found.notes.append(f"{name}: {role} has not signed yet")
     if needed:
-        yield from (f"signoffs/: step {_SIGNED_BEFORE[gate]} ran although {line}" for line in state.blocked)
+        yield from (f"signoffs/: step {signoffs.BEFORE[gate]} ran although {line}" for line in state.blocked)
 
 
 def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str], found: Verified) -> Iterator[str]:

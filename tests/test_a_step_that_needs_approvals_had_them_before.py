@@ -1,0 +1,218 @@
+"""Who verifies sees whether steps 20 and 25 had their approvals when they acted, whatever was signed or moved afterwards.
+
+The operator has the runner's key, and a toolkit of their own that seals whatever is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import audit, evidence
+from helpers.cli.evidence import verify
+from helpers.errors import UsageError
+from helpers.evidence import signing, signoffs
+from helpers.evidence.seals import after
+from helpers.evidence.statement import canonical
+from helpers.parameters import ROLES
+from helpers.results import StepResult, Verdict, utc_now
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
+from tests.signers import Signers, finish, finish_step, read, sign, signed_run, small_run
+
+SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
+
+
+def reviewed(signers: Signers) -> RunFolder:
+    """A run whose dry run is approved, and whose cutover is not."""
+    home = small_run("night-1", signers)
+    evidence.keep_sealed(home.read())
+    signers.approve(home.reports, ["dba"], gate="dry-run")
+    finish(home)
+    return home
+
+
+def act(home: RunFolder, step: str) -> None:
+    finish_step(home, step)
+    evidence.keep_sealed(home.read())
+    finish(home)
+
+
+def named(home: RunFolder) -> str:
+    return "\n".join(verify(home.reports).problems)
+
+
+def test_what_was_approved_before_it_ran_verifies(folders: Path, signers: Signers) -> None:
+    home = signed_run(signers)
+    act(home, Step.FENCE_WRITES)
+    act(home, Step.CUTOVER)
+    runs.supersede(home, [Step.CUTOVER])
+    act(home, Step.CUTOVER)
+    assert verify(home.reports).problems == []
+
+
+def test_a_cutover_that_was_approved_afterwards_is_named(folders: Path, signers: Signers) -> None:
+    home = reviewed(signers)
+    act(home, Step.CUTOVER)
+    signers.approve(home.reports)
+    finish(home)
+    assert [
+        line
+        for role in ROLES
+        if (line := f"cutover-{role}: when step 25 acted, {role} had not signed") not in named(home)
+    ] == []
+
+
+def test_a_fence_that_was_approved_afterwards_is_named(folders: Path, signers: Signers) -> None:
+    home = small_run("night-1", signers)
+    evidence.keep_sealed(home.read())
+    act(home, Step.FENCE_WRITES)
+    signers.approve(home.reports, ["dba"], gate="dry-run")
+    finish(home)
+    assert "dry-run-dba: when step 20 acted, dba had not signed" in named(home)
+
+
+def test_a_cutover_that_was_set_aside_is_named(folders: Path, signers: Signers) -> None:
+    home = reviewed(signers)
+    act(home, Step.CUTOVER)
+    runs.supersede(home, [Step.CUTOVER])
+    finish(home)
+    assert "when step 25 acted, security had not signed" in named(home)
+
+
+@pytest.mark.parametrize("lacking", [audit.STEP_BEGINS, audit.STEP_ENDS])
+def test_a_cutover_that_the_log_leaves_out_is_seen_by_its_seal(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    home, append = reviewed(signers), audit.append
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "append", lambda path, action, **facts: append(
+            path, audit.NOTEBOOK_KEPT if action == lacking else action, **facts))  # fmt: skip
+        act(home, Step.CUTOVER)
+    signers.approve(home.reports)
+    finish(home)
+    assert "when step 25 acted, security had not signed" in named(home)
+
+
+def test_files_that_were_changed_without_approval_are_a_cutover_though_the_step_failed(
+    folders: Path, signers: Signers
+) -> None:
+    home = reviewed(signers)
+    audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step=Step.CUTOVER)
+    audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
+    audit.append(home.reports / audit.NAME, audit.STEP_ENDS, outcome="killed", step=Step.CUTOVER, died=True)
+    finish(home)
+    assert "when step 25 acted, security had not signed" in named(home)
+
+
+def test_a_step_that_began_and_was_refused_is_no_cutover(folders: Path, signers: Signers) -> None:
+    home = reviewed(signers)
+    audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step=Step.CUTOVER)
+    audit.append(home.reports / audit.NAME, audit.STEP_ENDS, outcome="not_signed", step=Step.CUTOVER, died=True)
+    audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step=Step.CUTOVER, dry_run=True)
+    audit.append(home.reports / audit.NAME, audit.STEP_ENDS, outcome="pass", step=Step.CUTOVER)
+    signers.approve(home.reports)
+    act(home, Step.CUTOVER)
+    assert named(home) == ""
+
+
+def test_a_no_go_at_the_time_is_named_though_a_go_followed(folders: Path, signers: Signers) -> None:
+    home = signed_run(signers)
+    sign(read(home.reports), "security", "Sec", "no-go", key=signers.key("security"), reason="data leak")
+    act(home, Step.CUTOVER)
+    signers.approve(home.reports, ["security"])
+    finish(home)
+    assert "cutover-security: when step 25 acted, security had said NO-GO" in named(home)
+
+
+def test_approvals_of_an_earlier_review_are_named_though_new_ones_followed(folders: Path, signers: Signers) -> None:
+    home = signed_run(signers)
+    runs.supersede(home, [Step.REVIEW])
+    act(home, Step.REVIEW)
+    act(home, Step.CUTOVER)
+    signers.approve(home.reports)
+    finish(home)
+    assert "cutover-dba: when step 25 acted, dba had signed another seal than that after step 24 by then" in named(home)
+
+
+def test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named(folders: Path, signers: Signers) -> None:
+    home = signed_run(signers)
+    path = signoffs.newest(home.reports, "cutover", "security")
+    assert path is not None
+    signature = path.with_name(f"{path.name}.sig")
+    signature.write_bytes(signing.sign(path.read_bytes(), "dba", signers.key("dba")))
+    act_by_the_operator = (home.reports / audit.NAME, audit.STEP_BEGINS)
+    audit.append(*act_by_the_operator, step=Step.CUTOVER)
+    audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
+    runs.set_aside(home, [path, signature])
+    assert "security had given an approval that counts for nothing" in "\n".join(
+        signoffs.unapproved(read(home.reports))
+    )
+
+
+# -- the decision ------------------------------------------------------------------------------------------------------
+
+
+def decided_no_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = StepResult.write
+
+    def wrote(self: StepResult, path: Path) -> str:
+        if self.step == Step.REVIEW:
+            self.facts["decision"] = "NO-GO"
+        if self.step == "23":
+            self.verdict = Verdict.FAIL
+        return write(self, path)
+
+    monkeypatch.setattr(StepResult, "write", wrote)
+
+
+def test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided_no_go(monkeypatch)
+    home = reviewed(signers)
+    seal = after(evidence.seals(home.reports), Step.REVIEW)
+    assert seal is not None
+
+    def go(role: str) -> None:
+        said = {"type": signoffs.KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "decision": "go",
+                "reason": "", "accept": [], "rehearsal": False, "when": utc_now(),
+                "seal": {"name": seal.name, "sha256": seal.digest}}  # fmt: skip
+        data = canonical(said)
+        signoffs.record(read(home.reports), data, signing.sign(data, role, signers.key(role)))
+
+    with pytest.raises(UsageError, match="is not GO and cannot be signed off as go"):
+        go("dba")
+    with monkeypatch.context() as patch:  # an operator's own toolkit
+        patch.setattr(signoffs, "_facts", lambda *_: {"decision": "GO"})
+        for role in ROLES:
+            go(role)
+    act(home, Step.CUTOVER)
+    assert f"{seal.name}: step 25 acted, and the decision was NO-GO" in named(home)
+
+
+def test_a_seal_that_says_other_verdicts_than_the_results_is_named(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided_no_go(monkeypatch)
+    about = SEALS._about
+
+    def lie(run: Any) -> dict[str, Any]:
+        found = about(run)
+        good = {step: {**said, "verdict": "pass", "error": ""} for step, said in found["verdicts"].items()}
+        return {**found, "decision": "GO", "verdicts": {**good, "52": {"verdict": "pass", "error": "", "result": ""}}}
+
+    monkeypatch.setattr(SEALS, "_about", lie)
+    home = reviewed(signers)
+    runs.supersede(home, [Step.REVIEW])  # what an earlier seal covers is compared where it lies now
+    finish(home)
+    first = evidence.seals(home.reports)[0].name
+    assert f"{first}: what it says of step 23 is not what results/23.json says" in named(home)
+    assert f"{first}: what it says of step 52 is not what results/52.json says" in named(home)
+    assert f"{first}: it says the decision GO, and results/24.json NO-GO" in named(home)
+    assert json.loads((home.reports / "results" / "23.json").read_text())["verdict"] == "fail"
