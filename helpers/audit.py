@@ -67,9 +67,7 @@ class Trust:
 
     keys: frozenset[str]
     since: int = 0
-    forged: int = (
-        MOST_FORGED  # lines whose signature is checked in vain before all behind them are taken for forged, too
-    )
+    forged: int = MOST_FORGED  # signatures that are checked in vain before all lines behind are taken for forged, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +166,7 @@ def _proven(path: Path, line: bytes, trust: Trust, forged: int) -> bool:
 
 
 def unsigned(path: Path, trust: Trust) -> Iterator[int]:
-    """The numbers (from 1) of the lines that prove nothing; what is no line is named by `check`.
-
-    Behind `trust.forged` lines whose signatures do not fit, none is checked any more, and all prove nothing.
-    """
+    """The numbers (from 1) of the lines that prove nothing; behind `trust.forged` signatures that do not fit, none is checked."""
     at = forged = 0
     for number, line in enumerate(_lines(path), start=1):
         begins, at = at, at + len(line) + 1
@@ -305,13 +300,13 @@ def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {f"results/{facts.get('step')}.json": facts.get("result"), **found} if action == STEP_ENDS else found
 
 
-def named(folder: Path, name: str) -> list[str]:
+def named(folder: Path, name: str, workspace: Path) -> list[str]:
     """The digests that this file of a run may have, by the newest line that counts; none where no line does.
 
     A line that came before its file allows the older digest, too: a kill may have left the file as it was.
     """
     found: list[str] = []
-    lines = _lines(folder / NAME)
+    lines = _lines(folder / NAME) if begins_so(folder, workspace) else []
     at = sum(len(line) + 1 for line in lines)
     for line in reversed(lines):
         at -= len(line) + 1
@@ -327,6 +322,18 @@ def named(folder: Path, name: str) -> list[str]:
             if entry["action"] not in (WRITTEN, TAKEN) or len(found) == 2:
                 break
     return found
+
+
+def begins_so(folder: Path, workspace: Path) -> bool:
+    """Whether a run's log begins with the line that its workspace noted, where it noted one."""
+    first = workspace / FIRST_LINE
+    noted = first.read_bytes().strip().decode("ascii", "replace") if first.is_file() else ""
+    return not noted or _digest((_lines(folder / NAME) or [b""])[0]) == noted
+
+
+def begun_here(folder: Path) -> bool:
+    """Whether this workspace's key signed the first line of a log: then no older toolkit, which signs none, wrote any."""
+    return (own := own_key()) != "" and signer(folder.name, (_lines(folder / NAME) or [b""])[0]) == own
 
 
 def _counts(folder: Path, line: bytes, at: int) -> bool:
@@ -345,11 +352,13 @@ def _counts(folder: Path, line: bytes, at: int) -> bool:
                 keys.add(str(key))
             else:
                 since = max([since, *(p["bytes"] for p in predicate["prefixes"] if p["name"] == NAME)])
-    return not keys or by in keys or at < since
+    return not keys or by in keys or (at < since and not begun_here(folder))
 
 
-def is_older(folder: Path) -> bool:
-    """Whether an older toolkit began this run, as its first seal says: a log that is gone makes none."""
+def is_older(folder: Path, workspace: Path | None = None) -> bool:
+    """Whether an older toolkit, which noted no first line, began this run, as its first seal says: no log that is gone does."""
+    if workspace is not None and (workspace / FIRST_LINE).exists():
+        return False
     first = min((folder / "seals").glob("*.json"), default=None)
     with suppress(OSError, ValueError, KeyError, TypeError):
         return first is not None and FILES not in json_in(contents(first))["predicate"]
@@ -443,9 +452,7 @@ def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-# -- signatures --------------------------------------------------------------------------------------------------------
-
-# The keys that sign by themselves: by `ssh-keygen -Y`, as people sign (helpers/evidence/signing.py).
+# -- signatures: of keys that sign by themselves, by `ssh-keygen -Y`, as people sign (helpers/evidence/signing.py) ------
 
 
 def workspace_root() -> Path:
@@ -545,9 +552,8 @@ def public_key(key: Path) -> tuple[str, str]:
     if key.suffix == ".pub":
         text = key.read_text(encoding="utf-8", errors="replace")
     else:
-        done = subprocess.run(
-            [program(), "-y", "-P", "", "-f", str(key)], check=False, capture_output=True, stdin=subprocess.DEVNULL
-        )
+        asked = [program(), "-y", "-P", "", "-f", str(key)]
+        done = subprocess.run(asked, check=False, capture_output=True, stdin=subprocess.DEVNULL)
         beside = key.with_name(f"{key.name}.pub")
         text = done.stdout.decode("utf-8", "replace") if done.returncode == 0 else _text(beside)
     try:
@@ -561,9 +567,7 @@ def public_key(key: Path) -> tuple[str, str]:
 
 
 def lists(given: Path | None) -> dict[str, bytes | None]:
-    """What a list of allowed signers and the list of revoked keys beside it hold, by their names in a run's folder; None where
-    there is none. `WorldError` where one cannot be read.
-    """
+    """What a list of allowed signers and that of revoked keys beside it hold, by their names in a run; `WorldError` if unread."""
     found: dict[str, bytes | None] = {}
     for name in (ALLOWED, ALLOWED + REVOKED):
         path = given and given.with_name(given.name + name.removeprefix(ALLOWED))

@@ -60,7 +60,7 @@ from helpers.evidence.statement import (
     trusted,
 )
 from helpers.formatting import flatten
-from helpers.parameters import RESUMABLE, Parameters
+from helpers.parameters import RESUMABLE, Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, flush_file, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
@@ -306,10 +306,12 @@ def unbound(first: Seal, bound: Mapping[str, str], entries: Sequence[Mapping[str
     """(parameters that may not differ from those of the first seal and do, parameters that were changed as the log says).
 
     Who has to sign never changes. Anything else may be changed by `run --from`, which the log names; it voids approvals.
-    A parameter that a newer toolkit added is not compared.
+    One that the first seal has not was unset then, unless a newer toolkit added it: that has its default.
     """
     sealed = first.predicate.get(BOUND, {})
-    differ = sorted(key for key, value in sealed.items() if bound.get(key) != value)
+    usual = bound_by(parameters_from({"name": "any", "source": {"path": "from"}, "target": {"path": "to"}}))
+    differ = sorted([key for key, value in sealed.items() if bound.get(key) != value]
+                    + [key for key in bound.keys() - sealed.keys() if bound[key] != usual.get(key)])  # fmt: skip
     told = (e.get("facts") for e in entries if e["action"] == "parameters changed")
     named = {str(n) for facts in told if isinstance(facts, dict) for n in facts.get("names", [])}
     against = [key for key in differ if key.startswith("signoff.") or key not in named]
@@ -361,6 +363,8 @@ def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
 def enter(run: RunState) -> None:
     """Work in the folder in which the run began, once its first seal, if there is one, says that it is this one, and run.json
     and the parameters are what the audit log last named."""
+    if not audit.begins_so(run.reports, run.workspace):
+        raise _broken(run.reports, audit.NAME, "its first line is not the one with which the run began")
     if path := min(_files(run.reports), default=None):
         try:
             refuse_other_identity(run, read_once(path))

@@ -93,7 +93,7 @@ def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Said)
     Files of a step at work are left out, until a later seal. Those that a killed step left are set aside, and the log says so.
     `Terminal` where anything else is nobody's work, is not what the log names, or is gone.
     """
-    if not said.every and not audit.is_older(run.reports):
+    if not said.every and not audit.is_older(run.reports, run.workspace):
         raise Terminal(
             ReasonCode.SEAL_BROKEN, f"{audit.NAME}: the line with which the run began is gone", where=str(run.reports),
             next_step="Put the log back as it was, from the run's archive or a backup.",

@@ -34,6 +34,7 @@ SEAL = "seal"  # the namespace of the runner, which signs every seal
 RUNNER = "runner"  # the part of a seal that names the key which signed it
 ALLOWED, REVOKED = audit.ALLOWED, audit.REVOKED
 TOKEN = ".tsr"
+_LONGEST = 2**14  # characters of a line of allowed signers; the longest key has 3,000
 _SECONDS = 10.0  # that a time-stamping authority may take
 _TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re.M)
 _PRIVATE = b"openssh-key-v1\0"
@@ -447,13 +448,15 @@ def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[by
 
 def _allowed(path: Path, number: int, line: str) -> Allowed:
     """`principals [options] keytype base64 …`; options are the words before the key's type."""
-    principals, _, rest = line.partition(" ")
+    principals, _, rest = line[:_LONGEST].partition(" ")
     options: dict[str, str] = {}
     rest = rest.strip()
     while rest and not re.match(r"(ssh|sk|ecdsa)-|sk-", rest) and (match := _OPTION.match(rest)):
         options[match[1].lower()] = match[2] or ""
         rest = rest[match.end() :].strip()
     try:
+        if len(line) > _LONGEST:
+            raise ValueError(line)
         blob = base64.b64decode(rest.split()[1], validate=True)
         for name in ("valid-after", "valid-before"):
             _timestamp(options.get(name, ""))

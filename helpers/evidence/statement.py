@@ -60,6 +60,7 @@ _BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name 
     r'"host": "[^"]*", "outcome": "[a-z]+", "previous": "[0-9a-f]{64}", "process": [0-9]+, ("signature": "[^"]*", )?'
     r'"user": "[^"]*", "when": "[^"]*"\}'
 )
+_LONGEST = 2**16  # bytes of such a line: a longer one is not searched for a form
 _TESTS = {"pass": "passedTests", "warning": "warnedTests", "marginal": "warnedTests", "fail": "failedTests"}
 
 
@@ -177,7 +178,7 @@ def trust(chain: Iterable[Seal], own: str = "", signers: Path | None = None) -> 
                 continue
             if name := seal.predicate.get(audit.LOG_KEY) if key else None:
                 keys.add(str(name))
-            else:
+            elif not (own and audit.begun_here(seal.path.parent.parent)):
                 since = max(since, seal.prefixes.get(audit.NAME, (0, ""))[0])
     anybody = keys or signers is not None or any(seal.predicate.get(audit.LOG_KEY) for seal in chain)
     return audit.Trust(frozenset(keys), since) if anybody else None
@@ -316,10 +317,9 @@ def added(folder: Path, seal: Seal) -> dict[str, int]:
     for name, (length, _) in seal.prefixes.items():
         with suppress(OSError), (folder / name).open("rb") as file:
             file.seek(length)
-            if lines := [
-                line for line in file.read(MOST_READ).splitlines() if not re.fullmatch(_BEHIND.encode(), line)
-            ]:
-                found[name] = len(lines)
+            rest = file.read(MOST_READ).splitlines()
+            if more := sum(len(line) > _LONGEST or not re.fullmatch(_BEHIND.encode(), line) for line in rest):
+                found[name] = more
     return found
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from helpers import audit
 from helpers.errors import RunbookError, one_line
@@ -23,6 +24,8 @@ from helpers.evidence.seals import (
     MOVES,
     WORK,
     after,
+    binding,
+    bound_by,
     chain,
     fallen,
     knowing,
@@ -30,6 +33,7 @@ from helpers.evidence.seals import (
     moved,
     other_identity,
     pushed,
+    required,
     unbound,
 )
 from helpers.evidence.secret_scan import made_again, other_code, tree
@@ -91,7 +95,7 @@ def verify(
         run = knowing(RunState(folder.name, folder, folder, judged=True), chain)
         for lines in (
             _announced(chain, found), _files(folder, newest, against), _audit_log(folder, chain, found),
-            _work(folder, chain, found), _history(folder, chain, found), _binding(folder, chain, found),
+            _work(folder, chain, found), _history(folder, chain, found), _binding(folder, chain, found), _as_bound(run, chain),
             _custody(chain, signers, found), _times(chain, authority, found), _pushed(folder, chain, found),
             _verdicts(folder, chain), _notebooks(folder, found), _parameters(run, found), _signatures(run, found, signers),
             _derived(run, newest, page, found),
@@ -276,6 +280,35 @@ def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
             if told:
                 found.notes.append(f"{seal.name}: changed since seal 1, as {audit.NAME} says: {', '.join(told)}")
         before = seal
+
+
+def _as_bound(run: RunState, chain: Sequence[Seal]) -> Iterator[str]:
+    """What each seal has, each later one has; and each that covers the parameters which are here says what they say."""
+    for one, two in pairwise(chain):
+        if lacks := sorted(k for k, v in one.predicate.items() if v is not None and two.predicate.get(k) is None):
+            yield f"{two.name}: it lacks what seal {one.number} has: {', '.join(one_line(part, 80) for part in lacks)}"
+    rules, digest, code = run.parameters, digest_of(run.reports / RunPath.PARAMETERS), tree(REPOSITORY / "helpers")
+    parts: dict[str, Mapping[str, Any]] = {
+        BOUND: bound_by(rules),
+        "approvals": required(rules),
+        "source": rules.source.model_dump(mode="json", exclude_none=True),
+        "target": rules.target.model_dump(mode="json", exclude_none=True),
+    }
+    for seal in chain:
+        if seal.subjects.get(RunPath.PARAMETERS) != digest:
+            continue
+        same = (
+            seal.predicate["helpers"] == code
+        )  # else a key that one of the two toolkits does not know is not compared
+        for part, now in parts.items():
+            says = seal.predicate.get(part, {})
+            wrong = {key for key in says.keys() & now.keys() if says[key] != now[key]}
+            wrong |= says.keys() ^ now.keys() if same and part in seal.predicate else set()
+            if wrong:
+                keys = one_line(", ".join(sorted(wrong)), 200)
+                yield f"{seal.name}: {part}: {keys}: not as {RunPath.PARAMETERS} says"
+        if same and seal.predicate["run"].get("binding") != binding(rules):
+            yield f"{seal.name}: binding: not as {RunPath.PARAMETERS} says"
 
 
 def _verdicts(folder: Path, chain: Sequence[Seal]) -> Iterator[str]:

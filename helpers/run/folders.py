@@ -188,8 +188,8 @@ class RunFolder:
         if data is None and not (self.reports / name).is_file():
             return b""
         data = raw(self, name) if data is None else data
-        digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name)
-        if digest not in named and (named or not audit.is_older(self.reports)):
+        digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name, self.workspace)
+        if digest not in named and (named or not audit.is_older(self.reports, self.workspace)):
             what = f"{name} is not what {audit.NAME} last named: something else changed it"
             raise UsageError(
                 ReasonCode.SEALED_FILE_CHANGED, what, where=str(self.reports),
