@@ -169,6 +169,25 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
+        "a cutover first, the approvals later": """
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_was_approved_afterwards_is_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_fence_that_was_approved_afterwards_is_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_was_set_aside_is_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_the_log_leaves_out_is_seen_by_its_seal
+            test_a_step_that_needs_approvals_had_them_before.py::test_files_that_were_changed_without_approval_are_a_cutover_though_the_step_failed
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_step_that_began_and_was_refused_is_no_cutover
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_no_go_at_the_time_is_named_though_a_go_followed
+            test_a_step_that_needs_approvals_had_them_before.py::test_approvals_of_an_earlier_review_are_named_though_new_ones_followed
+            test_a_step_that_needs_approvals_had_them_before.py::test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named""",
+        "a GO on a NO-GO, and seals with better verdicts": """
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",
+        "fewer roles below seals that say the old ones": """
+            test_what_binds_a_run_is_what_its_seals_say.py::test_fewer_roles_below_seals_that_say_what_the_first_one_said_are_named
+            test_what_binds_a_run_is_what_its_seals_say.py::test_another_target_below_seals_that_say_the_old_one_is_named
+            test_what_binds_a_run_is_what_its_seals_say.py::test_a_parameter_that_was_unset_at_the_first_seal_is_not_set_unseen""",
+        "later seals that say less": """
+            test_what_binds_a_run_is_what_its_seals_say.py::test_a_later_seal_that_says_less_is_named""",
         "another file between the check and the archive": """
             test_evidence_stays_where_it_is.py::test_what_changes_after_the_check_is_not_archived
             test_evidence_stays_where_it_is.py::test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it""",
@@ -322,6 +341,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_rollback_parts.py::test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays""",
     },
     "thief of the folder": {
+        "a planted first seal, with other parameters": """
+            test_what_binds_a_run_is_what_its_seals_say.py::test_a_planted_seal_makes_no_run_one_of_an_older_toolkit""",
+        "one giant line": """
+            test_what_binds_a_run_is_what_its_seals_say.py::test_one_giant_line_behind_the_log_does_not_hold_verify
+            test_what_binds_a_run_is_what_its_seals_say.py::test_one_long_line_in_a_list_of_signers_is_refused_at_once""",
         "a secret in any writing": """
             test_evidence_secrets.py::test_a_value_far_behind_the_beginning_of_a_packed_file_is_found
             test_evidence_secrets.py::test_a_file_that_becomes_too_large_is_named_as_not_searched
