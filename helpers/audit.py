@@ -301,10 +301,7 @@ def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named(folder: Path, name: str, workspace: Path) -> list[str]:
-    """The digests that this file of a run may have, by the newest line that counts; none where no line does.
-
-    A line that came before its file allows the older digest, too: a kill may have left the file as it was.
-    """
+    """The digests that this file of a run may have, by the newest line that counts; the older one, too, where that came first."""
     found: list[str] = []
     lines = _lines(folder / NAME) if begins_so(folder, workspace) else []
     at = sum(len(line) + 1 for line in lines)
@@ -561,9 +558,8 @@ def public_key(key: Path) -> tuple[str, str]:
         return f"{kind} {blob}", fingerprint(base64.b64decode(blob, validate=True))
     except (ValueError, binascii.Error) as error:
         what = "the public key of the runner cannot be read"
-        raise UsageError(
-            ReasonCode.NO_KEY, what, where=one_line(str(key)), next_step="Put KEY.pub beside the key."
-        ) from error
+        hint = "Put KEY.pub beside the key."
+        raise UsageError(ReasonCode.NO_KEY, what, where=one_line(str(key)), next_step=hint) from error
 
 
 def lists(given: Path | None) -> dict[str, bytes | None]:
