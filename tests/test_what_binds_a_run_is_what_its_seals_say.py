@@ -17,7 +17,7 @@ from helpers.cli.evidence import verify
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
 from helpers.evidence.seals import bound_by, unbound
-from helpers.evidence.statement import added, measure, statement
+from helpers.evidence.statement import added, measure, stamp, statement
 from helpers.parameters import parameters_from
 from helpers.results import file_digest
 from helpers.run import folders as runs
@@ -119,7 +119,7 @@ def plant(home: RunFolder, log: bytes) -> None:
     said = {"number": 1, "after": "", "created": "2025-01-01T00:00:00.000+00:00", "previous": "none", "verdicts": {},
             "previous_name": "none", "secrets": {"searched": [], "unknown": {}}, "run": {**about, "binding": ""},
             "decision": "", "helpers": "", "approvals": {}, "directory": facts["directory"]}  # fmt: skip
-    path = reports / "seals" / "0001-20250101T000000000Z.json"
+    path = reports / "seals" / f"0001-{stamp(str(said['created']))}.json"
     path.write_bytes(statement(measure(reports), said))
 
 
