@@ -60,6 +60,11 @@ def percent(share: float) -> str:
     return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
 
 
+def interval(low: float, high: float) -> str:
+    """The bounds of a share for people, each rounded outwards."""
+    return f"{percent(math.floor(low * 1000) / 1000)} to {percent(math.ceil(high * 1000) / 1000)}"
+
+
 def own_chunk(recall: Mapping[str, Any]) -> str:
     """What became of the query's own chunk in the shares of the fact `recall`; runs of an older toolkit counted it."""
     return "own chunk left out" if recall.get("others") else "own chunk counted"

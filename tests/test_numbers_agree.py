@@ -106,7 +106,7 @@ def test_a_rollback_takes_the_same_time_wherever_one_looks(run: RunFolder) -> No
     found = page(run)
     assert tiles(found)["Rollback measured"] == (
         f"{back:.1f} s",
-        f"until service is back: {ends}; target clean after {clean:.1f} s",
+        f"until service is back: {ends}; target clean after {clean:.1f} s; before closeout, fence up",
     )
     assert words in found.find(id="rollback").find_next("caption").get_text()  # type: ignore[union-attr]
     said = {item.label: item.measured for item in record(read_run(run.reports))}
@@ -280,7 +280,7 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     assert shown["Same results, asked as announced"][0] == "98.5 %"
     assert shown["Same results, asked as announced"][1] == (
         "a sample, really sent: 140 queries, own chunk left out; 95 % (Wilson): 94.9 % to 99.6 %; "
-        "of 40, the query's collection alone: 33.0 %, with a filter, calculated: 75.0 %"
+        "with the new name alone: 33.0 % of 40, with its filter, too, calculated: 75.0 %"
     )
     assert max(len(note) for _, note in shown.values()) <= 170, (
         "a longer note pushes the sign-offs off the first paper page"

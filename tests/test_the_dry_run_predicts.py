@@ -86,7 +86,8 @@ def test_an_attempt_that_was_killed_and_resumed_is_part_of_what_is_measured(resu
     assert duration.measured == (alone.measured or 0) + 20
     assert duration.contains.endswith("with the attempt that was killed and resumed")
     parts = {part.name: part.seconds for part in downtime_parts(results, [killed])}
-    assert parts["Work of step 22, with the attempt that was killed and resumed"] == 70
+    assert parts["Work of step 22 in the attempt that was killed, from which the resume went on"] == 20
+    assert parts["Work of step 22"] == 50
     assert "Failed attempts" not in parts
     assert downtime.measured == (predictions(results)[1].measured or 0) + 20
     assert memory.contains.endswith("not compared, for that of the killed attempt is not known")

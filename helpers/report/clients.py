@@ -15,6 +15,7 @@ from helpers.fence.control import BEFORE, NO_WRITES, THROUGH
 from helpers.formatting import (
     count,
     duration,
+    interval,
     judged_queries,
     own_chunk,
     percent,
@@ -34,6 +35,7 @@ from helpers.run.plan import Step
 
 _AGAIN = "the source read once more"
 KILLED = ", with the attempt that was killed and resumed"
+_CARRIED = "Work of step 22 in the attempt that was killed, from which the resume went on"
 
 
 class DowntimePart(NamedTuple):
@@ -86,8 +88,6 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
     people = numbers.signing(results, attempts)
     carried = {row.attempt: within(row.result.started, row.result.seconds)
                for row in continued(results, attempts) if row.result}  # fmt: skip
-    if carried and Step.MIGRATE in took:
-        took[Step.MIGRATE] += sum(carried.values())
     earlier = list(numbers.given_up(results, attempts))
     failed = sum(within(began, (end - began).total_seconds()) for _, began, end, _ in earlier) - sum(carried.values())
     waited = sum(within(end, (after - end).total_seconds()) for _, _, end, after in earlier)
@@ -95,12 +95,10 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
     again = max(0.0, whole - predicted) if whole is not None else None
     guess = by_step if whole is not None else {}
     parts = [
+        *(DowntimePart(f"Work of step {number}", n, guess.get(number)) for number, n in took.items()),
         *(
-            DowntimePart(
-                f"Work of step {number}" + KILLED * (number == Step.MIGRATE and bool(carried)), n, guess.get(number)
-            )
-            for number, n in took.items()
-        ),
+            [DowntimePart(_CARRIED, sum(carried.values()), 0.0 if guess else None)] if carried else []
+        ),  # within its prediction
         DowntimePart(
             "Starts of notebooks, from the fence on",
             sum(within(*one) for one in begun),
@@ -135,14 +133,14 @@ def downtime_as_predicted(results: numbers.Results, attempts: Iterable[StepRow] 
 
 
 def beside_prediction(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> str:
-    """`24 s of it were predicted at 31 s`; `predicted: 31 s` where that is all of it, before that, or without a fence; ""
+    """`predicted: 31 s, the same parts took 24 s`; the first alone where that is all of it, before that, or without a fence; ""
     without a prediction."""
     guess = window.predicted(results.get(Step.DRY_RUN), window.DOWNTIME)
     if guess is None:
         return ""
     measured, every = downtime_as_predicted(results, attempts)[0], numbers.downtime(results, attempts)[0]
-    part = f"{duration(measured)} of it were predicted at " if measured and measured != every else "predicted: "
-    return part + duration(guess)
+    part = f", the same parts took {duration(measured)}" if measured and measured != every else ""
+    return f"predicted: {duration(guess)}{part}"
 
 
 def other_fence(view: RunView) -> str:
@@ -227,12 +225,13 @@ def rollback_tile(view: RunView) -> Tile:
         return Tile(
             "Rollback", "NOT EXERCISED", "no rollback or drill in this run; its time is an estimate", file="#rollback"
         )
+    closed = view.passed(Step.CLOSEOUT) and _tried(view) < 2
     return Tile(
         "Rollback measured",
         duration(found.service),
         f"until service is back: {numbers.service_ends(found)}; target clean after {duration(found.clean)}"
         + (f"; {numbers.REPLAY_ORDERED}" if found.replayed is not None else "")
-        + "; the write fence was up" * bool(writers(view)),
+        + ("; before closeout, fence up" if closed else "; the write fence was up" * bool(writers(view))),
         file="#rollback-times",
     )
 
@@ -260,18 +259,19 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     share, filtered, rows = whole.get("shared_expected"), whole.get("shared_filtered"), answers(told)
     if sent:
         note = f"a sample, really sent: {count(sent['queries'], 'query')}, {own_chunk(told)}; 95 % (Wilson): "
-        note += f"{percent(sent['low'])} to {percent(sent['high'])}" + (
-            f"; of {whole['queries']:,}, the query's collection alone: {percent(share)}" if share is not None else ""
-        )
+        note += interval(sent["low"], sent["high"])
+        note += f"; with the new name alone: {percent(share)} of {whole['queries']:,}" if share is not None else ""
         note += (
-            f", with a filter, calculated: {percent(filtered)}" if share is not None and filtered is not None else ""
+            f", with its filter, too, calculated: {percent(filtered)}"
+            if share is not None and filtered is not None
+            else ""
         )
         kind = "pass" if sent["same"] == 1 else "warning"
         yield Tile("Same results, asked as announced", percent(sent["same"]), note, kind, "#routing")
     elif share is not None:
         note = f"{whole['queries']:,} queries, stored vectors, {own_chunk(told)}, no filter; {share_range(rows)}"
         if whole.get("shared_low") is not None:
-            note += f"; 95 % (Wilson): {percent(whole['shared_low'])} to {percent(whole['shared_high'])}"
+            note += f"; 95 % (Wilson): {interval(whole['shared_low'], whole['shared_high'])}"
         if filtered is not None:
             note += f"; one collection with a filter, calculated: {percent(filtered)}"
         kind = "pass" if share == 1 else "warning"
@@ -290,9 +290,10 @@ def to_source(view: RunView) -> str:
         what = str(check.reason if check.reason == ReasonCode.SOURCE_RESTORED else check.name)
         chunks[what] += check.measured if isinstance(check.measured, int) else 0
     taken, refused = probes.count(True), probes.count(False)
+    who = "the client of the drill" if view.drill else "clients"
     wrote = [
         *([f"{count(taken, 'write probe')} (each removes what it wrote)"] if taken else []),
-        *([f"{count(n, 'chunk')} of clients, replayed by the rollback"] if (n := chunks[numbers.REPLAYED]) else []),
+        *([f"{count(n, 'chunk')} of {who}, replayed by the rollback"] if (n := chunks[numbers.REPLAYED]) else []),
         *([f"{count(n, 'chunk')} restored from the snapshot"] if (n := chunks[ReasonCode.SOURCE_RESTORED]) else []),
     ]  # fmt: skip
     said = ", ".join(wrote) or "nothing"
@@ -463,17 +464,19 @@ class WayBack(NamedTuple):
     decides: str
 
 
+def _tried(view: RunView) -> int:
+    """In which state the rollback of this run was ordered: 0 before the cutover, 1 after it, 2 after the closeout."""
+    begun, ended = numbers.ordered(view.results.get(Step.ROLLBACK)), view.results.get(Step.CLOSEOUT)
+    closed = instant(ended.finished) if ended is not None else None
+    return 0 if not view.table("cut_over") else 2 if begun is not None and closed is not None and begun > closed else 1
+
+
 def ways_back(view: RunView) -> list[WayBack]:
     """By state; a time is only in the row of the state in which a rollback was tried."""
     found, result = numbers.rollback(view.results.get(Step.ROLLBACK)), view.results.get(Step.ROLLBACK)
-    begun, moved, ended = numbers.ordered(result), view.table("cut_over"), view.results.get(Step.CLOSEOUT)
-    closed = instant(ended.finished) if ended is not None else None
-    tried = None
-    if found is not None and begun is not None:
-        tried = 0 if not moved else 2 if closed is not None and begun > closed else 1
     took = ["NOT EXERCISED in this run"] * 3
-    if tried is not None and found is not None:
-        took[tried] = f"measured: {numbers.rollback_words(found, brief=True)}"
+    if found is not None and numbers.ordered(result) is not None:
+        took[_tried(view)] = f"measured: {numbers.rollback_words(found, brief=True)}"
     lead, called = ROLES[LEVELS[-1][3]], ROLES[CRITICAL[2]]
     orders = f"on a rollback trigger: {called}; else: {lead}"
     until = possible_until(view)

@@ -269,7 +269,7 @@ def downtime(
     )
     whole = (ended - up).total_seconds()
     failed = f", {duration(lost)} in earlier attempts, until the next began" if lost and not brief else ""
-    failed += f", {duration(whole - lost)} without the attempts that failed" if lost and brief else ""
+    failed += f", {duration(lost)} of it in attempts that failed, until the next began" if lost and brief else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     more = " and ".join(f"{duration(s)}{'' if brief else f' {when}'}" for when, s in again(results, drill))

@@ -78,9 +78,10 @@ def _validated(view: RunView) -> Node:
         broken = next((s for s in view.steps if s.verdict in ("failed", "unreadable", "interrupted", "fail")), None)
         why = f"Stopped at step {broken.number} ({broken.title}): {broken.verdict}." if broken else ""
         return Node("Is the validation complete?", "NO" if broken else "not yet", "fail" if broken else _OPEN, why)
+    whole = all(check.verdict is not Verdict.NOT_EXERCISED for check in view.tests)
     return Node(
         "Is the validation complete?",
-        "YES",
+        "YES" if whole else "YES, as far as it went",
         "pass",
         f"{_of_all(view)}; what each compared is in its row.",
     )
@@ -467,7 +468,9 @@ def due_by_warnings(view: RunView) -> list[str]:
     for found in view.findings:
         remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
         if asks(remedy):
-            due.setdefault((*_due(view, found.check.reason), remedy), []).append(f"“{text(found.check.name, 80)}”")
+            due.setdefault((*_due(view, found.check.reason, found.at_decision), remedy), []).append(
+                f"“{text(found.check.name, 80)}”"
+            )
         else:
             left += 1
     said, told = list[str](), set[str]()
@@ -477,30 +480,31 @@ def due_by_warnings(view: RunView) -> list[str]:
         )
         told.add(window)  # once is enough
     if left:
-        act = f"{count(left, 'other warning' if said else 'warning')} {'needs' if left == 1 else 'need'} no action"
+        act = f"{count(left, 'other warning' if said else 'warning')} {'asks' if left == 1 else 'ask'} for no act in this run"
         said.append(
-            f"{act}: who signs accepts them; to change what one is about, correct the source and begin a new run."
+            f"{act}: who signs GO knows them; to change what one is about, correct the source and begin a new run."
         )
     return said or ["There was no warning; nothing is due."]
 
 
-def owed(view: RunView, check: Check) -> str:
+def owed(view: RunView, check: Check, *, at_decision: bool) -> str:
     """The remedy of a finding; where it asks for an act, after who does it and by when."""
     remedy = page_remedy(check.reason, view.id, reached(view), check.detail)
-    return f"{''.join(_due(view, check.reason))}: {remedy}" if asks(remedy) else remedy
+    return f"{''.join(_due(view, check.reason, at_decision))}: {remedy}" if asks(remedy) else remedy
 
 
-def _due(view: RunView, code: str) -> tuple[str, str]:
+def _due(view: RunView, code: str, at_decision: bool = True) -> tuple[str, str]:
     """Who does what a warning asks for, and by when: what clients must know before the cutover, all else while a rollback is
     possible. Then the window of a cutover to come."""
     role, cut = role_of(code).capitalize(), view.step(Step.CUTOVER)
     until, window = possible_until(view), numbers.window_of(view)
     if view.table("cut_over") and cut is not None and cut.result is not None:
         if code in BEFORE_USE:
-            return f"{role}, was due at the cutover ({moment(cut.result.started)})", ""
+            return f"{role}, was due at the cutover ({moment(cut.result.started)}), else now", ""
+        late = ", was due before the cutover, else" if at_decision else ","
         if code == ReasonCode.NOBODY_NAMED:
-            return f"{role}, now", ""
-        return f"{role}, by {until}" if until else f"{role}, before the next run", ""
+            return f"{role}{late} now", ""
+        return f"{role}{late} by {until}" if until else f"{role}{late} before the next run", ""
     when = f", in the window {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
     return f"{role}, before the cutover", when
 

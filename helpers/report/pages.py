@@ -253,7 +253,7 @@ def tiles(view: RunView) -> list[Tile]:
         replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
                 file="#quarantined" if next(view.quarantined, None) else ""),
         *([_chunks("Left out", found.left_out, "by the conditions of the schema, listed with each")] if found.left_out else []),
-        _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
+        _chunks("Different", found.different, "chunks that are not as expected", good=found.different == 0, bad="fail"),
         replace(_chunks("Values changed", found.changed, _in_chunks(found)),
                 file="#replaced" if view.rows("replaced") else "#changes" if next(view.changes, None) else ""),
         replace(_chunks("Defaults filled", found.filled, record.defaults(found)), file="#values" if found.filled else ""),
@@ -356,7 +356,7 @@ def notes(view: RunView) -> list[Note]:
     alike: dict[tuple[str, str, str], list[Note]] = {}
     for found in ranked:  # what means the same and has the same remedy stands together, and says so once
         check = found.check
-        said, remedy = impact(check.reason), owed(view, check)
+        said, remedy = impact(check.reason), owed(view, check, at_decision=found.at_decision)
         name = text(check.name, 80) + " (after the decision)" * (not found.at_decision)
         note = Note(check.verdict.value, found.where, name, record.found(check), said, remedy, check)
         alike.setdefault((note.verdict, said, remedy), []).append(note)

@@ -12,6 +12,7 @@ import shlex
 import shutil
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -374,13 +375,11 @@ class CloseoutStep(NotebookStep):
 
     def _most_over(self, known: list[dict[str, Any]]) -> str:
         """The step, and what in it took most; `known` are the rows of `durations` with an estimate."""
-        worst = max(known, key=lambda r: r["actual"] - r["estimate"])
-        if (over := worst["actual"] - worst["estimate"]) <= 0:
-            return "no step, but for the attempt that a drill killed"
+        over, worst = max(((r["actual"] + r["carried"] - r["estimate"], r) for r in known), key=itemgetter(0))
         step = self._results[worst["number"]]
         part = longest_part(step)
         inside = f"; its longest part: {part.name}, {duration(part.seconds)}" if part is not None else ""
-        return f"step {step.step} ({step.title}), by {duration(over)}{inside}"
+        return f"step {step.step} ({step.title}){KILLED * bool(worst['carried'])}, by {duration(over)}{inside}"
 
     def predictions(self) -> pd.DataFrame:
         """What the dry run predicted, what was measured, and how many times the prediction that was."""
