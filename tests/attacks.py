@@ -330,6 +330,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_verify.py::test_an_expired_key
             test_evidence_custody.py::test_a_key_that_has_expired_records_nothing_under_an_earlier_time""",
         "a revoked key": """
+            test_what_binds_a_run_is_what_its_seals_say.py::test_a_key_that_the_list_outside_revokes_signs_nothing
             test_decision_signoffs.py::test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_longer""",
         "forged statements": """
             test_decision_signoffs.py::test_forged_statements

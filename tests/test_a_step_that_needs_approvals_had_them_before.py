@@ -23,7 +23,7 @@ from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, finish, finish_step, read, sign, signed_run, small_run
+from tests.signers import Signers, finish, finish_step, plain, read, sign, signed_run, small_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 
@@ -54,6 +54,7 @@ def test_what_was_approved_before_it_ran_verifies(folders: Path, signers: Signer
     runs.supersede(home, [Step.CUTOVER])
     act(home, Step.CUTOVER)
     assert verify(home.reports).problems == []
+    assert plain(home).endswith("Everything fits.\n")
 
 
 def test_a_cutover_that_was_approved_afterwards_is_named(folders: Path, signers: Signers) -> None:
@@ -81,8 +82,10 @@ def test_a_cutover_that_was_set_aside_is_named(folders: Path, signers: Signers) 
     home = reviewed(signers)
     act(home, Step.CUTOVER)
     runs.supersede(home, [Step.CUTOVER])
+    signers.approve(home.reports)
     finish(home)
     assert "when step 25 acted, security had not signed" in named(home)
+    assert "step 25 acted, and security had not signed go by then" in plain(home)
 
 
 @pytest.mark.parametrize("lacking", [audit.STEP_BEGINS, audit.STEP_ENDS])
@@ -209,6 +212,8 @@ def test_a_seal_that_says_other_verdicts_than_the_results_is_named(
 
     monkeypatch.setattr(SEALS, "_about", lie)
     home = reviewed(signers)
+    assert "results/23.json: the seal says another verdict" in plain(home)
+    assert "results/24.json: the seal says another decision" in plain(home)
     runs.supersede(home, [Step.REVIEW])  # what an earlier seal covers is compared where it lies now
     finish(home)
     first = evidence.seals(home.reports)[0].name

@@ -20,7 +20,7 @@ import pytest
 from helpers import audit, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import Terminal, UsageError
-from helpers.evidence.statement import attestation
+from helpers.evidence.secret_scan import attestation
 from helpers.report.pages import index_page
 from helpers.results import file_digest
 from helpers.run import folders as runs

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ from helpers.parameters import parameters_from
 from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from tests.signers import Signers, changed_toolkit, finish, signed_run, small_run
+from tests.signers import Signers, changed_toolkit, finish, plain, signed_run, small_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 
@@ -91,6 +93,7 @@ def test_a_later_seal_that_says_less_is_named(
     home.log("goes on")
     evidence.at_rest(home.read())
     assert f"it lacks what seal 2 has: {part}" in named(home)
+    assert re.search(r"seals/0003-\S+( lacks what|: other people sign than in) seals/0002-", plain(home))
 
 
 # -- before the first seal -----------------------------------------------------------------------------------------------
@@ -178,3 +181,22 @@ def test_one_long_line_in_a_list_of_signers_is_refused_at_once(tmp_path: Path, s
     path.write_text(key.replace(" namespaces", "," + "b@x," * 5000 + "c namespaces"), encoding="ascii")
     with pytest.raises(UsageError, match="line 1 is not an allowed signer"):
         signing.read_allowed(path)
+
+
+@pytest.mark.parametrize("who", ["dba", "runner"])
+def test_a_key_that_the_list_outside_revokes_signs_nothing(folders: Path, signers: Signers, who: str) -> None:
+    home, kept = signed_run(signers), folders / "kept"
+    runner = folders / "workspace" / "runner_key"
+    line = f'runner namespaces="runbook-seal" {audit.public_key(runner)[0]}\n'
+    kept.write_text(signers.allowed.read_text(encoding="ascii") + line, encoding="ascii")
+
+    def judged() -> tuple[bool, str]:
+        done = subprocess.run(
+            ["bash", "VERIFY.txt"], cwd=home.reports, env={"PATH": "/usr/bin:/bin", "SIGNERS": str(kept)},
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        return verify(home.reports, signers=kept).problems == [], done.stdout.splitlines()[-1]
+
+    assert judged() == (True, "Everything fits.")
+    shutil.copy((signers.key("dba") if who == "dba" else runner).with_suffix(".pub"), folders / "kept.revoked")
+    assert judged() == (False, "Does not fit: see FAILED above.")

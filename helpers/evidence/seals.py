@@ -22,6 +22,7 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal
 from helpers.evidence import secret_scan, signing
 from helpers.evidence.secret_scan import (
     OF_STEP,
+    attestation,
     code,
     list_packages,
     name_seals,
@@ -42,7 +43,6 @@ from helpers.evidence.statement import (
     Measured,
     Seal,
     added,
-    attestation,
     changed,
     digest_of,
     envelope,

@@ -22,7 +22,7 @@ from typing import Any
 
 from helpers import audit, errors
 from helpers.errors import SHORTEST_SECRET, RunbookError, Terminal, UsageError, WorldError, one_line, secret_parts
-from helpers.evidence.statement import SEALED, Measured, Seal, digest_of, sha256, trust
+from helpers.evidence.statement import SEALED, TYPE, Measured, Seal, canonical, digest_of, sha256, trust
 from helpers.formatting import count, size
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
@@ -30,6 +30,8 @@ from helpers.results import is_leftover
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+_TESTS = {"pass": "passedTests", "warning": "warnedTests", "marginal": "warnedTests", "fail": "failedTests"}
 _UNSET = "has no value here"
 OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _NOTEBOOK = re.compile(r"(\d\d)_\w+\.(ipynb|html)")
@@ -130,6 +132,34 @@ def _unfinished(said: audit.Said, name: str) -> tuple[str, ...]:
     if match and (match[1] in said.working or (match[1] in said.shown and _NOTEBOOK.fullmatch(name))):
         return ("runner", "step", f"look-{match[1]}")
     return ()
+
+
+# -- the seal in other words ---------------------------------------------------------------------------------------------
+
+
+def attestation(seal: Seal) -> bytes:
+    """What a seal says in the words of in-toto's predicate for test results, for tools that know it; made of the seal alone.
+
+    A test is a step; one that was not exercised, or does not apply, is in no list.
+    """
+    ran = {notebook.name[:2]: notebook.stem for notebook in map(Path, seal.subjects) if notebook.suffix == ".ipynb"}
+    lists: dict[str, list[str]] = {"passedTests": [], "warnedTests": [], "failedTests": []}
+    for step, about in sorted(seal.predicate["verdicts"].items()):
+        if (name := _TESTS.get("fail" if about["error"] else about["verdict"])) is not None:
+            lists[name].append(ran.get(step, step))
+    no_go = seal.predicate["decision"] not in ("", "GO")
+    result = "FAILED" if lists["failedTests"] or no_go else "WARNED" if lists["warnedTests"] else "PASSED"
+    code = {"name": "helpers", "digest": {"sha256": seal.predicate["helpers"]}}
+    parameters = {"name": RunPath.PARAMETERS, "digest": {"sha256": seal.subjects.get(RunPath.PARAMETERS, "")}}
+    subjects = {**seal.subjects, seal.name: seal.digest}
+    return canonical(
+        {
+            "_type": TYPE,
+            "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())],
+            "predicateType": TEST_RESULT,
+            "predicate": {"result": result, "configuration": [parameters, code], **lists},
+        }
+    )
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------

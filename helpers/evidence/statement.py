@@ -35,7 +35,6 @@ from helpers.run.plan import Step
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:chroma-migration-runbook:seal:v1"
-TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 PAYLOAD = "application/vnd.in-toto+json"
 ENVELOPE = ".dsse"
 SEALS = "seals"
@@ -61,7 +60,6 @@ _BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name 
     r'"user": "[^"]*", "when": "[^"]*"\}'
 )
 _LONGEST = 2**16  # bytes of such a line: a longer one is not searched for a form
-_TESTS = {"pass": "passedTests", "warning": "warnedTests", "marginal": "warnedTests", "fail": "failedTests"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,31 +191,6 @@ def trusted(folder: Path, signers: Path | None = None) -> audit.Trust | None:
     return trust(chain, "" if signers else audit.own_key(), signers)
 
 
-def attestation(seal: Seal) -> bytes:
-    """What a seal says in the words of in-toto's predicate for test results, for tools that know it; made of the seal alone.
-
-    A test is a step; one that was not exercised, or does not apply, is in no list.
-    """
-    ran = {notebook.name[:2]: notebook.stem for notebook in map(Path, seal.subjects) if notebook.suffix == ".ipynb"}
-    lists: dict[str, list[str]] = {"passedTests": [], "warnedTests": [], "failedTests": []}
-    for step, about in sorted(seal.predicate["verdicts"].items()):
-        if (name := _TESTS.get("fail" if about["error"] else about["verdict"])) is not None:
-            lists[name].append(ran.get(step, step))
-    no_go = seal.predicate["decision"] not in ("", "GO")
-    result = "FAILED" if lists["failedTests"] or no_go else "WARNED" if lists["warnedTests"] else "PASSED"
-    code = {"name": "helpers", "digest": {"sha256": seal.predicate["helpers"]}}
-    parameters = {"name": RunPath.PARAMETERS, "digest": {"sha256": seal.subjects.get(RunPath.PARAMETERS, "")}}
-    subjects = {**seal.subjects, seal.name: seal.digest}
-    return canonical(
-        {
-            "_type": TYPE,
-            "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())],
-            "predicateType": TEST_RESULT,
-            "predicate": {"result": result, "configuration": [parameters, code], **lists},
-        }
-    )
-
-
 def pre_authentication(payload: bytes) -> bytes:
     """The bytes that a DSSE signature over this payload signs."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
@@ -338,7 +311,8 @@ NEWEST = re.compile(r"^newest=(?P<digest>\S+)  # (?P<name>.+)$", re.M)
 _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that made it. In this folder:
 #
 #   bash VERIFY.txt [DIGEST ...]            DIGEST is the SHA-256 of a seal, as it was noted elsewhere
-#   SIGNERS=FILE bash VERIFY.txt            FILE, from elsewhere, lists the people and the runner's key (runbook-seal)
+#   SIGNERS=FILE bash VERIFY.txt            FILE, from elsewhere, lists the people and the runner's key (runbook-seal);
+#                                           keys in FILE.revoked, if it is there, sign nothing
 #
 # It names whatever does not fit and ends with exit code 1, or says that everything fits and ends with 0. It cannot see:
 #
@@ -349,7 +323,7 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 # - what somebody did who could use the key of the toolkit's workspace. A seal or digest noted elsewhere shows what was sealed
 #   by then;
 # - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
-# - whether the parameters, above all who has to sign, were changed in the run: the toolkit's verify command compares them;
+# - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, and what a result means: read it.
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
@@ -357,6 +331,7 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 export LC_ALL=C; {{ # all that is said goes through cat -v below: nothing that this folder holds acts on a terminal
 bad=0; complain() {{ echo "$*"; bad=1; }}
 said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
+gone=(); [ -z "$SIGNERS" ] || [ ! -e "$SIGNERS.revoked" ] || gone=(-r "$SIGNERS.revoked")
 c=$(find . \( -name '*[[:cntrl:]]*' -o -name $'*\xc2[\x80-\x9f]*' -o -name $'*\xe2\x80[\x8b-\x8f\xa8-\xae]*' -o \
   -name $'*\xe2\x81[\xa0-\xaf]*' -o -name $'*\xd8\x9c*' \) -print0 | tr '\n\0' '? ')
 [ -z "$c" ] || {{ complain "control characters in a name: $c"; exit 1; }}
@@ -388,8 +363,8 @@ for seal in seals/*.json; do
     complain "$seal is not signed with $key"
   if [ -n "$SIGNERS" ]; then
     who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" 2>/dev/null | head -n 1)
-    ssh-keygen -Y verify -Overify-time="$(instant "$seal")" -f "$SIGNERS" -I "$who" -n runbook-seal -s "$seal.sig" \
-      < "$seal" > /dev/null || complain "$seal is not signed by one whom $SIGNERS allows"
+    ssh-keygen -Y verify -Overify-time="$(instant "$seal")" "${{gone[@]}}" -f "$SIGNERS" -I "$who" -n runbook-seal \
+      -s "$seal.sig" < "$seal" > /dev/null || complain "$seal is not signed by one whom $SIGNERS allows"
   elif [ "${{runner:-$key}}" != "$key" ]; then
     complain "$seal is not signed with the key of the seal before it"
   fi
@@ -418,7 +393,11 @@ done
 # 2. Every sealed file, by its SHA-256; nothing that was sealed before was changed since, but for what the audit log names.
 sealed=$(listed "$seal")
 echo "$sealed" | sha256sum --check --quiet --strict || bad=1
+parts() {{ grep -oE '"(bound|files|moves|sealed|work)":["{{]|"{log_key}":"' "$1" | sort -u; }}
+approvals() {{ grep -oE '"approvals":\{{[^}}]*\}}' "$1" | head -n 1; }}
 for each in seals/*.json; do
+  [ -z "$last" ] || [ -z "$(comm -23 <(parts "$last") <(parts "$each"))" ] || complain "$each lacks what $last has"
+  [ -z "$last" ] || [ "$(approvals "$last")" = "$(approvals "$each")" ] || complain "$each: other people sign than in $last"
   [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
     # A step that runs again moves what it left before; logs of older toolkits do not name that.
     listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&
@@ -475,8 +454,11 @@ folders=$(find seals -mindepth 1 -type d); [ -z "$folders" ] || complain "not a 
 empty=$(find . -mindepth 1 -type d -empty ! -path './earlier/*' | grep -vxE '\./({full})')
 [ -z "$empty" ] || complain "an empty folder: $empty"
 
-# 6. The results: each passed one is the one that its notebook shows.
+# 6. The results: each passed one is the one that its notebook shows; the seal has its verdict, and the decision of step {review}.
 for result in results/*.json; do
+  verdict=$(sed -nE 's/^  "verdict": "([a-z ]+)",?$/\1/p' "$result")
+  [ -z "$verdict" ] || grep -qF "\"result\":\"$(sha256sum < "$result" | cut -d' ' -f1)\",\"verdict\":\"$verdict\"" "$seal" ||
+    complain "$result: the seal says another verdict"
   notebook=$(find . -maxdepth 1 -name "$(basename "$result" .json)_*.ipynb" | head -n 1)
   if [ -z "$notebook" ]; then
     ! grep -qF '"execution": "' "$result" || complain "$result: its notebook is missing"
@@ -503,6 +485,8 @@ elif grep -qF '"work":"named"' "$seal"; then # the log names each passed result,
   done
 fi
 echo "decision: $(said decision "$seal")"
+[ "$(cat results/{review}.json 2> /dev/null | sed -nE 's/^    "decision": "(.*)",?$/\1/p')" = "$(said decision "$seal")" ] ||
+  complain "results/{review}.json: the seal says another decision"
 
 # 7. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists, and that was
 #    valid when it was given and when it was sealed; the statement names the SHA-256 of the seal that was signed.
@@ -528,10 +512,20 @@ signed() {{ # statement, namespace, time
   covering=$(grep -lF "\"name\":\"$1\"" seals/*.json | head -n 1)
   [ -z "$covering" ] || ssh-keygen -Y verify -Overify-time="$(instant "$covering")" {revoked}-f allowed_signers \
     -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null || complain "$1: its key was not valid when it was sealed"
-  [ -z "$SIGNERS" ] || ssh-keygen -Y verify -Overify-time="$3" -f "$SIGNERS" -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null ||
+  [ -z "$SIGNERS" ] || ssh-keygen -Y verify -Overify-time="$3" "${{gone[@]}}" -f "$SIGNERS" -I "$who" -n "$2" -s "$1.sig" \
+    < "$1" > /dev/null ||
     complain "$1 is not signed by one whom $SIGNERS allows"
 }}
 approved() {{ # gate, role, step whose seal is signed, step that does not begin before ("" for the closeout)
+  acts=''
+  [ "$4" != {cutover} ] || acts=$(grep -nE '^\{{"action": "cutover", .*"outcome": "begun", "previous"' audit.jsonl)
+  [ -z "$4" ] || [ -n "$acts" ] || acts=$(grep -F "\"step\": \"$4\"}}" -n audit.jsonl |
+    grep -E '^[0-9]+:\{{"action": "step ends", .*"outcome": "(pass|warning|marginal|not [a-z]+)", "previous"')
+  for line in $(cut -d: -f1 <<< "$acts"); do # each time that it acted: what had the role signed by then?
+    by=$(head -n "$line" audit.jsonl | grep -E '^\{{"action": "signed", ' | grep -F "\"gate\": \"$1\"," |
+      grep -F "\"role\": \"$2\"," | tail -n 1)
+    [[ "$by" == *'"decision": "go"'* ]] || complain "step $4 acted, and $2 had not signed go by then"
+  done
   [ -e "results/${{4:-$3}}.json" ] || return
   statement=$(logged "$1-$2" | tail -n 1)
   if [ -z "$statement$4" ]; then echo "$1: $2 has not signed"; return; fi
@@ -565,6 +559,7 @@ def recipe(state: RunState, newest: Seal) -> str:
     head = _HEAD.format(
         run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, behind=_BEHIND,
         changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE, full="|".join(MAY_BE_EMPTY),
+        review=Step.REVIEW, cutover=Step.CUTOVER,
     )  # fmt: skip
     lines = [_signed(path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:

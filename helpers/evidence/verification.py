@@ -36,7 +36,7 @@ from helpers.evidence.seals import (
     required,
     unbound,
 )
-from helpers.evidence.secret_scan import made_again, other_code, tree
+from helpers.evidence.secret_scan import attestation, made_again, other_code, tree
 from helpers.evidence.signing import ALLOWED, RUNNER
 from helpers.evidence.statement import (
     CHANGING,
@@ -416,7 +416,7 @@ def _envelope(seal: Seal, runner: Mapping[str, str], found: Verified) -> Iterato
         if path.exists():
             yield f"{seal.name}{statement.ENVELOPE}: the seal names no envelope"
         return
-    payload = statement.attestation(seal)
+    payload = attestation(seal)
     try:
         data = contents(path)
         signature = base64.b64decode(json_in(data)["signatures"][0]["sig"])
