@@ -147,7 +147,8 @@ def finish_step(folder: RunFolder, number: str) -> None:
     notebook.with_suffix(".html").write_text(f"<h1>{row.title}</h1>", encoding="utf-8")
     named = (path, notebook, notebook.with_suffix(".html"), *(folder.reports / "figures").glob(f"{number}_*"))
     digests = {each.relative_to(folder.reports).as_posix(): file_digest(each) for each in named}
-    audit.append(folder.reports / audit.NAME, audit.STEP_ENDS, step=number, result=file_digest(path), digests=digests)
+    about = {"step": number, "result": file_digest(path), "digests": digests}
+    audit.append(folder.reports / audit.NAME, audit.STEP_ENDS, outcome=str(result.verdict), **about)
 
 
 def signed_run(signers: Signers) -> RunFolder:
