@@ -245,6 +245,10 @@ def test_the_first_screen_names_its_evidence_who_acts_and_what_was_not_judged(re
     assert judged["judged"] < judged["neighbours"], "else this test shows nothing"
     assert "open" in tiles["Recall@10, each collection"]["class"], "a share of some is no pass for all"
     assert "of it in attempts that failed" in tiles["Write downtime"].text, "the drill killed one"
+    for signed in rehearsal.reports.glob("signoffs/*.json"):
+        over = json.loads(signed.read_bytes())["seal"]
+        digest = hashlib.sha256((rehearsal.reports / over["name"]).read_bytes()).hexdigest()
+        assert f"over seal {Path(over['name']).name[:4]}, SHA-256 {digest[:16]}" in page.text
     announced = (rehearsal.reports / "announcement.txt").read_text(encoding="utf-8")
     assert "Impact:   Writes to the database are refused meanwhile." in announced
     assert announced.count("Writes to the database are refused") == 1

@@ -40,7 +40,7 @@ from helpers.run.plan import Step
 @dataclass(frozen=True, slots=True)
 class SignOff:
     """One answer. `name` is the principal of the key that signed, never what the statement says of itself; `decision` is go
-    or no-go; `superseded` where the role answered again at the same gate.
+    or no-go; `seal` what it was said of, its number and the beginning of its SHA-256; `superseded` where the role answered again.
     """
 
     role: str
@@ -52,6 +52,7 @@ class SignOff:
     accept: list[str] = field(default_factory=list)
     rehearsal: bool = False
     file: str = ""
+    seal: str = ""
     superseded: bool = False
 
 
@@ -89,7 +90,9 @@ def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOff:
     decision = str(facts.get("decision") or "").lower().replace("_", "-")
     accept = facts.get("accept")
     accepted = [str(item) for item in accept] if isinstance(accept, list) else []
-    return SignOff(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file)
+    about = over if isinstance(over := facts.get("seal"), dict) else {}
+    seal = f"{Path(str(about.get('name'))).name[:4]}, SHA-256 {str(about.get('sha256'))[:16]}…" if about else ""
+    return SignOff(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file, seal)
 
 
 T = TypeVar("T")
