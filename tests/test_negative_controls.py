@@ -252,6 +252,10 @@ def test_the_first_screen_names_its_evidence_who_acts_and_what_was_not_judged(re
     announced = (rehearsal.reports / "announcement.txt").read_text(encoding="utf-8")
     assert "Impact:   Writes to the database are refused meanwhile." in announced
     assert announced.count("Writes to the database are refused") == 1
+    routes = rehearsal.result("13")["facts"]["routing"]
+    for old in {row["collection"] for row in routes}:
+        new = ", ".join(sorted({row["target"] for row in routes if row["collection"] == old and row["target"]}))
+        assert f"- Instead of {old}: {new}." in announced
 
 
 def test_a_damaged_rehearsal_is_found_by_id_and_go_again_when_undone(rehearsal: Night) -> None:

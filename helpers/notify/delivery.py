@@ -498,15 +498,25 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
     }  # fmt: skip
 
 
+_NAMED = 20  # collections of the source that a notice names, each with what is asked instead
+
+
 def _client_changes(folder: RunState) -> list[str]:
     """What the dry run found that an application must know: other ids, other collections, other answers."""
     dry, found = folder.result(Step.DRY_RUN), []
     routing = (dry.facts.get("routing") or []) if dry is not None else []
     routes = {(str(row["collection"]), str(row["target"])) for row in routing if row["target"]}
     if any(source != target for source, target in routes):
-        before, after = ({names[side] for names in routes} for side in (0, 1))
-        found.append(f"Collections have other names: {len(before)} in the source become {', '.join(sorted(after)[:8])}"
-                     f"{' and more' if len(after) > 8 else ''}. Clients must ask these.")  # fmt: skip
+        asked: dict[str, list[str]] = {}
+        for source, target in sorted(routes):
+            asked.setdefault(one_line(source, 80), []).append(one_line(target, 80))
+        found.append(f"Collections with another name afterwards: {len(asked):,} of the source. Clients must ask these:")
+        found += [
+            f"Instead of {source}: {', '.join(some[:8])}{' and more' * (len(some) > 8)}."
+            for source, some in asked.items()
+        ]
+        if (left := len(asked) - _NAMED) > 0:
+            found[1 + _NAMED :] = [f"And of {left:,} more: see notebook 13 of the run."]
     if len(routes) > len({target for _, target in routes}):
         field = next(iter(dry.facts.get("origin_fields") or ()), "") if dry is not None else ""
         told = "there is no filter for that"
