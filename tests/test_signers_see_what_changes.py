@@ -125,7 +125,7 @@ def test_each_state_has_its_command_its_writes_and_who_decides(tmp_path: Path) -
                                         "after the closeout: possible until the snapshots may go"]  # fmt: skip
     assert [row[3] for row in rows] == ["NOT EXERCISED in this run"] * 3
     assert rows[0][1].endswith("rollback r")
-    assert all(row[1].endswith("rollback r --replay") for row in rows[1:])
+    assert all(row[1].endswith("rollback r") and "--replay" in row[2] + rows[1][2] for row in rows[1:])
     assert rows[0][4:] == [
         "on a rollback trigger: on-call engineer; for NO-GO: operations lead",
         "nobody: there is one history",

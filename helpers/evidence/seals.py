@@ -308,7 +308,8 @@ def unbound(first: Seal, bound: Mapping[str, str], entries: Sequence[Mapping[str
     Who has to sign never changes. Anything else may be changed by `run --from`, which the log names; it voids approvals.
     One that the first seal has not was unset then, unless a newer toolkit added it: that has its default.
     """
-    sealed = first.predicate.get(BOUND, {})
+    if (sealed := first.predicate.get(BOUND)) is None:  # of an older toolkit: it binds nothing
+        return [], []
     usual = bound_by(parameters_from({"name": "any", "source": {"path": "from"}, "target": {"path": "to"}}))
     differ = sorted([key for key, value in sealed.items() if bound.get(key) != value]
                     + [key for key in bound.keys() - sealed.keys() if bound[key] != usual.get(key)])  # fmt: skip

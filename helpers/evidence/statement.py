@@ -397,7 +397,8 @@ parts() {{ grep -oE '"(bound|files|moves|sealed|work)":["{{]|"{log_key}":"' "$1"
 approvals() {{ grep -oE '"approvals":\{{[^}}]*\}}' "$1" | head -n 1; }}
 for each in seals/*.json; do
   [ -z "$last" ] || [ -z "$(comm -23 <(parts "$last") <(parts "$each"))" ] || complain "$each lacks what $last has"
-  [ -z "$last" ] || [ "$(approvals "$last")" = "$(approvals "$each")" ] || complain "$each: other people sign than in $last"
+  who=$([ -z "$last" ] || approvals "$last")
+  [ -z "$who" ] || [ "$who" = "$(approvals "$each")" ] || complain "$each: other people sign than in $last"
   [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
     # A step that runs again moves what it left before; logs of older toolkits do not name that.
     listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&

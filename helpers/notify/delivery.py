@@ -498,7 +498,11 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
     }  # fmt: skip
 
 
-_NAMED = 20  # collections of the source that a notice names, each with what is asked instead
+_NAMED = 20  # collections that a notice names in one line, and such lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED:,} more" * (len(names) > _NAMED)
 
 
 def _client_changes(folder: RunState) -> list[str]:
@@ -511,12 +515,14 @@ def _client_changes(folder: RunState) -> list[str]:
         for source, target in sorted(routes):
             asked.setdefault(one_line(source, 80), []).append(one_line(target, 80))
         found.append(f"Collections with another name afterwards: {len(asked):,} of the source. Clients must ask these:")
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for source, targets in asked.items():
+            alike.setdefault(tuple(targets), []).append(source)
         found += [
-            f"Instead of {source}: {', '.join(some[:8])}{' and more' * (len(some) > 8)}."
-            for source, some in asked.items()
+            f"Instead of {_some(sources)}: {_some(targets)}." for targets, sources in list(alike.items())[:_NAMED]
         ]
-        if (left := len(asked) - _NAMED) > 0:
-            found[1 + _NAMED :] = [f"And of {left:,} more: see notebook 13 of the run."]
+        if (left := len(alike) - _NAMED) > 0:
+            found.append(f"And {left:,} more such lines: see notebook 13 of the run.")
     if len(routes) > len({target for _, target in routes}):
         field = next(iter(dry.facts.get("origin_fields") or ()), "") if dry is not None else ""
         told = "there is no filter for that"

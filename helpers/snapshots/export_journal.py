@@ -27,7 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ from helpers.errors import RunbookError, Terminal, one_line
 from helpers.formatting import Digested
 from helpers.reason_codes import ReasonCode
 from helpers.results import append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
-from helpers.stores.creation import Function
+
+if TYPE_CHECKING:  # it would import Chroma, which a step that only reads results does without
+    from helpers.stores.creation import Function
 
 T = TypeVar("T")
 R = TypeVar("R")
