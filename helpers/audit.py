@@ -258,7 +258,7 @@ def said(folder: Path, trust: Trust | None) -> Said:
             if move in moves and not found.newest[move[0]]:
                 found.newest.pop(moves[move], None)  # a kill came between that line and its move
             elif found.newest.get(move[0]) != move[1]:
-                found.left += [to]
+                found.left.append(to)
             moves[move] = to
         for name, digest in _names(action, facts).items():
             found.before.pop(name, None)

@@ -310,21 +310,21 @@ def unbound(first: Seal, bound: Mapping[str, str], entries: Sequence[Mapping[str
     """
     if (sealed := first.predicate.get(BOUND)) is None:  # of an older toolkit: it binds nothing
         return [], []
-    usual = bound_by(parameters_from({"name": "any", "source": {"path": "from"}, "target": {"path": "to"}}))
-    differ = sorted([key for key, value in sealed.items() if bound.get(key) != value]
-                    + [key for key in bound.keys() - sealed.keys() if bound[key] != usual.get(key)])  # fmt: skip
+    differ = {key for key, value in sealed.items() if bound.get(key) != value}
+    if unset := bound.keys() - sealed.keys():
+        usual = bound_by(parameters_from({"name": "any", "source": {"path": "from"}, "target": {"path": "to"}}))
+        differ |= {key for key in unset if bound[key] != usual.get(key)}
     told = (e.get("facts") for e in entries if e["action"] == "parameters changed")
     named = {str(n) for facts in told if isinstance(facts, dict) for n in facts.get("names", [])}
-    against = [key for key in differ if key.startswith("signoff.") or key not in named]
-    return against, [key for key in differ if key not in against]
+    against = [key for key in sorted(differ) if key.startswith("signoff.") or key not in named]
+    return against, sorted(differ.difference(against))
 
 
 def bound_by(parameters: Parameters) -> dict[str, str]:
     """A digest for each parameter that a resume cannot change."""
-    flat = flatten(parameters.document())
     return {
         key: sha256(json.dumps(value, sort_keys=True, default=str).encode())[:32]
-        for key, value in flat.items()
+        for key, value in flatten(parameters.document()).items()
         if key not in RESUMABLE
     }
 

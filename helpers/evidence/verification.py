@@ -297,9 +297,8 @@ def _as_bound(run: RunState, chain: Sequence[Seal]) -> Iterator[str]:
     for seal in chain:
         if seal.subjects.get(RunPath.PARAMETERS) != digest:
             continue
-        same = (
-            seal.predicate["helpers"] == code
-        )  # else a key that one of the two toolkits does not know is not compared
+        # A key that one of two toolkits does not know is not compared.
+        same = seal.predicate["helpers"] == code
         for part, now in parts.items():
             says = seal.predicate.get(part, {})
             wrong = {key for key in says.keys() & now.keys() if says[key] != now[key]}

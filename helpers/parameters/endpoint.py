@@ -234,6 +234,7 @@ def _checked_path(text: str) -> str:
 
 
 FilePath = Annotated[str, AfterValidator(_checked_path)]
+"""A path as it is written in the file, `~` and `~user` as their homes; `resolve_path` says where that is."""
 
 _NO_GLOB = "is not a pattern for collection names:"
 
@@ -306,7 +307,6 @@ def _named_or_section(given: Any) -> Any:
 ReembedOrder = Annotated[
     Reembed, BeforeValidator(_named_or_section, json_schema_input_type=Annotated[str, Field(min_length=1)] | Reembed)
 ]
-"""A path as it is written in the file, `~` and `~user` as their homes; `resolve_path` says where that is."""
 
 
 def split_url(text: str) -> SplitResult:

@@ -96,9 +96,8 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
     guess = by_step if whole is not None else {}
     parts = [
         *(DowntimePart(f"Work of step {number}", n, guess.get(number)) for number, n in took.items()),
-        *(
-            [DowntimePart(_CARRIED, sum(carried.values()), 0.0 if guess else None)] if carried else []
-        ),  # within its prediction
+        # Its prediction is that of step 22.
+        *([DowntimePart(_CARRIED, sum(carried.values()), 0.0 if guess else None)] if carried else []),
         DowntimePart(
             "Starts of notebooks, from the fence on",
             sum(within(*one) for one in begun),
@@ -260,12 +259,9 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     if sent:
         note = f"a sample, really sent: {count(sent['queries'], 'query')}, {own_chunk(told)}; 95 % (Wilson): "
         note += interval(sent["low"], sent["high"])
-        note += f"; with the new name alone: {percent(share)} of {whole['queries']:,}" if share is not None else ""
-        note += (
-            f", with its filter, too, calculated: {percent(filtered)}"
-            if share is not None and filtered is not None
-            else ""
-        )
+        if share is not None:
+            note += f"; with the new name alone: {percent(share)} of {whole['queries']:,}"
+            note += f", with its filter, too, calculated: {percent(filtered)}" if filtered is not None else ""
         kind = "pass" if sent["same"] == 1 else "warning"
         yield Tile("Same results, asked as announced", percent(sent["same"]), note, kind, "#routing")
     elif share is not None:

@@ -466,8 +466,7 @@ def due_by_warnings(view: RunView) -> list[str]:
         due[*_due(view, ReasonCode.IDS_REWRITTEN), _RENAMED.format(others)] = []
     left = 0
     for found in view.findings:
-        remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
-        if asks(remedy):
+        if asks(remedy := _remedy(view, found.check)):
             due.setdefault((*_due(view, found.check.reason, found.at_decision), remedy), []).append(
                 f"“{text(found.check.name, 80)}”"
             )
@@ -487,9 +486,13 @@ def due_by_warnings(view: RunView) -> list[str]:
     return said or ["There was no warning; nothing is due."]
 
 
+def _remedy(view: RunView, check: Check) -> str:
+    return page_remedy(check.reason, view.id, reached(view), check.detail)
+
+
 def owed(view: RunView, check: Check, *, at_decision: bool) -> str:
     """The remedy of a finding; where it asks for an act, after who does it and by when."""
-    remedy = page_remedy(check.reason, view.id, reached(view), check.detail)
+    remedy = _remedy(view, check)
     return f"{''.join(_due(view, check.reason, at_decision))}: {remedy}" if asks(remedy) else remedy
 
 

@@ -390,7 +390,7 @@ class CloseoutStep(NotebookStep):
             return "not measured" if value is None else duration(value) if unit == "s" else size(int(value))
 
         def ratio(p: Prediction) -> str:
-            return "–" if p.error is None else f"{(p.measured or 0) / p.predicted:.2g} times" if p.predicted else "–"
+            return "–" if p.error is None else _ratio(p.measured or 0.0, p.predicted).removeprefix(", ") or "–"
 
         table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit), ratio(p), p.basis, p.contains)
                  for p in found]  # fmt: skip

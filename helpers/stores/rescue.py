@@ -87,8 +87,8 @@ class Rescued:
 def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> list[Stored]:
     """The collections of a directory's database that have both of their segments."""
     segments = {(own, scope): i for i, scope, own in db.execute("SELECT id, scope, collection FROM segments")}
-    if odd := [i for i in segments.values() if not (isinstance(i, str) and _ID.fullmatch(i))]:
-        raise sqlite3.DataError(f"a segment has the id {str(odd[0])[:40]!r}")
+    for segment in segments.values():
+        _require_id("segment", segment)
     saved = {segment: sequence(number) for segment, number in db.execute("SELECT segment_id, seq_id FROM max_seq_id")}
     topics = {topic.rpartition("/")[2]: topic for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue")}
     within = {row[0] for row in _rows(db, "databases", ("id", "tenant_id", "name")) if row[1:] == (tenant, database)}
@@ -98,8 +98,7 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
         vector, texts = segments.get((own, "VECTOR")), segments.get((own, "METADATA"))
         if vector is None or texts is None or (within and place not in within):
             continue
-        if not (isinstance(own, str) and _ID.fullmatch(own)):
-            raise sqlite3.DataError(f"a collection has the id {str(own)[:40]!r}")
+        _require_id("collection", own)
         if (
             not isinstance(dimension, int | None)
             or not 0 <= (dimension or 0) <= MOST_DIMENSION
@@ -116,9 +115,15 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
     return sorted(found, key=lambda stored: stored.name)
 
 
-_ID = re.compile(
-    r"[0-9A-Za-z-]{1,64}"
-)  # also the name of a folder that is removed from the copy, of a file that is written
+_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
+
+
+def _require_id(what: str, value: Any) -> None:
+    """An id is also the name of a folder that is removed from the copy, or of a file that is written there."""
+    if not (isinstance(value, str) and _ID.fullmatch(value)):
+        raise sqlite3.DataError(f"a {what} has the id {str(value)[:40]!r}")
+
+
 _TABLES = {"databases": "SELECT * FROM databases", "collections": "SELECT * FROM collections"}
 
 
