@@ -259,7 +259,7 @@ def a_line_of_the_audit_log_changed(t: Thief) -> None:
     t.edit(audit.NAME, '"user":', '"users":')
 
 
-@folder(*LOG)
+@folder(LOG[0], r"audit\.jsonl does not say that it was set")
 def the_last_line_cut_off(t: Thief) -> None:
     t.log(lambda lines: lines[:-1])
 

@@ -84,9 +84,10 @@ def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -
         elif digest in named:
             yield f"seal {number} was set twice"
         named.add(digest)
-    for seal in chain[:-1]:
+    for seal in chain:
         if SEALED in seal.predicate and seal.digest not in named:
-            yield f"it does not say that {seal.name} was set"
+            more = ": `runbook report RUN_ID` adds it where a kill was the cause" if seal is chain[-1] else ""
+            yield f"it does not say that {seal.name} was set{more}"
 
 
 def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Said) -> Measured:
