@@ -22,7 +22,9 @@ from tests.servers import client_of
 from tests.signers import Signers
 from tests.storage import chunks, embedded, exact, fill
 
-LOADER = "cannot allocate memory for thread-local data: ABORT"  # glibc ends the process so: no word of ours, as with a kill
+LOADER = (
+    "cannot allocate memory for thread-local data: ABORT"  # glibc ends the process so: no word of ours, as with a kill
+)
 SECONDS = 300.0  # that a command may take here; 5 to 15 is usual
 PARAMETERS = """\
 name: trial
