@@ -78,9 +78,8 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=_ORDER.index, default=Verdict.NOT_EXERCISED)
 
 
-_RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq, "≤": operator.le, "≥": operator.ge, "<": operator.lt, ">": operator.gt,
-}  # fmt: skip
+_RELATIONS: dict[str, Callable[[Any, Any], bool]] = {"=": operator.eq, "≤": operator.le, "≥": operator.ge, "<": operator.lt,
+                                                    ">": operator.gt}  # fmt: skip
 
 
 def meets(measured: Any, relation: str, threshold: Any) -> bool:
@@ -445,6 +444,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+_TOO_LITTLE = ("can't start new thread", "can't allocate lock", "Resource temporarily unavailable")  # the last: Chroma
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of the disk is used up",
@@ -455,7 +455,7 @@ _FULL = {
 
 def shortage(error: BaseException, folder: Path) -> WorldError | None:
     """The one line where an error is too little memory, threads or files, no permission, a read-only or full disk; else None."""
-    if isinstance(error, MemoryError) or str(error) == "can't start new thread":
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _TOO_LITTLE):
         return WorldError(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
                           next_step="Let it have more (ulimit -v, the limit of its container), then repeat.")  # fmt: skip
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):

@@ -15,6 +15,8 @@
 from __future__ import annotations
 
 import copy
+import mmap
+import os
 import re
 import resource
 import sys
@@ -99,6 +101,8 @@ FILES_FOR_OTHERS = 100  # open files that are not the index's: SQLite, Parquet, 
 FILES_OF_AN_INDEX = 4  # measured: header, level 0, lengths, link lists
 ENGINES = 4  # at most in one process: a copied source, a staged target, the target, and one to spare
 MOST_INDEXES = 250  # that one engine holds in memory; under 1,024 files it held 192
+THREADS = 12 + 2 * (os.cpu_count() or 2)  # that an engine may start; ten on two cores (measured)
+STACK = 2 * 2**20  # bytes of each
 SHARDS = 64  # of the engine's cache of indexes, each with its part of the places (measured)
 
 
@@ -112,7 +116,7 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
     """Chroma's engine on this very directory, in this process. Opening it rewrites it. Errors are Chroma's own.
 
     Raises `Terminal`: "not_embedded" where something else than the engine answers, "too_few_files" where so few files
-    may be open that not one index could be read.
+    may be open that not one index could be read, "out_of_memory" where its threads cannot be had.
     """
     most = _indexes()
     wanted = settings(persist_directory=str(path), is_persistent=True)
@@ -124,9 +128,10 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
             engine = system.instance(ServerAPI)  # type: ignore[type-abstract]
             if isinstance(engine, RustBindingsAPI):
                 engine.hnsw_cache_size = most * SHARDS  # no part of the cache is full before `most` are in it
+            _require_threads(path)
             system.start()
             if isinstance(engine, RustBindingsAPI):
-                engine.bindings = _InPortions(engine, most)
+                engine.bindings = _InPortions(engine, most, path)
             opened[str(path)] = system
         client = Client(tenant=tenant, database=database, settings=wanted)
     try:
@@ -134,6 +139,32 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
         yield client
     finally:
         client.close()
+
+
+def _require_threads(path: Path) -> None:
+    """`Terminal` where so many threads, with their memory, cannot be had at once.
+
+    An engine that one is refused to waits for it for ever, with the interpreter's lock: nothing in the process could end it.
+    The C library keeps the stacks of these for the engine's, which are as large.
+    """
+    gate, begun = threading.Event(), list[threading.Thread]()
+    usual = threading.stack_size(STACK)
+    try:
+        with mmap.mmap(-1, THREADS * STACK // 2):  # what they work with; nothing is written to it
+            for _ in range(THREADS):
+                thread = threading.Thread(target=gate.wait, daemon=True)
+                thread.start()
+                begun.append(thread)
+    except (RuntimeError, MemoryError, OSError) as error:
+        raise Terminal(
+            ReasonCode.OUT_OF_MEMORY, f"too little memory, or too few threads, for Chroma's engine ({THREADS} threads)",
+            where=str(path), next_step="Let the process have more (ulimit -u, ulimit -v, its container's limits), then repeat.",
+        ) from error  # fmt: skip
+    finally:
+        threading.stack_size(usual)
+        gate.set()
+        for thread in begun:
+            thread.join()
 
 
 def _require_engine(client: Client, path: Path) -> None:
@@ -180,8 +211,9 @@ class _InPortions:
     Calls run side by side; an engine is opened anew while none runs, so that never two are at work on one directory.
     """
 
-    def __init__(self, engine: RustBindingsAPI, most: int) -> None:
+    def __init__(self, engine: RustBindingsAPI, most: int, path: Path) -> None:
         self._bindings: Any = engine.bindings
+        self._path = path
         self._engine, self._most = copy.copy(engine), most  # opens anew while clients see nothing but these portions
         del self._engine.bindings
         self._touched: set[str] = set()
@@ -214,6 +246,7 @@ class _InPortions:
     def _renew(self) -> None:
         self._bindings = None  # the old one is closed before the new one opens
         try:
+            _require_threads(self._path)
             self._engine.start()
             self._bindings = self._engine.bindings
             del self._engine.bindings
