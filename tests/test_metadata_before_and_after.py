@@ -87,6 +87,7 @@ def test_a_schema_derives_what_is_certain_and_fills_the_rest(tmp_path: Path) -> 
     assert {kind_of(str(rules[key])) for key in (("b", "spanish"), ("d", "words"))} == {"changed"}
     values = FieldValues(load_schema(str(path)))
     values.add_source(done, batch, range(4))
+    assert values.summary()["altered"] == {"id": 0, "metadata": 4, "document": 0}
     given = set(done.repairs[done.repairs["rule"].isin(["missing", "default"])]["id"])
     assert values.summary()["defaulted_chunks"] == len(given) == 3, "d has an author of its own, and no default"
 

@@ -248,8 +248,7 @@ def tiles(view: RunView) -> list[Tile]:
     return [
         _collections(view, found),
         _chunks("Chunks in source", found.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
-        _chunks("Migrated", found.migrated, f"{percent(found.migrated / found.source)} of the source"
-                if found.source and found.migrated is not None else "", good=found.migrated == found.source),
+        _chunks("Migrated", found.migrated, _altered(view, found), good=found.migrated == found.source),
         replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
                 file="#quarantined" if next(view.quarantined, None) else ""),
         *([_chunks("Left out", found.left_out, "by the conditions of the schema, listed with each")] if found.left_out else []),
@@ -279,6 +278,16 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
     note = f"{held}, of up to {max(several.values())}" if several else "none is merged"
     return Tile("Collections, source → target", f"{before} → {after}", note,
                 file="#routing" if numbers.routes(view.results) else "")  # fmt: skip
+
+
+def _altered(view: RunView, found: numbers.Counts) -> str:
+    """Which share of the source that is, and how many of these chunks are not as the source has them."""
+    if not found.source or found.migrated is None:
+        return ""
+    share = f"{percent(found.migrated / found.source)} of the source"
+    told = view.results[Step.VALIDATE].facts.get("metadata") or {} if Step.VALIDATE in view.results else {}
+    parts = ", ".join(f"{what} in {chunks:,}" for what, chunks in (told.get("altered") or {}).items())
+    return f"{share}; other than in the source: {parts}" if parts else share
 
 
 def _in_chunks(found: numbers.Counts) -> str:

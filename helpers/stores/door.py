@@ -14,9 +14,11 @@
 
 from __future__ import annotations
 
+import _thread
 import copy
 import mmap
 import os
+import queue
 import re
 import resource
 import sys
@@ -147,24 +149,29 @@ def _require_threads(path: Path) -> None:
     An engine that one is refused to waits for it for ever, with the interpreter's lock: nothing in the process could end it.
     The C library keeps the stacks of these for the engine's, which are as large.
     """
-    gate, begun = threading.Event(), list[threading.Thread]()
+    gate, ended, begun = _thread.allocate_lock(), queue.SimpleQueue[None](), 0
     usual = threading.stack_size(STACK)
     try:
-        with mmap.mmap(-1, THREADS * STACK // 2):  # what they work with; nothing is written to it
+        with gate, mmap.mmap(-1, THREADS * STACK // 2):  # what they work with; nothing is written to it
             for _ in range(THREADS):
-                thread = threading.Thread(target=gate.wait, daemon=True)
-                thread.start()
-                begun.append(thread)
-    except (RuntimeError, MemoryError, OSError) as error:
+                _thread.start_new_thread(_pass, (gate, ended))
+                begun += 1
+        for _ in range(begun):
+            ended.get(timeout=10)
+    except (RuntimeError, MemoryError, OSError, queue.Empty) as error:
         raise Terminal(
             ReasonCode.OUT_OF_MEMORY, f"too little memory, or too few threads, for Chroma's engine ({THREADS} threads)",
             where=str(path), next_step="Let the process have more (ulimit -u, ulimit -v, its container's limits), then repeat.",
         ) from error  # fmt: skip
     finally:
         threading.stack_size(usual)
-        gate.set()
-        for thread in begun:
-            thread.join()
+
+
+def _pass(gate: _thread.LockType, ended: queue.SimpleQueue[None]) -> None:
+    """A thread that lives as long as `gate` is closed. No `threading.Thread`: where such a one dies at once for want of
+    memory, `start` waits for it for ever (CPython 3.11)."""
+    with suppress(MemoryError), gate:
+        ended.put(None)
 
 
 def _require_engine(client: Client, path: Path) -> None:

@@ -14,7 +14,7 @@ from helpers.parameters.sections import Migration, index_order
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict, kind_of
 from helpers.run.record import RunRecord
-from helpers.snapshots.comparison import metadata_differences, show
+from helpers.snapshots.comparison import metadata_differences, same_value, show
 from helpers.stores.base import HNSW_METADATA, CollectionInfo, legacy_parameters
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import VECTORS, allowed, effective_configuration, reduced, unsupported
@@ -281,6 +281,7 @@ class FieldValues:
         self.changes: Counter[tuple[str, str, str]] = Counter()  # by field, rule and kind
         self.rewritten = 0
         self.rewritten_example: tuple[str, str] | None = None
+        self.altered = {"metadata": 0, "document": 0}  # chunks in which it is another than in the source
         self.contradictions: dict[str, Counter[tuple[str, str]]] = {"before": Counter(), "after": Counter()}
         self.contradicting: dict[str, list[dict[str, str]]] = {"before": [], "after": []}  # the first 1,000 of each
 
@@ -289,6 +290,10 @@ class FieldValues:
         self.chunks += len(kept)
         due: dict[str, list[str]] = {}
         for i in kept:
+            was, now = batch.metadatas[i] or {}, moved.batch.metadatas[i] or {}
+            kept_whole = was.keys() == now.keys() and all(same_value(value, now[name]) for name, value in was.items())
+            self.altered["metadata"] += not kept_whole
+            self.altered["document"] += moved.batch.documents[i] != batch.documents[i]
             if moved.batch.ids[i] != moved.source_ids[i]:
                 self.rewritten += 1
                 self.rewritten_example = self.rewritten_example or (moved.source_ids[i], moved.batch.ids[i])
@@ -364,6 +369,7 @@ class FieldValues:
             "defaulted_chunks": self.defaulted,
             "changes": changes,
             "fields": self.table(),
+            "altered": {"id": self.rewritten, **self.altered},
             "ids_rewritten": {"chunks": self.rewritten, "before": example[0], "after": example[1]} if example else None,
         }
 
