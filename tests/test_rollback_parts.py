@@ -23,9 +23,10 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback import outline, postmortem, replay
-from helpers.rollback.outline import at_work, stop, triggers
+from helpers.rollback.outline import at_work, stop
 from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
+from helpers.run.advice import triggers
 from helpers.run.folders import RunLock
 from helpers.run.kernel import RUNNER_PID
 from helpers.run.record import RunRecord

@@ -10,11 +10,12 @@ from bs4 import BeautifulSoup
 
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
-from helpers.report.clients import Tile, asks_instead, carries_over, way_back, ways_back, who_orders
+from helpers.report.clients import Tile, asks_instead, carries_over, way_back, ways_back, when_to_roll_back, who_orders
 from helpers.report.facts import read_run
 from helpers.report.pages import run_page, tiles
 from helpers.report.record import deviations, tools, untried_here
 from helpers.results import Check, Phase, StepResult, Verdict
+from helpers.run.advice import CONDITIONS
 from helpers.run.plan import CONTRADICTIONS, Step
 from helpers.steps.migrate import by_value
 from tests.test_pages_run import make_run, read, result, whole_night
@@ -136,6 +137,16 @@ def test_each_state_has_its_command_its_writes_and_who_decides(tmp_path: Path) -
     assert "a chunk changed on both sides stops the replay" in rows[2][2]
     nobody = who_orders(read_run(make_run(tmp_path / "s", whole_night())))
     assert "the operations lead, level 3: not named (contacts.operations_lead)" in nobody
+
+
+def test_the_page_says_when_to_roll_back_and_which_trigger_was_met(tmp_path: Path) -> None:
+    calm = when_to_roll_back(read_run(make_run(tmp_path / "a", whole_night())))
+    assert all(condition in calm for condition in CONDITIONS)
+    assert "): none." in calm
+    night = whole_night()
+    next(step for step in night if step.step == Step.VALIDATE).facts["validation_pass_rate"] = 0.9
+    page = read(run_page(make_run(tmp_path / "b", night)))
+    assert "23): 90.00 % of the chunks are valid, below 95 %." in page.find(id="rollback").parent.get_text()  # type: ignore[union-attr]
 
 
 def test_the_first_screen_and_the_rapid_rollback_say_who_orders_a_rollback(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from helpers.report.facts import RunView, StepRow, instant
 from helpers.report.outcome import FENCE_END, possible_until, writers
 from helpers.results import StepResult, Verdict
 from helpers.run import window
+from helpers.run.advice import CONDITIONS, triggers
 from helpers.run.plan import Step
 
 _AGAIN = "the source read once more"
@@ -436,6 +437,17 @@ def who_orders(view: RunView) -> str:
     return (
         f"{said}Who orders it, before and after the cutover: on a rollback trigger the {_called(view, CRITICAL[2])}; without "
         f"one, or for NO-GO, the {_called(view, LEVELS[-1][3])}."
+    )
+
+
+def when_to_roll_back(view: RunView) -> str:
+    """The rollback triggers of the runbook, and which of them this run has met."""
+    looked = [step for step in (Step.MIGRATE, Step.VALIDATE) if step in view.results]
+    met = "; ".join(text(trigger.sentence, 200) for trigger in triggers(view.results)) or "none"
+    so_far = f"Met in this run (step {' and '.join(looked)}): {met}." if looked else "Not looked for yet."
+    return (
+        f"Roll back where step 22 or 23 finds {'; '.join(CONDITIONS)}. {so_far} After the cutover no step rolls back by itself: "
+        "where step 25, 50, 51 or 52 fails, or clients report errors, a person decides."
     )
 
 

@@ -49,6 +49,7 @@ from helpers.report.clients import (
     to_source,
     way_back,
     ways_back,
+    when_to_roll_back,
     who_orders,
 )
 from helpers.report.facts import RunView, Timed, between, read_run, timed
@@ -106,6 +107,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         way_back=way_back(view),
         who_orders=who_orders(view),
         ways_back=ways_back(view),
+        when_to_roll_back=when_to_roll_back(view),
         histories=advice.HISTORIES if writers(view) else "",
         replay_ordered=numbers.REPLAY_ORDERED if back is not None and back.replayed is not None else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),

@@ -9,7 +9,6 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,92 +23,13 @@ from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
-from helpers.results import Check, StateFile, StepResult, Verdict, private, utc_now
-from helpers.run import kernel, plan
+from helpers.results import StateFile, private, utc_now
+from helpers.run import kernel
 from helpers.run.folders import RunFolder, RunPath, RunState
-from helpers.run.plan import Step
 
-LEAST_VALID = 0.95
-MOST_MISSING, MOST_MISSING_SHARE = 100, 0.05  # the runbook's figure and A27's: whichever is smaller
-MOST_DIVERGENCE = 0.20
-_SCHEMA_REASONS = ("field_missing", "missing_metadata")
-_MISSING = ("chunk_missing", "collection_missing", "count_mismatch")
 LOCKS = ("runner", "step")
 _HOLDER = re.compile(r"process (\d+) on (.+)")
 PATIENCE = 20.0  # seconds for the batch in hand, as Ctrl-C gives; then its kernel is ended, then the process
-
-
-@dataclass(frozen=True, slots=True)
-class Trigger:
-    """One reason to roll back: `code`, the step that shows it, and a sentence with the figures."""
-
-    code: str
-    step: str
-    sentence: str
-
-
-def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
-    """The triggers in these results (by step number), in the order of the steps. A pause for disk is none."""
-    steps = [results[step] for step in (Step.MIGRATE, Step.VALIDATE) if step in results]
-    return [
-        Trigger(code, result.step, said)
-        for result in steps
-        for code, said in (*_of_the_whole(result), *_of_parts(result))
-    ]
-
-
-def due(folder: RunState) -> list[Trigger]:
-    """The rollback triggers in what this run's steps found."""
-    results = {step.number: folder.result(step.number) for step in plan.LINE}
-    return triggers({number: result for number, result in results.items() if result is not None})
-
-
-def _failed(result: StepResult) -> list[Check]:
-    return [c for c in result.checks if c.verdict is Verdict.FAIL]
-
-
-def _of_the_whole(result: StepResult) -> Iterator[tuple[str, str]]:
-    """More than 100 chunks are missing, or more than 5 % of them, whichever is smaller; too few are valid; the time is over."""
-    if result.error is not None and result.error["code"] == ReasonCode.TIME_LIMIT:
-        yield ReasonCode.TIME_LIMIT, "the migration took longer than migration.max_minutes"
-    share = result.facts.get("validation_pass_rate")
-    if isinstance(share, int | float) and share < LEAST_VALID:
-        yield "validation_below_95", f"{100 * share:.2f} % of the chunks are valid, below 95 %"
-    total, missing = _counts(result)
-    limit = min(MOST_MISSING, MOST_MISSING_SHARE * total) if total else MOST_MISSING
-    if missing > limit:
-        yield "chunks_missing", f"{missing:,} chunks are missing in the target, more than {limit:g}"
-
-
-def _counts(result: StepResult) -> tuple[int, int]:
-    """(chunks in the source, chunks in neither target nor quarantine)."""
-    rows = result.facts.get("arrivals") or result.facts.get("counts") or []
-    total = sum(int(row["source"]) for row in rows)
-    if result.facts.get("arrivals"):
-        return total, sum(int(row["missing"]) for row in rows)
-    if rows:
-        return total, sum(
-            max(0, int(r["source"]) - int(r["quarantined"]) - int(r.get("left_out") or 0) - int(r["target"]))
-            for r in rows
-        )
-    return 0, max((c.offenders for c in _failed(result) if c.reason in _MISSING), default=0)
-
-
-def _of_parts(result: StepResult) -> Iterator[tuple[str, str]]:
-    """Of searches the exact overlap: ANN noise is out of it (over-query), so what is left is divergence."""
-    for check in _failed(result):
-        if check.reason == ReasonCode.NAN_EMBEDDING:
-            yield "nan_in_target", check.detail or "the target holds NaN"
-        elif any("dimensions instead of" in str(row.get("detail", "")) for row in check.ids):
-            yield ReasonCode.WRONG_DIMENSION, f"{check.name}: {check.ids[0].get('detail', '')}"
-    for row in result.facts.get("search") or []:
-        overlap = row.get(f"overlap_exact@{row.get('k')}")
-        if str(row.get("verdict")) == "fail" and isinstance(overlap, int | float) and 1 - overlap > MOST_DIVERGENCE:
-            said = f"searches in {row['collection']} differ by {100 * (1 - overlap):.0f} %, more than 20 %"
-            yield "search_divergence", said
-    for check in _failed(result):
-        if check.reason in _SCHEMA_REASONS:
-            yield "schema_fields_missing", f"{check.name}: {check.detail or check.measured}"
 
 
 def at_work(folder: RunFolder) -> dict[int, str]:

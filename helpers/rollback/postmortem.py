@@ -25,10 +25,10 @@ from helpers.report.pages import rollback_page
 from helpers.report.record import SUCCESS
 from helpers.results import Verdict, file_digest, utc_now, worst
 from helpers.rollback import replay
-from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState, triggers
+from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState
 from helpers.rollback.replay import said
 from helpers.run import plan
-from helpers.run.advice import HISTORIES
+from helpers.run.advice import HISTORIES, triggers
 from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord

@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from helpers.errors import RUNBOOK
 from helpers.reason_codes import LATE, ReasonCode
+from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.folders import RunState
 from helpers.run.plan import Step
 
+LEAST_VALID = 0.95
+MOST_MISSING, MOST_MISSING_SHARE = 100, 0.05  # the runbook's figure and A27's: whichever is smaller
+MOST_DIVERGENCE = 0.20
+CONDITIONS = (  # what `triggers` looks for
+    "a migration longer than migration.max_minutes",
+    f"fewer than {100 * LEAST_VALID:.0f} % of the chunks valid",
+    f"more than {MOST_MISSING} chunks missing in the target, or more than {100 * MOST_MISSING_SHARE:.0f} % where that is fewer",
+    "a vector with NaN, or of another dimension, in the target",
+    f"searches of a collection that differ by more than {100 * MOST_DIVERGENCE:.0f} %",
+    "a field that the schema requires missing in the target",
+)
+_SCHEMA_REASONS = ("field_missing", "missing_metadata")
+_MISSING = ("chunk_missing", "collection_missing", "count_mismatch")
 TREE = Step.TROUBLESHOOTING  # the notebook that reads a run and says which of the others comes first
 
 
@@ -238,3 +253,79 @@ def rapid(command: Callable[..., str]) -> list[Line]:
         Line("3. Afterwards", "says that the run is rolled back", command("status")),
         Line("", "checks every file, seal and signature", command("verify")),
     ]  # fmt: skip
+
+
+# -- rollback triggers --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One reason to roll back: `code`, the step that shows it, and a sentence with the figures."""
+
+    code: str
+    step: str
+    sentence: str
+
+
+def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
+    """The triggers in these results (by step number), in the order of the steps. A pause for disk is none."""
+    steps = [results[step] for step in (Step.MIGRATE, Step.VALIDATE) if step in results]
+    return [
+        Trigger(code, result.step, said)
+        for result in steps
+        for code, said in (*_of_the_whole(result), *_of_parts(result))
+    ]
+
+
+def triggers_of(folder: RunState) -> list[Trigger]:
+    """The rollback triggers in what this run's steps found."""
+    results = {step.number: folder.result(step.number) for step in plan.LINE}
+    return triggers({number: result for number, result in results.items() if result is not None})
+
+
+def _failed(result: StepResult) -> list[Check]:
+    return [c for c in result.checks if c.verdict is Verdict.FAIL]
+
+
+def _of_the_whole(result: StepResult) -> Iterator[tuple[str, str]]:
+    """More than 100 chunks are missing, or more than 5 % of them, whichever is smaller; too few are valid; the time is over."""
+    if result.error is not None and result.error["code"] == ReasonCode.TIME_LIMIT:
+        yield ReasonCode.TIME_LIMIT, "the migration took longer than migration.max_minutes"
+    share = result.facts.get("validation_pass_rate")
+    if isinstance(share, int | float) and share < LEAST_VALID:
+        yield "validation_below_95", f"{100 * share:.2f} % of the chunks are valid, below 95 %"
+    total, missing = _counts(result)
+    limit = min(MOST_MISSING, MOST_MISSING_SHARE * total) if total else MOST_MISSING
+    if missing > limit:
+        yield "chunks_missing", f"{missing:,} chunks are missing in the target, more than {limit:g}"
+
+
+def _counts(result: StepResult) -> tuple[int, int]:
+    """(chunks in the source, chunks in neither target nor quarantine)."""
+    rows = result.facts.get("arrivals") or result.facts.get("counts") or []
+    total = sum(int(row["source"]) for row in rows)
+    if result.facts.get("arrivals"):
+        return total, sum(int(row["missing"]) for row in rows)
+    if rows:
+        return total, sum(
+            max(0, int(r["source"]) - int(r["quarantined"]) - int(r.get("left_out") or 0) - int(r["target"]))
+            for r in rows
+        )
+    return 0, max((c.offenders for c in _failed(result) if c.reason in _MISSING), default=0)
+
+
+def _of_parts(result: StepResult) -> Iterator[tuple[str, str]]:
+    """Of searches the exact overlap: ANN noise is out of it (over-query), so what is left is divergence."""
+    for check in _failed(result):
+        if check.reason == ReasonCode.NAN_EMBEDDING:
+            yield "nan_in_target", check.detail or "the target holds NaN"
+        elif any("dimensions instead of" in str(row.get("detail", "")) for row in check.ids):
+            yield ReasonCode.WRONG_DIMENSION, f"{check.name}: {check.ids[0].get('detail', '')}"
+    for row in result.facts.get("search") or []:
+        overlap = row.get(f"overlap_exact@{row.get('k')}")
+        if str(row.get("verdict")) == "fail" and isinstance(overlap, int | float) and 1 - overlap > MOST_DIVERGENCE:
+            said = f"searches in {row['collection']} differ by {100 * (1 - overlap):.0f} %, more than 20 %"
+            yield "search_divergence", said
+    for check in _failed(result):
+        if check.reason in _SCHEMA_REASONS:
+            yield "schema_fields_missing", f"{check.name}: {check.detail or check.measured}"

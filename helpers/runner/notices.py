@@ -17,9 +17,9 @@ from helpers.evidence.signoffs import gate_state
 from helpers.notify import Around, Event, read, tell
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, file_digest, passed
-from helpers.rollback.outline import DRILL, KILL_DRILL, RollbackState, due
+from helpers.rollback.outline import DRILL, KILL_DRILL, RollbackState
 from helpers.run import plan
-from helpers.run.advice import advice
+from helpers.run.advice import advice, triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -58,7 +58,11 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
                 tell(folder, Event.SIGNED, key=_decision(folder), say=say, signed=signed, open=_page(folder, step))
         else:
             state = RollbackState.load(folder.workspace)
-            why = (state.orders.why if state else "") or "; ".join(t.sentence for t in due(folder)) or "it was ordered"
+            why = (
+                (state.orders.why if state else "")
+                or "; ".join(t.sentence for t in triggers_of(folder))
+                or "it was ordered"
+            )
             tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True, drill=_drill(folder, state),
                  open=_page(folder, step))  # fmt: skip
 
@@ -123,7 +127,7 @@ def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
         way = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
         event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
         tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
-             critical=bool(due(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / KILL_DRILL).exists(),
+             critical=bool(triggers_of(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / KILL_DRILL).exists(),
              open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
 
 

@@ -20,9 +20,10 @@ from helpers.reason_codes import ReasonCode
 from helpers.report.pages import leave
 from helpers.results import utc_now
 from helpers.rollback import Orders, RollbackState
-from helpers.rollback.outline import at_work, due, outline, stop
+from helpers.rollback.outline import at_work, outline, stop
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.advice import triggers_of
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
@@ -80,7 +81,7 @@ def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run:
     nothing_to_hold = dry_run or run.facts["dry_run"] or run.result(Step.SNAPSHOT) is None
     if nothing_to_hold or isinstance(error, Interrupted | WaitingForSignoffs) or error.code == OUTSIDE_WINDOW:
         return error
-    found = due(run)
+    found = triggers_of(run)
     if not found and not isinstance(error, NoGo):
         return error
     try:

@@ -21,9 +21,9 @@ from helpers.notify.delivery import level, levels
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import StepResult, passed
-from helpers.rollback.outline import due
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.advice import triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission
@@ -226,7 +226,7 @@ def escalation(folder: RunState, now: dt.datetime) -> tuple[StepResult, float, i
         return None
     minutes = (now - dt.datetime.fromisoformat(found.finished or found.started)).total_seconds() / 60
     last = last_safe_moment(folder)
-    number, _, _ = level(minutes, critical=bool(due(folder)) or (last is not None and now > last))
+    number, _, _ = level(minutes, critical=bool(triggers_of(folder)) or (last is not None and now > last))
     return found, minutes, number
 
 

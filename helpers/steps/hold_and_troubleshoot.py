@@ -15,8 +15,8 @@ from helpers.formatting import duration
 from helpers.notify.delivery import level, levels
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback.outline import triggers
 from helpers.run import plan
+from helpers.run.advice import triggers
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
