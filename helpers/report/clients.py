@@ -180,9 +180,11 @@ def carries_over(view: RunView) -> str:
     if not seconds:
         return ""
     grows = {Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE}
-    work = sum(p.seconds for p in downtime_parts(results, view.attempts)
-               if p.name.endswith(_AGAIN) or any(p.name.startswith(f"Work of step {step}") for step in grows))  # fmt: skip
+    worked = [p for p in downtime_parts(results, view.attempts)
+              if p.name.endswith(_AGAIN) or any(p.name.startswith(f"Work of step {step}") for step in grows)]  # fmt: skip
+    work = sum(p.seconds for p in worked)
     of = f" on {count(chunks, 'chunk')}" if chunks is not None else ""
+    of += KILLED if any(p.name == _CARRIED for p in worked) else ""
     each = f", {duration(work / chunks * 1000)} for 1,000" if chunks and chunks > 1000 else ""
     said = [f"{duration(work)} of it are work{of}{each}, which grows with their number"] if work else []
     people = numbers.signing(results, view.attempts)

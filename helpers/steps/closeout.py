@@ -566,7 +566,7 @@ class CloseoutStep(NotebookStep):
             "known": record.known_at_decision(view),
             "retention": [{"what": k.what, "until": when(k.until), "how": k.how}
                           for k in what_stays(self.run.home, self.parameters)],
-            "way_back": f"It stays open until {until}, when the snapshots may go:",
+            "way_back": f"Open until {until}, when the snapshots may go. This shows what it would do, and changes nothing:",
             "rollback": self.run.home.command("rollback", "--dry-run"), "contacts": self._contacts(),
             "orders": who_orders(view),
             "rate": f"{rate:,.0f}" if isinstance(rate, int | float) else "not recorded",
