@@ -139,6 +139,10 @@ def writings(value: str) -> Iterator[tuple[str, str]]:
         yield "escaped", "".join(f"{mark}{byte:02x}" for byte in raw)
     yield "escaped", "".join(f"\\u{ord(c):04x}" for c in value)
     yield "escaped", "".join(f"\\u{ord(c):04X}" for c in value)
+    for mark in ("%u{:04x}", "%u{:04X}", "\\u{{{:x}}}", "\\u{{{:X}}}"):
+        yield "escaped", "".join(mark.format(ord(c)) for c in value)
+    for between in (",", ", ", " "):
+        yield "numbers", between.join(str(byte) for byte in raw)
     yield "quoted-printable", "".join(chr(b) if 32 <= b < 127 and b != 61 else f"={b:02X}" for b in raw)
     by_jinja = html.escape(value).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
     for marked in (html.escape(value), by_jinja):

@@ -117,6 +117,11 @@ WRITTEN = {
     "JSON with escaped slashes": json.dumps({"a": TOKEN}).replace("/", "\\/").encode(),
     "quoted-printable": quopri.encodestring(RAW),
     "quoted-printable in lines": quopri.encodestring(b"x" * 70 + RAW),
+    "UTF-32": TOKEN.encode("utf-32-be"),
+    "escaped, each letter, in braces": "".join(f"\\u{{{ord(c):x}}}" for c in TOKEN).encode(),
+    "escaped, each letter, by a script": "".join(f"%u{ord(c):04X}" for c in TOKEN).encode(),
+    "numbers": json.dumps(list(RAW)).encode(),
+    "letters of no width": "\u2060".join(TOKEN).encode(),
     "PDF": b"<< /Filter /FlateDecode >>\nstream\n" + zlib.compress(b"BT " + RAW) + b"\nendstream",
 }
 

@@ -230,13 +230,14 @@ def writings(value: str) -> Iterator[tuple[str, bytes]]:
     """The value as it may stand in a file: (name of the writing, bytes)."""
     for name, text in errors.writings(value):
         yield name, text.encode("utf-8", "surrogatepass")
-    yield "UTF-16", value.encode("utf-16-le", "surrogatepass")
-    yield "UTF-16", value.encode("utf-16-be", "surrogatepass")
+    for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        yield codec[:6].upper(), value.encode(codec, "surrogatepass")
 
 
 # What may be inside a value that is wrapped or cut; besides escaped line ends, tags, colours of a terminal, blanks of no width.
 _BETWEEN = b" \t\n\r\f\v\"',\\:|>-"
 _MARKS = re.compile(rb"<[^<>]{1,200}>|(?:\x1b|\\u001b|\\x1b)\[[0-9;]*m")
+_NO_WIDTH = tuple(c.encode() for c in "\u200b\u200c\u200d\u2060\ufeff\xad")  # letters that nobody sees
 _SHORTEST_CUT = 10  # bytes of a value without these: fewer occur by chance
 _PIECE = 16 * 2**20  # bytes of a compressed part that are looked at together at most
 _PATIENCE = {bz2.BZ2Decompressor: 2**21}  # bytes that may be read before a part holds anything; 2**10 of others
@@ -286,7 +287,7 @@ def _find(
     """(file, reference, writing) of each value that is there; in `unknown`, files that were not searched to their end."""
     cut: dict[bytes, tuple[str, str]] = {}
     for needle, (name, writing) in needles.items():
-        if len(joined := _joined(needle)) >= _SHORTEST_CUT and writing != "UTF-16":
+        if len(joined := _joined(needle)) >= _SHORTEST_CUT and not writing.startswith("UTF"):
             cut.setdefault(joined, (name, f"{writing}, in pieces"))
     plain, pieces, escaped = _Needles(needles), _Needles(cut), dict[Any, _Needles]()
     for path in sorted(folder.rglob("*")):
@@ -338,9 +339,9 @@ def _joined(data: bytes) -> bytes:
         b"\\n",
         b"\\r",
         b"\\t",
-        b"\xe2\x80\x8b",
         b"\\u200b",
         b"&#8203;",
+        *_NO_WIDTH,
     ):
         data = data.replace(mark, b"  ")
     return data.translate(None, _BETWEEN)
