@@ -23,6 +23,7 @@ from helpers.results import file_digest, utc_now
 from helpers.snapshots import backup, retention
 from helpers.snapshots import snapshot as module
 from helpers.snapshots.export_journal import Journal, proof_of, signed, write_parquet
+from helpers.snapshots.retention import record
 from helpers.snapshots.snapshot import Snapshot
 from tests.storage import (
     ODD_IDS,
@@ -208,7 +209,12 @@ def test_what_is_exported_and_imported_again_is_the_same(source: Path, capsys: S
     assert not Path(".files.partial").exists()
     run("export", "today", "--directory", "kept", "--into", "files", "--format", form, code=2)
     assert "it exists" in capsys.readouterr().err
-    (Path("kept/again.partial/001-alpha")).mkdir(parents=True)  # of an import that was killed
+    left = Path("kept/again.partial/001-alpha")
+    left.mkdir(parents=True)  # somebody's
+    run("import", "files", "--id", "again", "--directory", "kept", code=1)
+    assert "was not begun from here" in capsys.readouterr().err
+    assert left.is_dir()
+    record(Path("kept").absolute(), outcome="begun", snapshot="again")  # of an import that was killed
     run("import", "files", "--id", "again", "--directory", "kept")
     again = Snapshot.open(Path("kept").absolute() / "again")
     for before, after in zip(taken.collections(), again.collections(), strict=True):

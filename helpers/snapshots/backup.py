@@ -221,16 +221,17 @@ def from_files(
     infos, version = _described(folder, space)
     notes: list[str] = []
     final, partial = directory / snapshot_id, directory / f"{snapshot_id}.partial"
-    if partial.exists() and not (partial / EXPORT).exists():  # of an import that was killed
+    if final.exists() or (partial / EXPORT).exists():
+        raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(final))
+    directory.mkdir(parents=True, exist_ok=True)
+    begin(directory, snapshot_id, source=source, base="")
+    if partial.exists():  # of an import that was killed
         ours = not holds_another(partial, snapshot_id) and snapshot_id not in digests(directory)
         notes += (
             [f"this was not the first import of this id{aside}"] if (aside := Journal.clear(partial, ours=ours)) else []
         )
-    if final.exists() or partial.exists():
-        raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(final))
     begun, rounded = utc_now(), dict[str, int]()
-    partial.mkdir(parents=True)
-    record(directory, outcome="begun", snapshot=snapshot_id, source=source, base="")
+    partial.mkdir()
     try:
         entries = []
         for number, (file, info) in enumerate(infos, 1):

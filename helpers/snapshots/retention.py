@@ -267,7 +267,9 @@ def begin(directory: Path, snapshot_id: str, **by: Any) -> None:
     gone_on = partial.is_symlink() or partial.exists()
     ours = {entry["facts"]["snapshot"] for entry in _signed(directory) if _names_a_snapshot(entry)}
     if gone_on and (partial.is_symlink() or partial.stat().st_uid != os.getuid() or snapshot_id not in ours):
-        what = f"this unfinished export was not begun from here: no line of {audit.NAME} that was signed here names it"
+        what = (
+            f"this unfinished snapshot was not begun from here: no line of {audit.NAME} that was signed here names it"
+        )
         raise Terminal(
             ReasonCode.SNAPSHOT_EXISTS, what, where=str(partial), next_step="Find out whose it is, and move it away."
         )
