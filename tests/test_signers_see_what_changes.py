@@ -132,7 +132,7 @@ def test_each_state_has_its_command_its_writes_and_who_decides(tmp_path: Path) -
         "nobody: there is one history",
     ]
     assert {tuple(row[4:]) for row in rows[1:]} == {
-        ("on a rollback trigger: on-call engineer; else: operations lead", "operations lead")
+        ("on a rollback trigger: on-call engineer; or: operations lead", "operations lead")
     }
     assert "a chunk changed on both sides stops the replay" in rows[2][2]
     nobody = who_orders(read_run(make_run(tmp_path / "s", whole_night())))
@@ -154,8 +154,8 @@ def test_the_first_screen_and_the_rapid_rollback_say_who_orders_a_rollback(tmp_p
     with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
         file.write("contacts: {operations_lead: Ada 555, on_call: Bob 777}\n")
     page = read(run_page(folder))
-    said = ("Who orders it, before and after the cutover: on a rollback trigger the on-call engineer, level 4: Bob 777; without "
-            "one, or for NO-GO, the operations lead, level 3: Ada 555.")  # fmt: skip
+    said = ("Who orders it: on a rollback trigger, before or after the cutover, the on-call engineer, level 4: Bob 777; "
+            "for NO-GO, or where nobody is on call, the operations lead, level 3: Ada 555.")  # fmt: skip
     assert said in page.select_one("header").get_text()  # type: ignore[union-attr]
     assert said in page.find(id="rollback").find_next("p").get_text()  # type: ignore[union-attr]
     with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:

@@ -447,6 +447,7 @@ class Profile:
         detail = "; ".join(
             f"{row['collection']}: {row['field']} in {count(row['chunks'], 'chunk')}" for row in rows[:5]
         )
+        detail += f"; {len(rows) - 5} more" if len(rows) > 5 else ""
         number, derives = sum(row["chunks"] for row in rows), bool(self.schema.derivations)
         code = ReasonCode.METADATA_CONTRADICTS
         self.check(CONTRADICTIONS, number, code, detail, derives, list(islice(ids, 20)), unit="values")

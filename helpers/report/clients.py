@@ -437,8 +437,8 @@ def who_orders(view: RunView) -> str:
     alone = isinstance(section, dict) and section.get("automatic")
     said = "A rollback trigger of steps 22 and 23 begins it without an order (rollback.automatic). " * bool(alone)
     return (
-        f"{said}Who orders it, before and after the cutover: on a rollback trigger the {_called(view, CRITICAL[2])}; without "
-        f"one, or for NO-GO, the {_called(view, LEVELS[-1][3])}."
+        f"{said}Who orders it: on a rollback trigger, before or after the cutover, the {_called(view, CRITICAL[2])}; "
+        f"for NO-GO, or where nobody is on call, the {_called(view, LEVELS[-1][3])}."
     )
 
 
@@ -448,8 +448,8 @@ def when_to_roll_back(view: RunView) -> str:
     met = "; ".join(text(trigger.sentence, 200) for trigger in triggers(view.results)) or "none"
     so_far = f"Met in this run (step {' and '.join(looked)}): {met}." if looked else "Not looked for yet."
     return (
-        f"Roll back where step 22 or 23 finds {'; '.join(CONDITIONS)}. {so_far} After the cutover no step rolls back by itself: "
-        "where step 25, 50, 51 or 52 fails, or clients report errors, a person decides."
+        f"Roll back where step 22 or 23 finds {'; '.join(CONDITIONS)}. {so_far} After the cutover no step rolls back by itself; "
+        "triggers are then a failed step 25, 50, 51 or 52, critical errors in the application's log, and searches that fail."
     )
 
 
@@ -488,7 +488,7 @@ def ways_back(view: RunView) -> list[WayBack]:
     if found is not None and numbers.ordered(result) is not None:
         took[_tried(view)] = f"measured: {numbers.rollback_words(found, brief=True)}"
     lead, called = ROLES[LEVELS[-1][3]], ROLES[CRITICAL[2]]
-    orders = f"on a rollback trigger: {called}; else: {lead}"
+    orders = f"on a rollback trigger: {called}; or: {lead}"
     until = possible_until(view)
     command = f"{RUNBOOK} rollback {view.id}"
     return [

@@ -262,14 +262,12 @@ def downtime(
     until = "a write was taken" if observed else "the restart ended; no write was observed"
     waited = signing(results, attempts := list(attempts))
     people = f", {duration(waited)} for signatures and seals" if waited and not brief else ""
-    lost = sum(
-        (min(after, ended) - began).total_seconds()
-        for _, began, _, after in given_up(results, attempts)
-        if up < began < ended
-    )
+    gone = [each for each in given_up(results, attempts) if up < each[1] < ended]
+    lost = sum((min(after, ended) - began).total_seconds() for _, began, _, after in gone)
+    killed = all("killed by the drill" in str(row.result and row.result.error) for row, *_ in gone)
     whole = (ended - up).total_seconds()
-    failed = f", {duration(lost)} in earlier attempts, until the next began" if lost and not brief else ""
-    failed += f", {duration(lost)} of it in attempts that failed, until the next began" if lost and brief else ""
+    how = f"of it in attempts that {'the drill killed' if killed else 'failed'}" if brief else "in earlier attempts"
+    failed = f", {duration(lost)} {how}, until the next began" if lost else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     more = " and ".join(f"{duration(s)}{'' if brief else f' {when}'}" for when, s in again(results, drill))

@@ -370,7 +370,7 @@ def _gate(view: RunView) -> Outcome:
         stands = [f"{clients(view)} {drilled(view)} {writers(view)}".strip()]
         back = " and rolled back" if view.passed(Step.ROLLBACK) and not view.put_back else ""
         headline = f"REHEARSED: {_switched(view).lower()}{back}; drilled: {', '.join(drilled_parts(view)) or 'nothing'}"
-        return Outcome("go", text(headline, 160), stands, ["The rehearsal is complete.", *due_by_warnings(view)])
+        return Outcome("go", text(headline, 160), stands, _complete(view))
     if _cut_over(view):
         moved = [f"{clients(view)} {writers(view)}".strip()]
         if view.passed(Step.CLOSEOUT):
@@ -392,8 +392,17 @@ def _gate(view: RunView) -> Outcome:
         return Outcome("go", _switched(view), moved, [*due, back])
     signed = "GO, signed" if gate.keys else "GO; nobody has to sign"
     if view.rehearsal:
-        return Outcome("go", signed, [], ["The rehearsal is complete.", *due_by_warnings(view)])
+        return Outcome("go", signed, [], _complete(view))
     return Outcome("go", signed, [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
+
+
+def _complete(view: RunView) -> list[str]:
+    """What is left to do after a rehearsal: the acts of people, which no file of the run can show."""
+    asked = due_by_warnings(view)
+    return [
+        "The rehearsal is complete." + " People have to do the rest; no step records whether they did." * bool(asked),
+        *asked,
+    ]
 
 
 def _cut_over(view: RunView) -> dict[str, Any]:

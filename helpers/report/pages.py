@@ -33,7 +33,7 @@ from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
 from helpers.evidence.statement import sha256
-from helpers.formatting import count, percent, text
+from helpers.formatting import count, moment, percent, text
 from helpers.notify import read as read_notices
 from helpers.report import numbers, record
 from helpers.report.clients import (
@@ -355,6 +355,7 @@ def _signatures_tile(view: RunView, name: str, label: str) -> Tile:
     counting = gate.keys.keys() - set(gate.missing)
     given = [s for s in view.signoffs if s.gate == name and not s.superseded and s.role in counting]
     names = ", ".join(f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in given)
+    names += f"; the last {moment(max(s.when for s in given))}" if given else ""
     early = name == CLOSEOUT and not view.passed(Step.CLOSEOUT)
     kind = "fail" if gate.blocked else "open" if early else "warning" if gate.missing else "pass"
     return Tile(label, f"{len(given)} of {len(due)}", names or ("due after step 53" if early else "nobody yet"), kind)

@@ -25,7 +25,7 @@ CONDITIONS = (  # what `triggers` looks for
     f"fewer than {100 * LEAST_VALID:.0f} % of the chunks valid",
     f"more than {MOST_MISSING} chunks missing in the target, or more than {100 * MOST_MISSING_SHARE:.0f} % where that is fewer",
     "a vector with NaN, or of another dimension, in the target",
-    f"searches of a collection that differ by more than {100 * MOST_DIVERGENCE:.0f} %",
+    f"answers to searches of a source collection, among its own chunks, of which more than {100 * MOST_DIVERGENCE:.0f} % differ",
     "a field that the schema requires missing in the target",
 )
 _SCHEMA_REASONS = ("field_missing", "missing_metadata")
