@@ -425,8 +425,8 @@ def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool)
 def source_takes_writes(source: str, target: str) -> str:
     """Who may write where while the write fence is lifted and the application uses the target: words of pages and notices."""
     return (
-        f"Who may write where: every client to {target}, none to {source}. The write fence is lifted: the source no longer "
-        "refuses writes; what is still written to it does not reach the target, and a rollback finds two histories."
+        f"Who may write where: every client to {target}, none to {source}. The write fence is lifted: writes to the source are "
+        "no longer refused; what is still written to it does not reach the target, and a rollback finds two histories."
     )
 
 

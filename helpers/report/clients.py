@@ -139,7 +139,10 @@ def beside_prediction(results: numbers.Results, attempts: Iterable[StepRow] = ()
     if guess is None:
         return ""
     measured, every = downtime_as_predicted(results, attempts)[0], numbers.downtime(results, attempts)[0]
-    part = f", the same parts took {duration(measured)}" if measured and measured != every else ""
+    held = KILLED * any(part.name == _CARRIED for part in downtime_parts(results, attempts))
+    part = (
+        f", the same parts{held}{',' * bool(held)} took {duration(measured)}" if measured and measured != every else ""
+    )
     return f"predicted: {duration(guess)}{part}"
 
 
@@ -168,7 +171,12 @@ def unseen(view: RunView) -> Iterator[str]:
     if view.drill:
         how = "ordered beforehand" if view.put_back else "not ordered"
         yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"
+        yield "People: those who sign, and whoever acts on a warning; the approval was signed before the drills"
         yield "Rollback before the cutover: not tried in this run"
+    if view.rehearsal and not any(
+        str((view.parameters.get(side) or {}).get("url") or "") for side in ("source", "target")
+    ):
+        yield "Servers, networks and TLS: source and target are directories here, read by one version of Chroma"
     if other := other_fence(view):
         yield f"{other[:1].upper()}{other[1:]}: not tried in this run"
 

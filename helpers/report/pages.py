@@ -62,11 +62,11 @@ from helpers.report.outcome import (
     writers,
 )  # fmt: skip
 from helpers.report.record import checklist
-from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_text
+from helpers.results import Check, Verdict, changes_told, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact
 from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
-from helpers.run.plan import CONTRADICTIONS, Step
+from helpers.run.plan import CONTRADICTIONS, EMBEDDINGS, Step
 
 _MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
           "unreadable": "✗"}  # fmt: skip
@@ -289,13 +289,15 @@ def _altered(view: RunView, found: numbers.Counts) -> str:
     share = f"{percent(found.migrated / found.source)} of the source"
     told = view.results[Step.VALIDATE].facts.get("metadata") or {} if Step.VALIDATE in view.results else {}
     parts = ", ".join(f"{what} in {chunks:,}" for what, chunks in (told.get("altered") or {}).items())
-    return f"{share}; other than in the source: {parts}" if parts else share
+    whole = any(c.name == EMBEDDINGS and c.verdict is Verdict.PASS for c in view.checks(Step.VALIDATE))
+    near = max((row["relative"] for row in view.rows("worst")), default=0)
+    vectors = f"; no vector differs{f' (farthest: {near:.0e} relative, on cosine)' if near else ''}" if whole else ""
+    return f"{share}; other than in the source: {parts}{vectors}" if parts else share
 
 
 def _in_chunks(found: numbers.Counts) -> str:
     place = "" if found.changed_chunks is None else f"in {count(found.changed_chunks, 'chunk')}; "
-    lost = found.by_rule.get("default", 0)
-    return f"{place}{lost:,} overwritten by a default, {(found.changed or 0) - lost:,} converted or repaired"
+    return place + changes_told(found.by_rule) if found.by_rule else place.rstrip("; ")
 
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:

@@ -147,7 +147,11 @@ def _fields(view: RunView) -> Iterator[Item]:
     inputs = view.table("matrix_inputs")
     complete, checked = (inputs.get(key) for key in ("complete", "checked"))
     known = isinstance(complete, int) and isinstance(checked, int)
-    filled = {row["field"]: row["default"] for row in view.table("metadata").get("fields") or []}
+    values = view.table("metadata")
+    filled = {row["field"]: row["default"] for row in values.get("fields") or []}  # where there was no value
+    for row in values.get("changes") or []:
+        if (row["rule"], row["kind"]) == ("default", "changed"):  # in place of one
+            filled[row["field"]] = filled.get(row["field"], 0) + row["chunks"]
     for name in _FIELDS if known and complete == checked else ():
         told = f"{filled[name]:,} by a default" if name in filled else "defaults not recorded"
         yield Item(f"{name} field present", f"YES ({complete:,}/{checked:,}, {told})", "pass")

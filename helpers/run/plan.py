@@ -13,6 +13,7 @@ _BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Rec
 _TROUBLE, _AFTER = "4 Troubleshooting", "5 After the migration"
 _DATA = ("21", "22")  # what most of Section 4 looks at
 _CUT_OVER = ("21", "22", "23", "24", "25")
+EMBEDDINGS = "embeddings"  # a check of step 23
 CONTRADICTIONS = "fields that contradict their document"  # a check of steps 11, 13 and 23
 _CLOSING = ("50", "51", "52", "53")  # what these say is of a cutover, and falls with it
 

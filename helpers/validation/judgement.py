@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from helpers.formatting import announced_said, count, judged_queries, merged_answers, own_chunk
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
-from helpers.run.plan import CONTRADICTIONS
-from helpers.snapshots.comparison import CONTENT
+from helpers.run.plan import CONTRADICTIONS, EMBEDDINGS
+from helpers.snapshots.comparison import CONTENT, COSINE_TOLERANCE
 
 if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait
     from helpers.validation.fidelity import Expectation, Findings
 
-COUNTS, EMBEDDINGS, METADATA, COMPLETENESS = "counts", "embeddings", "metadata", "metadata completeness"
+COUNTS, METADATA, COMPLETENESS = "counts", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"
 NEIGHBOURS = "neighbours judged for recall"
 AS_ANNOUNCED = "searches as announced"
@@ -76,6 +76,10 @@ class Judgement:
         if self.found.not_finite and check.verdict is not Verdict.FAIL:
             check.verdict, check.reason, check.measured = Verdict.FAIL, ReasonCode.NAN_EMBEDDING, self.found.not_finite
             check.detail = f"{self.found.not_finite} vectors of the target hold NaN or cannot be read"
+        apart = [row["relative"] for row in self.found.worst if row["space"] == "cosine"]
+        if check.verdict is Verdict.PASS and apart and max(apart):
+            near = f"on cosine each number within {COSINE_TOLERANCE:g} of its own, relative; farthest vector: {max(apart):.2g}"
+            check.detail = "; ".join(filter(None, [check.detail, f"{near}; elsewhere bit for bit"]))
         if self.found.anew:
             made = count(sum(told["made"] for told in self.found.anew.values()), "vector")
             names = ", ".join(sorted(self.found.anew)[:5])
