@@ -255,7 +255,7 @@ def said(folder: Path, trust: Trust | None) -> Said:
         _note_step(found, action, facts)
         if action == SET_ASIDE:
             move, to = (str(facts.get("file")), str(facts.get("digest"))), str(facts.get("to"))
-            if move in moves and not found.newest[move[0]]:
+            if move in moves and not found.newest[move[0]] and not os.path.lexists(folder / moves[move]):
                 found.newest.pop(moves[move], None)  # a kill came between that line and its move
             elif found.newest.get(move[0]) != move[1]:
                 found.left.append(to)

@@ -95,6 +95,21 @@ def test_a_move_that_was_killed_behind_its_line_in_the_log_is_made_by_the_next_o
     assert "Everything fits" in plain(home)
 
 
+def test_two_killed_attempts_that_left_the_same_bytes_are_both_named(folders: Path, signers: Signers) -> None:
+    """A notebook that a power failure emptied twice: the first was taken for a move that was never made, and sealed nothing."""
+    home = small_run("night-32", signers)
+    for _ in range(3):
+        audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step="24")
+        (home.reports / "24_review.ipynb").write_bytes(b"")
+        time.sleep(0.002)  # each move has a folder by the time
+        runs.supersede(home, [Step.REVIEW])
+    assert len(list(home.reports.glob("earlier/*/24_review.ipynb"))) == 3
+    finish_step(home, "24")
+    finish(home)
+    assert verify(home.reports).problems == []
+    assert "Everything fits" in plain(home)
+
+
 def test_what_a_killed_step_left_is_set_aside_and_named(home: RunFolder) -> None:
     """Killed between the writing of a figure and the line that would name it; the step is not run again before the seal."""
     audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step="50")
