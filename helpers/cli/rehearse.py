@@ -234,7 +234,7 @@ def drill_restore(folder: RunFolder) -> str:
     more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
     return (
         f"restore of snapshot {snapshot.id} into {scratch}, an empty directory, with Chroma {done.version}: "
-        f"{count(proven, 'chunk')} compared, none differs, in {duration(seconds)}; then that directory was removed{more}"
+        f"{count(proven, 'chunk')} compared with the snapshot, none differs, in {duration(seconds)}; then it was removed{more}"
     )
 
 

@@ -376,7 +376,8 @@ def asks_instead(view: RunView) -> list[Ask]:
     rows = []
     for source, targets in by_source.items():
         whole = {target: n for target, n in targets.items() if target}
-        told = [_filter(view, source) if merged.keys() & whole.keys() else "no filter is needed"]
+        too = " (step 23 sent one all the same)" if (sent.get(source) or {}).get("filter") else ""
+        told = [_filter(view, source) if merged.keys() & whole.keys() else f"no filter is needed{too}"]
         told += [f"ask all {len(whole)}, then sort by distance"] if len(whole) > 1 else []
         told = told if whole else ["no search finds them"]
         alone, filtered = (mean(source, key) for key in ("shared_expected", "shared_filtered"))

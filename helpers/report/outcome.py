@@ -490,7 +490,7 @@ def due_by_warnings(view: RunView) -> list[str]:
     if left:
         act = f"{count(left, 'other warning' if said else 'warning')} {'asks' if left == 1 else 'ask'} for no act in this run"
         said.append(
-            f"{act}: who signs GO knows them; to change what one is about, correct the source and begin a new run."
+            f"{act}: the page shows them to whoever signs; to change what one is about, correct the source and begin a new run."
         )
     return said or ["There was no warning; nothing is due."]
 
