@@ -332,6 +332,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a revoked key": """
             test_what_binds_a_run_is_what_its_seals_say.py::test_a_key_that_the_list_outside_revokes_signs_nothing
             test_decision_signoffs.py::test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_longer""",
+        "a list without the lines that kept others from signing": """
+            test_decision_signoffs.py::test_a_list_without_some_of_its_lines_lets_no_key_sign_what_it_could_not
+            test_decision_signoffs.py::test_a_list_with_what_others_take_for_the_end_of_a_line_is_refused_in_one_line""",
         "forged statements": """
             test_decision_signoffs.py::test_forged_statements
             test_decision_signoffs.py::test_a_no_go_taken_away_leaves_the_gate_shut

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -413,6 +414,48 @@ def test_lists_of_signers(tmp_path: Path, signers: Signers) -> None:
         signing.read_allowed(path)
     with pytest.raises(UsageError, match="cannot be read"):
         signing.read_allowed(tmp_path / "nowhere")
+
+
+def test_a_list_without_some_of_its_lines_lets_no_key_sign_what_it_could_not(tmp_path: Path, signers: Signers) -> None:
+    """Whoever may change the list, and nothing else, gains nothing by what its lines hid or kept from counting."""
+    dba, security = signers.line("dba"), signers.line("security")
+    audit_only = signers.line("dba", namespaces="runbook-audit")
+    revoked, lists = dba.split(maxsplit=2)[2], ("allowed_signers", "allowed_signers.revoked")
+
+    def narrower(now: str, there: str, gone: str = "", was_gone: str = "") -> bool:
+        both = ((now, gone), (there, was_gone))
+        now_, there_ = (dict(zip(lists, (text.encode() or None for text in each), strict=True)) for each in both)
+        return signing.narrower(now_, there_)
+
+    assert narrower(security, dba + security)
+    assert narrower(security + dba, "# since May\n" + dba + security)
+    assert narrower("", dba)
+    assert narrower(dba, dba + audit_only)
+    assert narrower(dba, dba, gone=revoked)
+    assert narrower(dba, dba, gone=revoked + security, was_gone=revoked)
+    for mark in "\r\x0b\x0c\x1c\x1e\x85\u2028":  # a line for some readers, and the end of a comment for ssh-keygen
+        assert not narrower(security, f"{dba}# left in May: {mark}{security}"), ascii(mark)
+    assert not narrower(dba, audit_only + dba)  # the first line of a key counts
+    assert not narrower(security, dba + "x@example.org ssh-ed25519\n" + security)  # what cannot be read proves nothing
+    assert not narrower(dba, dba, gone=revoked.rstrip("\n") + "A\n", was_gone=revoked.rstrip("\n"))
+    assert not narrower(dba, dba, was_gone=revoked)
+
+
+@pytest.mark.parametrize("mark", ["\r", "\x0b", "\x00", "\x85", "\u2028"])
+def test_a_list_with_what_others_take_for_the_end_of_a_line_is_refused_in_one_line(
+    tmp_path: Path, signers: Signers, mark: str
+) -> None:
+    path, now = tmp_path / "list", datetime.now(UTC)
+    signature = tmp_path / "x.sig"
+    signature.write_bytes(signing.sign(b"x", "dba", signers.key("dba")))
+    path.write_bytes(("# by Ada\r\n" + signers.line("dba")).encode())
+    assert signing.verify(b"x", signature, "dba", path, now).principal == "dba@example.org"
+    path.write_bytes((signers.line("dba") + f"# left: {mark}" + signers.line("security")).encode())
+    said = re.escape(f"has the control character {mark!a} on line 2")
+    with pytest.raises(UsageError, match=said):
+        signing.read_allowed(path)
+    with pytest.raises(signing.Refused, match=said):
+        signing.verify(b"x", signature, "dba", path, now)
 
 
 def test_the_shipped_example_can_be_filled_in(root: Path, tmp_path: Path, signers: Signers) -> None:

@@ -39,6 +39,8 @@ _SECONDS = 10.0  # that a time-stamping authority may take
 _TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re.M)
 _PRIVATE = b"openssh-key-v1\0"
 _OPTION = re.compile(r'\s*([a-z-]+)(?:="([^"]*)")?(?:,|\s+|$)', re.I)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_KRL = b"SSHKRL\n\0"  # how a binary revocation list begins
 _ANSWERS: dict[tuple[object, ...], Signer | str] = {}
 AnySeal = TypeVar("AnySeal", bound="Sealed")
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
@@ -130,6 +132,10 @@ def verify(data: bytes, signature: Path, role: str, allowed: Path, when: datetim
 
 def _ask(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> Signer | str:
     """Who signed, or why that counts for nothing."""
+    try:
+        _rows(allowed, _read(allowed))
+    except UsageError as error:
+        return error.what
     at = [f"-Overify-time={when.astimezone(UTC):%Y%m%d%H%M%SZ}"]
     who = _keygen(["find-principals", *at, "-s", str(signature), "-f", str(allowed)], data)
     principals = who.stdout.decode("utf-8", "replace").splitlines() if who.returncode == 0 else []
@@ -169,12 +175,22 @@ def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datet
 def read_allowed(path: Path) -> list[Allowed]:
     """The lines of an allowed signers file; UsageError where it cannot be read or a line is none."""
     try:
-        text = contents(path.resolve()).decode()
+        data = contents(path.resolve())
+        data.decode()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no text"
         raise _bad_list(path, f"cannot be read ({why})") from error
-    rows = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1)]
-    return [_allowed(path, n, line) for n, line in rows if line and not line.startswith("#")]
+    return [_allowed(path, n, line) for n, line in _rows(path, data)]
+
+
+def _rows(path: Path, data: bytes) -> list[tuple[int, str]]:
+    """(Number, line) of a list's lines, no comments; UsageError where it holds what others might take for the end of a line."""
+    lines = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if match := _CONTROL.search(line):
+            raise _bad_list(path, f"has the control character {match[0]!a} on line {number}: take it out")
+    rows = ((n, line.strip(" \t")) for n, line in enumerate(lines, 1))
+    return [(n, line) for n, line in rows if line and not line.startswith("#")]
 
 
 def ordered(log: Iterable[Mapping[str, Any]]) -> str:
@@ -192,10 +208,29 @@ def ordered(log: Iterable[Mapping[str, Any]]) -> str:
 
 
 def narrower(now: Mapping[str, bytes | None], there: Mapping[str, bytes | None]) -> bool:
-    """Whether whoever may sign now might before, too: lines were taken out, or keys revoked."""
-    listed, before = (set((each[ALLOWED] or b"").splitlines()) for each in (now, there))
-    # A revocation list may be binary: it may only begin, or grow at its end.
-    return listed <= before and (now[ALLOWED + REVOKED] or b"").startswith(there[ALLOWED + REVOKED] or b"")
+    """Whether each key may sign no more now than before: lines were taken out, or keys revoked."""
+    gone, was_gone = (each[ALLOWED + REVOKED] or b"" for each in (now, there))
+    # A revocation list may be binary: it may only begin, or grow at its end. A line of text that grows names another key.
+    apart = was_gone.startswith(_KRL) or b"\n" in (was_gone[-1:], gone[len(was_gone) :][:1])
+    if not gone.startswith(was_gone) or not (apart or was_gone in (b"", gone)):
+        return False
+    listed, before = (each[ALLOWED] or b"" for each in (now, there))
+    if listed == before:
+        return True
+    try:
+        ours, theirs = _lines_by_key(listed), _lines_by_key(before)
+        # ssh-keygen asks for the first line of a key: without it the next one counts.
+        fewer = all(lines == theirs.get(key, [])[: len(lines)] for key, lines in ours.items())
+    except (RunbookError, ValueError):
+        return False
+    return fewer and set(listed.split(b"\n")) <= {b"", *before.split(b"\n")}
+
+
+def _lines_by_key(listed: bytes) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for number, line in _rows(Path(ALLOWED), listed):
+        found.setdefault(_allowed(Path(ALLOWED), number, line).fingerprint, []).append(line)
+    return found
 
 
 def problems(path: Path, roles: Sequence[str], when: datetime, *, rehearsal: bool = False) -> Iterator[str]:
@@ -448,7 +483,7 @@ def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[by
 
 def _allowed(path: Path, number: int, line: str) -> Allowed:
     """`principals [options] keytype base64 …`; options are the words before the key's type."""
-    principals, _, rest = line[:_LONGEST].partition(" ")
+    principals, _, rest = line[:_LONGEST].replace("\t", " ").partition(" ")
     options: dict[str, str] = {}
     rest = rest.strip()
     while rest and not re.match(r"(ssh|sk|ecdsa)-|sk-", rest) and (match := _OPTION.match(rest)):
