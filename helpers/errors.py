@@ -22,7 +22,7 @@ import html
 import json
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from html.entities import html5 as HTML_NAMES
@@ -202,17 +202,51 @@ def _meaning(match: re.Match[bytes]) -> bytes:
 
 
 def secret_parts(value: str) -> list[str]:
-    """What of a secret must be seen nowhere, the longest first: the value, of `Bearer TOKEN` the token, of a URL its tokens, of
-    `Basic …` the user with the password, and the password."""
+    """What of a secret must be seen nowhere, the longest first: the value, of a URL its tokens, of a header (`Bearer TOKEN`,
+    `Basic …`, `a=V; b=W`) each value in it, and of a login the user with the password, and the password."""
     if not value.strip():
         return []
-    scheme, _, token = value.strip().rpartition(" ")
-    parts = {value, token, *_tokens(value)}
-    if scheme.lower() == "basic":
-        with suppress(ValueError):  # binascii.Error and UnicodeDecodeError are such
-            login = base64.b64decode(token, validate=True).decode("utf-8")
-            parts |= {login, login.partition(":")[2]} - {""}
+    parts = {value, value.strip(), value.split()[-1], *_tokens(value), *secrets_of("", value)}
+    if not _URL.match(value.strip()):
+        parts |= {*_fields(value)}
     return sorted(parts, key=lambda part: (-len(part), part))
+
+
+# Of a header: values with or without a name. What ends in "=" is base64, and no name.
+_FIELD = re.compile(r"""(?:([\w.-]+)\s*=\s*(?=[^\s=;,]))?("[^"]*"|'[^']*'|[^\s;,]+)""")
+_OPEN_FIELDS = frozenset({
+    "algorithm", "domain", "email", "expires", "lang", "nc", "path", "qop", "realm", "signedheaders", "uri", "user", "username",
+})  # fmt: skip
+
+
+def _fields(header: str) -> Iterator[str]:
+    """The values in a header's value, without its scheme, and what of them is a login in base64. A plain word beside others is
+    none, for it would be found in every report."""
+    scheme, rest = "", header.strip()
+    if match := re.fullmatch(r"([A-Za-z]+)\s+(\S.*)", rest, re.DOTALL):
+        scheme, rest = match[1].lower(), match[2]
+    yield rest
+    fields = _FIELD.findall(rest)
+    for name, quoted in fields:
+        text = quoted.strip("\"'")
+        word = text.isalpha() and (text.islower() or not name)
+        known = len(fields) == 1 or _KEY_OF_SECRET.search(name) or not (word or text.endswith(":"))
+        if known and name.lower() not in _OPEN_FIELDS:
+            yield from {text, unquote(text)} - {""}
+        letters = text.translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+        with suppress(ValueError):  # binascii.Error and UnicodeDecodeError are such
+            raw = base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True) if scheme else b""
+            login = raw.decode("utf-8" if scheme != "basic" or _is_utf8(raw) else "latin-1")
+            if scheme == "basic" or (":" in login and login.isprintable()):
+                yield from {login, login.partition(":")[2]} - {""}
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _tokens(url: str) -> Iterator[str]:
@@ -296,7 +330,7 @@ def secrets_of(key: str, value: str, levels: int = _INSIDE) -> list[str]:
 
 # A value is looked at, not taken: it may hold assignments itself, as a query or braces do.
 _OF_FILE = re.compile(
-    r"""(?sx)(?<![\w.-])[\d.-]*+(?P<key>[A-Za-z_][\w.-]*+)[ \t]*+[=:][ \t]*+
+    r"""(?sx)(?<![\w.-])[\d.-]*+(?P<key>[A-Za-z_][\w.-]*+)["']?+[ \t]*+[=:][ \t]*+
         (?=(?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*')?(?P<bare>[^\r\n]{0,4096}+))"""
 )
 _COMMENT = re.compile(r"(?<![ \t])[ \t]++#")
@@ -319,12 +353,67 @@ def secrets_assigned(text: str) -> Iterator[tuple[str, int, str]]:
                 yield match["key"], number, secret
 
 
+_MOST_YAML = 2**18  # characters; what is behind them is read as lines only
+BROKEN_YAML = (
+    ValueError,
+    RecursionError,
+    AssertionError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)  # ruamel.yaml raises, too
+
+
+@lru_cache(maxsize=8)
+def secrets_in_yaml(text: str) -> list[tuple[str, int, str]]:
+    """As `secrets_assigned`, of YAML: by the key of each scalar, however both are written, and by what is assigned in it.
+
+    A program may show a scalar as it is meant, or the lines of the file: both are given. What is no YAML is read as far as it is.
+    """
+    from ruamel.yaml import YAML, events  # not for every command
+    from ruamel.yaml.error import YAMLError
+
+    found, anchors = list(secrets_assigned(text)), dict[str, events.ScalarEvent]()
+    # Of what is open: whether it is a mapping; the key of what comes next, None where that is a key itself.
+    frames: list[tuple[bool, str | None]] = [(False, "")]
+    with suppress(YAMLError, *BROKEN_YAML):
+        for event in YAML(typ="safe", pure=True).parse(text[:_MOST_YAML]):
+            mapping, key = frames[-1]
+            if isinstance(event, events.CollectionEndEvent):
+                frames.pop()
+                continue
+            if not isinstance(event, events.NodeEvent):  # of the stream or a document
+                continue
+            scalar = anchors.get(event.anchor) if isinstance(event, events.AliasEvent) else event
+            if mapping:
+                frames[-1] = (True, (getattr(scalar, "value", "") or "") if key is None else None)
+            if isinstance(event, events.CollectionStartEvent):
+                within = isinstance(event, events.MappingStartEvent)
+                frames.append((within, None if within else key or ""))
+            elif isinstance(scalar, events.ScalarEvent):
+                if event.anchor and event is scalar:
+                    anchors[event.anchor] = scalar
+                if key is not None:
+                    lines = text[scalar.start_mark.index : scalar.end_mark.index].splitlines()
+                    found += _secrets_of_scalar(key, scalar.value, lines)
+    return list(dict.fromkeys(found))
+
+
+def _secrets_of_scalar(key: str, value: str, lines: Iterable[str]) -> Iterator[tuple[str, int, str]]:
+    pieces = [*value.splitlines(), value.replace("$$", "$"), *(line.strip().strip("'\"") for line in lines)]
+    for piece in (piece.strip() for piece in pieces if "\n" not in piece.strip()):
+        if key or not _ASSIGNED.match(piece):
+            yield from ((key, 1, secret) for secret in secrets_of(key, piece))
+    yield from secrets_assigned(value)
+
+
 def secrets_within(text: str) -> list[str]:
-    """What the URLs in a text, and the header that it may be (`Authorization: …`), hold of secrets."""
+    """What of secrets the URLs in a text hold, and the headers that it may be, or name as an option, or hold in quotes."""
     found = [part for url in _URL.findall(text) for part in secrets_of("url", url)]
-    if header := _HEADER.fullmatch(text):
-        found += secrets_of(header[1], header[2])
-    return found
+    quoted = [header for header in _QUOTED_HEADER.findall(text) if "$" not in header[1]]  # a shell's variable
+    for name, value in [*_HEADER.findall(text), *quoted]:
+        found += secrets_of(name, value)
+    return list(dict.fromkeys(found))
 
 
 def _is_token(text: str) -> bool:
@@ -337,7 +426,9 @@ def _is_token(text: str) -> bool:
 
 
 _URL = re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s'\"<>]+")
-_HEADER = re.compile(r"([A-Za-z][\w-]*):\s*(\S.*)")
+# `Name: value`, `-HName: value`, `--header=Name: value`
+_HEADER = re.compile(r"""(?s)\A['"\s]*+(?:--?[\w-]+=|-[A-Za-z])?['"\s]*+([A-Za-z][\w-]*+):\s*+(\S[^'"]*)""")
+_QUOTED_HEADER = re.compile(r"""(?<=['"])([A-Za-z][\w-]*+):\s*+([^'"]+)""")
 _QUERY = re.compile(r"(?<=[?&;])([^=&;\s'\"]*=)[^&;\s'\"#]+")
 
 

@@ -356,8 +356,14 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_secrets.py::test_every_writing_is_found_in_the_middle_of_bytes
             test_evidence_secrets.py::test_the_name_of_a_file_is_searched_too
             test_evidence_secrets.py::test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone""",
+        "parts of a secret header": """
+            test_evidence_secrets.py::test_each_secret_part_of_a_header_is_known
+            test_evidence_secrets.py::test_a_password_with_letters_that_are_no_utf_8_is_known
+            test_evidence_secrets.py::test_the_words_of_a_passphrase_are_none_each_for_itself""",
         "secrets of edited files": """
             test_secrets_of_files_and_folders.py::test_every_secret_of_an_edited_file_is_known
+            test_secrets_of_files_and_folders.py::test_a_secret_of_a_compose_file_is_known_however_yaml_writes_it
+            test_secrets_of_files_and_folders.py::test_a_folded_secret_is_known_as_it_is_meant_and_as_it_is_written
             test_secrets_of_files_and_folders.py::test_a_key_of_a_secret_is_known_however_it_is_written
             test_secrets_of_files_and_folders.py::test_a_password_inside_of_a_value_is_known
             test_secrets_of_files_and_folders.py::test_a_command_that_prints_its_settings_leaves_no_secret

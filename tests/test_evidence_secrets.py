@@ -300,6 +300,51 @@ def test_no_text_shows_any_writing_of_a_secret(value: str, monkeypatch: pytest.M
         assert text not in shown
 
 
+def in_base64(login: bytes) -> str:
+    return base64.b64encode(login).decode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Basic " + in_base64(b"user:Tr0ub4dor-3x").rstrip("="),
+        "Basic  " + in_base64(b"user:Tr0ub4dor-3x"),
+        "basic\t" + in_base64("us\u00e9r:Tr0ub4dor-3x".encode("latin-1")),
+        "ApiKey " + in_base64(b"id:Tr0ub4dor-3x"),
+        "session=Tr0ub4dor-3x; theme=darkmode",
+        "theme=darkmode; session=Tr0ub4dor-3x",
+        "CF_Authorization=Tr0ub4dor-3x",
+        'Token token="Tr0ub4dor-3x", email="x@y.example"',
+        'Digest username="operator", realm="production", response="Tr0ub4dor-3x", uri="/api/v2/heartbeat"',
+        "Tr0ub4dor-3x,second-One-44",
+        "Bearer Tr0ub4dor-3x \n",
+        "json://vault.example/hook?to" + "ken=Tr0ub4dor-3x",
+    ],
+)
+def test_each_secret_part_of_a_header_is_known(value: str) -> None:
+    parts = errors.secret_parts(value)
+    assert "Tr0ub4dor-3x" in parts
+    words = (
+        "session",
+        "darkmode",
+        "operator",
+        "production",
+        "username",
+        "response",
+        "/api/v2/heartbeat",
+        "vault.example",
+    )
+    assert not {*words} & {*parts}, "a word that every report may hold"
+
+
+def test_a_password_with_letters_that_are_no_utf_8_is_known() -> None:
+    assert "p\u00e4ssw0rdX" in errors.secret_parts("Basic " + in_base64("user:p\u00e4ssw0rdX".encode("latin-1")))
+
+
+def test_the_words_of_a_passphrase_are_none_each_for_itself() -> None:
+    assert not {"correct", "horse", "battery"} & {*errors.secret_parts("correct horse battery staple")}
+
+
 PARTLY = "Zq7!p(9)x*/aB+cD=eF&gH'kLm#8=="
 AS_JSON, AS_HTML = json.dumps(PARTLY), PARTLY.replace("&", "&amp;")
 ESCAPED = {

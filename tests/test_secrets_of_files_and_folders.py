@@ -136,6 +136,35 @@ def test_every_value_of_a_key_that_stands_more_than_once_is_known(tmp_path: Path
     assert secrets_of("REPO", "https://ghp_abcdefghijklmnop0123@github.example/x") == ["ghp_abcdefghijklmnop0123"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'services: {app: {environment: {"API_KEY": "$"}}}',
+        "environment:\n  'API_KEY' : '$'\n",
+        "DB_PASSWORD: >-\n  $\n",
+        "DB_PASSWORD: |\n  first-line-9\n  $\n",
+        "token:\n  $\n",
+        "? API_KEY\n: $\n",
+        "environment:\n  -\n    API_KEY=$\n",
+        "x: &kept $\ny: {API_KEY: *kept}\n",
+        'command: ["app", "--api-key=$"]',
+        "a: {API_KEY: $\nnot YAML: [",
+    ],
+)
+def test_a_secret_of_a_compose_file_is_known_however_yaml_writes_it(tmp_path: Path, text: str) -> None:
+    where = tmp_path / "compose.yaml"
+    where.write_text(text.replace("$", "Tr0ub4dor-3x"))
+    cutover = {"compose_files": [{"path": str(where), "keys": {"X": "y"}}]}
+    known = parameters_from({"source": {"path": "a"}, "target": {"path": "b"}, "cutover": cutover}).secrets_of_files()
+    assert "Tr0ub4dor-3x" in known.values()
+
+
+def test_a_folded_secret_is_known_as_it_is_meant_and_as_it_is_written() -> None:
+    found = [secret for _, _, secret in errors.secrets_in_yaml("password: >-\n  one-Half-1\n  other-Half-2\n")]
+    assert {"one-Half-1 other-Half-2", "one-Half-1", "other-Half-2"} <= set(found)
+    assert "pa$word-12" in [s for *_, s in errors.secrets_in_yaml("PASSWORD: pa$$word-12\n")]  # `$$` is compose's `$`
+
+
 @pytest.mark.parametrize("blanks", [150, 199, 5000, 10_070])
 def test_the_beginning_of_a_secret_is_not_shown_where_a_text_is_cut(
     monkeypatch: pytest.MonkeyPatch, blanks: int
@@ -211,6 +240,11 @@ OPEN = [
         "cutover.restart[0][2]",
         {"cutover": {"restart": [["curl", "-H", "Authorization: Bearer abc-123-def", "http://app"]]}},
     ),
+    *(
+        ("cutover.restart[0][1]", {"cutover": {"restart": [["curl", option, "http://app"]]}})
+        for option in ("--header=Authorization: Bearer abc-123-def", "-HX-Api-Key: abc-123-def", "--header=X-Token:abc-123-def",
+                       "true; curl -H 'Authorization: Bearer abc-123-def' http://app")
+    ),
     ("signoff.push_digest[1]", {"signoff": {"push_digest": ["curl", "https://u:abc-123-def@h/{digest}/{run}/{seal}"]}}),
 ]
 
@@ -241,6 +275,11 @@ def test_a_token_in_a_parameter_is_refused_unseen(
     assert not (tmp_path / "reports" / "other").exists()
     assert home.read().parameters == parameters_from(sections)
     assert "bc-123" not in "".join(p.read_text() for p in home.reports.rglob("*") if p.is_file()).lower()
+
+
+def test_a_header_whose_value_a_shell_puts_in_is_none_of_ours() -> None:
+    for text in ('curl -H "Authorization: Bearer $TOKEN" http://app', "--out-format=json: short", "systemctl restart app"):
+        assert errors.secrets_within(text) == []
 
 
 @pytest.mark.parametrize(("key", "given"), OPEN)

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from helpers.errors import RUNBOOK, UsageError, hide, one_line, secrets_within
+from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line, secrets_within
 from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, lies_in, overlap, resolve_path
 from helpers.parameters.sections import (
     ROLES,
@@ -388,7 +388,7 @@ def json_schema() -> dict[str, Any]:
 
 
 # All that ruamel.yaml raises for a file that it cannot read, such as one with a directive in the wrong place.
-NOT_YAML = (YAMLError, ValueError, RecursionError, AssertionError, LookupError, AttributeError, TypeError)
+NOT_YAML = (YAMLError, *BROKEN_YAML)
 Model = type[BaseModel]
 MAXIMUM_SHOWN = 4  # errors named in one line; the rest is counted
 _SECRET_KEYS = frozenset({"headers", "urls", "url", "health"})

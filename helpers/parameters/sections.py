@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from helpers.errors import one_line, secrets_assigned
+from helpers.errors import one_line, secrets_assigned, secrets_in_yaml
 from helpers.parameters.endpoint import (
     FilePath,
     Glob,
@@ -479,7 +479,8 @@ class Cutover(Section):
                 text = resolve_path(file.path).read_bytes()[:_LARGEST_CONFIG].decode("utf-8", "replace")
             except OSError:
                 continue
-            for key, number, secret in secrets_assigned(text):
+            read = secrets_in_yaml if isinstance(file, ComposeFile) else secrets_assigned
+            for key, number, secret in read(text):
                 name = f"file:{file.path} {key}{f' line {number}' if number > 1 else ''}"
                 names = itertools.chain([name], (f"{name} #{n}" for n in itertools.count(2)))
                 found.setdefault(next(n for n in names if found.get(n, secret) == secret), secret)
