@@ -116,7 +116,7 @@ def test_a_warning_that_came_after_the_decision_says_so_and_that_nobody_signed_k
     slow = Check("latency", Verdict.WARNING, 2.27459, 2, "× source", ReasonCode.SLOW_QUERIES, relation="≤")
     steps = [*whole_night(), result("25"), result("51", Verdict.WARNING, checks=[slow]), result("53")]
     page = read(run_page(make_run(tmp_path / "r", steps)))
-    assert "1 found after it (step 51): nobody had signed knowing them when this was written" in page.get_text()
+    assert "1 found after it (step 51): nobody had signed knowing them by then" in page.get_text()
     row = cells_of(page, "latency").get_text(" ", strip=True)
     assert "51 latency (after the decision)" in row
     assert "2.27 × source (expected: ≤ 2 × source)" in row

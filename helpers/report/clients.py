@@ -171,7 +171,7 @@ def unseen(view: RunView) -> Iterator[str]:
     if view.drill:
         how = "ordered beforehand" if view.put_back else "not ordered"
         yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"
-        yield "People: those who sign, and whoever acts on a warning; the approval was signed before the drills"
+        yield "People: those who sign, and whoever acts on a warning; the approval came before the drills of restore and rollback"
         yield "Rollback before the cutover: not tried in this run"
     if view.rehearsal and not any(
         str((view.parameters.get(side) or {}).get("url") or "") for side in ("source", "target")
@@ -495,17 +495,20 @@ def ways_back(view: RunView) -> list[WayBack]:
     found, result = numbers.rollback(view.results.get(Step.ROLLBACK)), view.results.get(Step.ROLLBACK)
     took = ["NOT EXERCISED in this run"] * 3
     if found is not None and numbers.ordered(result) is not None:
-        took[_tried(view)] = f"measured: {numbers.rollback_words(found, brief=True)}"
+        way = " with --replay" * (found.replayed is not None)
+        took[_tried(view)] = f"measured{way}: {numbers.rollback_words(found, brief=True)}"
     lead, called = ROLES[LEVELS[-1][3]], ROLES[CRITICAL[2]]
     orders = f"on a rollback trigger: {called}; or: {lead}"
     until = possible_until(view)
+    now = 0 if not view.table("cut_over") else 2 if view.passed(Step.CLOSEOUT) else 1
+    past = [": possible" if at >= now else ": no longer" for at in range(2)]
     command = f"{RUNBOOK} rollback {view.id}"
     return [
-        WayBack("before the cutover: possible", command,
+        WayBack(f"before the cutover{past[0]}", command,
                 "no client was sent to the target, so none of theirs is there; the source keeps its own",
                 took[0], f"on a rollback trigger: {called}; for NO-GO: {lead}",
                 "nobody: there is one history"),
-        WayBack("after the cutover: possible", command,
+        WayBack(f"after the cutover{past[1]}", command,
                 "those to the target are exported; a rollback that finds any stops until somebody decides: --replay writes them "
                 "to the source, --discard-with-reason leaves them; where clients are known to have written, --replay at once",
                 took[1], orders, lead),

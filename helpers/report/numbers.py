@@ -268,8 +268,8 @@ def downtime(
     lost = sum((min(after, ended) - began).total_seconds() for _, began, _, after in gone)
     killed = all("killed by the drill" in str(row.result and row.result.error) for row, *_ in gone)
     whole = (ended - up).total_seconds()
-    how = f"of it in attempts that {'the drill killed' if killed else 'failed'}" if brief else "in earlier attempts"
-    failed = f", {duration(lost)} {how}, until the next began" if lost else ""
+    died = f"of it in attempts that {'the drill killed, which were resumed' if killed else 'failed'}"
+    failed = f", {duration(lost)} {died if brief else 'in earlier attempts'}, until the next began" if lost else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     more = " and ".join(f"{duration(s)}{'' if brief else f' {when}'}" for when, s in again(results, drill))

@@ -291,7 +291,9 @@ def _altered(view: RunView, found: numbers.Counts) -> str:
     parts = ", ".join(f"{what} in {chunks:,}" for what, chunks in (told.get("altered") or {}).items())
     whole = any(c.name == EMBEDDINGS and c.verdict is Verdict.PASS for c in view.checks(Step.VALIDATE))
     near = max((row["relative"] for row in view.rows("worst")), default=0)
-    vectors = f"; no vector differs{f' (farthest: {near:.0e} relative, on cosine)' if near else ''}" if whole else ""
+    vectors = (
+        f"; no vector beyond tolerance{f' (farthest: {near:.0e} relative, on cosine)' if near else ''}" if whole else ""
+    )
     return f"{share}; other than in the source: {parts}{vectors}" if parts else share
 
 

@@ -377,12 +377,12 @@ def known_at_decision(view: RunView) -> str:
     gate, said = view.gates.get(CLOSEOUT), []
     who = [f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in view.signoffs if gate and s.gate == CLOSEOUT
            and s.decision == "go" and not s.superseded and s.role in gate.keys and s.role not in gate.missing]  # fmt: skip
-    after = (
-        f"signed at the closeout by {', '.join(who)}" if who else "nobody had signed knowing them when this was written"
-    )
+    after = f"signed at the closeout by {', '.join(who)}" if who else "nobody had signed knowing them by then"
     for side, words in ((True, "known at the decision"), (False, "found after it")):
         if steps := [f.steps[0] for f in view.findings if f.at_decision is side]:
             said.append(f"{len(steps)} {words} ({_steps(sorted(set(steps)))}){f': {after}' * (not side)}")
+    early = sum(row.verdict == "failed" for row in view.attempts)
+    said += [f"{count(early, 'attempt')} of a step failed besides, see “Steps”"] * bool(early and said)
     return ", ".join(said)
 
 
