@@ -254,7 +254,7 @@ def tiles(view: RunView) -> list[Tile]:
         replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
                 file="#quarantined" if next(view.quarantined, None) else ""),
         *([_chunks("Left out", found.left_out, "by the conditions of the schema, listed with each")] if found.left_out else []),
-        _chunks("Different", found.different, "chunks that are not as expected", good=found.different == 0, bad="fail"),
+        _chunks("Different", found.different, "every chunk compared; not as expected", good=found.different == 0, bad="fail"),
         replace(_chunks("Values changed", found.changed, _in_chunks(found)),
                 file="#replaced" if view.rows("replaced") else "#changes" if next(view.changes, None) else ""),
         replace(_chunks("Defaults filled", found.filled, record.defaults(found)), file="#values" if found.filled else ""),
@@ -265,7 +265,8 @@ def tiles(view: RunView) -> list[Tile]:
         downtime_tile(view),
         rollback_tile(view),
         _contradicting(view),
-        _chunks("Not exercised", left := len(record.untried_here(view)), "not run, or only in part; listed below", good=not left),
+        replace(_chunks("Not exercised", left := len(record.untried_here(view)), "not run or in part; samples are beside",
+                        good=not left), file="#not-exercised" if left else ""),
         _signatures_tile(view, CUTOVER, "Decision signatures"),
         *([_signatures_tile(view, CLOSEOUT, "Closeout signatures")] if _due_of(view, CLOSEOUT) else []),
     ]  # fmt: skip
