@@ -169,6 +169,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
+        "a folder of theirs under a name of ours": """
+            test_places_are_proven_first.py::test_a_folder_in_a_new_target_that_only_has_a_name_of_ours_stays""",
         "a cutover first, the approvals later": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_was_approved_afterwards_is_named
             test_a_step_that_needs_approvals_had_them_before.py::test_a_fence_that_was_approved_afterwards_is_named

@@ -73,7 +73,9 @@ def test_each_act_that_a_warning_asks_for_is_due_with_its_command_and_its_keys(t
     assert contacts.startswith("Operations lead, before the cutover: “contacts without a name”: Name them")
     assert contacts.endswith(" resume r --retry 14 --set contacts.dba=TEXT --set contacts.channel=TEXT")
     assert ids.startswith("Operations lead, before the cutover: “ids that the migration rewrites”: Tell the owners")
-    assert left.startswith("2 other warnings ask for no act in this run: the page shows them to whoever signs; to change")
+    assert left.startswith(
+        "2 other warnings ask for no act in this run: the page shows them to whoever signs; to change"
+    )
     assert due_by_warnings(read_run(make_run(tmp_path / "s", [result("10")]))) == [
         "There was no warning; nothing is due."
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from helpers.errors import UsageError, WorldError
+from helpers.errors import Terminal, UsageError, WorldError
 from helpers.migration import staging
 from helpers.migration.importing import Job
 from helpers.migration.staging import Quarantine
@@ -28,6 +28,7 @@ from helpers.steps.source_health import SourceHealthStep
 from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_source, open_target, quick_names
 from helpers.stores.layout import DATABASE
+from helpers.stores.opening import MADE
 from tests.storage import chunks, embedded, fill
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -136,8 +137,34 @@ def test_a_link_is_a_target(tmp_path: Path) -> None:
 def test_what_a_killed_making_left_is_in_nobodys_way(tmp_path: Path) -> None:
     left = tmp_path / "new" / ".runbook-partial"
     left.mkdir(parents=True)
+    (left / MADE).touch()
     (left / DATABASE).write_bytes(b"SQLite")
+    (tmp_path / "new" / ".runbook-probe-0").mkdir()
     written_and_read(tmp_path / "new")
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_a_folder_in_a_new_target_that_only_has_a_name_of_ours_stays(tmp_path: Path, kind: str) -> None:
+    theirs, target = tmp_path / "theirs", tmp_path / "new"
+    for folder in (theirs, target):
+        folder.mkdir()
+    (theirs / "letter.txt").write_text("kept")
+    left = target / ".runbook-backup"
+    if kind == "folder":
+        theirs.rename(left)
+    elif kind == "link":
+        left.symlink_to(theirs)
+    else:
+        left.write_text("kept")
+    before = sorted(path.name for path in target.rglob("*"))
+    said = r"\.runbook-backup was not made by this toolkit.* move it away"
+    with pytest.raises(Terminal, match=said):
+        quick_names(Endpoint(path=str(target)), "target")
+    with pytest.raises(Terminal, match=said), open_target(Endpoint(path=str(target))):
+        pass
+    assert sorted(path.name for path in target.rglob("*")) == before
+    if kind != "file":
+        assert (left / "letter.txt").read_text() == "kept"
 
 
 @pytest.mark.usefixtures("source")

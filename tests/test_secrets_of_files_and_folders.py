@@ -242,8 +242,12 @@ OPEN = [
     ),
     *(
         ("cutover.restart[0][1]", {"cutover": {"restart": [["curl", option, "http://app"]]}})
-        for option in ("--header=Authorization: Bearer abc-123-def", "-HX-Api-Key: abc-123-def", "--header=X-Token:abc-123-def",
-                       "true; curl -H 'Authorization: Bearer abc-123-def' http://app")
+        for option in (
+            "--header=Authorization: Bearer abc-123-def",
+            "-HX-Api-Key: abc-123-def",
+            "--header=X-Token:abc-123-def",
+            "true; curl -H 'Authorization: Bearer abc-123-def' http://app",
+        )
     ),
     ("signoff.push_digest[1]", {"signoff": {"push_digest": ["curl", "https://u:abc-123-def@h/{digest}/{run}/{seal}"]}}),
 ]
@@ -278,7 +282,11 @@ def test_a_token_in_a_parameter_is_refused_unseen(
 
 
 def test_a_header_whose_value_a_shell_puts_in_is_none_of_ours() -> None:
-    for text in ('curl -H "Authorization: Bearer $TOKEN" http://app', "--out-format=json: short", "systemctl restart app"):
+    for text in (
+        'curl -H "Authorization: Bearer $TOKEN" http://app',
+        "--out-format=json: short",
+        "systemctl restart app",
+    ):
         assert errors.secrets_within(text) == []
 
 

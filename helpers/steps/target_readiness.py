@@ -37,8 +37,8 @@ from helpers.run.record import NotebookStep, RunRecord, check_connection, open_c
 from helpers.schema import load_schema
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.handshake import tried, with_candidates
-from helpers.stores.layout import OURS, VOLUMES, is_new, require_writable
-from helpers.stores.opening import lacking, throw_away_database
+from helpers.stores.layout import OURS, VOLUMES, is_new
+from helpers.stores.opening import lacking, make_ours, require_place, throw_away_database
 
 PROBE_CHUNKS = 200
 ROUNDS = 9  # timed requests and queries, of which the median counts
@@ -65,7 +65,7 @@ class TargetReadinessStep(NotebookStep):
     def reach(self) -> pd.DataFrame:
         """Where the target is, what it is, what it already holds, who locks it."""
         if self.target.path:
-            require_writable(Path(self.target.path))
+            require_place(Path(self.target.path))
         self._refuse_absent()
         if self._is_new or self._lacks:
             state = "a new folder; made by step 20" if self._is_new else "reachable"
@@ -292,7 +292,7 @@ class TargetReadinessStep(NotebookStep):
             with there as place, open_target(place) as store:
                 yield store
             return
-        folder = _existing(Path(str(self.target.path))) / f"{OURS}probe-{uuid.uuid4().hex[:8]}"
+        folder = make_ours(_existing(Path(str(self.target.path))) / f"{OURS}probe-{uuid.uuid4().hex[:8]}")
         try:
             usual = {"path": str(folder), "tenant": DEFAULT_TENANT, "database": DEFAULT_DATABASE}
             with open_embedded(folder, self.target.model_copy(update=usual), role="target", label=str(folder)) as store:

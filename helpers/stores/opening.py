@@ -116,7 +116,7 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
     """A target to write to. An embedded one is opened in place, and made where there is none."""
     if endpoint.path:
         path = Path(endpoint.path)
-        layout.require_writable(path)
+        require_place(path)
         if layout.is_new(path):
             _make_directory(path, endpoint)
         _require_current(path)
@@ -136,14 +136,44 @@ def _make_directory(path: Path, endpoint: Endpoint) -> None:
     itself may be a mount point or a link: nothing could be renamed onto it.
     """
     path.mkdir(parents=True, exist_ok=True)
+    require_place(path)
     for left in path.glob(f"{layout.OURS}*"):
         shutil.rmtree(left)
-    partial = path / f"{layout.OURS}partial"
+    partial = make_ours(path / f"{layout.OURS}partial")
     with open_embedded(partial, endpoint, role="target", label=endpoint.label):
         pass
-    for file in sorted(partial.iterdir(), key=lambda file: file.name == layout.DATABASE):  # the database last
+    made = [file for file in partial.iterdir() if file.name != MADE]
+    for file in sorted(made, key=lambda file: file.name == layout.DATABASE):  # the database last
         file.rename(path / file.name)
-    partial.rmdir()
+    shutil.rmtree(partial)
+
+
+MADE = "made-by-chroma-migration-runbook"  # the file in a folder of ours that says so: a name alone may be anybody's
+
+
+def make_ours(folder: Path) -> Path:
+    """This folder, new; the next making in its place may remove it."""
+    folder.mkdir()
+    (folder / MADE).touch(exist_ok=False)
+    return folder
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether we made this folder, or nothing is in it."""
+    if left.is_symlink() or not left.is_dir():
+        return False
+    return (left / MADE).is_file() or not any(left.iterdir())
+
+
+def require_place(path: Path) -> None:
+    """As `layout.require_writable`; in a new folder nothing is there that only has a name of ours."""
+    layout.require_writable(path)
+    left = sorted(path.glob(f"{layout.OURS}*")) if is_new(path) else []
+    if foreign := [one for one in left if not _is_ours(one)]:
+        raise Terminal(
+            ReasonCode.TARGET_FOREIGN_FILE, f"{one_line(foreign[0].name, 100)} was not made by this toolkit, or by an older one "
+            "that did not say so", where=f"target.path {path}", next_step="See what it is, and move it away.",
+        )  # fmt: skip
 
 
 def quick_names(endpoint: Endpoint, role: str) -> list[str]:
@@ -151,7 +181,7 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
     if endpoint.path:
         path = Path(endpoint.path)
         if role == "target":
-            layout.require_writable(path)
+            require_place(path)
             if layout.is_new(path):
                 _require_default_database(endpoint)
                 return []
