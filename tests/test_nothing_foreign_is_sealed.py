@@ -19,6 +19,7 @@ from helpers.cli.evidence import verify
 from helpers.errors import NoGo, Terminal
 from helpers.evidence import signing, verification
 from helpers.evidence.signoffs import gate_state, record, statement
+from helpers.notify import delivery
 from helpers.parameters import parameters_from
 from helpers.report import pages
 from helpers.results import file_digest
@@ -217,6 +218,31 @@ def test_a_line_that_says_two_things_is_no_line_of_the_log(home: RunFolder) -> N
     assert any("audit.jsonl: line" in line for line in said)
     assert any("audit.jsonl: 1 line added after seal" in line for line in said)
     assert "audit.jsonl: lines added later" in plain(home)
+
+
+def test_no_line_counts_behind_the_sealed_part_of_a_log_that_nobody_signs(folders: Path, signers: Signers) -> None:
+    """Not even one as the audit log has it there, where a key signs it; nor an empty one."""
+    home = small_run("night-33", signers, signoff={"allowed_signers": str(signers.allowed), "required": []})
+    delivery.by_hand(home.reports, "plan", "Ada")
+    finish(home)
+    newest = evidence.seals(home.reports)[-1]
+    assert verify(home.reports).problems == []
+    for name in ("run.log", "notices.jsonl"):
+        log = home.reports / name
+        before = log.read_bytes()
+        for forged in (b"", b"\n", b"\r\n", b"\n\n"):
+            if forged:
+                log.write_bytes(before + forged)
+            else:
+                audit.append(log, "digest pushed", outcome="delivered", number=9, digest=newest.digest)
+            said = f"added after seal {newest.number}, which no seal covers"
+            assert [line for line in verify(home.reports).problems if line.startswith(f"{name}: ") and said in line], (
+                forged
+            )
+            assert f"{name}: lines added later" in plain(home), forged
+            log.write_bytes(before)
+    assert verify(home.reports).problems == []
+    assert "Everything fits." in plain(home)
 
 
 def test_the_plain_commands_judge_the_closeout(folders: Path, signers: Signers) -> None:
