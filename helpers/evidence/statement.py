@@ -285,7 +285,7 @@ def changed(folder: Path, seal: Seal, but: Container[str] = (), now: Mapping[str
 
 
 def added(folder: Path, seal: Seal) -> dict[str, int]:
-    """How many lines each log has gained since this seal; that it was set and pushed, which the audit log says, counts for none."""
+    """How many lines each log has gained since this seal; that it was set and pushed, as the audit log says, is none."""
     found, behind = {}, re.compile(rf"{_BEHIND}\n?".encode())
     for name, (length, _) in seal.prefixes.items():
         with suppress(OSError), (folder / name).open("rb") as file:
