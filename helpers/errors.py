@@ -354,6 +354,7 @@ def secrets_assigned(text: str) -> Iterator[tuple[str, int, str]]:
 
 
 _MOST_YAML = 2**18  # characters; what is behind them is read as lines only
+_DEEPEST_YAML = 200  # levels: the reader's time grows with their square
 BROKEN_YAML = (
     ValueError,
     RecursionError,
@@ -387,6 +388,8 @@ def secrets_in_yaml(text: str) -> list[tuple[str, int, str]]:
             scalar = anchors.get(event.anchor) if isinstance(event, events.AliasEvent) else event
             if mapping:
                 frames[-1] = (True, (getattr(scalar, "value", "") or "") if key is None else None)
+            if len(frames) > _DEEPEST_YAML:
+                break
             if isinstance(event, events.CollectionStartEvent):
                 within = isinstance(event, events.MappingStartEvent)
                 frames.append((within, None if within else key or ""))
@@ -403,7 +406,8 @@ def _secrets_of_scalar(key: str, value: str, lines: Iterable[str]) -> Iterator[t
     pieces = [*value.splitlines(), value.replace("$$", "$"), *(line.strip().strip("'\"") for line in lines)]
     for piece in (piece.strip() for piece in pieces if "\n" not in piece.strip()):
         if key or not _ASSIGNED.match(piece):
-            yield from ((key, 1, secret) for secret in secrets_of(key, piece))
+            levels = _INSIDE if len(piece) <= 4096 else 0
+            yield from ((key, 1, secret) for secret in secrets_of(key, piece, levels))
     yield from secrets_assigned(value)
 
 

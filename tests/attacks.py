@@ -347,6 +347,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_rollback_parts.py::test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays""",
     },
     "thief of the folder": {
+        "a line that says that a digest was pushed, behind what was sealed": """
+            test_nothing_foreign_is_sealed.py::test_no_line_counts_behind_the_sealed_part_of_a_log_that_nobody_signs""",
         "a planted first seal, with other parameters": """
             test_what_binds_a_run_is_what_its_seals_say.py::test_a_planted_seal_makes_no_run_one_of_an_older_toolkit""",
         "one giant line": """

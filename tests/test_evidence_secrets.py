@@ -51,9 +51,9 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
 RAW = TOKEN.encode()
 
 
-def zipped(data: bytes) -> bytes:
+def zipped(data: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(out, "w", method) as file:
         file.writestr("a.txt", data)
     return out.getvalue()
 
@@ -86,6 +86,8 @@ WRITTEN = {
     "base64 in lines": base64.encodebytes(b"x" * 70 + RAW),
     "gzip": gzip.compress(b"before " + RAW),
     "zip": zipped(b"before " + RAW),
+    "zip, by bzip2": zipped(b"before " + RAW, zipfile.ZIP_BZIP2),
+    "zip, by LZMA": zipped(b"before " + RAW, zipfile.ZIP_LZMA) + b"behind" * 999,
     "gzip in base64": base64.b64encode(gzip.compress(b"before " + RAW)),
     "zlib": zlib.compress(b"before " + RAW),
     "zlib, fast": zlib.compress(b"before " + RAW, 1),
@@ -105,6 +107,10 @@ WRITTEN = {
     "base64 of UTF-16": base64.b64encode(TOKEN.encode("utf-16-le")),
     "hexadecimal of UTF-16": TOKEN.encode("utf-16-le").hex().encode(),
     "cut by tags": RAW[:5] + b"<wbr><span class=x>" + RAW[5:],
+    "cut by the end of a line that a terminal clears": RAW[:5] + b"\x1b[0m\x1b[K" + RAW[5:],
+    "cut by a long tag": RAW[:5] + b'<span class="x" style="%s">' % (b"a" * 900) + RAW[5:],
+    "cut by a tag with > in it": RAW[:5] + b'<span title="a > b">' + RAW[5:],
+    "cut by a tag with > in it, in a notebook": json.dumps(f'{TOKEN[:6]}<span title="a > b">{TOKEN[6:]}').encode(),
     "cut by colours": RAW[:5] + b"\x1b[1;31m" + RAW[5:],
     "cut by colours in a notebook": json.dumps(f"{TOKEN[:6]}\x1b[0m{TOKEN[6:]}", ensure_ascii=False).encode(),
     "cut by a blank of no width": RAW[:5] + "\u200b".encode() + RAW[5:],

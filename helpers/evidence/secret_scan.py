@@ -236,7 +236,10 @@ def writings(value: str) -> Iterator[tuple[str, bytes]]:
 
 # What may be inside a value that is wrapped or cut; besides escaped line ends, tags, colours of a terminal, blanks of no width.
 _BETWEEN = b" \t\n\r\f\v\"',\\:|>-"
-_MARKS = re.compile(rb"<[^<>]{1,200}>|(?:\x1b|\\u001b|\\x1b)\[[0-9;]*m")
+_MARKS = re.compile(  # a tag with attributes of any length, or anything short like one; what begins with ESC [
+    rb"""<[A-Za-z][\w:-]*+(?:\s++[\w:-]++=\\{0,3}"[^"<]{0,4000}+")++\s*+/?>|<[^<>]{1,200}>"""
+    rb"|(?:\x1b|\\u001b|\\x1b)\[[0-9;?]*[A-Za-z]"
+)
 _NO_WIDTH = tuple(c.encode() for c in "\u200b\u200c\u200d\u2060\ufeff\xad")  # letters that nobody sees
 _SHORTEST_CUT = 10  # bytes of a value without these: fewer occur by chance
 _PIECE = 16 * 2**20  # bytes of a compressed part that are looked at together at most
@@ -397,7 +400,12 @@ def _packed(data: bytes) -> Iterator[tuple[Any, Iterator[bytes], str]]:
             opened = lzma.LZMADecompressor()
         elif match[0].startswith(b"PK"):
             names = (int.from_bytes(data[start + at : start + at + 2], "little") for at in (26, 28))
-            start, opened = start + 30 + sum(names), zlib.decompressobj(-15)
+            method, start = data[start + 8 : start + 10], start + 30 + sum(names)
+            opened = zlib.decompressobj(-15)
+            if method == b"\x0e\0" and (raw := _lzma(data[start + 4 : start + 9])):
+                length = int.from_bytes(data[match.start() + 18 : match.start() + 22], "little") or len(data)
+                yield raw, _slices(data[start + 9 : start + length]), ", compressed"
+                continue
         yield opened, _slices(data, start), ", compressed"
     for match in _PACKED_LETTERS.finditer(data):
         yield (
@@ -405,6 +413,15 @@ def _packed(data: bytes) -> Iterator[tuple[Any, Iterator[bytes], str]]:
             _decoded(data, match.start()),
             ", compressed, base64",
         )
+
+
+def _lzma(properties: bytes) -> lzma.LZMADecompressor | None:
+    """What unpacks a member of a zip in LZMA, behind its properties; None where these are none."""
+    if len(properties) < 5 or (first := properties[0]) >= 225 or first % 9 + first // 9 % 5 > 4:
+        return None
+    sizes = {"lc": first % 9, "lp": first // 9 % 5, "pb": first // 45}
+    memory = min(max(int.from_bytes(properties[1:], "little"), 2**12), 2**26)
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": memory, **sizes}])
 
 
 def _slices(data: bytes, start: int = 0) -> Iterator[bytes]:
