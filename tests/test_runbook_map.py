@@ -129,7 +129,7 @@ def test_every_reason_code_leads_to_a_notebook_of_its_row(mapped: list[Row]) -> 
 
 
 def test_every_trigger_named_is_one(root: Path, mapped: list[Row]) -> None:
-    tree = ast.parse((root / "helpers" / "rollback" / "outline.py").read_text(encoding="utf-8"))
+    tree = ast.parse((root / "helpers" / "run" / "advice.py").read_text(encoding="utf-8"))
     codes = [n.value.elts[0] for n in ast.walk(tree) if isinstance(n, ast.Yield) and isinstance(n.value, ast.Tuple)]
     given = {code.value for code in codes if isinstance(code, ast.Constant)}
     given |= {ReasonCode[code.attr] for code in codes if isinstance(code, ast.Attribute)}
