@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import subprocess
@@ -25,6 +26,8 @@ from helpers.run.record import RunRecord, describe
 
 BAD_IDS = ["../../x", "a/b", "", ".", "..", ".hidden", "-x", "a..b", "end.", "x" * 65, "a b", "ü", "a\n", "a\x00"]
 OURS = ["snapshots", "runner_key", "runner_key.pub", "sample", "index.html", "README.md"]
+
+BEGAN = dt.datetime(2026, 11, 30, 2, tzinfo=dt.UTC)
 
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -62,6 +65,14 @@ def test_a_made_up_id_says_what_and_when_and_is_free() -> None:
     first = runs.create(parameters())
     assert re.fullmatch(r"a-night-s-trial-\d{8}-\d{6}", first.id)
     assert runs.create(parameters()).id != first.id
+
+
+def test_a_made_up_id_is_not_that_of_a_run_that_was_killed_as_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same second: what it left in the workspace is there, its reports are not."""
+    monkeypatch.setattr("helpers.run.folders.dt.datetime", type("At", (), {"now": staticmethod(lambda _: BEGAN)}))
+    first = runs.new_run_id("trial")
+    (runs.workspace_root() / first).mkdir(parents=True)
+    assert runs.new_run_id("trial") == f"{first}-2"
 
 
 def test_a_run_is_created_once() -> None:

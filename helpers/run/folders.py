@@ -86,11 +86,11 @@ def check_run_id(run_id: str) -> str:
 
 
 def new_run_id(name: str) -> str:
-    """An id that no run has yet: the name as a slug and the time (UTC)."""
+    """An id that no run has yet, nor one that was killed as it began: the name as a slug and the time (UTC)."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
     first = f"{slug}-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     candidates = [first, *(f"{first}-{n}" for n in range(2, 1000))]
-    return next(c for c in candidates if not (reports_root() / c).exists())
+    return next(c for c in candidates if not any((root / c).exists() for root in (reports_root(), workspace_root())))
 
 
 class RunPath(StrEnum):
