@@ -70,6 +70,14 @@ def test_a_file_that_somebody_dropped_is_not_sealed(name: str, home: RunFolder) 
     assert verify(home.reports).problems == []
 
 
+def assert_review_is_sealed(home: RunFolder) -> None:
+    """Step 24 ends, and all that is there fits."""
+    finish_step(home, "24")
+    finish(home)
+    assert verify(home.reports).problems == []
+    assert "Everything fits" in plain(home)
+
+
 def test_a_move_that_was_killed_behind_its_line_in_the_log_is_made_by_the_next_one(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,10 +97,7 @@ def test_a_move_that_was_killed_behind_its_line_in_the_log_is_made_by_the_next_o
     time.sleep(0.002)  # each move has a folder by the time
     runs.supersede(home, [Step.REVIEW])
     assert len(list(home.reports.glob("earlier/*/results/24.json"))) == 1
-    finish_step(home, "24")
-    finish(home)
-    assert verify(home.reports).problems == []
-    assert "Everything fits" in plain(home)
+    assert_review_is_sealed(home)
 
 
 def test_two_killed_attempts_that_left_the_same_bytes_are_both_named(folders: Path, signers: Signers) -> None:
@@ -104,10 +109,7 @@ def test_two_killed_attempts_that_left_the_same_bytes_are_both_named(folders: Pa
         time.sleep(0.002)  # each move has a folder by the time
         runs.supersede(home, [Step.REVIEW])
     assert len(list(home.reports.glob("earlier/*/24_review.ipynb"))) == 3
-    finish_step(home, "24")
-    finish(home)
-    assert verify(home.reports).problems == []
-    assert "Everything fits" in plain(home)
+    assert_review_is_sealed(home)
 
 
 def test_what_a_killed_step_left_is_set_aside_and_named(home: RunFolder) -> None:

@@ -353,7 +353,7 @@ class Profile:
             for name, seen in self.scan.collections.items()
         ]
         empty = count(self.findings()["empty_documents"], "chunk")
-        detail = f"The schema requires one: these chunks are set aside. {empty} with an empty text are migrated."
+        detail = f"The schema requires one: these chunks are set aside. Migrated with an empty text: {empty}."
         number, needed = self.findings()["none_documents"], self.schema.requires_document
         self.check("chunks without a document", number, ReasonCode.MISSING_DOCUMENT, detail, needed)
         check_spaces(self.run, [seen.info for seen in self.scan.collections.values()], named=True)

@@ -171,7 +171,7 @@ def unseen(view: RunView) -> Iterator[str]:
     if view.drill:
         how = "ordered beforehand" if view.put_back else "not ordered"
         yield f"Rollback in other ways than drilled (--replay {how}): every other choice of its options"
-        yield "People: those who sign, and whoever acts on a warning; the approval came before the drills of restore and rollback"
+        yield "People: those who sign, and whoever acts on a warning; the approval came before the rollback was drilled"
         yield "Rollback before the cutover: not tried in this run"
     if view.rehearsal and not any(
         str((view.parameters.get(side) or {}).get("url") or "") for side in ("source", "target")

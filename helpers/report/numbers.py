@@ -29,7 +29,8 @@ Results = Mapping[str, StepResult]
 
 SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
 PUT_BACK = "while it was put back"
-BEGINS = ("from the first act on the application's files", "from its begin, when the fence was set again,")
+FROM_FILES = "from the first act on the application's files"
+FROM_FENCE = "from its begin, when the fence was set again,"
 FILES_BACK = "Put configuration files back, restart, health"
 WRITE_ASKED = "Wait until a write of the application is taken"
 """The stages of step 27 whose ends matter to people: clients can write at the source again; the target is clean."""
@@ -180,7 +181,7 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
             "Service back": (f"from the order until clients can write at the source: {service_ends(found)}{probed}",
                              found.service),
             "Stages of step 27": ("from the first stage until the target is clean, as in its figure", found.clean - waited),
-            **{f"Without writes {when}": (f"{BEGINS[when == PUT_BACK]} until a write was taken", seconds)
+            **{f"Without writes {when}": (f"{FROM_FENCE if when == PUT_BACK else FROM_FILES} until a write was taken", seconds)
                for when, seconds in again(results, drill)},
             "Target clean": ("from the order until the target holds nothing of the run", found.clean),
             "Step 27": ("from its first cell to its end, the watch of the source included", result.seconds),
@@ -290,8 +291,7 @@ def given_up(results: Results, attempts: Iterable[StepRow]) -> Iterator[tuple[St
 
 
 def again(results: Results, drill: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """(When, seconds) in which clients could not write once more after a cutover, counted as `BEGINS` says until a write was
-    taken. `drill`: `RunView.drill`."""
+    """(When, seconds) without writes once more after a cutover, `FROM_FILES` or `FROM_FENCE` on. `drill`: `RunView.drill`."""
     back, found = results.get(Step.ROLLBACK), list[tuple[str, datetime | None, datetime | None]]()
     if back is not None and passed(back) and Step.CUTOVER in results and results[Step.CUTOVER].facts.get("cut_over"):
         begun = next((p.started for p in back.phases if p.name == FILES_BACK), "")

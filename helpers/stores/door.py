@@ -133,7 +133,7 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
             _require_threads(path)
             system.start()
             if isinstance(engine, RustBindingsAPI):
-                engine.bindings = _InPortions(engine, most, path)
+                engine.bindings = _InPortions(engine, most)
             opened[str(path)] = system
         client = Client(tenant=tenant, database=database, settings=wanted)
     try:
@@ -218,9 +218,8 @@ class _InPortions:
     Calls run side by side; an engine is opened anew while none runs, so that never two are at work on one directory.
     """
 
-    def __init__(self, engine: RustBindingsAPI, most: int, path: Path) -> None:
+    def __init__(self, engine: RustBindingsAPI, most: int) -> None:
         self._bindings: Any = engine.bindings
-        self._path = path
         self._engine, self._most = copy.copy(engine), most  # opens anew while clients see nothing but these portions
         del self._engine.bindings
         self._touched: set[str] = set()
@@ -253,7 +252,7 @@ class _InPortions:
     def _renew(self) -> None:
         self._bindings = None  # the old one is closed before the new one opens
         try:
-            _require_threads(self._path)
+            _require_threads(Path(self._engine._system.settings.persist_directory))
             self._engine.start()
             self._bindings = self._engine.bindings
             del self._engine.bindings
