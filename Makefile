@@ -50,14 +50,14 @@ rehearse: $(READY)
 rehearse-servers: $(READY)
 	$(BIN)/runbook rehearse --servers $(ARGS)
 
-# In the order of collection, in which tests/conftest.py puts the longest files first: mypy is one of them.
+# In the order of collection, in which tests/conftest.py puts the longest files first.
 test: ruff
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) -m "not slow and not more" tests --ignore=tests/compat $(NOTEBOOKS) $(ARGS)
 
-# The tests marked `more`: a tenth of the time of `make test`, each beside a quicker one. CI runs both.
+# The tests marked `more`: each takes seconds of processor time, beside a quicker one of the same in `make test`. CI runs both.
 test-more: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "more and not slow" tests --ignore=tests/compat $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "more and not slow" tests --ignore=tests/compat $(ARGS)
 
 # The tests marked `slow`: full-size samples, near-duplicates of a quicker test, sources served in every kind.
 test-slow: $(READY)

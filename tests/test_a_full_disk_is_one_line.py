@@ -193,6 +193,7 @@ def limited() -> int:
     return 0
 
 
+@pytest.mark.more
 def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
     code = "import sys; from tests.test_a_full_disk_is_one_line import limited; sys.exit(limited())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

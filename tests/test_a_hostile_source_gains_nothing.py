@@ -354,6 +354,7 @@ print("command", command.run_program(look, 60, "it").said)
 """
 
 
+@pytest.mark.more
 def test_a_kernel_has_the_usual_variables_and_those_that_the_parameters_name(tmp_path: Path) -> None:
     """Its children too; a program of the operator has all of them."""
     with embedded(tmp_path / "a") as store:
@@ -501,6 +502,7 @@ def test_a_journal_that_names_another_file_deletes_nothing(tmp_path: Path) -> No
     assert victim.read_text() == "precious"
 
 
+@pytest.mark.more
 def test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ print(*(f"OPENED {path}" for path in opened), sep="\\n")
 """
 
 
+@pytest.mark.more
 def test_nothing_that_the_folder_names_is_opened(sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Secrets, configuration files, the schema, the list of signers: who judges need not have them, and does not read them."""
     place = Path(shutil.copytree(sealed.parent.parent, tmp_path / "elsewhere"))

@@ -489,6 +489,7 @@ _HEAD = b"collection,id,field,old,new,rule\n"
         ("22_quarantine.jsonl.gz", b"", b"a" * 1000, "a line is longer than 2.0 MB"),
     ],
 )
+@pytest.mark.more
 def test_a_list_with_a_line_of_gigabytes_is_not_read_into_memory(
     tmp_path: Path, file: str, head: bytes, piece: bytes, why: str
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_fence_that_was_approved_afterwards_is_named(folders: Path, signers: S
     assert "dry-run-dba: when step 20 acted, dba had not signed" in named(home)
 
 
+@pytest.mark.more
 def test_a_cutover_that_was_set_aside_is_named(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
     act(home, Step.CUTOVER)
@@ -89,6 +90,7 @@ def test_a_cutover_that_was_set_aside_is_named(folders: Path, signers: Signers) 
 
 
 @pytest.mark.parametrize("lacking", [audit.STEP_BEGINS, audit.STEP_ENDS])
+@pytest.mark.more
 def test_a_cutover_that_the_log_leaves_out_is_seen_by_its_seal(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_step_that_began_and_was_refused_is_no_cutover(folders: Path, signers:
     assert named(home) == ""
 
 
+@pytest.mark.more
 def test_a_no_go_at_the_time_is_named_though_a_go_followed(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     sign(read(home.reports), "security", "Sec", "no-go", key=signers.key("security"), reason="data leak")
@@ -133,6 +136,7 @@ def test_a_no_go_at_the_time_is_named_though_a_go_followed(folders: Path, signer
     assert "cutover-security: when step 25 acted, security had said NO-GO" in named(home)
 
 
+@pytest.mark.more
 def test_approvals_of_an_earlier_review_are_named_though_new_ones_followed(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     runs.supersede(home, [Step.REVIEW])
@@ -174,6 +178,7 @@ def decided_no_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StepResult, "write", wrote)
 
 
+@pytest.mark.more
 def test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +204,7 @@ def test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was(
     assert f"{seal.name}: step 25 acted, and the decision was NO-GO" in named(home)
 
 
+@pytest.mark.more
 def test_a_seal_that_says_other_verdicts_than_the_results_is_named(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_collection_that_shrinks_ends_the_watch_and_says_the_way_back(night: N
     assert result.facts["monitoring"]["looks"] == 1, "it ends early"
 
 
+@pytest.mark.more
 def test_what_clients_may_delete_is_a_warning_that_names_the_counts(night: Night) -> None:
     with embedded(night.home / "target") as store:
         store.delete("beta", ["b3", "b4"])
@@ -107,6 +108,7 @@ def test_what_clients_may_delete_is_a_warning_that_names_the_counts(night: Night
     assert result.facts["said"] == "Nothing is due: go on with 51."
 
 
+@pytest.mark.more
 def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) -> None:
     log = night.home / "app.log"
     log.write_text("an old error\n")
@@ -233,6 +235,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     assert len(list(night.folder.reports.glob(f"earlier/*/{record.SUCCESS}"))) == 1
 
 
+@pytest.mark.more
 def test_the_fence_of_a_directory_is_lifted_with_the_true_reason_why_no_write_was_tried(tmp_path: Path) -> None:
     night = night_after(tmp_path, fenced=True, fence=commands(tmp_path))
     passed(night, "50", "51", "52")
@@ -302,6 +305,7 @@ def test_what_comes_before_the_cutover_voids_what_came_after_it(night: Night) ->
     assert [s.number for s in plan.outdated_by(plan.find("50"))] == ["50", "53"]
 
 
+@pytest.mark.more
 def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
     (night.home / "queries.json").write_text(json.dumps({"queries": [
         {"name": "the third", "collection": "alpha", "like": "a3", "expect": {"id": "a3"}},
@@ -331,6 +335,7 @@ def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
     assert "runbook rollback night --dry-run" in result.facts["said"]
 
 
+@pytest.mark.more
 def test_a_chunk_that_a_client_deleted_meanwhile_is_not_searched_for(night: Night) -> None:
     """As in a night of writers that go on: the first chunks of the draw are gone; then all of them."""
     drawn = [

@@ -305,6 +305,7 @@ def test_the_command_itself(world: World, prepare: Case, arguments: str, code: i
     assert tree(world.home) == before
 
 
+@pytest.mark.more
 def test_a_target_below_a_folder_that_may_not_be_written(world: World) -> None:
     through: list[str] = []
     if os.geteuid() == 0:  # root passes over permissions unless it gives its capabilities up

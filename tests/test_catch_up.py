@@ -151,6 +151,7 @@ def test_what_changed_before_and_after_the_import_arrives(night: RunFolder) -> N
     assert_target_is_source(night)
 
 
+@pytest.mark.more
 def test_collections_come_go_and_change_their_settings(night: RunFolder) -> None:
     migrate(night)
 
@@ -227,6 +228,7 @@ def test_a_dry_run_does_not_look_at_the_source(night: RunFolder) -> None:
     assert not Path("target").exists()
 
 
+@pytest.mark.more
 def test_the_schema_s_quarantine_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """if_ttt wants a document: a chunk that loses it leaves the target, one that gets it arrives."""
     settings = {"id_policy": "prefix", "minimum_valid": 0.5}
@@ -358,6 +360,7 @@ def test_few_changes_are_written_by_id_and_many_afresh(night: RunFolder, monkeyp
     assert_target_is_source(night)
 
 
+@pytest.mark.more
 def test_what_was_not_removed_is_named_and_mended_by_a_resume(
     night: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +382,7 @@ def test_what_was_not_removed_is_named_and_mended_by_a_resume(
 
 
 @pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.more
 def test_a_collection_whose_index_lost_chunks_is_written_afresh_at_once_and_once(
     night: RunFolder, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:

@@ -46,6 +46,7 @@ def target(server: ChromaServer, proxy: FaultyProxy) -> Endpoint:
     return Endpoint(url=proxy.url, database=name, timeout_seconds=20)
 
 
+@pytest.mark.more
 def test_the_lock_is_taken_and_given_back_once(proxy: FaultyProxy, target: Endpoint) -> None:
     with open_target(target) as store:
         for fault in FAULTS:
@@ -88,6 +89,7 @@ def test_what_somebody_else_made_is_never_taken_for_ours(proxy: FaultyProxy, tar
         assert_same(in_order(contents(store, "notes")), in_order(theirs))
 
 
+@pytest.mark.more
 def test_a_drop_whose_answer_was_lost_is_done_once(proxy: FaultyProxy, target: Endpoint) -> None:
     with open_target(target) as store:
         fill(store, "others", chunks(2))
@@ -100,6 +102,7 @@ def test_a_drop_whose_answer_was_lost_is_done_once(proxy: FaultyProxy, target: E
 
 
 @pytest.mark.parametrize("fault", [CUT_AFTER, TWICE])
+@pytest.mark.more
 def test_a_database_is_made_and_removed_once(proxy: FaultyProxy, target: Endpoint, fault: str) -> None:
     new = target.model_copy(update={"database": f"new-{uuid.uuid4().hex[:8]}"})
     proxy.faults.next("/databases", fault)
@@ -173,6 +176,7 @@ def test_a_resume_takes_up_its_own_empty_collection_and_no_other(target: Endpoin
 
 
 @pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.more
 def test_a_server_error_for_a_moment_sets_nothing_aside(
     proxy: FaultyProxy, target: Endpoint, tmp_path: Path, times: int
 ) -> None:
@@ -187,6 +191,7 @@ def test_a_server_error_for_a_moment_sets_nothing_aside(
     assert work.quarantine.counts() == {}
 
 
+@pytest.mark.more
 def test_a_server_error_that_stays_is_an_error_and_sets_nothing_aside(
     proxy: FaultyProxy, target: Endpoint, tmp_path: Path
 ) -> None:

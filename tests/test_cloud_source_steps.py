@@ -118,6 +118,7 @@ def test_a_snapshot_takes_what_was_estimated_and_keeps_everything(begin: Begin, 
     assert "quantize" in json.dumps(spann.schema)
 
 
+@pytest.mark.more
 def test_11_and_the_proof_of_25_and_the_watch_of_27_stay_within_the_quotas(begin: Begin, cloud: CloudStandIn) -> None:
     first = begin("21")
     snapshot = taken(first)

@@ -202,6 +202,7 @@ def test_a_source_that_changed_since_stops_it(night: RunFolder) -> None:
     ("body", "said"),
     [("echo no such service; exit 3", "exit code 3: no such service"), ("sleep 30", "took longer than 3")],
 )
+@pytest.mark.more
 def test_a_restart_that_fails_takes_everything_back(night: RunFolder, body: str, said: str) -> None:
     restarts(Path(), f"grep -q /old app.env || {{ {body}; }}")
     result = step(night)

@@ -61,6 +61,7 @@ def test_a_header_that_names_another_charset_changes_no_text(proxy: FaultyProxy,
 
 
 @pytest.mark.parametrize("fault", [PAGE, NULL])
+@pytest.mark.more
 def test_an_answer_that_is_no_json_is_one_line(proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
     with open_source(at(proxy), tmp_path) as store:
         store.count("notes")
@@ -113,6 +114,7 @@ def test_a_service_that_trickles_vectors_ends_at_the_time_limit(
         assert 0.9 < time.monotonic() - begun < 8
 
 
+@pytest.mark.more
 def test_api_v1_reads_and_refuses_in_the_same_way(proxy: FaultyProxy) -> None:
     """Against no old server: what matters here is what stands between."""
     endpoint = at(proxy, timeout_seconds=1.0)

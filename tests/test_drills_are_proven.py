@@ -171,6 +171,7 @@ def _roll_back(night: Night, meanwhile: Callable[[], None], proof: dict[str, Any
         meanwhile()
 
 
+@pytest.mark.more
 def test_a_source_that_is_put_back_is_compared_with_the_snapshot_and_each_file_with_its_copy(drilled: Night) -> None:
     before, proof = everything(drilled.source), dict[str, Any]()
 
@@ -190,6 +191,7 @@ def test_a_source_that_is_put_back_is_compared_with_the_snapshot_and_each_file_w
     assert len(held) > 1, "the folders of the indexes, too"
 
 
+@pytest.mark.more
 def test_a_fence_that_a_drill_lifted_is_up_since_it_was_set_again(tmp_path: Path, own_folders: None) -> None:
     """Its state is no copy from before the drill, with the times of a fence that was lifted meanwhile."""
     usual_source(tmp_path / "source")

@@ -266,6 +266,7 @@ def test_what_a_step_that_runs_again_moves_is_named_in_the_log(folders: Path, si
     assert "Everything fits." in plain(home)
 
 
+@pytest.mark.more
 def test_a_move_in_a_run_of_an_older_toolkit_is_a_note(folders: Path, signers: Signers) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit, "BEGUN", "not yet written")
@@ -491,6 +492,7 @@ def test_a_no_go_that_was_recorded_after_the_go_is_seen_by_plain_commands_too(fo
     assert f"step 25 ran although signoffs/{path.name} is no-go" in plain(home)
 
 
+@pytest.mark.more
 def test_every_no_go_is_named_and_none_is_lost_below_earlier(folders: Path, signers: Signers) -> None:
     signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
     home = small_run("night-16", signers, signoff=signoff)

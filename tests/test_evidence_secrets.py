@@ -192,6 +192,7 @@ def test_small_compressed_parts_are_looked_at_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["x^", "eNo", "H4sI"])
+@pytest.mark.more
 def test_a_text_of_beginnings_of_compressed_parts_does_not_hold_the_search(tmp_path: Path, head: str) -> None:
     (tmp_path / "heads").write_text(head * 30_000, encoding="ascii")
     found: list[secret_scan.Searched] = []

@@ -103,6 +103,7 @@ def test_one_bit_in_any_file_is_named(run: Path) -> None:
     assert problems(run) == []
 
 
+@pytest.mark.more
 def test_any_file_taken_away_is_named(run: Path) -> None:
     missed = []
     for name in everything(run):

@@ -93,6 +93,7 @@ def front(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fron
         manager.shutdown_kernel(now=False)
 
 
+@pytest.mark.more
 def test_a_person_picks_a_collection_and_sees_its_figure_and_its_table(front: Front) -> None:
     begun = front.run("desk.pick()", cell="picker")
     [(choice, state)] = widgets(begun, "DropdownModel")

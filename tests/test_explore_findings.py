@@ -64,6 +64,7 @@ def found(desk: ExploreSourceStep) -> pd.Series:
     return desk.found().set_index("finding")["chunks"]
 
 
+@pytest.mark.more
 def test_every_finding_of_the_profile_has_its_name_in_the_list(desk: ExploreSourceStep) -> None:
     expected = expected_findings(CHUNKS)
     left_out = ("chunks", "uris", "colliding_ids")  # no defects of a chunk; ids count every place but the first
@@ -193,6 +194,7 @@ def test_an_exported_finding_is_whole_harmless_and_in_the_audit_log(desk: Explor
     assert (nothing["rows"], nothing["file"]) == (0, "")
 
 
+@pytest.mark.more
 def test_a_table_that_is_cut_says_so_and_an_export_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5,600 chunks without a document: 200 of them in the table, which says how many there are; every one in the export."""
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))

@@ -198,6 +198,7 @@ def test_steps_that_want_the_fence_have_it_put_up_again(made: Made, tmp_path: Pa
     assert [s.number for s in with_fence(folder.read(), [plan.find("25")])] == ["20", "24", "25"]
 
 
+@pytest.mark.more
 def test_until_lifts_the_fence_that_the_run_set(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Through the real notebook, on the line; the end of the line itself keeps the fence for cutover and closeout."""
     folder = made(commands(tmp_path))

@@ -160,6 +160,7 @@ def test_no_path_gets_a_write_through(fenced: Fenced) -> None:
     lift(folder.read())
 
 
+@pytest.mark.more
 def test_no_request_is_smuggled_behind_another(fenced: Fenced) -> None:
     """Two lengths, a length beside chunks, a write in the body of a read: nginx and Chroma agree where each request ends."""
     before = names(fenced)
@@ -200,6 +201,7 @@ def test_no_request_is_smuggled_behind_another(fenced: Fenced) -> None:
     lift(folder.read())
 
 
+@pytest.mark.more
 def test_a_write_in_flight_is_waited_for(fenced: Fenced) -> None:
     opened(fenced)
     folder = fenced.run()
@@ -228,6 +230,7 @@ def test_a_write_in_flight_is_waited_for(fenced: Fenced) -> None:
         chroma.delete_collection("flight")
 
 
+@pytest.mark.more
 def test_workers_that_do_not_end_are_no_fence_and_all_is_put_back(fenced: Fenced) -> None:
     text = opened(fenced)
     folder = fenced.run(fence=fenced.section(timeout_seconds=2.0))
@@ -282,6 +285,7 @@ def test_what_stands_in_the_way_is_one_line_and_leaves_nothing(fenced: Fenced) -
         control(two).put_up()
 
 
+@pytest.mark.more
 def test_a_busy_port_at_a_reload_is_seen_although_nginx_reports_success(fenced: Fenced) -> None:
     opened(fenced)
     host = fenced.listen.split(":", maxsplit=1)[0]

@@ -143,6 +143,7 @@ print(refused)
 """
 
 
+@pytest.mark.more
 def test_a_damaged_file_is_an_error_and_ends_no_process(tmp_path: Path) -> None:
     """pyarrow's objects for the columns of a footer throw what nothing catches where its parts contradict each other."""
     write_old(tmp_path / "old", [{"id": "a", "document": "d", "embedding": [1.0]}])
@@ -237,6 +238,7 @@ def test_what_is_often_the_same_is_read(tmp_path: Path) -> None:
         ('a "b"', 'CREATE TABLE "a ""b""" ("c ""d""" TEXT); INSERT INTO "a ""b""" VALUES (zeroblob(3000000))'),
     ],
 )
+@pytest.mark.more
 def test_a_value_that_no_request_can_bring_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, change: str
 ) -> None:

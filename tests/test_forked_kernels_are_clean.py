@@ -125,6 +125,7 @@ def test_it_is_as_clean_as_a_new_one(folder: RunFolder, template: kernel.KernelT
     assert len({*drawn}) == 6, "random numbers are not those of the kernel before"
 
 
+@pytest.mark.more
 def test_a_kernel_that_is_killed_fails_its_step_and_the_next_one_is_forked(
     folder: RunFolder, template: kernel.KernelTemplate
 ) -> None:
@@ -187,6 +188,7 @@ def test_where_something_else_runs_in_it_new_kernels_are_started(
         assert template.process.poll() is not None
 
 
+@pytest.mark.more
 def test_it_ends_with_a_runner_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import time; from helpers.run import kernel; from helpers.runner.pipeline import every_kernel;"

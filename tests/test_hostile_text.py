@@ -239,6 +239,7 @@ def test_the_browser_sees_what_a_careless_page_does(tmp_path: Path) -> None:
         assert_harmless(visit, page)
 
 
+@pytest.mark.more
 def test_nothing_hostile_acts_on_any_page(tmp_path: Path) -> None:
     folder = hostile_run(tmp_path)
     pages = {

@@ -222,6 +222,7 @@ def test_ids_that_meet_in_one_target_are_named_or_prefixed(tmp_path: Path) -> No
     assert len(ids) == len(set(ids)) == 8
 
 
+@pytest.mark.more
 def test_every_id_that_meets_another_is_counted_though_a_thousand_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

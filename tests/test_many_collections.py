@@ -66,6 +66,7 @@ def test_what_is_written_in_portions_is_whole(tmp_path: Path, monkeypatch: pytes
             assert store.query(f"notes-{n}", chunks(30, seed=n).embeddings[:1], 1)[0][0][0] == "c0"
 
 
+@pytest.mark.more
 def test_portions_change_under_readers_that_notice_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many(tmp_path / "db", 8)
     monkeypatch.setattr(door, "_indexes", lambda: 2)

@@ -304,6 +304,7 @@ def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, ta
         ]
 
 
+@pytest.mark.more
 def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFolder, target: dict[str, Any]) -> None:
     claim_target(night.read())
     there = night.read().parameters.target

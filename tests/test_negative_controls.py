@@ -259,5 +259,6 @@ def test_the_first_screen_names_its_evidence_who_acts_and_what_was_not_judged(re
         assert any(old in line and line.endswith(f": {new}.") for line in lines)
 
 
+@pytest.mark.more
 def test_a_damaged_rehearsal_is_found_by_id_and_go_again_when_undone(rehearsal: Night) -> None:
     found_and_undone(rehearsal, name="sergio_corpus", other="sergio_rhetorical")

@@ -94,6 +94,7 @@ def killed(runner: subprocess.Popen[bytes], orphan: psutil.Process) -> bool:
     return True
 
 
+@pytest.mark.more
 def test_a_cell_that_computes_in_c_ends_with_the_runner(tmp_path: Path) -> None:
     for folder in ("notebooks", "reports/one", "workspace/one"):
         (tmp_path / folder).mkdir(parents=True)
@@ -106,12 +107,14 @@ def test_a_cell_that_computes_in_c_ends_with_the_runner(tmp_path: Path) -> None:
     assert killed(runner, orphan)
 
 
+@pytest.mark.more
 def test_a_kernel_whose_runner_is_killed_before_the_first_cell_ends(tmp_path: Path) -> None:
     runner = started(tmp_path, BECOMES)
     orphan = awaited(tmp_path / "begun", runner)
     assert killed(runner, orphan)
 
 
+@pytest.mark.more
 def test_an_engine_that_tries_a_copy_ends_with_who_waits_for_it(tmp_path: Path) -> None:
     """An engine that never ends, as on some damaged files."""
     (tmp_path / "engine").mkdir()

@@ -70,6 +70,7 @@ def forged_line(home: RunFolder, key: Path | None, action: str, **facts: Any) ->
 
 
 @pytest.mark.parametrize("key", ["no key", "another key"])
+@pytest.mark.more
 def test_a_line_that_the_runner_did_not_sign_proves_no_result_page_or_drill(
     home: RunFolder, key: str, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_line_that_says_two_things_is_no_line_of_the_log(home: RunFolder) -> N
     assert "audit.jsonl: lines added later" in plain(home)
 
 
+@pytest.mark.more
 def test_no_line_counts_behind_the_sealed_part_of_a_log_that_nobody_signs(folders: Path, signers: Signers) -> None:
     """Not even one as the audit log has it there, where a key signs it; nor an empty one."""
     home = small_run("night-33", signers, signoff={"allowed_signers": str(signers.allowed), "required": []})
@@ -245,6 +247,7 @@ def test_no_line_counts_behind_the_sealed_part_of_a_log_that_nobody_signs(folder
     assert "Everything fits." in plain(home)
 
 
+@pytest.mark.more
 def test_the_plain_commands_judge_the_closeout(folders: Path, signers: Signers) -> None:
     signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
     home = small_run("night-24", signers, signoff=signoff)

@@ -118,6 +118,7 @@ def test_chroma_is_imported_through_the_door_alone(root: Path) -> None:
     )
 
 
+@pytest.mark.more
 def test_the_package_imports_in_a_folder_whose_settings_are_malformed(tmp_path: Path, root: Path) -> None:
     (tmp_path / ".env").write_text("CHROMA_SERVER_HTTP_PORT=no number\nCHROMA_SERVER_CORS_ALLOW_ORIGINS=[broken\n")
     done = subprocess.run(

@@ -90,6 +90,7 @@ def write(store: ClientStore, name: str, chance: random.Random, number: int) -> 
 
 
 @pytest.mark.parametrize("schema", ["identity", "mine"])
+@pytest.mark.more
 def test_round_after_round_it_is_what_a_whole_staging_would_be(
     tmp_path: Path, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def rolled_back(home: Path, write_probe: list[str] | None = None) -> tuple[Verdi
     return verdict, result
 
 
+@pytest.mark.more
 def test_a_rollback_without_an_observed_write_says_so(home: Path) -> None:
     verdict, result = rolled_back(home)
     assert verdict is Verdict.NOT_EXERCISED
@@ -125,6 +126,7 @@ def test_a_rollback_without_an_observed_write_says_so(home: Path) -> None:
     assert "no write was observed" in numbers.rollback_words(found)
 
 
+@pytest.mark.more
 def test_service_is_back_with_the_write_that_was_seen(home: Path) -> None:
     verdict, result = rolled_back(home, probe(home, "exit 0"))
     assert verdict is Verdict.PASS
@@ -149,6 +151,7 @@ def rehearsal(home: Path) -> Parameters:
     return with_application(prepare(folder, 50, 8), folder / "application")
 
 
+@pytest.mark.more
 def test_the_application_of_a_rehearsal_writes_for_real_and_not_while_its_database_is_locked(
     rehearsal: Parameters,
 ) -> None:

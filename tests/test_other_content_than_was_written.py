@@ -449,6 +449,7 @@ def test_an_address_is_no_name_of_a_collection() -> None:
     assert not refused_name("1.2.3.400")
 
 
+@pytest.mark.more
 def test_a_directory_without_its_segments_is_one_line_and_no_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_ids_that_meet_are_a_warning_unless_a_prefix_keeps_them_apart(begin: Beg
 
 
 @pytest.mark.parametrize(("minimum", "side"), [(0.5, "at least"), (1.0, "below")])
+@pytest.mark.more
 def test_the_sentence_on_valid_chunks_follows_from_what_was_measured(
     begin: Begin, sample: Path, minimum: float, side: str
 ) -> None:
@@ -173,6 +174,7 @@ def test_the_sentence_on_valid_chunks_follows_from_what_was_measured(
 OTHER = "other values of a wrong type or not allowed"
 
 
+@pytest.mark.more
 def test_sums_over_fields_count_values_and_contradicting_chunks_are_named(begin: Begin, sample: Path) -> None:
     run = begin("11", sample, schema="if_ttt")
     step = ExploreSourceStep(run)

@@ -139,6 +139,7 @@ def test_repeating_a_finished_restore_writes_nothing_and_proves_it_again(snapsho
     judge(place, snapshot)
 
 
+@pytest.mark.more
 def test_what_changed_after_a_restore_is_said_and_left_alone(snapshot: Snapshot, place: Endpoint) -> None:
     restore(snapshot, place)
     with open_target(place) as store:

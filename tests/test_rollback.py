@@ -154,6 +154,7 @@ def test_a_collection_that_clients_made_in_the_target_comes_back_whole(night: Ni
     assert everything(night.target)["of-clients"] == made, "what others made is never removed"
 
 
+@pytest.mark.more
 def test_a_collection_that_both_sides_made_stops_the_replay(night: Night) -> None:
     night.migrate()
     night.cut_over()
@@ -241,6 +242,7 @@ def test_a_chunk_that_lost_its_collection_stops_the_replay(tmp_path: Path, place
     assert [row["id"] for row in night.state.facts["given_up"]] == ([] if placed else ["lost-1", "lost-2"])
 
 
+@pytest.mark.more
 def test_a_source_collection_that_was_deleted_is_restored_exactly_when_ordered(night: Night) -> None:
     source = everything(night.source)
     night.migrate()
@@ -407,6 +409,7 @@ def test_a_target_that_its_application_has_open_is_read_after_the_restart(night:
     assert everything(night.target).keys() == {"other-people"}
 
 
+@pytest.mark.more
 def test_a_drill_says_that_it_was_one_and_once_put_back_that_the_cutover_stands(night: Night) -> None:
     night.folder.note(rehearsal=True)
     reach(night, "25")

@@ -142,6 +142,7 @@ def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
     assert resumed.returncode == 0, "the run ends where it was told to end"
 
 
+@pytest.mark.more
 def test_an_ignored_sigint_stays_ignored_and_sigterm_stops_the_run(start: Start, tmp_path: Path) -> None:
     """As cron, nohup and a shell's `&` start it: Ctrl-C at the terminal is not meant for it; the log says what is."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it

@@ -238,6 +238,7 @@ metadatas = st.none() | st.dictionaries(keys, values, max_size=6) | st.fixed_dic
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(st.lists(metadatas, max_size=4), st.sampled_from(["if_ttt", "identity"]), st.booleans())
+@pytest.mark.more
 def test_whatever_comes_in(client: Client, given_metadatas: list[Any], name: str, lists: bool) -> None:
     """No chunk is lost, a second pass changes nothing, and what has no failure arrives in Chroma as it is."""
     schema = load_schema(name)

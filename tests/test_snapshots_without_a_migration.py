@@ -76,6 +76,7 @@ def held(snapshot: Snapshot, name: str) -> ChunkBatch:
     return in_order(ChunkBatch.concatenate(list(snapshot.batches(name))))
 
 
+@pytest.mark.more
 def test_ten_backups_of_a_changing_source_hold_each_moment_and_take_the_room_of_what_changed(source: Path) -> None:
     moments: list[tuple[Snapshot, ChunkBatch]] = []
     for turn in range(10):

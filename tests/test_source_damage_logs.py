@@ -154,6 +154,7 @@ def test_a_truncated_index_file_loses_what_it_does_not_hold_and_no_more(
     assert not list((tmp_path / "s").iterdir())
 
 
+@pytest.mark.more
 def test_a_collection_that_cannot_be_read_does_not_matter_where_it_is_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "two"
     with embedded(folder) as store:

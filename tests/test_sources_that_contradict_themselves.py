@@ -57,6 +57,7 @@ def check(run: RunRecord, name: str) -> Check:
 
 
 @pytest.mark.usefixtures("own_folders")
+@pytest.mark.more
 def test_one_that_counts_and_lists_nothing(proxy: FaultyProxy, tmp_path: Path) -> None:
     proxy.fault = lambda _, path: EMPTY if path.endswith("/get") else PASS
     health = begun("10", proxy, tmp_path)
@@ -75,6 +76,7 @@ def after(passing: int, fault: str) -> Callable[[str, str], str]:
     return lambda _, path: fault if path.endswith("/get") and next(seen) >= passing else PASS
 
 
+@pytest.mark.more
 def test_every_reading_is_held_against_the_count(proxy: FaultyProxy, tmp_path: Path) -> None:
     """An answer that leaves chunks out would look like their deletion: a catch-up would delete them in the target."""
     with open_source(Endpoint(url=proxy.url), tmp_path) as store:
@@ -132,6 +134,7 @@ def test_a_client_that_replaces_a_chunk_meanwhile_is_a_change_and_no_contradicti
 
 
 @pytest.mark.usefixtures("own_folders")
+@pytest.mark.more
 def test_one_whose_vectors_come_back_under_the_ids_of_others(proxy: FaultyProxy, tmp_path: Path) -> None:
     for fault, verdict in ((PASS, Verdict.PASS), (SWAPPED, Verdict.FAIL)):
         proxy.fault = lambda _, path, fault=fault: fault if path.endswith("/get") else PASS  # type: ignore[misc]

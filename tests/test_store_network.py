@@ -105,6 +105,7 @@ def test_a_server_that_stays_busy_is_given_up_with_one_line(proxy: FaultyProxy, 
         assert proxy.count("/count") - before == 5
 
 
+@pytest.mark.more
 def test_a_server_that_never_answers_does_not_hold_us_longer_than_the_time_out(
     proxy: FaultyProxy, database: str
 ) -> None:

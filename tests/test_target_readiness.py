@@ -82,6 +82,7 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
 
 
 @pytest.mark.usefixtures("source")
+@pytest.mark.more
 def test_where_the_named_target_is_not_there_others_are_told_and_none_is_taken(
     server: ChromaServer,
 ) -> None:

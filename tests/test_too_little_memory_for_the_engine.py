@@ -31,6 +31,7 @@ os._exit(0)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="measures its own memory as Linux tells it")
+@pytest.mark.more
 def test_an_engine_opens_or_is_refused_and_never_waits_for_ever(tmp_path: Path) -> None:
     with embedded(tmp_path / "db") as store:
         fill(store, "alpha", chunks(5, 4))

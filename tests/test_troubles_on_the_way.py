@@ -160,6 +160,7 @@ def test_the_ladder_tells_what_it_saw(chroma_server: Servers) -> None:
     assert table[table["endpoint"] == "source"]["check"].tolist() == ["folder", "collections"]
 
 
+@pytest.mark.more
 def test_a_chunk_that_the_target_refuses_is_alone_in_quarantine_and_named(chroma_server: Servers) -> None:
     """A gateway takes less than the server says: the batch is halved until the heavy chunk is alone."""
     heavy = chunks(30, 4, prefix="h")
@@ -194,6 +195,7 @@ def test_a_run_at_work_is_looked_at_and_not_touched() -> None:
         run.close()
 
 
+@pytest.mark.more
 def test_too_little_memory_is_found_and_a_batch_that_fits_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is made to look small; what is proposed and measured is real."""
     folder = migrated(begun(migration={"batch_size": 500_000, "workers": 4}))

@@ -139,6 +139,7 @@ with embedded(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.more
 def test_a_directory_is_opened_once_and_anew_only_where_somebody_changed_it(tmp_path: Path) -> None:
     place = Endpoint(path=str(tmp_path / "target"))
     batch = chunks(10, 8)

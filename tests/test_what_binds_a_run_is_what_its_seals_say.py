@@ -184,6 +184,7 @@ def test_one_long_line_in_a_list_of_signers_is_refused_at_once(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("who", ["dba", "runner"])
+@pytest.mark.more
 def test_a_key_that_the_list_outside_revokes_signs_nothing(folders: Path, signers: Signers, who: str) -> None:
     home, kept = signed_run(signers), folders / "kept"
     runner = folders / "workspace" / "runner_key"

@@ -144,6 +144,7 @@ def test_only_the_chunks_that_the_log_names_are_read_behind_the_fence(
     assert check(record.result, "source as it was cut over").verdict is Verdict.PASS
 
 
+@pytest.mark.more
 def test_what_waits_is_brought_over_while_clients_write_and_the_limit_holds_for_all_of_it(
     fenced: Fenced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +179,7 @@ def test_what_waits_is_brought_over_while_clients_write_and_the_limit_holds_for_
     agree(fenced)
 
 
+@pytest.mark.more
 def test_more_than_was_signed_is_seen_before_anybody_is_stopped(
     fenced: Fenced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +197,7 @@ def test_more_than_was_signed_is_seen_before_anybody_is_stopped(
         assert "c1" in store.ids("alpha")
 
 
+@pytest.mark.more
 def test_a_count_that_the_log_does_not_explain_makes_every_collection_be_read(fenced: Fenced) -> None:
     folder = run(fenced, delta_limit={"share": 1.0})
     ready(folder)

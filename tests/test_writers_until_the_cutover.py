@@ -177,6 +177,7 @@ def test_what_a_client_writes_until_it_is_refused_is_in_the_target(fenced: Fence
     assert 0 < seconds < 60
 
 
+@pytest.mark.more
 def test_more_than_was_signed_moves_nobody_and_writers_go_on(fenced: Fenced) -> None:
     folder = run(fenced, delta_limit={"chunks": 3})
     ready(folder)
@@ -357,6 +358,7 @@ def test_a_write_that_the_log_does_not_show_is_found_after_the_cutover(fenced: F
     assert [(i["collection"], i["id"]) for i in found.ids] == [("docs", "c3")]
 
 
+@pytest.mark.more
 def test_a_log_of_writes_that_may_lack_one_is_not_trusted_and_says_why(fenced: Fenced) -> None:
     folder = run(fenced)
     log, control = Path(f"{fenced.config}.writes"), FenceControl(folder, folder.read().parameters)
@@ -409,6 +411,7 @@ def test_a_log_of_writes_that_may_lack_one_is_not_trusted_and_says_why(fenced: F
     assert control.written("snapshot", names) == ({}, "no log of writes was kept")  # it was lifted
 
 
+@pytest.mark.more
 def test_a_dry_run_stops_nobody(fenced: Fenced) -> None:
     folder = run(fenced)
     ready(folder)
