@@ -16,8 +16,8 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
-from helpers.migration.importing import REEMBEDDED_CHECK
-from helpers.migration.staging import Quarantine, as_written, reembed, stage
+from helpers.migration.reembedding import REEMBEDDED_CHECK, as_written, reembed
+from helpers.migration.staging import Quarantine, stage
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict

@@ -18,9 +18,10 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
-from helpers.migration.importing import REEMBEDDED_CHECK, plan_targets
-from helpers.migration.staging import Quarantine, as_written, reembed, stage, what_was_made
-from helpers.migration.target_lock import preflight, refuse_order
+from helpers.migration.importing import plan_targets
+from helpers.migration.reembedding import REEMBEDDED_CHECK, as_written, reembed, refuse_order, what_was_made
+from helpers.migration.staging import Quarantine, stage
+from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, load_parameters, parameters_from
 from helpers.rehearsal.sample_source import write_sample
 from helpers.results import Verdict
@@ -246,7 +247,7 @@ def test_what_a_killed_attempt_has_made_is_not_made_again(
 
     def dying_before_the_part_is_written() -> None:
         dying_in_call(99)()
-        dead = "helpers.migration.staging.write_parquet"
+        dead = "helpers.migration.reembedding.write_parquet"
         pytest.MonkeyPatch().setattr(dead, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
 
     for die in (dying_in_call(1), dying_in_call(2), dying_in_call(3), dying_before_the_part_is_written):
@@ -418,8 +419,8 @@ def unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 KILLS = (
-    Crash("migration.staging:reembed", BEFORE, 1), Crash("migration.staging:_part", BEFORE, 2),
-    Crash("migration.staging:_part", AFTER, 5), Crash("migration.staging:_part", AFTER, 9),
+    Crash("migration.reembedding:reembed", BEFORE, 1), Crash("migration.reembedding:_part", BEFORE, 2),
+    Crash("migration.reembedding:_part", AFTER, 5), Crash("migration.reembedding:_part", AFTER, 9),
     Crash("migration.checkpoint:Checkpoint._changed", AFTER, 6),
 )  # fmt: skip
 BY_COMMAND = """\

@@ -22,10 +22,10 @@ from helpers import audit
 from helpers.errors import RUNBOOK, NoGo, Terminal, WorldError
 from helpers.fence import Control, FenceState, takes_no_writes
 from helpers.formatting import count, duration
-from helpers.migration import staging, target_lock
+from helpers.migration import reembedding, target_lock
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.delta import Delta, make_delta, refused_by_target, restage
-from helpers.migration.importing import Job, context_of, judge_arrivals, judge_reembedded, judge_staging, plan_targets
+from helpers.migration.importing import Job, context_of, judge_arrivals, judge_staging, plan_targets
 from helpers.migration.source_changes import (
     APPLIED,
     APPLYING,
@@ -381,7 +381,7 @@ class CatchUp:
         folder = self.run.workspace / FOLDER / f"{number:03d}"
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
         was, snapshot = self.job.snapshot, self._snapshot(f"{ledger.base}-catch-up-{number}", changes)
-        made, rules = folder / staging.REEMBEDDED, self.run.parameters
+        made, rules = folder / reembedding.REEMBEDDED, self.run.parameters
         context = Context.of(snapshot.names(), self.run.date, rules.migration)
         # new vectors are made for a whole snapshot, and a schema may ask which collections the source has
         whole = rules.migration.reembed is not None or not (
@@ -391,11 +391,11 @@ class CatchUp:
             self.run.phase("6 transform and validate", snapshot.total if whole else snapshot.less(was).total) as phase,
             self.run.progress("Transform and validate", phase.chunks) as bar,
         ):
-            staging.reembed(snapshot, rules, made)
+            reembedding.reembed(snapshot, rules, made)
 
             def make(some: Snapshot, name: str, quarantine: Quarantine) -> Staged:
                 return stage(
-                    staging.as_written(some, made), self.job.schema, context, folder / name, quarantine,
+                    reembedding.as_written(some, made), self.job.schema, context, folder / name, quarantine,
                     dimensions=rules.expected.dimensions, most_bytes=self.job.most_bytes,
                     progress=silent if name == "gone" else bar,
                 )  # fmt: skip
@@ -404,7 +404,7 @@ class CatchUp:
         new = both.now
         self.run.forget("chunks that pass validation", "ids in common")
         judge_staging(self.run, new, self.run.parameters)
-        judge_reembedded(self.run, snapshot, made)
+        reembedding.judge_reembedded(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
             self._say(
                 Verdict.FAIL, changes, ReasonCode.SOURCE_CHANGED, "what the source holds now does not pass validation"
@@ -445,7 +445,7 @@ class CatchUp:
         return snapshot
 
     def _plans(self, snapshot: Snapshot, staged: Staged, made: Path) -> list[Any]:
-        collections, rules = staging.as_written(snapshot, made).collections(), self.run.parameters.migration
+        collections, rules = reembedding.as_written(snapshot, made).collections(), self.run.parameters.migration
         return plan_targets(collections, staged, rules, identity=self.job.schema.is_identity)
 
     def _finish(self) -> bool:
@@ -459,7 +459,7 @@ class CatchUp:
         snapshot = open_sealed(self.run.home, Path(at["snapshot"]))
         new = Staged.load(folder / RunPath.STAGED)
         assert new is not None  # the checkpoint was written after it
-        plans, anew = self._plans(snapshot, new, folder / staging.REEMBEDDED), at.get("anew") or ()
+        plans, anew = self._plans(snapshot, new, folder / reembedding.REEMBEDDED), at.get("anew") or ()
         work = Round.of(self.run, self.job, snapshot, folder, plans, anew=anew)
         log, about = self.run.folder / audit.NAME, {"round": at["number"], "snapshot": snapshot.id}
         audit.append(log, "catch-up", outcome="begun", **about, rows=work.delta.rows)

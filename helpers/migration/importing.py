@@ -26,8 +26,8 @@ import pandas as pd
 from helpers import plots
 from helpers.chunks import ChunkBatch
 from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
-from helpers.formatting import count, duration
-from helpers.migration import staging, target_lock
+from helpers.formatting import count
+from helpers.migration import reembedding, target_lock
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters import Parameters
@@ -322,7 +322,7 @@ class Job:
     @property
     def reembedded(self) -> Path:
         """Where vectors made anew are kept (`reembedding`)."""
-        return self.folder / staging.REEMBEDDED
+        return self.folder / reembedding.REEMBEDDED
 
     @property
     def most_bytes(self) -> int | None:
@@ -341,15 +341,15 @@ class Job:
 
     def staged_in(self, folder: Path, quarantine: Quarantine, progress: Progress) -> Staged:
         """The snapshot staged under `folder`, as it was before or will be."""
-        staging.reembed(self.snapshot, self.parameters, self.reembedded)
+        reembedding.reembed(self.snapshot, self.parameters, self.reembedded)
         return stage(
-            staging.as_written(self.snapshot, self.reembedded), self.schema, self.context, folder, quarantine,
+            reembedding.as_written(self.snapshot, self.reembedded), self.schema, self.context, folder, quarantine,
             dimensions=self.parameters.expected.dimensions, most_bytes=self.most_bytes, progress=progress,
         )  # fmt: skip
 
     def plans(self, staged: Staged) -> list[CollectionInfo]:
         """The collections to create in the target (`plan_targets`)."""
-        collections = staging.as_written(self.snapshot, self.reembedded).collections()
+        collections = reembedding.as_written(self.snapshot, self.reembedded).collections()
         return plan_targets(collections, staged, self.parameters.migration, identity=self.schema.is_identity)
 
     def importer(self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None) -> Importer:
@@ -562,38 +562,3 @@ def refuse_failed(run: RunRecord) -> None:
             where=f"step {run.step}",
             next_step=failed[0].detail or "Nothing was written.",
         )
-
-
-REEMBEDDED_CHECK, _NAMED = "vectors recreated", 1_000  # chunks named in the results; made.json names all
-
-
-def judge_reembedded(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
-    """The mark in a step's results: a warning with count, function and ids of lost ones; nothing where nothing was ordered."""
-    if (made := staging.what_was_made(folder, snapshot)) is None:
-        return
-    run.forget(REEMBEDDED_CHECK)  # a cell may run twice
-    chunks, lost = made["chunks"], sum(part.lost for name in snapshot.names() for part in snapshot.parts(name))
-    functions = ", ".join(sorted(set(made["functions"].values()))) or made["function"]
-    about: dict[str, Any] = {key: made[key] for key in ("function", "config", "functions")}
-    if anew := made.get("anew"):
-        told = [
-            f"{one_line(name, 60)}: {t['made']:,} of {t['chunks']:,} chunks, {t['was'] or 0} to {t['dimension']} dimensions"
-            for name, t in anew.items()
-        ]
-        detail = f"by embedding function {functions}; {'; '.join(told[:8])}" + f"; and {len(told) - 8} more" * (
-            len(told) > 8
-        )
-        detail += (
-            f". {made['embedded']:,} texts embedded in {duration(made['seconds'])}, {made['kept']:,} were in the cache"
-        )
-        about |= {key: made[key] for key in ("anew", "embedded", "kept", "seconds")}
-    else:
-        rest = f"by embedding function {functions}, of {lost:,} lost; the rest has no text or got no usable vector"
-        detail = rest if lost else "no vector is lost"
-    measured = len(chunks) + sum(t["made"] for t in (anew or {}).values())
-    run.check(
-        REEMBEDDED_CHECK, Verdict.WARNING if measured else Verdict.PASS, measured=measured, threshold=0, unit="chunks",
-        reason=ReasonCode.REEMBEDDED if measured else "", detail=detail, offenders=measured, ids=chunks[:20],
-    )  # fmt: skip
-    more = {"lost": lost, "count": measured, "chunks": chunks[:_NAMED], "all": str(folder / "made.json")}
-    run.fact(staging.REEMBEDDED, about | more)

@@ -26,10 +26,10 @@ from helpers.evidence.seals import chain
 from helpers.evidence.signing import custody
 from helpers.fence import Control
 from helpers.formatting import count
-from helpers.migration import staging
 from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.delta import different_settings
 from helpers.migration.importing import context_of
+from helpers.migration.reembedding import REEMBEDDED
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
@@ -375,7 +375,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     """
     at = ledger.rounds[-1]
     folder = run.workspace / FOLDER / f"{at['number']:03d}"
-    for name in (RunPath.STAGED, RunPath.QUARANTINE, staging.REEMBEDDED):
+    for name in (RunPath.STAGED, RunPath.QUARANTINE, REEMBEDDED):
         new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
         if new.exists():
             if place.exists():

@@ -7,7 +7,6 @@ quarantine with its reason. The staged rows remember where they came from (sourc
 
 from __future__ import annotations
 
-import copy
 import csv
 import gzip
 import hashlib
@@ -20,7 +19,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,10 +27,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from helpers.chunks import ChunkBatch, Vectors
+from helpers.chunks import ChunkBatch
 from helpers.errors import one_line, redacted
 from helpers.formatting import Digested, Wrote, harmless, packed, untold
-from helpers.parameters import Parameters, resolve_path
+from helpers.migration.reembedding import NOT_MADE, made_anew
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
@@ -41,7 +40,6 @@ from helpers.results import (
     kind_of,
     reading,
     silent,
-    write_json,
     write_text,
     writing,
 )
@@ -50,15 +48,12 @@ from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import too_large
 from helpers.snapshots.export_journal import (
     OwnFile,
-    VectorCache,
     ahead,
     read_parquet,
-    vectors_of,
     write_parquet,
 )
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
-from helpers.stores.creation import Function, own_function, vector_configs
 
 CHANGES = "changes.csv.gz"  # in the folder of what is staged
 CHANGE_COLUMNS = ("collection", "id", "field", "old", "new", "rule")
@@ -409,176 +404,9 @@ def stage(
                 transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
             )
             if info.name in made_anew(snapshot):
-                failures.loc[failures["reason"] == ReasonCode.MISSING_EMBEDDING, "detail"] = _NOT_MADE
+                failures.loc[failures["reason"] == ReasonCode.MISSING_EMBEDDING, "detail"] = NOT_MADE
             if most_bytes is not None:
                 failures = pd.concat([failures, too_large(transformed.batch, batch.ids, info.name, most_bytes)])
             staging.part(info, part, batch, transformed, failures)
             progress.advance(len(batch))
     return staging.finish()
-
-
-# -- reembedding -------------------------------------------------------------------------------------------------------
-#
-# New vectors where the operator orders them by `migration.reembed`: for chunks whose own are lost, or for whole collections.
-#
-# They are made once, from the chunks' documents, before the target is touched, and kept as Parquet beside the staging, one
-# file for each part of the snapshot. `as_written` gives the snapshot with them in place: staging writes that, and step 23
-# compares the target with that, vector by vector. Of a collection that is made anew no vector of the source is left. A chunk
-# without a text, or to which the function gives no usable vector, stays lost and goes to quarantine.
-
-
-REEMBEDDED = "reembedded"  # beside the staging
-_MADE, _CONTEXT = "made.json", "context.json"
-_NOT_MADE = "no new vector: it has no text, or the embedding function gave none that can be used"
-
-
-class Reembedded(Snapshot):
-    """A snapshot as it is written to the target: with the vectors that were made, all else as it was.
-
-    `anew` are the collections that have new vectors throughout: name → chunks, made, was and dimension, function.
-    """
-
-    def __init__(self, snapshot: Snapshot, folder: Path, made: Mapping[str, Any]) -> None:
-        super().__init__(snapshot.folder, snapshot.manifest)
-        self._made = folder
-        self.anew: dict[str, dict[str, Any]] = made.get("anew", {})
-        self._dimensions = {
-            part.file: told["dimension"] for name, told in self.anew.items() for part in self.parts(name)
-        }
-
-    def collections(self) -> list[CollectionInfo]:
-        return [with_function(i, self.anew[i.name]) if i.name in self.anew else i for i in super().collections()]
-
-    def read(self, part: Part) -> ChunkBatch:
-        batch = super().read(part)
-        if part.file in self._dimensions:
-            batch.embeddings = np.full((len(batch), self._dimensions[part.file]), np.nan, np.float32)
-            batch.lost = np.ones(len(batch), bool)
-        file = self._made / part.file
-        if not batch.lost.any() or not file.is_file():
-            return batch
-        made = from_table(read_parquet(file))
-        rows = {chunk: row for row, chunk in enumerate(made.ids)}
-        places = [i for i in np.flatnonzero(batch.lost) if batch.ids[i] in rows]
-        if batch.dimension != made.dimension and len(places):  # no vector of the collection could be read
-            batch.embeddings = np.full((len(batch), made.dimension), np.nan, np.float32)
-        batch.embeddings[places] = made.embeddings[[rows[batch.ids[i]] for i in places]]
-        batch.lost[places] = False
-        return batch
-
-
-def as_written(snapshot: Snapshot, folder: Path) -> Snapshot:
-    """The snapshot with the vectors that were made in `folder`; as it is where none were."""
-    made = what_was_made(folder, snapshot)
-    return snapshot if made is None else Reembedded(snapshot, folder, made)
-
-
-def made_anew(snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]]:
-    """Of a snapshot as it is written: the collections with new vectors throughout, see `Reembedded`."""
-    return snapshot.anew if isinstance(snapshot, Reembedded) else {}
-
-
-def with_function(info: CollectionInfo, told: Mapping[str, Any]) -> CollectionInfo:
-    """The collection with the function and dimension of its new vectors, in each place from which Chroma takes the function."""
-    function, schema = told["function"], copy.deepcopy(info.schema)
-    for config in vector_configs(schema):
-        config["embedding_function"] = function
-    configuration = {**info.configuration, "embedding_function": function}
-    return replace(
-        info,
-        dimension=told["dimension"] or None,
-        configuration=configuration,
-        schema=schema,
-        embedding_function=function["name"],
-    )
-
-
-def reembed(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
-    """Make the vectors that are ordered and not yet there.
-
-    What an interrupted attempt on the same snapshot, with the same function, has made is kept. Raises `Terminal` where the
-    function is not available for a collection that needs it ("embedding_function_unavailable"), fails
-    ("reembed_failed") or makes another dimension than it must ("reembed_dimension").
-    """
-    order = parameters.migration.embedding
-    if order is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    context: dict[str, Any] = {"snapshot": snapshot.digest, "function": order.function, "config": order.config}
-    if order.collections:
-        context |= {"collections": order.collections, "dimension": order.dimension}
-    if _read(folder / _CONTEXT) != context:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / _CONTEXT, context)
-    if what_was_made(folder, snapshot) is not None:
-        return
-    chunks: list[dict[str, str]] = []
-    functions: dict[str, str] = {}
-    cache, size = VectorCache(resolve_path(order.cache), order.function, order.config), order.dimension
-    anew: dict[str, dict[str, Any]] = {}
-    for info in snapshot.collections():
-        whole = order.selects(info.name)
-        parts = [part for part in snapshot.parts(info.name) if whole or (part.lost and not order.collections)]
-        if not parts and not whole:
-            continue
-        function = own_function(
-            order.function, order.config, {} if whole else info.configuration, f"collection {info.name}",
-            parameters.source.embedding_functions,
-        )  # fmt: skip
-        functions[info.name] = function.name
-        stored = {"type": "known", "name": function.name, "config": dict(function.config())} if whole else None
-        if whole:
-            function = replace(function, call=cache.through(function.call))
-        size = size if whole else info.dimension
-        made = 0
-        for part in parts:
-            new = _part(snapshot, info, part, function, size, folder, order.batch if whole else None)
-            size, made = new.dimension or size, made + len(new)
-            chunks += [] if whole else [{"collection": info.name, "id": chunk} for chunk in new.ids]
-        if whole:
-            anew[info.name] = {"chunks": sum(part.rows for part in parts), "made": made, "was": info.dimension,
-                               "dimension": size or 0, "function": stored}  # fmt: skip
-    told = (
-        {"anew": anew, "embedded": cache.made, "kept": cache.kept, "seconds": round(cache.seconds, 3)} if anew else {}
-    )
-    write_json(folder / _MADE, {**context, "functions": functions, "chunks": chunks, **told})
-
-
-def _part(
-    snapshot: Snapshot, info: CollectionInfo, part: Part, function: Function, size: int | None, folder: Path,
-    together: int | None,
-) -> ChunkBatch:  # fmt: skip
-    """The new vectors of one part, from an earlier attempt where that made them; `together`: of all its chunks, so many in one
-    call of the function (None: of those that are lost)."""
-    file = folder / part.file
-    if file.is_file():
-        return from_table(read_parquet(file))
-    batch = snapshot.read(part)
-    rows = [i for i in np.flatnonzero(batch.lost | (together is not None)) if (batch.documents[i] or "").strip()]
-    texts = [str(batch.documents[i]) for i in rows]
-    where, step = f"collection {info.name}", together or _DOCUMENTS
-    found: list[Vectors] = []
-    for start in range(0, len(texts), step):
-        found.append(vectors_of(function, texts[start : start + step], size, where, whole=together is not None))
-        size = found[-1].shape[1]
-    vectors = np.concatenate(found) if found else np.zeros((0, size or 0), np.float32)
-    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
-    made = ChunkBatch([batch.ids[rows[i]] for i in usable], [None] * len(usable), vectors[usable], [None] * len(usable))
-    write_parquet(file, to_table(made))
-    return made
-
-
-_DOCUMENTS = 64  # in one call of the function, for lost vectors
-
-
-def what_was_made(folder: Path, snapshot: Snapshot) -> dict[str, Any] | None:
-    """What was made for this snapshot, once all of it is there."""
-    made = _read(folder / _MADE)
-    return made if made is not None and made["snapshot"] == snapshot.digest else None
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    with reading(file, "Remove this file: the vectors are made again."):
-        return dict(json_in(file.read_bytes()))

@@ -14,16 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
-from helpers.parameters.endpoint import ALL, Endpoint, Reembed, overlap
+from helpers.parameters.endpoint import ALL, Endpoint, overlap
 from helpers.parameters.model import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
@@ -31,9 +30,8 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.schema import load_schema
-from helpers.snapshots.export_journal import vectors_of
 from helpers.stores import open_target, quick_holder, quick_names
-from helpers.stores.creation import RESTORE, own_function, require_function
+from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.opening import UNKNOWN, lacking, make, one_database, remove_database
 
@@ -236,20 +234,3 @@ def refuse_taken(
     held = sorted(set(wanted) & set(present) - set(owned))
     if held:
         raise taken(held, parameters.target, parameters.target.label, quick_holder(parameters.target), run_id)
-
-
-def refuse_order(order: Reembed, names: Sequence[str]) -> int | None:
-    """Ask the function that makes whole collections anew for one vector: its dimension, None where there is no such order.
-
-    Raises `UsageError` for a pattern that fits none of these collections of the source, and as `reembed`.
-    """
-    if not order.collections:
-        return None
-    for pattern in order.collections:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                ReasonCode.USAGE, f"{one_line(pattern, 60)!r} fits no collection that is migrated",
-                where="migration.reembed.collections", next_step=f"There are {', '.join(one_line(n, 60) for n in names[:8])}.",
-            )  # fmt: skip
-    function = own_function(order.function, order.config, {}, "migration.reembed")
-    return int(vectors_of(function, ["dimension"], order.dimension, "migration.reembed", whole=True).shape[1])

@@ -18,32 +18,24 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator
 
 from helpers import audit
-from helpers.chunks import Vectors, read_table
-from helpers.errors import RunbookError, Terminal, one_line
+from helpers.chunks import read_table
+from helpers.errors import one_line
 from helpers.formatting import Digested
-from helpers.reason_codes import ReasonCode
 from helpers.results import append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
-
-if TYPE_CHECKING:  # it would import Chroma, which a step that only reads results does without
-    from helpers.stores.creation import Function
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -375,96 +367,3 @@ def ahead(call: Callable[[T], R], items: Iterable[T], most: int = 1) -> Iterator
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-
-
-# -- vectors made anew -------------------------------------------------------------------------------------------------
-
-
-class VectorCache:
-    """Vectors by digest of their text, in an SQLite file for each function and configuration, for every run of this workspace.
-
-    What one call of the function gave is one transaction: a kill at any moment leaves whole ones. The texts are not kept, and a
-    vector counts only with a proof that needs this workspace's key: others may write there.
-    """
-
-    def __init__(self, folder: Path, function: str, config: Mapping[str, Any]) -> None:
-        self._key = hashlib.sha256(json.dumps([function, dict(config)], sort_keys=True).encode()).hexdigest()
-        self.file, self._secret = folder / f"{self._key[:32]}.sqlite3", audit.secret()
-        self.made, self.kept, self.seconds = 0, 0, 0.0  # texts embedded in so many seconds, and found here
-
-    def through(self, call: Callable[[Sequence[str]], Sequence[Any]]) -> Callable[[Sequence[str]], Sequence[Any]]:
-        """The function, called for texts that are not here yet; what it gives is kept."""
-
-        def vectors(texts: Sequence[str]) -> Sequence[Any]:
-            names = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-            known = self._ask(lambda db: self._read(db, set(names)))
-            fresh = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
-            if fresh:
-                begun = time.monotonic()
-                given = call(list(fresh.values()))
-                self.seconds += time.monotonic() - begun
-                if len(given) != len(fresh):
-                    return given  # refused by the caller: not one for each text
-                made = {name: np.asarray(v, np.float32) for name, v in zip(fresh, given, strict=True)}
-                rows = [(n, v.tobytes(), self._proof(n, v.tobytes())) for n, v in made.items() if np.isfinite(v).all()]
-                self._ask(lambda db: db.executemany("insert or replace into vectors values (?, ?, ?)", rows))
-                known |= made
-            self.made, self.kept = self.made + len(fresh), self.kept + len(texts) - len(fresh)
-            return [known[name] for name in names]
-
-        return vectors
-
-    def _read(self, db: sqlite3.Connection, names: Iterable[bytes]) -> dict[bytes, npt.NDArray[np.float32]]:
-        rows = (db.execute("select * from vectors where text = ?", (name,)).fetchone() for name in names)
-        return {
-            row[0]: np.frombuffer(row[1], np.float32)
-            for row in rows
-            if row and hmac.compare_digest(row[2], self._proof(row[0], row[1]))
-        }
-
-    def _proof(self, name: bytes, vector: bytes) -> bytes:
-        return hmac.new(self._secret, self._key.encode() + name + vector, "sha256").digest()
-
-    def _ask(self, ask: Callable[[sqlite3.Connection], R]) -> R:
-        try:
-            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.file, timeout=60.0)) as db, db:
-                db.execute("create table if not exists vectors (text blob primary key, vector blob, proof blob)")
-                return ask(db)
-        except (sqlite3.Error, OSError) as error:
-            what = f"the cache of new vectors cannot be used: {one_line(str(error), 120)}"
-            then = "Make room, or remove this file (its vectors are made again), then resume."
-            raise Terminal(ReasonCode.REEMBED_FAILED, what, where=str(self.file), next_step=then) from error
-
-
-def vectors_of(function: Function, texts: Sequence[str], size: int | None, where: str, *, whole: bool) -> Vectors:
-    """(n, d) float32 of the texts, d the size where one is given."""
-    try:
-        made = [np.asarray(vector, np.float32) for vector in function.call(texts)]
-    except RunbookError:
-        raise
-    except Exception as error:  # a foreign model, or the service behind it
-        raise Terminal(
-            ReasonCode.REEMBED_FAILED, f"embedding function {function.name} failed: {one_line(str(error), 200)}", where=where,
-            next_step="Nothing was written. Make it work here, then resume; or start without migration.reembed.",
-        ) from error  # fmt: skip
-    sizes = sorted({vector.shape[0] if vector.ndim == 1 else -1 for vector in made})
-    if len(made) != len(texts) or len(sizes) != 1 or sizes[0] < 1:
-        raise Terminal(
-            ReasonCode.REEMBED_FAILED,
-            f"embedding function {function.name} gave {len(made)} vectors of {sizes} to {len(texts)} texts",
-            where=where,
-            next_step="Nothing was written. Start again with another function, or without migration.reembed.",
-        )
-    if size is not None and sizes[0] != size:
-        due = (
-            f"{size} are due (migration.reembed.dimension, or its first vectors)"
-            if whole
-            else f"the collection has {size}"
-        )
-        model = "Name the model that is meant" if whole else "Name the function that made its vectors"
-        raise Terminal(
-            ReasonCode.REEMBED_DIMENSION, f"embedding function {function.name} makes {sizes[0]} dimensions, {due}",
-            where=where, next_step=f"Nothing was written. {model}, or leave migration.reembed out.",
-        )  # fmt: skip
-    return np.stack(made)

@@ -22,12 +22,12 @@ from helpers.migration.importing import (
     Job,
     judge_arrivals,
     judge_indexes,
-    judge_reembedded,
     judge_staging,
     refuse_failed,
     routing_table,
     show_transform,
 )
+from helpers.migration.reembedding import judge_reembedded
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode

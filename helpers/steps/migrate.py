@@ -23,12 +23,12 @@ from helpers.migration.importing import (
     Job,
     judge_arrivals,
     judge_indexes,
-    judge_reembedded,
     judge_staging,
     refuse_failed,
     routing_table,
     show_transform,
 )
+from helpers.migration.reembedding import judge_reembedded
 from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, switch
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database

@@ -11,7 +11,8 @@ import pandas as pd
 
 from helpers.errors import Terminal
 from helpers.migration.importing import Job
-from helpers.migration.staging import REEMBEDDED, Quarantine, as_written
+from helpers.migration.reembedding import REEMBEDDED, as_written
+from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.run.folders import RunPath

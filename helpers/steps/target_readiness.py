@@ -26,7 +26,8 @@ from helpers.errors import RUNBOOK, RunbookError
 from helpers.formatting import count, size
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE, judge_indexes
-from helpers.migration.target_lock import NOT_THERE, chosen, refuse_order, refuse_taken
+from helpers.migration.reembedding import refuse_order
+from helpers.migration.target_lock import NOT_THERE, chosen, refuse_taken
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode

@@ -16,8 +16,7 @@ import pandas as pd
 from helpers import plots
 from helpers.errors import RunbookError
 from helpers.formatting import judged_queries, scope
-from helpers.migration import staging
-from helpers.migration.importing import judge_reembedded
+from helpers.migration.reembedding import REEMBEDDED, judge_reembedded
 from helpers.migration.source_changes import current_snapshot, open_sealed
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
@@ -116,7 +115,7 @@ class ValidateStep(NotebookStep):
             date=run.date,
             quarantined=quarantine_of(run),
             baseline=_baseline(run, snapshot),
-            reembedded=run.workspace / staging.REEMBEDDED,
+            reembedded=run.workspace / REEMBEDDED,
         )
         run.require(Step.MIGRATE)
         self._judgement: Judgement | None = None
@@ -134,7 +133,7 @@ class ValidateStep(NotebookStep):
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
-        judge_reembedded(self.run, self.of.snapshot, self.run.workspace / staging.REEMBEDDED)
+        judge_reembedded(self.run, self.of.snapshot, self.run.workspace / REEMBEDDED)
         return pd.DataFrame(found.targets)
 
     @property

@@ -21,8 +21,9 @@ from helpers.errors import RunbookError, Terminal, one_line
 from helpers.formatting import flatten
 from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
+from helpers.migration.reembedding import REEMBEDDED, as_written
 from helpers.migration.source_changes import Ledger, current_snapshot
-from helpers.migration.staging import REEMBEDDED, Quarantine, Staged, as_written
+from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs

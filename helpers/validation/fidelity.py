@@ -19,7 +19,7 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
-from helpers.migration.staging import as_written, made_anew
+from helpers.migration.reembedding import as_written, made_anew
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent

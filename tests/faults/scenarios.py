@@ -210,7 +210,7 @@ SCENARIOS: list[Scenario] = [
         """), codes=(1, 3), prepare=lose_chunks, check=no_go,
     ),
     Scenario("reembedding and quarantine", "new", reembed, reembed, names("""
-            migration.staging:_part migration.staging:reembed migration.staging:Quarantine.keep
+            migration.reembedding:_part migration.reembedding:reembed migration.staging:Quarantine.keep
             migration.staging:Quarantine.evidence
         """), check=one_quarantined, bench=lambda shared: shared.once("damaged", Damaged),
     ),

@@ -408,7 +408,7 @@ def staged_read(bench: Bench, path: Path) -> object:
 def small_read(bench: Bench, path: Path) -> object:
     from unittest.mock import patch
 
-    from helpers.migration import staging
+    from helpers.migration import reembedding
     from helpers.monitoring import watcher
     from helpers.profiling.sample import Places
     from helpers.rollback import replay
@@ -424,7 +424,7 @@ def small_read(bench: Bench, path: Path) -> object:
         case "rollback":
             return replay.exported([str(path.parent)]) if path.name == "index.json" else replay.saved(bench.home)
         case "vectors":
-            return staging._read(path)
+            return reembedding._read(path)
         case "monitoring":
             return watcher._unfinished(path)
         case "places":
