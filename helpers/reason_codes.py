@@ -374,6 +374,7 @@ class ReasonCode(StrEnum):
     MISSING_EMBEDDING = "missing_embedding", _VECTORS
     MIXED_DIMENSIONS = "mixed_dimensions", _VECTORS
     NAN_EMBEDDING = "nan_embedding", _VECTORS
+    REEMBED_COST = "reembed_cost", _VECTORS, "Raise migration.reembed.maximum_cost, or leave collections out of it."
     REEMBED_DIMENSION = "reembed_dimension", _VECTORS, _NEW_MODEL
     REEMBED_FAILED = "reembed_failed", _VECTORS, _NEW_MODEL
     REEMBEDDED = "reembedded", _VECTORS

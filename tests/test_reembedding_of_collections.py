@@ -333,7 +333,8 @@ def test_what_changes_no_vector_may_change_in_a_resume(tmp_path: Path) -> None:
     def context(**more: Any) -> dict[str, Any]:
         return ordered(tmp_path, order(**more)).context()
 
-    assert context() == context(batch=9, cache="elsewhere")
+    assert context() == context(batch=9, cache="elsewhere", parallel=8, requests_per_minute=60)
+    assert context() == context(cost_per_million_tokens=0.02, maximum_cost=5)
     assert context() != context(config={"dimension": 9})
     assert context() != context(collections=["papers"])
     again = parameters_from(ordered(tmp_path).document())

@@ -387,11 +387,11 @@ class CatchUp:
         whole = rules.migration.reembed is not None or not (
             self.job.schema.is_identity or set(was.names()) == set(snapshot.names())
         )
+        reembedding.make(self.run, snapshot, made)
         with (
             self.run.phase("6 transform and validate", snapshot.total if whole else snapshot.less(was).total) as phase,
             self.run.progress("Transform and validate", phase.chunks) as bar,
         ):
-            reembedding.reembed(snapshot, rules, made)
 
             def make(some: Snapshot, name: str, quarantine: Quarantine) -> Staged:
                 return stage(

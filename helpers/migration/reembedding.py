@@ -14,10 +14,12 @@ import hmac
 import json
 import shutil
 import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,20 +30,22 @@ import numpy.typing as npt
 from helpers import audit
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
-from helpers.formatting import duration
+from helpers.formatting import count, duration
 from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import Reembed
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, json_in, reading, write_json
+from helpers.results import Progress, Verdict, json_in, reading, silent, write_json
 from helpers.run.record import RunRecord
-from helpers.snapshots.export_journal import read_parquet, write_parquet
+from helpers.snapshots.export_journal import ahead, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.creation import Function, own_function, vector_configs
+from helpers.stores.limits import Throttled, patiently, retry_after
 
 R = TypeVar("R")
 
 REEMBEDDED = "reembedded"  # beside the staging
+NEW_VECTORS = "2 new vectors"  # the phase
 _MADE, _CONTEXT = "made.json", "context.json"
 NOT_MADE = "no new vector: it has no text, or the embedding function gave none that can be used"
 
@@ -107,8 +111,10 @@ def with_function(info: CollectionInfo, told: Mapping[str, Any]) -> CollectionIn
     )
 
 
-def reembed(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
-    """Make the vectors that are ordered and not yet there.
+def reembed(
+    snapshot: Snapshot, parameters: Parameters, folder: Path, progress: Progress = silent, calls: Calls | None = None
+) -> None:
+    """Make the vectors that are ordered and not yet there. `progress` advances by the texts of ordered collections.
 
     What an interrupted attempt on the same snapshot, with the same function, has made is kept. Raises `Terminal` where the
     function is not available for a collection that needs it ("embedding_function_unavailable"), fails
@@ -128,7 +134,7 @@ def reembed(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
         return
     chunks: list[dict[str, str]] = []
     functions: dict[str, str] = {}
-    cache, size = VectorCache(resolve_path(order.cache), order.function, order.config), order.dimension
+    calls, size = calls or Calls(order), order.dimension
     anew: dict[str, dict[str, Any]] = {}
     for info in snapshot.collections():
         whole = order.selects(info.name)
@@ -141,45 +147,52 @@ def reembed(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
         )  # fmt: skip
         functions[info.name] = function.name
         stored = {"type": "known", "name": function.name, "config": dict(function.config())} if whole else None
-        if whole:
-            function = replace(function, call=cache.through(function.call))
         size = size if whole else info.dimension
         made = 0
         for part in parts:
-            new = _part(snapshot, info, part, function, size, folder, order.batch if whole else None)
+            new = _part(snapshot, info, part, function, size, folder, (calls, progress) if whole else None)
             size, made = new.dimension or size, made + len(new)
             chunks += [] if whole else [{"collection": info.name, "id": chunk} for chunk in new.ids]
         if whole:
             anew[info.name] = {"chunks": sum(part.rows for part in parts), "made": made, "was": info.dimension,
                                "dimension": size or 0, "function": stored}  # fmt: skip
-    told = (
-        {"anew": anew, "embedded": cache.made, "kept": cache.kept, "seconds": round(cache.seconds, 3)} if anew else {}
-    )
+    told = calls.told() | {"anew": anew} if anew else {}
     write_json(folder / _MADE, {**context, "functions": functions, "chunks": chunks, **told})
 
 
 def _part(
     snapshot: Snapshot, info: CollectionInfo, part: Part, function: Function, size: int | None, folder: Path,
-    together: int | None,
+    whole: tuple[Calls, Progress] | None,
 ) -> ChunkBatch:  # fmt: skip
-    """The new vectors of one part, from an earlier attempt where that made them; `together`: of all its chunks, so many in one
-    call of the function (None: of those that are lost)."""
+    """The new vectors of one part, from an earlier attempt where that made them: of all its chunks (`whole`), else of those
+    that are lost."""
     file = folder / part.file
-    if file.is_file():
-        return from_table(read_parquet(file))
-    batch = snapshot.read(part)
-    rows = [i for i in np.flatnonzero(batch.lost | (together is not None)) if (batch.documents[i] or "").strip()]
-    texts = [str(batch.documents[i]) for i in rows]
-    where, step = f"collection {info.name}", together or _DOCUMENTS
-    found: list[Vectors] = []
-    for start in range(0, len(texts), step):
-        found.append(vectors_of(function, texts[start : start + step], size, where, whole=together is not None))
-        size = found[-1].shape[1]
-    vectors = np.concatenate(found) if found else np.zeros((0, size or 0), np.float32)
+    batch = None if file.is_file() else snapshot.read(part)
+    if batch is None:
+        made = from_table(read_parquet(file))
+        if whole is not None:
+            whole[1].advance(_embeddable(snapshot.read(part), whole=True)[0].size)
+        return made
+    rows, texts = _embeddable(batch, whole=whole is not None)
+    where = f"collection {info.name}"
+    if whole is None:
+        found = []
+        for start in range(0, len(texts), _DOCUMENTS):
+            found.append(vectors_of(function, texts[start : start + _DOCUMENTS], size, where, whole=False))
+            size = found[-1].shape[1]
+        vectors = np.concatenate(found) if found else _none(size)
+    else:
+        vectors = whole[0].vectors(function, texts, size, where, whole[1])
     usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     made = ChunkBatch([batch.ids[rows[i]] for i in usable], [None] * len(usable), vectors[usable], [None] * len(usable))
     write_parquet(file, to_table(made))
     return made
+
+
+def _embeddable(batch: ChunkBatch, *, whole: bool) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The rows that have a text, of all or of those that are lost, and these texts."""
+    rows = [int(i) for i in np.flatnonzero(batch.lost | whole) if (batch.documents[i] or "").strip()]
+    return np.array(rows, np.int64), [str(batch.documents[i]) for i in rows]
 
 
 _DOCUMENTS = 64  # in one call of the function, for lost vectors
@@ -201,6 +214,11 @@ def _read(file: Path) -> dict[str, Any] | None:
 # -- cache and calls ----------------------------------------------------------------------------------------------------
 
 
+def digest_of(text: str) -> bytes:
+    """The name of a text in the cache."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
 class VectorCache:
     """Vectors by digest of their text, in an SQLite file for each function and configuration, for every run of this workspace.
 
@@ -211,29 +229,15 @@ class VectorCache:
     def __init__(self, folder: Path, function: str, config: Mapping[str, Any]) -> None:
         self._key = hashlib.sha256(json.dumps([function, dict(config)], sort_keys=True).encode()).hexdigest()
         self.file, self._secret = folder / f"{self._key[:32]}.sqlite3", audit.secret()
-        self.made, self.kept, self.seconds = 0, 0, 0.0  # texts embedded in so many seconds, and found here
 
-    def through(self, call: Callable[[Sequence[str]], Sequence[Any]]) -> Callable[[Sequence[str]], Sequence[Any]]:
-        """The function, called for texts that are not here yet; what it gives is kept."""
+    def known(self, names: Iterable[bytes]) -> dict[bytes, npt.NDArray[np.float32]]:
+        """The vectors of these texts that are here."""
+        return self._ask(lambda db: self._read(db, names))
 
-        def vectors(texts: Sequence[str]) -> Sequence[Any]:
-            names = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-            known = self._ask(lambda db: self._read(db, set(names)))
-            fresh = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
-            if fresh:
-                begun = time.monotonic()
-                given = call(list(fresh.values()))
-                self.seconds += time.monotonic() - begun
-                if len(given) != len(fresh):
-                    return given  # refused by the caller: not one for each text
-                made = {name: np.asarray(v, np.float32) for name, v in zip(fresh, given, strict=True)}
-                rows = [(n, v.tobytes(), self._proof(n, v.tobytes())) for n, v in made.items() if np.isfinite(v).all()]
-                self._ask(lambda db: db.executemany("insert or replace into vectors values (?, ?, ?)", rows))
-                known |= made
-            self.made, self.kept = self.made + len(fresh), self.kept + len(texts) - len(fresh)
-            return [known[name] for name in names]
-
-        return vectors
+    def keep(self, made: Mapping[bytes, Vectors]) -> None:
+        """Keep the vectors of these texts, but for those that are not finite."""
+        rows = [(n, v.tobytes(), self._proof(n, v.tobytes())) for n, v in made.items() if np.isfinite(v).all()]
+        self._ask(lambda db: db.executemany("insert or replace into vectors values (?, ?, ?)", rows))
 
     def _read(self, db: sqlite3.Connection, names: Iterable[bytes]) -> dict[bytes, npt.NDArray[np.float32]]:
         rows = (db.execute("select * from vectors where text = ?", (name,)).fetchone() for name in names)
@@ -258,6 +262,111 @@ class VectorCache:
             raise Terminal(ReasonCode.REEMBED_FAILED, what, where=str(self.file), next_step=then) from error
 
 
+class Calls:
+    """Calls of the function for the texts that the cache lacks: `parallel` at once, `requests_per_minute` at most.
+
+    The batches are cut before the first call, and each vector goes to its text: how many calls run at once changes nothing.
+    """
+
+    def __init__(self, order: Reembed) -> None:
+        self.order, self.cache = order, VectorCache(resolve_path(order.cache), order.function, order.config)
+        self.texts = self.embedded = self.requests = 0  # texts asked for, those embedded for it, calls
+        self.seconds = 0.0
+        self._apart = 60.0 / order.requests_per_minute if order.requests_per_minute else 0.0
+        self._next, self._guard = 0.0, threading.Lock()
+        self._failure: Exception | None = None  # of one call: none begins after it
+
+    def vectors(
+        self, function: Function, texts: Sequence[str], size: int | None, where: str, progress: Progress = silent
+    ) -> Vectors:
+        """(n, d) float32 of the texts, d the size where one is given; each text is embedded once, whatever became of others."""
+        names = [digest_of(text) for text in texts]
+        fresh = dict(zip(names, texts, strict=True))
+        found = self.cache.known(fresh)
+        fresh = {name: text for name, text in fresh.items() if name not in found}
+        times = Counter(names)
+        progress.advance(sum(times[name] for name in found))
+        waiting = list(fresh)
+        begun, step = time.monotonic(), self.order.batch
+        batches = [waiting[at : at + step] for at in range(0, len(waiting), step)]
+
+        def make(batch: list[bytes]) -> dict[bytes, Vectors]:
+            try:
+                made = vectors_of(self._paced(function), [fresh[name] for name in batch], size, where, whole=True)
+            except Exception as error:
+                self._failure = self._failure or error
+                raise
+            new = dict(zip(batch, made, strict=True))
+            self.cache.keep(new)
+            return new
+
+        try:
+            for new in ahead(make, batches, self.order.parallel):
+                found |= new
+                self.embedded += len(new)
+                self.requests += 1
+                progress.advance(sum(times[name] for name in new))
+        finally:
+            self.seconds += time.monotonic() - begun if batches else 0.0
+        self.texts += len(texts)
+        given = [found[name] for name in names]
+        return _checked(function.name, given, len(texts), size, where, whole=True) if given else _none(size)
+
+    def _paced(self, function: Function) -> Function:
+        """The function, called when it may be; a service that answers 429 is given the time that it asks for, by all calls."""
+
+        def once(texts: Sequence[str]) -> Sequence[Any]:
+            with self._guard:
+                at = max(time.monotonic(), self._next)
+                self._next = at + self._apart
+            time.sleep(max(0.0, at - time.monotonic()))
+            if self._failure is not None:
+                raise self._failure
+            try:
+                return function.call(texts)
+            except Exception as error:
+                if (busy := _throttled(error, function.name)) is None:
+                    raise
+                raise busy from error
+
+        def hold(seconds: float) -> None:
+            with self._guard:
+                self._next = max(self._next, time.monotonic() + seconds)
+
+        return replace(function, call=lambda texts: patiently(lambda: once(texts), hold))
+
+    def told(self) -> dict[str, Any]:
+        """What was done, for `made.json`."""
+        return {
+            "embedded": self.embedded,
+            "kept": self.texts - self.embedded,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _throttled(error: BaseException | None, name: str) -> Throttled | None:
+    """A service's request to wait, by which library ever it came; None where the error is another one."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        status = getattr(error, "status_code", None) or getattr(answer, "status_code", None)
+        headers = getattr(answer, "headers", None) or getattr(error, "headers", None) or {}
+        after = retry_after(str(headers.get("retry-after", ""))) if hasattr(headers, "get") else None
+        if status == 429 or (status == 503 and after is not None):
+            busy = Throttled(
+                ReasonCode.REEMBED_FAILED, f"embedding function {name} is refused: too many requests ({status})",
+                where="migration.reembed", next_step="Lower migration.reembed.requests_per_minute and parallel, then resume.",
+            )  # fmt: skip
+            busy.after = after
+            return busy
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _none(size: int | None) -> Vectors:
+    return np.zeros((0, size or 0), np.float32)
+
+
 def vectors_of(function: Function, texts: Sequence[str], size: int | None, where: str, *, whole: bool) -> Vectors:
     """(n, d) float32 of the texts, d the size where one is given."""
     try:
@@ -269,11 +378,18 @@ def vectors_of(function: Function, texts: Sequence[str], size: int | None, where
             ReasonCode.REEMBED_FAILED, f"embedding function {function.name} failed: {one_line(str(error), 200)}", where=where,
             next_step="Nothing was written. Make it work here, then resume; or start without migration.reembed.",
         ) from error  # fmt: skip
+    return _checked(function.name, made, len(texts), size, where, whole=whole)
+
+
+def _checked(
+    name: str, made: Sequence[Vectors], texts: int, size: int | None, where: str, *, whole: bool
+) -> Vectors:  # fmt: skip
+    """The vectors as one array. Raises `Terminal` where they are not one for each text, all of the size."""
     sizes = sorted({vector.shape[0] if vector.ndim == 1 else -1 for vector in made})
-    if len(made) != len(texts) or len(sizes) != 1 or sizes[0] < 1:
+    if len(made) != texts or len(sizes) != 1 or sizes[0] < 1:
         raise Terminal(
             ReasonCode.REEMBED_FAILED,
-            f"embedding function {function.name} gave {len(made)} vectors of {sizes} to {len(texts)} texts",
+            f"embedding function {name} gave {len(made)} vectors of {sizes} to {texts} texts",
             where=where,
             next_step="Nothing was written. Start again with another function, or without migration.reembed.",
         )
@@ -285,10 +401,137 @@ def vectors_of(function: Function, texts: Sequence[str], size: int | None, where
         )
         model = "Name the model that is meant" if whole else "Name the function that made its vectors"
         raise Terminal(
-            ReasonCode.REEMBED_DIMENSION, f"embedding function {function.name} makes {sizes[0]} dimensions, {due}",
+            ReasonCode.REEMBED_DIMENSION, f"embedding function {name} makes {sizes[0]} dimensions, {due}",
             where=where, next_step=f"Nothing was written. {model}, or leave migration.reembed out.",
         )  # fmt: skip
     return np.stack(made)
+
+
+# -- costs -------------------------------------------------------------------------------------------------------------
+
+TEXTS, MONEY = "texts to embed", "cost of new vectors"  # checks
+COST = "cost_of_new_vectors"  # the fact
+_BYTES_OF_A_TOKEN = 4  # of UTF-8: about right for English, and for scripts with more bytes a character
+
+
+@dataclass(slots=True)
+class Cost:
+    """What the vectors that are ordered and not in the cache take; `rows` by collection, as the step shows it."""
+
+    rows: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # collection, chunks, texts, in_cache, to_embed, characters, tokens
+    requests: int = 0
+    price: float | None = None  # of a million tokens
+    rate: float | None = None  # texts in a second, as measured; None: nothing is to be embedded
+    measured: int = 0  # texts that the rate is of
+    seconds: float = 0.0
+
+    def total(self, column: str) -> int:
+        return sum(int(row[column]) for row in self.rows)
+
+    @property
+    def money(self) -> float | None:
+        return None if self.price is None else self.total("tokens") * self.price / 1e6
+
+    @property
+    def said(self) -> str:
+        """In one sentence, with the basis of each figure."""
+        told = f"{self.total('characters'):,} characters, about {self.total('tokens'):,} tokens"
+        told += f", in {count(self.requests, 'request')}"
+        if self.rate is not None:
+            told += f"; about {duration(self.seconds)}, at {self.rate:,.1f} texts/s measured on {self.measured:,}"
+        if self.money is not None:
+            told += f"; about {self.money:,.2f} at {self.price:g} per million tokens"
+        return f"{told}; {self.total('in_cache'):,} texts are in the cache or occur twice"
+
+    def fact(self) -> dict[str, Any]:
+        """JSON for the fact `COST`."""
+        keys = ("chunks", "texts", "in_cache", "to_embed", "characters", "tokens")
+        told = {key: self.total(key) for key in keys} | {"rows": self.rows, "cost": self.money}
+        return told | {k: getattr(self, k) for k in ("requests", "price", "rate", "measured", "seconds")}
+
+
+def cost_of(snapshot: Snapshot, order: Reembed, folder: Path) -> tuple[Cost, list[str]]:
+    """What the order takes without what the cache and an earlier attempt in `folder` hold, and the first texts to embed.
+
+    Each text counts once. A token is taken for four bytes of UTF-8.
+    """
+    cost, cache, seen = Cost(price=order.cost_per_million_tokens), Calls(order).cache, set[bytes]()
+    first: list[str] = []
+    for info in snapshot.collections():
+        if not order.selects(info.name):
+            continue
+        row: dict[str, Any] = dict.fromkeys(("chunks", "texts", "in_cache", "to_embed", "characters", "tokens"), 0)
+        for part in snapshot.parts(info.name):
+            _, texts = _embeddable(snapshot.read(part), whole=True)
+            named = {digest_of(text): text for text in texts if not (folder / part.file).is_file()}
+            fresh = named.keys() - seen - cache.known(named).keys()
+            seen |= fresh
+            new = [text for name, text in named.items() if name in fresh]
+            first += new[: max(0, 2 * order.batch - len(first))]
+            row["chunks"] += part.rows
+            row["texts"] += len(texts)
+            row["in_cache"] += len(texts) - len(new)
+            row["to_embed"] += len(new)
+            row["characters"] += sum(map(len, new))
+            row["tokens"] += sum(-(-len(text.encode("utf-8", "replace")) // _BYTES_OF_A_TOKEN) for text in new)
+            cost.requests += -(-len(new) // order.batch)
+        cost.rows.append({"collection": info.name, **row})
+    return cost, first
+
+
+def measure(cost: Cost, first: Sequence[str], calls: Calls) -> None:
+    """Embed the first texts, which stay in the cache, and reckon from the time that they took. Of two batches the second counts:
+    the first may load a model."""
+    order = calls.order
+    function = own_function(order.function, order.config, {}, "migration.reembed")
+    took: list[float] = []
+
+    def timed(texts: Sequence[str]) -> Sequence[Any]:
+        begun = time.monotonic()
+        given = function.call(texts)
+        took.append(time.monotonic() - begun)
+        return given
+
+    for start in range(0, len(first), order.batch):
+        some = first[start : start + order.batch]
+        calls.vectors(replace(function, call=timed), some, order.dimension, "migration.reembed")
+        cost.rate, cost.measured = len(some) / max(took[-1], 1e-6), len(some)
+    calls.texts = 0  # they are asked for again
+    if cost.rate is not None:
+        cost.rate *= min(order.parallel, max(1, cost.requests))
+        most = order.requests_per_minute
+        cost.seconds = max(cost.total("to_embed") / cost.rate, 60.0 * (cost.requests - 1) / most if most else 0.0)
+
+
+def make(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
+    """The ordered vectors, as a phase of this step; what they take is on its record before they are made."""
+    order, parameters = run.parameters.migration.embedding, run.parameters
+    if order is None or not order.collections or what_was_made(folder, snapshot) is not None:
+        reembed(snapshot, parameters, folder)
+        return
+    cost, first = cost_of(snapshot, order, folder)
+    run.forget(TEXTS, MONEY)  # a cell may run twice
+    most, money = order.maximum_cost, cost.money
+    if most is not None and money is not None:
+        judged = run.judge(
+            MONEY, measured=round(money, 2), threshold=most, relation="≤", reason=ReasonCode.REEMBED_COST, detail=cost.said,
+            parameter="migration.reembed.maximum_cost",
+        )  # fmt: skip
+        if judged.verdict is Verdict.FAIL:
+            raise Terminal(
+                ReasonCode.REEMBED_COST, f"new vectors would cost about {money:,.2f}, allowed are {most:,.2f}",
+                where="migration.reembed.maximum_cost",
+                next_step="Nothing was embedded. Raise it, or leave collections out of migration.reembed.",
+            )  # fmt: skip
+    with run.phase(NEW_VECTORS, cost.total("chunks")):
+        measure(cost, first, calls := Calls(order))
+        run.judge(TEXTS, measured=cost.total("to_embed"), relation="≥", threshold=0, unit="texts", detail=cost.said)
+        run.fact(COST, cost.fact())
+        run.log(f"{TEXTS}: {cost.total('to_embed'):,}; {cost.said}")
+        with run.progress("Make new vectors", cost.total("texts"), "texts") as bar:
+            reembed(snapshot, parameters, folder, bar, calls)
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

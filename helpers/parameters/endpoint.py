@@ -273,6 +273,14 @@ class Reembed(Section):
     """Numbers that a new vector must have; step 12 refuses a function that gives another number of them."""
     batch: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Documents in one call of the function."""
+    parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """Calls of the function at once; the vectors are the same with any number."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Calls that may begin in a minute; a service that answers 429 is given the time that it asks for besides."""
+    cost_per_million_tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Price of a million tokens, in any currency: step 13 then says what the new vectors cost before it makes them."""
+    maximum_cost: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Cost above which no vector is made, in the same currency; what the cache holds costs nothing."""
     cache: FilePath = Field(
         default_factory=lambda: moved_with_workspace(".embeddings"),
         json_schema_extra={"default": "workspace/.embeddings"},
@@ -285,11 +293,18 @@ class Reembed(Section):
             raise ValueError("makes whole collections anew by 'own', which a source names; name the function here")
         if (named := secret_key(self.config)) is not None:
             raise ValueError(f"has {one_line(named, 40)!r} in its config; secrets go by environment: api_key_env_var")
+        if self.maximum_cost is not None and self.cost_per_million_tokens is None:
+            raise ValueError("has maximum_cost without cost_per_million_tokens, from which the cost is reckoned")
         return self
 
     @model_serializer(mode="wrap")
     def _as_given(self, whole: SerializerFunctionWrapHandler) -> Any:
         return whole(self) if self.collections else self.function
+
+    @staticmethod
+    def of_pace() -> set[str]:
+        """Keys that change no vector: a resume may have others."""
+        return {"batch", "parallel", "requests_per_minute", "cost_per_million_tokens", "maximum_cost", "cache"}
 
     def selects(self, name: str) -> bool:
         """Whether every vector of this collection is made anew."""

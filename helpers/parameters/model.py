@@ -181,7 +181,7 @@ class Parameters(Section):
     def context(self) -> dict[str, Any]:
         """What a resume must find unchanged. Paths are absolute: the same words in another folder are another place."""
         dump, order = self.migration.model_dump, self.migration.reembed
-        free = {"reembed": {"batch", "cache"}} if order and order.collections else None  # they change no vector
+        free = {"reembed": order.of_pace()} if order and order.collections else None
         return {
             "source": _identity(self.source),
             "target": _identity(self.target),

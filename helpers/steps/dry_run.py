@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from helpers.migration.importing import (
     routing_table,
     show_transform,
 )
-from helpers.migration.reembedding import judge_reembedded
+from helpers.migration.reembedding import COST, NEW_VECTORS, REEMBEDDED, judge_reembedded, make
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode
@@ -237,6 +237,7 @@ class DryRunStep(NotebookStep):
     @cached_property
     def staged(self) -> Staged:
         total = self.snapshot.total
+        make(self.run, self.snapshot, self.job.reembedded)
         with (
             self.run.phase("2–3 transform and validate", total),
             self.run.progress("Transform and validate", total) as bar,
@@ -289,6 +290,19 @@ class DryRunStep(NotebookStep):
             measured=len(collections) - len(doubts), threshold=len(collections), unit="collections",
             reason=ReasonCode.SEARCH_UNSURE if doubts else "", detail="; ".join(said),
         )  # fmt: skip
+
+    def new_vectors(self) -> pd.DataFrame:
+        """Phase 2: what was to be embedded, by collection, before it was: texts, characters, tokens (estimated), cost
+        and time at the measured rate. The migration embeds what changed since. Empty where `migration.reembed` orders nothing."""
+        assert self.staged.files is not None
+        told = self.run.result.facts.get(COST) or {"rows": []}
+        columns = ["collection", "chunks", "texts", "in_cache", "to_embed", "characters", "tokens"]
+        table = pd.DataFrame(told["rows"], columns=columns)
+        if told.get("cost") is not None:
+            table["cost"] = (table["tokens"] * told["price"] / 1e6).round(4)
+        if told.get("rate"):
+            table["seconds"] = (table["to_embed"] / told["rate"]).round(1)
+        return table
 
     def transform(self) -> pd.DataFrame:
         """Phase 2: what the schema would change, by field and rule; the defaults that step 11 does not count are a warning."""
@@ -426,6 +440,7 @@ class DryRunStep(NotebookStep):
                 took.get("snapshot", 0),
                 "the source read once more, as for the snapshot; more where it changes",
             ),
+            *self._again(took),
             ("23 validation suite", took.get("6 validation suite", 0), "measured against the throw-away Chroma"),
         ]
         readiness = self.run.earlier(Step.TARGET_READINESS)
@@ -459,6 +474,17 @@ class DryRunStep(NotebookStep):
                        parameter="migration.max_minutes", threshold=limit, relation="≤",
                        unit="s", reason=ReasonCode.TOO_SLOW if late else "", detail=f"{cause}not known: {unknown}")  # fmt: skip
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
+
+    def _again(self, took: Mapping[str, float]) -> list[tuple[str, float, str]]:
+        """Step 22 takes every new vector from the cache; what changed since is embedded at the rate measured here."""
+        if NEW_VECTORS not in took:
+            return []
+        embedding = (self.run.result.facts.get(REEMBEDDED) or {}).get("seconds", 0.0)
+        rate = (self.run.result.facts.get(COST) or {}).get("rate")
+        later = f"; what changes until then is embedded besides, at {rate:,.1f} texts/s" if rate else ""
+        return [
+            ("22 new vectors", max(0.0, took[NEW_VECTORS] - embedding), f"read from the cache, as measured here{later}")
+        ]
 
     def prediction(self) -> pd.DataFrame:
         """Duration, write downtime and memory of the migration, each with its basis. Step 53 shows the error."""

@@ -28,7 +28,7 @@ from helpers.migration.importing import (
     routing_table,
     show_transform,
 )
-from helpers.migration.reembedding import judge_reembedded
+from helpers.migration.reembedding import judge_reembedded, make
 from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, switch
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
@@ -71,6 +71,7 @@ class MigrateStep(NotebookStep):
 
     @cached_property
     def staged(self) -> Staged:
+        make(self.run, self.snapshot, self.job.reembedded)
         with (
             self.run.phase("2–3 transform and validate", self.snapshot.total) as phase,
             self.run.progress("Transform and validate", self.snapshot.total) as bar,

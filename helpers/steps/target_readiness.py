@@ -142,9 +142,10 @@ class TargetReadinessStep(NotebookStep):
         if order is not None and dimension is not None:
             anew = sum(info.count for info in self._source if order.selects(info.name))
             self.run.check(
-                "embedding function of new vectors", Verdict.PASS, measured=dimension, threshold=order.dimension or "any number",
-                unit="dimensions", detail=f"{order.function}, for {count(anew, 'chunk')} of migration.reembed.collections; "
-                "step 13 makes them and says how long it took",
+                "embedding function of new vectors", Verdict.PASS, measured=dimension, threshold=order.dimension or 1,
+                relation="=" if order.dimension else "≥", unit="dimensions",
+                detail=f"{order.function}, for {count(anew, 'chunk')} of migration.reembed.collections; step 13 says first what "
+                "they take",
             )  # fmt: skip
 
     def probe_writing(self) -> pd.DataFrame:

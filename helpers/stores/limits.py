@@ -170,7 +170,7 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
             ReasonCode.SERVER_BUSY, "answered 429: too many requests", where=str(response.request.url.copy_with(query=None)),
             next_step="Wait until other clients of the database ask less, then resume.",
         )  # fmt: skip
-        error.after = _seconds(response.headers.get("retry-after", ""))
+        error.after = retry_after(response.headers.get("retry-after", ""))
         raise error
     if response.status_code in _GATEWAY:
         raise Transient(
@@ -188,7 +188,7 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
             )  # fmt: skip
 
 
-def _seconds(value: str) -> float | None:
+def retry_after(value: str) -> float | None:
     """A Retry-After header in seconds; it may be a date."""
     try:
         return max(0.0, float(value))
