@@ -145,10 +145,8 @@ _AT_THE_SOURCE = "They are migrated as they are. Remove all but one of each at t
 _DOCTOR = "See what is wrong and what can be mended: {runbook} doctor PATH or URL."
 _BY_HAND_THERE = "Step 23 names the keys. Set them at the target by hand if the application reads them."
 _SNAPSHOT_AGAIN = "Take the snapshot again: {resume} --retry 21"
-_SNAPSHOT_ALTERED = (
-    "Somebody rewrote the snapshot: find out who writes there. Use another copy of it, which `snapshots verify` compares. "
-    "Before the cutover a new one can be taken: {resume} --retry 21"
-)
+_SNAPSHOT_ALTERED = ("Somebody rewrote the snapshot: find out who writes there. Use another copy of it, which `snapshots verify` "
+                     "compares. Before the cutover a new one can be taken: {resume} --retry 21")  # fmt: skip
 _ANOTHER_FOLDER = "Move away what is there, or name another folder, and give the command again."
 _NEW_MODEL = "Correct migration.reembed, what makes new vectors, and begin a new run."
 
