@@ -204,14 +204,24 @@ def _meaning(match: re.Match[bytes]) -> bytes:
 def secret_parts(value: str) -> list[str]:
     """What of a secret must be seen nowhere, the longest first: the value, of a URL its tokens, of a header (`Bearer TOKEN`,
     `Basic …`, `a=V; b=W`) each value in it, and of a login the user with the password, and the password."""
+    if _FRAME.search(value):  # the frame of a key in PEM is in every signature; what it frames is the key
+        lines = _FRAME.sub(" ", value.replace("\\r", " ").replace("\\n", " ")).split()
+        return sorted(
+            {*([value] if lines else []), *(line for line in lines if len(line) >= SHORTEST_SECRET)}, key=_longest
+        )
     if not value.strip():
         return []
     parts = {value, value.strip(), value.split()[-1], *_tokens(value), *secrets_of("", value)}
     if not _URL.match(value.strip()):
         parts |= {*_fields(value)}
-    return sorted(parts, key=lambda part: (-len(part), part))
+    return sorted(parts, key=_longest)
 
 
+def _longest(part: str) -> tuple[int, str]:
+    return -len(part), part
+
+
+_FRAME = re.compile(r"-----(?:BEGIN|END)\b[A-Z0-9 ]*(?:-----)?")
 # Of a header: values with or without a name. What ends in "=" is base64, and no name.
 _FIELD = re.compile(r"""(?:([\w.-]+)\s*=\s*(?=[^\s=;,]))?("[^"]*"|'[^']*'|[^\s;,]+)""")
 _OPEN_FIELDS = frozenset({
@@ -289,9 +299,17 @@ def _looks_secret(text: str) -> bool:
 _PASSWORD = r"(?:secret|password|passwd|passphrase|pwd|(?<!com)(?<!by)pass)"
 _KEY_OF_SECRET = re.compile(
     rf"(?i)({_PASSWORD}|token|api_?key|access_?key|account_?key|secret_?key(_?base)?|credentials?|authorization"
-    r"|(^|[_.-])(key|auth|cookie|bearer|dsn|sig|signature|salt|private))([_-]?v?\d+)?$"
+    r"|(^|[_.-])(key|auth|cookie|bearer|dsn|sig|signature|salt|private))s?([_-]?v?\d+)?$"
 )
-_KEY_OF_PASSWORD = re.compile(rf"(?i){_PASSWORD}([_-]?v?\d+)?$")
+_KEY_OF_PASSWORD = re.compile(rf"(?i){_PASSWORD}s?([_-]?v?\d+)?$")
+_MANY = re.compile(r"(?i)s([_-]?v?\d+)?$")
+_COUNTED = re.compile(
+    r"(?i)(max|min|num|total|limit|budget|prompt|input|output|completion|context|special|stop)[a-z_.-]*tokens$"
+)
+# ${NAME}, ${NAME:-default}, ${NAME:?what is wrong}: the innermost
+_VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=+]([^{}]*)|:?\?[^{}]*)?\}")
+# What drivers take for a password up to the last @, where a strict parser ends the host at #, / or ?. A port is none.
+_LOGIN = re.compile(r"://[^:\s@/]*:(?!\d{1,5}[/?#])(\S+)@")
 # Server=db;Password=…, host=db password=…
 _ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]++)\s*+=\s*+('[^']*'|\"[^\"]*\"|[^;,&\s]+)")
 _INSIDE = 8  # levels of assignments in the value of an assignment
@@ -308,22 +326,39 @@ def secrets_of(key: str, value: str, levels: int = _INSIDE) -> list[str]:
     Names of hosts, collections and models are none, however long; nor is a plain word under a key such as AUTH_KEY, for it would
     be found in every report.
     """
+    if levels and "${" in value:  # of a variable with a default the default is the value
+        inside = [
+            part for match in _VARIABLE.finditer(value) for part in secrets_of(match[1], match[2] or "", levels - 1)
+        ]
+        meant = _VARIABLE.sub(lambda match: match[2] or "", value)
+        return list(dict.fromkeys([*inside, *(secrets_of(key, meant, levels - 1) if meant != value else ())]))
     if len(value) < SHORTEST_SECRET or value.startswith("${"):
         return []
-    if _KEY_OF_SECRET.search(key):
-        return [] if value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key) else [value]
+    if _KEY_OF_SECRET.search(key) and not _COUNTED.search(key):
+        many = (
+            [each for each in re.split(r"[\s,;]+", value) if len(each) >= SHORTEST_SECRET] if _MANY.search(key) else []
+        )
+        word = value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key)
+        return [] if word or (many and value.isdigit()) else list(dict.fromkeys([value, *many]))
     whole = [value] if _is_token(value) else []
     if "://" not in value:
         within = _ASSIGNED.findall(value) if levels else ()
         inner = (secrets_of(k, v.strip("'\""), levels - 1) for k, v in within)
         return [part for parts in inner for part in parts] or whole
+    login = [part for found in _LOGIN.findall(value) for part in (found, unquote(found))]
+    login += [v.strip("'\"") for k, v in _ASSIGNED.findall(value) if _KEY_OF_SECRET.search(k)]  # jdbc:…;password=…
     try:
         url = urlsplit(value)
     except ValueError:  # no URL: brackets without an address
-        return whole
+        return [*whole, *login]
     user, _, password = url.netloc.rpartition("@")[0].partition(":")
     queried = (q.partition("=") for q in re.split(r"[&;]", f"{url.query}&{url.fragment}"))
-    parts = [password, unquote(password), *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v))]
+    parts = [
+        password,
+        unquote(password),
+        *login,
+        *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v)),
+    ]
     parts += [piece for piece in (user, *url.path.split("/")) if _is_token(piece)]
     return [part for part in dict.fromkeys(parts) if len(part) >= SHORTEST_SECRET]
 
@@ -424,6 +459,8 @@ def _is_token(text: str) -> bool:
     if _TOKEN.fullmatch(text):
         return True
     mixed = all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
+    if mixed and len(text) >= 40 and re.fullmatch(r"[\w-]+", text) and not re.search(r"[a-z]{8}", text):
+        return True  # in base64 of URLs; a name of many words has a long one
     return (
         len(text) >= 20 and mixed and bool(re.fullmatch(r"[\w+/=.~-]+", text)) and len(re.findall(r"[-_./]", text)) <= 2
     )

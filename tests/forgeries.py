@@ -592,6 +592,6 @@ def a_review_that_ran_again_under_the_old_signatures(t: Thief) -> None:
 
 
 def recipe(run: Path) -> str:
-    from helpers.evidence.statement import recipe as text
+    from helpers.evidence.verify_script import recipe as text
 
     return text(RunState(run.name, run, run), evidence.seals(run)[-1])

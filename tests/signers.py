@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -196,8 +197,11 @@ def forge(home: RunFolder, name: str) -> None:
     notebook.write_text(text, encoding="utf-8")
 
 
-def plain(home: RunFolder) -> str:
-    return subprocess.run(["bash", "VERIFY.txt"], cwd=home.reports, check=False, capture_output=True, text=True).stdout
+def plain(home: RunFolder, signers: Path | None = None) -> str:
+    """What VERIFY.txt says of the run, with the list of signers from elsewhere where one is given."""
+    given = os.environ | ({"SIGNERS": str(signers)} if signers else {})
+    asked = ["bash", "VERIFY.txt"]
+    return subprocess.run(asked, cwd=home.reports, env=given, check=False, capture_output=True, text=True).stdout
 
 
 def closed_run(run_id: str, people: Signers, signoff: dict[str, Any], *, refusal: bool = True) -> RunFolder:

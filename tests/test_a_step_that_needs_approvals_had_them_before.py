@@ -5,8 +5,12 @@ The operator has the runner's key, and a toolkit of their own that seals whateve
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,15 @@ import pytest
 from helpers import audit, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import UsageError
-from helpers.evidence import signing, signoffs
+from helpers.evidence import approvals, signing, signoffs
 from helpers.evidence.seals import after
-from helpers.evidence.statement import canonical
+from helpers.evidence.statement import canonical, stamp
 from helpers.parameters import ROLES
-from helpers.results import StepResult, Verdict, utc_now
+from helpers.results import StepResult, Verdict, file_digest, utc_now, write_bytes
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, finish, finish_step, plain, read, sign, signed_run, small_run
+from tests.signers import Signers, finish, finish_step, make_key, plain, read, sign, signed_run, small_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 
@@ -158,8 +162,154 @@ def test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named(folders: P
     audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
     runs.set_aside(home, [path, signature])
     assert "security had given an approval that counts for nothing" in "\n".join(
-        signoffs.unapproved(read(home.reports))
+        approvals.unapproved(read(home.reports))
     )
+
+
+def approve_by_hand(home: RunFolder, key: Callable[[str], Path]) -> list[Path]:
+    """Statements of all three roles over the newest seal after step 24, recorded by lines alone: the files."""
+    seal = after(evidence.seals(home.reports), Step.REVIEW)
+    assert seal is not None
+    files = []
+    for role in ROLES:
+        said = {"type": signoffs.KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "decision": "go",
+                "reason": "", "accept": [], "rehearsal": False, "when": utc_now(),
+                "seal": {"name": seal.name, "sha256": seal.digest}}  # fmt: skip
+        data = canonical(said)
+        signature = signing.sign(data, role, key(role))
+        path = home.reports / "signoffs" / f"cutover-{role}-{stamp(str(said['when']))}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, data)
+        write_bytes(path.with_name(f"{path.name}.sig"), signature)
+        audit.append(home.reports / audit.NAME, audit.SIGNED, file=f"signoffs/{path.name}",
+                     statement=hashlib.sha256(data).hexdigest(), sig=hashlib.sha256(signature).hexdigest(),
+                     gate="cutover", role=role, signer=f"{role}@example.org", decision="go")  # fmt: skip
+        files += [path, path.with_name(f"{path.name}.sig")]
+    return files
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_an_approval_that_was_set_aside_counts_by_the_list_of_its_seal(
+    folders: Path, signers: Signers, tmp_path: Path, foreign: bool
+) -> None:
+    real, outside = signers.allowed.read_text(), tmp_path / "auditor"
+    signers.allowed.write_text("# people of 2026\n" + real)
+    home = small_run("night-1", signers, signoff={"allowed_signers": str(signers.allowed)})
+    evidence.keep_sealed(home.read())
+    finish(home)
+    signers.allowed.write_text(real)  # narrower: nobody has to order it
+    runs.supersede(home, [Step.REVIEW])
+    act(home, Step.REVIEW)
+    mallory = make_key(tmp_path / "mallory")
+    files = approve_by_hand(home, (lambda _: mallory) if foreign else signers.key)
+    audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
+    finish_step(home, Step.CUTOVER)
+    runs.set_aside(home, files)
+    runs.supersede(home, [Step.CUTOVER])
+    finish(home)
+    key = (runs.workspace_root() / "runner_key.pub").read_text().split()[:2]
+    outside.write_text(real + f'runner namespaces="runbook-seal" {" ".join(key)}\n')
+    problems = "\n".join(verify(home.reports, signers=outside).problems)
+    told = plain(home, outside)
+    if foreign:
+        assert "when step 25 acted, security had given an approval that counts for nothing" in problems
+        assert "is not signed by one whom allowed_signers allows" in told
+        assert f"is not signed by one whom {outside} allows" in told
+    else:
+        assert (problems, told.endswith("Everything fits.\n")) == ("", True), told
+
+
+def test_a_list_of_signers_that_another_replaced_still_judges_what_was_signed_under_it(
+    folders: Path, signers: Signers, tmp_path: Path
+) -> None:
+    real = signers.allowed.read_text()
+    signers.allowed.write_text("# people of 2026\n" + real)
+    home = small_run("night-1", signers, signoff={"allowed_signers": str(signers.allowed)})
+    evidence.keep_sealed(home.read())
+    finish(home)
+    files = approve_by_hand(home, signers.key)
+    act(home, Step.CUTOVER)
+    runs.set_aside(home, files)
+    runs.supersede(home, [Step.REVIEW, Step.CUTOVER])
+    signers.allowed.write_text(real)
+    act(home, Step.REVIEW)
+    assert named(home) == ""
+    assert plain(home).endswith("Everything fits.\n")
+    for path in home.reports.glob("earlier/*/allowed_signers"):
+        path.unlink()
+    assert "the list of signers under which it was given is not here" in named(home)
+    assert "the list of signers under which it was given is not here" in plain(home)
+
+
+@pytest.mark.parametrize("says", [{}, {"cut_over": {"target": "to"}}])
+def test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, says: dict[str, Any]
+) -> None:
+    home, append, write = reviewed(signers), audit.append, StepResult.write
+
+    def wrote(self: StepResult, path: Path) -> str:
+        self.facts |= says if self.step == Step.CUTOVER else {}
+        return write(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "append", lambda path, action, **facts: append(
+            path, action, **(facts | {"dry_run": True} if action == audit.STEP_BEGINS else facts)))  # fmt: skip
+        patch.setattr(StepResult, "write", wrote)
+        act(home, Step.CUTOVER)
+    runs.supersede(home, [Step.CUTOVER])
+    finish(home)
+    assert ("when step 25 acted, security had not signed" in named(home)) is bool(says)
+
+
+@pytest.mark.parametrize("way", ["set aside", "approved afterwards"])
+def test_one_person_s_approval_under_the_names_of_others_counts_for_none_of_them(
+    folders: Path, signers: Signers, way: str
+) -> None:
+    home = reviewed(signers)
+    (mine,) = signers.approve(home.reports, ["dba"])
+    others = ("security", "operations_lead")
+    copies = [mine.with_name(f"cutover-{role}-{stamp(utc_now())}.json") for role in others]
+    for role, path in zip(others, copies, strict=True):
+        shutil.copy(mine, path)
+        audit.append(home.reports / audit.NAME, audit.SIGNED, file=f"signoffs/{path.name}", statement=file_digest(mine),
+                     sig="", gate="cutover", role=role, signer=f"{role}@example.org", decision="go")  # fmt: skip
+    audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
+    finish_step(home, Step.CUTOVER)
+    runs.set_aside(home, copies)
+    if way == "set aside":
+        runs.supersede(home, [Step.CUTOVER])
+    else:
+        signers.approve(home.reports, others)
+    finish(home)
+    assert "cutover-security: when step 25 acted, security had given an approval that counts for nothing" in named(home)
+    assert re.search(r"signoffs/cutover-security-\S+ is no approval of security for cutover", plain(home))
+
+
+def test_a_file_of_another_form_below_signoffs_is_no_approval(folders: Path, signers: Signers) -> None:
+    home = reviewed(signers)
+    for role in ROLES:
+        path = home.reports / "signoffs" / f"cutover-{role}-1" / "s.json"
+        path.parent.mkdir()
+        write_bytes(path, canonical({"decision": "go", "gate": "cutover", "role": role}))
+        audit.append(home.reports / audit.NAME, audit.SIGNED, file=path.relative_to(home.reports).as_posix(),
+                     statement=file_digest(path), sig="", gate="cutover", role=role, signer=role, decision="go")  # fmt: skip
+    audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
+    finish_step(home, Step.CUTOVER)
+    evidence.keep_sealed(home.read())
+    assert "security had signed nothing: audit.jsonl names s.json" in named(home)
+    assert "audit.jsonl: a statement has another name than one of signoffs/" in plain(home)
+    assert re.search(r"no statement: (signoffs/\S+\n)*signoffs/cutover-security-1\n", plain(home))
+
+
+def test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing(folders: Path, signers: Signers) -> None:
+    home = signed_run(signers)
+    last = [json.loads(line)["facts"] for line in (home.reports / audit.NAME).read_text().splitlines()
+            if json.loads(line)["action"] == audit.SIGNED and json.loads(line)["facts"]["role"] == "security"][-1]  # fmt: skip
+    sign(read(home.reports), "security", "Sec", "no-go", key=signers.key("security"), reason="data leak")
+    audit.append(home.reports / audit.NAME, audit.SIGNED, **last)
+    act(home, Step.CUTOVER)
+    assert "cutover-security: when step 25 acted, security had said NO-GO" in named(home)
+    assert "recorded twice: signoffs/cutover-security" in plain(home)
 
 
 # -- the decision ------------------------------------------------------------------------------------------------------

@@ -366,6 +366,12 @@ def test_a_list_that_lets_others_sign_is_taken_only_by_a_resume_that_names_it(
     assert (home.reports / "allowed_signers").read_bytes() == kept
     assert set(gate_state(home.read(), allowed_now=listed).missing) == {"operations_lead", "dba", "security"}
 
+    listed.unlink()  # away while somebody resumes: afterwards any list would be the first one
+    with pytest.raises(Terminal, match=r"is not there any more.*Put back what seals/\S+ holds"):
+        evidence.keep_sealed(home.read())
+    evidence.at_rest(home.read())
+    assert (home.reports / "allowed_signers").read_bytes() == kept
+
     listed.write_text(signers.line("security") + signers.line("dba"), encoding="ascii")  # nobody new: taken
     evidence.keep_sealed(home.read())
     assert (home.reports / "allowed_signers").read_bytes() == listed.read_bytes()

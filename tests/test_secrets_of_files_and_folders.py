@@ -21,7 +21,7 @@ from helpers.cutover import files
 from helpers.cutover.application import restart
 from helpers.cutover.files import digest_of, put_in_place, stage
 from helpers.cutover.readiness import all_edits, diff
-from helpers.errors import Terminal, Transient, UsageError, WorldError, secrets_of, without_tokens
+from helpers.errors import Terminal, Transient, UsageError, WorldError, secret_parts, secrets_of, without_tokens
 from helpers.evidence import secret_scan
 from helpers.parameters import Parameters, load_parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -119,6 +119,58 @@ def test_a_password_inside_of_a_value_is_known() -> None:
     ):
         assert secrets_of("CONN", value) == ["c0rrect-horse"]
     assert secrets_of("OPTIONS", "mode=production;retries=3;sslmode=require") == []
+
+
+@pytest.mark.parametrize("password", ["Tr0ub4dor#3xyz", "Tr0ub/4dor3xyz", "Tr0ub?4dor3", "Tr0ub[4dor3", "Tr0@b4dor3"])
+def test_a_password_in_a_url_is_known_as_drivers_read_it(password: str) -> None:
+    url = f"postgresql://app:{password}@db:5432/app"
+    assert password in secrets_of("DATABASE_URL", url)
+
+
+def test_the_port_of_a_url_is_no_password() -> None:
+    assert secrets_of("URL", "http://chroma:8000/of?mail=a@example.org") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DB_PASSWORD", "${DB_PASSWORD:-$}"),
+        ("X", "${DB_PASSWORD:-$}"),
+        ("DB_PASSWORD", "${A-${B:=$}}"),
+        ("REDIS_URL", "redis://:${R:-$}@h/0"),
+        ("REDIS_URL", "redis://:${R:+$}@h/0"),
+        ("API_KEYS", "a-first-one,$"),
+        ("PASSWORDS", "$ b-second-one"),
+        ("DS", "jdbc:sqlserver://h:1433;user=u;password=$;encrypt=true"),
+        ("HOOK", "https://discord.com/api/webhooks/1/aB-1_cD-2_eF-3_gH-4_iJ-5_kL-6_mN-7_oP-8$"),
+    ],
+)
+def test_a_secret_in_a_default_a_list_or_options_is_known(key: str, value: str) -> None:
+    known = secrets_of(key, value.replace("$", "Tr0ub4dor3x").replace("Tr0ub4dor3x{", "${"))
+    assert "Tr0ub4dor3x" in known or any(each.endswith("oP-8Tr0ub4dor3x") for each in known)
+    assert not any(each.startswith(("${", "-Tr0")) for each in known)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DB_PASSWORD", "${DB_PASSWORD}"),
+        ("DB_PASSWORD", "${DB_PASSWORD:?give the password}"),
+        ("MODEL", "sentence-transformers_paraphrase-multilingual-MiniLM-L12-v2"),
+        ("API_KEYS", "12345678"),
+    ],
+)
+def test_a_variable_without_a_default_a_number_and_a_name_are_no_secrets(key: str, value: str) -> None:
+    assert secrets_of(key, value) == []
+
+
+def test_the_frame_of_a_key_in_pem_is_no_secret_and_each_of_its_lines_is() -> None:
+    lines = ["MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7", "Zx93bD1aQ0s8kq"]
+    pem = "\n".join(["-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----"])
+    for written in (pem, pem.replace("\n", "\\n")):
+        assert secret_parts(written) == [written, *lines]
+    for frame in ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "-----BEGIN"):
+        assert secret_parts(frame) == []
 
 
 def test_every_value_of_a_key_that_stands_more_than_once_is_known(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ from helpers.evidence.statement import (
     CHANGING,
     ENVELOPE,
     FIRST,
-    NAME,
     PUSHED,
     SEALED,
     SEALS,
@@ -52,13 +51,13 @@ from helpers.evidence.statement import (
     pre_authentication,
     read_once,
     read_seal,
-    recipe,
     sha256,
     stamp,
     statement,
     trust,
     trusted,
 )
+from helpers.evidence.verify_script import recipe
 from helpers.formatting import flatten
 from helpers.parameters import RESUMABLE, Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
@@ -275,7 +274,7 @@ def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Map
     """
     digest = sealed.subjects.get(name, "")
     places = [path for path, now in later.items() if now == digest and path.startswith("earlier/")
-              and path.split("/", 2)[2:] == [name]]  # fmt: skip
+              and path.split("/", 2)[2:] == [name] and not name.startswith(ALLOWED)]  # copied  # fmt: skip
     if MOVES not in sealed.predicate:
         return bool(places)
     told = [entry["facts"] for entry in since if entry["action"] == audit.SET_ASIDE]
@@ -434,25 +433,25 @@ def _copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
     """Keep who may sign in the run's folder: a signature is checked against it, here and years later.
 
     After a seal with a list, one that lets others sign is taken only by a resume that names it, which the log says with its
-    digest. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps the list that they signed under.
+    digest; none at all is no list. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps what it has.
     """
     now, there = audit.lists(allowed_signers(run)), audit.lists(run.reports / ALLOWED)
-    log = audit.entries(
-        run.reports / audit.NAME, trust(known, audit.own_key()), ("parameters changed", audit.TAKEN, "seal")
-    )
-    if (
-        known
-        and ALLOWED in known[-1].subjects
-        and audit.digest_of_lists(now) != signing.ordered(log)
-        and not signing.narrower(now, there)
-    ):
+    log = audit.entries(run.reports / audit.NAME, trust(known, audit.own_key()), signing.ORDERS)
+    held = next((seal.name for seal in reversed(known) if ALLOWED in seal.subjects), None)
+    gone, ordered = now[ALLOWED] is None, audit.digest_of_lists(now) == signing.ordered(log)
+    if held and (gone or not (ordered or signing.narrower(now, there))):
         if step not in (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW):
             return
+        why = "is not there any more"
+        if not gone:
+            why = f"lets others sign than the list that {held} holds, and nobody ordered it"
         raise Terminal(
-            ReasonCode.ALLOWED_SIGNERS_BAD, f"lets others sign than the list that {known[-1].name} holds, and nobody ordered it",
-            where=str(allowed_signers(run)), next_step="Put back what it held. If others are to sign, write them to a file of "
-            f"another name: {RUNBOOK} resume {run.id} --set signoff.allowed_signers=FILE",
+            ReasonCode.ALLOWED_SIGNERS_BAD, why, where=str(allowed_signers(run)),
+            next_step=f"Put back what {held} holds. If others are to sign, write them to a file of another name: "
+            f"{RUNBOOK} resume {run.id} --set signoff.allowed_signers=FILE",
         )  # fmt: skip
+    if now != there:  # what was signed under these is judged by them for ever
+        runs.set_aside(run, [run.reports / n for n, text in there.items() if text is not None], copy=True)
     for name, text in now.items():
         if text != there[name]:
             digest = sha256(text) if text is not None else ""
@@ -585,7 +584,7 @@ def _result(run: RunState, step: str) -> StepResult | None:
 
 def _write_recipe(run: RunState, newest: Seal) -> None:
     text = recipe(run, newest)
-    path = run.reports / NAME
+    path = run.reports / RunPath.VERIFY
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

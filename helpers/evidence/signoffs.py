@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,21 +20,21 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
-from helpers.evidence.seals import after, chain, logged, required, void
+from helpers.evidence.seals import after, chain, required, void
 from helpers.evidence.signing import ALLOWED, Refused, statement_in, statement_of
 from helpers.evidence.statement import (
     SIGNATURE,
     Seal,
     canonical,
     digest_of,
+    kept,
     stamp,
     time_of,
-    trust,
     trusted,
 )
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, contents, json_in, utc_now, write_bytes
+from helpers.results import contents, json_in, utc_now, write_bytes
 from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -49,8 +49,8 @@ GO, NO_GO = "go", "no-go"
 KIND = "urn:chroma-migration-runbook:sign-off:v1"
 
 _NAME_LENGTH = 200
-_PASSED = frozenset(verdict for verdict in Verdict if verdict is not Verdict.FAIL)
 CLOCKS_DIFFER = timedelta(minutes=5)
+Judged = tuple[str, signing.Signer | None]  # why a statement counts for nothing, or ("", who signed it)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def statement(
     run has not reached, a run that is not sealed, or whose sealed files changed.
     """
     role, said = role.strip().lower().replace("-", "_"), decision.strip().lower().replace("_", "-")
-    roles = _required(run.parameters, gate)
+    roles = required_at(run.parameters, gate)
     if role not in roles:
         known = ", ".join(roles) or "none"
         raise UsageError(
@@ -157,7 +157,7 @@ def _record(run: RunState, data: bytes, signature: bytes) -> Path:
         known = said["type"] == KIND and canonical(said) == data and gate in GATES
     except (ValueError, KeyError, TypeError):
         known = False
-    if not known or role not in _required(run.parameters, gate):
+    if not known or role not in required_at(run.parameters, gate):
         raise UsageError(
             ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run"
         )
@@ -169,7 +169,7 @@ def _record(run: RunState, data: bytes, signature: bytes) -> Path:
     temporary = run.reports / RunPath.SIGNOFFS / f".{path.name}.sig"
     write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
     try:
-        problem, signer = _problem(run, path, data, temporary)
+        problem, signer = problem_of(run, path, data, temporary)
         if signer is not None:  # a key that has expired since could have signed under any earlier time
             signing.verify(data, temporary, role, run.reports / ALLOWED, datetime.now(UTC))
             problem = problem or _signed_before(run, role, signer) or _untimely(log, path, str(said["decision"]))
@@ -206,7 +206,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
     state = GateState()
     holders = _holders(run, list(GATES)[: list(GATES).index(gate)], allowed_now)
     marginal = _facts(run, gate).get("accept", [])
-    for role in _required(run.parameters, gate):
+    for role in required_at(run.parameters, gate):
         path = newest(run.reports, gate, role)
         gone = _gone(run.reports, gate, role)
         if path is None or gone:
@@ -218,21 +218,21 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
         answer = statement_in(data)
         accepts = answer.get("accept")
         state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
-        problem, signer = _problem(run, path, data, path.with_name(f"{path.name}.sig"), allowed_now)
+        problem, signer = problem_of(run, path, data, path.with_name(f"{path.name}.sig"), allowed_now)
         if not problem and path.name not in recorded(run.reports):
             problem = f"it was never recorded ({RUNBOOK} sign {run.id} --import FILE.sig)"
         if problem or signer is None:
             state.refused[role] = f"the approval of {role} does not count: {problem}"
             state.missing.append(role)
             continue
-        earlier = next((r for s in _names(signer) if (r := holders.get(s))), "")
+        earlier = next((r for s in names_of(signer) if (r := holders.get(s))), "")
         if earlier not in ("", role) and not run.parameters.signoff.one_key_for_roles:
             state.refused[role] = (
                 f"the approval of {role} does not count: {signer.principal} signed as {earlier} already"
             )
             state.missing.append(role)
             continue
-        holders |= dict.fromkeys(_names(signer), role)
+        holders |= dict.fromkeys(names_of(signer), role)
         state.keys[role] = f"{signer.principal} {signer.fingerprint}"
         stale = _stale(run, gate, answer)
         if answer["decision"] == NO_GO:
@@ -248,90 +248,13 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
     return state
 
 
-@dataclass(frozen=True, slots=True)
-class _Act:
-    """A step acted behind so many seals, when these lines by gate and role were the newest `signed` ones."""
-
-    step: str
-    seals: int
-    signed: dict[tuple[str, str], dict[str, Any]]
-
-
-def _acts(run: RunState, sealed: Sequence[Seal]) -> list[_Act]:
-    """Each time that a step acted which needs approvals, as the log and the seals say, wherever its result is now.
-
-    A dry run touches nothing. Step 25 acts when it begins to change files, else any step when it begins.
-    """
-    found: list[_Act] = []
-    signed: dict[tuple[str, str], dict[str, Any]] = {}
-    begun: dict[str, _Act | None] = {}  # None where nothing more is to be judged
-    for number, entries in enumerate(logged(run.reports, len(sealed), trust(sealed))):
-        for entry in entries:
-            action, outcome, facts = entry["action"], entry.get("outcome"), entry["facts"]
-            step, now = str(facts.get("step")), dict(signed)
-            if action == audit.SIGNED:
-                signed[str(facts.get("gate")), str(facts.get("role"))] = facts
-            elif action == "cutover" and outcome == "begun":
-                found.append(_Act(Step.CUTOVER, number, now))
-                begun[Step.CUTOVER] = None
-            elif action == audit.STEP_BEGINS and step in BEFORE.values():
-                begun[step] = None if facts.get("dry_run") is True else _Act(step, number, now)
-            elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in _PASSED:
-                found += [act] if (act := begun.get(step, _Act(step, number, now))) else []
-                begun[step] = None
-        for step in BEFORE.values() if number < len(sealed) else ():
-            verdict = sealed[number].predicate["verdicts"].get(step, {})
-            passed = verdict.get("verdict") in _PASSED and not verdict.get("error")
-            if (passed or sealed[number].after == step) and (act := begun.get(step, _Act(step, number, dict(signed)))):
-                found.append(act)
-                begun[step] = None
-    return found
-
-
-def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
-    """What was not approved when a step acted that needs it: by whom, in words. What was signed later does not count."""
-    sealed = chain(run)
-    kept = {digest_of(path): path for path in [*run.reports.glob("earlier/*/signoffs/*.json"),
-                                               *run.reports.glob(f"{RunPath.SIGNOFFS}/*.json")]}  # fmt: skip
-    for act in _acts(run, sealed):
-        gate = next(gate for gate, step in BEFORE.items() if step == act.step)
-        seen = after(sealed[: act.seals], GATES[gate])
-        if gate == CUTOVER and seen is not None and (decision := seen.predicate["decision"]) != "GO":
-            yield f"{seen.name}: step {act.step} acted, and the decision was {one_line(str(decision), 80) or 'open'}"
-        for role in _required(run.parameters, gate):
-            facts = act.signed.get((gate, role), {})
-            path = kept.get(str(facts.get("statement")))
-            said = statement_of(path) if path else {}
-            over = about.get("sha256") if isinstance(about := said.get("seal"), dict) else ""
-            if not facts:
-                why = "had not signed"
-            elif facts.get("decision") != GO or (said and said.get("decision") != GO):
-                why = "had said NO-GO"
-            elif path is None:
-                continue  # `lost` names it
-            elif seen is None or over != seen.digest:
-                why = f"had signed another seal than that after step {GATES[gate]} by then"
-            elif path.parent.parent != run.reports and (wrong := _not_signed(run, path, allowed_now)):
-                why = f"had given an approval that counts for nothing: {wrong}"
-            else:
-                continue
-            yield f"signoffs/{gate}-{role}: when step {act.step} acted, {role} {why}"
-
-
-def _not_signed(run: RunState, path: Path, allowed_now: Path | None) -> str:
-    """What is wrong with a statement that was set aside. Who may sign may have changed since: then its list is not here."""
-    taken = audit.entries(run.reports / audit.NAME, trusted(run.reports), (audit.TAKEN,))
-    problem, _ = _problem(run, path, contents(path), path.with_name(f"{path.name}.sig"), allowed_now)
-    return problem if len(taken) < 2 else ""
-
-
 def _holders(run: RunState, gates: Iterable[str], allowed_now: Path | None = None) -> dict[str, str]:
     """The role by each key and principal that signed for it at these gates."""
     signed = (at for gate in gates for at in gate_state(run, gate, allowed_now).keys.items())
     return {name: role for role, who in signed for name in who.replace(",", " ").split(" ")}
 
 
-def _names(signer: signing.Signer) -> list[str]:
+def names_of(signer: signing.Signer) -> list[str]:
     """What no other role may sign with: the key, and each principal, of which one line may list many."""
     return [signer.fingerprint, *signer.principal.split(",")]
 
@@ -341,7 +264,7 @@ def _signed_before(run: RunState, role: str, signer: signing.Signer) -> str:
     if run.parameters.signoff.one_key_for_roles:
         return ""
     holders = _holders(run, GATES)
-    other = next((holders[name] for name in _names(signer) if holders.get(name, role) != role), "")
+    other = next((holders[name] for name in names_of(signer) if holders.get(name, role) != role), "")
     return f"{signer.principal} signed as {other} already (signoff.one_key_for_roles is false)" if other else ""
 
 
@@ -396,8 +319,8 @@ def newest(folder: Path, gate: str, role: str) -> Path | None:
 
 def no_gos(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """Every NO-GO on file, at any gate, as (path in the folder, what it says), also those that were set aside."""
-    paths = [*folder.glob(f"{RunPath.SIGNOFFS}/*.json"), *folder.glob(f"earlier/*/{RunPath.SIGNOFFS}/*.json")]
-    said = ((path.relative_to(folder).as_posix(), statement_of(path)) for path in sorted(paths))
+    paths = sorted(kept(folder, RunPath.SIGNOFFS).values())
+    said = ((path.relative_to(folder).as_posix(), statement_of(path)) for path in paths)
     return [(name, what) for name, what in said if what.get("decision") == NO_GO]
 
 
@@ -419,24 +342,24 @@ def lost(folder: Path) -> list[str]:
     return found
 
 
-def statements(run: RunState, signers: Path | None = None) -> dict[str, tuple[str, signing.Signer | None]]:
+def statements(run: RunState, signers: Path | None = None) -> dict[str, Judged]:
     """Every statement of a run, old ones too, by file: why it is not what its name and signature say, or ("", who signed it).
 
     `signers` is a list of allowed signers from outside the folder that must allow each, too.
     """
-    found: dict[str, tuple[str, signing.Signer | None]] = {}
+    found: dict[str, Judged] = {}
     for path in sorted((run.reports / RunPath.SIGNOFFS).glob("*.json")):
         if SIGNATURE.fullmatch(path.name):
-            found[path.name] = _problem(run, path, contents(path), path.with_name(f"{path.name}.sig"), signers)
+            found[path.name] = problem_of(run, path, contents(path), path.with_name(f"{path.name}.sig"), signers)
         else:
             found[path.name] = "its name is not that of a statement", None
     return found
 
 
-def _problem(
-    run: RunState, path: Path, data: bytes, signature: Path, allowed_now: Path | None = None
-) -> tuple[str, signing.Signer | None]:
-    """Why a statement counts for nothing, or ("", who signed it)."""
+def problem_of(
+    run: RunState, path: Path, data: bytes, signature: Path, allowed_now: Path | None = None, listed: Path | None = None
+) -> Judged:
+    """Why a statement counts for nothing, or ("", who signed it). `listed`: who may sign; None: the run's list as it is now."""
     match = SIGNATURE.fullmatch(path.name)
     try:
         said = json_in(data)
@@ -461,9 +384,9 @@ def _problem(
         return "it is a rehearsal's" if rehearsal else "it is not a rehearsal's, but the run is a rehearsal", None
     if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
-    lists = [run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
+    lists = [listed or run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
     try:
-        signers = [signing.verify(data, signature, role, listed, when) for listed in lists]
+        signers = [signing.verify(data, signature, role, each, when) for each in lists]
     except Refused as error:
         return error.what, None
     if signers[0].principal.startswith(signing.REHEARSAL) and not rehearses:
@@ -482,12 +405,8 @@ def _stale(run: RunState, gate: str, said: dict[str, Any]) -> list[str]:
     if now is None or now.digest == signed.digest:
         return found
     names = {*signed.subjects, *now.subjects} - {RunPath.RUN}
-    moved = [
-        n
-        for n in names
-        if signed.subjects.get(n) != now.subjects.get(n) and not n.startswith(("earlier/", "signoffs/"))
-    ]
-    return sorted({*found, *moved}) or [now.name]
+    moved = {n for n in names if signed.subjects.get(n) != now.subjects.get(n)}
+    return sorted({*found, *(n for n in moved if not n.startswith(("earlier/", "signoffs/")))}) or [now.name]
 
 
 def _gone(folder: Path, gate: str, role: str) -> str:
@@ -533,7 +452,7 @@ def _to_be_signed(run: RunState, gate: str) -> Seal:
     return seal
 
 
-def _required(parameters: Parameters, gate: str) -> list[str]:
+def required_at(parameters: Parameters, gate: str) -> list[str]:
     return required(parameters)[_gate(gate)]
 
 
@@ -564,7 +483,7 @@ def _other(run: RunState, gate: str) -> str:
     """The gate that the run waits at, where another one was named; "" where this is the one."""
     decided = "decision" in _facts(run, CUTOVER)
     scheduled = (run.reports / RunPath.RESULTS / f"{GATES[DRY_RUN]}.json").is_file() and bool(
-        _required(run.parameters, DRY_RUN)
+        required_at(run.parameters, DRY_RUN)
     )
     if gate == CUTOVER and scheduled and not decided:
         return f"The gate that waits is that of the dry run: sign with --gate {DRY_RUN}."

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 import stat
 from base64 import b64encode
 from collections.abc import Container, Iterable, Mapping
@@ -25,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RunbookError, UsageError, WorldError, one_line
-from helpers.evidence.signing import ALLOWED, REVOKED, custody, namespace
+from helpers.errors import UsageError, WorldError, one_line
+from helpers.evidence.signing import ALLOWED, REVOKED, custody
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, contents, file_digest, json_in
-from helpers.run.folders import RunPath, RunState, check_run_id
-from helpers.run.plan import Step
+from helpers.run.folders import RunPath, check_run_id
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:chroma-migration-runbook:seal:v1"
@@ -53,7 +51,8 @@ _SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
 SEALED = "sealed"  # the log's word for a seal that was set; the part of a seal that says that the log has such lines
-_BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name could be read as either
+SIGNATURE = re.compile(r"(?P<gate>[a-z-]+?)-(?P<role>[a-z]+(?:_[a-z]+)*)-(?P<when>\d{8}T\d{9}Z)\.json")
+BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name could be read as either
     r'\{"action": "(digest pushed|sealed)", "facts": \{"digest": "[0-9a-f]{64}", "number": [0-9]+(, "reason": "[a-z_]+", "why": '
     r'"([^"\\]|\\.)*")?\}, '
     r'"host": "[^"]*", "outcome": "[a-z]+", "previous": "[0-9a-f]{64}", "process": [0-9]+, ("signature": "[^"]*", )?'
@@ -257,6 +256,19 @@ def digest_of(path: Path) -> str:
     return file_digest(path) if _is_plain(path) else ""
 
 
+def kept(folder: Path, part: str) -> dict[tuple[str, str], Path]:
+    """Every file of JSON in this part of a run's folder, or set aside from it, by (name, digest)."""
+    found = (*folder.glob(f"earlier/*/{part}/*.json"), *folder.glob(f"{part}/*.json"))
+    return {(path.name, digest_of(path)): path for path in found}
+
+
+def signers_of(folder: Path, seal: Seal) -> Path | None:
+    """Where the list of signers is that this seal covers, with that of revoked keys beside it; None where it is not here."""
+    wanted = [seal.subjects.get(name, "") for name in (ALLOWED, ALLOWED + REVOKED)]
+    lists = (folder / ALLOWED, *sorted(folder.glob(f"earlier/*/{ALLOWED}")))
+    return next((at for at in lists if [digest_of(at), digest_of(Path(f"{at}{REVOKED}"))] == wanted), None)
+
+
 def _is_plain(path: Path) -> bool:
     return not path.is_symlink() and path.is_file() and path.stat().st_size <= most_of(path)
 
@@ -286,7 +298,7 @@ def changed(folder: Path, seal: Seal, but: Container[str] = (), now: Mapping[str
 
 def added(folder: Path, seal: Seal) -> dict[str, int]:
     """How many lines each log has gained since this seal; that it was set and pushed, as the audit log says, is none."""
-    found, behind = {}, re.compile(rf"{_BEHIND}\n?".encode())
+    found, behind = {}, re.compile(rf"{BEHIND}\n?".encode())
     for name, (length, _) in seal.prefixes.items():
         with suppress(OSError), (folder / name).open("rb") as file:
             file.seek(length)
@@ -297,292 +309,6 @@ def added(folder: Path, seal: Seal) -> dict[str, int]:
             if more:
                 found[name] = more
     return found
-
-
-# -- recipe ------------------------------------------------------------------------------------------------------------
-
-# VERIFY.txt: how to check a run years later with nothing but a shell, sha256sum and ssh-keygen.
-#
-# The file is a script whose comments are the explanation. It holds the digest of the newest seal, and one command a
-# signature; `runbook verify` writes it again and compares.
-
-
-NAME = RunPath.VERIFY
-SIGNATURE = re.compile(r"(?P<gate>[a-z-]+?)-(?P<role>[a-z]+(?:_[a-z]+)*)-(?P<when>\d{8}T\d{9}Z)\.json")
-NEWEST = re.compile(r"^newest=(?P<digest>\S+)  # (?P<name>.+)$", re.M)
-
-_HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that made it. In this folder:
-#
-#   bash VERIFY.txt [DIGEST ...]            DIGEST is the SHA-256 of a seal, as it was noted elsewhere
-#   SIGNERS=FILE bash VERIFY.txt            FILE, from elsewhere, lists the people and the runner's key (runbook-seal);
-#                                           keys in FILE.revoked, if it is there, sign nothing
-#
-# It names whatever does not fit and ends with exit code 1, or says that everything fits and ends with 0. It cannot see:
-#
-# - whether this file was changed: read it, or compare it by the toolkit's verify command, which makes it again;
-# - without a digest or a list from elsewhere: whether all seals were made again, with a new log, by who has the runner's key;
-# - without a digest from elsewhere: whether all that came after some seal was cut off; never: a line behind the newest;
-# - index.html, which is no evidence, tokens of a time-stamping authority, and the signatures in files .dsse;
-# - what somebody did who could use the key of the toolkit's workspace. A seal or digest noted elsewhere shows what was sealed
-#   by then;
-# - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
-# - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
-# - whether an approval accepts each marginal criterion, and what a result means: read it.
-#
-# Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
-
-export LC_ALL=C; {{ # all that is said goes through cat -v below: nothing that this folder holds acts on a terminal
-bad=0; complain() {{ echo "$*"; bad=1; }}
-said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
-gone=(); [ -z "$SIGNERS" ] || [ ! -e "$SIGNERS.revoked" ] || gone=(-r "$SIGNERS.revoked")
-c=$(find . \( -name '*[[:cntrl:]]*' -o -name $'*\xc2[\x80-\x9f]*' -o -name $'*\xe2\x80[\x8b-\x8f\xa8-\xae]*' -o \
-  -name $'*\xe2\x81[\xa0-\xaf]*' -o -name $'*\xd8\x9c*' \) -print0 | tr '\n\0' '? ')
-[ -z "$c" ] || {{ complain "control characters in a name: $c"; exit 1; }}
-out=$(grep -lE '("[0-9a-f]*"\}}|"bytes":[0-9]+),"name":"(/|([^"]*/)?\.\.["/])' seals/*.json)
-[ -z "$out" ] || {{ complain "names a file outside of this folder: $out"; exit 1; }}
-links=$(find . -mindepth 1 ! -type d ! -type f); [ -z "$links" ] || {{ complain "not a file: $links"; exit 1; }}
-instant() {{ said created "$1" | sed -E 's/[-:T]//g; s/\..*/Z/'; }}
-listed() {{ # the files of a seal: SHA-256, name
-  grep -o '{{"digest":{{"sha256":"[0-9a-f]*"}},"name":"[^"]*"}}' "$1" |
-    sed -E 's/.*"sha256":"([0-9a-f]+)"\}},"name":"(.*)"\}}/\1  \2/' | sort
-}}
-
-# 1. The seals. Each is an in-toto statement in one line of JSON and names the SHA-256 of the seal before it. The digest of
-#    the newest one stands here; whoever wrote it down elsewhere on the day can compare. Each is signed by the runner whose
-#    key it names, which proves no more than that: compare its fingerprint with the one in the announcement.
-newest={newest}  # {seal}
-before=none created='' runner='' last='' holders=''
-for seal in seals/*.json; do
-  grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
-  before=$(sha256sum < "$seal" | cut -d' ' -f1)
-  [[ ! "$(said created "$seal")" < "$created" ]] || complain "$seal is older than the seal before it"
-  created=$(said created "$seal"); key=$(said fingerprint "$seal")
-  if [ -z "$key" ]; then
-    echo "$seal is not signed"
-    [ -z "$runner$SIGNERS" ] || complain "$seal should be signed"
-    continue
-  fi
-  ssh-keygen -Y check-novalidate -n runbook-seal -s "$seal.sig" < "$seal" | grep -F "key $key" ||
-    complain "$seal is not signed with $key"
-  if [ -n "$SIGNERS" ]; then
-    who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" 2>/dev/null | head -n 1)
-    ssh-keygen -Y verify -Overify-time="$(instant "$seal")" "${{gone[@]}}" -f "$SIGNERS" -I "$who" -n runbook-seal \
-      -s "$seal.sig" < "$seal" > /dev/null || complain "$seal is not signed by one whom $SIGNERS allows"
-  elif [ "${{runner:-$key}}" != "$key" ]; then
-    complain "$seal is not signed with the key of the seal before it"
-  fi
-  runner=$key
-  if grep -qF '"envelope":".dsse"' "$seal"; then # its summary for tools that read in-toto attestations
-    sed -E 's/.*"payload":"([^"]*)".*/\1/' "$seal.dsse" | base64 -d | grep -qF "$before" ||
-      complain "$seal.dsse is not of its seal"
-  fi
-done
-[ "$before" = "$newest" ] || complain "$seal is not the newest seal as it was set"
-for digest in "$@"; do
-  sha256sum seals/*.json | grep -qi "^$digest  " || complain "no seal has the expected SHA-256 $digest"
-done
-while read -r digest number; do # each seal as the log says that it was set
-  sha256sum "seals/$(printf %04d "$number")"-*.json 2> /dev/null | grep -q "^$digest " ||
-    complain "audit.jsonl: seal $number with the SHA-256 $digest was set, and is not here: seals were made again"
-done < <(sed -nE 's#^\{{"action": "sealed", "facts": \{{"digest": "([0-9a-f]+)", "number": ([0-9]+)\}}.*#\1 \2#p' audit.jsonl)
-sed -nE 's#^\{{"action": "seal", "facts": \{{[^}}]*"number": ([0-9]+)\}}.*#\1#p' audit.jsonl | sort -nc 2> /dev/null ||
-  complain "audit.jsonl: an earlier seal was begun after a later one: seals were made again"
-for each in seals/*.json; do
-  ! grep -qF '"sealed":"named"' "$each" ||
-    grep -qF "\"sealed\", \"facts\": {{\"digest\": \"$(sha256sum < "$each" | cut -d' ' -f1)\"" audit.jsonl ||
-    complain "$each: audit.jsonl does not say that it was set"
-done
-
-# 2. Every sealed file, by its SHA-256; nothing that was sealed before was changed since, but for what the audit log names.
-sealed=$(listed "$seal")
-echo "$sealed" | sha256sum --check --quiet --strict || bad=1
-parts() {{ grep -oE '"(bound|files|moves|sealed|work)":["{{]|"{log_key}":"' "$1" | sort -u; }}
-approvals() {{ grep -oE '"approvals":\{{[^}}]*\}}' "$1" | head -n 1; }}
-for each in seals/*.json; do
-  [ -z "$last" ] || [ -z "$(comm -23 <(parts "$last") <(parts "$each"))" ] || complain "$each lacks what $last has"
-  who=$([ -z "$last" ] || approvals "$last")
-  [ -z "$who" ] || [ "$who" = "$(approvals "$each")" ] || complain "$each: other people sign than in $last"
-  [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
-    # A step that runs again moves what it left before; logs of older toolkits do not name that.
-    listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&
-      {{ ! grep -qF '"moves":"named"' "$last" ||
-        grep -qF "{{\"digest\": \"$digest\", \"file\": \"$name\", \"to\": \"earlier/" audit.jsonl; }} && continue
-    now=$(listed "$each" | grep -F "  $name" | grep -x "[0-9a-f]*  $name" | cut -c-64)
-    [[ " {changing} " == *" $name "* ]] && grep -qF "\"sha256\": \"$now\"" audit.jsonl && continue
-    complain "$name: changed between $last and $each"
-  done < <(comm -23 <(listed "$last") <(listed "$each"))
-  last=$each
-done
-
-# 3. The logs grow; what was there when each seal was set is unchanged. Behind the newest only audit.jsonl says that it was set.
-for each in seals/*.json; do
-  while read -r length name digest; do
-    [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed since $each"
-    only='x^'; [ "$name" != audit.jsonl ] || only='^{behind}$'
-    [ "$each" != "$seal" ] || [ "$(tail -c "+$((length + 1))" "$name" | grep -acvE "$only")" = 0 ] ||
-      complain "$name: lines added later"
-  done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$each" |
-    sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
-done
-
-# 4. The lines of the audit log: each holds the SHA-256 of the line before it, and is signed by the key that the seals name; what
-#    an older toolkit wrote, whose seals name none, is not signed.
-before=0000000000000000000000000000000000000000000000000000000000000000 keys='' old=0 at=0
-for each in seals/*.json; do
-  key=$(said {log_key} "$each"); keys+=" $key"
-  [ -n "$key" ] || old=$(grep -o '"bytes":[0-9]*,"name":"audit.jsonl"' "$each" | tr -cd 0-9)
-done
-[ "$old" = 0 ] || echo "audit.jsonl: the first $old bytes are chained, not signed"
-signature='^(.*), "signature": "([A-Za-z0-9+/=]+)"(, "user": "[^"]*", "when": "[^"]*"\}})$'
-while IFS= read -r line || [ -n "$line" ]; do
-  case "$line" in *"\"previous\": \"$before\""*) ;; *) complain "audit.jsonl: broken before: $line" ;; esac
-  before=$(printf %s "$line" | sha256sum | cut -d' ' -f1)
-  if [ "$at" -ge "${{old:-0}}" ] && [ -n "${{keys// /}}" ]; then
-    by=''
-    [[ ! $line =~ $signature ]] || by=$(ssh-keygen -Y check-novalidate -n {log_namespace} -s <(printf '%s\n' \
-      '-----BEGIN SSH SIGNATURE-----' "${{BASH_REMATCH[2]}}" '-----END SSH SIGNATURE-----') \
-      < <(printf %s "{run} ${{BASH_REMATCH[1]}}${{BASH_REMATCH[3]}}"))
-    [[ -n $by && " $keys " == *" ${{by##* }} "* ]] || complain "audit.jsonl: not signed by the key that the seals name: $line"
-  fi
-  at=$((at + ${{#line}} + 1))
-done < audit.jsonl
-
-# 5. Nothing else is here: index.html is made from these files, and this is {name}.
-logs=$(grep -o '"bytes":[0-9]*,"name":"[^"]*"' "$seal" | cut -d'"' -f6)
-added=$(comm -13 <({{ echo "$sealed" | cut -c67-; echo "$logs"; }} | sort) <(find . -mindepth 1 ! -type d | cut -c3- |
-  grep -vxE 'seals/[^/.][^/]*\.json(\.sig|\.tsr|\.dsse)?|index\.html|{escaped}' | sort))
-[ -z "$added" ] || complain "not sealed: $added"
-for beside in seals/*.json.*; do
-  [ ! -e "$beside" ] || [ -f "${{beside%.*}}" ] || complain "$beside belongs to no seal"
-done
-folders=$(find seals -mindepth 1 -type d); [ -z "$folders" ] || complain "not a seal: $folders"
-empty=$(find . -mindepth 1 -type d -empty ! -path './earlier/*' | grep -vxE '\./({full})')
-[ -z "$empty" ] || complain "an empty folder: $empty"
-
-# 6. The results: each passed one is the one that its notebook shows; the seal has its verdict, and the decision of step {review}.
-for result in results/*.json; do
-  verdict=$(sed -nE 's/^  "verdict": "([a-z ]+)",?$/\1/p' "$result")
-  [ -z "$verdict" ] || grep -qF "\"result\":\"$(sha256sum < "$result" | cut -d' ' -f1)\",\"verdict\":\"$verdict\"" "$seal" ||
-    complain "$result: the seal says another verdict"
-  notebook=$(find . -maxdepth 1 -name "$(basename "$result" .json)_*.ipynb" | head -n 1)
-  if [ -z "$notebook" ]; then
-    ! grep -qF '"execution": "' "$result" || complain "$result: its notebook is missing"
-  elif grep -qx '  "error": null,' "$result" && ! grep -qx '  "verdict": "fail"' "$result"; then
-    grep -qF "$(sha256sum < "$result" | cut -d' ' -f1)" "$notebook" || complain "$result is not what $notebook shows"
-  fi
-done
-if grep -qF '"files":"named"' "$seal"; then # the log names every file
-  while read -r digest name; do
-    grep -F ": \"$digest\"" audit.jsonl | grep -qF -e "\"$name\"" -e "\"${{name%.sig}}\"" ||
-      complain "$name: audit.jsonl names no such file"
-  done < <(listed "$seal")
-elif grep -qF '"work":"named"' "$seal"; then # the log names each passed result, by whoever ran the step
-  for result in results/*.json; do
-    grep -qx '  "error": null,' "$result" && ! grep -qx '  "verdict": "fail"' "$result" || continue
-    step=$(basename "$result" .json)
-    grep -E '^\{{"action": "step ends"' audit.jsonl | grep -F "\"step\": \"$step\"" |
-      grep -qvF '"result": ' || grep -qF "\"result\": \"$(sha256sum < "$result" | cut -d' ' -f1)\"" audit.jsonl ||
-      complain "$result: audit.jsonl names no such file"
-  done
-  for list in allowed_signers*; do # who may sign
-    [ ! -e "$list" ] || grep -qF "\"sha256\": \"$(sha256sum < "$list" | cut -d' ' -f1)\"" audit.jsonl ||
-      complain "$list: audit.jsonl names no such file"
-  done
-fi
-echo "decision: $(said decision "$seal")"
-[ "$(cat results/{review}.json 2> /dev/null | sed -nE 's/^    "decision": "(.*)",?$/\1/p')" = "$(said decision "$seal")" ] ||
-  complain "results/{review}.json: the seal says another decision"
-
-# 7. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists, and that was
-#    valid when it was given and when it was sealed; the statement names the SHA-256 of the seal that was signed.
-logged() {{ # statements of a gate and role, as the log recorded them
-  sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"file": "(signoffs/'"$1"'-[0-9][^"]*)".*#\1#p' audit.jsonl
-}}
-for digest in $(sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"statement": "([0-9a-f]+)".*#\1#p' audit.jsonl); do
-  find signoffs earlier -path '*signoffs/*.json' -exec sha256sum {{}} + 2>/dev/null | grep -q "^$digest " ||
-    complain "a statement that audit.jsonl records is not here: $digest"
-done
-again=$(logged '[a-z_-]+' | sort | uniq -d); [ -z "$again" ] || complain "recorded twice: $again"
-no_go=$(find signoffs earlier -path '*signoffs/*.json' -exec grep -lF '"decision":"no-go"' {{}} + 2>/dev/null | sort)
-[ -z "$no_go" ] || echo "no-go: $no_go"
-signed() {{ # statement, namespace, time
-  grep -qF "\"run\":\"{run}\"" "$1" || complain "$1 is of another run"
-  grep -qF "$(sed -E 's/.*"seal":\{{"name":"[^"]*","sha256":"([0-9a-f]+)"\}}.*/\1/' "$1")" <(sha256sum seals/*) ||
-    complain "$1 signs a seal that is not here"
-  sed -E 's/.*"decision":"([a-z-]+)".*"gate":"([a-z-]+)".*"role":"([a-z_]+)".*/\2: \3 signed \1/' "$1"
-  who=$(ssh-keygen -Y find-principals -Overify-time="$3" -f allowed_signers -s "$1.sig" 2>/dev/null | head -n 1)
-  good=$(ssh-keygen -Y verify -Overify-time="$3" {revoked}-f allowed_signers -I "$who" -n "$2" -s "$1.sig" < "$1") ||
-    complain "$1 is not signed by one who may"
-  echo "$good"; holders+="${{good##* }} $2"$'\n'
-  covering=$(grep -lF "\"name\":\"$1\"" seals/*.json | head -n 1)
-  [ -z "$covering" ] || ssh-keygen -Y verify -Overify-time="$(instant "$covering")" {revoked}-f allowed_signers \
-    -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null || complain "$1: its key was not valid when it was sealed"
-  [ -z "$SIGNERS" ] || ssh-keygen -Y verify -Overify-time="$3" "${{gone[@]}}" -f "$SIGNERS" -I "$who" -n "$2" -s "$1.sig" \
-    < "$1" > /dev/null ||
-    complain "$1 is not signed by one whom $SIGNERS allows"
-}}
-approved() {{ # gate, role, step whose seal is signed, step that does not begin before ("" for the closeout)
-  acts=''
-  [ "$4" != {cutover} ] || acts=$(grep -nE '^\{{"action": "cutover", .*"outcome": "begun", "previous"' audit.jsonl)
-  [ -z "$4" ] || [ -n "$acts" ] || acts=$(grep -F "\"step\": \"$4\"}}" -n audit.jsonl |
-    grep -E '^[0-9]+:\{{"action": "step ends", .*"outcome": "(pass|warning|marginal|not [a-z]+)", "previous"')
-  for line in $(cut -d: -f1 <<< "$acts"); do # each time that it acted: what had the role signed by then?
-    by=$(head -n "$line" audit.jsonl | grep -E '^\{{"action": "signed", ' | grep -F "\"gate\": \"$1\"," |
-      grep -F "\"role\": \"$2\"," | tail -n 1)
-    [[ "$by" == *'"decision": "go"'* ]] || complain "step $4 acted, and $2 had not signed go by then"
-  done
-  [ -e "results/${{4:-$3}}.json" ] || return
-  statement=$(logged "$1-$2" | tail -n 1)
-  if [ -z "$statement$4" ]; then echo "$1: $2 has not signed"; return; fi
-  if [ -z "$statement" ]; then complain "step $4 ran, and $2 has not signed"; return; fi
-  [ -z "$4" ] || grep -qF '"decision":"go"' "$statement" || complain "step $4 ran although $statement is no-go"
-  for other in signoffs/"$1-$2"-*.json; do # given later, though recorded before
-    [[ "$other" < "$statement" ]] || grep -qF '"decision":"go"' "$other" || complain "$other is no-go and was given later"
-  done
-  grep -qF "$(grep -lF "\"after\":\"$3\"" seals/*.json | tail -n 1 | xargs sha256sum | cut -d' ' -f1)" "$statement" ||
-    complain "$statement was given before what it approves was sealed anew"
-}}
-"""
-_TAIL = """
-{same_key}
-# What was signed is readable in signoffs/, what was found in results/ and in the notebooks.
-[ "$bad" = 0 ] && echo "Everything fits." || echo "Does not fit: see FAILED above."
-exit "$bad"
-}} 2>&1 | cat -v; exit "${{PIPESTATUS[0]}}"
-"""
-_SAME_KEY = """\
-twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1 | uniq -d)
-[ -z "$twice" ] || complain "one key signed in several roles: $twice"
-"""
-
-
-def recipe(state: RunState, newest: Seal) -> str:
-    """The text of VERIFY.txt for the run as it is: the same files give the same text."""
-    folder = state.reports
-    revoked = f"-r allowed_signers{REVOKED} " if (folder / f"allowed_signers{REVOKED}").is_file() else ""
-    run = str(newest.predicate["run"]["id"])
-    head = _HEAD.format(
-        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, behind=_BEHIND,
-        changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE, full="|".join(MAY_BE_EMPTY),
-        review=Step.REVIEW, cutover=Step.CUTOVER,
-    )  # fmt: skip
-    lines = [_signed(path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
-    try:
-        rules = state.parameters.signoff
-    except (RunbookError, OSError, ValueError):  # damaged, which section 2 says
-        return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="")
-    lines += [f"approved cutover {role} {Step.REVIEW} {Step.CUTOVER}" for role in rules.required]
-    lines += [f"approved closeout {role} {Step.CLOSEOUT} ''" for role in rules.closeout]
-    lines += [f"approved dry-run {role} {Step.SCHEDULE_AND_NOTIFY} {Step.FENCE_WRITES}" for role in rules.dry_run]
-    return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="" if rules.one_key_for_roles else _SAME_KEY)
-
-
-def _signed(path: Path) -> str:
-    """The line for one statement. What its name says is what it must be: nothing is taken from a file that may be forged."""
-    if (match := SIGNATURE.fullmatch(path.name)) is None:
-        return f"complain {shlex.quote(f'signoffs/{path.name} is no statement')}"
-    when = time_of(match["when"])
-    return f"signed signoffs/{path.name} {namespace(match['role'])} {when:%Y%m%d%H%M%SZ}"
 
 
 def stamp(when: str) -> str:

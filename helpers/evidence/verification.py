@@ -17,7 +17,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RunbookError, one_line
-from helpers.evidence import signing, signoffs, statement
+from helpers.evidence import approvals, signing, signoffs, statement, verify_script
 from helpers.evidence.seals import (
     BESIDE,
     BOUND,
@@ -140,14 +140,14 @@ def _chain(folder: Path, found: Verified) -> list[Seal]:
     if not paths:
         found.problems.append("seals/: there is no seal; the run was not sealed")
     elif chain:
-        path = folder / statement.NAME
+        path = folder / verify_script.NAME
         text = _contents(path).decode(errors="replace")
-        said = statement.NEWEST.search(text)
+        said = verify_script.NEWEST.search(text)
         if said is None:
-            found.problems.append(f"{statement.NAME}: it names no newest seal")
+            found.problems.append(f"{verify_script.NAME}: it names no newest seal")
         elif (said["digest"], said["name"]) != (chain[-1].digest, chain[-1].name):
             found.problems.append(
-                f"{one_line(said['name'], 100)}: missing, or not the newest seal as {statement.NAME} names it"
+                f"{one_line(said['name'], 100)}: missing, or not the newest seal as {verify_script.NAME} names it"
             )
     return chain
 
@@ -249,6 +249,7 @@ def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
         for name, (length, digest) in one.prefixes.items():  # the newest seal's are looked at with its other files
             if prefix_digest(folder / name, length) != digest:
                 yield f"{name}: not what it was at seal {one.number}"
+        yield from (f"{two.name}: {why}" for why in _other_signers(folder, one, two, log))
         if unnamed:
             found.notes.append(
                 f"{two.name}: {count(len(unnamed), 'file')} moved below earlier/ since seal {one.number}, which an older "
@@ -256,6 +257,24 @@ def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
             )
         if datetime.fromisoformat(two.created) < datetime.fromisoformat(one.created):
             yield f"{two.name}: its time, {two.created}, is before that of seal {one.number}, {one.created}"
+
+
+def _other_signers(folder: Path, one: Seal, two: Seal, log: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
+    """Who may sign is another list than at the seal before: narrower, or one that a resume ordered, as the log says."""
+    if ALLOWED not in one.subjects:
+        return
+    if ALLOWED not in two.subjects:
+        yield f"it has no list of who may sign, and seal {one.number} has one"
+        return
+    was, now = (statement.signers_of(folder, seal) for seal in (one, two))
+    if was is None or now is None:  # an older toolkit kept no list that it replaced
+        return
+    lists = audit.lists(now)
+    told = [entry for part in log[: one.number + 1] for entry in part if entry["action"] in signing.ORDERS]
+    while told and told[-1]["action"] != audit.TAKEN:
+        told.pop()
+    if signing.ordered(told) != audit.digest_of_lists(lists) and not signing.narrower(lists, audit.lists(was)):
+        yield f"it lets others sign than seal {one.number}, and {audit.NAME} names no resume that ordered it"
 
 
 def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
@@ -312,11 +331,8 @@ def _as_bound(run: RunState, chain: Sequence[Seal]) -> Iterator[str]:
 
 def _verdicts(folder: Path, chain: Sequence[Seal]) -> Iterator[str]:
     """What each seal says of the steps, and the decision, is what the results say that it covers, wherever these are now."""
-    kept = {
-        digest_of(path): path for path in (*folder.glob("earlier/*/results/*.json"), *folder.glob("results/*.json"))
-    }
     read: dict[str, tuple[str, str, str]] = {}  # verdict, error and decision by digest
-    for digest, path in kept.items():
+    for (_, digest), path in statement.kept(folder, RunPath.RESULTS).items():
         with suppress(OSError, ValueError, KeyError, TypeError, RunbookError):  # `_notebooks` names it
             result = StepResult.read(path)
             error = str(result.error["code"]) if result.error else ""
@@ -499,7 +515,7 @@ def _signatures(run: RunState, found: Verified, signers: Path | None) -> Iterato
         for gate in signoffs.GATES:
             step = signoffs.BEFORE.get(gate)
             yield from _gate(run, gate, step is not None and run.result(step) is not None, found, signers)
-        yield from dict.fromkeys(signoffs.unapproved(run, signers))
+        yield from dict.fromkeys(approvals.unapproved(run, signers))
         if run.result(Step.CUTOVER) is not None and not run.parameters.signoff.required:
             found.notes.append("signoffs/: cutover: nobody had to sign (signoff.required is empty)")
     except (RunbookError, OSError, ValueError, KeyError, TypeError) as error:
@@ -530,7 +546,7 @@ def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str], found
     same_version = newest.predicate["helpers"] == tree(REPOSITORY / "helpers")
     commit = one_line(str(newest.predicate.get("code", {}).get("commit", ""))[:40])
     made: dict[str, Callable[[], str]] = {
-        statement.NAME: lambda: statement.recipe(run, newest),
+        verify_script.NAME: lambda: verify_script.recipe(run, newest),
         RunPath.PAGE: lambda: page(run),
     }
     for name, make in made.items():
