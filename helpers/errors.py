@@ -368,24 +368,27 @@ _OF_FILE = re.compile(
     r"""(?sx)(?<![\w.-])[\d.-]*+(?P<key>[A-Za-z_][\w.-]*+)["']?+[ \t]*+[=:][ \t]*+
         (?=(?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*')?(?P<bare>[^\r\n]{0,4096}+))"""
 )
+_ESCAPE, _ESCAPES = re.compile(r"(?s)\\(.)"), {"n": "\n", "r": "\n", "t": "\t"}
 _COMMENT = re.compile(r"(?<![ \t])[ \t]++#")
 _INNER = 500  # characters of a value within a value, without quotes: a line may have thousands of them
 
 
-def secrets_assigned(text: str) -> Iterator[tuple[str, int, str]]:
+def secrets_assigned(contents: str) -> Iterator[tuple[str, int, str]]:
     """(key, line of the value, secret) of each assignment in a configuration file, comments included, as `secrets_of` finds them.
 
     The time that it takes grows with the text, not with its square, also where it is one line.
     """
     looked_at = 0
-    for match in _OF_FILE.finditer(text):
+    for match in _OF_FILE.finditer(contents):
         whole = match.start() >= looked_at  # else in a value that was looked at
         looked_at = max(looked_at, match.end("bare"))
         bare = _COMMENT.split(match["bare"][: None if whole else _INNER], 1)[0]
         value = (match["quoted"] or bare).strip().strip("'\"")
-        for number, line in enumerate(filter(None, map(str.strip, value.splitlines())), 1):
-            for secret in secrets_of(match["key"], line, _INSIDE if whole else 0):
-                yield match["key"], number, secret
+        meant = _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), value)  # as it is read, and maybe shown
+        for text in dict.fromkeys((value, meant)):
+            for number, line in enumerate(filter(None, map(str.strip, text.splitlines())), 1):
+                for secret in secrets_of(match["key"], line, _INSIDE if whole else 0):
+                    yield match["key"], number, secret
 
 
 _MOST_YAML = 2**18  # characters; what is behind them is read as lines only

@@ -10,7 +10,9 @@ import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from helpers.errors import UsageError
 from helpers.evidence import approvals, signing, signoffs
 from helpers.evidence.seals import after
 from helpers.evidence.statement import canonical, stamp
-from helpers.parameters import ROLES
+from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, Verdict, file_digest, utc_now, write_bytes
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from tests.signers import Signers, finish, finish_step, make_key, plain, read, sign, signed_run, small_run
@@ -310,6 +313,85 @@ def test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing(folders: P
     act(home, Step.CUTOVER)
     assert "cutover-security: when step 25 acted, security had said NO-GO" in named(home)
     assert "recorded twice: signoffs/cutover-security" in plain(home)
+
+
+# -- what was approved -------------------------------------------------------------------------------------------------
+
+
+def cut_over(home: RunFolder) -> None:
+    """As an operator does with a toolkit that has no gate; the seal follows at once."""
+    audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
+    finish_step(home, Step.CUTOVER)
+    evidence.seal(home.read(), Step.CUTOVER)
+
+
+@pytest.mark.parametrize("other", ["restart", "target", "another before the line"])
+def test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they_were_put_back(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    home = small_run("night-1", signers, cutover={"restart": [["systemctl", "restart", "app"]]})
+    evidence.keep_sealed(home.read())
+    signers.approve(home.reports, ["dba"], gate="dry-run")
+    signers.approve(home.reports)
+    finish(home)
+    signed = home.read().parameters
+    said = signed.document() | {"cutover": {"restart": [["sh", "-c", "another"]]}}
+    if other == "target":
+        said["target"] = {"path": "somewhere-else"}
+        monkeypatch.setattr(type(signed), "context", lambda _: {})
+    runs.change_parameters(home.read(), parameters_from(said))
+    if other == "another before the line":
+        audit.append(home.reports / audit.NAME, "cutover", outcome="begun", target="to", files={})
+        runs.change_parameters(home.read(), signed)
+        finish_step(home, Step.CUTOVER)
+    else:
+        cut_over(home)
+        runs.change_parameters(home.read(), signed)
+    finish(home)
+    was = "target" if other == "target" else "parameters.yaml"
+    assert f"step 25 acted, and {was} was another than in this seal, which was to be approved" in named(home)
+    if other != "another before the line":
+        assert "step 25 acted with other parameters or results than" in plain(home)
+
+
+def test_a_cutover_behind_results_that_were_not_reviewed_is_named(folders: Path, signers: Signers) -> None:
+    home = signed_run(signers)
+    runs.supersede(home, [plan.find("23")])
+    finish_step(home, "23")
+    cut_over(home)
+    finish(home)
+    assert "step 25 acted, and results/23.json was another than in this seal, which was to be approved" in named(home)
+    assert "step 25 acted with other parameters or results than" in plain(home)
+
+
+def test_what_was_marginal_and_accepted_afterwards_is_named(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = StepResult.write
+
+    def wrote(self: StepResult, path: Path) -> str:
+        self.facts |= {"accept": ["lost vectors"]} if self.step == Step.REVIEW else {}
+        return write(self, path)
+
+    monkeypatch.setattr(StepResult, "write", wrote)
+    home = signed_run(signers)
+    cut_over(home)
+    signers.approve(home.reports, accept=["lost vectors"])
+    finish(home)
+    assert "cutover-dba: when step 25 acted, dba had not accepted what was marginal: lost vectors" in named(home)
+
+
+def test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing(folders: Path, tmp_path: Path) -> None:
+    end = datetime.now(UTC) + timedelta(seconds=20)
+    signers = Signers(tmp_path / "keys", {"security": f'valid-before="{end:%Y%m%d%H%M%SZ}"'})
+    home = small_run("night-1", signers)
+    evidence.keep_sealed(home.read())
+    approve_by_hand(home, signers.key)  # each states a time at which the key was valid
+    time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds() + 1.5))
+    cut_over(home)
+    finish(home)
+    assert "security had given an approval that counts for nothing" in named(home)
+    assert re.search(r"signoffs/cutover-security-\S+: its key was not valid when it was sealed", plain(home))
 
 
 # -- the decision ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,16 @@ from helpers.cutover import files
 from helpers.cutover.application import restart
 from helpers.cutover.files import digest_of, put_in_place, stage
 from helpers.cutover.readiness import all_edits, diff
-from helpers.errors import Terminal, Transient, UsageError, WorldError, secret_parts, secrets_of, without_tokens
+from helpers.errors import (
+    Terminal,
+    Transient,
+    UsageError,
+    WorldError,
+    secret_parts,
+    secrets_assigned,
+    secrets_of,
+    without_tokens,
+)
 from helpers.evidence import secret_scan
 from helpers.parameters import Parameters, load_parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -171,6 +180,13 @@ def test_the_frame_of_a_key_in_pem_is_no_secret_and_each_of_its_lines_is() -> No
         assert secret_parts(written) == [written, *lines]
     for frame in ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "-----BEGIN"):
         assert secret_parts(frame) == []
+
+
+def test_a_value_with_escapes_is_known_as_it_is_read() -> None:
+    lines = ["-----BEGIN PRIVATE KEY-----", "MIIEvQIBADANBg", "Zx93bD1aQ0", "-----END PRIVATE KEY-----"]
+    text = 'KEY="' + "\\n".join(lines) + '"\nTOK_TOKEN="abc\\"def1234567"\n'
+    known = {part for _, _, secret in secrets_assigned(text) for part in secret_parts(secret)}
+    assert {"MIIEvQIBADANBg", "Zx93bD1aQ0", 'abc"def1234567'} <= known
 
 
 def test_every_value_of_a_key_that_stands_more_than_once_is_known(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ from helpers.evidence.statement import (
     Measured,
     Seal,
     added,
+    allowed_signers,
     changed,
+    copy_allowed,
     digest_of,
     envelope,
     files,
@@ -176,7 +178,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         _refuse_other_binding(run, known)
         if step:
             refuse_foreign_bytecode(run.reports)
-            _copy_allowed(run, known, step)
+            copy_allowed(run, known, step)
         list_packages(run)
         there = measure(run.reports, {n: d for n, d in there.subjects.items() if not n.startswith(ALLOWED)})
         searched = secret_scan.search(run.reports, parameters.secrets(), parameters.secrets_of_files())
@@ -274,7 +276,7 @@ def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Map
     """
     digest = sealed.subjects.get(name, "")
     places = [path for path, now in later.items() if now == digest and path.startswith("earlier/")
-              and path.split("/", 2)[2:] == [name] and not name.startswith(ALLOWED)]  # copied  # fmt: skip
+              and path.split("/", 2)[2:] == [name]]  # fmt: skip
     if MOVES not in sealed.predicate:
         return bool(places)
     told = [entry["facts"] for entry in since if entry["action"] == audit.SET_ASIDE]
@@ -427,45 +429,6 @@ def _is_due(run: RunState, step: str) -> bool:
     if audit.lists(allowed_signers(run)) != audit.lists(run.reports / ALLOWED):
         moved.add(ALLOWED)
     return bool(moved) and moved <= CHANGING
-
-
-def _copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
-    """Keep who may sign in the run's folder: a signature is checked against it, here and years later.
-
-    After a seal with a list, one that lets others sign is taken only by a resume that names it, which the log says with its
-    digest; none at all is no list. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps what it has.
-    """
-    now, there = audit.lists(allowed_signers(run)), audit.lists(run.reports / ALLOWED)
-    log = audit.entries(run.reports / audit.NAME, trust(known, audit.own_key()), signing.ORDERS)
-    held = next((seal.name for seal in reversed(known) if ALLOWED in seal.subjects), None)
-    gone, ordered = now[ALLOWED] is None, audit.digest_of_lists(now) == signing.ordered(log)
-    if held and (gone or not (ordered or signing.narrower(now, there))):
-        if step not in (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW):
-            return
-        why = "is not there any more"
-        if not gone:
-            why = f"lets others sign than the list that {held} holds, and nobody ordered it"
-        raise Terminal(
-            ReasonCode.ALLOWED_SIGNERS_BAD, why, where=str(allowed_signers(run)),
-            next_step=f"Put back what {held} holds. If others are to sign, write them to a file of another name: "
-            f"{RUNBOOK} resume {run.id} --set signoff.allowed_signers=FILE",
-        )  # fmt: skip
-    if now != there:  # what was signed under these is judged by them for ever
-        runs.set_aside(run, [run.reports / n for n, text in there.items() if text is not None], copy=True)
-    for name, text in now.items():
-        if text != there[name]:
-            digest = sha256(text) if text is not None else ""
-            audit.append(run.reports / audit.NAME, audit.TAKEN, file=name, sha256=digest)
-            if text is None:
-                (run.reports / name).unlink()
-            else:
-                write_bytes(run.reports / name, text)
-
-
-def allowed_signers(run: RunState) -> Path | None:
-    """The file that `signoff.allowed_signers` names, from the folder in which the run began; None where it names none."""
-    given = run.parameters.signoff.allowed_signers
-    return Path(run.facts["directory"]) / given if given else None
 
 
 def _runner(run: RunState) -> tuple[Path | None, dict[str, str]]:

@@ -385,8 +385,11 @@ def problem_of(
     if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
     lists = [listed or run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
+    covers = next((seal.created for seal in chain(run) if f"{RunPath.SIGNOFFS}/{path.name}" in seal.subjects), None)
     try:
         signers = [signing.verify(data, signature, role, each, when) for each in lists]
+        if covers:  # a key that has expired could have signed under any earlier time
+            signing.verify(data, signature, role, lists[0], datetime.fromisoformat(covers))
     except Refused as error:
         return error.what, None
     if signers[0].principal.startswith(signing.REHEARSAL) and not rehearses:

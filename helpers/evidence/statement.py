@@ -15,7 +15,7 @@ import json
 import re
 import stat
 from base64 import b64encode
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import UsageError, WorldError, one_line
-from helpers.evidence.signing import ALLOWED, REVOKED, custody
+from helpers.errors import RUNBOOK, Terminal, UsageError, WorldError, one_line
+from helpers.evidence.signing import ALLOWED, ORDERS, REVOKED, custody, narrower, ordered
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
-from helpers.results import MOST_READ, contents, file_digest, json_in
-from helpers.run.folders import RunPath, check_run_id
+from helpers.results import MOST_READ, contents, file_digest, json_in, write_bytes
+from helpers.run.folders import RunPath, RunState, check_run_id
+from helpers.run.plan import Step
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:chroma-migration-runbook:seal:v1"
@@ -323,3 +324,53 @@ def time_of(text: str) -> datetime:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+# -- who may sign ------------------------------------------------------------------------------------------------------
+
+
+def copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
+    """Keep who may sign in the run's folder: a signature is checked against it, here and years later.
+
+    After a seal with a list, one that lets others sign is taken only by a resume that names it, which the log says with its
+    digest; none at all is no list. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps what it has.
+    """
+    now, there = audit.lists(allowed_signers(run)), audit.lists(run.reports / ALLOWED)
+    trusts = trust(known, audit.own_key())
+    log = audit.entries(run.reports / audit.NAME, trusts, ORDERS)
+    held = next((seal.name for seal in reversed(known) if ALLOWED in seal.subjects), None)
+    gone, by_order = now[ALLOWED] is None, audit.digest_of_lists(now) == ordered(log)
+    if held and (gone or not (by_order or narrower(now, there))):
+        if step not in (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW):
+            return
+        why = "is not there any more"
+        if not gone:
+            why = f"lets others sign than the list that {held} holds, and nobody ordered it"
+        raise Terminal(
+            ReasonCode.ALLOWED_SIGNERS_BAD, why, where=str(allowed_signers(run)),
+            next_step=f"Put back what {held} holds. If others are to sign, write them to a file of another name: "
+            f"{RUNBOOK} resume {run.id} --set signoff.allowed_signers=FILE",
+        )  # fmt: skip
+    kept = f"{RunPath.EARLIER}/signers-{audit.digest_of_lists(there)[:12]}/"
+    cut_off = any(n.startswith(kept) and not (run.reports / n).exists() for n in audit.said(run.reports, trusts).newest)
+    for name, text in (
+        there.items() if now != there or cut_off else ()
+    ):  # they judge what was signed under them for ever
+        if text is not None:
+            (run.reports / kept).mkdir(parents=True, exist_ok=True)
+            audit.append(run.reports / audit.NAME, audit.WRITTEN, file=kept + name, sha256=sha256(text))
+            write_bytes(run.reports / kept / name, text)
+    for name, text in now.items():
+        if text != there[name]:
+            digest = sha256(text) if text is not None else ""
+            audit.append(run.reports / audit.NAME, audit.TAKEN, file=name, sha256=digest)
+            if text is None:
+                (run.reports / name).unlink()
+            else:
+                write_bytes(run.reports / name, text)
+
+
+def allowed_signers(run: RunState) -> Path | None:
+    """The file that `signoff.allowed_signers` names, from the folder in which the run began; None where it names none."""
+    given = run.parameters.signoff.allowed_signers
+    return Path(run.facts["directory"]) / given if given else None

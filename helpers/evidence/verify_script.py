@@ -260,6 +260,7 @@ judged() {{ # line of the log, gate, role, seal: the statement that it names, wh
       > /dev/null || complain "$at is not signed by one whom $each allows"
   done
 }}
+approved='  (parameters\.yaml|results/(1[0-9]|2[0-4])\.json)$'
 approved() {{ # gate, role, step whose seal is signed, step that does not begin before ("" for the closeout)
   acts=''
   [ "$4" != {cutover} ] || acts=$(grep -nE '^\{{"action": "cutover", .*"outcome": "begun", "previous"' audit.jsonl)
@@ -274,7 +275,15 @@ approved() {{ # gate, role, step whose seal is signed, step that does not begin 
       digest=$(sha256sum < "$each" | cut -d' ' -f1)
       head -n "$line" audit.jsonl | grep -E '^\{{"action": "sealed"' | grep -qF "$digest" && over=$each
     done
-    if [ -n "$over" ]; then judged "$by" "$1" "$2" "$over"
+    if [ -n "$over" ]; then
+      judged "$by" "$1" "$2" "$over"
+      for each in $(printf '%s\n' seals/*.json | sed "1,\\#^$over\$#d"); do # what was approved is what the step acted with
+        ! grep -qF "\"after\":\"$3\"" "$each" || break
+        grep -qF "\"after\":\"$4\"" "$each" || continue
+        [ -z "$(comm -23 <(listed "$over" | grep -E "$approved") <(listed "$each"))" ] ||
+          complain "$each: step $4 acted with other parameters or results than $over has"
+        break
+      done
     elif grep -qF '"sealed":"named"' "$first"; then complain "step $4 acted, and step $3 was not sealed by then"; fi
   done
   [ -e "results/${{4:-$3}}.json" ] || return

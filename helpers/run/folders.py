@@ -45,7 +45,6 @@ from helpers.results import (
     private,
     reading,
     utc_now,
-    write_bytes,
     write_text,
 )  # fmt: skip
 from helpers.run.plan import Step
@@ -517,20 +516,21 @@ def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:
     set_aside(folder, found)
 
 
-def set_aside(folder: RunFolder, paths: Iterable[Path], *, copy: bool = False) -> dict[str, str]:
-    """Move, or copy, files of the reports under earlier/<time>, where they stay as history; where each is now, by where it was.
+def set_aside(folder: RunFolder, paths: Iterable[Path]) -> dict[str, str]:
+    """Move files of the reports under earlier/<time>, where they stay as history; where each is now, by where it was.
 
     The audit log names each first: what is below `earlier/` and was named by nobody is no file of this run.
     """
     moved: dict[str, str] = {}
     aside = Path(RunPath.EARLIER) / utc_now().replace(":", "").removesuffix("+0000")
     for path in paths:
-        name = path.relative_to(folder.reports).as_posix()
-        there = folder.reports / (to := f"{aside.as_posix()}/{name}")
+        name = path.relative_to(folder.reports)
+        there = folder.reports / aside / name
         there.parent.mkdir(parents=True, exist_ok=True)
-        audit.append(folder.reports / audit.NAME, audit.SET_ASIDE, file=name, digest=file_digest(path), to=to)
-        write_bytes(there, contents(path)) if copy else path.replace(there)
-        moved[name] = to
+        about = {"file": name.as_posix(), "digest": file_digest(path), "to": (aside / name).as_posix()}
+        audit.append(folder.reports / audit.NAME, audit.SET_ASIDE, **about)
+        path.replace(there)
+        moved[about["file"]] = about["to"]
     return moved
 
 

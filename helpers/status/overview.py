@@ -16,9 +16,9 @@ from tqdm import tqdm
 from helpers import audit
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.evidence import trusted
-from helpers.evidence.seals import allowed_signers
 from helpers.evidence.signing import ALLOWED
 from helpers.evidence.signoffs import GateState, gate_state
+from helpers.evidence.statement import allowed_signers
 from helpers.fence import FenceState
 from helpers.formatting import count, duration, moment
 from helpers.migration.checkpoint import Kept

@@ -72,7 +72,7 @@ from tests.faults.special import (
 SCENARIOS: list[Scenario] = [
     Scenario(
         "begin", "new", begin_or_resume, begin_or_resume, names("""
-            audit:append evidence.seals:_copy_allowed evidence.seals:_write_recipe evidence.seals:seal
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.statement:copy_allowed
             audit:runner_key evidence.signing:sign migration.checkpoint:Checkpoint._changed
             migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open
             migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write migration.staging:_Staging._write
