@@ -24,6 +24,7 @@ from helpers.migration.target_lock import (
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
+from helpers.results import write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
@@ -111,17 +112,36 @@ def test_an_order_is_there_whole_or_not_at_all(directory: Path, monkeypatch: pyt
     """Killed before its file is written it is no order: the same command begins it, and is not told that it exists already."""
     source = {"path": str(directory), "tenant": "*", "database": "*"}
 
-    def die(path: Path, value: object) -> None:
-        raise Killed
+    def die(path: Path, text: str) -> None:
+        if path.name == runs.GROUP:
+            raise Killed
+        write_text(path, text)
 
     with monkeypatch.context() as dying:
-        dying.setattr(group, "write_json", die)
+        dying.setattr(group, "write_text", die)
         with pytest.raises(Killed):
             ordered(source)
     assert not RunFolder.of("many").reports.exists()
     assert group.read("many") is None
     assert ordered(source) == group.read("many")
     assert [p.name for p in runs.reports_root().iterdir()] == ["many"]
+
+
+def test_an_order_that_something_else_wrote_begins_nothing(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its file names what is executed, and who has to sign."""
+    ordered({"path": str(directory), "tenant": "*", "database": "*"})
+    file = runs.reports_root() / "many" / runs.GROUP
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    said = json.loads(file.read_text())
+    said["parameters"]["signoff"] |= {"required": [], "push_digest": ["sh", "-c", "touch planted"]}
+    file.write_text(json.dumps(said))
+    for command in (
+        ["resume", "many"],
+        ["sign", "many", "--role", "dba", "--decision", "go", "--key", "k", "--name", "N"],
+    ):
+        assert cli.main(command) == 2
+        assert "group.json is not the order that was given" in capsys.readouterr().err
+    assert [path.name for path in runs.reports_root().iterdir()] == ["many"]
 
 
 def test_what_was_ordered_is_recorded_once_by_whichever_command_goes_on(directory: Path) -> None:

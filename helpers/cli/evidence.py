@@ -198,6 +198,7 @@ def _sign_group(chosen: argparse.Namespace) -> int:
     """One role's word on every run of a group that waits for it; each gets a signature of its own."""
     from helpers.runner import group
 
+    group.require_own(chosen.run_id)
     many = group.read(chosen.run_id)
     assert many is not None
     if chosen.key is None or chosen.export is not None or chosen.signature is not None:

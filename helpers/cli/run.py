@@ -314,6 +314,7 @@ def _group_of(chosen: argparse.Namespace) -> Group | None:
     if chosen.checkpoint or chosen.retry:
         raise UsageError(ReasonCode.GROUP_OF_RUNS, "--retry and --checkpoint are for one run of a group", where=chosen.run_id,
                          next_step=f"See which: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
+    group.require_own(chosen.run_id)
     return group.read(chosen.run_id)
 
 

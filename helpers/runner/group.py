@@ -22,10 +22,21 @@ from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import ALL
 from helpers.reason_codes import ReasonCode
-from helpers.results import as_kind, contents, json_in, passed, reading, utc_now, whole, write_json
+from helpers.results import (
+    as_kind,
+    contents,
+    file_digest,
+    json_in,
+    json_text,
+    passed,
+    reading,
+    utc_now,
+    whole,
+    write_text,
+)
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import GROUP, RunFolder, RunState
+from helpers.run.folders import GROUP, PRIVATE_FOLDER, RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.status.overview import first_open_step, rolled_back, state, table
 
@@ -66,8 +77,14 @@ class Group:
         os.chdir(self.directory)
 
     def save(self) -> None:
+        """Write the order. The workspace has its digest first: a resume begins nothing by another order."""
+        text = json_text(asdict(self))
+        note = _note(self.id)
+        note.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+        write_text(note, f"{hashlib.sha256(text.encode()).hexdigest()}\n")
         with whole(runs.reports_root() / self.id) as partial:
-            write_json(partial / GROUP, asdict(self))
+            partial.chmod(PRIVATE_FOLDER)
+            write_text(partial / GROUP, text)
 
 
 def read(group_id: str) -> Group | None:
@@ -78,6 +95,29 @@ def read(group_id: str) -> Group | None:
         return None
     with reading(file):
         return as_kind(Group, json_in(contents(file)))
+
+
+def _note(group_id: str) -> Path:
+    """Where the workspace has the digest of a group's order."""
+    return runs.workspace_root() / group_id / "order"
+
+
+def require_own(group_id: str) -> None:
+    """Nothing where the group's file is the order that was given; UsageError where somebody wrote another.
+
+    An older toolkit noted no digest: there the log of the group must have its line, signed by the key of this workspace.
+    """
+    folder, note = runs.reports_root() / group_id, _note(group_id)
+    if note.is_file():
+        own = note.read_text(encoding="ascii", errors="replace").strip() == file_digest(folder / GROUP)
+    else:
+        key = audit.own_key()
+        own = bool(key) and bool(audit.entries(folder / audit.NAME, audit.Trust(frozenset({key})), ("group begun",)))
+    if not own:
+        raise UsageError(
+            ReasonCode.SEALED_FILE_CHANGED, f"{GROUP} is not the order that was given: something else changed it",
+            where=str(folder), next_step="Put it back as it was, from a backup; or begin a new run for each database.",
+        )  # fmt: skip
 
 
 def is_many(parameters: Parameters) -> bool:
