@@ -311,6 +311,19 @@ class Reembed(Section):
         return any(fnmatchcase(name, pattern) for pattern in self.collections)
 
 
+class Retrieval(Section):
+    """What a new embedding model is judged by: queries whose right answers are known, and how many neighbours must stay."""
+
+    queries: FilePath | dict[str, list[str]] = Field(default_factory=dict)
+    """Each query with ids of the source, one of which must be found; or a YAML or JSON file of `query: [id, …]`."""
+    k: Annotated[int, Field(ge=1)] = 10
+    """Hits of a query among which an expected id must be, in the collection that holds it."""
+    at_least: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the queries that must find an expected id."""
+    neighbours: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the nearest chunks of before that each collection with new vectors must still answer; none: shown, not judged."""
+
+
 def _named_or_section(given: Any) -> Any:
     if isinstance(given, str):
         return {"function": given}

@@ -32,6 +32,7 @@ from helpers.parameters.endpoint import (
     PageUrl,
     Reembed,
     ReembedOrder,
+    Retrieval,
     SecretReference,
     Section,
     moved_with_workspace,
@@ -383,6 +384,8 @@ class Validation(Section):
     """Cosine distance within which a named query must find its best hit; not used for l2 and ip."""
     seed: NonNegativeInt = 20251201
     """Seed of the choice of probes."""
+    retrieval: Retrieval | None = None
+    """Queries with known answers, and neighbours that must stay: what a new embedding model is judged by."""
 
     @model_validator(mode="after")
     def _asks_for_more_than_it_keeps(self) -> Validation:

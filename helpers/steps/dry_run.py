@@ -45,11 +45,12 @@ from helpers.run.record import PEAK_MEMORY, NotebookStep, RunRecord, open_chosen
 from helpers.run.window import ANNOUNCED, DOWNTIME, DURATION, HOLDS, MEMORY, ROLLBACK
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
-from helpers.steps.validate import record_searches, record_values
+from helpers.steps.validate import record_known, record_searches, record_values
 from helpers.stores import open_embedded
 from helpers.stores.diagnosis import TIE, swapped
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
+from helpers.validation.properties import answers_of_source
 from helpers.validation.search import baseline
 
 # The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
@@ -224,7 +225,9 @@ class DryRunStep(NotebookStep):
             snapshot = take_snapshot(self.run, store)
             total = snapshot.total
             with self.run.phase("baseline", total), self.run.progress("Probe the source", total) as bar:
-                return snapshot, baseline(store, snapshot, self.run.parameters, progress=bar)
+                found = baseline(store, snapshot, self.run.parameters, progress=bar)
+            known = answers_of_source(store, snapshot.names(), self.run.parameters.validation.retrieval)
+            return snapshot, {**found, "retrieval": known}
 
     @property
     def snapshot(self) -> Snapshot:
@@ -374,6 +377,7 @@ class DryRunStep(NotebookStep):
         self.run.result.checks.extend(checks)
         self.run.fact("matrix_inputs", judged.matrix_inputs())
         record_searches(self.run, judged)
+        record_known(self.run, judged)
         record_values(self.run, judged)
         self.run.fact(
             "not_applicable",

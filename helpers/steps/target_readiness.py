@@ -40,6 +40,7 @@ from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.layout import OURS, VOLUMES, is_new
 from helpers.stores.opening import lacking, make_ours, require_place, throw_away_database
+from helpers.validation.properties import known_answers
 
 PROBE_CHUNKS = 200
 ROUNDS = 9  # timed requests and queries, of which the median counts
@@ -137,6 +138,7 @@ class TargetReadinessStep(NotebookStep):
 
     def _judge_function(self) -> None:
         """Whether what makes whole collections anew works here, asked for one vector. Raises where it does not."""
+        known_answers(self.run.parameters.validation.retrieval)  # a file that is not that stops here
         order = self.run.parameters.migration.embedding
         dimension = refuse_order(order, [info.name for info in self._source]) if order is not None else None
         if order is not None and dimension is not None:

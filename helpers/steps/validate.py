@@ -33,7 +33,7 @@ from helpers.stores import open_target
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.judgement import AS_ANNOUNCED, OWN, WHOLE, Judgement
 from helpers.validation.merged import searches
-from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext
+from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext, known_fact
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
@@ -309,6 +309,13 @@ class ValidateStep(NotebookStep):
         self._put(self.judged.queries())
         return pd.DataFrame(self.found.queries)
 
+    def known_answers(self) -> pd.DataFrame:
+        """Queries whose right answers are known, those without one first; empty where `validation.retrieval` names none."""
+        for check in self.judged.known():
+            self._put(check)
+        rows = sorted(self.found.known, key=lambda row: row["rank"] is not None)
+        return pd.DataFrame(rows, columns=["query", "expect", "rank", "asked", "why"])
+
     def distribution(self) -> pd.DataFrame:
         """Chunks whose collection_type is not that of their collection."""
         return self._offenders(self.judged.distribution())
@@ -413,6 +420,7 @@ def record(run: RunRecord, judged: Judgement) -> None:
     record_searches(run, judged)
     record_values(run, judged)
     run.fact("queries", found.queries)
+    record_known(run, judged)
     run.fact("worst", found.worst)
     run.fact("configuration", found.configuration)
     put(run, judge_configuration(found.configuration))
@@ -444,6 +452,14 @@ def record_searches(run: RunRecord, judged: Judgement) -> None:
             run.sampled(f"recall@{recall['k']}, {scope(name)}", row.get("asked") or row["queries"], judged.expected)
     if (sent := recall["announced"]["pooled"]) is not None:
         run.sampled(AS_ANNOUNCED, sent["queries"], judged.expected)
+
+
+def record_known(run: RunRecord, judged: Judgement) -> None:
+    """The fact `retrieval`, and the checks on it and on the neighbours of before."""
+    if judged.found.known:
+        run.fact("retrieval", known_fact(judged.found.known, (judged.of.baseline or {}).get("retrieval")))
+    for check in judged.known():
+        put(run, check)
 
 
 def record_values(run: RunRecord, judged: Judgement) -> None:

@@ -32,6 +32,7 @@ from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Me
 from helpers.validation.properties import (
     FieldTests,
     FieldValues,
+    KnownAnswers,
     compare_configuration,
     explained_function,
     ordered_settings,
@@ -152,6 +153,7 @@ class Findings:
     announced: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection, see `merged.announced`
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
+    known: list[dict[str, Any]] = field(default_factory=list)  # rows of `properties.KnownAnswers`
     anew: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # collections with new vectors throughout
 
 
@@ -187,6 +189,7 @@ class Examination:
         for collection, chunk in expectation.quarantined:
             self._aside[collection].add(chunk)
         self._chosen: dict[str, Probes] = {}
+        self._known = KnownAnswers(expectation.parameters.validation.retrieval)
         self._merged = Merged(expectation.schema, names, self.context, expectation.parameters.validation.k)
         self._rows: list[dict[str, str]] = []
         self._kept: Counter[tuple[str, str]] = Counter()
@@ -229,6 +232,7 @@ class Examination:
         self.found.differences = pd.DataFrame(self._rows, columns=DIFFERENCE_COLUMNS, dtype=object)
         where = {name: target.info.space for name, target in self._targets.items()}
         asked = named_queries(self.store, self.of.parameters, where, self._homes)
+        self.found.known = self._known.rows(self.store)
         self.found.queries = lost_queries(asked, (self.of.baseline or {}).get("queries", []))
         return self.found
 
@@ -254,6 +258,7 @@ class Examination:
                 origins = [moved.source_ids[i] for i in positions]
                 found = self._compare(target, source, expected, origins, count)
                 search.feed(target, expected, found, origins)
+                self._known.feed(target, expected.ids, origins)
                 self._merged.feed(name, target, expected)
                 self._sample(name, expected, found, sample / max(1, source.count))
             progress.advance(len(batch))
@@ -510,7 +515,7 @@ class _Search:
         recalls = [a["recall"] for a, b in pairs if None not in (a["recall"], b["recall"])]
         found = {"recall_before": mean_of(recalls), "recall_pairs": len(recalls)} if recalls else {}
         for k in overlap_ks(self.k):
-            both = [[{c for c, _ in r["plain"][:k]} for r in pair] for pair in pairs]
+            both = [[set([c for c, _ in r["plain"] if c != r["id"]][:k]) for r in pair] for pair in pairs]
             found[f"overlap_plain@{k}"] = mean_of([len(a & b) / len(a) for a, b in both if a])
         return found
 

@@ -234,6 +234,17 @@ class Judgement:
         good = len(asked) - len(bad)
         return Check(QUERIES, verdict, good, len(asked), "queries", reason, detail, parameter="validation.queries")
 
+    def known(self) -> list[Check]:
+        """4c: queries find the chunks that they are known for, and neighbours of before stay, as `validation.retrieval` asks."""
+        from helpers.validation.properties import judge_agreement, judge_known
+
+        rules, before = self.of.parameters.validation.retrieval, (self.of.baseline or {}).get("retrieval")
+        found = [
+            judge_known(self.found.known, rules, before),
+            judge_agreement(self.found.search, self.found.anew, rules),
+        ]
+        return [check for check in found if check is not None]
+
     def distribution(self) -> Check:
         """5: the type of a chunk (`collection_type`) is that of the collection in which it is."""
         if not self.found.fields.type:
@@ -261,7 +272,7 @@ class Judgement:
         """Every test, in order; the detail of `search` says what `neighbours` does, too."""
         return [
             self.counts(), self.embeddings(), self.metadata(), self.completeness(), self.search(), self.queries(),
-            self.distribution(), self.duplicates(), self.field_types(), self.citation_uris(),
+            *self.known(), self.distribution(), self.duplicates(), self.field_types(), self.citation_uris(),
         ]  # fmt: skip
 
     def matrix_inputs(self) -> dict[str, Any]:

@@ -1,21 +1,25 @@
 """What the target keeps of the source's properties: the configuration of collections, setting by setting, whether the full-text
-index answers, and the fields of a schema, chunk by chunk."""
+index answers, whether queries find the chunks that they are known for, and the fields of a schema, chunk by chunk."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import WorldError
+from helpers.errors import UsageError, WorldError, one_line
+from helpers.parameters import resolve_path
+from helpers.parameters.endpoint import Retrieval
+from helpers.parameters.model import read_yaml_mapping
 from helpers.parameters.sections import Migration, index_order
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict, kind_of
 from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import metadata_differences, same_value, show
-from helpers.stores.base import HNSW_METADATA, CollectionInfo, legacy_parameters
+from helpers.stores.base import HNSW_METADATA, CollectionInfo, Reader, legacy_parameters
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import VECTORS, allowed, effective_configuration, reduced, unsupported
 
@@ -165,6 +169,138 @@ def _metadata(source: CollectionInfo, target: CollectionInfo, order: Mapping[str
 CHECK = "documents that full-text search misses"
 _ASKED = 20  # documents a collection
 _LENGTH = 24  # characters asked for; an index of trigrams answers from three on
+
+
+# -- queries with known answers ----------------------------------------------------------------------------------------
+
+KNOWN, AGREEMENT = "queries with known answers", "neighbours as before"  # checks
+_AT_ONCE, _SHOWN = 20, 200  # queries in one request; rows kept as a fact, those without an answer first
+
+
+def known_answers(rules: Retrieval | None) -> dict[str, list[str]]:
+    """Query → ids of the source. UsageError where the file, or the mapping, is not that."""
+    if rules is None:
+        return {}
+    where, found = "validation.retrieval.queries", dict[str, list[str]]()
+    given: Mapping[Any, Any]
+    if isinstance(rules.queries, str):
+        where = str(resolve_path(rules.queries))
+        given = read_yaml_mapping(Path(where), what="file of queries")
+    else:
+        given = rules.queries
+    for query, named in given.items():
+        ids = [named] if isinstance(named, str) else named
+        if not (isinstance(query, str) and isinstance(ids, list) and ids and all(isinstance(i, str) for i in ids)):
+            raise UsageError(
+                ReasonCode.PARAMETERS_INVALID, f"the query {one_line(str(query), 60)!r} has no list of ids as texts",
+                where=where, next_step="Write lines such as  how to reset a password: ['doc-17']; quote numbers.",
+            )  # fmt: skip
+        found[query] = ids
+    return found
+
+
+class KnownAnswers:
+    """Where the chunks are that queries must find, gathered as a side is read, and whether they do: `rows` asks them."""
+
+    def __init__(self, rules: Retrieval | None) -> None:
+        self.answers = known_answers(rules)
+        self.k = rules.k if rules else 0
+        self._wanted = {chunk for ids in self.answers.values() for chunk in ids}
+        self._places: dict[str, set[tuple[str, str]]] = defaultdict(set)  # id of the source → (collection, id there)
+
+    def feed(self, collection: str, ids: Sequence[str], origins: Sequence[str]) -> None:
+        """Chunks of a collection: their ids there and in the source."""
+        if self._wanted:
+            for chunk, origin in zip(ids, origins, strict=True):
+                if origin in self._wanted:
+                    self._places[origin].add((collection, chunk))
+
+    def rows(self, store: Reader) -> list[dict[str, Any]]:
+        """One row a query: expected ids, the best rank of one of them (None: not among the first k), and why it was not found.
+
+        Each query is asked in the collections that hold its chunks, embedded by their own function.
+        """
+        places = {query: set().union(*(self._places[i] for i in ids)) for query, ids in self.answers.items()}
+        why = {name: store.text_queries_available(name) for name in {c for found in places.values() for c, _ in found}}
+        rank: dict[str, int] = {}
+        for name in sorted(name for name in why if not why[name]):
+            queries = [query for query, found in places.items() if any(c == name for c, _ in found)]
+            for start in range(0, len(queries), _AT_ONCE):
+                some = queries[start : start + _AT_ONCE]
+                for query, hits in zip(some, store.query_texts(name, some, self.k), strict=True):
+                    at = next((n for n, hit in enumerate(hits, 1) if (name, hit[0]) in places[query]), None)
+                    if at is not None:
+                        rank[query] = min(at, rank.get(query, at))
+        rows = []
+        for query, ids in self.answers.items():
+            unasked = sorted({why[c] for c, _ in places[query] if why[c]}) if query not in rank else []
+            told = "" if query in rank else f"not among the first {self.k}"
+            told = "no collection holds an expected id" if not places[query] else "; ".join(unasked) or told
+            askable = not places[query] or any(not why[c] for c, _ in places[query])
+            rows.append({"query": query, "expect": ids, "rank": rank.get(query), "asked": askable, "why": told})
+        return rows
+
+
+def answers_of_source(store: Reader, names: Sequence[str], rules: Retrieval | None) -> dict[str, int] | None:
+    """How many queries the source answers, for information; None where it cannot be asked, or nothing is."""
+    known = KnownAnswers(rules)
+    for name in names if known.answers else ():
+        found = store.read(name, sorted(known._wanted), embeddings=False).ids
+        known.feed(name, found, found)
+    asked = [row for row in known.rows(store) if row["asked"]]
+    return {"queries": len(asked), "found": sum(row["rank"] is not None for row in asked)} if asked else None
+
+
+def judge_known(
+    rows: Sequence[Mapping[str, Any]], rules: Retrieval | None, before: Mapping[str, int] | None
+) -> Check | None:
+    """Whether enough queries find a chunk that they are known for; None where none is named."""
+    if rules is None or not rows:
+        return None
+    asked = [row for row in rows if row["asked"]]
+    name, limit = "validation.retrieval.at_least", rules.at_least
+    if not asked:
+        why = "; ".join(sorted({str(row["why"]) for row in rows})[:3])
+        return Check(KNOWN, Verdict.NOT_EXERCISED, 0, limit, "", detail=why, relation="≥", parameter=name)
+    bad = [row for row in rows if row["rank"] is None]
+    share = (len(rows) - len(bad)) / len(rows)
+    detail = f"{len(rows) - len(bad):,} of {len(rows):,} find an expected id among the first {rules.k}"
+    detail += f"; the source answered {before['found']:,} of {before['queries']:,}" if before else ""
+    detail += "".join(f"; {one_line(str(row['query']), 60)}: {row['why']}" for row in bad[:3])
+    fails = share + 1e-9 < limit
+    ids = [{"query": row["query"], "expect": ", ".join(row["expect"][:3]), "why": row["why"]} for row in bad[:20]]
+    return Check(
+        KNOWN, Verdict.FAIL if fails else Verdict.PASS, round(share, 4), limit, "",
+        ReasonCode.QUERY_WITHOUT_ANSWER if fails else "", detail, len(bad), ids, name, "≥",
+    )  # fmt: skip
+
+
+def known_fact(rows: Sequence[Mapping[str, Any]], before: Mapping[str, int] | None) -> dict[str, Any]:
+    """The fact `retrieval` of a step; rows of queries without an answer first, some hundred of them."""
+    found = sum(row["rank"] is not None for row in rows)
+    first = sorted(rows, key=lambda row: row["rank"] is not None)[:_SHOWN]
+    return {"queries": len(rows), "found": found, "source": before, "rows": first}
+
+
+def judge_agreement(
+    search: Sequence[Mapping[str, Any]], anew: Collection[str], rules: Retrieval | None
+) -> Check | None:  # fmt: skip
+    """Whether enough of the nearest of before are still answered, in each collection with new vectors; None: not ordered."""
+    if rules is None or rules.neighbours is None or not anew:
+        return None
+    rows = [(str(row["collection"]), row["k"], row.get(f"overlap_plain@{row['k']}")) for row in search]
+    known = [(share, name, k) for name, k, share in rows if name in anew and share is not None and share == share]
+    name, limit = "validation.retrieval.neighbours", rules.neighbours
+    if not known:
+        why = "the source's answers were not measured"
+        return Check(AGREEMENT, Verdict.NOT_EXERCISED, None, limit, "", detail=why, relation="≥", parameter=name)
+    worst, bad = min(known), [row for row in sorted(known) if row[0] + 1e-9 < limit]
+    told = "; ".join(f"{one_line(where, 60)}: {share:.3f} of the {k} nearest" for share, where, k in sorted(known)[:5])
+    return Check(
+        AGREEMENT, Verdict.FAIL if bad else Verdict.PASS, round(worst[0], 4), limit, "",
+        ReasonCode.SEARCH_NOT_EQUIVALENT if bad else "", told, len(bad),
+        [{"collection": where, "share": round(share, 4)} for share, where, _ in bad[:20]], name, "≥",
+    )  # fmt: skip
 
 
 def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> None:
