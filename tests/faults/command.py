@@ -116,7 +116,7 @@ def lose_power(child: Child, chance: random.Random, folders: list[Path]) -> list
     """Take away from these folders what the child wrote and never flushed; what was taken, in words.
 
     A file that was never flushed may be empty, cut anywhere, or whole; one that has grown since it was flushed loses a
-    part of what came after.
+    part of what came after. SQLite flushes what it commits, out of sight of the hooks: its files are left as they are.
     """
     flushed: dict[int, int] = {}
     with suppress(FileNotFoundError):
@@ -128,7 +128,8 @@ def lose_power(child: Child, chance: random.Random, folders: list[Path]) -> list
     for path in sorted(p for folder in folders for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
         at = path.stat()
         whole = max(flushed.get(at.st_ino, 0), child.sizes.get(at.st_ino, 0))
-        if at.st_mtime < child.began or at.st_size <= whole or chance.random() < 0.3:
+        sqlite = ".sqlite3" in path.name
+        if sqlite or at.st_mtime < child.began or at.st_size <= whole or chance.random() < 0.3:
             continue
         left = chance.choice([whole, chance.randint(whole, at.st_size)])
         os.truncate(path, left)

@@ -40,11 +40,13 @@ from tests.faults.scenario import (
 )
 from tests.faults.special import (
     GIVEN_UP,
+    Anew,
     FencedUp,
     Many,
     Rejected,
     Repaired,
     Ruled,
+    anew,
     archive_unverified,
     begin_or_resume_all,
     damage_source,
@@ -214,6 +216,13 @@ SCENARIOS: list[Scenario] = [
             migration.staging:Quarantine.evidence
         """), check=one_quarantined, bench=lambda shared: shared.once("damaged", Damaged),
     ),
+    Scenario("new vectors of whole collections", "new", begin_or_resume, begin_or_resume, names("""
+            migration.reembedding:_part migration.reembedding:reembed migration.checkpoint:Checkpoint.enter
+            migration.staging:_Staging._write migration.staging:_Staging.finish
+        """), check=anew, bench=lambda shared: shared.once("anew", Anew)),
+    Scenario("new vectors of what changed", "changed", step_22, step_22, names("""
+            migration.reembedding:_part migration.reembedding:reembed migration.source_changes:switch
+        """), check=anew, bench=lambda shared: shared.once("anew", Anew)),
     Scenario("remedy 46", "migrated", always(), always(), names("""
             troubleshooting.target:Mend._export
         """), prepare=lose_fields, does=remedy("46"),

@@ -34,6 +34,7 @@ from helpers.snapshots.snapshot import from_table
 from helpers.steps.rollback import RollbackStep
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
+from helpers.stores.creation import RehearsalEmbedding
 from helpers.stores.opening import lacking, make
 from tests.faults.bench import ALTERED, CONTENT, DOUBLED, LOST, STUCK, Bench, Contents, Fault, differences, held_by
 from tests.faults.command import Child, Order
@@ -206,6 +207,48 @@ def ruled(bench: Bench) -> None:
     differences(bench.undisturbed[0], found)
     if listed != bench.undisturbed[1]:
         raise Fault(ALTERED, "the lists of what changed and what was left out are not those of an undisturbed run")
+
+
+NEW_MODEL = 8  # dimensions
+ORDERED = ("alpha", "beta")  # of the collections
+ANEW = "{{collections: [alpha, b*], function: runbook_rehearsal, config: {{dimension: {0}}}, batch: 16, parallel: 2}}"
+
+
+class Anew(Bench):
+    """Whole collections get vectors of another model and dimension, from their documents."""
+
+    STATES = ("new", "snapshot", "migrated", "changed")
+
+    def _make_new(self) -> None:
+        super()._make_new()
+        trial = self.home / "trial.yaml"
+        order = f"{{batch_size: 15, minimum_valid: 0.5, reembed: {ANEW.format(NEW_MODEL)}}}"
+        trial.write_text(trial.read_text(encoding="utf-8").replace("{batch_size: 15}", order))
+
+
+def anew(bench: Bench) -> None:
+    """Each chunk that has a text is in the target with the new model's vector, all else as in the source."""
+    found, source, model = bench.contents("target"), bench.contents("source"), RehearsalEmbedding(NEW_MODEL)
+    others = [{n: held for n, held in side.items() if n not in ORDERED} for side in (source, found)]
+    differences(*others)
+    for name, held in source.items():
+        if name not in ORDERED:
+            continue
+        wanted = {chunk: row for chunk, row in held.items() if (row[0] or "").strip()}
+        if name not in found or found[name].keys() != wanted.keys():
+            more = sorted(found.get(name, {}).keys() ^ wanted.keys())[:5]
+            raise Fault(LOST, f"{name}: {more} are missing or too many")
+        for chunk, (document, metadata, _) in wanted.items():
+            got, [due] = found[name][chunk], model.vectors([document])
+            vector = np.frombuffer(got[2], np.float32)
+            if vector.shape != due.shape or not np.allclose(_unit(vector), _unit(due), atol=1e-6):
+                raise Fault(ALTERED, f"{name}: the vector of {chunk} is not the new model's")
+            if got[:2] != (document, metadata):
+                raise Fault(ALTERED, f"{name}: {chunk} has another text or other metadata")
+
+
+def _unit(vector: Any) -> Any:
+    return vector / np.linalg.norm(vector)
 
 
 class Rejected(Repaired):
