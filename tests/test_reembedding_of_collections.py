@@ -38,9 +38,11 @@ from helpers.stores.client import ClientStore
 from helpers.stores.creation import RehearsalEmbedding
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
+from helpers.validation.properties import AGREEMENT, KNOWN
 from helpers.validation.search import baseline
 from tests.conftest import ROOT
 from tests.faults.command import AFTER, BEFORE, Child, Crash, Order
+from tests.servers import ChromaServer, client_of
 from tests.storage import chunks, embedded
 from tests.storage import plan as collection
 from tests.test_catch_up import keep, migrate, verdict
@@ -133,11 +135,14 @@ def as_the_source_had_it(store: ClientStore) -> None:
 
 
 def moved(
-    taken: tuple[Snapshot, dict[str, Any]], folder: Path, damage: Callable[[ClientStore], None] = lambda _: None
+    taken: tuple[Snapshot, dict[str, Any]],
+    folder: Path,
+    damage: Callable[[ClientStore], None] = lambda _: None,
+    **sections: Any,
 ) -> tuple[Judgement, Quarantine]:
     """As steps 21 to 23 do it."""
     snapshot, before = taken
-    parameters, schema, aside = ordered(folder), load_schema("identity"), Quarantine(folder / "quarantine")
+    parameters, schema, aside = ordered(folder, **sections), load_schema("identity"), Quarantine(folder / "quarantine")
     reembed(snapshot, parameters, folder / "made")
     written = as_written(snapshot, folder / "made")
     context = Expectation(snapshot, schema, parameters, DATE, {}).context()
@@ -206,6 +211,29 @@ def test_a_vector_that_is_not_the_new_models_is_found(
         assert [(r["id"], r["difference"]) for r in judged.found.differences.to_dict("records")] == [
             ("n3", "vector_differs")
         ]
+
+
+@pytest.mark.servers
+def test_a_server_gets_the_new_vectors_of_a_directory(taken: tuple[Snapshot, dict[str, Any]], tmp_path: Path) -> None:
+    known = {"copper and copper": ["n5", "n2", "n8"]}
+    retrieval = {"queries": known, "k": 5, "neighbours": 0.01}
+    with ChromaServer(tmp_path / "server") as server:
+        rules = {"queries": QUERIES, "retrieval": retrieval}
+        judged, aside = moved(taken, tmp_path, target={"url": server.url}, validation=rules)
+        with client_of(server.url) as client:  # as an application opens it
+            notes = client.get_collection("notes")
+            found = notes.get(include=["embeddings", "documents"])
+            stored = notes.configuration_json["embedding_function"]
+            old = client.get_collection("papers").get(limit=1, include=["embeddings"])["embeddings"]
+    assert {c.name: c.detail for c in judged.all() if c.verdict is Verdict.FAIL} == {}
+    checks = {check.name: check for check in judged.all()}
+    assert (checks[KNOWN].verdict, checks[AGREEMENT].verdict) == (Verdict.PASS, Verdict.PASS)
+    assert len(found["ids"]) == NUMBER - 1 == NUMBER - len(aside.entries())
+    vectors = np.asarray(found["embeddings"])
+    assert vectors.shape == (NUMBER - 1, IS)
+    assert np.allclose(unit(vectors), unit(new_vectors([*(found["documents"] or [])])), atol=1e-6)
+    assert (stored["name"], stored["config"]) == (FUNCTION, {"dimension": IS})
+    assert np.asarray(old).shape == (1, WAS)
 
 
 def attempt(snapshot: Snapshot, folder: Path, kill: Callable[[], None]) -> int:

@@ -352,6 +352,8 @@ def _throttled(error: BaseException | None, name: str) -> Throttled | None:
         status = getattr(error, "status_code", None) or getattr(answer, "status_code", None)
         headers = getattr(answer, "headers", None) or getattr(error, "headers", None) or {}
         after = retry_after(str(headers.get("retry-after", ""))) if hasattr(headers, "get") else None
+        if isinstance(error, Throttled):  # `limits.heed`
+            status, after = 429, error.after
         if status == 429 or (status == 503 and after is not None):
             busy = Throttled(
                 ReasonCode.REEMBED_FAILED, f"embedding function {name} is refused: too many requests ({status})",

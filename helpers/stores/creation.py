@@ -52,7 +52,7 @@ from helpers.stores.door import (
     register_embedding_function,
 )
 from helpers.stores.door import Collection as DoorCollection
-from helpers.stores.limits import Usage, done_once, retried
+from helpers.stores.limits import Usage, done_once, heed, retried
 
 SPARSE, SPARSE_VALUES, SPANN, QUANTISED = "sparse index", "sparse vectors", "SPANN index", "quantisation"
 VECTORS = "#embedding"  # the key under which a schema keeps the index of the embeddings
@@ -478,7 +478,7 @@ def _build(name: str, config: Mapping[str, Any]) -> Function:
     if name in LOCAL_FUNCTIONS and (why := _no_model()):
         raise NotUsable(why)
     try:
-        built: Any = _kind(name).build_from_config(dict(config)) if config else _kind(name)()
+        built: Any = heed(_kind(name).build_from_config(dict(config)) if config else _kind(name)())
     except Exception as error:
         raise NotUsable(f"embedding function {name} cannot be built here: {one_line(str(error), 200)}") from error
     # Some look for a variable of the service's name first, whatever their configuration says.

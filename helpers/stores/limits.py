@@ -188,6 +188,19 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
             )  # fmt: skip
 
 
+def heed(function: T) -> T:
+    """An embedding function, which raises where it asks by httpx and is answered 429: its own code takes that for vectors."""
+    session = getattr(function, "_session", None)
+    if isinstance(session, httpx.Client):
+        session.event_hooks["response"].append(_refuse_too_many)
+    return function
+
+
+def _refuse_too_many(response: httpx.Response) -> None:
+    if response.status_code == 429:
+        refuse_gateway_answers(response)
+
+
 def retry_after(value: str) -> float | None:
     """A Retry-After header in seconds; it may be a date."""
     try:

@@ -217,7 +217,7 @@ ANEW = "{{collections: [alpha, b*], function: runbook_rehearsal, config: {{dimen
 class Anew(Bench):
     """Whole collections get vectors of another model and dimension, from their documents."""
 
-    STATES = ("new", "snapshot", "migrated", "changed")
+    STATES = ("new", "ready", "snapshot", "migrated", "changed")
 
     def _make_new(self) -> None:
         super()._make_new()
@@ -229,8 +229,8 @@ class Anew(Bench):
 def anew(bench: Bench) -> None:
     """Each chunk that has a text is in the target with the new model's vector, all else as in the source."""
     found, source, model = bench.contents("target"), bench.contents("source"), RehearsalEmbedding(NEW_MODEL)
-    others = [{n: held for n, held in side.items() if n not in ORDERED} for side in (source, found)]
-    differences(*others)
+    was, now = ({n: held for n, held in side.items() if n not in ORDERED} for side in (source, found))
+    differences(was, now)
     for name, held in source.items():
         if name not in ORDERED:
             continue

