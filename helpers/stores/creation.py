@@ -478,7 +478,7 @@ def _build(name: str, config: Mapping[str, Any]) -> Function:
     if name in LOCAL_FUNCTIONS and (why := _no_model()):
         raise NotUsable(why)
     try:
-        built: Any = heed(_kind(name).build_from_config(dict(config)) if config else _kind(name)())
+        built: Any = heed(_kind(name).build_from_config(dict(config)) if config else _kind(name)(), ANSWER_SECONDS)
     except Exception as error:
         raise NotUsable(f"embedding function {name} cannot be built here: {one_line(str(error), 200)}") from error
     # Some look for a variable of the service's name first, whatever their configuration says.

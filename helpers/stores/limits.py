@@ -188,10 +188,14 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
             )  # fmt: skip
 
 
-def heed(function: T) -> T:
-    """An embedding function, which raises where it asks by httpx and is answered 429: its own code takes that for vectors."""
+def heed(function: T, seconds: float) -> T:
+    """An embedding function, which raises where it asks by httpx and is answered 429: its own code takes that for vectors.
+
+    It waits so long for an answer: by itself five seconds, in which a model without an accelerator embeds few texts.
+    """
     session = getattr(function, "_session", None)
     if isinstance(session, httpx.Client):
+        session.timeout = httpx.Timeout(seconds)
         session.event_hooks["response"].append(_refuse_too_many)
     return function
 

@@ -220,9 +220,6 @@ SCENARIOS: list[Scenario] = [
             migration.reembedding:_part migration.reembedding:reembed migration.checkpoint:Checkpoint.enter
             migration.staging:_Staging._write migration.staging:_Staging.finish
         """), check=anew, bench=lambda shared: shared.once("anew", Anew)),
-    Scenario("new vectors of what changed", "changed", step_22, step_22, names("""
-            migration.reembedding:_part migration.reembedding:reembed migration.source_changes:switch
-        """), check=anew, bench=lambda shared: shared.once("anew", Anew)),
     Scenario("remedy 46", "migrated", always(), always(), names("""
             troubleshooting.target:Mend._export
         """), prepare=lose_fields, does=remedy("46"),
