@@ -181,6 +181,20 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_step_that_needs_approvals_had_them_before.py::test_a_no_go_at_the_time_is_named_though_a_go_followed
             test_a_step_that_needs_approvals_had_them_before.py::test_approvals_of_an_earlier_review_are_named_though_new_ones_followed
             test_a_step_that_needs_approvals_had_them_before.py::test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named""",
+        "an approval that is none": """
+            test_a_step_that_needs_approvals_had_them_before.py::test_an_approval_that_was_set_aside_counts_by_the_list_of_its_seal
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_list_of_signers_that_another_replaced_still_judges_what_was_signed_under_it
+            test_a_step_that_needs_approvals_had_them_before.py::test_one_person_s_approval_under_the_names_of_others_counts_for_none_of_them
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_file_of_another_form_below_signoffs_is_no_approval
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing
+            test_a_step_that_needs_approvals_had_them_before.py::test_what_was_marginal_and_accepted_afterwards_is_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
+        "another thing than was approved": """
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they_were_put_back
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_behind_results_that_were_not_reviewed_is_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another""",
+        "an order for many that was edited": """
+            test_many_databases_in_one_order.py::test_an_order_that_something_else_wrote_begins_nothing""",
         "a GO on a NO-GO, and seals with better verdicts": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was
             test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",
