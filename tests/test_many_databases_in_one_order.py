@@ -324,6 +324,26 @@ def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, ta
         ]
 
 
+@pytest.mark.parametrize(("order", "verdict"), [(True, "pass"), (None, "warning"), (False, "fail")])
+def test_step_20_makes_it_as_the_operator_ordered(
+    night: RunFolder, target: dict[str, Any], order: bool | None, verdict: str
+) -> None:
+    given = {"source": night.read().parameters.source.model_dump(mode="json"), "target": {**target, "create": order}}
+    folder = runs.create(parameters_from(given), "ordered")
+    step = TargetReadinessStep(RunRecord(folder, "12", folder.parameters))
+    step.reach()
+    [made] = [c for c in step.run.result.checks if c.name == "tenant and database of the target"]
+    assert (made.verdict, made.parameter) == (verdict, "target.create")
+    if order is False:
+        with pytest.raises(RunbookError, match="made"):
+            preflight(folder.parameters)
+        with pytest.raises(UsageError, match=r"target\.create is false"):
+            ensure_database(folder)
+        assert "database" in lacking(folder.parameters.target)
+    else:
+        preflight(folder.parameters)
+
+
 @pytest.mark.more
 def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFolder, target: dict[str, Any]) -> None:
     claim_target(night.read())

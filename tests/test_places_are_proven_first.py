@@ -217,10 +217,10 @@ def test_a_document_larger_than_a_request_goes_to_quarantine_before_the_night(tm
     with open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch") as store:
         snapshot = write_snapshot(store, tmp_path / "snapshots", "one", ["alpha"], retention_days=7)
     context = Context(frozenset(["alpha"]), dt.date(2026, 11, 28), "fail")
-    for limit, aside in ((most, {"too_large": 1}), (None, {})):
+    for limit, aside in (({"write_bytes": (most, "measured")}, {"too_large": 1}), ({}, {})):
         quarantine = Quarantine(tmp_path / "aside")
         staged = staging.stage(
-            snapshot, load_schema("identity"), context, tmp_path / "staged", quarantine, most_bytes=limit
+            snapshot, load_schema("identity"), context, tmp_path / "staged", quarantine, limits=limit
         )
         assert staged.quarantined == aside
         assert [entry["id"] for entry in quarantine.entries()] == ["c1"] * len(aside)
@@ -228,6 +228,6 @@ def test_a_document_larger_than_a_request_goes_to_quarantine_before_the_night(tm
 
 def test_only_a_server_limits_what_a_request_may_hold() -> None:
     job = object.__new__(Job)
-    for target, most in (({"path": "new"}, None), ({"url": "http://localhost:8000"}, 40 * 2**20)):
+    for target, most in (({"path": "new"}, {}), ({"url": "http://localhost:8000"}, {"write_bytes": 40 * 2**20})):
         job.parameters = parameters_from({"source": {"path": "source"}, "target": target})
-        assert job.most_bytes == most
+        assert {name: value for name, (value, _) in job.limits.items()} == most

@@ -40,6 +40,7 @@ from helpers.migration.source_changes import (
     to_read,
 )
 from helpers.migration.staging import Quarantine, Staged, stage
+from helpers.migration.target_lock import OVER_LIMITS
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.run.folders import RunPath
@@ -396,13 +397,13 @@ class CatchUp:
             def make(some: Snapshot, name: str, quarantine: Quarantine) -> Staged:
                 return stage(
                     reembedding.as_written(some, made), self.job.schema, context, folder / name, quarantine,
-                    dimensions=rules.expected.dimensions, most_bytes=self.job.most_bytes,
+                    dimensions=rules.expected.dimensions, limits=self.job.limits,
                     progress=silent if name == "gone" else bar,
                 )  # fmt: skip
 
             both = restage(self.staged, self.job.quarantine, was, snapshot, folder, make, whole=whole)
         new = both.now
-        self.run.forget("chunks that pass validation", "ids in common")
+        self.run.forget("chunks that pass validation", "ids in common", OVER_LIMITS)
         judge_staging(self.run, new, self.run.parameters)
         reembedding.judge_reembedded(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):

@@ -52,7 +52,7 @@ from helpers.stores.creation import (
     unsupported,
     vector_configs,
 )
-from helpers.stores.opening import MOST_BODY_BYTES
+from helpers.stores.limits import known_of
 
 _ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it
@@ -308,16 +308,8 @@ class Job:
         names = frozenset(snapshot.names())
         context = Context.of(names, run.date, run.parameters.migration)
         checkpoint = Checkpoint.open(folder / RunPath.CHECKPOINT, context_of(run, snapshot, schema, purpose))
-        return cls(
-            snapshot,
-            schema,
-            run.parameters,
-            context,
-            folder,
-            run.id,
-            checkpoint,
-            Quarantine(folder / RunPath.QUARANTINE),
-        )
+        aside = Quarantine(folder / RunPath.QUARANTINE)
+        return cls(snapshot, schema, run.parameters, context, folder, run.id, checkpoint, aside)
 
     @property
     def reembedded(self) -> Path:
@@ -325,9 +317,9 @@ class Job:
         return self.folder / reembedding.REEMBEDDED
 
     @property
-    def most_bytes(self) -> int | None:
-        """What one request to the target may hold; None for a directory, which takes any number."""
-        return MOST_BODY_BYTES if self.parameters.target.url else None
+    def limits(self) -> dict[str, tuple[int, str]]:
+        """What is known of the target's limits; a directory has none but those that are given."""
+        return known_of(self.parameters.target)
 
     def stage(self, progress: Progress = silent) -> Staged:
         """Phases 2 and 3. What an earlier attempt finished is used again: staging is deterministic."""
@@ -344,7 +336,7 @@ class Job:
         reembedding.reembed(self.snapshot, self.parameters, self.reembedded)
         return stage(
             reembedding.as_written(self.snapshot, self.reembedded), self.schema, self.context, folder, quarantine,
-            dimensions=self.parameters.expected.dimensions, most_bytes=self.most_bytes, progress=progress,
+            dimensions=self.parameters.expected.dimensions, limits=self.limits, progress=progress,
         )  # fmt: skip
 
     def plans(self, staged: Staged) -> list[CollectionInfo]:
@@ -528,6 +520,9 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
         unit="ids", reason=ReasonCode.ID_COLLISION if clashes else "", offenders=clashes, ids=staged.collisions,
         detail="Set migration.id_policy: prefix, route these collections apart, or correct the schema's id." if clashes else "",
     )  # fmt: skip
+    target_lock.judge_limits(
+        run, {name: staged.rows(name) for name in staged.files}, lambda name, at: staged.origins(name, at, at + 1)[0]
+    )
     if staged.left_out:
         run.check("chunks left out by the schema", Verdict.PASS, measured=staged.left_out, threshold="listed", unit="chunks",
                   detail="each is listed with its condition; none is in the target")  # fmt: skip

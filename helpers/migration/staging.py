@@ -45,7 +45,7 @@ from helpers.results import (
 )
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
-from helpers.schema.rules import too_large
+from helpers.schema.rules import over_limits
 from helpers.snapshots.export_journal import (
     OwnFile,
     ahead,
@@ -56,6 +56,7 @@ from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 
 CHANGES = "changes.csv.gz"  # in the folder of what is staged
+NO_LIMITS: Mapping[str, tuple[int, str]] = {}
 CHANGE_COLUMNS = ("collection", "id", "field", "old", "new", "rule")
 
 
@@ -383,13 +384,13 @@ def stage(
     quarantine: Quarantine,
     *,
     dimensions: Sequence[int] = (),
-    most_bytes: int | None = None,
+    limits: Mapping[str, tuple[int, str]] = NO_LIMITS,
     progress: Progress = silent,
 ) -> Staged:
     """Transform and check every chunk of the snapshot; deterministic, so repeating it after a kill gives the same.
 
-    `dimensions` are the vector sizes that the parameters allow (none: each collection's own). `most_bytes` is what one
-    request to the target may hold (None: any number); a chunk that alone is larger goes to quarantine.
+    `dimensions` are the vector sizes that the parameters allow (none: each collection's own). `limits` are
+    those of the target (`known_of`); a chunk over one of them goes to quarantine.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(quarantine.folder, ignore_errors=True)
@@ -405,8 +406,8 @@ def stage(
             )
             if info.name in made_anew(snapshot):
                 failures.loc[failures["reason"] == ReasonCode.MISSING_EMBEDDING, "detail"] = NOT_MADE
-            if most_bytes is not None:
-                failures = pd.concat([failures, too_large(transformed.batch, batch.ids, info.name, most_bytes)])
+            if limits:
+                failures = pd.concat([failures, over_limits(transformed.batch, batch.ids, info.name, limits)])
             staging.part(info, part, batch, transformed, failures)
             progress.advance(len(batch))
     return staging.finish()

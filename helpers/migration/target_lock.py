@@ -12,7 +12,7 @@ collection any more is deleted again; a tenant stays, since Chroma deletes none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,16 @@ from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import ALL, Endpoint, overlap
 from helpers.parameters.model import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, utc_now
+from helpers.results import StateFile, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath, RunState
+from helpers.run.record import RunRecord
 from helpers.schema import load_schema
 from helpers.stores import open_target, quick_holder, quick_names
 from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.handshake import tried, with_candidates
+from helpers.stores.limits import NO_LIMIT, known_of
 from helpers.stores.opening import UNKNOWN, lacking, make, one_database, remove_database
 
 SHOWN = 5
@@ -109,6 +111,11 @@ def ensure_database(folder: RunState) -> tuple[str, ...]:
     """Make what the target lacks of its tenant and database; what that was."""
     target = folder.parameters.target
     what = lacking(target)
+    if what and target.create is False:
+        raise UsageError(
+            ReasonCode(f"unknown_{what[0]}"), f"has no {' and '.join(what)} of this name, and target.create is false",
+            where=target.label, next_step="Make it there, and resume; nothing was written.",
+        )  # fmt: skip
     if what:
         MadeDatabase(sorted({*_made(folder), *what}), utc_now()).save(folder.workspace)
         make(target, what)
@@ -161,6 +168,48 @@ def give_back_target(folder: RunState) -> bool:
         store.release_lock(folder.id)
     remove_made_database(folder)
     return holder.get("run_id") == folder.id
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+OVER_LIMITS = "collections over a limit of the target"
+
+
+def judge_limits(
+    run: RunRecord, rows: Mapping[str, int], origin: Callable[[str, int], tuple[str, str]] | None = None
+) -> None:
+    """The check on whole collections of the target, by name and chunks, where such a limit is known. What one chunk is over is
+    found as it is staged. `origin` gives source collection and id of a collection's chunk by its place.
+    """
+    known = known_of(run.parameters.target)
+    rules = (
+        ("name_bytes", "bytes in its name", "give it a shorter name by the schema (collections)",
+         {name: len(name.encode()) for name in rows}),
+        ("collection_rows", "chunks", "split it by the schema (collections), or have the limit raised", rows),
+    )  # fmt: skip
+    if not any(name in known for name, *_ in rules):
+        return
+    ids: list[dict[str, Any]] = []
+    said: list[str] = []
+    for name, what, helps, sizes in rules:
+        most, whose = known.get(name, (NO_LIMIT, ""))
+        for collection in sorted(c for c, found in sizes.items() if found > most):
+            first = dict(zip(("from", "id"), origin(collection, most), strict=True)) if origin and sizes is rows else {}
+            ids.append({"collection": collection, what: sizes[collection], "limit": most, **first})
+            said.append(
+                f"{one_line(collection, 60)}: {sizes[collection]:,} {what}, it takes {most:,} ({whose}): {helps}"
+            )
+    run.check(OVER_LIMITS, Verdict.FAIL if ids else Verdict.PASS, measured=len(ids), threshold=0, unit="collections",
+              reason=ReasonCode.TOO_LARGE if ids else "", detail="; ".join(said[:SHOWN]), ids=ids)  # fmt: skip
+
+
+def limits_table(run: RunRecord, asked: Mapping[str, int] | None = None) -> list[tuple[str, str]]:
+    """Each known limit of the target with who says so; `asked`: what the target itself said, which counts as its word."""
+    told = {name: (most, "said by the target") for name, most in (asked or {}).items()}
+    for name, (most, whose) in known_of(run.parameters.target).items():
+        if name not in told or most < told[name][0]:
+            told[name] = most, whose
+    return [(f"limit: {name.replace('_', ' ')}", f"{most:,} ({whose})") for name, (most, whose) in sorted(told.items())]
 
 
 # -- preflight ---------------------------------------------------------------------------------------------------------
@@ -219,7 +268,7 @@ def target_names(parameters: Parameters) -> list[str]:
     try:
         return quick_names(parameters.target, "target")
     except RunbookError as error:
-        if error.code in UNKNOWN:  # step 20 makes its tenant and database
+        if error.code in UNKNOWN and parameters.target.create is not False:  # step 20 makes its tenant and database
             return []
         if parameters.target.url is None or error.code not in NOT_THERE:
             raise

@@ -27,6 +27,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     PositiveFloat,
+    PositiveInt,
     SerializerFunctionWrapHandler,
     WithJsonSchema,
     model_serializer,
@@ -372,6 +373,35 @@ ServerUrl = Annotated[str, AfterValidator(_checked_server)]
 PageUrl = Annotated[str, AfterValidator(lambda text: split_url(text) and text)]
 
 
+class TargetLimits(Section):
+    """The most that a target takes, as its vendor or its administrator says; over what is known of it by itself."""
+
+    batch: PositiveInt | None = None
+    """Chunks in one write; fewer where the server says fewer."""
+    request_bytes: PositiveInt | None = None
+    """Bytes of one request; a server of Chroma takes 41,943,040, a proxy before it may take less."""
+    collection_rows: PositiveInt | None = None
+    """Chunks of one collection."""
+    name_bytes: PositiveInt | None = None
+    """Bytes of a collection's name."""
+    dimension: PositiveInt | None = None
+    """Numbers of a vector."""
+    id_bytes: PositiveInt | None = None
+    """Bytes of an id."""
+    document_bytes: PositiveInt | None = None
+    """Bytes of a document, as UTF-8."""
+    uri_bytes: PositiveInt | None = None
+    """Bytes of a URI."""
+    metadata_bytes: PositiveInt | None = None
+    """Bytes of a chunk's whole metadata, as JSON."""
+    keys: PositiveInt | None = None
+    """Keys of a chunk's metadata."""
+    key_bytes: PositiveInt | None = None
+    """Bytes of the name of a key."""
+    value_bytes: PositiveInt | None = None
+    """Bytes of a value of metadata; of a list, all its texts together."""
+
+
 class Endpoint(Section):
     """A Chroma database: a server (`url`), a directory (`path`) or Chroma Cloud (`cloud`), exactly one of them.
 
@@ -410,6 +440,10 @@ class Endpoint(Section):
     timeout_seconds: PositiveFloat = 30.0
     """Seconds until a request is given up; the client itself would wait for ever."""
 
+    limits: TargetLimits | None = None
+    """Of a target: the most that it takes, where somebody knows it; chunks over it are set aside in the dry run."""
+    create: bool | None = None
+    """Of a target: whether step 20 makes the tenant and database that it lacks; none: with a warning; false: refused."""
     embedding_functions: list[StoredFunction] = Field(default_factory=list)
     """Functions of collections that may leave this machine for text searches: `{name, config}`; target: those of source."""
 

@@ -148,14 +148,14 @@ class Parameters(Section):
         return self
 
     def _contradictions(self) -> Iterator[str]:
-        same = overlap(self.source, self.target)
-        if same:
+        if same := overlap(self.source, self.target):
             yield f"'source' and 'target' {same}"
+        if self.source.limits or self.source.create is not None:
+            yield "'source.limits' and 'source.create' mean nothing: they say what a target takes, and what is made there"
         if self.target.rename:
             yield "'target.rename' means nothing: only a source of Chroma 0.3 has two collections of one name"
         for side in ("source", "target"):
-            path = getattr(self, side).path
-            if path is not None and not same and lies_in(self.snapshot.directory, path):
+            if (path := getattr(self, side).path) is not None and not same and lies_in(self.snapshot.directory, path):
                 yield f"'snapshot.directory' lies inside '{side}.path', which must hold the database only"
         if self.fence.kind == "nginx" and self.source.is_embedded:
             yield "'fence.kind' is nginx, but 'source' is a directory, before which no proxy can stand; command or none"
@@ -235,8 +235,8 @@ class Parameters(Section):
 
     def _of_functions(self) -> set[str]:
         """The variables that embedding functions may read."""
-        ends = (self.source, self.target)
-        named = {name for end in ends for function in end.embedding_functions for name in function.environment()}
+        functions = [*self.source.embedding_functions, *self.target.embedding_functions]
+        named = {name for function in functions for name in function.environment()}
         made = self.migration.embedding.config if self.migration.embedding else {}
         return named | {str(v) for k, v in made.items() if k.endswith("env_var")}
 

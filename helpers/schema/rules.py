@@ -23,7 +23,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -496,19 +496,74 @@ _IS_TYPE: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def too_large(written: ChunkBatch, ids: Sequence[str], collection: str, most: int) -> pd.DataFrame:
-    """The chunks that no request can carry, by source id, as rows of failures."""
+# -- limits of a target ------------------------------------------------------------------------------------------------
+
+_AT_THE_SOURCE = "split or shorten it at the source, or leave the chunk out by the schema (leave_out)"
+# By limit (`stores.limits.Limits`): what is measured, its unit, and what helps.
+_OVER = {
+    "write_bytes": ("the chunk in one request", "bytes", _AT_THE_SOURCE),
+    "document_bytes": ("the document", "bytes", _AT_THE_SOURCE),
+    "id_bytes": ("the id", "bytes", "give shorter ids by the schema (id)"),
+    "uri_bytes": ("the URI", "bytes", "shorten it at the source"),
+    "metadata_bytes": ("the metadata", "bytes", "leave fields behind by the schema (drop)"),
+    "keys": ("the metadata", "keys", "leave fields behind by the schema (drop)"),
+    "key_bytes": ("a key", "bytes", "give the field a shorter name by the schema (rename), or leave it behind (drop)"),
+    "value_bytes": ("a value", "bytes", "shorten the value by the schema (replace), or leave the field behind (drop)"),
+    "dimension": ("the vector", "dimensions", "make new vectors by a smaller model (migration.reembed)"),
+}
+
+
+def over_limits(
+    written: ChunkBatch, ids: Sequence[str], collection: str, limits: Mapping[str, tuple[int, str]]
+) -> pd.DataFrame:
+    """The chunks that are over a limit of the target, by source id, as rows of failures; `limits`: name → (most, whose word)."""
     rows = []
-    for row, text in enumerate(written.documents):
-        if _ROUGHLY * (len(text or "") + len(str(written.metadatas[row] or ""))) < most:
-            continue  # by far: not worth the exact figure
-        texts = (written.ids[row], text, written.uris[row], written.metadatas[row])
-        bodies = [json.dumps(part, ensure_ascii=False, default=str).encode("utf-8", "replace") for part in texts]
-        found = sum(map(len, bodies)) + 6 * written.dimension  # a vector goes as base64
-        if found > most:
-            detail = f"{found / 2**20:,.1f} MiB in one request, a server takes {most // 2**20}"
-            rows.append((collection, ids[row], ReasonCode.TOO_LARGE, detail))
+    asked = [(name, most, origin) for name, (most, origin) in limits.items() if name in _OVER]
+    for row, chunk in enumerate(ids):
+        for name, most, origin in asked:
+            found, of = _size_of(written, row, name, most)
+            if found > most:
+                what, unit, helps = _OVER[name]
+                named = f"{what} {show(of)}" if of else what
+                said = f"{named} has {found:,} {unit}, the target takes {most:,} ({origin}): {helps}"
+                rows.append((collection, chunk, ReasonCode.TOO_LARGE, said))
     return failure_table(rows)
 
 
+def _size_of(written: ChunkBatch, row: int, name: str, most: int) -> tuple[int, str]:
+    """How much of this limit a chunk takes, and the key that it is about, if any."""
+    document, metadata = written.documents[row], written.metadatas[row] or {}
+    if name == "keys":
+        return len(metadata), ""
+    if name == "dimension":
+        return written.dimension, ""
+    if name == "key_bytes":
+        return max(((_bytes(key), key) for key in metadata), default=(0, ""))
+    if name == "value_bytes":
+        return max(((_value_bytes(value), key) for key, value in metadata.items()), default=(0, ""))
+    if name == "metadata_bytes":
+        return len(_as_json(metadata)) if metadata else 0, ""
+    if name == "write_bytes":
+        if _ROUGHLY * (len(document or "") + len(str(metadata))) + 6 * written.dimension < most:
+            return 0, ""  # by far: not worth the exact figure
+        texts = (written.ids[row], document, written.uris[row], written.metadatas[row])
+        return sum(len(_as_json(part)) for part in texts) + 6 * written.dimension, ""  # a vector goes as base64
+    return _bytes({"document_bytes": document, "id_bytes": written.ids[row], "uri_bytes": written.uris[row]}[name]), ""
+
+
 _ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of any but control characters
+
+
+def _bytes(text: str | None) -> int:
+    return len((text or "").encode("utf-8", "replace"))
+
+
+def _value_bytes(value: Any) -> int:
+    """Of texts; a number is never over a limit."""
+    if isinstance(value, list):
+        return sum(map(_value_bytes, value))
+    return _bytes(value) if isinstance(value, str) else 0
+
+
+def _as_json(part: Any) -> bytes:
+    return json.dumps(part, ensure_ascii=False, default=str).encode("utf-8", "replace")

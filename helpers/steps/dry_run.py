@@ -66,8 +66,8 @@ _ISSUES = (
     ("unsupported metadata", (ReasonCode.UNSUPPORTED_METADATA, ReasonCode.EMPTY_ID),
      "keys or values that a current Chroma refuses or drops",
      "Rename the keys at the source, or leave the chunks in quarantine."),
-    ("too large", (ReasonCode.TOO_LARGE,), "chunks larger than a request that the target's server takes",
-     "They stay in quarantine; split these documents at the source, or migrate into a directory."),
+    ("too large", (ReasonCode.TOO_LARGE,), "chunks over a limit of the target",
+     "They stay in quarantine; the table of quarantined chunks names each limit, who says so, and what helps."),
     ("wrong dimension", (ReasonCode.WRONG_DIMENSION,), "vectors of another size than expected.dimensions allows",
      "Correct expected.dimensions, or find out which model wrote them."),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,13 @@ from helpers.formatting import count, size
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE, judge_indexes
 from helpers.migration.reembedding import refuse_order
-from helpers.migration.target_lock import NOT_THERE, chosen, refuse_taken
+from helpers.migration.target_lock import (
+    NOT_THERE,
+    chosen,
+    judge_limits,
+    limits_table,
+    refuse_taken,
+)
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
@@ -75,14 +81,10 @@ class TargetReadinessStep(NotebookStep):
             if self._lacks:
                 what = " and ".join(f"{name} {getattr(self.target, name)}" for name in self._lacks)
                 rows.append(("to be made by step 20", what))
-                self.run.check(
-                    "tenant and database of the target", Verdict.WARNING, measured=f"no {what}", threshold="there",
-                    reason=ReasonCode.TARGET_DATABASE_MADE,
-                    detail=f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target.",
-                )  # fmt: skip
+                self._judge_absent(what)
             self.run.check("connection to the target", Verdict.PASS, measured="reachable", threshold="reachable",
                            detail="a new folder, can be written" if self._is_new else "the database is new")  # fmt: skip
-            return pd.DataFrame(rows, columns=["what", "found"])
+            return pd.DataFrame(rows + self._limits({}), columns=["what", "found"])
         begun = time.monotonic()
         check_connection(self.run, "target", self.target)
         with open_target(self.target) as store:
@@ -95,6 +97,7 @@ class TargetReadinessStep(NotebookStep):
                 ("time to open", f"{seconds * 1000:.0f} ms"),
                 ("rows per write, at most", f"{store.limits().write_rows:,}"),
                 ("bytes per write, at most", f"{store.limits().write_bytes:,}"),
+                *self._limits({"write_rows": store.limits().write_rows} if self.target.url else {}),
                 ("collections", str(len(present))),
                 ("locked by", _named(holder)),
             ]
@@ -115,6 +118,25 @@ class TargetReadinessStep(NotebookStep):
                        )  # fmt: skip
         self._check_room_for_names(present)
         return pd.DataFrame(rows, columns=["what", "found"])
+
+    def _judge_absent(self, what: str) -> None:
+        """What step 20 will make: as it was ordered, with a warning where nobody said a word, refused where that is forbidden."""
+        unsure = f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target."
+        made: dict[bool | None, tuple[Verdict, str, ReasonCode | Literal[""], str]] = {
+            True: (Verdict.PASS, "may be made (target.create)", "", f"Step 20 makes {what}, as ordered by target.create."),
+            False: (Verdict.FAIL, "there (target.create is false)", ReasonCode.TARGET_DATABASE_MADE,
+                    f"Make {what} there, or correct target; target.create: true lets step 20 make it."),
+            None: (Verdict.WARNING, "there", ReasonCode.TARGET_DATABASE_MADE, f"{unsure} Else say target.create: true."),
+        }  # fmt: skip
+        verdict, expected, reason, detail = made[self.target.create]
+        self.run.check("tenant and database of the target", verdict, measured=f"no {what}", threshold=expected,
+                       parameter="target.create", reason=reason, detail=detail)  # fmt: skip
+
+    def _limits(self, asked: Mapping[str, int]) -> list[tuple[str, str]]:
+        """What the target takes at most, and who says so; collections that are over it are found now."""
+        schema, counts = load_schema(self.run.parameters.schema_name), {i.name: i.count for i in self._source}
+        judge_limits(self.run, counts if schema.is_identity else dict.fromkeys(schema.targets(list(counts)), 0))
+        return limits_table(self.run, asked)
 
     def _refuse_absent(self) -> None:
         """See what the target lacks of tenant and database; nothing of it is made here.

@@ -24,6 +24,7 @@ import tenacity
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, Transient, one_line
+from helpers.parameters.endpoint import Endpoint, TargetLimits
 from helpers.reason_codes import ReasonCode
 
 T = TypeVar("T")
@@ -71,6 +72,8 @@ class Limits:
     value_bytes: int = NO_LIMIT
     keys: int = NO_LIMIT
     dimension: int = NO_LIMIT
+    collection_rows: int = NO_LIMIT
+    metadata_bytes: int = NO_LIMIT
 
     def read_step(self, dimension: int) -> int:
         """Chunks with vectors of this dimension that one request asks for."""
@@ -122,7 +125,33 @@ CLOUD = Limits(
     write_rows=300, write_bytes=32 * 2**20, read_rows=300, page_rows=300, query_results=300, query_vectors=20,
     predicates=8, concurrent_reads=10, concurrent_writes=10, document_bytes=16_384, uri_bytes=256, id_bytes=128,
     name_bytes=128, key_bytes=36, value_bytes=4_096, keys=32, dimension=4_096,
+    collection_rows=5_000_000,
 )  # fmt: skip
+
+MOST_BODY_BYTES = 40 * 2**20  # of a request that a server takes (chroma-facts)
+_OF_PARAMETER = {"batch": "write_rows", "request_bytes": "write_bytes"}  # whose names in `target.limits` are others
+_OF_REQUESTS = ("write_rows", "write_bytes")  # to which a store cuts what it sends; the rest is the chunks' own
+
+
+def known_of(target: Endpoint) -> dict[str, tuple[int, str]]:
+    """What is known of a target's limits before it is asked: name in `Limits` → (value, where it comes from)."""
+    found = {"write_bytes": (MOST_BODY_BYTES, "measured with Chroma's server")} if target.url else {}
+    if target.is_cloud:
+        quotas = {name: most for name, most in CLOUD.known().items() if name in TargetLimits.model_fields}
+        found |= {name: (most, "Chroma Cloud's documentation") for name, most in quotas.items()}
+    for name, most in (target.limits.model_dump(exclude_none=True) if target.limits else {}).items():
+        found[_OF_PARAMETER.get(name, name)] = most, f"target.limits.{name}"
+    return found
+
+
+def with_given(limits: Limits, target: Endpoint) -> Limits:
+    """The limits of a store that was opened, with what `target.limits` says of its requests; never more than it says itself."""
+    given = {name: most for name, (most, of) in known_of(target).items() if of.startswith("target.limits")}
+    if "write_bytes" in given:  # the same headroom as between what a server takes and what we send it at once
+        given["write_bytes"] = max(1, given["write_bytes"] * limits.write_bytes // MOST_BODY_BYTES)
+    sent = {name: min(getattr(limits, name), most) for name, most in given.items() if name in _OF_REQUESTS}
+    return dataclasses.replace(limits, **sent)
+
 
 _REFUSAL = re.compile(
     r"'(?P<quota>[^']+)' exceeded quota limit for action '[^']+'(?:.*?exceeds limit of (?P<most>[\d,]*\d))?", re.DOTALL

@@ -33,11 +33,10 @@ from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory
 from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of
 from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
-from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried
+from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
 from helpers.stores.repair import Found
 from helpers.stores.rescue import Rescued, RescuedStore, rescue
 
-MOST_BODY_BYTES = 40 * 2**20  # of a request that a server takes (chroma-facts)
 BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
 PAGE = 100
 _USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
@@ -237,7 +236,7 @@ def open_embedded(
         )
         limits = Limits(min(client.get_max_batch_size(), 5_000), BODY_BYTES)
         store = (RescuedStore if rescued else ClientStore)(
-            client, label, limits=limits, spaces=spaces, functions=endpoint.embedding_functions
+            client, label, limits=with_given(limits, endpoint), spaces=spaces, functions=endpoint.embedding_functions
         )
         if isinstance(store, RescuedStore):
             store.rescued = rescued or {}
@@ -278,7 +277,7 @@ def _current_server(endpoint: Endpoint, headers: dict[str, str]) -> Iterator[Cli
         yield ClientStore(
             client,
             endpoint.label,
-            limits=limits,
+            limits=with_given(limits, endpoint),
             protocol="API v2",
             usage=usage,
             functions=endpoint.embedding_functions,
