@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.results import Verdict
 from helpers.run.folders import RunFolder
@@ -137,6 +139,19 @@ def test_nan_vectors_are_named_and_set_aside(old: RunFolder) -> None:
     assert probe(at(old, "48"))[1] == 0
     with embedded(Path("target")) as store:
         assert store.count("notes") == 77
+
+
+def test_a_chunk_with_a_new_id_and_another_collection_is_found_where_the_schema_puts_it(old: RunFolder) -> None:
+    assert not (old.workspace / "staged").exists()  # of it only the source is of use here
+    Path("moved.yaml").write_text(
+        "name: moved\nid: '\"n/\" + id'\ncollections: [{from: notes, to: papers}]\n", encoding="utf-8"
+    )
+    folder = migrated(begun("moved", schema="moved.yaml"))
+    assert not at(folder, "47").unusable()["in target"].any()
+    with embedded(Path("target")) as store:
+        store.add("papers", ChunkBatch(["n/nan"], ["of nan"], np.ones((1, 2), np.float32), [None]))
+    table = at(folder, "47").unusable()
+    assert table[table["in target"]]["id"].tolist() == ["nan"]
 
 
 def test_a_quarantine_that_was_lost_is_made_again(old: RunFolder) -> None:

@@ -161,14 +161,17 @@ def test_the_ladder_tells_what_it_saw(chroma_server: Servers) -> None:
 
 
 @pytest.mark.more
-def test_a_chunk_that_the_target_refuses_is_alone_in_quarantine_and_named(chroma_server: Servers) -> None:
+@pytest.mark.parametrize("schema", ["identity", "new-ids.yaml"])
+def test_a_chunk_that_the_target_refuses_is_alone_in_quarantine_and_named(chroma_server: Servers, schema: str) -> None:
     """A gateway takes less than the server says: the batch is halved until the heavy chunk is alone."""
+    Path("new-ids.yaml").write_text("name: new ids\nid: '\"n/\" + id'\n", encoding="utf-8")
     heavy = chunks(30, 4, prefix="h")
     heavy.documents[17] = "x" * 2**20
     with embedded(Path("source")) as store:
         fill(store, "heavy", heavy)
     with FaultyProxy(chroma_server().url, most_bytes=2**19) as gateway:
-        folder = begun(target={"url": gateway.url}, migration={"batch_size": 10, "workers": 1, "minimum_valid": 0.9})
+        folder = begun(target={"url": gateway.url}, schema=schema,
+                       migration={"batch_size": 10, "workers": 1, "minimum_valid": 0.9})  # fmt: skip
         migrated(folder)
         desk = at(folder, "41")
         refused = desk.refused()

@@ -174,16 +174,13 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         return list(self.run.parameters.expected.dimensions)
 
     def _present(self, keys: set[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of (collection, source id) that stand in the target under the id that they would have there."""
-        if not keys:
-            return set()
-        prefix = self.run.parameters.migration.id_policy == "prefix"
-        as_there = {(f"{c}:{i}" if prefix else i): (c, i) for c, i in sorted(keys)}
+        """Those of (collection, source id) that stand in the target where the schema puts them, under the id that it gives."""
         found: set[tuple[str, str]] = set()
         with self.target() as (store, there):
-            for name in sorted(there) if store is not None else ():
+            for target, origins in self.places(keys).items() if store is not None else ():
                 assert store is not None
-                found |= {as_there[i] for i in store.read(name, list(as_there), embeddings=False).ids}
+                if target in there:
+                    found |= {origins[i] for i in store.read(target, list(origins), embeddings=False).ids}
         return found
 
 

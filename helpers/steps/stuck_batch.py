@@ -51,18 +51,13 @@ class StuckBatchStep(Troubleshooter):
 
     def refused(self) -> pd.DataFrame:
         """The chunks that the target refused: each was found by halving its batch until it was alone. With their weight."""
-        weights: dict[str, int] = {}
+        weights: dict[tuple[str, str], int] = {}
         for file in sorted(self.aside.folder.glob("refused-*.parquet")):
-            batch = from_table(read_parquet(file))
-            weights |= {chunk: batch.take([i]).nbytes() for i, chunk in enumerate(batch.ids)}
-        prefix = self.run.parameters.migration.id_policy == "prefix"
+            table = read_parquet(file)
+            batch, keys = from_table(table), [table.column(name).to_pylist() for name in ("collection", "source_id")]
+            weights |= {key: batch.take([i]).nbytes() for i, key in enumerate(zip(*keys, strict=True))}
         rows = [
-            (
-                e["collection"],
-                e["id"],
-                e["detail"],
-                weights.get(f"{e['collection']}:{e['id']}" if prefix else e["id"], 0),
-            )
+            (e["collection"], e["id"], e["detail"], weights.get((e["collection"], e["id"]), 0))
             for e in self.aside.entries()
             if e["reason"] == ReasonCode.REFUSED_BY_TARGET
         ]

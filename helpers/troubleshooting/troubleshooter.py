@@ -31,7 +31,7 @@ from helpers.run import plan
 from helpers.run.command import python_environment
 from helpers.run.folders import RunPath
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.schema import load_schema
+from helpers.schema import Context, load_schema
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
@@ -171,6 +171,20 @@ class Troubleshooter(NotebookStep, ABC):
             return
         with open_target(endpoint) as store:
             yield store, there
+
+    def places(self, keys: Collection[tuple[str, str]]) -> dict[str, dict[str, tuple[str, str]]]:
+        """Where these chunks of the source, (collection, id), are to stand: target collection → id there → chunk. By the rules
+        of the schema, as `runbook schema --explain` shows them."""
+        schema, names = load_schema(self.run.parameters.schema_name), self.snapshot.names()
+        context = Context.of(names, self.run.date, self.run.parameters.migration)
+        found: dict[str, dict[str, tuple[str, str]]] = {}
+        for name in sorted({collection for collection, _ in keys} & set(names)):
+            for batch in self.snapshot.batches(name):
+                some = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) in keys])
+                done = schema.transform(some, name, context)
+                for target, chunk, source_id in zip(done.targets, done.batch.ids, done.source_ids, strict=True):
+                    found.setdefault(target, {})[chunk] = (name, source_id)
+        return found
 
     def note(self, action: str, **facts: Any) -> None:
         """One entry in the run's audit log, one line in run.log."""
