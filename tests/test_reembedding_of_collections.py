@@ -379,7 +379,9 @@ def test_a_vector_of_the_new_model_is_never_replayed_into_the_source(taken: tupl
     added = replace(changed.take([0]), ids=["fresh"])
     origins = [("notes", chunk) for chunk in staged.ids]
     one = Written("notes", "cosine", staged, changed, origins, added, [], [])
-    planned = plan([one], snapshot, set(), same_names=True, prefixed=False, anew=lambda name: name == "notes")
+    planned = plan(
+        [one], snapshot, set(), schema=load_schema("identity"), prefixed=False, anew=lambda name: name == "notes"
+    )
     assert planned.put["notes"].ids == staged.ids[:1]
     assert planned.put["notes"].embeddings.tobytes() == all_of(snapshot, "notes").embeddings[:1].tobytes()
     assert [(row["id"], "of the model" in row["why"]) for row in planned.open] == [

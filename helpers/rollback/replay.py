@@ -1,8 +1,8 @@
 """What clients wrote to the target, mapped back and written to the source: never an upsert, always compared afterwards.
 
 A chunk of the snapshot keeps its original metadata; over it go the keys that the client changed, against what had been
-put into the target. Where a new chunk goes follows from its id, which begins with the collection's name where the migration
-wrote ids so, by its `source_collection`, or by the operator (`--replay-to`). The plan is on disk before
+put into the target. Where a new chunk goes follows from the schema (its collection has one source), from its id, where that
+begins with the collection's name, from its `source_collection`, or from the operator (`--replay-to`). The plan is on disk before
 the source is touched, so that a kill in the middle is gone on with and never taken for damage.
 
 Clients' writes are the differences between the target and what was staged. This is asked only after a cutover: then step 23
@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from helpers.migration.catch_up import UNFOUND
 from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, as_kind, file_digest, json_in, reading, silent, whole, write_json
+from helpers.schema import Schema
 from helpers.snapshots.comparison import compare, compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
@@ -168,25 +169,18 @@ def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, 
     `vanished` and `new collections` are 1 where the whole collection went or came.
     """
     rows = {row["collection"]: row for row in _index(folder)} if folder is not None else {}
-    known, mine, none = (
-        exported([str(folder)] if folder is not None else []),
-        {one.target: one for one in found},
-        ChunkBatch.empty(),
-    )
-    nothing = dict.fromkeys(("added_ids", "changed_ids", "deleted_ids", "unreadable_ids"), ()) | {
-        "vanished": False,
-        "made": None,
-    }
+    known = exported([str(folder)] if folder is not None else [])
+    mine, none = {one.target: one for one in found}, ChunkBatch.empty()
+    nothing: dict[str, Any] = dict.fromkeys(("added_ids", "changed_ids", "deleted_ids", "unreadable_ids"), ())
+    nothing |= {"vanished": False, "made": None}
     news = {}
     for name in sorted(rows.keys() | mine.keys()):
         row, one = rows.get(name, nothing), mine.get(name, Written(name, "l2", none, none, [], none))
         counts = {kind: _unlike(batch, known[name].chunks, one.space)
                   for kind, batch in (("added", one.added), ("changed", one.changed))}  # fmt: skip
         was, gone = ({chunk for chunk, *_ in ids} for ids in (row["deleted_ids"], one.deleted))
-        changed, there = (
-            {chunk for chunk, *_ in row["changed_ids"]},
-            {*one.added.ids, *one.changed.ids, *one.unreadable},
-        )
+        changed = {chunk for chunk, *_ in row["changed_ids"]}
+        there = {*one.added.ids, *one.changed.ids, *one.unreadable}
         counts["changed"] += len((changed | was) - gone - there)  # put back as they were
         counts["deleted"] = len(gone - was | {*row["added_ids"]} - there)
         counts["unreadable"] = len({*one.unreadable} - {*row["unreadable_ids"]})
@@ -306,12 +300,12 @@ class Plan:
 
 
 def plan(
-    found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, same_names: bool, prefixed: bool, to: str = "",
+    found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, schema: Schema, prefixed: bool, to: str = "",
     anew: Callable[[str], bool] = lambda _: False,
 ) -> Plan:  # fmt: skip
-    """Where each write goes in the source. `prefixed`: ids in the target are `<source collection>:<id>`; `same_names`: a target
-    collection has the name of its one source. `to` is the source collection of new chunks that nothing else places. `anew`:
-    whether the vectors of a source collection were made anew for the target: then only writes that leave them alone go back.
+    """Where each write goes in the source. `prefixed`: ids in the target are `<source collection>:<id>`. By the `schema` fields
+    get their names of the source back, and new chunks go to the only source of their collection; `to`: those that nothing else
+    places. `anew`: whether vectors of a source collection were made anew: then only writes that leave them alone go back.
 
     `taken`: the source's collections that no replay made; a collection that clients made comes back unless it is among them.
     """
@@ -328,20 +322,20 @@ def plan(
         for collection, rows in _by_collection(one).items():
             ids = [one.origins[row][1] for row in rows]
             originals = _originals(snapshot, collection, ids)
-            puts[collection] += [
-                _merged(originals[source_id], one.staged.take([row]), one.changed.take([row]), one.space)
-                for row, source_id in zip(rows, ids, strict=True)
-            ]
+            for row, source_id in zip(rows, ids, strict=True):
+                base = originals[source_id]
+                was, now = (_back(b.take([row]), schema, collection, base) for b in (one.staged, one.changed))
+                puts[collection].append(_merged(base, was, now, one.space))
         for _, (collection, source_id) in one.deleted:
             deletes[collection].append(source_id)
         for row in range(len(one.added)):
             chunk = one.added.take([row])
-            home, source_id = _origin(chunk, one.target if same_names else "", names, prefixed, to)
+            home, source_id = _origin(chunk, schema.only_source(one.target, names), names, prefixed, to)
             if home not in names:
                 out.open.append({"collection": one.target, "id": chunk.ids[0], "why": home})
             else:
                 chunk.ids = [source_id]
-                puts[home].append(chunk)
+                puts[home].append(_back(chunk, schema, home))
         out.open += [{"collection": one.target, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
     for name, batches in sorted(puts.items()):
         fit = ChunkBatch.concatenate([b for b in batches if not anew(name) or _has_its_vector(out, snapshot, name, b)])
@@ -390,6 +384,11 @@ def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, Chunk
     return found
 
 
+def _back(chunk: ChunkBatch, schema: Schema, collection: str, base: ChunkBatch | None = None) -> ChunkBatch:
+    held = (base.metadatas[0] if base is not None else None) or {}
+    return replace(chunk, metadatas=[m and schema.content.as_in_source(collection, held, m) for m in chunk.metadatas])
+
+
 def _merged(base: ChunkBatch, was: ChunkBatch, now: ChunkBatch, space: Space) -> ChunkBatch:
     """The source's chunk with what the client changed; what he left alone keeps the snapshot's own bits."""
     same = was.embeddings.shape == now.embeddings.shape and same_vectors(was.embeddings, now.embeddings, space).all()
@@ -420,7 +419,7 @@ _ORIGIN = "source_collection"  # the field of the shipped schemas that names it
 def _origin(chunk: ChunkBatch, target: str, names: set[str], prefixed: bool, to: str) -> tuple[str, str]:
     """(source collection, id in it) of a new chunk; where nothing places it, (why not, its id).
 
-    `target` is the collection that it is in where the source's has the same name, else "".
+    `target` is the only source of the collection that it is in, else "".
     """
     given = chunk.ids[0]
     begins = [name for name in names if prefixed and given.startswith(f"{name}:")]

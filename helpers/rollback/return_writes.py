@@ -47,8 +47,7 @@ class ReturnWrites:
         self.wrote: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
-        content = load_schema(self.run.parameters.schema_name).content
-        self.same_names = content.routing is None and not content.collections
+        self.schema = load_schema(self.run.parameters.schema_name)
         self.prefixed = self.run.parameters.migration.id_policy == "prefix"
 
     @contextmanager
@@ -218,7 +217,7 @@ class ReturnWrites:
                 next_step=f"It has {', '.join(snapshot.names())}.",
             )  # fmt: skip
         order = self.run.parameters.migration.reembed
-        planned = replay.plan(self.found, snapshot, taken, same_names=self.same_names, prefixed=self.prefixed, to=to,
+        planned = replay.plan(self.found, snapshot, taken, schema=self.schema, prefixed=self.prefixed, to=to,
                               anew=order.selects if order else lambda _: False)  # fmt: skip
         replay.without(planned, self.source.moved)
         return planned

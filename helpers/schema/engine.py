@@ -158,6 +158,11 @@ class Schema:
             return dict.fromkeys(source_collections)
         return {name: kind for kind, name in self.content.routing.targets.items()}
 
+    def only_source(self, target: str, names: Iterable[str]) -> str:
+        """The one of these source collections whose chunks can reach this target collection; "" where several can, or none."""
+        able = [name for name in names if target in self.targets([name])]
+        return able[0] if len(able) == 1 else ""
+
     def type_of(self, move: Move) -> str | None:
         """The type of the chunks that a rule of `collections` moves: its target, where that has fields of its own."""
         return move.to if move.to in self.content.extensions else None

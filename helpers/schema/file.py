@@ -29,6 +29,7 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 
+from helpers.chunks import Metadata
 from helpers.errors import UsageError
 from helpers.parameters.model import NOT_YAML, dotted, explain, nearest, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
@@ -466,6 +467,17 @@ class SchemaFile(_Part):
         """Whether it has any rule besides those of single fields and `routing`."""
         rules = self.leave_out or self.collections or self.rename or self.replace or self.redact or self.drop
         return bool(rules) or self.id is not None
+
+    def as_in_source(self, collection: str, held: Metadata, metadata: Metadata) -> Metadata:
+        """Metadata of the target with the names that its fields have in this source collection, where `rename` gives them others.
+
+        `held` is what the chunk holds there: a field that it has under the target's name was never renamed.
+        """
+        found: dict[str, str] = {}
+        for rule in self.rename:
+            if rule.applies(collection) and rule.to not in held and (rule.to not in found or rule.source in held):
+                found[rule.to] = rule.source
+        return {found.get(key, key): value for key, value in metadata.items()}
 
     def moves(self, collection: str) -> list[Move]:
         """The rules of `collections` for this one, in order; after one without `when` none is asked."""
