@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path

@@ -123,13 +123,14 @@ class TargetReadinessStep(NotebookStep):
         """What step 20 will make: as it was ordered, with a warning where nobody said a word, refused where that is forbidden."""
         unsure = f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target."
         made: dict[bool | None, tuple[Verdict, str, ReasonCode | Literal[""], str]] = {
-            True: (Verdict.PASS, "may be made (target.create)", "", f"Step 20 makes {what}, as ordered by target.create."),
+            True: (Verdict.PASS, "to be made", "", f"Step 20 makes {what}, as ordered by target.create."),
             False: (Verdict.FAIL, "there (target.create is false)", ReasonCode.TARGET_DATABASE_MADE,
                     f"Make {what} there, or correct target; target.create: true lets step 20 make it."),
             None: (Verdict.WARNING, "there", ReasonCode.TARGET_DATABASE_MADE, f"{unsure} Else say target.create: true."),
         }  # fmt: skip
         verdict, expected, reason, detail = made[self.target.create]
-        self.run.check("tenant and database of the target", verdict, measured=f"no {what}", threshold=expected,
+        measured = expected if self.target.create else f"no {what}"
+        self.run.check("tenant and database of the target", verdict, measured=measured, threshold=expected,
                        parameter="target.create", reason=reason, detail=detail)  # fmt: skip
 
     def _limits(self, asked: Mapping[str, int]) -> list[tuple[str, str]]:
