@@ -21,6 +21,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, batch in {
             "articles": chunks({
                 "a 1": ("Write to ada@x.org.", {"writer": "Ada", "published": "2024-05-01", "code": "de", "notes": "ada@x.org"}),
+                "b": ("x", {"code": "de"}),
                 "draft": ("x", {"status": "draft", "published": "soon"}),
             }),
             "other": chunks({"a 1": ("B", None)}, 2),
@@ -85,10 +86,33 @@ In the target
     ("schema", "chunk", "said"),
     [
         ("new_ids", "a 1", ["id: a 1  becomes  articles/a-1", "Chunk a 1 of collection other"]),
-        ("collections", "a 1", ["collection: articles  becomes  articles_en"]),
+        (
+            "collections",
+            "a 1",
+            ["collection: articles  becomes  articles_en", "sends chunks of articles to articles_en"],
+        ),
         ("leave_out", "draft", ["The chunk is not migrated", "left out by the schema: drafts are not published"]),
-        ("computed_fields", "draft", ["quarantine, invalid_year: int(fields.published"]),
-        ("redaction", "a 1", ["document: (not shown)  becomes  'Write to [e-mail].'", "made from the old text"]),
+        ("computed_fields", "draft", ["it goes to quarantine, whole (invalid_year): int(fields.published"]),
+        (
+            "computed_fields",
+            "b",
+            ["(invalid_year): int(fields.published.substring(0, 4)): the chunk has no field published"],
+        ),
+        (
+            "rename_and_drop",
+            "a 1",
+            ["field writer: 'Ada'  becomes  field author: 'Ada'", "leaves the field behind (drop)"],
+        ),
+        (
+            "redaction",
+            "a 1",
+            [
+                "document: (not shown)  becomes  'Write to [e-mail].'",
+                "made from the old text",
+                "(redact: e-mail addresses)",
+                "(redacted here; the source holds the text)",
+            ],
+        ),
     ],
 )
 def test_what_each_rule_does_is_said(
@@ -100,6 +124,41 @@ def test_what_each_rule_does_is_said(
     text = capsys.readouterr().out
     assert [line for line in said if line not in text] == []
     assert ("ada@x.org" in text) is (schema not in ("redaction", "leave_out", "computed_fields"))
+
+
+RULES = """\
+name: rules
+fields:
+  - {name: year, type: integer, minimum: 2000, maximum: 2010, repair: clamp}
+  - {name: code, type: string, allowed: [fr, it], default: fr, repair: default}
+  - {name: notes, type: strings}
+replace:
+  - {fields: [published], pattern: "-.*", with: ""}
+unknown: drop
+"""
+
+
+def test_each_rule_is_named_with_what_it_says(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_target(Endpoint(path=str(source / "source"))) as store:
+        store.create(CollectionInfo("years", 0, None, "cosine", "cosine"))
+        store.add("years", chunks({"y": ("x", {"year": 1999, "code": "de", "notes": "n", "published": "2024-05-01"})}))
+    (source / "rules.yaml").write_text(RULES, encoding="utf-8")
+    assert explained(source, str(source / "rules.yaml"), "y") == 0
+    text = capsys.readouterr().out
+    for words in (
+        "The number must be at least 2000 and at most 2010: it was moved to the nearer bound.",
+        "was replaced by the default. Allowed: fr, it.",
+        "The schema wants the type strings; the value was converted without loss.",
+        "The schema's pattern was found and replaced: -.*",
+        "(unknown: drop, it keeps only fields that it names)",
+    ):
+        assert words in text
+
+
+def test_a_vector_that_is_made_anew_is_not_said_to_stay(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--set", "migration.reembed={function: default, collections: [other]}", "--collection", "other")
+    assert explained(source, "identity", "a 1", *more) == 0
+    assert "It is replaced: migration.reembed makes a new one by default." in capsys.readouterr().out
 
 
 def test_an_unknown_chunk_is_one_line(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

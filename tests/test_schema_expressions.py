@@ -62,7 +62,7 @@ def test_values(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("fields.none", "not found"),
+        ("fields.none", "the chunk has no field none"),
         ("fields.a + 1", "No matching overloads"),
         ("1 / 0", "zero"),
         ("int(fields.a)", "cannot convert"),

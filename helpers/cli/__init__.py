@@ -369,7 +369,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
         context = Context.of(names, dt.datetime.now(dt.UTC).date(), parameters.migration)
         for name in (name for name in names if collection in ("", name)):
             if len(batch := store.read(name, [chunk])):
-                table = explained(schema, batch, store.info(name), context, parameters.expected.dimensions)
+                table = explained(schema, batch, store.info(name), context, parameters)
                 found.append(explanation(table, schema.name))
     if not found:
         where = f"collection {one_line(collection, 80)}" if collection else "the source"

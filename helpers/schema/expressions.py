@@ -37,6 +37,7 @@ _LISTED = re.compile(r"\.\s*(?:map|filter|exists|exists_one|all)\s*\(")
 _PROBLEM = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
 _UNKNOWN = re.compile(r"undeclared reference to '([^']*)'")
 _CODE = re.compile(r"^[A-Z_]+: ")
+_NO_KEY = re.compile(r'^Key not found in map : "(.*)"$')
 
 
 class ExpressionFailed(Exception):
@@ -236,14 +237,21 @@ class Expression:
         try:
             value = self._compiled.eval(data=given)
         except RuntimeError as error:
-            raise ExpressionFailed(_CODE.sub("", str(error).splitlines()[0])) from error
+            raise ExpressionFailed(_in_words(str(error))) from error
         kind = str(value.type())
         if kind == "ERROR":
-            raise ExpressionFailed(_CODE.sub("", str(value.value()).splitlines()[0]))
+            raise ExpressionFailed(_in_words(str(value.value())))
         if kind.split("<")[0] not in _HELD:
             raise ExpressionFailed(f"gives {_type(kind)}, which no field can hold")
         plain = value.plain_value()
         return ABSENT if plain is None else plain
+
+
+def _in_words(said: str) -> str:
+    """The first line of what the language says, without its code; a key that is not there as people call it."""
+    return _NO_KEY.sub(
+        r"the chunk has no field \1 (has() asks whether it is there)", _CODE.sub("", said.splitlines()[0])
+    )
 
 
 def _texts(given: Mapping[str, Any]) -> Iterator[str]:

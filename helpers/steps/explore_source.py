@@ -470,8 +470,8 @@ class ExploreSourceStep(NotebookStep):
         batch = self.lookup.read(home, [chunk], embeddings=True) if home else ChunkBatch.empty()
         if not len(batch):
             return pd.DataFrame(columns=list(search.EXPLAINED))
-        dimensions = self.run.parameters.expected.dimensions
-        return search.explained(self.schema, batch, self.lookup.reader.info(home), self.scan.context, dimensions)
+        info = self.lookup.reader.info(home)
+        return search.explained(self.schema, batch, info, self.scan.context, self.run.parameters)
 
     def _home(self, chunk: str, collection: str) -> tuple[str, str]:
         """The collection a chunk is in, and its id; the first of them that knows it. Without an id the first usable chunk."""
