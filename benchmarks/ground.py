@@ -89,7 +89,7 @@ class Ground:
         checkpoint = Checkpoint.open(folder / "checkpoint.json", {})
         checkpoint.stage(staged.total, 0, {name: staged.rows(name) for name in staged.files})
         work = Importer(store, staged, checkpoint, Quarantine(folder / "quarantine"), "bench", batch_size, workers)
-        work.prepare(plan_targets(self.snapshot.collections(), staged, Migration(), identity=True))
+        work.prepare(plan_targets(self.snapshot.collections(), staged, Migration(), load_schema("identity")))
         work.write()
         store.release_lock("bench")
 

@@ -84,7 +84,7 @@ def migrated(
     of = Expectation(snapshot, rules, parameters, DATE, {**quarantine.reasons(), **(listed or {})}, before)
     with open_target(Endpoint(path=str(folder / "target"))) as store:
         if not staged.collided:
-            for info in plan_targets(snapshot.collections(), staged, parameters.migration, identity=rules.is_identity):
+            for info in plan_targets(snapshot.collections(), staged, parameters.migration, rules):
                 store.create(info)
                 for part in staged.stream(info.name, 0, 100):
                     store.add(info.name, part)

@@ -247,13 +247,13 @@ def test_sources_that_cannot_share_a_collection_are_refused(
     snapshot = two_sources(tmp_path, chunks(5, 4), second, space)
     staged = merged(tmp_path, snapshot, "prefix")
     with pytest.raises(Terminal, match=f"differ in {what}"):
-        plan_targets(snapshot.collections(), staged, Migration(), identity=False)
+        plan_targets(snapshot.collections(), staged, Migration(), load_schema("if_ttt"))
 
 
 def test_merged_collections_take_what_their_sources_share(tmp_path: Path) -> None:
     snapshot = two_sources(tmp_path, chunks(5, 4), chunks(3, 4, seed=2))
     staged = merged(tmp_path, snapshot, "prefix")
-    plans = plan_targets(snapshot.collections(), staged, Migration(), identity=False)
+    plans = plan_targets(snapshot.collections(), staged, Migration(), load_schema("if_ttt"))
     assert [p.name for p in plans] == sorted(staged.files)
     assert {(p.space, p.metadata, p.count) for p in plans} == {("l2", None, 0)}
     with embedded(tmp_path / "target") as store:
@@ -296,7 +296,9 @@ def test_a_name_of_512_characters_gets_through_to_quarantine(tmp_path: Path) -> 
     entry = {"collection": name, "id": "c1", "reason": "refused_by_target", "detail": "x", "target": name}
     quarantine.add(entry, next(staged.stream(name, 1, 1)))
     assert quarantine.reasons() == {(name, "c1"): "refused_by_target"}
-    assert isinstance(plan_targets(snapshot.collections(), staged, Migration(), identity=True)[0], CollectionInfo)
+    assert isinstance(
+        plan_targets(snapshot.collections(), staged, Migration(), load_schema("identity"))[0], CollectionInfo
+    )
 
 
 def test_the_list_of_changed_values_is_on_disk_before_the_index_says_that_all_is_staged(

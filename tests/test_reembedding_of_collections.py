@@ -149,7 +149,7 @@ def moved(
     staged = stage(written, schema, context, folder / "staged", aside)
     of = Expectation(snapshot, schema, parameters, DATE, aside.reasons(), before, folder / "made")
     with open_target(parameters.target) as store:
-        for info in plan_targets(written.collections(), staged, parameters.migration, identity=True):
+        for info in plan_targets(written.collections(), staged, parameters.migration, load_schema("identity")):
             store.create(info)
             for batch in staged.stream(info.name, 0, 100):
                 store.add(info.name, batch)

@@ -447,7 +447,7 @@ class CatchUp:
 
     def _plans(self, snapshot: Snapshot, staged: Staged, made: Path) -> list[Any]:
         collections, rules = reembedding.as_written(snapshot, made).collections(), self.run.parameters.migration
-        return plan_targets(collections, staged, rules, identity=self.job.schema.is_identity)
+        return plan_targets(collections, staged, rules, self.job.schema)
 
     def _finish(self) -> bool:
         """Apply the open round, prove it, make its snapshot the current one; False where the proof failed.

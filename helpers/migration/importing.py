@@ -210,10 +210,10 @@ class Importer:
 
 
 def plan_targets(
-    sources: Sequence[CollectionInfo], staged: Staged, rules: Migration, *, identity: bool
+    sources: Sequence[CollectionInfo], staged: Staged, rules: Migration, schema: Schema
 ) -> list[CollectionInfo]:
-    """The collections to create. Under identity the sources' own; else one per target, with what its sources share. Then with
-    the settings of the index that `migration.index` orders.
+    """The collections to create. One that can get chunks of one source alone is like that one: metadata, settings, indexes; else
+    it has what its sources share. Then with the settings of the index that `migration.index` orders.
 
     Raises `Terminal` where sources that merge differ in space or dimension: no one collection can hold both; and where
     one has an index that a local Chroma cannot hold and that `migration.drop_indexes` does not give up. `UsageError` where
@@ -228,12 +228,11 @@ def plan_targets(
     by_name = {info.name: as_created(info, rules.drop_indexes) for info in sources}
     plans = []
     for target in sorted(staged.files):
-        names = staged.contributors(target) or sorted(by_name)
-        infos = [by_name[n] for n in ([target] if identity else names)]
         order = index_order(rules.index, target)
-        if identity:
-            plans.append(with_index(infos[0], order))
+        if only := schema.only_source(target, by_name):
+            plans.append(with_index(dataclasses.replace(by_name[only], name=target), order))
             continue
+        infos = [by_name[n] for n in staged.contributors(target) or sorted(by_name)]
         for what, values in (
             ("space", {order.get("space", i.space) for i in infos}),
             ("dimension", {i.dimension for i in infos if i.dimension}),
@@ -342,7 +341,7 @@ class Job:
     def plans(self, staged: Staged) -> list[CollectionInfo]:
         """The collections to create in the target (`plan_targets`)."""
         collections = reembedding.as_written(self.snapshot, self.reembedded).collections()
-        return plan_targets(collections, staged, self.parameters.migration, identity=self.schema.is_identity)
+        return plan_targets(collections, staged, self.parameters.migration, self.schema)
 
     def importer(self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None) -> Importer:
         rules = self.parameters.migration

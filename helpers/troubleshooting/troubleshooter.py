@@ -353,9 +353,9 @@ class StagedTroubleshooter(Troubleshooter):
 
     def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
         assert store is not None, "the preconditions hold"
-        identity = load_schema(self.run.parameters.schema_name).is_identity
+        schema = load_schema(self.run.parameters.schema_name)
         rules, written = self.run.parameters.migration, as_written(self.snapshot, self.run.workspace / REEMBEDDED)
-        plans = plan_targets(written.collections(), staged, rules, identity=identity)
+        plans = plan_targets(written.collections(), staged, rules, schema)
         return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
 
     def undoable(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from helpers.validation.properties import (
     KnownAnswers,
     compare_configuration,
     explained_function,
-    ordered_settings,
+    of_merged,
 )
 from helpers.validation.search import (
     Answers,
@@ -165,7 +165,7 @@ class _Target:
     ids: frozenset[str]
     left: set[str]
     expected: int = 0
-    spaces: set[str] = field(default_factory=set)
+    sources: dict[str, CollectionInfo] = field(default_factory=dict)
     suspects: list[WrongVectors] = field(default_factory=list)
 
 
@@ -303,7 +303,7 @@ class Examination:
             self.found.differing += len(expected)
             return ChunkBatch.empty(expected.dimension)
         target.expected += len(expected)
-        target.spaces.add(source.space)
+        target.sources[source.name] = source
         doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.left}
         target.left.difference_update(expected.ids)
         pair = next(compare.compared(self.store, name, [expected], target.info.space))
@@ -357,24 +357,26 @@ class Examination:
         for chunk in sorted(target.left):
             self._note(ReasonCode.CHUNK_EXTRA, name, "in the target, but not expected there", chunk=chunk)
         self.found.differing += len(target.left)
-        spaces = sorted(target.spaces) or [i.space for i in [self._sources.get(name)] if i is not None]
+        every = target.sources or {n: i for n, i in self._sources.items() if n == name}
+        spaces = sorted({i.space for i in every.values()})
         if any(space != target.info.space for space in spaces):
             detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"
             self._note(ReasonCode.SPACE_DIFFERS, name, detail, where="space")
-        self._settings(target.info)
+        self._settings(target.info, target.sources)
         row = {"collection": name, "expected": target.expected, "target": len(target.ids)}
         self.found.targets.append({**row, "space": target.info.space, "expected_space": ", ".join(spaces)})
 
-    def _settings(self, info: CollectionInfo) -> None:
-        """Under identity a collection keeps its own metadata and the settings of its index, but for those that are ordered."""
-        source, rules = self._sources.get(info.name), self.of.parameters.migration
-        if not self.of.schema.is_identity or source is None:
-            self.found.configuration += ordered_settings(info, rules, {})
+    def _settings(self, info: CollectionInfo, sources: Collection[str]) -> None:
+        """A collection with one source keeps its metadata and the settings of its index, but for those that are ordered."""
+        rules, only = self.of.parameters.migration, self.of.schema.only_source(info.name, self._sources)
+        every = [replace(self._sources[name], space=self.own[name]) for name in ([only] if only else sorted(sources))]
+        if not only:
+            self.found.configuration += of_merged(every, info, rules)
             return
-        source = replace(source, space=self.own[source.name])
+        source = every[0]
         rows = compare_configuration(source, info, rules)
-        if info.name in self.anew:
-            before = next(i for i in self.of.snapshot.collections() if i.name == info.name)
+        if only in self.anew:
+            before = next(i for i in self.of.snapshot.collections() if i.name == only)
             rows = [explained_function(row, before) for row in rows]
         self.found.configuration += rows
         was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
 COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
 KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
 ORDERED = "migration.index orders it"
+MERGED = "several collections of the source become one, which has what they share"
 NAME, REASON = "configuration", ReasonCode.CONFIGURATION_DIFFERS
 
 
@@ -73,12 +74,26 @@ def ordered_settings(target: CollectionInfo, rules: Migration, before: Mapping[s
     ]
 
 
+def of_merged(sources: Sequence[CollectionInfo], target: CollectionInfo, rules: Migration) -> list[dict[str, Any]]:
+    """The rows of a collection that gets chunks of several: what is ordered, and what it does not keep of each of them."""
+    order = index_order(rules.index, target.name)
+    rows = ordered_settings(target, rules, {})
+    for source in sources:
+        lost = [row for row in compare_configuration(source, target, rules) if row["state"] == DIFFERENT]
+        rows += [row | {"state": EXPLAINED, "why": MERGED} for row in lost if row["setting"] not in order]
+    return rows
+
+
 def judge_configuration(rows: list[dict[str, Any]]) -> Check:
     """FAIL where a setting differs and nothing explains it."""
     if not rows:
         return Check(NAME, Verdict.NOT_APPLICABLE, detail="the schema creates new collections")
     wrong = [row for row in rows if row["state"] == DIFFERENT]
-    detail = "; ".join(f"{r['collection']}: {r['setting']} {r['source']} became {r['target']}" for r in wrong[:5])
+    told = wrong or [row for row in rows if row["why"] == MERGED]
+    shown = [(r["collection"], r["setting"], r["source"] or "none", r["target"] or "none") for r in told[:5]]
+    detail = "; ".join(f"{name}: {setting} {was} became {now}" for name, setting, was, now in shown)
+    detail += f"; and {len(told) - 5} more" * (len(told) > 5)
+    detail += f". Explained: {MERGED}" if told and not wrong else ""
     verdict = Verdict.FAIL if wrong else Verdict.PASS
     return Check(NAME, verdict, len(rows) - len(wrong), len(rows), "settings", REASON if wrong else "", detail,
                  len(wrong), [{k: r[k] for k in ("collection", "setting")} for r in wrong[:20]])  # fmt: skip

@@ -1,0 +1,110 @@
+"""A collection with one source keeps its metadata, settings and indexes whatever the schema does; a merged one says what is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromadb import Schema
+from chromadb.api.types import FtsIndexConfig, HnswIndexConfig, StringInvertedIndexConfig, VectorIndexConfig
+
+from helpers.chunks import ChunkBatch
+from helpers.migration.importing import plan_targets
+from helpers.migration.staging import Quarantine, stage
+from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
+from helpers.results import Verdict
+from helpers.schema import load_schema
+from helpers.snapshots.snapshot import write_snapshot
+from helpers.stores import open_target
+from helpers.stores.client import ClientStore
+from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.properties import judge_configuration
+from tests.schema_lines import DATE
+from tests.storage import plan
+
+RULES = {
+    "renamed": "rename: [{from: writer, to: author}]",
+    "moved": "collections: [{from: notes, to: papers}]",
+    "split": 'collections: [{from: notes, to: papers, when: id == "a"}]',
+    "merged": 'collections: [{from: "*", to: everything}]',
+}
+
+
+def source(store: ClientStore) -> None:
+    """`notes`: no full-text index, no index of a field, own settings of HNSW, metadata of its own; `plain` as anybody's."""
+    schema = Schema()
+    schema.delete_index(config=FtsIndexConfig(), key="#document")
+    schema.delete_index(config=StringInvertedIndexConfig(), key="price")
+    schema.create_index(config=VectorIndexConfig(space="l2", hnsw=HnswIndexConfig(ef_construction=150)))
+    store.client.create_collection("notes", schema=schema, metadata={"owner": "Ada"}, embedding_function=None)
+    store.create(plan("plain"))
+    batch = ChunkBatch(
+        ["a", "b"], ["one", "two"], np.eye(2, 4, dtype=np.float32), [{"writer": "x", "price": "1"}, None]
+    )
+    store.add("notes", batch)
+    batch.ids = ["c", "d"]
+    store.add("plain", batch)
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_what_a_collection_has_besides_its_chunks_is_kept_or_said(tmp_path: Path, rules: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"name: own\n{RULES[rules]}\n", encoding="utf-8")
+    schema = load_schema(str(tmp_path / "own.yaml"))
+    parameters = parameters_from(
+        {"source": {"path": "a"}, "target": {"path": "b"}, "schema": str(tmp_path / "own.yaml")}
+    )
+    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
+        source(store)
+        snapshot = write_snapshot(store, tmp_path, "snap", ["notes", "plain"], retention_days=7)
+    of = Expectation(snapshot, schema, parameters, DATE, {})
+    with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
+        staged = stage(snapshot, schema, of.context(), tmp_path / "staged", Quarantine(tmp_path / "quarantine"))
+        made = plan_targets(snapshot.collections(), staged, parameters.migration, schema)
+        for info in made:
+            store.create(info)
+            for part in staged.stream(info.name, 0, 100):
+                store.add(info.name, part)
+        found = Examination(store, of).run()
+        infos = {name: store.info(name) for name in store.names()}
+    assert not found.differing
+    check = judge_configuration(found.configuration)
+    assert check.verdict is Verdict.PASS, check.detail
+    rows = {(r["collection"], r["setting"]): (r["state"], r["source"], r["target"]) for r in found.configuration}
+    if rules == "merged":
+        assert rows["notes", "fts_index of #document"] == ("explained", "off", "on")
+        assert rows["notes", "metadata owner"] == ("explained", "Ada", "")
+        assert rows["notes", "ef_construction"] == ("explained", "150", "100")
+        assert "several collections of the source become one" in check.detail
+        return
+    homes = [info for name, info in infos.items() if name != "plain"]
+    assert {info.name for info in homes} == {info.name for info in made} - {"plain"}
+    for info in homes:
+        assert info.metadata == {"owner": "Ada"}
+        assert info.configuration["hnsw"]["ef_construction"] == 150
+        assert info.schema is not None
+        assert not info.schema["keys"]["#document"]["string"]["fts_index"]["enabled"]
+        assert not info.schema["keys"]["price"]["string"]["string_inverted_index"]["enabled"]
+    assert rows["notes", "fts_index of #document"] == ("kept", "off", "off")
+    assert rows["notes", "metadata owner"][0] == "kept"
+
+
+def test_a_setting_that_a_renamed_collection_lost_fails(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"name: own\n{RULES['moved']}\n", encoding="utf-8")
+    schema = load_schema(str(tmp_path / "own.yaml"))
+    parameters = parameters_from(
+        {"source": {"path": "a"}, "target": {"path": "b"}, "schema": str(tmp_path / "own.yaml")}
+    )
+    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
+        source(store)
+        snapshot = write_snapshot(store, tmp_path, "snap", ["notes", "plain"], retention_days=7)
+    of = Expectation(snapshot, schema, parameters, DATE, {})
+    with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
+        for name, home in (("notes", "papers"), ("plain", "plain")):
+            store.create(plan(home))
+            for batch in snapshot.batches(name):
+                store.add(home, batch)
+        check = judge_configuration(Examination(store, of).run().configuration)
+    assert check.verdict is Verdict.FAIL
+    assert "notes: ef_construction 150 became 100" in check.detail
