@@ -1,4 +1,4 @@
-"""A collection with one source keeps its metadata, settings and indexes whatever the schema does; a merged one says what is lost."""
+"""A collection with one source keeps its metadata, settings and indexes under any schema; a merged one says what is lost."""
 
 from __future__ import annotations
 
