@@ -159,3 +159,15 @@ def test_writes_keep_to_the_limits_that_are_given(tmp_path: Path) -> None:
 def test_a_source_has_no_limits_of_its_own() -> None:
     with pytest.raises(UsageError, match=r"'source.limits' and 'source.create' mean nothing"):
         parameters_from({"source": {"path": "a", "limits": {"keys": 1}}, "target": {"path": "b"}})
+
+
+def test_a_chunk_that_is_set_aside_for_a_limit_is_explained_to_the_validation(tmp_path: Path) -> None:
+    batch = chunks(4, 4)
+    long_document(batch)
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", batch)
+    step = DryRunStep(a_run({"limits": {"document_bytes": 500}}))
+    step.validate()
+    table = step.import_and_validate().set_index("test")
+    assert table.loc["counts", "verdict"] == "pass", table.loc["counts", "detail"]
+    assert step.run.result.facts["quarantine"] == {"too_large": 1}

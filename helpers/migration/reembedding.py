@@ -1,14 +1,15 @@
 """New vectors where the operator orders them by `migration.reembed`: for chunks whose own are lost, or for whole collections.
 
-They are made once, from the chunks' documents, before the target is touched, and kept as Parquet beside the staging, one
-file for each part of the snapshot. `as_written` gives the snapshot with them in place: staging writes that, and step 23
-compares the target with that, vector by vector. Of a collection that is made anew no vector of the source is left. A chunk
-without a text, or to which the function gives no usable vector, stays lost and goes to quarantine.
+They are made once, from the chunks' documents as the schema writes them, before the target is touched, and kept as Parquet
+beside the staging, one file for each part of the snapshot. `as_written` gives the snapshot with them in place: staging writes
+that, and step 23 compares the target with that, vector by vector. Of a collection that is made anew no vector of the source is
+left. A chunk without a text, or to which the function gives no usable vector, stays lost and goes to quarantine.
 """
 
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -33,9 +34,11 @@ from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import count, duration
 from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import Reembed
+from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, json_in, reading, silent, write_json
 from helpers.run.record import RunRecord
+from helpers.schema import Context, Schema, load_schema
 from helpers.snapshots.export_journal import ahead, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
@@ -85,6 +88,29 @@ class Reembedded(Snapshot):
         return batch
 
 
+class _Rewritten(Snapshot):
+    """A snapshot with the documents that the schema makes of it: no vector is made from a text that a rule takes out."""
+
+    def __init__(self, snapshot: Snapshot, schema: Schema, rules: Migration) -> None:
+        super().__init__(snapshot.folder, snapshot.manifest)
+        self.schema, self._rules = (
+            schema,
+            Context.of(self.names(), dt.date.min, rules),
+        )  # no document depends on the day
+        self._home = {part.file: name for name in self.names() for part in self.parts(name)}
+
+    def read(self, part: Part) -> ChunkBatch:
+        batch = super().read(part)
+        return replace(
+            batch, documents=self.schema.transform(batch, self._home[part.file], self._rules).batch.documents
+        )
+
+
+def _to_embed(snapshot: Snapshot, parameters: Parameters) -> Snapshot:
+    schema = load_schema(parameters.schema_name)
+    return _Rewritten(snapshot, schema, parameters.migration) if schema.changes_documents else snapshot
+
+
 def as_written(snapshot: Snapshot, folder: Path) -> Snapshot:
     """The snapshot with the vectors that were made in `folder`; as it is where none were."""
     made = what_was_made(folder, snapshot)
@@ -102,13 +128,8 @@ def with_function(info: CollectionInfo, told: Mapping[str, Any]) -> CollectionIn
     for config in vector_configs(schema):
         config["embedding_function"] = function
     configuration = {**info.configuration, "embedding_function": function}
-    return replace(
-        info,
-        dimension=told["dimension"] or None,
-        configuration=configuration,
-        schema=schema,
-        embedding_function=function["name"],
-    )
+    info = replace(info, dimension=told["dimension"] or None, configuration=configuration)
+    return replace(info, schema=schema, embedding_function=function["name"])
 
 
 def reembed(
@@ -127,6 +148,8 @@ def reembed(
     context: dict[str, Any] = {"snapshot": snapshot.digest, "function": order.function, "config": order.config}
     if order.collections:
         context |= {"collections": order.collections, "dimension": order.dimension}
+    if isinstance(snapshot := _to_embed(snapshot, parameters), _Rewritten):
+        context["documents"] = snapshot.schema.digest
     if _read(folder / _CONTEXT) != context:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / _CONTEXT, context)
@@ -337,12 +360,8 @@ class Calls:
 
     def told(self) -> dict[str, Any]:
         """What was done, for `made.json`."""
-        return {
-            "embedded": self.embedded,
-            "kept": self.texts - self.embedded,
-            "requests": self.requests,
-            "seconds": round(self.seconds, 3),
-        }
+        done = {"embedded": self.embedded, "kept": self.texts - self.embedded, "requests": self.requests}
+        return done | {"seconds": round(self.seconds, 3)}
 
 
 def _throttled(error: BaseException | None, name: str) -> Throttled | None:
@@ -390,17 +409,12 @@ def _checked(
     sizes = sorted({vector.shape[0] if vector.ndim == 1 else -1 for vector in made})
     if len(made) != texts or len(sizes) != 1 or sizes[0] < 1:
         raise Terminal(
-            ReasonCode.REEMBED_FAILED,
-            f"embedding function {name} gave {len(made)} vectors of {sizes} to {texts} texts",
-            where=where,
-            next_step="Nothing was written. Start again with another function, or without migration.reembed.",
-        )
+            ReasonCode.REEMBED_FAILED, f"embedding function {name} gave {len(made)} vectors of {sizes} to {texts} texts",
+            where=where, next_step="Nothing was written. Start again with another function, or without migration.reembed.",
+        )  # fmt: skip
     if size is not None and sizes[0] != size:
-        due = (
-            f"{size} are due (migration.reembed.dimension, or its first vectors)"
-            if whole
-            else f"the collection has {size}"
-        )
+        due = f"{size} are due (migration.reembed.dimension, or its first vectors)"
+        due = due if whole else f"the collection has {size}"
         model = "Name the model that is meant" if whole else "Name the function that made its vectors"
         raise Terminal(
             ReasonCode.REEMBED_DIMENSION, f"embedding function {name} makes {sizes[0]} dimensions, {due}",
@@ -420,9 +434,7 @@ _BYTES_OF_A_TOKEN = 4  # of UTF-8: about right for English, and for scripts with
 class Cost:
     """What the vectors that are ordered and not in the cache take; `rows` by collection, as the step shows it."""
 
-    rows: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # collection, chunks, texts, in_cache, to_embed, characters, tokens
+    rows: list[dict[str, Any]] = field(default_factory=list)  # columns: collection and those of `fact`
     requests: int = 0
     price: float | None = None  # of a million tokens
     rate: float | None = None  # texts in a second, as measured; None: nothing is to be embedded
@@ -513,7 +525,7 @@ def make(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
     if order is None or not order.collections or what_was_made(folder, snapshot) is not None:
         reembed(snapshot, parameters, folder)
         return
-    cost, first = cost_of(snapshot, order, folder)
+    cost, first = cost_of(_to_embed(snapshot, parameters), order, folder)
     run.forget(TEXTS, MONEY)  # a cell may run twice
     most, money = order.maximum_cost, cost.money
     if most is not None and money is not None:
@@ -572,12 +584,9 @@ def judge_reembedded(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
             f"{one_line(name, 60)}: {t['made']:,} of {t['chunks']:,} chunks, {t['was'] or 0} to {t['dimension']} dimensions"
             for name, t in anew.items()
         ]
-        detail = f"by embedding function {functions}; {'; '.join(told[:8])}" + f"; and {len(told) - 8} more" * (
-            len(told) > 8
-        )
-        detail += (
-            f". {made['embedded']:,} texts embedded in {duration(made['seconds'])}, {made['kept']:,} were in the cache"
-        )
+        more_told = f"; and {len(told) - 8} more" * (len(told) > 8)
+        took = f"{made['embedded']:,} texts embedded in {duration(made['seconds'])}, {made['kept']:,} were in the cache"
+        detail = f"by embedding function {functions}; {'; '.join(told[:8])}{more_told}. {took}"
         about |= {key: made[key] for key in ("anew", "embedded", "kept", "seconds")}
     else:
         rest = f"by embedding function {functions}, of {lost:,} lost; the rest has no text or got no usable vector"

@@ -24,10 +24,12 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.schema import Context, Schema, Transformed
+from helpers.schema.rules import over_limits
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Space, Store
+from helpers.stores.limits import known_of
 from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Sent, Write, announced, unwritten
 from helpers.validation.properties import (
     FieldTests,
@@ -77,7 +79,8 @@ def unexcused(
     failures = schema.failures(
         moved, context, dimension=source.dimension, allowed_dimensions=dimensions, space=source.space
     )
-    failing = set(failures["id"])
+    large = over_limits(moved.batch, moved.source_ids, source.name, known_of(parameters.target))
+    failing = {*failures["id"], *large["id"]}
     out = set(failures["id"][failures["reason"] == ReasonCode.LEFT_OUT])
     return [
         (position, reason)
