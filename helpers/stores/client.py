@@ -23,6 +23,7 @@ from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.stores import creation
 from helpers.stores.base import (
+    LOCK_COLLECTION,
     Closing,
     CollectionInfo,
     Neighbours,
@@ -429,11 +430,19 @@ class ClientStore(TargetLock, Closing):
 
         Raises `Terminal` ("exists") where there is one of this name, but where an answer was lost and it is `as_created`.
         """
+        if info.schema is not None and not self._keeps_schemas():
+            told = creation.effective_configuration(info)
+            info = dataclasses.replace(info, schema=None, configuration=told, declared_space=info.space)
         done_once(
             lambda: creation.create(self.client, info),
             done=lambda: self.as_created(info), where=self._at(info.name), waits=self.usage.waits,
         )  # fmt: skip
         self._infos.pop(info.name, None)
+
+    def _keeps_schemas(self) -> bool:
+        """Whether the lock that a run holds here has a schema: older servers take one in a request, and drop it."""
+        marker = self._there(LOCK_COLLECTION)
+        return marker is None or marker.get_model().serialized_schema is not None
 
     def as_created(self, info: CollectionInfo) -> bool:
         """Whether the collection is there, and as `create` makes it: empty, with this space and these metadata keys."""

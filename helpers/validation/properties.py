@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
 COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
 KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
 ORDERED = "migration.index orders it"
+SILENT = "the target does not say"
 MERGED = "several collections of the source become one, which has what they share"
 NAME, REASON = "configuration", ReasonCode.CONFIGURATION_DIFFERS
 
@@ -53,7 +54,7 @@ def compare_configuration(source: CollectionInfo, target: CollectionInfo, rules:
     rows = [] if "space" in order else [_row(source.name, "space", source.space, target.space)]
     rows += ordered_settings(target, rules, before)
     for setting in sorted(before.keys() - {"space"} - order.keys()):
-        why = "" if setting in after else "the target does not say"
+        why = "" if setting in after else SILENT
         rows.append(_row(source.name, setting, before[setting], after.get(setting), why))
     metadata = source.metadata or {}
     refused, kept = "current servers refuse this value or break on it; the default is used", legacy_parameters(metadata)
@@ -89,11 +90,11 @@ def judge_configuration(rows: list[dict[str, Any]]) -> Check:
     if not rows:
         return Check(NAME, Verdict.NOT_APPLICABLE, detail="the schema creates new collections")
     wrong = [row for row in rows if row["state"] == DIFFERENT]
-    told = wrong or [row for row in rows if row["why"] == MERGED]
+    told = wrong or [row for row in rows if row["why"] in (MERGED, SILENT)]
     shown = [(r["collection"], r["setting"], r["source"] or "none", r["target"] or "none") for r in told[:5]]
     detail = "; ".join(f"{name}: {setting} {was} became {now}" for name, setting, was, now in shown)
     detail += f"; and {len(told) - 5} more" * (len(told) > 5)
-    detail += f". Explained: {MERGED}" if told and not wrong else ""
+    detail += f". Explained: {', '.join(sorted({r['why'] for r in told}))}" if told and not wrong else ""
     verdict = Verdict.FAIL if wrong else Verdict.PASS
     return Check(NAME, verdict, len(rows) - len(wrong), len(rows), "settings", REASON if wrong else "", detail,
                  len(wrong), [{k: r[k] for k in ("collection", "setting")} for r in wrong[:20]])  # fmt: skip
@@ -135,9 +136,9 @@ def _function_name(function: Any) -> str:
 
 def _switches(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:
     """Which indexes of metadata and documents are on: a row for each that is not as usual, or that differs."""
-    if source.schema is None or target.schema is None:
+    if source.schema is None:
         return []
-    was, now = _enabled(source.schema), _enabled(target.schema)
+    was, now = _enabled(source.schema), _enabled(target.schema or {})  # older servers have no schemas
     usual = [{(kind, index): on for (key, kind, index), on in side.items() if key == ""} for side in (was, now)]
     rows = []
     for place in sorted({*was, *now}):
@@ -146,9 +147,9 @@ def _switches(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, 
             continue
         pair = [side.get(place, fallback.get((kind, index))) for side, fallback in zip((was, now), usual, strict=True)]
         normal = _DOCUMENTS[index] if key == "#document" and index in _DOCUMENTS else usual[0].get((kind, index))
-        if pair[0] != pair[1] or pair[0] != normal:
+        if (pair[0] != pair[1] and target.schema is not None) or pair[0] != normal:
             shown = [None if on is None else "on" if on else "off" for on in pair]
-            why = "the target does not say" if pair[1] is None else ""
+            why = SILENT if pair[1] is None else ""
             rows.append(_row(source.name, f"{index} of {key}", shown[0], shown[1], why))
     return rows
 

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from chromadb import Schema
+from chromadb.api.types import FtsIndexConfig, HnswIndexConfig, VectorIndexConfig
 
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_target
@@ -31,6 +33,9 @@ migration:
 """
 
 
+WANTED = {"ef_construction": 150, "ef_search": 120, "max_neighbors": 24, "resize_factor": 1.4}
+
+
 @pytest.mark.parametrize("version", TARGETS)
 def test_an_order_is_held_by_an_older_server_and_its_pages_say_so(version: str, tmp_path: Path) -> None:
     try:
@@ -39,8 +44,12 @@ def test_an_order_is_held_by_an_older_server_and_its_pages_say_so(version: str, 
         absent(f"an environment for chromadb {version}", str(error))
     batch = chunks(60, 8)
     batch.documents[7] = "x" * 6_000
+    schema = Schema()
+    schema.delete_index(config=FtsIndexConfig(), key="#document")
+    schema.create_index(config=VectorIndexConfig(space="cosine", hnsw=HnswIndexConfig(resize_factor=1.4)))
     with embedded(tmp_path / "source") as store:
-        fill(store, "notes", batch, "cosine")
+        store.client.create_collection("notes", schema=schema, metadata={"owner": "Ada"}, embedding_function=None)
+        store.add("notes", batch)
         fill(store, "plain", chunks(20, 4))
     (tmp_path / "own.yaml").write_text("name: own\ncollections: [{from: notes, to: papers}]\n", encoding="utf-8")
     with ChromaServer(tmp_path / "db", program) as server:
@@ -55,12 +64,18 @@ def test_an_order_is_held_by_an_older_server_and_its_pages_say_so(version: str, 
         with open_target(Endpoint(url=server.url, tenant="made", database="here")) as store:
             assert {name: store.count(name) for name in store.names()} == {"papers": 59, "plain": 20}
             info = store.info("papers")
-            held = {key: info.configuration["hnsw"][key] for key in ("ef_construction", "ef_search", "max_neighbors")}
-            assert (info.space, held) == ("l2", {"ef_construction": 150, "ef_search": 120, "max_neighbors": 24})
+            held = {key: info.configuration["hnsw"][key] for key in WANTED}
+            assert (info.space, held, info.metadata) == ("l2", WANTED, {"owner": "Ada"})
     result = json.loads((tmp_path / "reports" / "one" / "results" / "23.json").read_text(encoding="utf-8"))
     [check] = [c for c in result["checks"] if c["name"] == "configuration"]
     assert check["verdict"] == "pass", check
     rows = {(row["collection"], row["setting"]): row for row in result["facts"]["configuration"]}
+    index = rows["notes", "fts_index of #document"]
+    if version.startswith("1.0"):  # it has no such switch
+        assert (index["source"], index["target"], index["state"]) == ("off", "", "explained")
+        assert "fts_index of #document off became none" in check["detail"]
+    else:
+        assert (index["source"], index["target"], index["state"]) == ("off", "off", "kept")
     assert rows["papers", "max_neighbors"]["why"] == "migration.index orders it"
     dry = json.loads((tmp_path / "reports" / "one" / "results" / "13.json").read_text(encoding="utf-8"))
     assert dry["facts"]["quarantine"] == {"too_large": 1}
