@@ -75,7 +75,7 @@ def moved(taken: tuple[Snapshot, dict[str, Any]], folder: Path, retrieval: Any =
     staged = stage(written, schema, context, folder / "staged", aside)
     of = Expectation(snapshot, schema, rules, DATE, aside.reasons(), before, folder / "made")
     with open_target(rules.target) as store:
-        for info in plan_targets(written.collections(), staged, rules.migration, identity=True):
+        for info in plan_targets(written.collections(), staged, rules.migration, load_schema("identity")):
             store.create(info)
             for batch in staged.stream(info.name, 0, 100):
                 store.add(info.name, batch)

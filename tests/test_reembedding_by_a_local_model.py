@@ -122,7 +122,7 @@ def migrated(folder: Path, url: str) -> Judgement:
     staged = stage(written, schema, context, folder / "staged", aside)
     of = Expectation(snapshot, schema, of_run, DATE, aside.reasons(), None, folder / "made")
     with open_target(of_run.target) as store:
-        for info in plan_targets(written.collections(), staged, of_run.migration, identity=True):
+        for info in plan_targets(written.collections(), staged, of_run.migration, load_schema("identity")):
             store.create(info)
             for batch in staged.stream(info.name, 0, 100):
                 store.add(info.name, batch)
