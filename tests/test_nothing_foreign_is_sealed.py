@@ -396,6 +396,37 @@ def test_a_list_that_lets_others_sign_is_taken_only_by_a_resume_that_names_it(
         evidence.keep_sealed(home.read())
 
 
+@pytest.mark.parametrize("put_back", [True, False])
+def test_a_kill_while_a_replaced_list_is_kept_stops_no_seal(
+    folders: Path, signers: Signers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_back: bool
+) -> None:
+    listed, write = tmp_path / "listed", STATEMENT.write_bytes
+    whole = signers.allowed.read_text(encoding="ascii")
+    listed.write_text("# of 2026\n" + whole, encoding="ascii")
+    home = small_run("night-33", signers, signoff={"allowed_signers": str(listed)})
+    evidence.keep_sealed(home.read())
+    listed.write_text(whole, encoding="ascii")
+
+    def die(path: Path, data: bytes) -> None:
+        if path.parent.parent.name == "earlier":
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(STATEMENT, "write_bytes", die)
+        runs.supersede(home, [Step.REVIEW])
+        finish_step(home, Step.REVIEW)
+        with pytest.raises(KeyboardInterrupt):
+            evidence.keep_sealed(home.read())
+    if put_back:
+        listed.write_text("# of 2026\n" + whole, encoding="ascii")
+    evidence.keep_sealed(home.read())
+    finish(home)
+    assert verify(home.reports).problems == []
+    assert (home.reports / "allowed_signers").read_bytes() == listed.read_bytes()
+    assert [path.read_text() for path in home.reports.glob("earlier/signers-*/*")] == ["# of 2026\n" + whole]
+
+
 @pytest.mark.parametrize("name", ["allowed_signers", "allowed_signers.revoked"])
 def test_a_list_of_signers_that_somebody_put_there_is_not_sealed(
     folders: Path, signers: Signers, name: str, monkeypatch: pytest.MonkeyPatch
