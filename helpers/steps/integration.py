@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.errors import RunbookError, UsageError, one_line
+from helpers.errors import RunbookError, UsageError, one_line, redacted
 from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.migration.source_changes import WrittenData
@@ -126,7 +126,7 @@ class IntegrationStep(NotebookStep):
                                  "rows": self.rows[:500]})  # fmt: skip
         if code is None or not finished or (code not in (0, 1) and not failed):
             said = (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
-            run.home.log_block(f"pytest ended with {code}", said[-4000:], run.step)
+            run.home.log_block(f"pytest ended with {code}", redacted(said)[-4000:], run.step)
             why = (
                 f"took longer than {self.rules.test_minutes:g} min (monitoring.test_minutes)"
                 if code is None
