@@ -5,6 +5,7 @@
 #   make test-slow HEAVY=1                processes of the longer suites
 #   make test-attacks ARGS="-k evidence"   a part of the attacks
 #   make test-faults ROUNDS=200 SEED=1    rounds of the fault campaign, and what they are drawn from
+#   make test-fleet FLEET=8 KILLS=2        rows of the fleet, and how often it is killed
 #   make test-long REHEARSALS=3           rehearsals in a row
 #   make test-fuzz INPUTS=10000 SEED=1    generated inputs, and what they are drawn from; EXAMPLES=150 through the store
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
@@ -17,6 +18,8 @@ HEAVY ?= 2
 SAMPLE ?= 300
 LARGE ?= 40000
 REHEARSALS ?= 10
+FLEET ?= 60
+KILLS ?= 10
 ROUNDS ?= 40
 INPUTS ?= 10000
 EXAMPLES ?= 150
@@ -39,10 +42,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-more test-slow test-attacks test-kill test-faults test-fuzz test-long test-memory test-compat test-cloud audit lab lint ruff docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-more test-slow test-attacks test-kill test-faults test-fuzz test-fleet test-long test-memory test-compat test-cloud audit lab lint ruff docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-more | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-more | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-fleet | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -84,6 +87,10 @@ test-cloud: $(READY)
 # Faults of every kind, drawn from SEED: every chunk is compared after each round. ONLY=n repeats one round.
 test-faults: $(READY)
 	$(BIN)/python -m tests.faults.campaign --rounds $(ROUNDS) --seed $(SEED) $(if $(CI),--minutes 8) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+# A fleet of databases of mixed versions, some broken, killed at random moments: hours at 60 rows.
+test-fleet: $(READY)
+	RUNBOOK_FLEET_ROWS=$(FLEET) RUNBOOK_FLEET_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/heavy/test_fleets_migrate_and_survive_kills.py $(ARGS)
 
 # An hour of monitoring in 360 samples, and ten rehearsals in a row: what grows from one to the next fails.
 test-long: $(READY)

@@ -35,6 +35,7 @@ from helpers.results import StepResult, Verdict
 from helpers.rollback.outline import RollbackState
 from helpers.run import plan
 from helpers.run.record import RunRecord
+from helpers.runner.fleet import Fleet
 from helpers.runner.notebook import Retry
 from helpers.validation import search
 from tests.conftest import ROOT
@@ -421,7 +422,7 @@ def test_the_trees_of_the_architecture_are_the_folders() -> None:
 def test_the_state_files_have_the_keys_that_the_architecture_names(tmp_path: Path) -> None:
     written = {
         "fence.json": FenceState, "cutover.json": CutoverState, "rollback.json": RollbackState,
-        "results/<step>.json": StepResult,
+        "results/<step>.json": StepResult, "fleet.json": Fleet,
     }  # fmt: skip
     keys = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in written.items()}
     keys["catch-up/ledger.json"] = {field.name for field in dataclasses.fields(Ledger)} - {"folder"}

@@ -18,14 +18,15 @@ from helpers import plots
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import index_page, notebook_html, print_pdf, run_page
 from helpers.results import Check, Verdict
+from helpers.runner import fleet
 from tests.browser import A4_LANDSCAPE, A4_PORTRAIT, BEYOND, END_OF_SIGNOFFS, PAGE_HEIGHT, Browser
 from tests.browser import find as find_browser
-from tests.conftest import absent
+from tests.conftest import absent, at_home
 from tests.test_pages_run import ROLES, keys, make_run, read, result, sign, whole_night
 
 __all__ = ["keys"]  # a fixture: real keys for `sign`
 
-KINDS = ("go", "waiting", "no-go", "failed", "dry run", "empty", "index", "notebook")
+KINDS = ("go", "waiting", "no-go", "failed", "dry run", "empty", "index", "notebook", "fleet")
 
 
 def render(kind: str, home: Path) -> str:
@@ -50,7 +51,19 @@ def render(kind: str, home: Path) -> str:
         render("go", home / "x")
         make_run(home / "x" / "other", whole_night(Verdict.FAIL))
         return index_page(home / "x")
-    return notebook_html(notebook(home))
+    return fleet_page(home) if kind == "fleet" else notebook_html(notebook(home))
+
+
+def fleet_page(home: Path) -> str:
+    """Of a fleet with a row that is done, one that failed, one that waits and one that has not begun."""
+    with at_home(home):
+        make_run(home / "reports" / "f-a", whole_night())
+        make_run(home / "reports" / "f-b", [result("10"), result("11", Verdict.WARNING), result("12", Verdict.FAIL)])
+        make_run(home / "reports" / "f-c", [*whole_night()[:2], result("13", Verdict.MARGINAL)])
+        rows = [fleet.FleetRow(name, f"f-{name}", "") for name in "abcd"]
+        rows[1].code, rows[1].line = 1, "step 12: the target is full. Free disk space, then resume."
+        made = fleet.Fleet("f", "2025-12-01T02:00:00.000+00:00", str(home), "table.csv", "", "25", False, "", rows)
+        return fleet.page(made, fleet.states(made))
 
 
 def notebook(home: Path) -> Path:
@@ -147,7 +160,7 @@ def chromium() -> Iterator[Browser]:
         yield found
 
 
-@pytest.mark.parametrize("kind", ["go", "no-go", "index", "notebook"])
+@pytest.mark.parametrize("kind", ["go", "no-go", "index", "notebook", "fleet"])
 def test_every_text_has_the_contrast_of_wcag_aa_and_fits_a_telephone(
     kind: str, tmp_path: Path, chromium: Browser
 ) -> None:

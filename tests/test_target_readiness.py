@@ -49,6 +49,16 @@ def source(tmp_path: Path) -> None:
         fill(store, "alpha", chunks(20, 4))
 
 
+def test_the_probe_of_an_inner_product_finds_what_it_wrote(tmp_path: Path) -> None:
+    """By inner product a long vector is nearer to a short one than that is to itself."""
+    with embedded(tmp_path / "source") as store:
+        fill(store, "alpha", chunks(20, 4), space="ip")
+    found = TargetReadinessStep(RunRecord(a_run({"path": "target"}), "12"))
+    found.reach()
+    found.probe_writing()
+    assert check(found, "write probe").verdict is Verdict.PASS
+
+
 @pytest.mark.usefixtures("source")
 def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
     server: ChromaServer,

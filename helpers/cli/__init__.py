@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
-from helpers.cli import doctor, evidence, run, snapshots
+from helpers.cli import doctor, evidence, fleet, run, snapshots
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.formatting import lines
 from helpers.reason_codes import ReasonCode
@@ -35,6 +35,11 @@ _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 NO-GO, 4 waiting f
 class _Parser(argparse.ArgumentParser):
     """Wrong usage as our one line instead of a screen of usage."""
 
+    meant: Callable[[list[str]], list[str]] | None = None  # the whole form of a short command line
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(self.meant(list(args)) if self.meant else args, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(ReasonCode.USAGE, one_line(message), next_step=f"See: {self.prog} --help")
 
@@ -49,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
         "It kills step 22 in the middle of its import and resumes it, signs with throw-away keys, then drills the restore of its "
         "snapshot and the rollback of the run. It touches nothing outside reports/ and workspace/.",
     )  # fmt: skip
-    rehearse.add_argument("--chunks", type=_positive, default=9832, metavar="N", help="chunks in the sample source")
-    rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="dimension of its vectors")
+    rehearse.add_argument("--chunks", type=run.positive, default=9832, metavar="N", help="chunks in the sample source")
+    rehearse.add_argument("--dimension", type=run.positive, default=1536, metavar="D", help="dimension of its vectors")
     rehearse.add_argument(
         "--servers",
         action="store_true",
@@ -71,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         help="the parameters file; not needed with --from",
     )
     begun.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
+    begun.add_argument("--fleet", default="", metavar="NAME", help="the fleet whose row this is; recorded in run.json")
     begun.add_argument(
         "--from", dest="first", default="", metavar="STEP", help="run again from this step (number or name)"
     )
@@ -80,8 +86,8 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="stop after step 14; nothing is written to the target and no notice is sent",
     )
-    _settings(begun)
-    _outside_window(begun)
+    run.settings_option(begun)
+    run.outside_window_option(begun)
 
     resume = _command(
         commands, "resume", run.resume, "continue a run from the first step that has not passed",
@@ -100,8 +106,8 @@ def parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "--retry", default="", metavar="STEP", help="undo what the run made from this step on, then run it again"
     )
-    _settings(resume)
-    _outside_window(resume)
+    run.settings_option(resume)
+    run.outside_window_option(resume)
 
     status = _command(
         commands, "status", _status, "show the state of all runs, or of one run",
@@ -117,16 +123,13 @@ def parser() -> argparse.ArgumentParser:
     fence.add_argument("run_id", metavar="RUN_ID", help="id of the run")
     fence.add_argument("--lift", action="store_true", help="allow writes again and prove it, without a rollback")
 
-    declare(
-        _command(
-            commands,
-            "rollback",
-            _rollback,
-            "roll back a run: source, configuration, fence, then the target",
-            "It says first what it will do. It stops for a decision where the source is damaged, and where clients have "
-            "written to the target. After a kill the same command continues. See docs/rollback.md.",
-        )
-    )
+    back = _command(
+        commands, "rollback", _rollback, "roll back a run: source, configuration, fence, then the target",
+        "It says first what it will do. It stops for a decision where the source is damaged, and where clients have "
+        "written to the target. After a kill the same command continues. See docs/rollback.md.",
+    )  # fmt: skip
+    back.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    run.rollback_options(back)
 
     doctor.declare(
         _command(
@@ -149,9 +152,19 @@ def parser() -> argparse.ArgumentParser:
         "--collection", metavar="NAME", default="", help="with --explain: the collection that holds the chunk"
     )
     schema.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
-    _settings(schema)
+    run.settings_option(schema)
     _snapshots(commands)
+    _fleets(commands)
     return top
+
+
+def _fleets(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "run, continue, sign, verify and roll back many migrations"
+    whole = f"{text[0].upper()}{text[1:]}: a run for each row of a table."
+    group = commands.add_parser("fleet", help=text, description=whole, epilog=_EXIT_CODES)
+    kinds = group.add_subparsers(metavar="WHAT", required=True, parser_class=_Parser)
+    group.meant = lambda given: fleet.meant(given, kinds.choices)
+    fleet.declare(lambda *about: _command(kinds, *about))
 
 
 def _snapshots(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -186,32 +199,6 @@ def _command(
     command.add_argument("--verbose", action="store_true", help="show tracebacks, which are otherwise only in run.log")
     command.set_defaults(action=action)
     return command
-
-
-def _settings(command: _Parser) -> None:
-    command.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="a.b=VALUE",
-        help="change a parameter; repeatable",
-    )
-
-
-def _outside_window(command: _Parser) -> None:
-    command.add_argument(
-        "--outside-window",
-        default="",
-        metavar="REASON",
-        help="start outside the maintenance window; the reason is recorded and shown to those who sign",
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r} is not a whole number above 0")
-    return int(text)
 
 
 class _Steady:
@@ -397,48 +384,3 @@ def _schema(chosen: argparse.Namespace) -> int:
             next_step="Write the values, or take the keys out.",
         )  # fmt: skip
     return 0
-
-
-# -- rollback options --------------------------------------------------------------------------------------------------
-
-# The options of `runbook rollback`, apart from what it does: reading a command line must not load Chroma's client.
-
-
-def declare(command: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
-    command.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
-    command.add_argument(
-        "--restore-source", action="store_true", help="restore the damaged chunks of the source from the snapshot"
-    )
-    command.add_argument(
-        "--collection",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="restore this source collection only; repeatable",
-    )
-    command.add_argument(
-        "--accept-source", metavar="REASON", help="accept a damaged source as it is; the reason is recorded"
-    )
-    command.add_argument(
-        "--replay", action="store_true", help="write to the source what clients wrote to the target since the cutover"
-    )
-    command.add_argument(
-        "--replay-to",
-        default="",
-        metavar="COLLECTION",
-        help="with --replay: the source collection for new chunks that nothing else places",
-    )
-    command.add_argument(
-        "--discard-with-reason",
-        dest="discard",
-        metavar="TEXT",
-        help="discard those writes; they stay exported, the reason is recorded",
-    )
-    command.add_argument(
-        "--why",
-        default="",
-        metavar="TEXT",
-        help="why the run is rolled back; one line for the notice and the post-mortem",
-    )

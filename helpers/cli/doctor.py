@@ -41,7 +41,7 @@ def doctor(chosen: argparse.Namespace) -> int:
     """0 where the database is sound, 1 where it is damaged or cannot be used. A directory is copied into TMPDIR, and the
     copy is looked at.
     """
-    endpoint = _endpoint(chosen)
+    endpoint = endpoint_of(chosen)
     try:
         found = _examine(endpoint, chosen.full)
     except WorldError as error:
@@ -51,7 +51,8 @@ def doctor(chosen: argparse.Namespace) -> int:
     return 0 if found.verdict == "sound" else 1
 
 
-def _endpoint(chosen: argparse.Namespace) -> Endpoint:
+def endpoint_of(chosen: argparse.Namespace) -> Endpoint:
+    """The place that a command line names, with its headers, tenant and database, checked as a source is."""
     from helpers.parameters import parameters_from
 
     given: dict[str, Any] = {name: getattr(chosen, name) for name in ("tenant", "database") if getattr(chosen, name)}
@@ -66,7 +67,7 @@ def _endpoint(chosen: argparse.Namespace) -> Endpoint:
         raise UsageError(
             ReasonCode.USAGE,
             "--header wants NAME=env:VARIABLE or NAME=file:PATH",
-            next_step=f"See: {RUNBOOK} doctor --help",
+            next_step="Name where the value is, never the value itself.",
         )
     if headers:
         given["headers"] = headers

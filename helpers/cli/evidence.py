@@ -100,20 +100,7 @@ def declare(declared: Declare) -> None:
         "Give --role, --name, --decision and either --key or --export; or give --import alone. See docs/evidence.md.",
     )  # fmt: skip
     sign.add_argument("run_id", metavar="RUN_ID", help="id of the run")
-    sign.add_argument("--role", default="", metavar="ROLE", help="role that signs, one of signoff.required")
-    sign.add_argument("--name", default="", metavar="NAME", help="name of the person who signs")
-    sign.add_argument("--decision", default="", choices=["go", "no-go"], help="approve or refuse")
-    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover", "closeout"], help="what is approved")
-    sign.add_argument("--reason", default="", metavar="TEXT", help="one line, shown with the decision")
-    sign.add_argument(
-        "--accept", action="append", default=[], metavar="CRITERION", help="accept this marginal criterion; repeatable"
-    )
-    sign.add_argument(
-        "--key",
-        type=Path,
-        metavar="FILE",
-        help="private key to sign with; the public key if an agent holds the private one",
-    )
+    sign_options(sign)
     sign.add_argument(
         "--export", type=Path, metavar="FILE", help="write the statement to this file, to sign it on another machine"
     )
@@ -125,7 +112,7 @@ def declare(declared: Declare) -> None:
         help="record a signature made on another machine; FILE must be beside it",
     )
     verify = declared(
-        "verify", _verify, "check every file, seal and signature of a run",
+        "verify", verify_run, "check every file, seal and signature of a run",
         "Each problem is one line that names the file; the exit code is then 1.",
     )  # fmt: skip
     audit = declared(
@@ -141,23 +128,51 @@ def declare(declared: Declare) -> None:
     for command in (verify, audit, archive):
         command.set_defaults(judges=True)
         command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
-    verify.add_argument(
-        "--timestamp-authority", type=Path, metavar="FILE.pem",
-        help="CA certificate that the time-stamp of every seal must lead to",
-    )  # fmt: skip
+    authority_option(verify)
     for command in (verify, archive):
         command.add_argument(
             "--expect", action="append", default=[], metavar="SHA256",
             help="digest of a seal that was noted elsewhere, which must be among the seals; repeatable",
         )  # fmt: skip
     for command in (verify, audit):
-        command.add_argument(
-            "--allowed-signers", type=Path, metavar="FILE",
-            help="list from outside the run that must allow each signature, those of the seals in the namespace runbook-seal",
-        )  # fmt: skip
+        signers_option(command)
     archive.add_argument(
         "--output", type=Path, metavar="FILE.zip", help="file to write; default: RUN_ID.zip in the current folder"
     )
+
+
+def sign_options(command: argparse.ArgumentParser) -> None:
+    """Who says what, and with which key: for one run, and for all of a fleet."""
+    command.add_argument("--role", default="", metavar="ROLE", help="role that signs, one of signoff.required")
+    command.add_argument("--name", default="", metavar="NAME", help="name of the person who signs")
+    command.add_argument("--decision", default="", choices=["go", "no-go"], help="approve or refuse")
+    command.add_argument(
+        "--gate", default="cutover", choices=["dry-run", "cutover", "closeout"], help="what is approved"
+    )
+    command.add_argument("--reason", default="", metavar="TEXT", help="one line, shown with the decision")
+    command.add_argument(
+        "--accept", action="append", default=[], metavar="CRITERION", help="accept this marginal criterion; repeatable"
+    )
+    command.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="private key to sign with; the public key if an agent holds the private one",
+    )
+
+
+def authority_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--timestamp-authority", type=Path, metavar="FILE.pem",
+        help="CA certificate that the time-stamp of every seal must lead to",
+    )  # fmt: skip
+
+
+def signers_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allowed-signers", type=Path, metavar="FILE",
+        help="list from outside the run that must allow each signature, those of the seals in the namespace runbook-seal",
+    )  # fmt: skip
 
 
 def _sign(chosen: argparse.Namespace) -> int:
@@ -204,10 +219,21 @@ def _sign_group(chosen: argparse.Namespace) -> int:
     if chosen.key is None or chosen.export is not None or chosen.signature is not None:
         raise UsageError(ReasonCode.HOW_TO_SIGN, "the runs of a group are signed together with --key only", where=chosen.run_id,
                          next_step=f"To sign elsewhere, sign each by itself: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
-    due = list(group.due_for(many, chosen.gate, chosen.role.strip().lower().replace("-", "_")))
+    runs_of = [row.run for row in many.rows]
+    return sign_each(chosen, many.id, group.due_for(many.id, runs_of, chosen.gate, role_of(chosen)))
+
+
+def role_of(chosen: argparse.Namespace) -> str:
+    """The role that signs, as the parameters spell it."""
+    return str(chosen.role).strip().lower().replace("-", "_")
+
+
+def sign_each(chosen: argparse.Namespace, order: str, waiting: Iterator[RunState]) -> int:
+    """The word of one role on each of these runs of an order; the worst exit code. UsageError where none waits."""
+    due = list(waiting)
     if not due:
-        raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"no run of {many.id} waits for {chosen.role or 'this role'} now",
-                         next_step=f"See: {RUNBOOK} status {many.id}")  # fmt: skip
+        raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"no run of {order} waits for {chosen.role or 'this role'} now",
+                         next_step=f"See: {RUNBOOK} {order_command('status', order)}")  # fmt: skip
     codes = [0]
     for folder in due:
         try:
@@ -216,6 +242,12 @@ def _sign_group(chosen: argparse.Namespace) -> int:
             codes.append(error.exit_code)
             print(f"runbook: {folder.id}: {error.line()}", file=sys.stderr, flush=True)
     return max(codes)
+
+
+def order_command(name: str, order: str) -> str:
+    """The command for a group of runs, or for a fleet, which is named `fleets/NAME`."""
+    fleet = order.removeprefix(f"{runs.FLEETS}/")
+    return f"{name} {order}" if fleet == order else f"fleet {name} {fleet}"
 
 
 def _import(folder: RunState, signature: Path) -> int:
@@ -266,7 +298,8 @@ def _recorded(folder: RunState, path: Path) -> int:
     return 0
 
 
-def _verify(chosen: argparse.Namespace) -> int:
+def verify_run(chosen: argparse.Namespace) -> int:
+    """What `verify` does: what does not fit is printed; 0 where everything does."""
     folder = runs.find(chosen.run_id)
     if chosen.allowed_signers is not None:
         signing.read_allowed(chosen.allowed_signers)

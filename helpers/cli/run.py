@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.errors import RUNBOOK, Transient, UsageError
+from helpers.errors import RUNBOOK, Transient, UsageError, one_line
 from helpers.formatting import count, flatten
 from helpers.reason_codes import ReasonCode
 from helpers.results import file_digest
@@ -58,6 +58,11 @@ def _drill(folder: RunFolder) -> int:
 
 
 def run(chosen: argparse.Namespace) -> int:
+    from helpers.run import kernel
+
+    kernel.end_with_fleet()
+    if chosen.fleet:
+        runs.check_run_id(chosen.fleet)
     first = plan.on_line(chosen.first) if chosen.first else plan.LINE[0]
     last = plan.on_line(chosen.until) if chosen.until else plan.LINE[-1]
     if chosen.dry_run:
@@ -93,9 +98,12 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     from helpers.runner import group
 
     if group.is_many(parameters):
+        if chosen.fleet:
+            raise UsageError(ReasonCode.MANY_DATABASES, "a row of a fleet is one database", where="parameters",
+                             next_step="Give each database a row.")  # fmt: skip
         many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
         return _group(many, chosen)
-    return _begin(parameters, folder, chosen, steps)
+    return _begin(parameters, folder, chosen, steps, f"{runs.FLEETS}/{chosen.fleet}" if chosen.fleet else "")
 
 
 def _group(many: Group, chosen: argparse.Namespace) -> int:
@@ -184,6 +192,9 @@ def _require_fit(folder: RunFolder) -> None:
 
 def resume(chosen: argparse.Namespace) -> int:
     """An interrupted run ends where it was to end; one that got there goes on to the end of the sequence."""
+    from helpers.run import kernel
+
+    kernel.end_with_fleet()
     if (many := _group_of(chosen)) is not None:
         many.enter()
         return _group(many, chosen)
@@ -332,3 +343,73 @@ def _line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
 
     run_to_outcome(folder, steps, Console(), dry_run=dry_run)
     return 0
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+# What several commands take, apart from what they do: reading a command line must not load Chroma's client.
+
+
+def rollback_options(command: argparse.ArgumentParser) -> None:
+    """Of `rollback`, for one run and for a fleet."""
+    command.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    command.add_argument(
+        "--restore-source", action="store_true", help="restore the damaged chunks of the source from the snapshot"
+    )
+    command.add_argument(
+        "--collection",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="restore this source collection only; repeatable",
+    )
+    command.add_argument(
+        "--accept-source", metavar="REASON", help="accept a damaged source as it is; the reason is recorded"
+    )
+    command.add_argument(
+        "--replay", action="store_true", help="write to the source what clients wrote to the target since the cutover"
+    )
+    command.add_argument(
+        "--replay-to",
+        default="",
+        metavar="COLLECTION",
+        help="with --replay: the source collection for new chunks that nothing else places",
+    )
+    command.add_argument(
+        "--discard-with-reason",
+        dest="discard",
+        metavar="TEXT",
+        help="discard those writes; they stay exported, the reason is recorded",
+    )
+    command.add_argument(
+        "--why",
+        default="",
+        metavar="TEXT",
+        help="why the run is rolled back; one line for the notice and the post-mortem",
+    )
+
+
+def settings_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="a.b=VALUE",
+        help="change a parameter; repeatable",
+    )
+
+
+def outside_window_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--outside-window",
+        default="",
+        metavar="REASON",
+        help="start outside the maintenance window; the reason is recorded and shown to those who sign",
+    )
+
+
+def positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r} is not a whole number above 0")
+    return int(text)

@@ -568,7 +568,7 @@ def overlap(source: Endpoint, target: Endpoint) -> str:
         return f"lie inside one another {both}" if inner or outer else ""
     if source.url is None or target.url is None:
         return ""
-    same = (_host_key(source.host), source.port, source.prefix) == (_host_key(target.host), target.port, target.prefix)
+    same = (host_key(source.host), source.port, source.prefix) == (host_key(target.host), target.port, target.prefix)
     if same and (source.tenant, source.database) == (target.tenant, target.database):
         return f"are the same server, tenant and database ({source.label})"
     return ""
@@ -600,7 +600,7 @@ def _real(path: str) -> Path:
         return resolve_path(path)
 
 
-def _host_key(host: str) -> str:
+def host_key(host: str) -> str:
     """A host in one spelling. Short forms such as 127.1 are what the resolver makes of them."""
     try:
         address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))

@@ -86,7 +86,7 @@ def run_page(run: RunState | Path, kept: str = "") -> str:
 def _run_page(view: RunView, kept: str = "") -> str:
     review = view.step(Step.REVIEW)
     back = numbers.rollback(view.results.get(Step.ROLLBACK))
-    return _page(
+    return rendered(
         "run.html.j2",
         view=view,
         kept=kept,
@@ -137,7 +137,7 @@ def index_page(reports: Path, known: RunView | None = None) -> str:
     folders = [path.parent for path in sorted(reports.glob("*/run.json")) if not path.parent.name.startswith(".")]
     views = [known if known is not None and known.folder == folder else _view(folder) for folder in folders]
     views.sort(key=lambda v: (str(v.run.get("created", "")), v.id), reverse=True)
-    return _page("runs.html.j2", views=views)
+    return rendered("runs.html.j2", views=views)
 
 
 def notebook_html(ipynb: Path, data: bytes | None = None) -> str:
@@ -148,12 +148,12 @@ def notebook_html(ipynb: Path, data: bytes | None = None) -> str:
     title = report_notebook.title_of(notebook)
     cells = list(report_notebook.cells(notebook, ipynb.parent / RunPath.FIGURES))
     headed = any("<h1" in str(c["html"]) for c in cells if c["kind"] == "markdown")
-    return _page("notebook.html.j2", title=title, name=ipynb.name, cells=cells, headed=headed)
+    return rendered("notebook.html.j2", title=title, name=ipynb.name, cells=cells, headed=headed)
 
 
 def rollback_page(**facts: Any) -> str:
     """The post-mortem page of a rollback, `reports/<run id>/rollback.html`; its template says which facts it shows."""
-    return _page("rollback.html.j2", **facts)
+    return rendered("rollback.html.j2", **facts)
 
 
 def _view(run: RunState | Path) -> RunView:
@@ -198,7 +198,7 @@ def _link(words: str, name: str, folder: Path, otherwise: str) -> Markup:
     return escape(words + otherwise)
 
 
-def _page(template: str, **context: Any) -> str:
+def rendered(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context).rstrip() + "\n"
 
 

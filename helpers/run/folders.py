@@ -49,13 +49,13 @@ from helpers.results import (
 )  # fmt: skip
 from helpers.run.plan import Step
 
-workspace_root = audit.workspace_root
-REPOSITORY = audit.REPOSITORY
+workspace_root, REPOSITORY = audit.workspace_root, audit.REPOSITORY
 NOTEBOOKS = REPOSITORY / "notebooks"
 LONGEST_ID = 64
 PRIVATE_FOLDER = 0o700  # they hold what the source holds; who may read them else is the operator's to say
-GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
-_ID = re.compile(rf"(?a)(?!(?i:snapshots|sample|runner_key.*|(index|readme)\..*)\Z)[^\W_][\w.-]{{0,{LONGEST_ID - 1}}}")
+GROUP, FLEETS = "group.json", "fleets"  # in place of run.json: the runs of one order; a folder for each fleet
+_OURS = rf"snapshots|sample|{FLEETS}|runner_key.*|(index|readme)\..*"
+_ID = re.compile(rf"(?a)(?!(?i:{_OURS})\Z)[^\W_][\w.-]{{0,{LONGEST_ID - 1}}}")
 _MOST_PARAMETERS = 2**20  # bytes
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
 FINDINGS, SEARCHES, CHANGED = "11_findings.csv.gz", "23_searches.csv.gz", "22_changes.csv.gz"

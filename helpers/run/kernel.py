@@ -57,6 +57,7 @@ def peak_memory() -> int:
 LONGEST_CELL = 1_000  # characters
 
 RUNNER_PID = "RUNBOOK_RUNNER_PID"  # set by the runner for the kernels that it starts
+FLEET_PID = "RUNBOOK_FLEET_PID"  # set by a fleet for the processes of its rows
 EXECUTION = "RUNBOOK_EXECUTION"  # a token that a result repeats, so that the runner knows it for this execution's
 
 LAUNCHED = (
@@ -170,6 +171,21 @@ def end_with_runner() -> None:
 
     if not any(t.name == "runbook-watchdog" for t in threading.enumerate()):
         threading.Thread(target=watch, name="runbook-watchdog", daemon=True).start()
+
+
+def end_with_fleet() -> None:
+    """In the process of a row, from its begin: once the fleet's process is gone, stop as at Ctrl-C, a minute later at once."""
+    if not (parent := int(os.environ.get(FLEET_PID) or 0)):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        for _ in range(3):  # before a step is at work the first one ends the process
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    threading.Thread(target=watch, name="runbook-fleet", daemon=True).start()
 
 
 def die_with(parent: int) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, PRIVATE_FOLDER, RunFolder, RunState
 from helpers.run.plan import Step
-from helpers.status.overview import first_open_step, rolled_back, state, table
+from helpers.status.overview import rolled_back, standing, table
 
 EMPTY = "empty: nothing to migrate"
 _NO_NEWS = {ReasonCode.ROLLED_BACK, ReasonCode.DRY_RUN_DONE}  # of a run that a resume of its group passes over
-_WORST = (0, 4, 3, 2, 1, 130)  # exit codes: done, waiting, NO-GO, wrong usage, failed, interrupted
+WORST = (0, 4, 3, 2, 1, 130)  # exit codes: done, waiting, NO-GO, wrong usage, failed, interrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def work(group: Group, start: Callable[[Row], object], say: Callable[[str], None
                 said[row.run] = _verdict(error)
             print(f"runbook: {one_line(row.name, 200)}: {error.line()}", file=sys.stderr, flush=True)
     say("\n" + overview(group, said))
-    return max(codes, key=_WORST.index)
+    return max(codes, key=WORST.index)
 
 
 def _verdict(error: RunbookError) -> str:
@@ -236,25 +236,22 @@ def _shown(group: Group, row: Row, said: str) -> dict[str, Any]:
 
 def _stands(group: Group, folder: RunState, said: str) -> tuple[str, str]:
     """The state of a run, and the command that continues it; one of the group's, where there is one for all."""
-    again = RunFolder.of(group.id).command("resume")
-    if not folder.exists:
-        return "not begun", "" if said == EMPTY else again
-    if rolled_back(folder):
-        return "rolled back", ""
-    step = first_open_step(folder)
-    done = plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]
-    missing = [s.gate for s in done if s.gate and gate_state(folder, s.gate).missing]
-    if missing:
-        sign = RunFolder.of(group.id).command("sign", "--gate", missing[0])
+    again, at = RunFolder.of(group.id).command("resume"), standing(folder)
+    if at.word == "not begun":
+        return at.word, "" if said == EMPTY else again
+    if at.word == "rolled back":
+        return at.word, ""
+    if at.missing:
+        sign = RunFolder.of(group.id).command("sign", "--gate", at.gate)
         return "waiting for sign-offs", f"{sign} --role ROLE --name NAME --decision go --key FILE"
-    if step is None:
-        return "done", ""
-    if folder.facts["dry_run"] and step.number > plan.LAST_OF_DRY_RUN:
+    if at.step is None:
+        return at.word, ""
+    if folder.facts["dry_run"] and at.step.number > plan.LAST_OF_DRY_RUN:
         return "dry run passed", folder.command("run", "--from", Step.FENCE_WRITES)
-    found = folder.result(step.number)
-    if found is not None:
-        return f"step {step.number} {state(found)}", again
-    return f"passed up to {done[-1].number}" if done else "not begun", again
+    if folder.result(at.step.number) is not None:
+        return f"step {at.step} {at.word}", again
+    done = plan.LINE[: plan.LINE.index(at.step)]
+    return f"passed up to {done[-1]}" if done else "not begun", again
 
 
 def _chunks(folder: RunState) -> str:
@@ -265,18 +262,18 @@ def _chunks(folder: RunState) -> str:
     return ""
 
 
-def due_for(group: Group, gate: str, role: str) -> Iterable[RunState]:
-    """The runs of a group whose gate waits for this role. UsageError where one of them does not name the group."""
-    for row in group.rows:
-        folder = RunFolder.of(row.run).read()
+def due_for(order: str, ids: Iterable[str], gate: str, role: str) -> Iterator[RunState]:
+    """The runs of an order whose gate waits for this role. UsageError where one of them does not name the order."""
+    for run in ids:
+        folder = RunFolder.of(run).read()
         step = next(s for s in plan.LINE if s.gate == gate)
         reached = folder.exists and passed(folder.result(step.number)) and not rolled_back(folder)
         if reached and role in gate_state(folder, gate).missing:
-            if folder.facts.get("group") != group.id:  # group.json is sealed by nothing, and run.json is sealed
+            if folder.facts.get("group") != order:  # the order's file is sealed by nothing, and run.json is sealed
                 raise UsageError(
-                    ReasonCode.NOTHING_TO_SIGN, f"run {folder.id} does not say that it is of {group.id}; nothing was signed",
-                    where=f"group {group.id}",
-                    next_step=f"Find out who wrote {GROUP}. Or sign each run by itself: {folder.command('sign')}",
+                    ReasonCode.NOTHING_TO_SIGN, f"run {folder.id} does not say that it is of {order}; nothing was signed",
+                    where=order,
+                    next_step=f"Find out who wrote the list of its runs. Or sign each run by itself: {folder.command('sign')}",
                 )  # fmt: skip
             yield folder
 

@@ -129,6 +129,36 @@ def first_open_step(folder: RunState) -> plan.Step | None:
     return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a run is, in `word`: not begun, rolled back, NO-GO, waiting, done, or the state of `step`, the one that is due.
+
+    `missing` are the roles whose approval at `gate` is due.
+    """
+
+    word: str
+    step: plan.Step | None = None
+    gate: str = ""
+    missing: tuple[str, ...] = ()
+
+
+def standing(folder: RunState, last: plan.Step = plan.LINE[-1]) -> Standing:
+    """How far the run is on its way to the end of `last`."""
+    if not folder.exists:
+        return Standing("not begun", plan.LINE[0])
+    if rolled_back(folder):
+        return Standing("rolled back")
+    step = first_open_step(folder)
+    for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
+        gate = gate_state(folder, passed_step.gate) if passed_step.gate else None
+        if gate is not None and (gate.blocked or gate.missing):
+            word = "NO-GO" if gate.blocked else "waiting"
+            return Standing(word, step, passed_step.gate, () if gate.blocked else tuple(gate.missing))
+    if step is None or step.number > last.number:
+        return Standing("done")
+    return Standing(state(folder.result(step.number)), step)
+
+
 def step_rows(folder: RunState | None) -> list[dict[str, Any]]:
     """One row for each step of the sequence: step, title, section, state, seconds, notebook."""
     rows = []

@@ -181,6 +181,8 @@ class TargetReadinessStep(NotebookStep):
         space = self._source[0].space
         rng = np.random.default_rng(self.run.parameters.validation.seed)
         vectors = rng.standard_normal((PROBE_CHUNKS, dimension), dtype=np.float32)
+        # Of one length: by inner product a longer one would be nearer than the vector itself.
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         ids = [f"probe-{n}" for n in range(PROBE_CHUNKS)]
         batch = ChunkBatch(
             ids, [f"probe {n}" for n in range(PROBE_CHUNKS)], vectors, [{"probe": n} for n in range(PROBE_CHUNKS)]

@@ -330,6 +330,11 @@ WITHOUT: dict[str, str] = {
             """snapshots.backup:_collection snapshots.backup:_to_jsonl snapshots.backup:export""",
         "one renaming of what is not ours: before and after it the next command finds either name":
             """snapshots.export_journal:Journal.clear""",
+        "of a fleet, whose runs' own writes are killed here: tests/test_fleets.py, test_the_table_of_a_fleet_is_checked_first.py":
+            """
+            runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
+            runner.fleet_table:discover runner.fleet:_note_order
+        """,
         "an empty file that asks a run to stop":
             """runner.outcome:_stop""",
     }.items()

@@ -1,0 +1,247 @@
+"""`runbook fleet`: what its commands take, and what they say. A row is signed, verified and rolled back as any run is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.cli import doctor, evidence, run
+from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
+from helpers.formatting import count
+from helpers.reason_codes import ReasonCode
+from helpers.run import folders as runs
+from helpers.run import plan
+
+if TYPE_CHECKING:
+    from helpers.runner.fleet import Fleet, FleetRow
+
+Declare = Callable[..., argparse.ArgumentParser]
+FIRST = "run"  # what `runbook fleet TABLE PARAMETERS` means
+
+
+def declare(declared: Declare) -> None:
+    """Declare the commands. `declared(name, action, text, details)` gives each its parser."""
+    begun = declared(
+        FIRST, _run, "begin a run for each row of a table, so many at a time",
+        "`fleet TABLE PARAMETERS.yaml` is the same. All rows are checked first: where one cannot go, a line says why, "
+        "nothing is started, and the exit code is 2. A failed row stops no other; the exit code is that of the worst row. See "
+        "docs/scale.md.",
+    )  # fmt: skip
+    begun.add_argument("table", type=Path, metavar="TABLE", help="a .csv or .yaml file with a row for each migration")
+    begun.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters that all rows have")
+    begun.add_argument("--name", default="", metavar="NAME", help="name of the fleet; its runs are NAME-ROW")
+    begun.add_argument("--until", default="", metavar="STEP", help="stop each row after this step")
+    begun.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="stop each row after step 14; nothing is written to the targets and no notice is sent",
+    )
+    run.settings_option(begun)
+    resume = declared(
+        "resume", _resume, "go on with the rows of a fleet that are not done",
+        "Rows that are done, wait for signatures, are NO-GO or were rolled back are not touched.",
+    )  # fmt: skip
+    resume.add_argument("fleet", metavar="NAME", help="name of the fleet")
+    resume.add_argument("--until", default="", metavar="STEP", help="from now on stop each row after this step")
+    for command in (begun, resume):
+        command.add_argument(
+            "--parallel", type=run.positive, default=1, metavar="N", help="rows at work at the same time"
+        )
+        run.outside_window_option(command)
+    status = declared(
+        "status", _status, "show where each row of a fleet is, and whom it waits for", "The page is written anew."
+    )
+    status.add_argument("fleet", metavar="NAME", help="name of the fleet")
+
+    signs = declared(
+        "sign", _sign, "sign for one role on every row of a fleet that waits for it",
+        "Each run gets an ordinary signature of its own, over its own seal; what is signed is shown row by row.",
+    )  # fmt: skip
+    signs.add_argument("fleet", metavar="NAME", help="name of the fleet")
+    evidence.sign_options(signs)
+    back = declared(
+        "rollback",
+        _rollback,
+        "roll back rows of a fleet",
+        "Each as the command rollback does. Name the rows, or all of them.",
+    )
+    back.add_argument("fleet", metavar="NAME", help="name of the fleet")
+    back.add_argument("--rows", action="append", default=[], metavar="ROW", help="roll this row back; repeatable")
+    back.add_argument("--all-rows", action="store_true", help="roll back every row that has begun")
+    run.rollback_options(back)
+    proof = declared(
+        "verify", _verify, "check every file, seal and signature of each row's run",
+        "As the command verify does, with the digests of the seals that the fleet noted.",
+    )  # fmt: skip
+    proof.set_defaults(judges=True)
+    proof.add_argument("fleet", metavar="NAME", help="name of the fleet")
+    evidence.authority_option(proof)
+    evidence.signers_option(proof)
+
+    found = declared(
+        "discover", _discover, "write the table of a fleet from what a server or a directory lists",
+        "A server lists the databases of a tenant that you name, and no tenants; a directory lists both. Databases without a "
+        "collection are left out. An existing file is never overwritten. `fleet --discover URL` is the same.",
+    )  # fmt: skip
+    found.add_argument("source", metavar="PATH|URL", help="a Chroma directory, or a server")
+    found.add_argument("--to", type=Path, required=True, metavar="TABLE", help="the .csv or .yaml file to write")
+    found.add_argument(
+        "--tenant", action="append", default=[], metavar="NAME", help="list the databases of this tenant; repeatable"
+    )
+    found.add_argument(
+        "--header", action="append", default=[], metavar="NAME=env:VAR", help="an HTTP header by reference; repeatable"
+    )
+
+
+def meant(arguments: list[str], known: Iterable[str]) -> list[str]:
+    """`fleet TABLE …` and `fleet --discover …` as the commands that they stand for."""
+    first = arguments[0] if arguments else "--help"
+    if first == "--discover":
+        return ["discover", *arguments[1:]]
+    return arguments if first in {"-h", "--help", *known} else [FIRST, *arguments]
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from helpers.run.window import require_reason
+    from helpers.runner import fleet, fleet_table
+
+    until = plan.on_line(chosen.until) if chosen.until else plan.LINE[-1]
+    if chosen.dry_run:
+        until = min(until, plan.find(plan.LAST_OF_DRY_RUN), key=plan.LINE.index)
+    require_reason(chosen.outside_window)
+    name = chosen.name or runs.new_run_id(chosen.table.stem)
+    if fleet.folder_of(name).reports.exists():
+        raise fleet.taken(name)
+    table = fleet_table.read_table(chosen.table)
+    fleet_table.check(table, chosen.parameters, chosen.settings, name)
+    if bad := [row for row in table.rows if row.problems]:
+        for row in bad:
+            print(f"runbook: {row.line()}", file=sys.stderr, flush=True)
+        raise UsageError(
+            ReasonCode.PARAMETERS_INVALID, f"{count(len(bad), 'row')} of {len(table.rows)} cannot go; nothing was started",
+            where=str(chosen.table), next_step="Correct these rows, or take them out, then give the same command again.",
+        )  # fmt: skip
+    begun = fleet.begin(name, table, until=until, dry_run=chosen.dry_run, outside_window=chosen.outside_window)
+    return _work(begun, chosen.parallel)
+
+
+def _resume(chosen: argparse.Namespace) -> int:
+    from helpers.run.window import require_reason
+    from helpers.runner import fleet
+
+    until = plan.on_line(chosen.until) if chosen.until else None
+    require_reason(chosen.outside_window)
+    found = fleet.read(chosen.fleet)
+    if until is not None and found.dry_run and until.number > plan.LAST_OF_DRY_RUN:
+        raise UsageError(ReasonCode.DRY_RUN_DONE, f"fleet {found.id} is a dry run, which ends after step {plan.LAST_OF_DRY_RUN}",
+                         next_step="Begin a fleet of another name without --dry-run.")  # fmt: skip
+    if until is not None or chosen.outside_window:
+        with fleet.ordering(found.id) as state:
+            state.until = until or state.until
+            state.outside_window = chosen.outside_window or state.outside_window
+        found = fleet.read(chosen.fleet)
+    return _work(found, chosen.parallel)
+
+
+def _work(found: Fleet, parallel: int) -> int:
+    from helpers.runner import fleet
+
+    code = fleet.work(found, parallel, lambda text: print(text, flush=True))
+    if code == 130:
+        print(f"runbook: stopped on request. Go on with: {found.command('resume')}", file=sys.stderr, flush=True)
+    return code
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    from helpers.runner import fleet
+
+    found = fleet.read(chosen.fleet)
+    fleet.render(found)
+    print(fleet.overview(found, fleet.states(found)))
+    return 0
+
+
+def _sign(chosen: argparse.Namespace) -> int:
+    from helpers.runner import fleet, group
+
+    found = fleet.require_own(fleet.read(chosen.fleet))
+    if chosen.key is None:
+        raise UsageError(ReasonCode.HOW_TO_SIGN, "the rows of a fleet are signed together with --key only", where=found.id,
+                         next_step=f"To sign elsewhere, sign each run by itself: {RUNBOOK} fleet status {found.id}")  # fmt: skip
+    own = argparse.Namespace(**{**vars(chosen), "export": None, "signature": None})
+    waiting = group.due_for(found.order, [row.run for row in found.rows], chosen.gate, evidence.role_of(chosen))
+    try:
+        return evidence.sign_each(own, found.order, waiting)
+    finally:
+        for row in found.rows:
+            if row.begun:
+                fleet.note(found.id, row.name)
+        fleet.render(fleet.read(found.id))
+
+
+def _rollback(chosen: argparse.Namespace) -> int:
+    from helpers.runner import fleet
+    from helpers.runner.outcome import roll_back
+
+    found = fleet.require_own(fleet.read(chosen.fleet))
+    if chosen.all_rows == bool(chosen.rows):
+        raise UsageError(ReasonCode.USAGE, "rollback of a fleet needs --rows ROW or --all-rows, and not both", where=found.id,
+                         next_step=f"See: {RUNBOOK} fleet rollback --help")  # fmt: skip
+    names = {row.name for row in found.rows}
+    if unknown := [name for name in chosen.rows if name not in names]:
+        raise UsageError(ReasonCode.NO_SUCH_RUN, f"no row is named {one_line(unknown[0], 80)}", where=f"fleet {found.id}",
+                         next_step=f"See: {found.command('status')}")  # fmt: skip
+    wanted = [row for row in found.rows if chosen.all_rows or row.name in chosen.rows]
+
+    def back(row: FleetRow) -> int:
+        return roll_back(argparse.Namespace(**{**vars(chosen), "run_id": row.run}))
+
+    code = _each(wanted, back)
+    for row in wanted:
+        if row.begun:
+            fleet.note(found.id, row.name)
+    fleet.render(fleet.read(found.id))
+    return code
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    from helpers.runner import fleet
+
+    found = fleet.read(chosen.fleet)
+
+    def verify(row: FleetRow) -> int:
+        about = {"run_id": row.run, "expect": row.seals}
+        return evidence.verify_run(argparse.Namespace(**{**vars(chosen), **about}))
+
+    return _each(found.rows, verify)
+
+
+def _each(rows: list[FleetRow], act: Callable[[FleetRow], int]) -> int:
+    """Do this for every row that has begun; the worst exit code. What fails for one is a line, and stops no other."""
+    from helpers.runner.group import WORST
+
+    codes = [0]
+    for row in rows:
+        if not runs.RunFolder.of(row.run).exists:
+            print(f"Row {row.name}: not begun; nothing was done.", flush=True)
+            continue
+        print(f"Row {row.name}, run {row.run}:", flush=True)
+        try:
+            codes.append(act(row))
+        except RunbookError as error:
+            codes.append(error.exit_code)
+            print(f"runbook: {row.run}: {error.line()}", file=sys.stderr, flush=True)
+            if error.exit_code == 130:
+                break
+    return max(codes, key=WORST.index)
+
+
+def _discover(chosen: argparse.Namespace) -> int:
+    from helpers.runner.fleet_table import discover
+
+    place = argparse.Namespace(place=chosen.source, header=chosen.header, tenant="", database="")
+    print(discover(doctor.endpoint_of(place), chosen.tenant, chosen.to))
+    return 0

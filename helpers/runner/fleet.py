@@ -1,0 +1,533 @@
+"""A fleet: many migrations at once, each an ordinary run of its own in a process of its own.
+
+`reports/fleets/<name>/` holds `fleet.json` (which runs, how each process ended, the seals that they left), the parameters of
+each row under `rows/`, what the processes printed, and one page. Whatever is known of a run itself is read from its own files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
+from helpers.evidence.seals import LAST
+from helpers.formatting import count
+from helpers.reason_codes import ReasonCode
+from helpers.results import StateFile, StepResult, append, file_digest, json_text, utc_now, whole, write_text
+from helpers.rollback.outline import at_work
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.command import python_environment
+from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
+from helpers.run.kernel import FLEET_PID
+from helpers.runner.fleet_table import Table, run_id
+from helpers.runner.group import WORST
+from helpers.status.overview import Standing, standing, table
+
+ROWS, OUTPUT, LOCK, CHANGE, ORDER = "rows", "output", "runner", "change", "order"
+_VERSION = 1
+_PATIENCE = 90.0  # seconds for the process of a killed fleet to finish its batch and end
+_AT_WORK = "at work"
+_CODES = {"done": 0, "waiting": 4, "NO-GO": 3, "rolled back": 3, "interrupted": 130}
+_FAILED = 1
+
+
+@dataclass(slots=True)
+class FleetRow:
+    """A row: its run, the digest of its parameters, how its last process ended and what that said, the seals that were left."""
+
+    name: str
+    run: str
+    sha256: str
+    begun: str = ""
+    ended: str = ""
+    code: int | None = None
+    line: str = ""
+    seals: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Fleet(StateFile):
+    """The rows of one order, and how far each is to go. `directory` is where relative paths of the parameters begin."""
+
+    file = "fleet.json"
+    damaged = ReasonCode.RUN_DAMAGED
+    remedy = f"Put it back from a backup. Each run goes on by itself, too: {RUNBOOK} resume RUN_ID."
+
+    id: str
+    created: str
+    directory: str
+    table: str
+    table_sha256: str
+    until: str
+    dry_run: bool
+    outside_window: str
+    rows: list[FleetRow]
+    version: int = _VERSION
+
+    @classmethod
+    def content(cls, path: Path) -> dict[str, Any]:
+        held = super(Fleet, cls).content(path)
+        if held.get("version", _VERSION) > _VERSION:
+            raise ValueError(f"a newer toolkit wrote it (version {held['version']})")
+        return held
+
+    def digest(self) -> str:
+        """SHA-256 of what was ordered, without what became of it."""
+        ordered = [self.id, self.created, self.directory, self.table_sha256, self.until, self.dry_run, self.outside_window,
+                   [(row.name, row.run, row.sha256) for row in self.rows]]  # fmt: skip
+        return hashlib.sha256(json_text(ordered).encode()).hexdigest()
+
+    @property
+    def order(self) -> str:
+        """What run.json of each of its runs names, which is sealed."""
+        return f"{runs.FLEETS}/{self.id}"
+
+    @property
+    def last(self) -> plan.Step:
+        return plan.find(self.until)
+
+    def command(self, name: str, *options: str) -> str:
+        """The command NAME of this fleet, as a person may copy it."""
+        usual = runs.reports_root() == runs.REPOSITORY / "reports"
+        elsewhere = [] if usual else ["--reports", str(runs.reports_root())]
+        return shlex.join([RUNBOOK, "fleet", name, self.id, *options, *elsewhere])
+
+
+def folder_of(fleet: str) -> RunFolder:
+    """Where the fleet keeps its state and its page, and its locks."""
+    runs.check_run_id(fleet)
+    return RunFolder(fleet, runs.reports_root() / runs.FLEETS / fleet, runs.workspace_root() / runs.FLEETS / fleet)
+
+
+def read(fleet: str) -> Fleet:
+    """UsageError where there is no such fleet."""
+    found = Fleet.load(folder_of(fleet).reports)
+    if found is None:
+        known = sorted(path.parent.name for path in (runs.reports_root() / runs.FLEETS).glob(f"*/{Fleet.file}"))
+        raise UsageError(
+            ReasonCode.NO_SUCH_RUN, f"there is no fleet {fleet}", where=str(runs.reports_root() / runs.FLEETS),
+            next_step=f"There are: {', '.join(known[:5])}." if known else "No fleet has been started there yet.",
+        )  # fmt: skip
+    return found
+
+
+def taken(fleet: str) -> UsageError:
+    """The error for a name that a fleet has already."""
+    return UsageError(ReasonCode.RUN_EXISTS, f"fleet {fleet} exists already", where=str(folder_of(fleet).reports),
+                      next_step=f"Go on with it: {RUNBOOK} fleet resume {fleet}; or name another: --name.")  # fmt: skip
+
+
+def begin(fleet: str, rows: Table, *, until: plan.Step, dry_run: bool, outside_window: str) -> Fleet:
+    """A new fleet of a table that was checked. It is there whole or not at all."""
+    folder = folder_of(fleet)
+    if folder.reports.exists():
+        raise taken(fleet)
+    made: list[FleetRow] = []
+    with whole(folder.reports) as partial:
+        partial.chmod(runs.PRIVATE_FOLDER)
+        for row in rows.rows:
+            assert row.parameters is not None
+            digest = write_text(partial / ROWS / f"{row.name}.yaml", runs.parameters_text(row.parameters))
+            made.append(FleetRow(row.name, run_id(fleet, row.name), digest))
+        found = Fleet(fleet, utc_now(), str(Path.cwd()), str(rows.path.absolute()), rows.sha256, until, dry_run,
+                      outside_window, made)  # fmt: skip
+        _note_order(fleet, found.digest())  # before the folder is there
+        found.save(partial)
+    return found
+
+
+def _note_order(fleet: str, *digests: str) -> None:
+    """In the workspace: a resume begins nothing by another order, which whoever can write to the reports may have put there."""
+    note = folder_of(fleet).workspace / ORDER
+    note.parent.mkdir(parents=True, exist_ok=True, mode=runs.PRIVATE_FOLDER)
+    write_text(note, "".join(f"{digest}\n" for digest in digests))
+
+
+def require_own(fleet: Fleet) -> Fleet:
+    """The fleet, if its file is what was ordered; UsageError where somebody wrote another: it names what is executed."""
+    note = folder_of(fleet.id).workspace / ORDER
+    if not note.is_file() or fleet.digest() not in note.read_text(encoding="ascii", errors="replace").split():
+        raise UsageError(
+            ReasonCode.SEALED_FILE_CHANGED, f"{Fleet.file} is not the order that was given: something else changed it",
+            where=str(folder_of(fleet.id).reports),
+            next_step="Put it back as it was, from a backup; or go on with each run by itself.",
+        )  # fmt: skip
+    return fleet
+
+
+@contextmanager
+def ordering(fleet: str) -> Iterator[Fleet]:
+    """As `changing`, for what was ordered."""
+    with changing(fleet) as found:
+        before = require_own(found).digest()
+        yield found
+        _note_order(fleet, before, found.digest())  # whichever of the two a kill leaves in the fleet's file
+    _note_order(fleet, read(fleet).digest())
+
+
+@contextmanager
+def changing(fleet: str) -> Iterator[Fleet]:
+    """The fleet as it is now, to be changed: one thread of one process at a time. It is saved at the end."""
+    folder = folder_of(fleet)
+    with RunLock(folder, CHANGE).acquire(60):
+        found = read(fleet)
+        yield found
+        _save(found)
+
+
+def _save(fleet: Fleet) -> None:
+    fleet.save(folder_of(fleet.id).reports)
+
+
+def note(fleet: str, name: str, **facts: Any) -> None:
+    """Note these facts of a row, and the newest seal of its run."""
+    with changing(fleet) as state:
+        row = next(r for r in state.rows if r.name == name)
+        for key, value in facts.items():
+            setattr(row, key, value)
+        with suppress(FileNotFoundError):
+            newest = (RunFolder.of(row.run).workspace / LAST).read_text(encoding="ascii").strip()
+            row.seals += [newest] if newest and newest not in row.seals else []
+
+
+# -- how the rows are --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """A row with its run: how far it is, in `word`, whom or what it waits for, and its exit code."""
+
+    row: FleetRow
+    run: RunState
+    at: Standing
+    word: str
+    waits: str
+    code: int
+
+    @property
+    def step(self) -> str:
+        return str(self.at.step or "")
+
+    @property
+    def settled(self) -> bool:
+        """Whether a resume passes it over: it is done, or a person has to act on this very run first."""
+        judged = self.word == "NO-GO" and self.row.code == _CODES["NO-GO"]
+        return judged or self.word in ("done", "waiting", "rolled back", "damaged")
+
+    @property
+    def line(self) -> str:
+        """Why it goes no further, in one line; "" where it is done or at work."""
+        if self.word in ("done", _AT_WORK):
+            return ""
+        error = (result.error if (result := self.result(self.step)) is not None else None) or {}
+        return one_line(error.get("line", "") or self.row.line, 600)
+
+    def result(self, number: str) -> StepResult | None:
+        """The result of a step; None for none, or one that cannot be read."""
+        with suppress(RunbookError):
+            return self.run.result(number) if number else None
+        return None
+
+    def results(self) -> dict[str, StepResult]:
+        return {step.number: found for step in plan.LINE if (found := self.result(step.number)) is not None}
+
+
+def states(fleet: Fleet) -> list[RowState]:
+    """Every row as its run is now."""
+    return [_state(fleet, row) for row in fleet.rows]
+
+
+def _state(fleet: Fleet, row: FleetRow) -> RowState:
+    run = RunFolder.of(row.run).read()
+    try:
+        at = standing(run, fleet.last)
+    except RunbookError as error:
+        broken = FleetRow(row.name, row.run, row.sha256, row.begun, row.ended, row.code, error.line(), row.seals)
+        return RowState(broken, run, Standing("damaged"), "damaged", "", _FAILED)
+    word, waits = at.word, ""
+    if at_work(run):
+        word = _AT_WORK
+    elif word == "waiting":
+        waits = ", ".join(role.replace("_", " ") for role in at.missing) + f" ({at.gate})"
+    elif word == "not begun" and row.code:
+        word = "failed"
+    elif word == "to do":
+        word, waits = ("interrupted" if row.code == 130 else f"passed up to {_before(at)}"), f"step {at.step}"
+    code = _CODES.get(word, row.code if row.code in WORST and row.code else _FAILED)
+    return RowState(row, run, at, word, waits, code)
+
+
+def _before(at: Standing) -> str:
+    done = plan.LINE[: plan.LINE.index(at.step)] if at.step is not None else plan.LINE
+    return str(done[-1]) if done else "nothing"
+
+
+def overview(fleet: Fleet, found: Sequence[RowState]) -> str:
+    """A row for each migration: row, run, step, state, what it waits for; below them why, and the next commands."""
+    rows = [{"row": s.row.name, "run": s.row.run, "step": s.step, "state": s.word, "waits for": s.waits} for s in found]
+    lines = [table(rows), "", summary(found)]
+    lines += [f"{s.row.name}: {s.line}" for s in found if s.line and s.word != "waiting"]
+    lines += [f"Next: {command}" for command in next_commands(fleet, found)]
+    return "\n".join([*lines, f"Open: {folder_of(fleet.id).reports / RunPath.PAGE}"])
+
+
+def summary(found: Sequence[RowState]) -> str:
+    """`60 rows: 55 done, 5 failed`."""
+    words = [s.word for s in found]
+    return f"{count(len(found), 'row')}: " + ", ".join(f"{words.count(w)} {w}" for w in dict.fromkeys(sorted(words)))
+
+
+def next_commands(fleet: Fleet, found: Sequence[RowState]) -> Iterator[str]:
+    """What goes on from here, whole."""
+    if any(not s.settled and s.word != _AT_WORK for s in found):
+        yield fleet.command("resume")
+    for gate in dict.fromkeys(s.at.gate for s in found if s.word == "waiting"):
+        yield fleet.command(
+            "sign", "--gate", gate, "--role", "ROLE", "--name", "NAME", "--decision", "go", "--key", "FILE"
+        )
+
+
+def worst(found: Sequence[RowState]) -> int:
+    """The exit code of the whole: that of its worst row."""
+    return max((s.code for s in found), key=WORST.index, default=0)
+
+
+# -- work --------------------------------------------------------------------------------------------------------------
+
+
+Say = Callable[[str], None]
+
+
+class _Work:
+    """The rows at work, so many at a time. The first signal lets each finish its batch, the second ends its kernel."""
+
+    def __init__(self, fleet: Fleet, say: Say) -> None:
+        self.fleet, self.stopping = fleet, False
+        self._say, self._lock = say, threading.Lock()
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, row: FleetRow) -> None:
+        """One row, from the start of its process to its end."""
+        run = RunFolder.of(row.run)
+        _wait_for_the_last(run)
+        code, line = _FAILED, ""
+        try:
+            process = self._started(row, run)
+            if process is None:
+                return
+            try:
+                _, said = process.communicate()
+            finally:
+                _end(process)
+            code, line = process.returncode, _line_of(said, process.returncode)
+        except RunbookError as error:
+            code, line = error.exit_code, error.line()
+        finally:
+            self._processes.pop(row.name, None)
+        code = code if code in WORST else _FAILED
+        note(self.fleet.id, row.name, ended=utc_now(), code=code, line=line)
+
+    def _started(self, row: FleetRow, run: RunFolder) -> subprocess.Popen[str] | None:
+        arguments = _arguments(self.fleet, row, run)
+        note(self.fleet.id, row.name, begun=utc_now(), ended="", code=None, line="")
+        output = folder_of(self.fleet.id).reports / OUTPUT / f"{row.name}.log"
+        output.parent.mkdir(exist_ok=True)
+        append(output, f"{utc_now()} {' '.join(arguments[1:])}\n".encode(), log=True)
+        given = {FLEET_PID: str(os.getpid()), "RUNBOOK_REPORTS": str(runs.reports_root()),
+                 "RUNBOOK_WORKSPACE": str(runs.workspace_root())}  # fmt: skip
+        with self._lock, output.open("ab") as out:
+            if self.stopping:
+                return None
+            process = subprocess.Popen(
+                arguments, cwd=self.fleet.directory, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True,
+                encoding="utf-8", errors="backslashreplace", start_new_session=True,
+                env={**os.environ, **python_environment(), **given},
+            )  # fmt: skip
+            self._processes[row.name] = process
+            return process
+
+    def asked_to_stop(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C or SIGTERM: no further row starts, and each at work is asked as its own command is."""
+        if not self.stopping:
+            self.stopping = True
+            self._say("Stopping each row after its current batch. Ctrl-C again stops at once.")
+        for process in list(self._processes.values()):
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        heard = [signal.SIGTERM]  # a SIGINT that was ignored when the command began stays so, as for a run
+        heard += [signal.SIGINT] if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN else []
+        before = {number: signal.signal(number, self.asked_to_stop) for number in heard}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for process in list(self._processes.values()):
+                _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Nothing of a row's process group outlives it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _line_of(said: str, code: int) -> str:
+    """The one line of a command that failed."""
+    lines = [line.removeprefix("runbook: ") for line in said.splitlines() if line.startswith("runbook: ")]
+    if code < 0:
+        return f"its process was ended by signal {-code}; a resume goes on with it"
+    if not code:
+        return ""
+    return one_line(lines[-1] if lines else (said.splitlines() or ["it printed nothing"])[-1], 600)
+
+
+def _wait_for_the_last(run: RunFolder) -> None:
+    """The process of a fleet that was killed ends after its batch: what comes next must not find the run locked."""
+    deadline = time.monotonic() + _PATIENCE
+    while at_work(run) and time.monotonic() < deadline:
+        time.sleep(0.3)
+
+
+def _arguments(fleet: Fleet, row: FleetRow, run: RunFolder) -> list[str]:
+    """The ordinary command that begins or continues this row's run."""
+    outside = ["--outside-window", fleet.outside_window] if fleet.outside_window else []
+    command = [sys.executable, "-m", "helpers"]
+    if run.exists:
+        return [*command, "resume", row.run, "--until", fleet.until, *outside]
+    file = folder_of(fleet.id).reports / ROWS / f"{row.name}.yaml"
+    if not file.is_file() or file_digest(file) != row.sha256:
+        raise Terminal(ReasonCode.RUN_DAMAGED, "it is not what was checked when the fleet began", where=str(file),
+                       next_step="Put it back, or begin a new fleet; nothing was started for this row.")  # fmt: skip
+    dry = ["--dry-run"] if fleet.dry_run else []
+    return [
+        *command,
+        "run",
+        str(file),
+        "--run-id",
+        row.run,
+        "--fleet",
+        fleet.id,
+        "--until",
+        fleet.until,
+        *dry,
+        *outside,
+    ]
+
+
+def work(fleet: Fleet, parallel: int, say: Say) -> int:
+    """Begin or go on with every row that is not done, `parallel` at a time; the exit code of the worst row.
+
+    A failed row stops no other. Rows that are done, wait for signatures, are NO-GO or rolled back are not touched.
+    """
+    with RunLock(folder_of(require_own(fleet).id), LOCK).acquire(1):
+        open_rows = [
+            s.row for s in states(fleet) if s.word not in ("done", "waiting", "NO-GO", "rolled back", "damaged")
+        ]
+        say(f"Fleet {fleet.id}: {len(open_rows)} of {count(len(fleet.rows), 'row')} to go, {parallel} at a time")
+        render(fleet)
+        at_once = _Work(fleet, say)
+        with at_once.watching(), ThreadPoolExecutor(parallel) as pool:
+            left: dict[Future[None], FleetRow] = {pool.submit(at_once.start, row): row for row in open_rows}
+            while left:
+                ended, _ = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    _tell(read(fleet.id), left.pop(future), future, say)
+                if at_once.stopping:
+                    for future in [f for f in left if f.cancel()]:
+                        left.pop(future)
+        fleet = read(fleet.id)
+        found = states(fleet)
+        render(fleet)
+        say("\n" + overview(fleet, found))
+        return 130 if at_once.stopping else worst(found)
+
+
+def _tell(fleet: Fleet, row: FleetRow, future: Future[None], say: Say) -> None:
+    """How a row ended, on the terminal and on the page."""
+    future.result()
+    now = _state(fleet, next(r for r in fleet.rows if r.name == row.name))
+    if now.row.ended:
+        why = f"waits for {now.waits}" if now.waits else now.line
+        say(f"  {now.row.name:<24} {now.word:<12} {why}".rstrip())
+        render(fleet)
+
+
+# -- page --------------------------------------------------------------------------------------------------------------
+
+# A cell has a letter, a colour that those who see no red or green can tell apart, and its word for who hears the page.
+_LETTERS: Mapping[str, tuple[str, str]] = {
+    "pass": ("P", "pass"), "warning": ("W", "warning"), "marginal": ("M", "marginal"), "fail": ("F", "fail"),
+    "failed": ("F", "fail"), "NO-GO": ("N", "fail"), "interrupted": ("I", "warning"), "not exercised": ("O", "skipped"),
+    "not applicable": ("A", "open"), "dry run": ("D", "open"), "to do": ("–", "open"),
+}  # fmt: skip
+LEGEND = [
+    ("P", "pass", "passed"), ("W", "warning", "passed with a warning"), ("M", "marginal", "passed, marginal"),
+    ("O", "skipped", "not exercised"), ("A", "open", "not applicable"), ("F", "fail", "failed"), ("N", "fail", "NO-GO"),
+    ("I", "warning", "interrupted"), ("–", "open", "not run"),
+]  # fmt: skip
+_OUTCOMES = {"done": "pass", "waiting": "warning", _AT_WORK: "open", "not begun": "open", "interrupted": "warning"}
+
+
+def page(fleet: Fleet, found: Sequence[RowState]) -> str:
+    """The page: how many rows are where, steps by runs, chunks of each row and in all, what waits for whom, what failed."""
+    from helpers.report import numbers, pages
+    from helpers.status.overview import state
+
+    steps = [step for step in plan.LINE if step.number <= fleet.last.number]
+    rows, totals = [], {"source": 0, "migrated": 0, "quarantined": 0}
+    for s in found:
+        results = s.results()
+        try:
+            chunks = numbers.counts(results)
+        except (KeyError, TypeError, ValueError):  # of a result of another version
+            chunks = numbers.Counts()
+        for key in totals:
+            totals[key] += getattr(chunks, key) or 0
+        cells = []
+        for step in steps:
+            word = state(results.get(step.number))
+            letter, kind = _LETTERS.get(word, ("?", "open"))
+            cells.append({"letter": letter, "kind": kind, "word": "not run" if word == "to do" else word})
+        rows.append({"of": s, "cells": cells, "chunks": chunks, "kind": _outcome(s),
+                     "counted": chunks.source is not None})  # fmt: skip
+    words = [s.word for s in found]
+    sums = [
+        (word, words.count(word), _outcome(next(s for s in found if s.word == word))) for word in dict.fromkeys(words)
+    ]
+    return pages.rendered(
+        "fleet.html.j2", fleet=fleet, steps=steps, rows=rows, totals=totals, sums=sums, legend=LEGEND,
+        waiting=[s for s in found if s.waits], failed=[s for s in found if s.line and s.word != "waiting"],
+        next=list(next_commands(fleet, found)), now=utc_now(), counted=sum(1 for r in rows if r["counted"]),
+    )  # fmt: skip
+
+
+def _outcome(row: RowState) -> str:
+    return _OUTCOMES.get(row.word, "open" if row.word.startswith("passed") else "fail")
+
+
+def render(fleet: Fleet) -> None:
+    """Write the page. It is derived from the runs' files, and nothing fails because it cannot be written."""
+    with suppress(OSError, RunbookError):
+        write_text(folder_of(fleet.id).reports / RunPath.PAGE, page(fleet, states(fleet)))
