@@ -48,6 +48,7 @@ def test_a_chunk_is_explained_rule_by_rule(
         capsys.readouterr().out.strip()
         == """\
 Chunk a 1 of collection articles, by schema computed_fields
+Migrated: to collection articles, as a 1, 4 changes.
 
 In the source
   document: 'Write to ada@x.org.'
@@ -65,6 +66,9 @@ What the schema does
      The field was missing; the schema's expression gives its value: size(document)
   4. field origin: (absent)  becomes  'articles/a 1'
      The field was missing; the schema's expression gives its value: collection + "/" + id
+
+Rules that do nothing to this chunk
+  replace, ^http://: the pattern finds nothing here
 
 In the target
   collection: articles
@@ -91,17 +95,29 @@ In the target
             "a 1",
             ["collection: articles  becomes  articles_en", "sends chunks of articles to articles_en"],
         ),
-        ("leave_out", "draft", ["The chunk is not migrated", "left out by the schema: drafts are not published"]),
-        ("computed_fields", "draft", ["it goes to quarantine, whole (invalid_year): int(fields.published"]),
+        (
+            "leave_out",
+            "draft",
+            ["Not migrated: the schema leaves it out.", "the schema leaves it out:\n    drafts are not published"],
+        ),
+        (
+            "computed_fields",
+            "draft",
+            [
+                "Not migrated: it goes to quarantine",
+                "quarantine, invalid_year:\n    int(fields.published",
+                "none of it is done",
+            ],
+        ),
         (
             "computed_fields",
             "b",
-            ["(invalid_year): int(fields.published.substring(0, 4)): the chunk has no field published"],
+            ["invalid_year:\n    int(fields.published.substring(0, 4)): the chunk has no field published"],
         ),
         (
             "rename_and_drop",
             "a 1",
-            ["field writer: 'Ada'  becomes  field author: 'Ada'", "leaves the field behind (drop)"],
+            ["field writer: 'Ada'  becomes  field author: 'Ada'", "does not come along (drop: "],
         ),
         (
             "redaction",
@@ -110,7 +126,7 @@ In the target
                 "document: (not shown)  becomes  'Write to [e-mail].'",
                 "made from the old text",
                 "(redact: e-mail addresses)",
-                "(redacted here; the source holds the text)",
+                "(what is redacted is not shown; the source holds the text)",
             ],
         ),
     ],
@@ -146,11 +162,11 @@ def test_each_rule_is_named_with_what_it_says(source: Path, capsys: pytest.Captu
     assert explained(source, str(source / "rules.yaml"), "y") == 0
     text = capsys.readouterr().out
     for words in (
-        "The number must be at least 2000 and at most 2010: it was moved to the nearer bound.",
+        "The number must be at least 2000 and at most 2010; it gets the nearest number that is allowed (repair: clamp).",
         "was replaced by the default. Allowed: fr, it.",
-        "The schema wants the type strings; the value was converted without loss.",
-        "The schema's pattern was found and replaced: -.*",
-        "(unknown: drop, it keeps only fields that it names)",
+        "The schema wants the type strings; the value had another type and was converted without loss.",
+        "The schema's pattern was found and replaced: -.* by ",
+        "The field does not come along (unknown: drop).",
     ):
         assert words in text
 

@@ -9,7 +9,7 @@ import html
 import json
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,20 +20,15 @@ import ipywidgets as widgets  # type: ignore[import-untyped,unused-ignore]
 import numpy as np
 import pandas as pd
 
-from helpers.chunks import ChunkBatch, Metadata
-from helpers.errors import RunbookError, Terminal, UsageError, one_line, short
+from helpers.chunks import ChunkBatch
+from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import harmless
-from helpers.parameters import Parameters
 from helpers.profiling.sample import Place, Places
 from helpers.reason_codes import ReasonCode
 from helpers.results import writing
 from helpers.run import kernel
 from helpers.run.record import RunRecord, open_chosen
-from helpers.schema import REPAIRS, Context, Schema
-from helpers.schema.engine import DOCUMENT
-from helpers.schema.file import FieldRule, Redact
-from helpers.schema.rules import unicode_problem
-from helpers.stores import CollectionInfo, Reader
+from helpers.stores import Reader
 
 READ = 500  # chunks read at a time
 EXCERPT = 300  # characters of a document in a table
@@ -82,151 +77,6 @@ class Lookup:
         gone: tuple[str | None, object] = (None, None)
         rows = [(p.collection, p.id, p.detail, *held.get((p.collection, p.id), gone)) for p in listed]
         return pd.DataFrame(rows, columns=list(EXPORT_COLUMNS), dtype=object)
-
-
-# One chunk before and after the schema, rule by rule.
-
-EXPLAINED = ("part", "what", "before", "after", "why")
-
-
-def explained(
-    schema: Schema, batch: ChunkBatch, info: CollectionInfo, context: Context, rules: Parameters
-) -> pd.DataFrame:
-    """The chunk of this batch: as the source holds it, what each rule of the schema does, and what becomes of it.
-
-    `part` is "source", "rule", "target" or "not migrated". Values that the schema redacts are not shown.
-    """
-    done = schema.transform(batch, info.name, context)
-    failures = schema.failures(
-        done, context, dimension=info.dimension, allowed_dimensions=rules.expected.dimensions, space=info.space
-    ).to_dict("records")
-    new, target, chunk = done.batch, done.targets[0], batch.ids[0]
-    rows = [("source", "collection", info.name, "", ""), ("source", "id", chunk, "", "")]
-    held = {"document": batch.documents[0], **{f"field {k}": v for k, v in _by_key(batch.metadatas[0])}}
-    hidden = "redacted here; the source holds the text"
-    rows += [("source", k, _said(schema.shown(v)), "", hidden * (schema.shown(v) != v)) for k, v in held.items()]
-    content = schema.content
-    if target != info.name:
-        rows.append(("rule", "collection", info.name, target, _why_moved(schema, info.name, target)))
-    if new.ids[0] != chunk:
-        why = [f"The schema computes ids: {content.id}."] if content.id is not None else []
-        why += ["The prefix is set by migration.id_policy."] if context.id_policy == "prefix" else []
-        rows.append(("rule", "id", chunk, new.ids[0], " ".join(why)))
-    for row in done.repairs.to_dict("records"):
-        what = "document" if row["field"] == DOCUMENT else f"field {row['field']}" if row["field"] else "metadata"
-        before, after = row["before"], row["after"]
-        if row["rule"] == "renamed":
-            name, _, before = before.partition(" = ")
-            what, after = f"field {name}", f"{what}: {after}"
-        rows.append(("rule", what, before, after, _why(schema, done.types[0], info.name, row, held.get(what))))
-    wrong = {
-        str(row["reason"]).removeprefix("invalid_") for row in failures if str(row["reason"]).startswith("invalid_")
-    }
-    for row in failures:
-        out = row["reason"] == ReasonCode.LEFT_OUT
-        if str(row["reason"]).removeprefix("missing_") in wrong:
-            continue  # its value could not be computed, so it is missing: once is enough
-        name = "left out by the schema" if out else f"it goes to quarantine, whole ({row['reason']})"
-        rows.append(("not migrated", name, "", "", str(row["detail"])))
-    if not failures:
-        rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
-        rows.append(("target", "document", "", _said(new.documents[0]), ""))
-        rows += [("target", f"field {k}", "", _said(v), "") for k, v in _by_key(new.metadatas[0])]
-        old = "It stays as it is" + ": it was made from the old text" * (new.documents[0] != batch.documents[0]) + "."
-        if (order := rules.migration.embedding) is not None and order.selects(info.name):
-            old = f"It is replaced: migration.reembed makes a new one by {order.function}."
-        rows.append(("target", "vector", "", f"{batch.dimension} numbers", old))
-    return pd.DataFrame(rows, columns=list(EXPLAINED), dtype=object)
-
-
-def _why_moved(schema: Schema, collection: str, target: str) -> str:
-    """The rule that sends chunks of this collection there."""
-    moves = [move for move in schema.content.moves(collection) if move.target(collection) == target]
-    if not moves:
-        return "The schema sends the chunk to the collection of its type (routing)."
-    where = f" where {moves[0].when}" if moves[0].when else ""
-    return f"The schema sends chunks of {moves[0].source} to {moves[0].to}{where} (collections)."
-
-
-def _why(schema: Schema, kind: str | None, collection: str, row: Mapping[Any, Any], was: Any) -> str:
-    """What a rule did, with what the schema says there: the expression, the pattern, the bounds, the names."""
-    content, name, did = schema.content, str(row["field"]), str(row["rule"])
-    said = REPAIRS[did]
-    rule = next((rule for rule in schema.rules(kind) if rule.name == name), None)
-    if did in ("computed", "recomputed") and rule is not None:
-        return f"{said.removesuffix('.')}: {rule.value}"
-    if did == "clamp" and rule is not None:
-        bounds = [f"at least {rule.minimum:g}"] if rule.minimum is not None else []
-        bounds += [f"at most {rule.maximum:g}"] if rule.maximum is not None else []
-        return f"The number must be {' and '.join(bounds)}: it was moved to the nearer bound."
-    if did == "coerce" and rule is not None:
-        return f"The schema wants the type {rule.type}; the value was converted without loss."
-    if did == "default" and rule is not None:
-        return f"The value was not allowed and was replaced by the default. {_allowed(rule)}".rstrip()
-    if did in ("rewritten", "redacted"):
-        rules = content.replace if did == "rewritten" else content.redact
-        of = [
-            one
-            for one in rules
-            if one.applies(collection) and (one.document if name == DOCUMENT else one.named({name: 0}))
-        ]
-        texts = [
-            text
-            for text in (was if isinstance(was, list) else [was])
-            if isinstance(text, str) and not unicode_problem(text)
-        ]
-        of = [one for one in of if any(map(one.found_in, texts))] or of
-        names = ", ".join(one.name if isinstance(one, Redact) else one.pattern for one in of)
-        return f"{said.removesuffix('.')}: {names}" if did == "rewritten" else f"{said} (redact: {names})"
-    if did == "renamed":
-        return "The schema gives the field another name (rename); its value is as it was."
-    if did == "drop":
-        named = any(one.applies(collection) and one.named({name: 0}) for one in content.drop)
-        return f"The schema leaves the field behind ({'drop' if named else 'unknown: drop, it keeps only fields that it names'})."
-    return said
-
-
-def _allowed(rule: FieldRule) -> str:
-    """What a text of this field may be."""
-    if rule.allowed:
-        return f"Allowed: {', '.join(rule.allowed[:8])}{', …' * (len(rule.allowed) > 8)}."
-    return f"It must match {rule.pattern}" if rule.pattern is not None else ""
-
-
-def _by_key(metadata: Metadata | None) -> list[tuple[str, Any]]:
-    return sorted(((str(key), value) for key, value in (metadata or {}).items()), key=lambda pair: pair[0])
-
-
-def _said(value: object) -> str:
-    return "(none)" if value is None else short(value, EXCERPT)
-
-
-def explanation(table: pd.DataFrame, schema: str) -> str:
-    """The same as plain text."""
-    parts: dict[str, list[dict[str, str]]] = {}
-    for row in table.to_dict("records"):
-        parts.setdefault(str(row["part"]), []).append({str(k): one_line(str(v), 2_000) for k, v in row.items()})
-    source = parts.get("source", [])
-    lines = [
-        f"Chunk {source[1]['before']} of collection {source[0]['before']}, by schema {schema}",
-        "",
-        "In the source",
-    ]
-    lines += [f"  {row['what']}: {row['before']}" + f" ({row['why']})" * bool(row["why"]) for row in source[2:]]
-    lines += ["", "What the schema does"]
-    for at, rule in enumerate(parts.get("rule", []), start=1):
-        lines += [f"  {at}. {rule['what']}: {rule['before']}  becomes  {rule['after']}", f"     {rule['why']}"]
-    if "rule" not in parts:
-        lines.append("  It changes nothing.")
-    if "not migrated" in parts:
-        lines += ["", "The chunk is not migrated"]
-        lines += [f"  {aside['what']}: {aside['why']}" for aside in parts["not migrated"]]
-    if "target" in parts:
-        lines += ["", "In the target"]
-        lines += [
-            f"  {row['what']}: {row['after']}" + (f". {row['why']}" if row["why"] else "") for row in parts["target"]
-        ]
-    return "\n".join(lines)
 
 
 # Searches: by text, with each collection's own embedding function, or by a chunk that is there

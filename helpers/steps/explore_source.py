@@ -14,7 +14,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
-from helpers.profiling import search, similarity
+from helpers.profiling import explain, search, similarity
 from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, Picker, file_stem, is_known, of_groups, of_places, write_csv
@@ -469,9 +469,9 @@ class ExploreSourceStep(NotebookStep):
         home, chunk = self._home(chunk, collection)
         batch = self.lookup.read(home, [chunk], embeddings=True) if home else ChunkBatch.empty()
         if not len(batch):
-            return pd.DataFrame(columns=list(search.EXPLAINED))
+            return pd.DataFrame(columns=list(explain.EXPLAINED))
         info = self.lookup.reader.info(home)
-        return search.explained(self.schema, batch, info, self.scan.context, self.run.parameters)
+        return explain.explained(self.schema, batch, info, self.scan.context, self.run.parameters)
 
     def _home(self, chunk: str, collection: str) -> tuple[str, str]:
         """The collection a chunk is in, and its id; the first of them that knows it. Without an id the first usable chunk."""
