@@ -63,9 +63,7 @@ class Reembedded(Snapshot):
         super().__init__(snapshot.folder, snapshot.manifest)
         self._made = folder
         self.anew: dict[str, dict[str, Any]] = made.get("anew", {})
-        self._dimensions = {
-            part.file: told["dimension"] for name, told in self.anew.items() for part in self.parts(name)
-        }
+        self._dimensions = {p.file: told["dimension"] for name, told in self.anew.items() for p in self.parts(name)}
 
     def collections(self) -> list[CollectionInfo]:
         return [with_function(i, self.anew[i.name]) if i.name in self.anew else i for i in super().collections()]
@@ -106,9 +104,9 @@ class _Rewritten(Snapshot):
         )
 
 
-def _to_embed(snapshot: Snapshot, parameters: Parameters) -> Snapshot:
-    schema = load_schema(parameters.schema_name)
-    return _Rewritten(snapshot, schema, parameters.migration) if schema.changes_documents else snapshot
+def _to_embed(snapshot: Snapshot, rules: Parameters) -> Snapshot:
+    new = load_schema(rules.schema_name)
+    return _Rewritten(snapshot, new, rules.migration) if new.changes_documents else snapshot
 
 
 def as_written(snapshot: Snapshot, folder: Path) -> Snapshot:

@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -86,8 +87,7 @@ class SecretRef:
         """`env:NAME` or `file:PATH` as a reference. ValueError otherwise; the message never repeats the text."""
         if isinstance(text, SecretRef):
             return text
-        match = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
+        if (match := _REFERENCE.fullmatch(text) if isinstance(text, str) else None) is None:
             raise ValueError(EXPECTED)
         return cls("env", match["env"]) if match["env"] else cls("file", match["file"])
 
@@ -150,10 +150,8 @@ _HOST = re.compile(r"[\w.:%-]+")
 class Section(BaseModel):
     """What every part of the parameters has in common: exact types, no unknown keys, no change after checking."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True, validate_default=False,
-        defer_build=True,
-    )  # fmt: skip
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True,
+                              validate_default=False, defer_build=True)  # fmt: skip
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -282,10 +280,8 @@ class Reembed(Section):
     """Price of a million tokens, in any currency: step 13 then says what the new vectors cost before it makes them."""
     maximum_cost: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Cost above which no vector is made, in the same currency; what the cache holds costs nothing."""
-    cache: FilePath = Field(
-        default_factory=lambda: moved_with_workspace(".embeddings"),
-        json_schema_extra={"default": "workspace/.embeddings"},
-    )
+    cache: FilePath = Field(default_factory=lambda: moved_with_workspace(".embeddings"),
+                            json_schema_extra={"default": "workspace/.embeddings"})  # fmt: skip
     """Folder that keeps each new vector by digests of text and function, for every run. RUNBOOK_WORKSPACE moves the default."""
 
     @model_validator(mode="after")
@@ -409,15 +405,10 @@ class Endpoint(Section):
     the same service.
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {"required": ["url"]},
-                {"required": ["path"]},
-                {"required": ["cloud"], "properties": {"cloud": {"const": True}}, "not": {"required": ["url"]}},
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"oneOf": [
+        {"required": ["url"]}, {"required": ["path"]},
+        {"required": ["cloud"], "properties": {"cloud": {"const": True}}, "not": {"required": ["url"]}},
+    ]})  # fmt: skip
 
     url: ServerUrl | None = None
     """A server, `http://HOST:PORT`, `https://…` or `http://HOST/PREFIX` behind a proxy, without query or user info."""
@@ -537,9 +528,8 @@ class Endpoint(Section):
         """What `{target_…}` in a configuration value means when this is the target."""
         if self.path is not None:
             return {"target_path": str(resolve_path(self.path))}
-        return {
-            "target_url": self.address, "target_host": self.host, "target_port": str(self.port), "target_prefix": self.prefix,
-        }  # fmt: skip
+        return {"target_url": self.address, "target_host": self.host, "target_port": str(self.port),
+                "target_prefix": self.prefix}  # fmt: skip
 
 
 def _in_cloud(url: Any) -> bool:
@@ -587,17 +577,15 @@ def lies_in(inner: str, outer: str) -> bool:
 
 def _one_file(a: Path, b: Path) -> bool:
     """Links of both kinds followed; no where one of them is not there or cannot be looked at."""
-    try:
+    with suppress(OSError):
         return a.samefile(b)
-    except OSError:
-        return False
+    return False
 
 
 def _real(path: str) -> Path:
-    try:
+    with suppress(OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
         return resolve_path(path).resolve()
-    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
-        return resolve_path(path)
+    return resolve_path(path)
 
 
 def host_key(host: str) -> str:

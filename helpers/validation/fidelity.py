@@ -72,15 +72,13 @@ def unexcused(
     source: CollectionInfo,
 ) -> list[tuple[int, str]]:  # fmt: skip
     """Those of `aside` (position, reason given) with which schema and vector checks find nothing wrong."""
-    checked = [(position, reason) for position, reason in aside if reason != REFUSED]
-    if not checked:
+    if not (checked := [(position, reason) for position, reason in aside if reason != REFUSED]):
         return []
     dimensions = parameters.expected.dimensions
     failures = schema.failures(
         moved, context, dimension=source.dimension, allowed_dimensions=dimensions, space=source.space
     )
-    large = over_limits(moved.batch, moved.source_ids, source.name, known_of(parameters.target))
-    failing = {*failures["id"], *large["id"]}
+    failing = {*failures["id"], *over_limits(moved.batch, moved.source_ids, "", known_of(parameters.target))["id"]}
     out = set(failures["id"][failures["reason"] == ReasonCode.LEFT_OUT])
     return [
         (position, reason)
@@ -360,14 +358,13 @@ class Examination:
         for chunk in sorted(target.left):
             self._note(ReasonCode.CHUNK_EXTRA, name, "in the target, but not expected there", chunk=chunk)
         self.found.differing += len(target.left)
-        every = target.sources or {n: i for n, i in self._sources.items() if n == name}
-        spaces = sorted({i.space for i in every.values()})
+        spaces = sorted({i.space for n, i in (target.sources or self._sources).items() if target.sources or n == name})
         if any(space != target.info.space for space in spaces):
             detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"
             self._note(ReasonCode.SPACE_DIFFERS, name, detail, where="space")
         self._settings(target.info, target.sources)
-        row = {"collection": name, "expected": target.expected, "target": len(target.ids)}
-        self.found.targets.append({**row, "space": target.info.space, "expected_space": ", ".join(spaces)})
+        counts = {"collection": name, "expected": target.expected, "target": len(target.ids)}
+        self.found.targets.append({**counts, "space": target.info.space, "expected_space": ", ".join(spaces)})
 
     def _settings(self, info: CollectionInfo, sources: Collection[str]) -> None:
         """A collection with one source keeps its metadata and the settings of its index, but for those that are ordered."""
@@ -376,8 +373,7 @@ class Examination:
         if not only:
             self.found.configuration += of_merged(every, info, rules)
             return
-        source = every[0]
-        rows = compare_configuration(source, info, rules)
+        rows = compare_configuration(source := every[0], info, rules)
         if only in self.anew:
             before = next(i for i in self.of.snapshot.collections() if i.name == only)
             rows = [explained_function(row, before) for row in rows]
