@@ -14,7 +14,6 @@ import os
 import pkgutil
 import shutil
 import sqlite3
-import struct
 import subprocess
 import sys
 import textwrap
@@ -44,6 +43,7 @@ from helpers.stores.creation import own_function, register_allowed
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook
 from tests.conftest import ROOT
+from tests.hostile import super_journal
 from tests.servers import ChromaServer
 from tests.storage import chunks, embedded, fill
 
@@ -487,12 +487,7 @@ def test_a_journal_that_names_another_file_deletes_nothing(tmp_path: Path) -> No
         fill(store, "notes", chunks(3))
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    database = tmp_path / "source" / DATABASE
-    page = int.from_bytes(database.read_bytes()[16:18], "big")
-    magic, name = bytes.fromhex("d9d505f920a163d7"), str(victim).encode()
-    header = magic + struct.pack(">IIIII", 0, 0, database.stat().st_size // page, 512, page)
-    record = struct.pack(">I", 0x40000000 // page + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
-    database.with_name(f"{DATABASE}-journal").write_bytes(header.ljust(512, b"\0") + record)
+    super_journal(tmp_path / "source" / DATABASE, victim)
     with (
         pytest.raises(Terminal, match="its journal names another file") as caught,
         open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),

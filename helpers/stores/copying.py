@@ -21,10 +21,12 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
+from helpers import audit
 from helpers.errors import Terminal, one_line
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
@@ -45,6 +47,8 @@ TRIES = 3
 WAIT_SECONDS = 30.0  # for a writer's lock
 STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
 _OF_AN_INDEX = (HEADER, LENGTHS, LINKS, PICKLE, ROWS)
+_WITH_LOG = 2  # the version in a database's header: it has a write-ahead log while it is open
+_ONLY_READ = "readonly_shm=1"  # the index of a log is not written to either, and none is made
 _MAGIC = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that ends so names a super-journal before
 _PIECE_BYTES = 8 * 2**20
 MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
@@ -114,6 +118,91 @@ def _make_fulltext(db: sqlite3.Connection, tables: set[str]) -> None:
         "INSERT INTO embedding_fulltext_search (rowid, string_value) SELECT id, string_value FROM embedding_metadata "
         "WHERE key = 'chroma:document' AND string_value IS NOT NULL"
     )
+
+
+# -- a look at the newest of a database, without a copy of the directory -----------------------------------------------
+
+
+@contextmanager
+def newest(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that also sees what a write-ahead log holds, and writes no byte beside the database. Raises as `reading`,
+    "source_in_use" and "disk_full".
+
+    Asked only to read, SQLite makes a `-shm` beside a log all the same, and a log where there may be one. So the `-shm` of
+    the process that has the database open is used. What a crash left, a log without one or a journal to play back, is copied
+    with the database into the workspace and read there.
+    """
+    file = database.resolve()
+    with ExitStack() as stack:
+        try:
+            how = _as_it_is(file)
+            connection = stack.enter_context(layout.reading(file, how=how)) if how else None
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            connection = None
+        if connection is None:
+            root = audit.workspace_root()
+            private = TemporaryDirectory(prefix="look-", dir=root if root.is_dir() else None)
+            copy = _with_logs(file, Path(stack.enter_context(private)))
+            connection = stack.enter_context(closing(sqlite3.connect(copy)))
+            require_plain(connection, database)
+        yield connection
+
+
+def _as_it_is(file: Path) -> str | None:
+    """How SQLite reads all of a database and makes no file beside it; None where it cannot."""
+    log, index = (_is_there(file.with_name(f"{file.name}{suffix}")) for suffix in ("-wal", "-shm"))
+    head = b""
+    with suppress(OSError), file.open("rb") as opened:  # SQLite says what is wrong with it
+        head = opened.read(20)
+    if (log and index) or not (log or _WITH_LOG in head[18:]):
+        return _ONLY_READ
+    return None if layout.has_log(file) else "immutable=1"
+
+
+def _with_logs(file: Path, folder: Path) -> Path:
+    """A copy of a database at rest, and of its log and journal."""
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):  # one that came and went: somebody writes here
+            parts = {s: part for s in ("", "-wal", "-journal") if _is_there(part := file.with_name(f"{file.name}{s}"))}
+            before = [(now.st_size, now.st_mtime_ns) for now in (part.stat() for part in parts.values())]
+            require_room(folder, sum(size for size, _ in before))
+            for suffix, part in parts.items():
+                _copy_file(part, folder / f"{DATABASE}{suffix}")
+            if before == [(now.st_size, now.st_mtime_ns) for now in (part.stat() for part in parts.values())]:
+                _refuse_super_journal(folder / f"{DATABASE}-journal", file.parent)
+                return folder / DATABASE
+    raise Terminal(
+        ReasonCode.SOURCE_IN_USE, f"changed while it was copied, {TRIES} times", where=str(file),
+        next_step="Stop the application that writes to it, then repeat.",
+    )  # fmt: skip
+
+
+def stored_identifiers(path: Path) -> set[str]:
+    """The uuids of a directory's collections, in every database, read without writing a byte; none where it has no such list."""
+    try:
+        with newest(path / DATABASE) as db:
+            return {str(row[0]) for row in db.execute("SELECT id FROM collections")}
+    except sqlite3.Error:
+        return set()
+
+
+def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
+    """The texts in a collection's metadata, read without writing a byte; None where there is no such collection."""
+    collection = f"SELECT c.id {layout.IN_DATABASE} AND c.name = ?"
+    try:
+        with newest(path / DATABASE) as db:
+            found = db.execute(collection, (tenant, database, name)).fetchone()
+            if found is None:
+                return None
+            texts = "SELECT key, str_value FROM collection_metadata WHERE collection_id = ? AND str_value IS NOT NULL"
+            return dict(db.execute(texts, found))
+    except sqlite3.Error:  # no database of Chroma's, or one that is locked this moment: then nobody is named
+        return None
+
+
+# -- a copy of the directory -------------------------------------------------------------------------------------------
 
 
 def copy_directory(source: Path, destination: Path) -> list[str]:
@@ -223,8 +312,10 @@ def _copy(source: Path, destination: Path) -> str:
 
 def _back_up(database: Path, copy: Path) -> bool:
     """One moment of a database in use, read only; False where its writers leave no such moment."""
+    if _as_it_is(database.resolve()) != _ONLY_READ:  # its writer has just closed it: a copy at rest is next
+        return False
     watch = _Patience()
-    uri = f"file:{quote(str(database.resolve()))}?mode=ro"
+    uri = f"file:{quote(str(database.resolve()))}?mode=ro&{_ONLY_READ}"
     try:
         with (
             closing(sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS)) as original,

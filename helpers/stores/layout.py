@@ -34,17 +34,17 @@ COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parqu
 VOLUMES = (
     "the image of 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place is unused"
 )
-_IN_DATABASE = "FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
+IN_DATABASE = "FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
 _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
 
-def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection]:
-    """A connection to an SQLite file, links followed, that writes no byte; `live`: another process may write meanwhile.
+def reading(database: Path, *, how: str = "immutable=1") -> closing[sqlite3.Connection]:
+    """A connection to an SQLite file, links followed, that writes no byte. It does not see a log (`copying.newest` does).
 
     Raises as `require_plain`.
     """
-    uri = f"file:{quote(str(database.resolve()))}?mode=ro{'' if live else '&immutable=1'}"
+    uri = f"file:{quote(str(database.resolve()))}?mode=ro&{how}"
     connection = sqlite3.connect(uri, uri=True)
     try:
         require_plain(connection, database)
@@ -245,34 +245,11 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
                 return []
             if complete:
                 _require_database(db, path, tenant, database, role)
-            return sorted(row[0] for row in db.execute(f"SELECT c.name {_IN_DATABASE}", (tenant, database)))
+            return sorted(row[0] for row in db.execute(f"SELECT c.name {IN_DATABASE}", (tenant, database)))
     except sqlite3.OperationalError:  # a layout that this look does not know; opening it will say
         return []
     except sqlite3.DatabaseError as error:
         raise damaged(error, file, role) from error
-
-
-def stored_identifiers(path: Path) -> set[str]:
-    """The uuids of a directory's collections, in every database, read without writing a byte; none where it has no such list."""
-    try:
-        with reading(path / DATABASE, live=True) as db:
-            return {str(row[0]) for row in db.execute("SELECT id FROM collections")}
-    except sqlite3.Error:
-        return set()
-
-
-def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
-    """The texts in a collection's metadata, read without writing a byte; None where there is no such collection."""
-    collection = f"SELECT c.id {_IN_DATABASE} AND c.name = ?"
-    try:
-        with reading(path / DATABASE, live=True) as db:
-            found = db.execute(collection, (tenant, database, name)).fetchone()
-            if found is None:
-                return None
-            texts = "SELECT key, str_value FROM collection_metadata WHERE collection_id = ? AND str_value IS NOT NULL"
-            return dict(db.execute(texts, found))
-    except sqlite3.Error:  # no database of Chroma's, or one that is locked this moment: then nobody is named
-        return None
 
 
 def _require_database(db: sqlite3.Connection, path: Path, tenant: str, database: str, role: str) -> None:

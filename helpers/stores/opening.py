@@ -30,7 +30,7 @@ from helpers.stores import door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import LOCK_COLLECTION, Reader
 from helpers.stores.client import ClientStore
-from helpers.stores.copying import copy_directory
+from helpers.stores.copying import copy_directory, newest, stored_identifiers, stored_metadata
 from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of
 from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
@@ -202,7 +202,7 @@ def one_database(source: Endpoint, target: Endpoint) -> bool:
     """
     with ExitStack() as stack:
         if source.path:
-            ours = layout.stored_identifiers(Path(source.path))
+            ours = stored_identifiers(Path(source.path))
         else:
             one = stack.enter_context(open_server(source, "source"))
             ours = one.identifiers() if isinstance(one, ClientStore) else set()
@@ -213,7 +213,7 @@ def one_database(source: Endpoint, target: Endpoint) -> bool:
 def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:
     """Who holds the lock of a target (run_id, host, time), without writing a byte; None where nobody does."""
     if endpoint.path:
-        return layout.stored_metadata(Path(endpoint.path), endpoint.tenant, endpoint.database, LOCK_COLLECTION)
+        return stored_metadata(Path(endpoint.path), endpoint.tenant, endpoint.database, LOCK_COLLECTION)
     with _current_server(endpoint, request_headers(endpoint, "target")) as store:
         return store.lock_holder()
 
@@ -360,7 +360,7 @@ def _stored(path: Path) -> list[tuple[str, str]]:
     recognise(path)
     file = path / DATABASE
     try:
-        with layout.reading(file, live=layout.has_log(file)) as db:
+        with newest(file) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():
                 return [_USUAL]  # before 0.4.15 there were none
             return [(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")]
