@@ -300,8 +300,8 @@ def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {f"results/{facts.get('step')}.json": facts.get("result"), **found} if action == STEP_ENDS else found
 
 
-def named(folder: Path, name: str, workspace: Path) -> list[str]:
-    """The digests that this file of a run may have, by the newest line that counts; the older one, too, where that came first."""
+def named(folder: Path, name: str, workspace: Path, *, own: bool = False) -> list[str]:
+    """The digests that this file may have, by the newest line that counts (`own`: was signed here), or the one before that."""
     found: list[str] = []
     lines = _lines(folder / NAME) if begins_so(folder, workspace) else []
     at = sum(len(line) + 1 for line in lines)
@@ -314,7 +314,7 @@ def named(folder: Path, name: str, workspace: Path) -> list[str]:
             about = _names(entry["action"], entry["facts"])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        if name in about and _counts(folder, line, at):
+        if name in about and _counts(folder, line, at, only=own):
             found.append(str(about[name] or ""))
             if entry["action"] not in (WRITTEN, TAKEN) or len(found) == 2:
                 break
@@ -333,14 +333,14 @@ def begun_here(folder: Path) -> bool:
     return (own := own_key()) != "" and signer(folder.name, (_lines(folder / NAME) or [b""])[0]) == own
 
 
-def _counts(folder: Path, line: bytes, at: int) -> bool:
+def _counts(folder: Path, line: bytes, at: int, *, only: bool) -> bool:
     """Whether the line at this byte is signed by this workspace's key or by one that a seal names, or is older than any key.
 
     Whether the seals are genuine is judged before anything is built on them (`evidence.seals.chain`).
     """
     by, own = signer(folder.name, line), own_key()
-    if by and by == own:
-        return True
+    if only or (by and by == own):
+        return by == own != ""
     keys, since = {own} - {""}, 0
     for path in sorted((folder / "seals").glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -416,12 +416,14 @@ def publish(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill under another name; it is there with all that was written, or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    """A folder to fill under another name; it is there with all that was written, or not at all. A kill leaves that name."""
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
     partial.mkdir(parents=True)
-    yield partial
-    publish(partial, folder)
+    try:
+        yield partial
+        publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # where it has not got its name
 
 
 def flush_folder(folder: Path) -> None:
@@ -501,9 +503,7 @@ def reading(path: Path, next_step: str = "Put the file back from the run's archi
     """
     try:
         yield
-    except RunbookError:
-        raise
-    except MemoryError:  # the file is not to blame
+    except (RunbookError, MemoryError):  # of which the file is not to blame
         raise
     except Exception as error:  # what a library makes of damage has many names
         why = _first(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"

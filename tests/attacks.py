@@ -95,7 +95,13 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_nothing_planted_is_run.py::test_bytecode_beside_the_sources_and_libraries_is_never_loaded
             test_nothing_planted_is_run.py::test_the_process_that_sends_notices_has_the_same_cache""",
         "a journal that names another file": """
+            test_a_look_writes_nothing_beside_a_source.py::test_a_look_plays_back_no_journal_that_names_another_file
             test_a_hostile_source_gains_nothing.py::test_a_journal_that_names_another_file_deletes_nothing""",
+        "a log beside which SQLite would write": """
+            test_a_look_writes_nothing_beside_a_source.py::test_no_look_writes_a_byte_beside_a_source
+            test_a_look_writes_nothing_beside_a_source.py::test_a_log_that_went_while_a_directory_in_use_is_copied_is_not_made_again""",
+        "a statement of blanks": """
+            test_a_hostile_source_gains_nothing.py::test_a_statement_of_blanks_holds_no_look""",
         "collections that no page counts": """
             test_a_hostile_source_gains_nothing.py::test_collections_that_no_page_counts_are_named""",
         "modules beside the application's tests": """
@@ -169,7 +175,13 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
+        "an end of a run that frees its snapshots": """
+            test_snapshots_command.py::test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot""",
+        "a planted cache of vectors": """
+            test_reembedding_of_collections.py::test_a_cache_that_others_may_have_planted_is_refused""",
         "a folder of theirs under a name of ours": """
+            test_snapshots_without_a_migration.py::test_what_is_exported_and_imported_again_is_the_same
+            test_after_the_cutover.py::test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open
             test_places_are_proven_first.py::test_a_folder_in_a_new_target_that_only_has_a_name_of_ours_stays""",
         "a cutover first, the approvals later": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_was_approved_afterwards_is_named

@@ -196,6 +196,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     for name in ("source-copy-dead", ".target.partial", "staged.tmp"):
         (night.folder.workspace / name).mkdir()
         (night.folder.workspace / name / "file").write_text("x" * 1000)
+    (theirs := night.home / ".target.partial").mkdir()  # which no step makes
     with embedded(night.home / "target") as store:
         store.acquire_lock("night")
     dry = RunRecord(night.folder.read(), "13")
@@ -207,6 +208,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
         p for p in night.folder.workspace.iterdir() if "dead" in p.name or "partial" in p.name or "tmp" in p.name
     ]
     assert sum(result.facts["removed"].values()) == 3000
+    assert theirs.is_dir()
     assert "was released" in result.facts["said"][1]
     text = (night.folder.reports / record.SUCCESS).read_text()
     assert "- **Status:** ✓ SUCCESS" in text

@@ -42,6 +42,7 @@ from helpers.validation.properties import AGREEMENT, KNOWN
 from helpers.validation.search import baseline
 from tests.conftest import ROOT
 from tests.faults.command import AFTER, BEFORE, Child, Crash, Order
+from tests.hostile import super_journal
 from tests.servers import ChromaServer, client_of
 from tests.storage import chunks, embedded
 from tests.storage import plan as collection
@@ -319,6 +320,32 @@ def test_another_run_takes_vectors_from_the_cache_unless_somebody_changed_them(
         reembed(snapshot, ordered(tmp_path), tmp_path / "four")
     assert str(file) in str(caught.value)
     assert "remove this file" in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["journal", "trigger", "link", "file of others", "folder of others"])
+def test_a_cache_that_others_may_have_planted_is_refused(
+    taken: tuple[Snapshot, dict[str, Any]], tmp_path: Path, what: str
+) -> None:
+    reembed(taken[0], ordered(tmp_path), tmp_path / "one")
+    [file] = (tmp_path / "cache").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    (victim := tmp_path / "victim").write_text("precious")
+    if what == "journal":
+        super_journal(file, victim)
+    elif what == "trigger":
+        with closing(sqlite3.connect(file)) as db, db:
+            db.execute("create trigger t after insert on vectors begin delete from vectors; end")
+    elif what == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        (file if what == "file of others" else file.parent).chmod(0o777)
+    before = file.read_bytes()
+    with pytest.raises(Terminal, match="the cache of new vectors cannot be used: ") as caught:
+        reembed(taken[0], ordered(tmp_path), tmp_path / "two")
+    said = {"journal": "names another file", "trigger": "more than its table", "link": "is a link"}
+    assert said.get(what, "others may write it (chmod go-w)") in str(caught.value)
+    assert (victim.read_text(), file.read_bytes()) == ("precious", before)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[RunbookError], str]] = {

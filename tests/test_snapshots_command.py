@@ -14,13 +14,14 @@ import pytest
 from helpers import audit, cli
 from helpers.errors import UsageError
 from helpers.parameters import parameters_from
-from helpers.results import StepResult, utc_now
+from helpers.results import StepResult, file_digest, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.snapshots import retention, snapshot
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import SnapshotStep
+from tests.signers import vouch
 from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, tree
 
 Said = pytest.CaptureFixture[str]
@@ -129,6 +130,7 @@ def test_prune_keeps_what_a_run_needs_until_it_is_closed_out(night: RunFolder, c
     assert "needed by run night, not closed out" in capsys.readouterr().out
     assert folder.is_dir()
     StepResult("53", "Closeout", "night", utc_now(), utc_now()).write(night.reports / "results" / "53.json")
+    vouch(night.reports)
     before = tree(Path("kept"))
     run("prune")
     out = capsys.readouterr().out
@@ -141,6 +143,30 @@ def test_prune_keeps_what_a_run_needs_until_it_is_closed_out(night: RunFolder, c
     done = [(e["action"], e["outcome"]) for e in audit.entries(Path("kept") / audit.NAME)]
     assert done[-2:] == [("prune", "begun"), ("prune", "done")]
     assert audit.check(Path("kept") / audit.NAME) is None
+
+
+@pytest.mark.parametrize("file", ["run.json", "results/53.json"])
+def test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot(
+    night: RunFolder, capsys: Said, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An edit by hand, a result that somebody dropped, and a line of another key for them."""
+    folder, place = aged(), night.reports / file
+    if file == "run.json":
+        place.write_text(json.dumps({**json.loads(place.read_text()), "abandoned": utc_now()}))
+    else:
+        StepResult("53", "Closeout", "night", utc_now(), utc_now()).write(place)
+    why = f"needed by run night (no line of its {audit.NAME} that was signed here names its {file} as it is)"
+    run("prune", "--yes")
+    assert why in capsys.readouterr().out
+    with monkeypatch.context() as other:
+        other.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "other"))
+        audit.append(night.reports / audit.NAME, audit.NOTEBOOK_KEPT, digests={file: file_digest(place)})
+    planted = {"predicate": {audit.LOG_KEY: audit.fingerprint(b"anybody's"), "prefixes": []}}
+    (night.reports / "seals").mkdir()
+    (night.reports / "seals" / "0001.json").write_text(json.dumps(planted))
+    run("prune", "--yes")
+    assert why in capsys.readouterr().out
+    assert folder.is_dir()
 
 
 def test_a_run_declared_abandoned_holds_nothing(night: RunFolder, capsys: Said) -> None:

@@ -201,13 +201,19 @@ def odd(source: Path) -> None:
 
 
 @pytest.mark.parametrize("form", backup.FORMATS)
-def test_what_is_exported_and_imported_again_is_the_same(source: Path, capsys: Said, form: str) -> None:
+def test_what_is_exported_and_imported_again_is_the_same(source: Path, tmp_path: Path, capsys: Said, form: str) -> None:
     odd(source)
     lose_vectors(source, "beta", ["gone"])
     taken = create("today")
-    Path(".files.partial").mkdir()  # of an export that was killed
+    killed, theirs = (tmp_path / name for name in (".files.0123456789abcdef.partial", ".files.partial"))
+    for folder in (killed, theirs):
+        folder.mkdir()
+        (folder / "file").write_text("somebody's")
+    capsys.readouterr()
     run("export", "today", "--directory", "kept", "--into", "files", "--format", form)
-    assert not Path(".files.partial").exists()
+    assert (said := capsys.readouterr().out).count("remove it yourself") == 1
+    assert f"{killed}, of an export that was killed or is at work" in said
+    assert [p.read_text() for p in (killed / "file", theirs / "file")] == ["somebody's"] * 2
     run("export", "today", "--directory", "kept", "--into", "files", "--format", form, code=2)
     assert "it exists" in capsys.readouterr().err
     left = Path("kept/again.partial/001-alpha")
@@ -253,6 +259,7 @@ def test_json_refuses_what_it_cannot_say(source: Path, capsys: Said, monkeypatch
     assert "chunk c1 of collection alpha" in (said := capsys.readouterr().err)
     assert "--format parquet" in said
     assert not Path("files").exists()
+    assert not list(Path().glob(".files.*"))
 
 
 def planted(folder: Path, journal: dict[str, Any]) -> None:

@@ -214,6 +214,8 @@ def _export(chosen: argparse.Namespace) -> int:
     for name, rows in written.items():
         print(f"{one_line(name)}: {count(rows, 'chunk')}")
     print(f"Written to {chosen.into.absolute()}")
+    for left in backup.unfinished(chosen.into.absolute()):
+        print(f"Beside it is {one_line(str(left))}, of an export that was killed or is at work: remove it yourself.")
     return 0
 
 

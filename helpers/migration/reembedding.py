@@ -42,6 +42,7 @@ from helpers.schema import Context, Schema, load_schema
 from helpers.snapshots.export_journal import ahead, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
+from helpers.stores.copying import own_database
 from helpers.stores.creation import Function, own_function, vector_configs
 from helpers.stores.limits import Throttled, patiently, retry_after
 
@@ -244,7 +245,7 @@ class VectorCache:
     """Vectors by digest of their text, in an SQLite file for each function and configuration, for every run of this workspace.
 
     What one call of the function gave is one transaction: a kill at any moment leaves whole ones. The texts are not kept, and a
-    vector counts only with a proof that needs this workspace's key: others may write there.
+    vector counts only with a proof that needs this workspace's key: whoever could write there may have exchanged the file.
     """
 
     def __init__(self, folder: Path, function: str, config: Mapping[str, Any]) -> None:
@@ -273,9 +274,7 @@ class VectorCache:
 
     def _ask(self, ask: Callable[[sqlite3.Connection], R]) -> R:
         try:
-            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.file, timeout=60.0)) as db, db:
-                db.execute("create table if not exists vectors (text blob primary key, vector blob, proof blob)")
+            with closing(own_database(self.file, "vectors (text blob primary key, vector blob, proof blob)")) as db, db:
                 return ask(db)
         except (sqlite3.Error, OSError) as error:
             what = f"the cache of new vectors cannot be used: {one_line(str(error), 120)}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -162,6 +163,12 @@ def export(
             },
         )  # fmt: skip
     return written
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What killed exports into this folder left beside it, or one at work has there: a name does not prove whose it is."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}\.partial")
+    return sorted(path for path in folder.parent.glob(".*.partial") if name.fullmatch(path.name))
 
 
 _SCHEMA = pa.schema([(name, pa.list_(pa.float32()) if name == "embedding" else pa.string()) for name in CHUNK])

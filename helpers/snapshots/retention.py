@@ -7,6 +7,7 @@ cannot be found is taken to need its snapshot.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from helpers.parameters.sections import default_snapshots
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, json_in, passed, utc_now
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder, RunState
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 
@@ -332,7 +333,7 @@ def abandon(run_id: str) -> None:
 
 
 def settled(folder: RunState) -> bool:
-    """Whether a run needs its snapshots no more, once their retention has ended."""
+    """Whether a run needs its snapshots no more, once their retention has ended, as its files say (`_unsettled` wants proof)."""
     facts = folder.facts
     return bool(facts.get("abandoned")) or bool(facts["dry_run"]) or passed(folder.result(Step.CLOSEOUT))
 
@@ -402,9 +403,20 @@ def _names_a_run(entry: dict[str, Any]) -> bool:
 
 
 def _unsettled(folder: RunState) -> str:
-    """The run as one that needs its snapshots, "" where it needs them no more. One that cannot be read needs them."""
+    """The run as one that needs its snapshots, "" where it needs them no more. One that cannot be read needs them.
+
+    So does one whose end only a file tells that no signed line of its log names as it is: anybody may have put it there.
+    """
     try:
-        return "" if settled(folder) else folder.id
+        if not settled(folder):
+            return folder.id
+        over = folder.facts.get("abandoned") or folder.facts["dry_run"]
+        name = RunPath.RUN if over else f"results/{Step.CLOSEOUT}.json"
+        digest = hashlib.sha256(contents(folder.reports / name)).hexdigest()
+        signed = bool(audit.own_key() or shutil.which("ssh-keygen"))  # else nothing can be signed or proven here
+        if digest in audit.named(folder.reports, name, folder.workspace, own=signed):
+            return ""
+        return f"{folder.id} (no line of its {audit.NAME} that was signed here names its {name} as it is)"
     except RunbookError:
         return f"{folder.id} (damaged: {RUNBOOK} status {folder.id})"
 

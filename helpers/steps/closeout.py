@@ -208,9 +208,6 @@ def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
     ours = retention.begun(kept, folder)
     unfinished = ((path, path.name.removesuffix(".partial")) for path in kept.glob("*.partial"))
     found |= {path for path, name in unfinished if name in ours and not holds_another(path, name)}
-    if parameters.target.path:
-        target = resolve_path(parameters.target.path)
-        found |= set(target.parent.glob(f".{target.name}.partial"))
     return sorted(path for path in found if not any(other in found for other in path.parents))
 
 

@@ -275,13 +275,50 @@ def _unlisted(copy: Path, source: Path) -> Iterator[str]:
 
 def _refuse_super_journal(journal: Path, source: Path) -> None:
     """Raises `Terminal` where a rollback journal names a file: whoever opens the database would delete that, wherever it is."""
+    if _names_a_file(journal):
+        raise Terminal(
+            ReasonCode.SOURCE_FOREIGN_FILE, "its journal names another file, which SQLite would delete; no Chroma does that",
+            where=str(source / journal.name), next_step="Find out who wrote it. Migrate from a backup without it.",
+        )  # fmt: skip
+
+
+def _names_a_file(journal: Path) -> bool:
     with suppress(FileNotFoundError), journal.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - len(_MAGIC)))
-        if file.read() == _MAGIC:
-            raise Terminal(
-                ReasonCode.SOURCE_FOREIGN_FILE, "its journal names another file, which SQLite would delete; no Chroma does that",
-                where=str(source / journal.name), next_step="Find out who wrote it. Migrate from a backup without it.",
-            )  # fmt: skip
+        return file.read() == _MAGIC
+    return False
+
+
+def own_database(file: Path, table: str) -> sqlite3.Connection:
+    """A database of ours with this one table, which is made where it is missing.
+
+    Raises OSError where anybody else may have written what SQLite would run, delete or follow: a link, a folder or file that
+    others own or may write, another schema, a journal that names a file.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = file.parent.resolve() / file.name
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    for part in (file.parent, file, *(file.with_name(f"{file.name}{suffix}") for suffix in LOGS)):
+        if not os.path.lexists(part):
+            continue
+        about = part.lstat()
+        if not (stat.S_ISDIR if part == file.parent else stat.S_ISREG)(about.st_mode):
+            raise OSError(f"{part.name} is a link or no plain file")
+        if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+            raise OSError(f"{part.name} belongs to another user, or others may write it (chmod go-w)")
+    if _names_a_file(file.with_name(f"{file.name}-journal")):
+        raise OSError("its journal names another file, which SQLite would delete")
+    db = sqlite3.connect(file, timeout=2 * WAIT_SECONDS)
+    try:
+        found = [row[0] for row in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if found not in ([], [f"CREATE TABLE {table}"]):
+            raise OSError("it holds more than its table, or another one")
+        db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _copy(source: Path, destination: Path) -> str:

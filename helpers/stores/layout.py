@@ -54,8 +54,10 @@ def reading(database: Path, *, how: str = "immutable=1") -> closing[sqlite3.Conn
     return closing(connection)
 
 
-# Chroma's own
-_PARTIAL = re.compile(r"(?i)CREATE\s+(UNIQUE\s+)?INDEX\s+[^()]+\([\w\s,\"`]*\)\s*WHERE\s+\w+\s+IS\s+NOT\s+NULL\s*")
+# Chroma's own; what was once matched is not tried again: a statement may be blanks without end.
+_PARTIAL = re.compile(
+    r"(?i)CREATE\s++(UNIQUE\s++)?INDEX\s++[^()]++\([\w\s,\"`]*+\)\s*+WHERE\s++\w++\s++IS\s++NOT\s++NULL\s*+"
+)
 _MOST_OBJECTS, _MOST_SQL = 1_000, 2**16  # in a schema; Chroma's own has about fifty, and 10 kB
 MOST_VALUE = 2**28  # bytes of a text or blob; servers take requests of 40 MB
 # An object by its type and its statement, as SQLite writes both; it reads the statement, whatever the type says.
