@@ -101,7 +101,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_look_writes_nothing_beside_a_source.py::test_no_look_writes_a_byte_beside_a_source
             test_a_look_writes_nothing_beside_a_source.py::test_a_log_that_went_while_a_directory_in_use_is_copied_is_not_made_again""",
         "a statement of blanks": """
-            test_a_hostile_source_gains_nothing.py::test_a_statement_of_blanks_holds_no_look""",
+            test_rescue_of_damaged_directories.py::test_a_statement_of_blanks_holds_no_look""",
         "collections that no page counts": """
             test_a_hostile_source_gains_nothing.py::test_collections_that_no_page_counts_are_named""",
         "modules beside the application's tests": """

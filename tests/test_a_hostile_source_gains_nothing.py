@@ -18,7 +18,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,7 +40,7 @@ from helpers.run import command
 from helpers.steps import integration
 from helpers.stores import copying, creation, door, open_source, open_target, opening
 from helpers.stores.creation import own_function, register_allowed
-from helpers.stores.layout import DATABASE, reading
+from helpers.stores.layout import DATABASE
 from tests.commands import Runbook
 from tests.conftest import ROOT
 from tests.hostile import super_journal
@@ -480,22 +479,6 @@ def test_modules_in_the_folder_of_a_run_are_not_imported(tmp_path: Path) -> None
     done = runbook("run", runbook.write("p", "path: a", "path: t"), "--run-id", "one", "--until", "11")
     assert not (tmp_path / "EXECUTED").exists(), (tmp_path / "EXECUTED").read_text()
     assert done.returncode == 0, done.stderr
-
-
-def test_a_statement_of_blanks_holds_no_look(tmp_path: Path) -> None:
-    with embedded(tmp_path / "source") as store:
-        fill(store, "notes", chunks(3))
-    blanks = " " * 30_000
-    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
-        db.execute("CREATE TABLE t (n INTEGER)")
-        db.execute("CREATE INDEX i ON t (n) WHERE n > 1")
-        db.execute("PRAGMA writable_schema = ON")
-        text = f"CREATE INDEX{blanks}i ON t (n) WHERE{blanks}n > 1"
-        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'i'", (text,))
-    begun = time.process_time()
-    with pytest.raises(Terminal, match="holds a partial index"), reading(tmp_path / "source" / DATABASE):
-        pass
-    assert time.process_time() - begun < 2.0
 
 
 def test_a_journal_that_names_another_file_deletes_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from helpers.stores import distance, open_source, opening
 from helpers.stores.base import told_dimension
 from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import LINKS, bloat
-from helpers.stores.layout import DATABASE, stored_names
+from helpers.stores.layout import DATABASE, reading, stored_names
 from helpers.stores.rescue import diagnose, stored_collections
 from tests.damaged import DAMAGES, TERABYTE, Damaged, make, sound
 from tests.storage import chunks, contents, embedded, fill, index_folder, tree, writable_copy
@@ -179,6 +180,22 @@ def test_a_collection_whose_id_is_a_path_is_refused_and_nothing_is_written(tmp_p
     ):
         pass
     assert (tree(source), tree(outside)) == before
+
+
+def test_a_statement_of_blanks_holds_no_look(tmp_path: Path) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    blanks = " " * 30_000
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
+        db.execute("CREATE TABLE t (n INTEGER)")
+        db.execute("CREATE INDEX i ON t (n) WHERE n > 1")
+        db.execute("PRAGMA writable_schema = ON")
+        text = f"CREATE INDEX{blanks}i ON t (n) WHERE{blanks}n > 1"
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'i'", (text,))
+    begun = time.process_time()
+    with pytest.raises(Terminal, match="holds a partial index"), reading(tmp_path / "source" / DATABASE):
+        pass
+    assert time.process_time() - begun < 2.0
 
 
 @pytest.mark.parametrize("kind", ["TRIGGER", "View", "table", "index", "INDEX"])

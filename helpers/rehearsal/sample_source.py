@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal, UsageError
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
-from helpers.results import whole
 from helpers.stores.creation import RehearsalEmbedding
 from helpers.stores.door import ClientAPI, embedded_client
 
@@ -112,8 +112,14 @@ def write_sample(path: Path, chunks: int = FULL, dimension: int = 1536) -> Path:
             next_step="Name a folder that does not exist yet.",
         )  # fmt: skip
     collection_counts(chunks)
-    with whole(path) as partial, embedded_client(partial, DEFAULT_TENANT, DEFAULT_DATABASE) as client:
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with embedded_client(partial, DEFAULT_TENANT, DEFAULT_DATABASE) as client:
         write_sample_to(client, chunks, dimension)
+    if path.exists():
+        path.rmdir()
+    partial.rename(path)
     return path
 
 

@@ -335,6 +335,8 @@ WITHOUT: dict[str, str] = {
             runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
             runner.fleet_table:discover runner.fleet:_note_order
         """,
+        "an empty file, which SQLite takes for a new database":
+            """stores.copying:own_database""",
         "an empty file that asks a run to stop":
             """runner.outcome:_stop""",
     }.items()
