@@ -89,15 +89,9 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
             fcntl.flock(file, fcntl.LOCK_EX)
             before, torn = _last(file)
             entry = {
-                "when": utc_now(),
-                "user": user(),
-                "host": socket.gethostname(),
-                "process": os.getpid(),
-                "action": action,
-                "outcome": outcome,
-                "facts": facts,
-                "previous": _digest(before) if before is not None else FIRST,
-            }
+                "when": utc_now(), "user": user(), "host": socket.gethostname(), "process": os.getpid(), "action": action,
+                "outcome": outcome, "facts": facts, "previous": _digest(before) if before is not None else FIRST,
+            }  # fmt: skip
             text = json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str)
             line = redacted(text).encode("ascii", "replace")
             if path.name == NAME:  # notices are logged so, too
@@ -140,11 +134,18 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
 
 
 def entries(path: Path, trust: Trust | None = None, actions: Collection[str] = ()) -> list[dict[str, Any]]:
-    """What the log holds, oldest first; lines that are no entries are left out (`check` names them).
+    """As `placed`, without the places."""
+    return [entry for _, entry in placed(path, trust, actions)]
+
+
+def placed(
+    path: Path, trust: Trust | None = None, actions: Collection[str] = ()
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Where each line of the log begins, and what it holds, oldest first; those that are no entries are left out (`check`).
 
     With `trust` only what proves something, of these `actions` (none: of all).
     """
-    found, at, forged = [], 0, 0
+    at, forged = 0, 0
     for line in _lines(path):
         begins, at = at, at + len(line) + 1
         try:
@@ -154,10 +155,9 @@ def entries(path: Path, trust: Trust | None = None, actions: Collection[str] = (
         if actions and entry["action"] not in actions:
             continue
         if trust is None or begins < trust.since or _proven(path, line, trust, forged):
-            found.append(entry)
+            yield begins, entry
         else:
             forged += _SIGNED.fullmatch(line) is not None
-    return found
 
 
 def _proven(path: Path, line: bytes, trust: Trust, forged: int) -> bool:
@@ -394,10 +394,8 @@ def checkout() -> tuple[str, str]:
     if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
         return "", ""
     asked = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"))
-    at, changed = (
-        subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False).stdout
-        for words in asked
-    )
+    git = ["git", "-C", str(REPOSITORY)]
+    at, changed = (subprocess.run([*git, *a], capture_output=True, text=True, check=False).stdout for a in asked)
     return at.strip(), changed.strip()
 
 
@@ -411,7 +409,7 @@ def commit() -> str:
 def versions() -> dict[str, str]:
     """Versions of what does the work."""
     names = ("chromadb", "numpy", "pandas", "papermill")
-    return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def _last(file: IO[bytes]) -> tuple[bytes | None, bool]:

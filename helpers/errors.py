@@ -299,17 +299,18 @@ def _looks_secret(text: str) -> bool:
 _PASSWORD = r"(?:secret|password|passwd|passphrase|pwd|(?<!com)(?<!by)pass)"
 _KEY_OF_SECRET = re.compile(
     rf"(?i)({_PASSWORD}|token|api_?key|access_?key|account_?key|secret_?key(_?base)?|credentials?|authorization"
-    r"|(^|[_.-])(key|auth|cookie|bearer|dsn|sig|signature|salt|private))s?([_-]?v?\d+)?$"
+    r"|(^|[_.-])(key|auth|cookie|bearer|dsn|sig|signature|salt|private)|(?-i:(?<=[a-z])Key))s?([_-]?v?\d+)?$"
 )
 _KEY_OF_PASSWORD = re.compile(rf"(?i){_PASSWORD}s?([_-]?v?\d+)?$")
-_MANY = re.compile(r"(?i)s([_-]?v?\d+)?$")
+_MANY = re.compile(r"(?i)(?<!pas)s([_-]?v?\d+)?$")
+_LOGIN_KEY = re.compile(r"(?i)(credentials?|auth|userpass|login)$")  # user:password
 _COUNTED = re.compile(
     r"(?i)(max|min|num|total|limit|budget|prompt|input|output|completion|context|special|stop)[a-z_.-]*tokens$"
 )
 # ${NAME}, ${NAME:-default}, ${NAME:?what is wrong}: the innermost
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=+]([^{}]*)|:?\?[^{}]*)?\}")
 # What drivers take for a password up to the last @, where a strict parser ends the host at #, / or ?. A port is none.
-_LOGIN = re.compile(r"://[^:\s@/]*:(?!\d{1,5}[/?#])(\S+)@")
+_LOGIN = re.compile(r"://[^:\s@/]*:(?!\d{1,5}/)(\S+)@")
 # Server=db;Password=…, host=db password=…
 _ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]++)\s*+=\s*+('[^']*'|\"[^\"]*\"|[^;,&\s]+)")
 _INSIDE = 8  # levels of assignments in the value of an assignment
@@ -326,18 +327,26 @@ def secrets_of(key: str, value: str, levels: int = _INSIDE) -> list[str]:
     Names of hosts, collections and models are none, however long; nor is a plain word under a key such as AUTH_KEY, for it would
     be found in every report.
     """
+    inside: list[str] = []
     if levels and "${" in value:  # of a variable with a default the default is the value
         inside = [
             part for match in _VARIABLE.finditer(value) for part in secrets_of(match[1], match[2] or "", levels - 1)
         ]
         meant = _VARIABLE.sub(lambda match: match[2] or "", value)
-        return list(dict.fromkeys([*inside, *(secrets_of(key, meant, levels - 1) if meant != value else ())]))
-    if len(value) < SHORTEST_SECRET or value.startswith("${"):
+        inside += secrets_of(key, meant, levels - 1) if meant != value else []
+    if _VARIABLE.match(value):
+        return list(dict.fromkeys(inside))
+    return list(dict.fromkeys([*inside, *_secrets_as_written(key, value, levels)]))
+
+
+def _secrets_as_written(key: str, value: str, levels: int) -> list[str]:
+    if len(value) < SHORTEST_SECRET:
         return []
     if _KEY_OF_SECRET.search(key) and not _COUNTED.search(key):
         many = (
             [each for each in re.split(r"[\s,;]+", value) if len(each) >= SHORTEST_SECRET] if _MANY.search(key) else []
         )
+        many += re.split("[:/]", value, maxsplit=1)[1:] if _LOGIN_KEY.search(key) else []
         word = value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key)
         return [] if word or (many and value.isdigit()) else list(dict.fromkeys([value, *many]))
     whole = [value] if _is_token(value) else []

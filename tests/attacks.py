@@ -201,6 +201,17 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing
             test_a_step_that_needs_approvals_had_them_before.py::test_what_was_marginal_and_accepted_afterwards_is_named
             test_a_step_that_needs_approvals_had_them_before.py::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
+        "an act that the log hides": """
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_second_cutover_without_its_line_is_one_too
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_line_whose_statement_is_nowhere_approves_nothing
+            test_a_step_that_needs_approvals_had_them_before.py::test_lines_on_seals_that_are_missing_or_late_move_no_act
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_is_begun_again_after_it_was_set_is_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_one_key_for_two_roles_is_named_at_whichever_gate
+            test_a_step_that_needs_approvals_had_them_before.py::test_parameters_that_were_sealed_between_approval_and_cutover_are_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_line_of_another_role_than_its_statement_is_named
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_fence_that_was_not_approved_is_named_however_its_step_ended
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_result_that_was_set_aside_twice_is_gone""",
         "another thing than was approved": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they_were_put_back
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_behind_results_that_were_not_reviewed_is_named

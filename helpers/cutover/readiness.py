@@ -31,6 +31,7 @@ from helpers.errors import RunbookError
 from helpers.evidence import signing
 from helpers.formatting import count
 from helpers.parameters import Endpoint, Parameters, resolve_path
+from helpers.parameters.new_values import written
 from helpers.parameters.sections import ComposeFile, EnvFile
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -354,7 +355,7 @@ def edit(named: EnvFile | ComposeFile, values: Mapping[str, str], original: byte
     """The edit of one file with these placeholders; `original` is its content before, where it was changed already."""
     file = read_config(named.path)
     content = file.content if original is None else original
-    keys = {key: template.format(**values) for key, template in named.keys.items()}
+    keys = {key: written(template, values) for key, template in named.keys.items()}
     if isinstance(named, EnvFile):
         new, changes = edit_env(content, keys, file.path)
     else:

@@ -6,8 +6,8 @@ that role, over the seal of that time, signed by a key that the list of this sea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from helpers import audit
 from helpers.errors import one_line
 from helpers.evidence.seals import after, chain, logged
 from helpers.evidence.signing import statement_of
-from helpers.evidence.signoffs import BEFORE, CUTOVER, DRY_RUN, GATES, GO, Judged, names_of, problem_of, required_at
-from helpers.evidence.statement import Seal, kept, signers_of, trust
+from helpers.evidence.signoffs import BEFORE, CUTOVER, GATES, GO, Judged, names_of, problem_of, required_at
+from helpers.evidence.statement import SIGNATURE, Seal, kept, signers_of, trust
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, contents
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
@@ -25,63 +26,77 @@ from helpers.run.plan import Step
 _PASSED = frozenset(verdict for verdict in Verdict if verdict is not Verdict.FAIL)
 
 
+_Signed = dict[tuple[str, str], list[dict[str, Any]]]  # the `signed` lines by gate and role, the newest last
+
+
 @dataclass(frozen=True, slots=True)
 class _Act:
-    """A step acted behind so many seals, when these lines by gate and role were the newest `signed` ones.
-
-    `parameters`: the digest of parameters.yaml that the log had named last by then, since the newest seal; "" for none.
-    """
+    """A step acted behind so many seals, when these were the `signed` lines. `parameters`: the digest of parameters.yaml then."""
 
     step: str
     seals: int
-    signed: dict[tuple[str, str], dict[str, Any]]
+    signed: _Signed
     parameters: str
 
 
-def _acts(run: RunState, sealed: Sequence[Seal]) -> list[_Act]:
+class _Acts:
     """Each time that a step acted which needs approvals, as the log and the seals say, wherever its result is now.
 
-    Step 25 acts when it begins to change files, else any step when it begins. A dry run, which touches nothing, is one whose
-    result says so, too: a line alone excuses nothing.
+    Step 25 acts when it begins to change files, step 20 when it begins. Any result of theirs that passed, and that the log or
+    a seal has for the first time, is of an act, too: as it was when the step began, and as it was then. A dry run, which
+    touches nothing, is one whose result says so: a line alone excuses nothing.
     """
-    found: list[_Act] = []
-    signed: dict[tuple[str, str], dict[str, Any]] = {}
-    begun: dict[str, _Act | None] = {}  # None where nothing more is to be judged
-    dry, names = set[str](), set[str]()
-    results = kept(run.reports, RunPath.RESULTS)
 
-    def acted(step: str, result: str | None, act: _Act) -> None:  # None where an older toolkit's line names none
-        at = begun.get(step, act)
-        touched = result is not None and not _touched_nothing(results.get((f"{step}.json", result)))
-        if at and (step not in dry or touched):
-            found.append(at)
-            begun[step] = None
+    def __init__(self, run: RunState, sealed: Sequence[Seal]) -> None:
+        self.found: list[_Act] = []
+        self.results = kept(run.reports, RunPath.RESULTS)
+        self._signed: _Signed = {}
+        self._names, self._dry, self._judged = set[str](), set[str](), set[tuple[str, str]]()
+        self._begun: dict[str, _Act] = {}
+        for number, entries in enumerate(logged(run.reports, sealed, trust(sealed))):
+            self._seals, self._changing = number, False
+            self._parameters = sealed[number - 1].subjects.get(RunPath.PARAMETERS, "") if number else ""
+            for entry in entries:
+                self._line(entry["action"], entry.get("outcome"), entry["facts"])
+            for step in BEFORE.values() if number < len(sealed) else ():
+                verdict = sealed[number].predicate["verdicts"].get(step, {})
+                if (verdict.get("verdict") in _PASSED and not verdict.get("error")) or sealed[number].after == step:
+                    self._passed(step, str(verdict.get("result")))
+        self._fenced()
 
-    for number, entries in enumerate(logged(run.reports, len(sealed), trust(sealed))):
-        written = ""
-        for entry in entries:
-            action, outcome, facts = entry["action"], entry.get("outcome"), entry["facts"]
-            step, now = str(facts.get("step")), _Act(str(facts.get("step")), number, dict(signed), written)
-            if (
-                action == audit.SIGNED and str(facts.get("file")) not in names
-            ):  # a second line of one counts for nothing
-                names.add(str(facts.get("file")))
-                signed[str(facts.get("gate")), str(facts.get("role"))] = facts
-            elif action == audit.WRITTEN and facts.get("file") == RunPath.PARAMETERS:
-                written = str(facts.get("sha256"))
-            elif action == "cutover" and outcome == "begun":
-                found.append(replace(now, step=Step.CUTOVER))
-                begun[Step.CUTOVER] = None
-            elif action == audit.STEP_BEGINS and step in BEFORE.values():
-                begun[step] = now
-                (dry.add if facts.get("dry_run") is True else dry.discard)(step)
-            elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in _PASSED:
-                acted(step, str(facts["result"]) if "result" in facts else None, now)
-        for step in BEFORE.values() if number < len(sealed) else ():
-            verdict = sealed[number].predicate["verdicts"].get(step, {})
-            if (verdict.get("verdict") in _PASSED and not verdict.get("error")) or sealed[number].after == step:
-                acted(step, str(verdict.get("result")), _Act(step, number, dict(signed), written))
-    return found
+    def _now(self, step: str) -> _Act:
+        return _Act(step, self._seals, {key: [*lines] for key, lines in self._signed.items()}, self._parameters)
+
+    def _line(self, action: str, outcome: str | None, facts: Mapping[str, Any]) -> None:
+        step, name = str(facts.get("step")), Path(str(facts.get("file"))).name
+        if action == audit.SIGNED and (match := SIGNATURE.fullmatch(name)) and name not in self._names:
+            self._names.add(name)  # a second line of one statement counts for nothing
+            self._signed.setdefault((match["gate"], match["role"]), []).append(dict(facts))
+        elif action == audit.WRITTEN and facts.get("file") == RunPath.PARAMETERS:
+            self._parameters = str(facts.get("sha256"))
+        elif action == "cutover" and (outcome == "begun" or not self._changing):
+            self._changing = True
+            self.found.append(self._now(Step.CUTOVER))
+        elif action == audit.STEP_BEGINS and step in BEFORE.values():
+            self._begun[step], self._changing = self._now(step), False
+            (self._dry.add if facts.get("dry_run") is True else self._dry.discard)(step)
+        elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in _PASSED:
+            self._passed(step, str(facts["result"]) if "result" in facts else None)
+        elif action == audit.STEP_ENDS and step == Step.FENCE_WRITES and outcome != ReasonCode.NOT_SIGNED:
+            self._fenced()
+
+    def _fenced(self) -> None:
+        """Step 20 that began and did not pass may have fenced."""
+        if (begun := self._begun.pop(Step.FENCE_WRITES, None)) and Step.FENCE_WRITES not in self._dry:
+            self.found.append(begun)
+
+    def _passed(self, step: str, result: str | None) -> None:
+        """`result`: its digest; None where the line of an older toolkit names none."""
+        begun = self._begun.pop(step, None)
+        dry = step in self._dry and (result is None or _touched_nothing(self.results.get((f"{step}.json", result))))
+        if not dry and (step, str(result)) not in self._judged:
+            self.found += [*([begun] if begun else []), self._now(step)]
+        self._judged.add((step, str(result)))
 
 
 def _touched_nothing(result: Path | None) -> bool:
@@ -96,60 +111,78 @@ def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
     """What was not approved when a step acted that needs it: by whom, in words. What was signed later does not count."""
     sealed = chain(run)
     statements = kept(run.reports, RunPath.SIGNOFFS)
-    for act in _acts(run, sealed):
+    for entry in audit.entries(run.reports / audit.NAME, trust(sealed), (audit.SIGNED,)):
+        facts = entry["facts"]
+        match = SIGNATURE.fullmatch(str(facts.get("file")).removeprefix(f"{RunPath.SIGNOFFS}/"))
+        if match is None or (match["gate"], match["role"]) != (facts.get("gate"), facts.get("role")):
+            who, what = (one_line(str(facts.get(key)), 80) for key in ("role", "file"))
+            yield f"{audit.NAME}: a line that {who} signed names {what}"
+    holders: dict[str, str] = {}  # the role by each key and principal that approved, at whichever gate
+    for act in _Acts(run, sealed).found:
         gate = next(gate for gate, step in BEFORE.items() if step == act.step)
         seen = after(sealed[: act.seals], GATES[gate])
         if gate == CUTOVER and seen is not None and (decision := seen.predicate["decision"]) != "GO":
             yield f"{seen.name}: step {act.step} acted, and the decision was {one_line(str(decision), 80) or 'open'}"
         if seen is not None and (other := _other(act, seen, sealed)):
             yield f"{seen.name}: step {act.step} acted, and {other} was another than in this seal, which was to be approved"
-        holders: dict[str, str] = {}
         marginal = _marginal(run, seen) if seen else []
         for role in required_at(run.parameters, gate):
-            facts = act.signed.get((gate, role), {})
-            name = Path(str(facts.get("file"))).name
-            path = statements.get((name, str(facts.get("statement"))))
-            said = statement_of(path) if path else {}
-            over = about.get("sha256") if isinstance(about := said.get("seal"), dict) else ""
-            if not facts:
-                why = "had not signed"
-            elif facts.get("decision") != GO or (said and said.get("decision") != GO):
-                why = "had said NO-GO"
-            elif not name.startswith(f"{gate}-{role}-2"):  # the year
-                why = f"had signed nothing: {audit.NAME} names {one_line(name, 80)}"
-            elif path is None:
-                continue  # `lost` names it
-            elif open_points := [one_line(str(m), 80) for m in marginal if m not in (said.get("accept") or [])]:
-                why = f"had not accepted what was marginal: {', '.join(open_points)}"
-            elif seen is None or over != seen.digest:
-                why = f"had signed another seal than that after step {GATES[gate]} by then"
-            else:
-                wrong, signer = _judged(run, path, seen, allowed_now)
-                by = names_of(signer) if signer and not run.parameters.signoff.one_key_for_roles else []
-                other = next((holders[each] for each in by if each in holders), "")
-                holders |= dict.fromkeys(by, role)
-                if not (wrong := wrong or (other and f"its key had signed as {other}")):
-                    continue
-                why = f"had given an approval that counts for nothing: {wrong}"
-            yield f"signoffs/{gate}-{role}: when step {act.step} acted, {role} {why}"
+            lines = act.signed.get((gate, role), [])
+            why, signer = _why_not(run, lines, statements, seen, marginal, allowed_now)
+            by = names_of(signer) if signer and not run.parameters.signoff.one_key_for_roles else []
+            if not why and (other := next((holders[each] for each in by if holders.get(each, role) != role), "")):
+                why = f"had given an approval that counts for nothing: its key had signed as {other}"
+            holders = dict.fromkeys(by, role) | holders
+            if why:
+                yield f"signoffs/{gate}-{role}: when step {act.step} acted, {role} {why}"
+
+
+def _why_not(
+    run: RunState, lines: Sequence[Mapping[str, Any]], statements: Mapping[tuple[str, str], Path], seen: Seal | None,
+    marginal: Sequence[Any], allowed_now: Path | None,
+) -> Judged:  # fmt: skip
+    """Why a role with these lines had not approved what `seen` sealed, or ("", who signed)."""
+    if not lines:
+        return "had not signed", None
+    said: dict[str, Any] = {}
+    names = [Path(str(facts.get("file"))).name for facts in lines]
+    paths = [statements.get((name, str(facts.get("statement")))) for name, facts in zip(names, lines, strict=True)]
+    for name, facts, path in zip(names, lines, paths, strict=True):
+        said = statement_of(path) if path else {}
+        # one that was given later counts, though another was recorded last
+        if name >= names[-1] and (facts.get("decision") != GO or (said and said.get("decision") != GO)):
+            return "had said NO-GO", None
+    over = about.get("sha256") if isinstance(about := said.get("seal"), dict) else ""
+    if (path := paths[-1]) is None:
+        return f"had signed {one_line(names[-1], 80)}, which is not here", None
+    if seen is None or over != seen.digest:
+        return f"had signed another seal than that after step {seen.after if seen else 24} by then", None
+    if open_points := [one_line(str(m), 80) for m in marginal if m not in (said.get("accept") or [])]:
+        return f"had not accepted what was marginal: {', '.join(open_points)}", None
+    if (listed := signers_of(run.reports, seen)) is None:
+        wrong, signer = "the list of signers under which it was given is not here", None
+    else:
+        wrong, signer = problem_of(run, path, contents(path), path.with_name(f"{path.name}.sig"), allowed_now, listed)
+    return (f"had given an approval that counts for nothing: {wrong}" if wrong else ""), signer
 
 
 def _other(act: _Act, seen: Seal, sealed: Sequence[Seal]) -> str:
     """What was another when the step acted than in the seal that was to be approved: a file, or what binds the run; else "".
 
-    Of step 25 the seal after it has the parameters and results with which it acted.
+    Every seal since then has it, and of step 25 the seal after it, too: it has the parameters and results with which it acted.
     """
-    until = (GATES[DRY_RUN], GATES[CUTOVER], act.step)
-    behind = next((seal for seal in sealed[act.seals :] if seal.after in until), None)
-    if behind and (apart := [part for part in ("source", "target") if behind.predicate[part] != seen.predicate[part]]):
-        return ", ".join(apart)
-    if act.step == Step.CUTOVER and act.parameters not in ("", seen.subjects.get(RunPath.PARAMETERS)):
-        return RunPath.PARAMETERS
-    if behind is None or (act.step, behind.after) != (Step.CUTOVER, Step.CUTOVER):
-        return ""
+    behind = next((seal for seal in sealed[act.seals :] if seal.after in (*BEFORE.values(), *GATES.values())), None)
+    since = [*sealed[seen.number : act.seals], *([behind] if behind and behind.after == act.step else [])]
     steps = (step.number for step in plan.LINE if step.number <= GATES[CUTOVER])
     judged = {RunPath.PARAMETERS, *(f"results/{number}.json" for number in steps)} & seen.subjects.keys()
-    return ", ".join(name for name in sorted(judged) if seen.subjects[name] != behind.subjects.get(name))
+    for seal in since:
+        apart = [part for part in ("source", "target") if seal.predicate[part] != seen.predicate[part]]
+        if act.step == Step.CUTOVER:
+            apart += [name for name in sorted(judged) if seen.subjects[name] != seal.subjects.get(name)]
+        if apart:
+            return ", ".join(apart)
+    other = act.step == Step.CUTOVER and act.parameters not in ("", seen.subjects.get(RunPath.PARAMETERS))
+    return RunPath.PARAMETERS if other else ""
 
 
 def _marginal(run: RunState, seen: Seal) -> list[Any]:
@@ -159,10 +192,3 @@ def _marginal(run: RunState, seen: Seal) -> list[Any]:
     facts = statement_of(path).get("facts") if path else None
     found = facts.get("accept") if isinstance(facts, dict) else None
     return found if isinstance(found, list) else []
-
-
-def _judged(run: RunState, path: Path, sealed: Seal, allowed_now: Path | None) -> Judged:
-    """As `problem_of`, wherever the statement is now: by the list of signers of its seal, and by the one outside."""
-    if (listed := signers_of(run.reports, sealed)) is None:
-        return "the list of signers under which it was given is not here", None
-    return problem_of(run, path, contents(path), path.with_name(f"{path.name}.sig"), allowed_now, listed)

@@ -12,6 +12,7 @@ import glob
 import json
 import platform
 import socket
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -36,6 +37,7 @@ from helpers.evidence.statement import (
     CHANGING,
     ENVELOPE,
     FIRST,
+    LISTS,
     PUSHED,
     SEALED,
     SEALS,
@@ -205,6 +207,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             **({SEALED: "named"} if audit.own_key() else {}),
             WORK: "named",
             **({audit.FILES: "named"} if said.every else {}),
+            LISTS: "kept",
             **_about(run),
         }
         now_there = Measured(there.subjects, grown(run.reports, there.prefixes))
@@ -256,7 +259,7 @@ def refuse_changes(folder: Path, chain: Sequence[Seal], now: Mapping[str, str]) 
     if not chain:
         return
     sealed, gone = chain[-1], changed(folder, chain[-1], now=now)
-    since = logged(folder, sealed.number, trust(chain, audit.own_key()))[-1] if gone else []
+    since = logged(folder, chain, trust(chain, audit.own_key()))[-1] if gone else []
     against = [
         name for name in gone
         if not moved(sealed, name, now, since)
@@ -276,30 +279,19 @@ def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Map
     """
     digest = sealed.subjects.get(name, "")
     places = [path for path, now in later.items() if now == digest and path.startswith("earlier/")
-              and path.split("/", 2)[2:] == [name]]  # fmt: skip
+              and path.split("/", 2)[2:] == [name] and not name.startswith("earlier/")]  # fmt: skip
     if MOVES not in sealed.predicate:
         return bool(places)
     told = [entry["facts"] for entry in since if entry["action"] == audit.SET_ASIDE]
     return any({"file": name, "digest": digest, "to": place} in told for place in places)
 
 
-def logged(folder: Path, seals: int, trust: audit.Trust | None) -> list[list[dict[str, Any]]]:
-    """The entries of the audit log that count, by the number of the seal that they follow: 0 to `seals`.
-
-    A seal begins with a line in the log; where that was killed, the next one repeats the line, and what lies between came
-    before the seal.
-    """
-    found: list[list[dict[str, Any]]] = [[] for _ in range(seals + 1)]
-    number = 0
-    for entry in audit.entries(folder / audit.NAME, trust):
-        begun = entry["facts"].get("number") if entry["action"] == "seal" else None
-        if type(begun) is int:  # of a log that nobody signed it may be anything
-            if begun == number > 0:
-                found[number - 1] += found[number]
-                found[number] = []
-            number = begun if 0 < begun <= seals else number
-        else:
-            found[number].append(entry)
+def logged(folder: Path, sealed: Sequence[Seal], trust: audit.Trust | None) -> list[list[dict[str, Any]]]:
+    """The entries of the audit log that count, by how many of these seals were set before: a seal holds what came before it."""
+    ends = [seal.prefixes.get(audit.NAME, (0, ""))[0] for seal in sealed]
+    found: list[list[dict[str, Any]]] = [[] for _ in range(len(sealed) + 1)]
+    for at, entry in audit.placed(folder / audit.NAME, trust):
+        found[bisect_right(ends, at)].append(entry)
     return found
 
 
@@ -457,6 +449,8 @@ def _tell_outside(run: RunState, chain: Sequence[Seal]) -> None:
 
     Where somebody does not answer, the next seal asks again; the run goes on. `runbook verify` names the seals that lack either.
     """
+    if not (run.workspace / audit.FIRST_LINE).is_file():  # whoever sent the run here named these programs
+        return
     rules = run.parameters.signoff
     before = pushed(run.reports) if rules.push_digest else {}
     for sealed in chain if rules.push_digest else ():

@@ -70,7 +70,7 @@ def name_seals(run: RunState, chain: Sequence[Seal]) -> None:
 
 def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -> Iterator[str]:
     """What the log says of seals that were set, and the chain does not hold so, in words."""
-    digests, named, begun = {seal.digest: seal for seal in chain}, set[str](), 0
+    digests, named, begun, done = {seal.digest: seal for seal in chain}, set[str](), 0, set[int]()
     for entry in audit.entries(folder / audit.NAME, trust, ("seal", SEALED)):
         number, digest = entry["facts"].get("number"), one_line(str(entry["facts"].get("digest")), 64)
         if type(number) is not int:  # a log that nobody signed may say anything
@@ -78,11 +78,15 @@ def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -
         elif entry["action"] == "seal":
             if number < begun:
                 yield f"seal {number} was begun after seal {begun}: seals were made again"
+            elif number in done:
+                yield f"seal {number} was begun again after it was set"
             begun = number
         elif digest not in digests or digests[digest].number != number:
             yield f"seal {number} with the SHA-256 {digest} was set, and is not here: seals were made again"
         elif digest in named:
             yield f"seal {number} was set twice"
+        if type(number) is int and entry["action"] == SEALED:
+            done.add(number)
         named.add(digest)
     for seal in chain:
         if SEALED in seal.predicate and seal.digest not in named:

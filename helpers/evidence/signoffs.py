@@ -336,8 +336,8 @@ def lost(folder: Path) -> list[str]:
     found = []
     for facts in _signed_lines(folder):
         name, digest = f"signoffs/{Path(str(facts.get('file', ''))).name}", str(facts.get("statement"))
-        kept = [name, *(to for file, was, to in aside if (file, was) == (name, digest))]
-        if digest not in {digest_of(folder / path) for path in kept}:
+        moved = (to for file, was, to in aside if (file, was) == (name, digest) and to.split("/", 2)[2:] == [name])
+        if not digest or digest not in {digest_of(folder / path) for path in (name, *moved)}:
             found.append(name)
     return found
 
@@ -385,7 +385,8 @@ def problem_of(
     if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
     lists = [listed or run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
-    covers = next((seal.created for seal in chain(run) if f"{RunPath.SIGNOFFS}/{path.name}" in seal.subjects), None)
+    name = f"{RunPath.SIGNOFFS}/{path.name}"
+    covers = next((seal.created for seal in chain(run) if any(n.endswith(name) for n in seal.subjects)), None)
     try:
         signers = [signing.verify(data, signature, role, each, when) for each in lists]
         if covers:  # a key that has expired could have signed under any earlier time

@@ -51,6 +51,7 @@ _READ_WHOLE = {*("", ".dsse", ".ipynb", ".json", ".sig", ".svg", ".tsr", ".txt",
 _SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
+LISTS = "lists"  # the part of a seal that says that a list of signers which another replaces is kept
 SEALED = "sealed"  # the log's word for a seal that was set; the part of a seal that says that the log has such lines
 SIGNATURE = re.compile(r"(?P<gate>[a-z-]+?)-(?P<role>[a-z]+(?:_[a-z]+)*)-(?P<when>\d{8}T\d{9}Z)\.json")
 BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name could be read as either

@@ -230,9 +230,9 @@ def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator
 
 def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
     """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again, as the log says."""
-    log = logged(folder, max(seal.number for seal in chain), statement.trust(chain))
-    for one, two in pairwise(chain):
-        since = log[one.number]
+    log = logged(folder, chain, statement.trust(chain))
+    for at, (one, two) in enumerate(pairwise(chain), start=1):
+        since = log[at]
         named = audit.announced(since)
         unnamed = set()
         for name, digest in one.subjects.items():
@@ -249,7 +249,7 @@ def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
         for name, (length, digest) in one.prefixes.items():  # the newest seal's are looked at with its other files
             if prefix_digest(folder / name, length) != digest:
                 yield f"{name}: not what it was at seal {one.number}"
-        yield from (f"{two.name}: {why}" for why in _other_signers(folder, one, two, log))
+        yield from (f"{two.name}: {why}" for why in _other_signers(folder, one, two, log[: at + 1]))
         if unnamed:
             found.notes.append(
                 f"{two.name}: {count(len(unnamed), 'file')} moved below earlier/ since seal {one.number}, which an older "
@@ -267,10 +267,12 @@ def _other_signers(folder: Path, one: Seal, two: Seal, log: Sequence[Sequence[di
         yield f"it has no list of who may sign, and seal {one.number} has one"
         return
     was, now = (statement.signers_of(folder, seal) for seal in (one, two))
-    if was is None or now is None:  # an older toolkit kept no list that it replaced
+    if was is None or now is None:
+        if statement.LISTS in one.predicate:  # else of an older toolkit, which kept no list that it replaced
+            yield f"its list of who may sign, or that of seal {one.number}, is not here"
         return
     lists = audit.lists(now)
-    told = [entry for part in log[: one.number + 1] for entry in part if entry["action"] in signing.ORDERS]
+    told = [entry for part in log for entry in part if entry["action"] in signing.ORDERS]
     while told and told[-1]["action"] != audit.TAKEN:
         told.pop()
     if signing.ordered(told) != audit.digest_of_lists(lists) and not signing.narrower(lists, audit.lists(was)):

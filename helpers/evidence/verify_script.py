@@ -62,7 +62,7 @@ listed() {{ # the files of a seal: SHA-256, name
 #    the newest one stands here; whoever wrote it down elsewhere on the day can compare. Each is signed by the runner whose
 #    key it names, which proves no more than that: compare its fingerprint with the one in the announcement.
 newest={newest}  # {seal}
-before=none created='' runner='' last='' holders='' first=$(echo seals/*.json | cut -d' ' -f1)
+before=none created='' runner='' last='' holders=''
 for seal in seals/*.json; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
   before=$(sha256sum < "$seal" | cut -d' ' -f1)
@@ -107,7 +107,7 @@ done
 # 2. Every sealed file, by its SHA-256; nothing that was sealed before was changed since, but for what the audit log names.
 sealed=$(listed "$seal")
 echo "$sealed" | sha256sum --check --quiet --strict || bad=1
-parts() {{ grep -oE '"(bound|files|moves|sealed|work)":["{{]|"{log_key}":"' "$1" | sort -u; }}
+parts() {{ grep -oE '"(bound|files|lists|moves|sealed|work)":["{{]|"{log_key}":"' "$1" | sort -u; }}
 approvals() {{ grep -oE '"approvals":\{{[^}}]*\}}' "$1" | head -n 1; }}
 for each in seals/*.json; do
   [ -z "$last" ] || [ -z "$(comm -23 <(parts "$last") <(parts "$each"))" ] || complain "$each lacks what $last has"
@@ -117,7 +117,7 @@ for each in seals/*.json; do
   [ -z "$who" ] || [ "$who" = "$(approvals "$each")" ] || complain "$each: other people sign than in $last"
   [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
     # A step that runs again moves what it left before; logs of older toolkits do not name that.
-    listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&
+    [[ $name != earlier/* ]] && listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&
       {{ ! grep -qF '"moves":"named"' "$last" ||
         grep -qF "{{\"digest\": \"$digest\", \"file\": \"$name\", \"to\": \"earlier/" audit.jsonl; }} && continue
     now=$(listed "$each" | grep -F "  $name" | grep -x "[0-9a-f]*  $name" | cut -c-64)
@@ -215,8 +215,9 @@ for digest in $(sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"statement"
   find signoffs earlier -path '*signoffs/*.json' -exec sha256sum {{}} + 2>/dev/null | grep -q "^$digest " ||
     complain "a statement that audit.jsonl records is not here: $digest"
 done
-[ "$(grep -cE '^\{{"action": "signed"' audit.jsonl)" = "$(logged '[a-z_-]+' | grep -c .)" ] ||
-  complain "audit.jsonl: a statement has another name than one of signoffs/"
+wrong=$(grep -E '^\{{"action": "signed"' audit.jsonl |
+  grep -vE '"file": "signoffs/([a-z-]+)-([a-z_]+)-{when}", "gate": "\1", "role": "\2"')
+[ -z "$wrong" ] || complain "audit.jsonl: a line that somebody signed names another statement: $wrong"
 foreign=$(find signoffs earlier -path '*signoffs/*' 2> /dev/null | grep -vxE '(earlier/[^/]+/)?signoffs/[a-z_-]+-{when}(\.sig)?')
 [ -z "$foreign" ] || complain "no statement: $foreign"
 again=$(logged '[a-z_-]+' | sort | uniq -d); [ -z "$again" ] || complain "recorded twice: $again"
@@ -256,35 +257,46 @@ judged() {{ # line of the log, gate, role, seal: the statement that it names, wh
   for each in "$list" ${{SIGNERS:+"$SIGNERS"}}; do
     revoked=(); [ ! -e "$each{old}" ] || revoked=(-r "$each{old}")
     who=$(ssh-keygen -Y find-principals -Overify-time="$time" -f "$each" -s "$at.sig" 2> /dev/null | head -n 1)
-    ssh-keygen -Y verify -Overify-time="$time" "${{revoked[@]}}" -f "$each" -I "$who" -n "runbook-$3" -s "$at.sig" < "$at" \
-      > /dev/null || complain "$at is not signed by one whom $each allows"
+    good=$(ssh-keygen -Y verify -Overify-time="$time" "${{revoked[@]}}" -f "$each" -I "$who" -n "runbook-$3" -s "$at.sig" \
+      < "$at") || complain "$at is not signed by one whom $each allows"
+    holders+="${{good##* }} runbook-$3"$'\n'
   done
+}}
+set_at() {{ # how many lines of the log a seal holds: those came before it
+  head -c "$(grep -oE '"bytes":[0-9]+,"name":"audit.jsonl"' "$1" | tr -cd 0-9)" audit.jsonl | wc -l
 }}
 approved='  (parameters\.yaml|results/(1[0-9]|2[0-4])\.json)$'
 approved() {{ # gate, role, step whose seal is signed, step that does not begin before ("" for the closeout)
-  acts=''
-  [ "$4" != {cutover} ] || acts=$(grep -nE '^\{{"action": "cutover", .*"outcome": "begun", "previous"' audit.jsonl)
-  [ -z "$4" ] || [ -n "$acts" ] || acts=$(grep -F "\"step\": \"$4\"}}" -n audit.jsonl |
-    grep -E '^[0-9]+:\{{"action": "step ends", .*"outcome": "(pass|warning|marginal|not [a-z]+)", "previous"')
+  acts='' # the lines by which it acted, or was sealed
+  if [ -n "$4" ]; then
+    acts=$(grep -nE '^\{{"action": "step ends", .*"outcome": "(pass|warning|marginal|not [a-z]+)", "previous"' audit.jsonl |
+      grep -F "\"step\": \"$4\"}}")
+    [ "$4" != {cutover} ] || acts+=$'\n'$(grep -nE '^\{{"action": "cutover", .*"outcome": "begun", "previous"' audit.jsonl)
+    for each in $(grep -lF "\"after\":\"$4\"" seals/*.json); do acts+=$'\n'$(set_at "$each"); done
+  fi
   for line in $(cut -d: -f1 <<< "$acts"); do # each time that it acted: what had the role signed by then?
     by=$(head -n "$line" audit.jsonl | grep -E '^\{{"action": "signed", ' | grep -F "\"gate\": \"$1\"," |
       grep -F "\"role\": \"$2\"," | tail -n 1)
     [[ "$by" == *'"decision": "go"'* ]] || complain "step $4 acted, and $2 had not signed go by then"
-    over='' # the newest seal that could be signed by then; of an older toolkit the log does not say when a seal was set
+    go=$(sed -nE 's#.*"file": "([^"]*)".*#\1#p' <<< "$by")
+    for no in $(head -n "$line" audit.jsonl | grep -E '^\{{"action": "signed", .*"decision": "no-go"' |
+      sed -nE 's#.*"file": "(signoffs/'"$1-$2"'-[^"]*)".*#\1#p'); do
+      [[ "$no" < "$go" ]] || complain "step $4 acted, and $no, given later than $go, is no-go"
+    done
+    over='' # the newest seal that could be signed by then
     for each in $(grep -lF "\"after\":\"$3\"" seals/*.json); do
-      digest=$(sha256sum < "$each" | cut -d' ' -f1)
-      head -n "$line" audit.jsonl | grep -E '^\{{"action": "sealed"' | grep -qF "$digest" && over=$each
+      [ "$(set_at "$each")" -ge "$line" ] || over=$each
     done
     if [ -n "$over" ]; then
       judged "$by" "$1" "$2" "$over"
       for each in $(printf '%s\n' seals/*.json | sed "1,\\#^$over\$#d"); do # what was approved is what the step acted with
         ! grep -qF "\"after\":\"$3\"" "$each" || break
-        grep -qF "\"after\":\"$4\"" "$each" || continue
-        [ -z "$(comm -23 <(listed "$over" | grep -E "$approved") <(listed "$each"))" ] ||
+        [ "$(set_at "$each")" -lt "$line" ] || grep -qF "\"after\":\"$4\"" "$each" || continue
+        [ "$4" != {cutover} ] || [ -z "$(comm -23 <(listed "$over" | grep -E "$approved") <(listed "$each"))" ] ||
           complain "$each: step $4 acted with other parameters or results than $over has"
-        break
+        ! grep -qF "\"after\":\"$4\"" "$each" || break
       done
-    elif grep -qF '"sealed":"named"' "$first"; then complain "step $4 acted, and step $3 was not sealed by then"; fi
+    else complain "step $4 acted, and step $3 was not sealed by then"; fi
   done
   [ -e "results/${{4:-$3}}.json" ] || return
   statement=$(logged "$1-$2" | tail -n 1)

@@ -25,8 +25,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line, secrets_within
+from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line
 from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, lies_in, overlap, resolve_path
+from helpers.parameters.new_values import dotted, leaves, open_secrets, references
 from helpers.parameters.sections import (
     ROLES,
     Collections,
@@ -200,7 +201,12 @@ class Parameters(Section):
     def secrets(self) -> list[SecretRef]:
         """Every secret that the parameters refer to, once each, sorted; what embedding functions read from the environment, too,
         as far as it is set and the parameters do not name the same text themselves."""
-        found = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls}
+        found = {
+            *self.source.headers.values(),
+            *self.target.headers.values(),
+            *self.notify.urls,
+            *references(self.cutover),
+        }
         known = json.dumps(self.document(), ensure_ascii=False)
         names = (n for n in self._of_functions() if (v := os.environ.get(n, "")).strip() and v not in known)
         found |= {SecretRef("env", name) for name in names}
@@ -218,11 +224,12 @@ class Parameters(Section):
         """These parameters. UsageError where a URL or header in them holds a token, which those `before` do not hold."""
         for where, _ in sorted({*self._open_secrets()} - {*(before._open_secrets() if before else ())})[:1]:
             what = f"{where} holds a token or password, which every report would show"
-            raise UsageError(ReasonCode.PARAMETERS_INVALID, what, next_step="Name an address that answers without one.")
+            hint = "Name an address that answers without one; for a new value of a file name the secret: env:NAME or file:PATH."
+            raise UsageError(ReasonCode.PARAMETERS_INVALID, what, next_step=hint)
         return self
 
     def _open_secrets(self) -> Iterator[tuple[str, str]]:
-        return ((key, part) for key, value in _leaves(self.document()) for part in secrets_within(str(value)))
+        return open_secrets(self.document(), self.cutover)
 
     def secrets_of_files(self) -> dict[str, str]:
         """Secrets in the files that the cutover changes; what the parameters themselves name is none."""
@@ -242,7 +249,7 @@ class Parameters(Section):
 
     def placeholders(self) -> list[str]:
         """Keys whose text is still `<…>`, to be named before the migration; secrets are not looked into."""
-        return sorted(key for key, value in _leaves(self.document()) if _is_open(key, str(value)))
+        return sorted(key for key, value in leaves(self.document()) if _is_open(key, str(value)))
 
     def for_resume(self, overrides: Sequence[str]) -> Parameters:
         """These parameters with what a resume may change changed. UsageError for any other key."""
@@ -275,14 +282,6 @@ def _identity(endpoint: Endpoint) -> dict[str, Any]:
 def _is_open(key: str, text: str) -> bool:
     """Whole texts anywhere; in what people are sent, a part of one too."""
     return bool(_PLACEHOLDER.fullmatch(text.strip())) or (key.startswith(_FOR_PEOPLE) and is_placeholder(text))
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if inner is None:
-        yield key, value
-    for name, below in inner or ():
-        yield from _leaves(below, dotted([key, name] if key else [name]))
 
 
 def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
@@ -536,12 +535,6 @@ def _unwrapped(annotation: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _unwrapped(next(part for part in get_args(annotation) if part is not type(None)))
     return annotation
-
-
-def dotted(parts: Sequence[str | int]) -> str:
-    """`("queries", 0, "text")` as `queries[0].text`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-    return text.removeprefix(".")
 
 
 def explain(error: ValidationError, model: Model) -> str:

@@ -421,7 +421,7 @@ class EnvFile(Section):
     path: FilePath
     """The file."""
     keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
-    """Key and new value, such as `CHROMADB_URL: "{target_url}"`."""
+    """Key and new value, such as `CHROMADB_URL: "{target_url}"`; a token or password as `env:NAME` or `file:PATH`."""
 
 
 class ComposeFile(Section):
@@ -430,7 +430,7 @@ class ComposeFile(Section):
     path: FilePath
     """The file."""
     keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
-    """Environment key and new value, such as `CHROMA_SERVER_HOST: "{target_host}"`."""
+    """Environment key and new value, such as `CHROMA_SERVER_HOST: "{target_host}"`; a token as `env:NAME` or `file:PATH`."""
     services: list[Text] = Field(default_factory=list)
     """Services to change; none: all that have the key, which must then agree on its value."""
 

@@ -238,6 +238,11 @@ def approve(run: RunState, step: plan.Step) -> None:
 def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunState:
     """A run of this notebook's own on a small sample, made anew, with the steps before this one done."""
     folder = RunFolder.of(f"sample-{row.number}")
+    if folder.exists and not folder.read().facts["rehearsal"]:
+        raise UsageError(
+            ReasonCode.RUN_EXISTS, f"run {folder.id} is no rehearsal, and a notebook on the sample would make it anew",
+            where=str(folder.reports), next_step="Move it, or set RUNBOOK_REPORTS to another folder.",
+        )  # fmt: skip
     with RunLock(folder, "runner").acquire(1):
         for path in (folder.reports, *(p for p in folder.workspace.glob("*") if p.suffix != ".lock")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

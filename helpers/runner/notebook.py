@@ -111,7 +111,11 @@ def _lay_over(run: RunState, sections: Mapping[str, Any]) -> RunState:
 
 def _newest(parameters: Parameters) -> RunState | None:
     """The newest run that was begun in this folder with the same source, target and schema."""
-    return next((folder for folder in runs.every_run() if folder.is_of(parameters)), None)
+    for run in runs.every_run():
+        if run.is_of(parameters) and (run.workspace / audit.FIRST_LINE).is_file():  # else it was received
+            enter(run)
+            return run
+    return None
 
 
 # -- display -----------------------------------------------------------------------------------------------------------
