@@ -342,7 +342,7 @@ def _counts(folder: Path, line: bytes, at: int, *, only: bool) -> bool:
     if only or (by and by == own):
         return by == own != ""
     keys, since = {own} - {""}, 0
-    for path in sorted((folder / "seals").glob("*.json")):
+    for path in sorted((folder / "seals").glob("[!.]*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             predicate = json_in(contents(path))["predicate"]
             if key := predicate.get(LOG_KEY):
@@ -356,7 +356,7 @@ def is_older(folder: Path, workspace: Path | None = None) -> bool:
     """Whether an older toolkit, which noted no first line, began this run, as its first seal says: no log that is gone does."""
     if workspace is not None and (workspace / FIRST_LINE).exists():
         return False
-    first = min((folder / "seals").glob("*.json"), default=None)
+    first = min((folder / "seals").glob("[!.]*.json"), default=None)
     with suppress(OSError, ValueError, KeyError, TypeError):
         return first is not None and FILES not in json_in(contents(first))["predicate"]
     return False

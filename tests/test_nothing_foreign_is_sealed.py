@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from helpers import audit, evidence
+from helpers import audit, errors, evidence
 from helpers.cli.evidence import verify
-from helpers.errors import NoGo, Terminal
+from helpers.errors import NoGo, Terminal, UsageError
 from helpers.evidence import signing, verification
 from helpers.evidence.signoffs import gate_state, record, statement
 from helpers.notify import delivery
@@ -26,6 +26,7 @@ from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
+from helpers.runner import notebook
 from helpers.steps.cutover import CutoverStep
 from tests.signers import Signers, changed_toolkit, finish, finish_step, forge, plain, sign, signed_run, small_run
 
@@ -394,6 +395,54 @@ def test_a_list_that_lets_others_sign_is_taken_only_by_a_resume_that_names_it(
     other.write_bytes(before)  # ordered once, and not again
     with pytest.raises(Terminal, match="lets others sign"):
         evidence.keep_sealed(home.read())
+
+
+def test_a_run_that_was_received_is_taken_by_no_notebook_and_names_no_secrets(
+    folders: Path, signers: Signers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies below the reports to be verified. What its parameters name is neither opened nor executed."""
+    monkeypatch.chdir(folders)
+    words = tmp_path / "words"
+    words.write_text("not-in-any-log\n")
+    pushed = tmp_path / "pushed"
+    told = {"allowed_signers": str(signers.allowed), "push_digest": ["touch", str(pushed), "{digest}"]}
+    home = small_run("night-35", signers, notify={"urls": [f"file:{words}"]}, signoff=told)
+    evidence.keep_sealed(home.read())
+    finish(home)
+    assert pushed.exists()
+    pushed.unlink()
+    words.write_text("step ends\n")
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "another" / "workspace"))
+    monkeypatch.setattr(errors, "_HIDDEN", {})
+    wanted = {"name": "night", "source": {"path": "from"}, "target": {"path": "to"}}
+    assert notebook._newest(parameters_from(wanted)) is None
+    evidence.at_rest(home.read())
+    assert not pushed.exists()
+    assert errors._HIDDEN == {}
+
+
+def test_a_file_that_is_no_seal_lends_its_key_to_no_line(folders: Path, signers: Signers, tmp_path: Path) -> None:
+    """Whoever writes in the folder of a run signs a line with a key of their own, and plants a file that names it."""
+    home = small_run("night-34", signers)
+    evidence.keep_sealed(home.read())
+    text = (home.reports / "parameters.yaml").read_text().replace("required:", "required: []\n  closeout:", 1)
+    (home.reports / "parameters.yaml").write_text(text)
+    thief = tmp_path / "thief" / "workspace"
+    thief.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_WORKSPACE", str(thief))
+        signing.runner(None, thief, True, ".dsse")
+        about = {"file": "parameters.yaml", "sha256": file_digest(home.reports / "parameters.yaml")}
+        audit.append(home.reports / audit.NAME, audit.WRITTEN, **about)
+        key = audit.own_key()
+    planted = home.reports / "seals" / "9999-x.json"
+    planted.write_text(json.dumps({"predicate": {"log_key": key, "prefixes": []}}))
+    for refused in (evidence.enter, gate_state):
+        with pytest.raises(Terminal, match=r"9999-x\.json"):
+            refused(home.read())
+    planted.rename(planted.with_name(".x.json"))  # a leftover, which no chain holds
+    with pytest.raises(UsageError, match=r"parameters.yaml is not what audit.jsonl last named"):
+        evidence.enter(home.read())
 
 
 @pytest.mark.parametrize("put_back", [True, False])

@@ -320,12 +320,14 @@ def _fence(chosen: argparse.Namespace) -> int:
     if not chosen.lift:
         print(fence_sentence(folder) or f"Run {folder.id} has no active write fence.")
         return 0
+    from helpers.evidence import enter
     from helpers.report.pages import leave
     from helpers.runner import notices
 
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
         print(lift(folder), flush=True)
         try:
+            enter(folder)  # what else is done is what its parameters say, once they are its own
             notices.held(folder, print)
             leave(folder)
         except RunbookError as error:  # of a damaged run; its fence is lifted all the same

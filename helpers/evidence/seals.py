@@ -359,11 +359,8 @@ def enter(run: RunState) -> None:
     and the parameters are what the audit log last named."""
     if not audit.begins_so(run.reports, run.workspace):
         raise _broken(run.reports, audit.NAME, "its first line is not the one with which the run began")
-    if path := min(_files(run.reports), default=None):
-        try:
-            refuse_other_identity(run, read_once(path))
-        except ValueError as error:
-            raise _broken(run.reports, f"{SEALS}/{path.name}", f"{error}") from error
+    if sealed := chain(run):  # before a key that a seal names proves anything
+        refuse_other_identity(run, sealed[0])
     for name in (RunPath.RUN, RunPath.PARAMETERS):
         run.require_own(name, run.once(runs.raw, name))
     run.enter()

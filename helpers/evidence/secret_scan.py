@@ -90,7 +90,7 @@ def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -
         named.add(digest)
     for seal in chain:
         if SEALED in seal.predicate and seal.digest not in named:
-            more = ": `runbook report RUN_ID` adds it where a kill was the cause" if seal is chain[-1] else ""
+            more = ": `runbook resume RUN_ID` adds it where a kill was the cause" if seal is chain[-1] else ""
             yield f"it does not say that {seal.name} was set{more}"
 
 

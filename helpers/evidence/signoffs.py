@@ -204,6 +204,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
     `allowed_now` is the list of signers outside the run's folder: a key that was taken from it since counts no longer.
     """
     state = GateState()
+    chain(run)  # who has to sign is what sealed parameters say, so the seals come first
     holders = _holders(run, list(GATES)[: list(GATES).index(gate)], allowed_now)
     marginal = _facts(run, gate).get("accept", [])
     for role in required_at(run.parameters, gate):

@@ -186,7 +186,7 @@ def trust(chain: Iterable[Seal], own: str = "", signers: Path | None = None) -> 
 def trusted(folder: Path, signers: Path | None = None) -> audit.Trust | None:
     """As `trust`, by what is in the folder of a run; with `signers` the key that signs here counts only where a seal names it."""
     chain = []
-    for path in sorted((folder / SEALS).glob("*.json")):
+    for path in sorted((folder / SEALS).glob("[!.]*.json")):
         with suppress(OSError, ValueError):  # `seals` and `verify` name it
             chain.append(read_once(path))
     return trust(chain, "" if signers else audit.own_key(), signers)

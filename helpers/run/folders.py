@@ -262,7 +262,7 @@ class RunState(RunFolder):
         """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
         found = self.once(_read_parameters)
         place = self.reports, Path.cwd()  # relative paths are taken from there
-        if not self.judged and place not in _secrets_hidden:
+        if not self.judged and place not in _secrets_hidden and self.workspace.is_dir():  # else it was received
             _secrets_hidden.add(place)
             found.hide_secrets()
         return found
