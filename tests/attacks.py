@@ -201,6 +201,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing
             test_a_step_that_needs_approvals_had_them_before.py::test_what_was_marginal_and_accepted_afterwards_is_named
             test_a_step_that_needs_approvals_had_them_before.py::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
+        "a key that a planted file lends": """
+            test_nothing_foreign_is_sealed.py::test_a_file_that_is_no_seal_lends_its_key_to_no_line""",
+        "a run that was received": """
+            test_nothing_foreign_is_sealed.py::test_a_run_that_was_received_is_taken_by_no_notebook_and_names_no_secrets""",
         "an act that the log hides": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_second_cutover_without_its_line_is_one_too
             test_a_step_that_needs_approvals_had_them_before.py::test_a_line_whose_statement_is_nowhere_approves_nothing
@@ -211,13 +215,16 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_step_that_needs_approvals_had_them_before.py::test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last
             test_a_step_that_needs_approvals_had_them_before.py::test_a_line_of_another_role_than_its_statement_is_named
             test_a_step_that_needs_approvals_had_them_before.py::test_a_fence_that_was_not_approved_is_named_however_its_step_ended
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_result_that_was_set_aside_twice_is_gone""",
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_result_that_was_set_aside_twice_is_gone
+            test_a_step_that_needs_approvals_had_them_before.py::test_a_statement_whose_name_has_another_time_is_named""",
         "another thing than was approved": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they_were_put_back
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_behind_results_that_were_not_reviewed_is_named
             test_a_step_that_needs_approvals_had_them_before.py::test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another""",
         "an order for many that was edited": """
-            test_many_databases_in_one_order.py::test_an_order_that_something_else_wrote_begins_nothing""",
+            test_many_databases_in_one_order.py::test_an_order_that_something_else_wrote_begins_nothing
+            test_fleets.py::test_an_order_that_something_else_wrote_begins_and_signs_nothing
+            test_fleets.py::test_a_run_that_does_not_name_the_fleet_is_not_signed_with_it""",
         "a GO on a NO-GO, and seals with better verdicts": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was
             test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",
@@ -408,6 +415,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_a_key_of_a_secret_is_known_however_it_is_written
             test_secrets_of_files_and_folders.py::test_a_password_inside_of_a_value_is_known
             test_secrets_of_files_and_folders.py::test_a_command_that_prints_its_settings_leaves_no_secret
+            test_secrets_of_files_and_folders.py::test_a_restart_shows_no_secret_that_came_into_a_file_since_the_process_began
+            test_secrets_of_files_and_folders.py::test_a_new_value_that_is_a_secret_is_given_by_reference
             test_secrets_of_files_and_folders.py::test_a_diff_shows_no_token_and_no_comment""",
         "tokens in URLs": """
             test_secrets_of_files_and_folders.py::test_urls_are_shown_without_what_they_carry

@@ -169,8 +169,11 @@ def test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named(folders: P
     )
 
 
-def approve_by_hand(home: RunFolder, key: Callable[[str], Path]) -> list[Path]:
-    """Statements of all three roles over the newest seal after step 24, recorded by lines alone: the files."""
+def approve_by_hand(home: RunFolder, key: Callable[[str], Path], named: str = "") -> list[Path]:
+    """Statements of all three roles over the newest seal after step 24, recorded by lines alone: the files.
+
+    `named`: the time in their names; none: the one that they state.
+    """
     seal = after(evidence.seals(home.reports), Step.REVIEW)
     assert seal is not None
     files = []
@@ -180,7 +183,7 @@ def approve_by_hand(home: RunFolder, key: Callable[[str], Path]) -> list[Path]:
                 "seal": {"name": seal.name, "sha256": seal.digest}}  # fmt: skip
         data = canonical(said)
         signature = signing.sign(data, role, key(role))
-        path = home.reports / "signoffs" / f"cutover-{role}-{stamp(str(said['when']))}.json"
+        path = home.reports / "signoffs" / f"cutover-{role}-{named or stamp(str(said['when']))}.json"
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, data)
         write_bytes(path.with_name(f"{path.name}.sig"), signature)
@@ -482,6 +485,18 @@ def test_one_key_for_two_roles_is_named_at_whichever_gate(folders: Path, signers
     finish(home)
     assert "security had given an approval that counts for nothing: its key had signed as dba" in named(home)
     assert "one key signed in several roles" in plain(home)
+
+
+def test_a_statement_whose_name_has_another_time_is_named(folders: Path, signers: Signers) -> None:
+    home = reviewed(signers)
+    files = approve_by_hand(home, signers.key, stamp(utc_now()))
+    cut_over(home)
+    runs.set_aside(home, files[2:4])
+    finish(home)
+    assert "is not a sign-off of this role for this gate" in named(home)
+    told = plain(home)
+    assert re.search(r"^signoffs/cutover-\S+: its name has another time", told, re.M)
+    assert re.search(r"^earlier/\S+/signoffs/cutover-\S+: its name has another time", told, re.M)
 
 
 def test_a_result_that_was_set_aside_twice_is_gone(folders: Path, signers: Signers) -> None:

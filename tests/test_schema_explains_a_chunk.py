@@ -48,7 +48,7 @@ def test_a_chunk_is_explained_rule_by_rule(
         capsys.readouterr().out.strip()
         == """\
 Chunk a 1 of collection articles, by schema computed_fields
-Migrated: to collection articles, as a 1, 4 changes.
+Would be migrated to collection articles, as a 1, 4 changes.
 
 In the source
   document: 'Write to ada@x.org.'
@@ -98,21 +98,24 @@ In the target
         (
             "leave_out",
             "draft",
-            ["Not migrated: the schema leaves it out.", "the schema leaves it out:\n    drafts are not published"],
+            [
+                "Would not be migrated: the schema leaves it out.",
+                "the rule that leaves it out:\n    drafts are not published",
+            ],
         ),
         (
             "computed_fields",
             "draft",
             [
-                "Not migrated: it goes to quarantine",
-                "quarantine, invalid_year:\n    int(fields.published",
+                "Would not be migrated: it stays in the source, and a copy goes to the quarantine",
+                "quarantine, field year (invalid_year):\n    int(fields.published",
                 "none of it is done",
             ],
         ),
         (
             "computed_fields",
             "b",
-            ["invalid_year:\n    int(fields.published.substring(0, 4)): the chunk has no field published"],
+            ["(invalid_year):\n    int(fields.published.substring(0, 4)): the chunk has no field published"],
         ),
         (
             "rename_and_drop",

@@ -329,6 +329,26 @@ def test_a_command_that_prints_its_settings_leaves_no_secret(tmp_path: Path, mon
     assert {(name, where.split()[-1]) for name, where, _ in report.found} == {("24_review.html", "DSN")}
 
 
+def test_a_restart_shows_no_secret_that_came_into_a_file_since_the_process_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback puts the old file back, whose password this process has not seen."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    (tmp_path / ".env").write_text("CHROMA_URL=http://new:8000\nDB_PASSWORD=n3w-Passw0rd-y\n")
+    keys = {"env_files": [{"path": str(tmp_path / ".env"), "keys": {"CHROMA_URL": "{target_url}"}}]}
+    cat = [sys.executable, "-c", "print(open('.env').read())"]
+    target, signers = {"url": "http://new:8000"}, Signers(tmp_path / "keys")
+    home = small_run("night", signers, target=target, cutover={**keys, "restart": [cat]})
+    monkeypatch.chdir(tmp_path)
+    run = home.read()
+    assert run.parameters.secrets_of_files()
+    (tmp_path / ".env").write_text("CHROMA_URL=http://old:8000\nDB_PASSWORD=0ld-Passw0rd-x\n")
+    restart(run.parameters.cutover, home)
+    assert "0ld-Passw0rd-x" not in home.log_path.read_text()
+    evidence.keep_sealed(home.read())
+
+
 def test_a_diff_shows_no_token_and_no_comment(tmp_path: Path) -> None:
     shown = diff(all_edits(parameters(tmp_path)))
     assert "new:8000" in shown

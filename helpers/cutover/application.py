@@ -47,6 +47,7 @@ class Answer:
 
 def restart(rules: Cutover, folder: RunFolder, step: str = Step.CUTOVER) -> list[str]:
     """Run the restart commands in their order; a sentence each. Output goes to run.log; `Terminal` at the first that fails."""
+    folder.read().parameters.hide_secrets()  # the files hold others now than when this process began
     said = []
     for command in rules.restart:
         shown = shlex.join(command)

@@ -117,15 +117,16 @@ def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
         if match is None or (match["gate"], match["role"]) != (facts.get("gate"), facts.get("role")):
             who, what = (one_line(str(facts.get(key)), 80) for key in ("role", "file"))
             yield f"{audit.NAME}: a line that {who} signed names {what}"
+    acts = _Acts(run, sealed)
     holders: dict[str, str] = {}  # the role by each key and principal that approved, at whichever gate
-    for act in _Acts(run, sealed).found:
+    for act in acts.found:
         gate = next(gate for gate, step in BEFORE.items() if step == act.step)
         seen = after(sealed[: act.seals], GATES[gate])
         if gate == CUTOVER and seen is not None and (decision := seen.predicate["decision"]) != "GO":
             yield f"{seen.name}: step {act.step} acted, and the decision was {one_line(str(decision), 80) or 'open'}"
         if seen is not None and (other := _other(act, seen, sealed)):
             yield f"{seen.name}: step {act.step} acted, and {other} was another than in this seal, which was to be approved"
-        marginal = _marginal(run, seen) if seen else []
+        marginal = _marginal(acts.results, seen) if seen else []
         for role in required_at(run.parameters, gate):
             lines = act.signed.get((gate, role), [])
             why, signer = _why_not(run, lines, statements, seen, marginal, allowed_now)
@@ -156,7 +157,8 @@ def _why_not(
     if (path := paths[-1]) is None:
         return f"had signed {one_line(names[-1], 80)}, which is not here", None
     if seen is None or over != seen.digest:
-        return f"had signed another seal than that after step {seen.after if seen else 24} by then", None
+        match = SIGNATURE.fullmatch(names[-1])
+        return f"had signed another seal than that after step {GATES[match['gate']] if match else ''} by then", None
     if open_points := [one_line(str(m), 80) for m in marginal if m not in (said.get("accept") or [])]:
         return f"had not accepted what was marginal: {', '.join(open_points)}", None
     if (listed := signers_of(run.reports, seen)) is None:
@@ -185,10 +187,10 @@ def _other(act: _Act, seen: Seal, sealed: Sequence[Seal]) -> str:
     return RunPath.PARAMETERS if other else ""
 
 
-def _marginal(run: RunState, seen: Seal) -> list[Any]:
+def _marginal(results: Mapping[tuple[str, str], Path], seen: Seal) -> list[Any]:
     """What must be accepted explicitly, as the result of step 24 says that this seal covers."""
     name = f"{GATES[CUTOVER]}.json"
-    path = kept(run.reports, RunPath.RESULTS).get((name, seen.subjects.get(f"results/{name}", "")))
+    path = results.get((name, seen.subjects.get(f"results/{name}", "")))
     facts = statement_of(path).get("facts") if path else None
     found = facts.get("accept") if isinstance(facts, dict) else None
     return found if isinstance(found, list) else []

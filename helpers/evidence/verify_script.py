@@ -223,7 +223,11 @@ foreign=$(find signoffs earlier -path '*signoffs/*' 2> /dev/null | grep -vxE '(e
 again=$(logged '[a-z_-]+' | sort | uniq -d); [ -z "$again" ] || complain "recorded twice: $again"
 no_go=$(find signoffs earlier -path '*signoffs/*.json' -exec grep -lF '"decision":"no-go"' {{}} + 2>/dev/null | sort)
 [ -z "$no_go" ] || echo "no-go: $no_go"
+timely() {{ # the name of a statement has the time that it states
+  [[ "$1" == *"-$(said when "$1" | sed -E 's/[-:.]//g; s/\+0000$/Z/').json" ]] || complain "$1: its name has another time"
+}}
 signed() {{ # statement, namespace, time
+  timely "$1"
   grep -qF "\"run\":\"{run}\"" "$1" || complain "$1 is of another run"
   grep -qF "$(sed -E 's/.*"seal":\{{"name":"[^"]*","sha256":"([0-9a-f]+)"\}}.*/\1/' "$1")" <(sha256sum seals/*) ||
     complain "$1 signs a seal that is not here"
@@ -252,6 +256,7 @@ judged() {{ # line of the log, gate, role, seal: the statement that it names, wh
   done
   [ -n "$list" ] || {{ complain "$at: the list of signers under which it was given is not here"; return; }}
   grep -qF "\"run\":\"{run}\"" "$at" || complain "$at is of another run"
+  timely "$at"
   grep -qF "\"gate\":\"$2\"" "$at" && grep -qF "\"role\":\"$3\"" "$at" && grep -qF '"decision":"go"' "$at" ||
     complain "$at is no approval of $3 for $2"
   for each in "$list" ${{SIGNERS:+"$SIGNERS"}}; do

@@ -64,7 +64,10 @@ def explained(
         out = row["reason"] == ReasonCode.LEFT_OUT
         if str(row["reason"]).removeprefix("missing_") in wrong:
             continue  # its value could not be computed, so it is missing: once is enough
-        name = "the schema leaves it out" if out else f"quarantine, {row['reason']}"
+        field = str(row["reason"]).partition("_")[2]
+        named = any(rule.name == field for rule in schema.rules(done.types[0]))
+        about = f"field {field} ({row['reason']})" if named else row["reason"]
+        name = "the rule that leaves it out" if out else f"quarantine, {about}"
         rows.append(("not migrated", name, "", "", str(row["detail"])))
     if not failures:
         rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
@@ -154,7 +157,11 @@ def _idle(
     content = schema.content
     moves = [move for move in content.moves(collection) if move.target(collection) == target != collection][:1]
     for move in content.collections:
-        why = f"not so here: {move.when}" if fnmatchcase(collection, move.source) else f"not a collection {move.source}"
+        why = (
+            f"its condition is not met: {move.when}"
+            if fnmatchcase(collection, move.source)
+            else f"only for collections {move.source}; this one is {collection}"
+        )
         if move not in moves:
             yield f"collections, to {move.to}", "an earlier rule moves the chunk" if moves else why
     fields = [what.removeprefix("field ") for what in held if what.startswith("field ")]
@@ -169,7 +176,10 @@ def _idle(
     )
     for rule in every:
         if isinstance(rule, LeaveOut):
-            what, why = f"leave_out, {rule.because or rule.when}", "" if left_out else f"not so here: {rule.when}"
+            what, why = (
+                f'leave_out "{rule.because or rule.when}"',
+                "" if left_out else f"its condition is not met: {rule.when}",
+            )
         elif isinstance(rule, Rename):
             what, why = f"rename, {rule.source}", "" if rule.source in fields else "no such field here"
         elif isinstance(rule, Drop):
@@ -187,7 +197,7 @@ def _idle(
                 else "the pattern finds nothing here"
             )
         if not rule.applies(collection):
-            why = f"only for collections {', '.join(rule.only)}"
+            why = f"only for collections {', '.join(rule.only)}; this one is {collection}"
         if why:
             yield what, why
 
@@ -201,11 +211,15 @@ def explanation(table: pd.DataFrame, schema: str) -> str:
     lines = [f"Chunk {source[1]['before']} of collection {source[0]['before']}, by schema {schema}"]
     if target:
         done = f"{count(len(rules), 'change')}" if rules else "unchanged"
-        lines += [f"Migrated: to collection {target[0]['after']}, as {target[1]['after']}, {done}."]
+        lines += [f"Would be migrated to collection {target[0]['after']}, as {target[1]['after']}, {done}."]
     elif any(row["what"].startswith("quarantine") for row in aside):
-        lines += ["Not migrated: it goes to quarantine, whole, and is listed with the reason."]
+        lines += [
+            "Would not be migrated: it stays in the source, and a copy goes to the quarantine of the run, with the reason."
+        ]
     else:
-        lines += ["Not migrated: the schema leaves it out. It stays in the source, and is counted and listed."]
+        lines += [
+            "Would not be migrated: the schema leaves it out. It stays in the source, and the run counts and lists it."
+        ]
     for each in aside:
         lines += [f"  {each['what']}:", f"    {each['why']}"]
     lines += ["", "In the source"]
