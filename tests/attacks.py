@@ -206,17 +206,17 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a run that was received": """
             test_nothing_foreign_is_sealed.py::test_a_run_that_was_received_is_taken_by_no_notebook_and_names_no_secrets""",
         "an act that the log hides": """
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_second_cutover_without_its_line_is_one_too
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_line_whose_statement_is_nowhere_approves_nothing
-            test_a_step_that_needs_approvals_had_them_before.py::test_lines_on_seals_that_are_missing_or_late_move_no_act
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_is_begun_again_after_it_was_set_is_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_one_key_for_two_roles_is_named_at_whichever_gate
-            test_a_step_that_needs_approvals_had_them_before.py::test_parameters_that_were_sealed_between_approval_and_cutover_are_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_line_of_another_role_than_its_statement_is_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_fence_that_was_not_approved_is_named_however_its_step_ended
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_result_that_was_set_aside_twice_is_gone
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_statement_whose_name_has_another_time_is_named""",
+            test_every_act_is_judged.py::test_a_second_cutover_without_its_line_is_one_too
+            test_every_act_is_judged.py::test_a_line_whose_statement_is_nowhere_approves_nothing
+            test_every_act_is_judged.py::test_lines_on_seals_that_are_missing_or_late_move_no_act
+            test_every_act_is_judged.py::test_a_seal_that_is_begun_again_after_it_was_set_is_named
+            test_every_act_is_judged.py::test_one_key_for_two_roles_is_named_at_whichever_gate
+            test_every_act_is_judged.py::test_parameters_that_were_sealed_between_approval_and_cutover_are_named
+            test_every_act_is_judged.py::test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last
+            test_every_act_is_judged.py::test_a_line_of_another_role_than_its_statement_is_named
+            test_every_act_is_judged.py::test_a_fence_that_was_not_approved_is_named_however_its_step_ended
+            test_every_act_is_judged.py::test_a_result_that_was_set_aside_twice_is_gone
+            test_every_act_is_judged.py::test_a_statement_whose_name_has_another_time_is_named""",
         "another thing than was approved": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they_were_put_back
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_behind_results_that_were_not_reviewed_is_named

@@ -30,6 +30,7 @@ from helpers.steps.snapshot import SnapshotStep
 from helpers.stores import open_source
 from helpers.stores.client import ClientStore
 from tests.cloud_standin import CloudStandIn
+from tests.signers import vouch
 from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, plan
 
 COUNTS = {"alpha": 450, "beta": 120, "gamma": 230}
@@ -296,6 +297,7 @@ def test_step_21_goes_on_and_the_commands_know_what_is_unfinished(
     StepResult("53", "Closeout", "night-21", utc_now(), utc_now()).write(
         runs.find("night-21").reports / "results" / "53.json"
     )
+    vouch(runs.find("night-21").reports)
     assert "goes   night-21-21.partial" in said(capsys, "prune", "--yes")
     assert not Path("kept/night-21-21.partial").exists()
     assert Path("kept/night-21").is_dir()

@@ -20,6 +20,7 @@ from helpers.migration.target_lock import MadeDatabase
 from helpers.notify.delivery import Silenced
 from helpers.results import StateFile, write_json
 from helpers.rollback.outline import Orders, RollbackState
+from helpers.runner.fleet import Fleet, FleetRow
 from helpers.runner.notebook import Retry
 from helpers.steps.closeout import Closeout
 
@@ -31,6 +32,7 @@ STATES: list[Any] = [
     Silenced("before", 1, 2, "now", ["one"]),
     Retry("22", "now"),
     Closeout("run", "now", "me", {"file": 5}),
+    Fleet("june", "now", "/", "t.csv", "a", "24", False, "", [FleetRow("shop", "june-shop", "b", "now")]),
     MadeDatabase(["database"], "now"),
     Ledger(HERE, "base", "snapshots/a", [{"number": 1, "state": "applied"}]),
     Staged(HERE, {"a": [("a.parquet", "a", 3)]}, 3, {"missing_author": 1}),

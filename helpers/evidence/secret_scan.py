@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit, errors
-from helpers.errors import SHORTEST_SECRET, RunbookError, Terminal, UsageError, WorldError, one_line, secret_parts
+from helpers.errors import (
+    RUNBOOK,
+    SHORTEST_SECRET,
+    RunbookError,
+    Terminal,
+    UsageError,
+    WorldError,
+    one_line,
+    secret_parts,
+)
 from helpers.evidence.statement import SEALED, TYPE, Measured, Seal, canonical, digest_of, sha256, trust
 from helpers.formatting import count, size
 from helpers.parameters import SecretRef
@@ -90,7 +99,7 @@ def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -
         named.add(digest)
     for seal in chain:
         if SEALED in seal.predicate and seal.digest not in named:
-            more = ": `runbook resume RUN_ID` adds it where a kill was the cause" if seal is chain[-1] else ""
+            more = f": {RUNBOOK} resume RUN_ID adds it where a kill was the cause" if seal is chain[-1] else ""
             yield f"it does not say that {seal.name} was set{more}"
 
 

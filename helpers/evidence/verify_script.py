@@ -218,7 +218,8 @@ done
 wrong=$(grep -E '^\{{"action": "signed"' audit.jsonl |
   grep -vE '"file": "signoffs/([a-z-]+)-([a-z_]+)-{when}", "gate": "\1", "role": "\2"')
 [ -z "$wrong" ] || complain "audit.jsonl: a line that somebody signed names another statement: $wrong"
-foreign=$(find signoffs earlier -path '*signoffs/*' 2> /dev/null | grep -vxE '(earlier/[^/]+/)?signoffs/[a-z_-]+-{when}(\.sig)?')
+foreign=$(find signoffs earlier -path '*signoffs/*' 2> /dev/null |
+  grep -vxE '(earlier/[^/]+/)?signoffs/([a-z_-]+-{when}(\.sig)?|\.[^/]+)')
 [ -z "$foreign" ] || complain "no statement: $foreign"
 again=$(logged '[a-z_-]+' | sort | uniq -d); [ -z "$again" ] || complain "recorded twice: $again"
 no_go=$(find signoffs earlier -path '*signoffs/*.json' -exec grep -lF '"decision":"no-go"' {{}} + 2>/dev/null | sort)
