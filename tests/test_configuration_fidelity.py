@@ -11,7 +11,7 @@ import pytest
 from helpers.parameters.sections import Migration
 from helpers.results import Verdict
 from helpers.stores import CollectionInfo, Space
-from helpers.validation.properties import compare_configuration, judge_configuration
+from helpers.validation.properties import compare_configuration, judge_configuration, of_merged
 from tests.storage import embedded
 
 FOREIGN = {"type": "known", "name": "openai", "config": {"model_name": "m", "api_key_env_var": "KEY"}}
@@ -73,3 +73,15 @@ def test_what_cannot_be_kept_is_explained() -> None:
     silent = dataclasses.replace(target, configuration={"hnsw": {"space": "l2"}, "embedding_function": FOREIGN})
     assert states(compare_configuration(source, silent, Migration()))["ef_search"] == "explained"
     assert judge_configuration([]).verdict is Verdict.NOT_APPLICABLE
+
+
+def test_what_merged_collections_share_no_more_is_a_row_a_setting() -> None:
+    sources = [
+        dataclasses.replace(collection("l2", {"owner": owner, "topic": "x"}), name=name)
+        for name, owner in (("a", "one"), ("b", "two"), ("c", "one"))
+    ]
+    target = dataclasses.replace(collection("l2", {"topic": "x"}), name="all")
+    rows = of_merged(sources, target, Migration())
+    assert [(row["collection"], row["setting"], row["source"], row["state"]) for row in rows] == [
+        ("all", "metadata owner", "one, two", "explained")
+    ]

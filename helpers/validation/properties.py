@@ -79,9 +79,14 @@ def of_merged(sources: Sequence[CollectionInfo], target: CollectionInfo, rules: 
     """The rows of a collection that gets chunks of several: what is ordered, and what it does not keep of each of them."""
     order = index_order(rules.index, target.name)
     rows = ordered_settings(target, rules, {})
+    lost: dict[str, dict[str, Any]] = {}  # a row a setting, however many collections had it
     for source in sources:
-        lost = [row for row in compare_configuration(source, target, rules) if row["state"] == DIFFERENT]
-        rows += [row | {"state": EXPLAINED, "why": MERGED} for row in lost if row["setting"] not in order]
+        for row in compare_configuration(source, target, rules):
+            if row["state"] == DIFFERENT and row["setting"] not in order:
+                lost.setdefault(row["setting"], row | {"source": []})["source"].append(row["source"])
+    for row in lost.values():
+        was = ", ".join(sorted({*row["source"]} - {""}))
+        rows.append(row | {"collection": target.name, "source": was, "state": EXPLAINED, "why": MERGED})
     return rows
 
 
