@@ -83,5 +83,5 @@ def test_what_merged_collections_share_no_more_is_a_row_a_setting() -> None:
     target = dataclasses.replace(collection("l2", {"topic": "x"}), name="all")
     rows = of_merged(sources, target, Migration())
     assert [(row["collection"], row["setting"], row["source"], row["state"]) for row in rows] == [
-        ("all", "metadata owner", "one, two", "explained")
+        ("3 collections that become all", "metadata owner", "one, two", "explained")
     ]

@@ -79,14 +79,15 @@ def of_merged(sources: Sequence[CollectionInfo], target: CollectionInfo, rules: 
     """The rows of a collection that gets chunks of several: what is ordered, and what it does not keep of each of them."""
     order = index_order(rules.index, target.name)
     rows = ordered_settings(target, rules, {})
-    lost: dict[str, dict[str, Any]] = {}  # a row a setting, however many collections had it
+    lost: dict[str, list[dict[str, Any]]] = {}  # by setting: a row each, however many collections had it
     for source in sources:
         for row in compare_configuration(source, target, rules):
             if row["state"] == DIFFERENT and row["setting"] not in order:
-                lost.setdefault(row["setting"], row | {"source": []})["source"].append(row["source"])
-    for row in lost.values():
-        was = ", ".join(sorted({*row["source"]} - {""}))
-        rows.append(row | {"collection": target.name, "source": was, "state": EXPLAINED, "why": MERGED})
+                lost.setdefault(row["setting"], []).append(row)
+    for had in lost.values():
+        who = had[0]["collection"] if len(had) == 1 else f"{len(had)} collections that become {target.name}"
+        was = ", ".join(sorted({row["source"] for row in had} - {""}))
+        rows.append(had[0] | {"collection": who, "source": was, "state": EXPLAINED, "why": MERGED})
     return rows
 
 
