@@ -48,17 +48,21 @@ def source(store: ClientStore) -> None:
     store.add("plain", batch)
 
 
+def expected(folder: Path, rules: str) -> Expectation:
+    """What these rules make of the source, from its snapshot."""
+    (folder / "own.yaml").write_text(f"name: own\n{RULES[rules]}\n", encoding="utf-8")
+    schema = load_schema(str(folder / "own.yaml"))
+    parameters = parameters_from({"source": {"path": "a"}, "target": {"path": "b"}, "schema": str(folder / "own.yaml")})
+    with open_target(Endpoint(path=str(folder / "source"))) as store:
+        source(store)
+        snapshot = write_snapshot(store, folder, "snap", ["notes", "plain"], retention_days=7)
+    return Expectation(snapshot, schema, parameters, DATE, {})
+
+
 @pytest.mark.parametrize("rules", RULES)
 def test_what_a_collection_has_besides_its_chunks_is_kept_or_said(tmp_path: Path, rules: str) -> None:
-    (tmp_path / "own.yaml").write_text(f"name: own\n{RULES[rules]}\n", encoding="utf-8")
-    schema = load_schema(str(tmp_path / "own.yaml"))
-    parameters = parameters_from(
-        {"source": {"path": "a"}, "target": {"path": "b"}, "schema": str(tmp_path / "own.yaml")}
-    )
-    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
-        source(store)
-        snapshot = write_snapshot(store, tmp_path, "snap", ["notes", "plain"], retention_days=7)
-    of = Expectation(snapshot, schema, parameters, DATE, {})
+    of = expected(tmp_path, rules)
+    snapshot, schema, parameters = of.snapshot, of.schema, of.parameters
     with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
         staged = stage(snapshot, schema, of.context(), tmp_path / "staged", Quarantine(tmp_path / "quarantine"))
         made = plan_targets(snapshot.collections(), staged, parameters.migration, schema)
@@ -91,19 +95,11 @@ def test_what_a_collection_has_besides_its_chunks_is_kept_or_said(tmp_path: Path
 
 
 def test_a_setting_that_a_renamed_collection_lost_fails(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text(f"name: own\n{RULES['moved']}\n", encoding="utf-8")
-    schema = load_schema(str(tmp_path / "own.yaml"))
-    parameters = parameters_from(
-        {"source": {"path": "a"}, "target": {"path": "b"}, "schema": str(tmp_path / "own.yaml")}
-    )
-    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
-        source(store)
-        snapshot = write_snapshot(store, tmp_path, "snap", ["notes", "plain"], retention_days=7)
-    of = Expectation(snapshot, schema, parameters, DATE, {})
+    of = expected(tmp_path, "moved")
     with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
         for name, home in (("notes", "papers"), ("plain", "plain")):
             store.create(plan(home))
-            for batch in snapshot.batches(name):
+            for batch in of.snapshot.batches(name):
                 store.add(home, batch)
         check = judge_configuration(Examination(store, of).run().configuration)
     assert check.verdict is Verdict.FAIL

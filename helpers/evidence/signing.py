@@ -193,9 +193,6 @@ def _rows(path: Path, data: bytes) -> list[tuple[int, str]]:
     return [(n, line) for n, line in rows if line and not line.startswith("#")]
 
 
-ORDERS = ("parameters changed", audit.TAKEN, "seal")  # the actions that `ordered` looks at
-
-
 def ordered(log: Iterable[Mapping[str, Any]]) -> str:
     """The digest of the lists that a resume ordered last, as these entries say, until a seal follows their taking; else ""."""
     order, taken = "", False
@@ -205,7 +202,7 @@ def ordered(log: Iterable[Mapping[str, Any]]) -> str:
             order, taken = facts.get("signers", order), taken and "signers" not in facts
         elif entry["action"] == audit.TAKEN:
             taken = True
-        elif taken:
+        elif taken and entry["action"] == "seal":
             order = ""
     return order
 

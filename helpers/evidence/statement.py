@@ -25,7 +25,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, Terminal, UsageError, WorldError, one_line
-from helpers.evidence.signing import ALLOWED, ORDERS, REVOKED, custody, narrower, ordered
+from helpers.evidence.signing import ALLOWED, REVOKED, custody, narrower, ordered
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, contents, file_digest, json_in, write_bytes
@@ -337,8 +337,8 @@ def copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
     digest; none at all is no list. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps what it has.
     """
     now, there = audit.lists(allowed_signers(run)), audit.lists(run.reports / ALLOWED)
-    trusts = trust(known, audit.own_key())
-    log = audit.entries(run.reports / audit.NAME, trusts, ORDERS)
+    asked = ("parameters changed", audit.TAKEN, audit.WRITTEN, "seal")
+    log = audit.entries(run.reports / audit.NAME, trust(known, audit.own_key()), asked)
     held = next((seal.name for seal in reversed(known) if ALLOWED in seal.subjects), None)
     gone, by_order = now[ALLOWED] is None, audit.digest_of_lists(now) == ordered(log)
     if held and (gone or not (by_order or narrower(now, there))):
@@ -352,15 +352,14 @@ def copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
             next_step=f"Put back what {held} holds. If others are to sign, write them to a file of another name: "
             f"{RUNBOOK} resume {run.id} --set signoff.allowed_signers=FILE",
         )  # fmt: skip
-    kept = f"{RunPath.EARLIER}/signers-{audit.digest_of_lists(there)[:12]}/"
-    cut_off = any(n.startswith(kept) and not (run.reports / n).exists() for n in audit.said(run.reports, trusts).newest)
-    for name, text in (
-        there.items() if now != there or cut_off else ()
-    ):  # they judge what was signed under them for ever
+    aside = f"{RunPath.EARLIER}/signers-{audit.digest_of_lists(there)[:12]}/"  # these judge what was signed under them for ever
+    named = {str(entry["facts"].get("file")) for entry in log if entry["action"] == audit.WRITTEN}
+    cut_off = any(name.startswith(aside) and not (run.reports / name).exists() for name in named)
+    for name, text in there.items() if now != there or cut_off else ():
         if text is not None:
-            (run.reports / kept).mkdir(parents=True, exist_ok=True)
-            audit.append(run.reports / audit.NAME, audit.WRITTEN, file=kept + name, sha256=sha256(text))
-            write_bytes(run.reports / kept / name, text)
+            (run.reports / aside).mkdir(parents=True, exist_ok=True)
+            audit.append(run.reports / audit.NAME, audit.WRITTEN, file=aside + name, sha256=sha256(text))
+            write_bytes(run.reports / aside / name, text)
     for name, text in now.items():
         if text != there[name]:
             digest = sha256(text) if text is not None else ""

@@ -272,7 +272,7 @@ def _other_signers(folder: Path, one: Seal, two: Seal, log: Sequence[Sequence[di
             yield f"its list of who may sign, or that of seal {one.number}, is not here"
         return
     lists = audit.lists(now)
-    told = [entry for part in log for entry in part if entry["action"] in signing.ORDERS]
+    told = [entry for part in log for entry in part]
     while told and told[-1]["action"] != audit.TAKEN:
         told.pop()
     if signing.ordered(told) != audit.digest_of_lists(lists) and not signing.narrower(lists, audit.lists(was)):

@@ -1,5 +1,5 @@
 """The operator's programs, and nginx: argument lists, never a shell, always with a time limit. What they and kernels see of the
-environment. Which processes of this machine run, what files they have open, and who is connected to whom.
+environment. Which processes of this machine run, what files they have open, and who is connected to whom. Requests to stop.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -267,3 +269,28 @@ def _others(places: Collection[tuple[str, int]], own: Collection[int]) -> set[tu
 
 def _plain(address: str | int) -> str:
     return str(address).partition("%")[0].removeprefix("::ffff:")
+
+
+# -- requests to stop --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stop_requests(handler: Callable[[int, FrameType | None], None]) -> Iterator[bool]:
+    """SIGTERM and SIGINT go to the handler, SIGHUP to nobody; gives whether SIGINT is heard. Nothing but in the main thread.
+
+    A SIGINT that was ignored when the command began (`nohup`, cron, `&` of a shell) stays ignored: who started it so meant
+    no Ctrl-C of a terminal to reach it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield True
+        return
+    hears = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    before = {
+        number: signal.signal(number, handler) for number in (signal.SIGTERM, *([signal.SIGINT] if hears else []))
+    }
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield hears
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -30,14 +30,14 @@ from helpers.results import StateFile, StepResult, append, file_digest, json_tex
 from helpers.rollback.outline import at_work
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.command import python_environment
+from helpers.run.command import python_environment, stop_requests
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.kernel import FLEET_PID
 from helpers.runner.fleet_table import Table, run_id
-from helpers.runner.group import WORST
+from helpers.runner.group import WORST, another_order, note_order, noted_orders
 from helpers.status.overview import Standing, standing, table
 
-ROWS, OUTPUT, LOCK, CHANGE, ORDER = "rows", "output", "runner", "change", "order"
+ROWS, OUTPUT, LOCK, CHANGE = "rows", "output", "runner", "change"
 _VERSION = 1
 _PATIENCE = 90.0  # seconds for the process of a killed fleet to finish its batch and end
 _AT_WORK = "at work"
@@ -145,27 +145,16 @@ def begin(fleet: str, rows: Table, *, until: plan.Step, dry_run: bool, outside_w
             made.append(FleetRow(row.name, run_id(fleet, row.name), digest))
         found = Fleet(fleet, utc_now(), str(Path.cwd()), str(rows.path.absolute()), rows.sha256, until, dry_run,
                       outside_window, made)  # fmt: skip
-        _note_order(fleet, found.digest())  # before the folder is there
+        note_order(folder, found.digest())  # before the folder is there
         found.save(partial)
     return found
 
 
-def _note_order(fleet: str, *digests: str) -> None:
-    """In the workspace: a resume begins nothing by another order, which whoever can write to the reports may have put there."""
-    note = folder_of(fleet).workspace / ORDER
-    note.parent.mkdir(parents=True, exist_ok=True, mode=runs.PRIVATE_FOLDER)
-    write_text(note, "".join(f"{digest}\n" for digest in digests))
-
-
 def require_own(fleet: Fleet) -> Fleet:
     """The fleet, if its file is what was ordered; UsageError where somebody wrote another: it names what is executed."""
-    note = folder_of(fleet.id).workspace / ORDER
-    if not note.is_file() or fleet.digest() not in note.read_text(encoding="ascii", errors="replace").split():
-        raise UsageError(
-            ReasonCode.SEALED_FILE_CHANGED, f"{Fleet.file} is not the order that was given: something else changed it",
-            where=str(folder_of(fleet.id).reports),
-            next_step="Put it back as it was, from a backup; or go on with each run by itself.",
-        )  # fmt: skip
+    folder = folder_of(fleet.id)
+    if fleet.digest() not in (noted_orders(folder) or ()):
+        raise another_order(folder, Fleet.file, "go on with each run by itself")
     return fleet
 
 
@@ -175,8 +164,8 @@ def ordering(fleet: str) -> Iterator[Fleet]:
     with changing(fleet) as found:
         before = require_own(found).digest()
         yield found
-        _note_order(fleet, before, found.digest())  # whichever of the two a kill leaves in the fleet's file
-    _note_order(fleet, read(fleet).digest())
+        note_order(folder_of(fleet), before, found.digest())  # whichever of the two a kill leaves in the fleet's file
+    note_order(folder_of(fleet), read(fleet).digest())
 
 
 @contextmanager
@@ -371,18 +360,10 @@ class _Work:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        heard = [signal.SIGTERM]  # a SIGINT that was ignored when the command began stays so, as for a run
-        heard += [signal.SIGINT] if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN else []
-        before = {number: signal.signal(number, self.asked_to_stop) for number in heard}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
-            yield
+            with stop_requests(self.asked_to_stop):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             for process in list(self._processes.values()):
                 _end(process)
 
@@ -421,19 +402,8 @@ def _arguments(fleet: Fleet, row: FleetRow, run: RunFolder) -> list[str]:
         raise Terminal(ReasonCode.RUN_DAMAGED, "it is not what was checked when the fleet began", where=str(file),
                        next_step="Put it back, or begin a new fleet; nothing was started for this row.")  # fmt: skip
     dry = ["--dry-run"] if fleet.dry_run else []
-    return [
-        *command,
-        "run",
-        str(file),
-        "--run-id",
-        row.run,
-        "--fleet",
-        fleet.id,
-        "--until",
-        fleet.until,
-        *dry,
-        *outside,
-    ]
+    begins = ["run", str(file), "--run-id", row.run, "--fleet", fleet.id, "--until", fleet.until]
+    return [*command, *begins, *dry, *outside]
 
 
 def work(fleet: Fleet, parallel: int, say: Say) -> int:

@@ -40,6 +40,7 @@ from helpers.run.folders import GROUP, PRIVATE_FOLDER, RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.status.overview import rolled_back, standing, table
 
+_ORDER = "order"  # in the workspace of a group or a fleet
 EMPTY = "empty: nothing to migrate"
 _NO_NEWS = {ReasonCode.ROLLED_BACK, ReasonCode.DRY_RUN_DONE}  # of a run that a resume of its group passes over
 WORST = (0, 4, 3, 2, 1, 130)  # exit codes: done, waiting, NO-GO, wrong usage, failed, interrupted
@@ -79,9 +80,7 @@ class Group:
     def save(self) -> None:
         """Write the order. The workspace has its digest first: a resume begins nothing by another order."""
         text = json_text(asdict(self))
-        note = _note(self.id)
-        note.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
-        write_text(note, f"{hashlib.sha256(text.encode()).hexdigest()}\n")
+        note_order(RunFolder.of(self.id), hashlib.sha256(text.encode()).hexdigest())
         with whole(runs.reports_root() / self.id) as partial:
             partial.chmod(PRIVATE_FOLDER)
             write_text(partial / GROUP, text)
@@ -97,9 +96,25 @@ def read(group_id: str) -> Group | None:
         return as_kind(Group, json_in(contents(file)))
 
 
-def _note(group_id: str) -> Path:
-    """Where the workspace has the digest of a group's order."""
-    return runs.workspace_root() / group_id / "order"
+def note_order(folder: RunFolder, *digests: str) -> None:
+    """In the workspace: a resume begins nothing by another order, which whoever can write to the reports may have put there."""
+    note = folder.workspace / _ORDER
+    note.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    write_text(note, "".join(f"{digest}\n" for digest in digests))
+
+
+def noted_orders(folder: RunFolder) -> list[str] | None:
+    """The digests that the workspace has of an order of many runs; None where it has no note."""
+    note = folder.workspace / _ORDER
+    return note.read_text(encoding="ascii", errors="replace").split() if note.is_file() else None
+
+
+def another_order(folder: RunFolder, file: str, instead: str) -> UsageError:
+    """The error for an order that somebody else wrote: it names what is executed, and who has to sign."""
+    return UsageError(
+        ReasonCode.SEALED_FILE_CHANGED, f"{file} is not the order that was given: something else changed it",
+        where=str(folder.reports), next_step=f"Put it back as it was, from a backup; or {instead}.",
+    )  # fmt: skip
 
 
 def require_own(group_id: str) -> None:
@@ -107,17 +122,14 @@ def require_own(group_id: str) -> None:
 
     An older toolkit noted no digest: there the log of the group must have its line, signed by the key of this workspace.
     """
-    folder, note = runs.reports_root() / group_id, _note(group_id)
-    if note.is_file():
-        own = note.read_text(encoding="ascii", errors="replace").strip() == file_digest(folder / GROUP)
+    folder, key = RunFolder.of(group_id), audit.own_key()
+    if (noted := noted_orders(folder)) is not None:
+        own = file_digest(folder.reports / GROUP) in noted
     else:
-        key = audit.own_key()
-        own = bool(key) and bool(audit.entries(folder / audit.NAME, audit.Trust(frozenset({key})), ("group begun",)))
+        log = folder.reports / audit.NAME
+        own = bool(key) and bool(audit.entries(log, audit.Trust(frozenset({key})), ("group begun",)))
     if not own:
-        raise UsageError(
-            ReasonCode.SEALED_FILE_CHANGED, f"{GROUP} is not the order that was given: something else changed it",
-            where=str(folder), next_step="Put it back as it was, from a backup; or begin a new run for each database.",
-        )  # fmt: skip
+        raise another_order(folder, GROUP, "begin a new run for each database")
 
 
 def is_many(parameters: Parameters) -> bool:

@@ -40,7 +40,7 @@ from helpers.results import StepResult, Verdict, disk_full, flush_file, passed, 
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
-from helpers.run.command import python_environment
+from helpers.run.command import python_environment, stop_requests
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
@@ -309,8 +309,7 @@ _ON_DEMAND = {Step.HOLD_AND_TROUBLESHOOT: "held; see step 26 for what to do", St
 class Stop:
     """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored.
 
-    A SIGINT that was ignored when the command began (`nohup`, cron, `&` of a shell) stays ignored: who started it so meant
-    no Ctrl-C of a terminal to reach it. SIGTERM stops it all the same, and run.log says so.
+    Where SIGINT stays ignored (`stop_requests`), SIGTERM stops it all the same, and run.log says so.
     """
 
     def __init__(self, folder: RunFolder, terminal: Console) -> None:
@@ -320,22 +319,11 @@ class Stop:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+        with stop_requests(self._asked) as hears_ctrl_c:
+            if not hears_ctrl_c:
+                ignored = "SIGINT is ignored, as this command was started; to stop the run: kill -TERM"
+                self._folder.log(f"{ignored} {os.getpid()}")
             yield
-            return
-        heard = [signal.SIGTERM]
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            ignored = "SIGINT is ignored, as this command was started; to stop the run: kill -TERM"
-            self._folder.log(f"{ignored} {os.getpid()}")
-        else:
-            heard.append(signal.SIGINT)
-        before = {number: signal.signal(number, self._asked) for number in heard}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.requested and self.execution is not None:

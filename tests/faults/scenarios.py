@@ -333,7 +333,7 @@ WITHOUT: dict[str, str] = {
         "of a fleet, whose runs' own writes are killed here: tests/test_fleets.py, test_the_table_of_a_fleet_is_checked_first.py":
             """
             runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
-            runner.fleet_table:discover runner.fleet:_note_order
+            runner.fleet_table:discover runner.group:note_order
         """,
         "an empty file, which SQLite takes for a new database":
             """stores.copying:own_database""",
