@@ -169,29 +169,32 @@ def test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named(folders: P
     )
 
 
-def approve_by_hand(home: RunFolder, key: Callable[[str], Path], named: str = "") -> list[Path]:
-    """Statements of all three roles over the newest seal after step 24, recorded by lines alone: the files.
-
-    `named`: the time in their names; none: the one that they state.
-    """
+def stated(home: RunFolder, role: str, **said: Any) -> dict[str, Any]:
+    """What a statement of this role says over the newest seal after step 24: GO, now, but for what is `said`."""
     seal = after(evidence.seals(home.reports), Step.REVIEW)
     assert seal is not None
-    files = []
-    for role in ROLES:
-        said = {"type": signoffs.KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "decision": "go",
-                "reason": "", "accept": [], "rehearsal": False, "when": utc_now(),
-                "seal": {"name": seal.name, "sha256": seal.digest}}  # fmt: skip
-        data = canonical(said)
-        signature = signing.sign(data, role, key(role))
-        path = home.reports / "signoffs" / f"cutover-{role}-{named or stamp(str(said['when']))}.json"
-        path.parent.mkdir(exist_ok=True)
-        write_bytes(path, data)
-        write_bytes(path.with_name(f"{path.name}.sig"), signature)
-        audit.append(home.reports / audit.NAME, audit.SIGNED, file=f"signoffs/{path.name}",
-                     statement=hashlib.sha256(data).hexdigest(), sig=hashlib.sha256(signature).hexdigest(),
-                     gate="cutover", role=role, signer=f"{role}@example.org", decision="go")  # fmt: skip
-        files += [path, path.with_name(f"{path.name}.sig")]
-    return files
+    of = {"type": signoffs.KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "rehearsal": False}
+    go = {"decision": "go", "reason": "", "accept": [], "when": utc_now()}
+    return of | go | {"seal": {"name": seal.name, "sha256": seal.digest}} | said
+
+
+def record_by_hand(home: RunFolder, said: dict[str, Any], key: Path, named: str = "") -> list[Path]:
+    """A statement that a line alone records, and its signature. `named`: the time in its name; none: the one that it states."""
+    data, role = canonical(said), said["role"]
+    signature = signing.sign(data, role, key)
+    path = home.reports / "signoffs" / f"cutover-{role}-{named or stamp(said['when'])}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, data)
+    write_bytes(path.with_name(f"{path.name}.sig"), signature)
+    audit.append(home.reports / audit.NAME, audit.SIGNED, file=f"signoffs/{path.name}",
+                 statement=hashlib.sha256(data).hexdigest(), sig=hashlib.sha256(signature).hexdigest(),
+                 gate="cutover", role=role, signer=f"{role}@example.org", decision=said["decision"])  # fmt: skip
+    return [path, path.with_name(f"{path.name}.sig")]
+
+
+def approve_by_hand(home: RunFolder, key: Callable[[str], Path], named: str = "") -> list[Path]:
+    """Approvals of all three roles that lines alone record."""
+    return [path for role in ROLES for path in record_by_hand(home, stated(home, role), key(role), named)]
 
 
 @pytest.mark.parametrize("foreign", [True, False])
@@ -424,10 +427,7 @@ def test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was(
     assert seal is not None
 
     def go(role: str) -> None:
-        said = {"type": signoffs.KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "decision": "go",
-                "reason": "", "accept": [], "rehearsal": False, "when": utc_now(),
-                "seal": {"name": seal.name, "sha256": seal.digest}}  # fmt: skip
-        data = canonical(said)
+        data = canonical(stated(home, role))
         signoffs.record(read(home.reports), data, signing.sign(data, role, signers.key(role)))
 
     with pytest.raises(UsageError, match="is not GO and cannot be signed off as go"):

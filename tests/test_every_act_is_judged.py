@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from helpers import audit, evidence
 from helpers.errors import Terminal
-from helpers.evidence import approvals, signing
-from helpers.evidence.statement import canonical, stamp
+from helpers.evidence import approvals
+from helpers.evidence.statement import stamp
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import file_digest, utc_now, write_bytes
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from tests.signers import Signers, finish, finish_step, plain, read, sign, signed_run, small_run
-from tests.test_a_step_that_needs_approvals_had_them_before import act, approve_by_hand, cut_over, named, reviewed
+from tests.test_a_step_that_needs_approvals_had_them_before import (
+    act,
+    approve_by_hand,
+    cut_over,
+    named,
+    record_by_hand,
+    reviewed,
+    stated,
+)
 
 
 def without(patch: pytest.MonkeyPatch, *actions: str) -> None:
@@ -151,24 +160,11 @@ def test_parameters_that_were_sealed_between_approval_and_cutover_are_named(fold
 
 def test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
-    go = approve_by_hand(home, signers.key)
-    lines = [json.loads(line)["facts"] for line in (home.reports / audit.NAME).read_text().splitlines()]
-    late = next(facts for facts in lines if facts.get("role") == "security" and facts.get("gate") == "cutover")
-    no_go = json.loads(go[2].read_bytes()) | {"decision": "no-go", "reason": "leak", "when": utc_now()}
-    path = home.reports / "signoffs" / f"cutover-security-{stamp(no_go['when'])}.json"
-    data = canonical(no_go)
-    write_bytes(path, data)
-    write_bytes(path.with_name(f"{path.name}.sig"), signing.sign(data, "security", signers.key("security")))
-    audit.append(home.reports / audit.NAME, audit.SIGNED, **(late | {"file": f"signoffs/{path.name}", "decision": "no-go",
-                 "statement": file_digest(path), "sig": file_digest(path.with_name(f"{path.name}.sig"))}))  # fmt: skip
-    old = home.reports / "signoffs" / f"cutover-security-{stamp(str(json.loads(go[0].read_bytes())['when']))}.json"
-    data = canonical(
-        json.loads(data) | {"decision": "go", "reason": "", "when": json.loads(go[0].read_bytes())["when"]}
-    )
-    write_bytes(old, data)
-    write_bytes(old.with_name(f"{old.name}.sig"), signing.sign(data, "security", signers.key("security")))
-    audit.append(home.reports / audit.NAME, audit.SIGNED, **(late | {"file": f"signoffs/{old.name}",
-                 "statement": file_digest(old), "sig": file_digest(old.with_name(f"{old.name}.sig"))}))  # fmt: skip
+    approve_by_hand(home, signers.key)
+    key, go = signers.key("security"), stated(home, "security")
+    time.sleep(0.01)  # the time of a statement is in milliseconds
+    record_by_hand(home, stated(home, "security", decision="no-go", reason="leak"), key)
+    record_by_hand(home, go, key)  # given before, recorded behind
     cut_over(home)
     signers.approve(home.reports)
     finish(home)
