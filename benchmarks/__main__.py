@@ -191,6 +191,9 @@ class Bench:
             if turns:
                 self.row("M6", size, [round(t.memory.rss, 1) for t in turns], what=what)
                 self.row("M6 PSS", size, [round(t.memory.pss, 1) for t in turns], what=what)
+                for step in turns[0].peaks:
+                    values = [round(t.peaks.get(step, 0.0), 1) for t in turns]
+                    self.row("memory", size, values, what=f"notebook {step}, {what}", unit="MB")
 
     def row(self, measure: str, size: str, values: list[float], what: str = "", unit: str = "") -> None:
         if values:
