@@ -247,6 +247,9 @@ def _dots(
     )  # fmt: skip
 
 
+_BLOCK = 256  # vectors
+
+
 @dataclass(frozen=True, slots=True)
 class PlaneFit:
     """Two directions (2, d) around a centre (d,), and the share of the variance that they hold."""
@@ -267,11 +270,12 @@ def fit_plane(vectors: ArrayLike) -> PlaneFit:
     vectors give the same picture.
     """
     every = np.asarray(vectors, dtype=np.float64)
-    away = np.linalg.norm(every - np.median(every, axis=0), axis=1)
-    part = every[away <= _limits(away)[1]]
-    centre = part.mean(axis=0)
-    moved = part - centre
-    total = float(np.square(moved).sum())
+    middle, blocks = np.median(every, axis=0), range(0, len(every), _BLOCK)  # by blocks: no second copy of the vectors
+    away = np.concatenate([np.linalg.norm(every[at : at + _BLOCK] - middle, axis=1) for at in blocks])
+    moved = every[away <= _limits(away)[1]]
+    centre = moved.mean(axis=0)
+    moved -= centre
+    total = float(np.einsum("ij,ij->", moved, moved))
     dimension = every.shape[1]
     if not total or dimension < 2:  # all alike, or a line: there is nothing to choose
         return PlaneFit(centre, np.eye(2, dimension), 1.0)
