@@ -181,7 +181,7 @@ def plane(sample: Sample) -> Plane | None:
         rows = np.sort(np.random.default_rng(sample.seed).choice(rows, DRAWN, replace=False))
     if len(rows) < 3:
         return None
-    unit = _unit(vectors[rows])
+    unit = _unit(vectors[rows]).astype(np.float32)
     from helpers.plots import fit_plane  # with matplotlib
 
     fitted = fit_plane(unit)
