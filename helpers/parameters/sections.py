@@ -139,6 +139,13 @@ Roles = Annotated[list[Role], AfterValidator(_distinct)]
 # -- sections ----------------------------------------------------------------------------------------------------------
 
 
+def _checked_shard(text: str) -> str:
+    number, _, of = text.partition("/")
+    if not (re.fullmatch("[1-9][0-9]{0,3}", number) and re.fullmatch("[1-9][0-9]{0,3}", of) and int(number) <= int(of)):
+        raise ValueError("must be NUMBER/OF, 1/4 to 4/4 for four shards")
+    return text
+
+
 class Collections(Section):
     """Which collections of the source are migrated: matched by `include` and by none of `exclude`."""
 
@@ -146,6 +153,8 @@ class Collections(Section):
     """Names or patterns (`*`, `?`, `[a-z]`) to take."""
     exclude: list[Glob] = Field(default_factory=list)
     """Names or patterns to leave out, stronger than `include`."""
+    shard: Annotated[str, AfterValidator(_checked_shard)] | None = None
+    """Only the chunks of one shard, `NUMBER/OF`, such as 2/8: those whose id hashes to it (docs/scale.md). None: all."""
 
     def selects(self, name: str) -> bool:
         included, excluded = (any(fnmatchcase(name, p) for p in patterns) for patterns in (self.include, self.exclude))
