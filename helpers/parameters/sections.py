@@ -6,6 +6,7 @@ What a section can find wrong by itself is found here; what needs two sections i
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -140,8 +141,7 @@ Roles = Annotated[list[Role], AfterValidator(_distinct)]
 
 
 def _checked_shard(text: str) -> str:
-    number, _, of = text.partition("/")
-    if not (re.fullmatch("[1-9][0-9]{0,3}", number) and re.fullmatch("[1-9][0-9]{0,3}", of) and int(number) <= int(of)):
+    if not re.fullmatch("[1-9][0-9]{0,3}/[1-9][0-9]{0,3}", text) or operator.gt(*map(int, text.split("/"))):
         raise ValueError("must be NUMBER/OF, 1/4 to 4/4 for four shards")
     return text
 
