@@ -222,7 +222,7 @@ def test_an_approval_that_was_set_aside_counts_by_the_list_of_its_seal(
     told = plain(home, outside)
     if foreign:
         assert "when step 25 acted, security had given an approval that counts for nothing" in problems
-        assert "is not signed by one whom allowed_signers allows" in told
+        assert "is not signed by one who may, as allowed_signers says" in told
         assert f"is not signed by one whom {outside} allows" in told
     else:
         assert (problems, told.endswith("Everything fits.\n")) == ("", True), told
@@ -268,6 +268,7 @@ def test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another(
     runs.supersede(home, [Step.CUTOVER])
     finish(home)
     assert ("when step 25 acted, security had not signed" in named(home)) is bool(says)
+    assert ("step 25 acted, and security had not signed go by then" in plain(home)) is bool(says)
 
 
 @pytest.mark.parametrize("way", ["set aside", "approved afterwards"])

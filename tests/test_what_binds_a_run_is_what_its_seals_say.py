@@ -201,3 +201,52 @@ def test_a_key_that_the_list_outside_revokes_signs_nothing(folders: Path, signer
     assert judged() == (True, "Everything fits.")
     shutil.copy((signers.key("dba") if who == "dba" else runner).with_suffix(".pub"), folders / "kept.revoked")
     assert judged() == (False, "Does not fit: see FAILED above.")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("rehearsal", True), ("created", "2025-01-01T00:00:00.000+00:00"), ("user", "somebody else"), ("directory", "/"),
+])  # fmt: skip
+def test_what_run_json_says_that_a_run_is_is_what_the_seals_say(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
+    """The operator's own toolkit writes it, and the log names the change; the seals go on saying what they said."""
+    home = sealed_once(signers)
+    finish(home)
+    assert named(home) == ""
+    assert "Everything fits." in plain(home)
+    changed_toolkit(monkeypatch)
+    monkeypatch.setattr(SEALS, "_refuse_other_binding", lambda *_: None)
+    about, first = SEALS._about, evidence.seals(home.reports)[0].predicate
+    monkeypatch.setattr(SEALS, "_about", lambda run: {**about(run), **{k: first[k] for k in ("run", "directory")}})
+    home.note(**{key: value})
+    finish(home)
+    assert f"run.json: {key}: not as seal 1 says" in named(home)
+    assert re.search(rf'^run\.json: seals/0001-\S+ says "{key}":', plain(home), re.M)
+
+
+@pytest.mark.slow
+def test_the_time_of_verify_grows_with_the_number_of_seals(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with its square: bytes that are digested, and programs that are started, for each seal."""
+    home = sealed_once(signers)
+    started, run = [0], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: started.append(1) or run(*a, **k))  # type: ignore[func-returns-value]
+
+    def cost() -> int:
+        signing._key_of_seal.cache_clear()
+        audit.signer.cache_clear()
+        started.clear()
+        assert verify(home.reports).problems == []
+        return len(started)
+
+    def seals_until(number: int) -> None:
+        while len(evidence.seals(home.reports)) < number:
+            evidence.seal(home.read())
+        finish(home)
+
+    seals_until(15)
+    few = cost()
+    seals_until(300)  # more than any cache of a fixed size had
+    many = cost()
+    assert many < few * 300 / 15 * 1.2
