@@ -37,7 +37,7 @@ from typing import IO, Any
 
 from helpers.errors import UsageError, WorldError, one_line, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, flush_file, json_in, private, reading, utc_now
+from helpers.results import MOST_READ, contents, flush_file, json_in, private, reading, utc_now
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "audit.jsonl"
@@ -427,6 +427,8 @@ def _last(file: IO[bytes]) -> tuple[bytes | None, bool]:
     if not size:
         return None, False
     for back in (_TAIL, size):
+        if back > MOST_READ:
+            raise OSError(errno.EFBIG, "its last line is too long")
         start = max(0, size - back)
         tail = os.pread(file.fileno(), size - start, start)
         torn = not tail.endswith(b"\n")

@@ -134,7 +134,7 @@ def test_a_dry_run_by_hand_is_no_cutover_unless_its_result_says_another(
             patch.setattr(StepResult, "write", lambda self, path: write_text(path, json_text(asdict(self) | {
                 "facts": self.facts | ({"cut_over": {"target": "to"}} if self.step == Step.CUTOVER else {})})))  # fmt: skip
         act(home, Step.CUTOVER)
-    assert ("when step 25 acted" in named(home)) is acted
+    assert ("when step 25 acted" in named(home), named(home) == "") == (acted, not acted)
     told = plain(home)
     assert ("step 25 acted, and security had not signed go by then" in told, "Everything fits." in told) == (
         acted,

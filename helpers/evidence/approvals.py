@@ -124,6 +124,11 @@ def _touched_nothing(result: Path | None) -> bool:
     return dry is True and isinstance(facts, dict) and "cut_over" not in facts
 
 
+def acted(run: RunState) -> frozenset[str]:
+    """The steps that need approvals and have acted, at any time, by all that says so."""
+    return frozenset(act.step for act in _Acts(run, chain(run)).found)
+
+
 def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
     """What was not approved when a step acted that needs it: by whom, in words. What was signed later does not count."""
     sealed = chain(run)

@@ -530,9 +530,12 @@ def _signatures(run: RunState, found: Verified, signers: Path | None) -> Iterato
         for name, said in signoffs.no_gos(run.reports):
             reason = one_line(str(said.get("reason") or "no reason given"), 200)
             found.notes.append(f"{name}: {one_line(str(said.get('role')), 80)} says NO-GO: {reason}")
+        acted = approvals.acted(run)
         for gate in signoffs.GATES:
             step = signoffs.BEFORE.get(gate)
-            yield from _gate(run, gate, step is not None and run.result(step) is not None, found, signers)
+            result = run.result(step) if step else None
+            needed = result is not None and (step in acted or not passed(result))  # else of a dry run
+            yield from _gate(run, gate, needed, found, signers)
         yield from dict.fromkeys(approvals.unapproved(run, signers))
         if run.result(Step.CUTOVER) is not None and not run.parameters.signoff.required:
             found.notes.append("signoffs/: cutover: nobody had to sign (signoff.required is empty)")

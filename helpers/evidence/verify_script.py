@@ -64,11 +64,11 @@ listed() {{ # the files of a seal: SHA-256, name
 newest={newest}  # {seal}
 all=(seals/*.json) digests=$(sha256sum seals/*.json)
 before=none created='' runner='' last='' holders=''
-for seal in seals/*.json; do
+while read -r digest seal; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
-  before=$(sha256sum < "$seal" | cut -d' ' -f1)
-  [[ ! "$(said created "$seal")" < "$created" ]] || complain "$seal is older than the seal before it"
-  created=$(said created "$seal"); key=$(said fingerprint "$seal")
+  before=$digest now=$(said created "$seal") key=$(said fingerprint "$seal")
+  [[ ! $now < $created ]] || complain "$seal is older than the seal before it"
+  created=$now
   if [ -z "$key" ]; then
     echo "$seal is not signed"
     [ -z "$runner$SIGNERS" ] || complain "$seal should be signed"
@@ -77,7 +77,8 @@ for seal in seals/*.json; do
   ssh-keygen -Y check-novalidate -n runbook-seal -s "$seal.sig" < "$seal" | grep -F "key $key" ||
     complain "$seal is not signed with $key"
   if [ -n "$SIGNERS" ]; then
-    who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" 2>/dev/null | head -n 1)
+    who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" \
+      < "$seal" 2>/dev/null | head -n 1)
     ssh-keygen -Y verify -Overify-time="$(instant "$seal")" "${{gone[@]}}" -f "$SIGNERS" -I "$who" -n runbook-seal \
       -s "$seal.sig" < "$seal" > /dev/null || complain "$seal is not signed by one whom $SIGNERS allows"
   elif [ "${{runner:-$key}}" != "$key" ]; then
@@ -88,7 +89,8 @@ for seal in seals/*.json; do
     sed -E 's/.*"payload":"([^"]*)".*/\1/' "$seal.dsse" | base64 -d | grep -qF "$before" ||
       complain "$seal.dsse is not of its seal"
   fi
-done
+done <<< "$digests"
+seal=${{all[${{#all[@]}} - 1]}}
 [ "$before" = "$newest" ] || complain "$seal is not the newest seal as it was set"
 for digest in "$@"; do
   grep -qi "^$digest  " <<< "$digests" || complain "no seal has the expected SHA-256 $digest"
@@ -117,33 +119,38 @@ done < <(is "${{all[0]}}" | grep -v '^"binding":')
 echo "$sealed" | sha256sum --check --quiet --strict || bad=1
 parts() {{ grep -oE '"(bound|files|lists|moves|sealed|work)":["{{]|"{log_key}":"' "$1" | sort -u; }}
 approvals() {{ grep -oE '"approvals":\{{[^}}]*\}}' "$1" | head -n 1; }}
+was='' had='' who=''
 for each in seals/*.json; do
-  [ -z "$last" ] || [ -z "$(comm -23 <(parts "$last") <(parts "$each"))" ] || complain "$each lacks what $last has"
-  [ -z "$last" ] || ! listed "$last" | grep -q '  allowed_signers$' || listed "$each" | grep -q '  allowed_signers$' ||
+  files=$(listed "$each") has=$(parts "$each") ask=$(approvals "$each")
+  [ "$had" = "$has" ] || [ -z "$(comm -23 <(grep . <<< "$had") <(echo "$has"))" ] || complain "$each lacks what $last has"
+  [[ "$was"$'\n' != *'  allowed_signers'$'\n'* || "$files"$'\n' == *'  allowed_signers'$'\n'* ]] ||
     complain "$each: it has no list of who may sign, and $last has one"
-  who=$([ -z "$last" ] || approvals "$last")
-  [ -z "$who" ] || [ "$who" = "$(approvals "$each")" ] || complain "$each: other people sign than in $last"
-  [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
+  [ -z "$who" ] || [ "$who" = "$ask" ] || complain "$each: other people sign than in $last"
+  [ -n "$last" ] && [ "$was" != "$files" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
     # A step that runs again moves what it left before; logs of older toolkits do not name that.
-    [[ $name != earlier/* ]] && listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&
+    [[ $name != earlier/* ]] && grep "^$digest  earlier/" <<< "$files" | cut -d/ -f3- | grep -qxF "$name" &&
       {{ ! grep -qF '"moves":"named"' "$last" ||
         grep -qF "{{\"digest\": \"$digest\", \"file\": \"$name\", \"to\": \"earlier/" audit.jsonl; }} && continue
-    now=$(listed "$each" | grep -F "  $name" | grep -x "[0-9a-f]*  $name" | cut -c-64)
+    now=$(grep -F "  $name" <<< "$files" | grep -x "[0-9a-f]*  $name" | cut -c-64)
     [[ " {changing} " == *" $name "* ]] && grep -qF "\"sha256\": \"$now\"" audit.jsonl && continue
     complain "$name: changed between $last and $each"
-  done < <(comm -23 <(listed "$last") <(listed "$each"))
-  last=$each
+  done < <(comm -23 <(echo "$was") <(echo "$files"))
+  last=$each was=$files had=$has who=$ask
 done
 
 # 3. The logs grow; what was there when each seal was set is unchanged. Behind the newest only audit.jsonl says that it was set.
+seen=''
 for each in seals/*.json; do
   while read -r length name digest; do
-    [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed since $each"
+    [[ "$seen" == *" $length $name $digest "* ]] || [ "$(head -c "$length" "$name" | sha256sum)" = "$digest  -" ] ||
+      complain "$name: changed since $each"
+    held+=" $length $name $digest "
     only='x^'; [ "$name" != audit.jsonl ] || only='^{behind}$'
     [ "$each" != "$seal" ] || [ "$(tail -c "+$((length + 1))" "$name" | grep -acvE "$only")" = 0 ] ||
       complain "$name: lines added later"
   done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$each" |
     sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
+  seen=$held held=''
 done
 
 # 4. The lines of the audit log: each holds the SHA-256 of the line before it, and is signed by the key that the seals name; what
@@ -170,7 +177,7 @@ while IFS= read -r line || [ -n "$line" ]; do
   until [ "$next" = "${{#all[@]}}" ] || [ "${{ends[next]:-0}}" -gt $((at + ${{#line}})) ]; do
     holds[next]=$number next=$((next + 1))
   done
-  number=$((number + 1)) follows=$before before=$(printf %s "$line" | sha256sum | cut -d' ' -f1)
+  number=$((number + 1)) follows=$before before=$(printf %s "$line" | sha256sum) before=${{before%% *}}
   if [[ ! $line =~ $entry ]]; then
     gap+=${{gap:+$'\n'}}$line at=$((at + ${{#line}} + 1))
     continue
@@ -327,10 +334,9 @@ acts() {{ # step: the numbers of the lines of the log by which it began and was 
         [[ $changing && $line != *'"outcome": "begun"'* ]] || echo "${{line%%:*}}"
         changing=1 ;;
       *) result=$(sed -nE 's/.*"result": "([0-9a-f]+)".*/\1/p' <<< "$line")
-        known+="$result "
-        if [ -n "$dry" ] && {{ [ -z "$result" ] || touched_nothing "$result" "$1"; }}; then begun=''; continue; fi
-        if [[ $line =~ \"outcome\":\ \"(pass|warning|marginal|not\ [a-z]+)\" ]]; then
-          echo "$begun ${{line%%:*}}"; begun=''
+        if [ -n "$dry" ] && {{ [ -z "$result" ] || touched_nothing "$result" "$1"; }}; then begun='' known+="$result "
+        elif [[ $line =~ \"outcome\":\ \"(pass|warning|marginal|not\ [a-z]+)\" ]]; then
+          echo "$begun ${{line%%:*}}"; begun='' known+="$result "
         elif [ "$1" = {fence} ]; then
           [[ $line == *'"outcome": "not_signed"'* ]] || echo "$begun"
           begun=''
@@ -380,6 +386,7 @@ approved() {{ # gate, role, step whose seal is signed, step that does not begin 
     else complain "step $4 acted, and step $3 was not sealed by then"; fi
   done
   [ -e "results/${{4:-$3}}.json" ] || return
+  [ -z "$4" ] || grep -q "^$4 [0-9]" <<< "$acts" || grep -q '^  "verdict": "fail"' "results/$4.json" || return # a dry run
   statement=$(logged "$1-$2" | tail -n 1)
   if [ -z "$statement$4" ]; then echo "$1: $2 has not signed"; return; fi
   if [ -z "$statement" ]; then complain "step $4 ran, and $2 has not signed"; return; fi
