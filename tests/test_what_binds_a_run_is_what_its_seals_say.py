@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers import audit, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
+from helpers.evidence import statement as statements
 from helpers.evidence.seals import bound_by, unbound
 from helpers.evidence.statement import added, measure, stamp, statement
 from helpers.parameters import parameters_from
@@ -224,29 +226,37 @@ def test_what_run_json_says_that_a_run_is_is_what_the_seals_say(
     assert re.search(rf'^run\.json: seals/0001-\S+ says "{key}":', plain(home), re.M)
 
 
-@pytest.mark.slow
-def test_the_time_of_verify_grows_with_the_number_of_seals(
+@pytest.mark.more
+def test_what_verify_does_grows_with_the_number_of_seals_and_not_with_its_square(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not with its square: bytes that are digested, and programs that are started, for each seal."""
+    """Programs that are started, and passes over the logs: thousands of seals held it."""
     home = sealed_once(signers)
-    started, run = [0], subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: started.append(1) or run(*a, **k))  # type: ignore[func-returns-value]
+    counted, run, passes = list[str](), subprocess.run, statements.prefix_digests
 
-    def cost() -> int:
-        signing._key_of_seal.cache_clear()
-        audit.signer.cache_clear()
-        started.clear()
-        assert verify(home.reports).problems == []
-        return len(started)
+    def ran(*arguments: Any, **more: Any) -> Any:
+        counted.append("program")
+        return run(*arguments, **more)
 
-    def seals_until(number: int) -> None:
-        while len(evidence.seals(home.reports)) < number:
+    def passed(path: Path, lengths: Iterable[int]) -> dict[int, str]:
+        counted.append("pass")
+        return passes(path, lengths)
+
+    def cost(seals: int) -> dict[str, int]:
+        while len(evidence.seals(home.reports)) < seals:
             evidence.seal(home.read())
         finish(home)
+        signing._key_of_seal.cache_clear()
+        audit.signer.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", ran)
+            for module in (statements, sys.modules["helpers.evidence.verification"]):
+                patch.setattr(module, "prefix_digests", passed)
+            counted.clear()
+            assert verify(home.reports).problems == []
+        return {what: counted.count(what) for what in ("program", "pass")}
 
-    seals_until(15)
-    few = cost()
-    seals_until(300)  # more than any cache of a fixed size had
-    many = cost()
-    assert many < few * 300 / 15 * 1.2
+    few, many = cost(6), cost(30)
+    assert many["program"] < few["program"] * 30 / 6
+    assert many["pass"] == few["pass"]
+    assert signing._key_of_seal.cache_info().maxsize is None  # else each look at a longer chain begins anew

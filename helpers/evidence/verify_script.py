@@ -38,7 +38,8 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #   by then;
 # - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
 # - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
-# - whether an approval accepts each marginal criterion, and what a result means: read it.
+# - whether an approval accepts each marginal criterion, or says that it was given after the step acted, and what a result means:
+#   read it.
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
 

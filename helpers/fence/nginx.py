@@ -158,7 +158,7 @@ class Nginx:
         """Copy what the file is now; a file of our own is not what was before."""
         if not self.path.exists() or self.written_by():
             return {"existed": False}
-        write_bytes(backup, contents(self.path), self.path.stat().st_mode & 0o777)
+        self._guarded(lambda: write_bytes(backup, contents(self.path), self.path.stat().st_mode & 0o777))
         return {"existed": True, "backup": str(backup)}
 
     def write(self, text: str, path: Path | None = None) -> None:
@@ -178,8 +178,8 @@ class Nginx:
             action()
         except OSError as error:
             raise Terminal(
-                ReasonCode.CONFIG_UNWRITABLE, f"cannot be written ({error.strerror})", where=f"fence.nginx.config {self.path}",
-                next_step="Run as a user who may, or name another file.",
+                ReasonCode.CONFIG_UNWRITABLE, f"cannot be read or written ({error.strerror})",
+                where=f"fence.nginx.config {self.path}", next_step="Run as a user who may, or name another file.",
             ) from error  # fmt: skip
 
     # -- nginx itself --------------------------------------------------------------------------------------------------
