@@ -23,7 +23,7 @@ from helpers.cli.evidence import verify
 from helpers.errors import UsageError
 from helpers.evidence import approvals, signing, signoffs
 from helpers.evidence.seals import after
-from helpers.evidence.statement import canonical, stamp
+from helpers.evidence.statement import KIND, canonical, stamp
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, Verdict, file_digest, utc_now, write_bytes
 from helpers.run import folders as runs
@@ -173,7 +173,7 @@ def stated(home: RunFolder, role: str, **said: Any) -> dict[str, Any]:
     """What a statement of this role says over the newest seal after step 24: GO, now, but for what is `said`."""
     seal = after(evidence.seals(home.reports), Step.REVIEW)
     assert seal is not None
-    of = {"type": signoffs.KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "rehearsal": False}
+    of = {"type": KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "rehearsal": False}
     go = {"decision": "go", "reason": "", "accept": [], "when": utc_now()}
     return of | go | {"seal": {"name": seal.name, "sha256": seal.digest}} | said
 

@@ -90,9 +90,9 @@ def test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever(
     number = audit.lines_of(log).index(tail) + 1
     told = f"{audit.NAME}: line {number}: cut short, or added by somebody; it proves nothing, as line {number + 1} says"
     assert told in found.notes
-    said = plain(home)
-    assert "audit.jsonl: cut short, or added by somebody, and proves nothing: " in said
-    assert said.endswith("Everything fits.\n")
+    shown = plain(home)
+    assert "audit.jsonl: cut short, or added by somebody, and proves nothing: " in shown
+    assert shown.endswith("Everything fits.\n")
     log.write_bytes(log.read_bytes().replace(tail, tail[:-1]))
     assert verify(home.reports).problems
     assert "audit.jsonl: broken before: " in plain(home)
