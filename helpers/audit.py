@@ -52,7 +52,7 @@ BEGUN, STEP_ENDS, NOTEBOOK_KEPT = "run begun", "step ends", "notebook kept"
 PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # the last moved one below earlier/
 WRITTEN, TAKEN = "file written", "allowed signers taken"  # these come before the file
 STEP_BEGINS, NOTEBOOK_BEGINS = "step begins", "notebook begins"
-CLOSED = "torn line closed"  # of what stands before it and is no entry
+CLOSED = "torn line closed"  # of what is before it and no entry
 _OLD = re.compile(r"results/[^/]*\.json|as-signed-.*|final-.*|drills/.*|allowed_signers.*")  # older toolkits name these
 _TAIL = 2**16
 _CLOSES = f'{{"action": "{CLOSED}", '.encode()
@@ -118,7 +118,7 @@ def _added(
 
 
 def _torn(path: Path) -> dict[str, Any]:
-    """What stands at the end of a log and is no entry: a kill while it was closed may have left more than one line."""
+    """What is at the end of a log and no entry: a kill while it was closed may have left more than one line."""
     lines = lines_of(path)
     end = len(lines) - (not lines[-1])
     begin = next((at for at in range(end, 0, -1) if is_entry(lines[at - 1])), 0)

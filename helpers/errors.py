@@ -341,7 +341,7 @@ def secrets_of(key: str, value: str, levels: int = _INSIDE) -> list[str]:
 
 
 def _beside_variables(key: str, value: str) -> list[str]:
-    """What of a secret stands beside the variables in it: it is shown with another value of theirs. A word is none."""
+    """What of a secret is beside the variables in it: it is shown with another value of theirs. A word is none."""
     texts = (
         (text.strip(" :;,@/") for text in _VARIABLE.sub("\0", value).split("\0")) if _KEY_OF_SECRET.search(key) else ()
     )
