@@ -215,6 +215,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "lines of approvals in another order than their statements": """
             test_every_act_is_judged.py::test_a_statement_that_says_that_it_was_given_after_the_act_approves_nothing
             test_every_act_is_judged.py::test_a_dry_run_by_hand_is_no_cutover_unless_its_result_says_another
+            test_every_act_is_judged.py::test_a_cutover_that_failed_may_have_acted_though_no_line_says_so
+            test_every_act_is_judged.py::test_step_20_by_hand_waits_for_the_approval_of_the_dry_run
             test_every_act_is_judged.py::test_another_principal_in_the_list_outside_is_named_by_both""",
         "a key that a planted file lends": """
             test_nothing_foreign_is_sealed.py::test_a_file_that_is_no_seal_lends_its_key_to_no_line""",

@@ -16,14 +16,16 @@ import pytest
 
 from helpers import audit, evidence
 from helpers.cli.evidence import verify
-from helpers.errors import Terminal
+from helpers.errors import RunbookError, Terminal
 from helpers.evidence import approvals
 from helpers.evidence.statement import stamp
 from helpers.parameters import ROLES, parameters_from
-from helpers.results import StepResult, file_digest, json_text, utc_now, write_bytes, write_text
+from helpers.results import StepResult, Verdict, file_digest, json_text, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
+from helpers.run.record import RunRecord
+from helpers.steps.fence_writes import FenceWritesStep
 from tests.signers import Signers, finish, finish_step, plain, read, sign, signed_run, small_run
 from tests.test_a_step_that_needs_approvals_had_them_before import (
     act,
@@ -237,6 +239,48 @@ def test_a_line_of_another_role_than_its_statement_is_named(folders: Path, signe
     assert "audit.jsonl: a line that nobody signed names signoffs/cutover-security" in "\n".join(
         approvals.unapproved(read(home.reports))
     )
+
+
+@pytest.mark.parametrize(("code", "may_have_acted"), [("health_failed", True), ("signoffs_missing", False)])
+def test_a_cutover_that_failed_may_have_acted_though_no_line_says_so(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, code: str, may_have_acted: bool
+) -> None:
+    """The operator's toolkit leaves out the lines on files that were changed; only a shut gate is no act."""
+    home, write, append = reviewed(signers), StepResult.write, audit.append
+
+    def wrote(self: StepResult, path: Path) -> str:
+        if self.step == Step.CUTOVER:
+            self.verdict, self.error = Verdict.FAIL, {"type": "WorldError", "code": code, "line": "it failed"}
+        return write(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepResult, "write", wrote)
+        patch.setattr(audit, "append", lambda path, action, **facts: append(
+            path, action, **(facts | {"outcome": code} if action == audit.STEP_ENDS else facts)))  # fmt: skip
+        finish_step(home, Step.CUTOVER)
+    evidence.at_rest(home.read())
+    signers.approve(home.reports)
+    finish(home)
+    assert ("when step 25 acted, security had not signed" in named(home)) is may_have_acted
+    assert ("step 25 acted, and security had not signed go by then" in plain(home)) is may_have_acted
+
+
+def test_step_20_by_hand_waits_for_the_approval_of_the_dry_run(folders: Path, signers: Signers) -> None:
+    """The runner asks at the gate; a notebook that somebody opens has to ask, too."""
+    home = small_run("night-1", signers)
+    evidence.keep_sealed(home.read())
+
+    def urls(*, dry_run: bool = False) -> int:
+        return len(FenceWritesStep(RunRecord(home.read(), Step.FENCE_WRITES, dry_run=dry_run)).urls())
+
+    with pytest.raises(RunbookError, match="dba"):
+        urls()
+    assert urls(dry_run=True)
+    signers.approve(home.reports, ["dba"], gate="dry-run")
+    assert urls()
+    runs.supersede(home, [Step.SCHEDULE_AND_NOTIFY])
+    with pytest.raises(RunbookError, match="14"):
+        urls()
 
 
 def test_a_fence_that_was_not_approved_is_named_however_its_step_ended(folders: Path, signers: Signers) -> None:

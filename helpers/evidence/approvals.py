@@ -27,8 +27,7 @@ from helpers.evidence.signoffs import (
     problem_of,
     required_at,
 )
-from helpers.evidence.statement import SIGNATURE, Seal, kept, signers_of, trust
-from helpers.reason_codes import ReasonCode
+from helpers.evidence.statement import REFUSED, SIGNATURE, Seal, kept, signers_of, trust
 from helpers.results import Verdict, contents
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
@@ -55,9 +54,9 @@ class _Act:
 class _Acts:
     """Each time that a step acted which needs approvals, as the log and the seals say, wherever its result is now.
 
-    Step 25 acts when it begins to change files, step 20 when it begins. Any result of theirs that passed, and that the log or
-    a seal has for the first time, is of an act, too: as it was when the step began, and as it was then. A dry run, which
-    touches nothing, is one whose result says so: a line alone excuses nothing.
+    Both steps act when they begin, and step 25 when it changes files, too, unless a shut gate was the end. A result that the log
+    or a seal has for the first time is of an act: as it was when the step began, and where it passed as it was then. A dry run,
+    which touches nothing, is one whose result says so: a line alone excuses nothing.
     """
 
     def __init__(self, run: RunState, sealed: Sequence[Seal]) -> None:
@@ -75,9 +74,9 @@ class _Acts:
             self._when = sealed[number].created if number < len(sealed) else self._when
             for step in BEFORE.values() if number < len(sealed) else ():
                 verdict = sealed[number].predicate["verdicts"].get(step, {})
-                if (verdict.get("verdict") in _PASSED and not verdict.get("error")) or sealed[number].after == step:
-                    self._passed(step, str(verdict.get("result")))
-        self._fenced()
+                if (verdict and verdict.get("error") not in REFUSED) or sealed[number].after == step:
+                    self._ended(step, str(verdict.get("result")), not verdict.get("error"))
+        self.found += [begun for step, begun in self._begun.items() if step not in self._dry]
 
     def _now(self, step: str) -> _Act:
         return _Act(
@@ -97,23 +96,19 @@ class _Acts:
         elif action == audit.STEP_BEGINS and step in BEFORE.values():
             self._begun[step], self._changing = self._now(step), False
             (self._dry.add if facts.get("dry_run") is True else self._dry.discard)(step)
-        elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in _PASSED:
-            self._passed(step, str(facts["result"]) if "result" in facts else None)
-        elif action == audit.STEP_ENDS and step == Step.FENCE_WRITES and outcome != ReasonCode.NOT_SIGNED:
-            self._fenced()
+        elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in REFUSED:
+            self._begun.pop(step, None)
+        elif action == audit.STEP_ENDS and step in BEFORE.values():
+            self._ended(step, str(facts["result"]) if "result" in facts else None, outcome in _PASSED)
 
-    def _fenced(self) -> None:
-        """Step 20 that began and did not pass may have fenced."""
-        if (begun := self._begun.pop(Step.FENCE_WRITES, None)) and Step.FENCE_WRITES not in self._dry:
-            self.found.append(begun)
-
-    def _passed(self, step: str, result: str | None) -> None:
-        """`result`: its digest; None where the line of an older toolkit names none."""
+    def _ended(self, step: str, result: str | None, passed: bool) -> None:
+        """`result`: its digest; None where the line of an older toolkit, or of a step that was killed, names none."""
         begun = self._begun.pop(step, None)
         dry = step in self._dry and (result is None or _touched_nothing(self.results.get((f"{step}.json", result))))
         if not dry and (step, str(result)) not in self._judged:
-            self.found += [*([begun] if begun else []), self._now(step)]
-        self._judged.add((step, str(result)))
+            self.found += [*([begun] if begun else []), *([self._now(step)] if passed or not begun else [])]
+        if result is not None:
+            self._judged.add((step, result))
 
 
 def _touched_nothing(result: Path | None) -> bool:

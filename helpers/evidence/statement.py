@@ -62,6 +62,8 @@ BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name c
     r'"user": "[^"]*", "when": "[^"]*"\}'
 )
 _LONGEST = 2**16  # bytes of such a line
+# How step 20 or 25 ends whose gate is shut: it touched nothing.
+REFUSED = (ReasonCode.NOT_SIGNED, ReasonCode.SIGNOFFS_MISSING, ReasonCode.SIGNED_NO_GO, ReasonCode.NO_DECISION)
 
 
 @dataclass(frozen=True, slots=True)

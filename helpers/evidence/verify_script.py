@@ -13,7 +13,7 @@ from pathlib import Path
 from helpers import audit
 from helpers.errors import RunbookError
 from helpers.evidence.signing import REHEARSAL, REVOKED
-from helpers.evidence.statement import BEHIND, CHANGING, KIND, MAY_BE_EMPTY, SIGNATURE, Seal
+from helpers.evidence.statement import BEHIND, CHANGING, KIND, MAY_BE_EMPTY, REFUSED, SIGNATURE, Seal
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 
@@ -336,25 +336,22 @@ acts() {{ # step: the numbers of the lines of the log by which it began and was 
         changing=1 ;;
       *) result=$(sed -nE 's/.*"result": "([0-9a-f]+)".*/\1/p' <<< "$line")
         if [ -n "$dry" ] && {{ [ -z "$result" ] || touched_nothing "$result" "$1"; }}; then begun='' known+="$result "
-        elif [[ $line =~ \"outcome\":\ \"(pass|warning|marginal|not\ [a-z]+)\" ]]; then
-          echo "$begun ${{line%%:*}}"; begun='' known+="$result "
-        elif [ "$1" = {fence} ]; then
-          [[ $line == *'"outcome": "not_signed"'* ]] || echo "$begun"
-          begun=''
-        fi ;;
+        elif [[ $line =~ \"outcome\":\ \"({refused})\" ]]; then begun=''
+        elif [[ $begun && ! $line =~ \"outcome\":\ \"(pass|warning|marginal|not\ [a-z]+)\" ]]; then
+          echo "$begun"; begun='' known+="$result "
+        else echo "$begun ${{line%%:*}}"; begun='' known+="$result "; fi ;;
     esac
   done < <(grep -nE '^\{{"action": "(step (begins|ends)", "facts": \{{.*"step": "'"$1"'"\}}|cutover", )' audit.jsonl |
     if [ "$1" = {cutover} ]; then cat; else grep -vF '{{"action": "cutover", '; fi)
-  [ "$1" != {fence} ] || [ -n "$dry" ] || echo "$begun" # it may have fenced
+  [ -n "$dry" ] || echo "$begun"
   next=0
   while IFS= read -r line; do
     result=${{line##*'"result":"'}} result=${{result%%\"*}}
-    [[ $known != *" $result "* ]] || continue
+    [[ $known != *" $result "* && ! $line =~ \"error\":\"({refused})\" ]] || continue
     known+="$result "
     while [ "$next" -lt "${{#all[@]}}" ] && [ "${{all[next]}}" != "${{line%%.json:*}}.json" ]; do next=$((next + 1)); done
     echo "${{holds[next]}}"
-  done < <(grep -oHE '"'"$1"'":\{{"error":"","finished":"[^"]*","result":"[0-9a-f]*","verdict":"(pass|warning|marginal|not )' \
-    seals/*.json)
+  done < <(grep -oHE '"'"$1"'":\{{"error":"[^"]*","finished":"[^"]*","result":"[0-9a-f]*","' seals/*.json)
 }}
 approved='  (parameters\.yaml|results/(1[0-9]|2[0-4])\.json)$'
 acts=$(for each in {fence} {cutover}; do echo "$each" $(acts "$each"); done)
@@ -421,7 +418,7 @@ def recipe(state: RunState, newest: Seal) -> str:
         run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), behind=BEHIND,
         changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE, full="|".join(MAY_BE_EMPTY),
         review=Step.REVIEW, cutover=Step.CUTOVER, fence=Step.FENCE_WRITES, old=REVOKED, when=_WHEN, closed=audit.CLOSED,
-        kind=KIND, rehearsal=REHEARSAL, gates=_GATES,
+        refused='|'.join(REFUSED), kind=KIND, rehearsal=REHEARSAL, gates=_GATES,
     )  # fmt: skip
     lines = [_signed(path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:
