@@ -7,8 +7,8 @@ last line elsewhere (a seal) can.
 A line is signed, too, by the key in the workspace, which needs nobody: whoever can write to the log and has not that key adds
 no line that proves anything (`Trust`). The signature is over the name of the folder (of a run: its id) and the line without it.
 
-A crash can leave a last line without its end. It stays as it is: the next entry begins on a line of its own and names the
-torn bytes by their digest, and `check` goes on reporting the torn line.
+A crash can leave a last line without its end, and anybody can add one. It stays as it is, and proves nothing: before the next
+entry comes a line that says so, with its length and digest (`CLOSED`), and whoever verifies names it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import IO, Any
 
 from helpers.errors import UsageError, WorldError, one_line, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, flush_file, json_in, private, reading, utc_now
+from helpers.results import MOST_READ, contents, flush_file, json_in, private, reading, utc_now
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "audit.jsonl"
@@ -52,9 +52,10 @@ BEGUN, STEP_ENDS, NOTEBOOK_KEPT = "run begun", "step ends", "notebook kept"
 PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # the last moved one below earlier/
 WRITTEN, TAKEN = "file written", "allowed signers taken"  # these come before the file
 STEP_BEGINS, NOTEBOOK_BEGINS = "step begins", "notebook begins"
+CLOSED = "torn line closed"  # of what is before it and no entry
 _OLD = re.compile(r"results/[^/]*\.json|as-signed-.*|final-.*|drills/.*|allowed_signers.*")  # older toolkits name these
 _TAIL = 2**16
-_HEAD = b'{"action": "'
+_CLOSES = f'{{"action": "{CLOSED}", '.encode()
 _SIGNED = re.compile(rb'(.*), "signature": "([A-Za-z0-9+/]{80,800}=*)"(, "user": "[^"]*", "when": "[^"]*"\})')
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
 MOST_FORGED = 20  # each check is a process; the toolkit itself writes no such line
@@ -88,15 +89,9 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
         with open(path, "a+b", buffering=0, opener=private) as file:  # a path's own open takes no opener
             fcntl.flock(file, fcntl.LOCK_EX)
             before, torn = _last(file)
-            entry = {
-                "when": utc_now(), "user": user(), "host": socket.gethostname(), "process": os.getpid(), "action": action,
-                "outcome": outcome, "facts": facts, "previous": _digest(before) if before is not None else FIRST,
-            }  # fmt: skip
-            text = json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str)
-            line = redacted(text).encode("ascii", "replace")
-            if path.name == NAME:  # notices are logged so, too
-                line = _signed(line, path.parent.name)
-            _write(file, (b"\n" if torn else b"") + line + b"\n")
+            if before is not None and not is_entry(before):
+                before, torn = _added(file, path, before, torn, CLOSED, "done", _torn(path)), False
+            line = _added(file, path, before, torn, action, outcome, facts)
             os.fsync(file.fileno())
     except OSError as error:
         raise WorldError(
@@ -107,13 +102,51 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
     return _digest(line)
 
 
+def _added(
+    file: IO[bytes], path: Path, before: bytes | None, torn: bool, action: str, outcome: str, facts: Any
+) -> bytes:
+    """Write one entry behind the line `before`, whose end may be missing; its line."""
+    entry = {
+        "when": utc_now(), "user": user(), "host": socket.gethostname(), "process": os.getpid(), "action": action,
+        "outcome": outcome, "facts": facts, "previous": _digest(before) if before is not None else FIRST,
+    }  # fmt: skip
+    line = redacted(json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str)).encode("ascii", "replace")
+    if path.name == NAME:  # notices are logged so, too
+        line = _signed(line, path.parent.name)
+    _write(file, (b"\n" if torn else b"") + line + b"\n")
+    return line
+
+
+def _torn(path: Path) -> dict[str, Any]:
+    """What is at the end of a log and no entry: a kill while it was closed may have left more than one line."""
+    lines = lines_of(path)
+    end = len(lines) - (not lines[-1])
+    begin = next((at for at in range(end, 0, -1) if is_entry(lines[at - 1])), 0)
+    gap = b"\n".join(lines[begin:end])
+    return {"bytes": len(gap), "sha256": _digest(gap)}
+
+
+def closed(lines: Sequence[bytes]) -> dict[int, int]:
+    """The numbers (from 1) of lines that are no entries, and prove nothing, each with that of the line which closes it."""
+    found, gap = dict[int, int](), list[bytes]()
+    asked = any(line.startswith(_CLOSES) for line in lines)
+    for number, line in enumerate(lines if asked else (), start=1):
+        if not is_entry(line):
+            gap.append(line)
+            continue
+        if gap and line.startswith(_CLOSES) and _entry(line)["facts"].get("sha256") == _digest(b"\n".join(gap)):
+            found |= dict.fromkeys(range(number - len(gap), number), number)
+        gap = []
+    return found
+
+
 def check(path: Path, *, torn: bool = False) -> Broken | None:
     """The first line that breaks the chain or was cut short by a crash; None where all is whole (or nothing is there).
 
-    `torn`: a line that a crash cut short breaks nothing, where the line after it names its bytes, or none follows.
+    One that a later line closes breaks nothing. `torn`: nor does another that the next line names, or that is the last one.
     """
-    previous = FIRST
-    lines = _lines(path)
+    previous, lines = FIRST, lines_of(path)
+    past = closed(lines)
     for number, line in enumerate(lines, start=1):
         ended = number < len(lines)
         if not line and not ended:
@@ -121,7 +154,7 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
         try:
             said = _entry(line)["previous"]
         except (ValueError, KeyError):
-            if torn:
+            if torn or number in past:
                 previous = _digest(line)
                 continue
             return Broken(number, "it is not an entry: cut short by a crash, or written by something else")
@@ -146,7 +179,7 @@ def placed(
     With `trust` only what proves something, of these `actions` (none: of all).
     """
     at, forged = 0, 0
-    for line in _lines(path):
+    for line in lines_of(path):
         begins, at = at, at + len(line) + 1
         try:
             entry = _entry(line)
@@ -168,35 +201,16 @@ def _proven(path: Path, line: bytes, trust: Trust, forged: int) -> bool:
 def unsigned(path: Path, trust: Trust) -> Iterator[int]:
     """The numbers (from 1) of the lines that prove nothing; behind `trust.forged` signatures that do not fit, none is checked."""
     at = forged = 0
-    for number, line in enumerate(_lines(path), start=1):
+    past = closed(lines := lines_of(path))
+    for number, line in enumerate(lines, start=1):
         begins, at = at, at + len(line) + 1
-        if line and begins >= trust.since and not _proven(path, line, trust, forged):
+        if line and number not in past and begins >= trust.since and not _proven(path, line, trust, forged):
             forged += _SIGNED.fullmatch(line) is not None
             yield number
 
 
-def foreign(path: Path, trust: Trust | None, sealed: int, first: str) -> str:
-    """What of a run's log the toolkit did not write, in words; "" where nothing. Lines before byte `sealed` are held by a seal.
-
-    `first` is the digest of its first line, where that is known. A line that a crash cut short is named by `verify`.
-    """
-    lines = _lines(path)
-    if first and _digest(lines[0] if lines else b"") != first:
-        return "its first line is not the one with which the run began"
-    if broken := check(path, torn=True):
-        return f"line {broken.line}: {broken.why}"
-    at = 0
-    for number, line in enumerate(lines, start=1):
-        begins, at = at, at + len(line) + 1
-        if trust is None or not line or begins < max(sealed, trust.since):
-            continue
-        torn = line[: len(_HEAD)] == _HEAD[: len(line)] and not _is_entry(line)
-        if not torn and signer(path.parent.name, line) not in trust.keys:
-            return f"line {number} is not signed by the toolkit's key"
-    return ""
-
-
-def _is_entry(line: bytes) -> bool:
+def is_entry(line: bytes) -> bool:
+    """Whether a line is as the toolkit writes them; who wrote it is another question."""
     try:
         return bool(_entry(line))
     except ValueError:
@@ -205,13 +219,13 @@ def _is_entry(line: bytes) -> bool:
 
 def _entry(line: bytes) -> dict[str, Any]:
     """What a line holds; ValueError where it is none of ours: a repeated name would be read as either."""
-    match json_in(line):
+    match json_in(line if line.startswith(b'{"action": "') else b"null"):  # the first of the sorted names
         case {"action": str(), "facts": dict()} as entry if json.dumps(entry, sort_keys=True).encode() == line:
             return dict(entry)  # whoever asks for entries relies on these two
     raise ValueError("not as the toolkit writes it")
 
 
-def _lines(path: Path) -> list[bytes]:
+def lines_of(path: Path) -> list[bytes]:
     """The lines, the last of which is empty where its end is there; `Terminal` ("run_damaged") for what is no log."""
     with reading(path):
         return contents(path).split(b"\n") if os.path.lexists(path) else []
@@ -303,7 +317,7 @@ def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 def named(folder: Path, name: str, workspace: Path, *, own: bool = False) -> list[str]:
     """The digests that this file may have, by the newest line that counts (`own`: was signed here), or the one before that."""
     found: list[str] = []
-    lines = _lines(folder / NAME) if begins_so(folder, workspace) else []
+    lines = lines_of(folder / NAME) if begins_so(folder, workspace) else []
     at = sum(len(line) + 1 for line in lines)
     for line in reversed(lines):
         at -= len(line) + 1
@@ -325,12 +339,12 @@ def begins_so(folder: Path, workspace: Path) -> bool:
     """Whether a run's log begins with the line that its workspace noted, where it noted one."""
     first = workspace / FIRST_LINE
     noted = first.read_bytes().strip().decode("ascii", "replace") if first.is_file() else ""
-    return not noted or _digest((_lines(folder / NAME) or [b""])[0]) == noted
+    return not noted or _digest((lines_of(folder / NAME) or [b""])[0]) == noted
 
 
 def begun_here(folder: Path) -> bool:
     """Whether this workspace's key signed the first line of a log: then no older toolkit, which signs none, wrote any."""
-    return (own := own_key()) != "" and signer(folder.name, (_lines(folder / NAME) or [b""])[0]) == own
+    return (own := own_key()) != "" and signer(folder.name, (lines_of(folder / NAME) or [b""])[0]) == own
 
 
 def _counts(folder: Path, line: bytes, at: int, *, only: bool) -> bool:
@@ -360,11 +374,6 @@ def is_older(folder: Path, workspace: Path | None = None) -> bool:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return first is not None and FILES not in json_in(contents(first))["predicate"]
     return False
-
-
-def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
-    """(file, digest) of each change that these entries of the log name."""
-    return {(str(e["facts"].get("file")), str(e["facts"]["sha256"])) for e in entries if "sha256" in e["facts"]}
 
 
 def user() -> str:
@@ -418,24 +427,16 @@ def _last(file: IO[bytes]) -> tuple[bytes | None, bool]:
     if not size:
         return None, False
     for back in (_TAIL, size):
+        if back > MOST_READ:
+            raise OSError(errno.EFBIG, "its last line is too long")
         start = max(0, size - back)
-        file.seek(start)
-        tail = _read(file, size - start)
+        tail = os.pread(file.fileno(), size - start, start)
         torn = not tail.endswith(b"\n")
         whole = tail if torn else tail[:-1]
         cut = whole.rfind(b"\n")
         if cut >= 0 or start == 0:
             return whole[cut + 1 :], torn
     raise AssertionError("the second turn reads the whole file")
-
-
-def _read(file: IO[bytes], length: int) -> bytes:
-    """So many bytes: an unbuffered file may give fewer at once."""
-    parts = []
-    while length > 0 and (part := file.read(length)):
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
@@ -545,7 +546,7 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
 def public_key(key: Path) -> tuple[str, str]:
     """(the public key as one line, its fingerprint) of a private key, or of a public one that an agent signs for."""
     if key.suffix == ".pub":
-        text = key.read_text(encoding="utf-8", errors="replace")
+        text = _text(key)
     else:
         asked = [program(), "-y", "-P", "", "-f", str(key)]
         done = subprocess.run(asked, check=False, capture_output=True, stdin=subprocess.DEVNULL)
@@ -566,9 +567,9 @@ def lists(given: Path | None) -> dict[str, bytes | None]:
     for name in (ALLOWED, ALLOWED + REVOKED):
         path = given and given.with_name(given.name + name.removeprefix(ALLOWED))
         try:
-            found[name] = path.read_bytes() if path is not None and path.is_file() else None
-        except OSError as error:
-            why = f"cannot be read ({error.strerror})"
+            found[name] = contents(path.resolve()) if path is not None and path.is_file() else None
+        except (OSError, ValueError) as error:
+            why = f"cannot be read ({getattr(error, 'strerror', None) or error})"
             raise WorldError(ReasonCode.ALLOWED_SIGNERS_BAD, why, where=str(path)) from error
     return found
 

@@ -328,15 +328,24 @@ def secrets_of(key: str, value: str, levels: int = _INSIDE) -> list[str]:
     be found in every report.
     """
     inside: list[str] = []
-    if levels and "${" in value:  # of a variable with a default the default is the value
+    if levels and "${" in value:  # of a variable with a default the default is the value, or what the environment has
         inside = [
             part for match in _VARIABLE.finditer(value) for part in secrets_of(match[1], match[2] or "", levels - 1)
         ]
         meant = _VARIABLE.sub(lambda match: match[2] or "", value)
         inside += secrets_of(key, meant, levels - 1) if meant != value else []
+        inside += _beside_variables(key, value)
     if _VARIABLE.match(value):
         return list(dict.fromkeys(inside))
     return list(dict.fromkeys([*inside, *_secrets_as_written(key, value, levels)]))
+
+
+def _beside_variables(key: str, value: str) -> list[str]:
+    """What of a secret is beside the variables in it: it is shown with another value of theirs. A word is none."""
+    texts = (
+        (text.strip(" :;,@/") for text in _VARIABLE.sub("\0", value).split("\0")) if _KEY_OF_SECRET.search(key) else ()
+    )
+    return [text for text in texts if len(text) >= SHORTEST_SECRET and not text.isalpha() and "://" not in text]
 
 
 def _secrets_as_written(key: str, value: str, levels: int) -> list[str]:
@@ -375,7 +384,7 @@ def _secrets_as_written(key: str, value: str, levels: int) -> list[str]:
 # A value is looked at, not taken: it may hold assignments itself, as a query or braces do.
 _OF_FILE = re.compile(
     r"""(?sx)(?<![\w.-])[\d.-]*+(?P<key>[A-Za-z_][\w.-]*+)["']?+[ \t]*+[=:][ \t]*+
-        (?=(?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*')?(?P<bare>[^\r\n]{0,4096}+))"""
+        (?=(?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*'|`[^`]{0,8192}+`)?(?P<bare>[^\r\n]{0,4096}+))"""
 )
 _ESCAPE, _ESCAPES = re.compile(r"(?s)\\(.)"), {"n": "\n", "r": "\n", "t": "\t"}
 _COMMENT = re.compile(r"(?<![ \t])[ \t]++#")
@@ -392,24 +401,42 @@ def secrets_assigned(contents: str) -> Iterator[tuple[str, int, str]]:
         whole = match.start() >= looked_at  # else in a value that was looked at
         looked_at = max(looked_at, match.end("bare"))
         bare = _COMMENT.split(match["bare"][: None if whole else _INNER], 1)[0]
-        value = (match["quoted"] or bare).strip().strip("'\"")
-        meant = _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), value)  # as it is read, and maybe shown
-        for text in dict.fromkeys((value, meant)):
+        value = (match["quoted"] or bare).strip().strip("'\"`")
+        meant = _unescaped(value)  # as it is read, and maybe shown
+        for text in dict.fromkeys((value, meant, *(_in_pieces(contents, match.end()) if whole else ()))):
             for number, line in enumerate(filter(None, map(str.strip, text.splitlines())), 1):
                 for secret in secrets_of(match["key"], line, _INSIDE if whole else 0):
                     yield match["key"], number, secret
 
 
+# A piece of a value: quoted or not, apart by nothing, a plus sign, blanks between quotes, or a line's end behind a backslash.
+_PIECE = re.compile(
+    r"""(?sx)(?P<apart>(?:[ \t]|\\\r?\n)*+(?P<plus>\+)?+(?:[ \t]|\\\r?\n)*+)
+        (?:"(?P<double>(?:[^"\\]|\\.){0,4096}+)"|'(?P<single>[^']{0,4096}+)'|`(?P<back>[^`]{0,4096}+)`
+        |(?P<plain>(?:\$\{[^{}\s]*+\}|[^\s"'`,;)}\]\\]|\\[^\r\n]){1,4096}+))"""
+)
+
+
+def _in_pieces(text: str, at: int) -> list[str]:
+    """What a value in pieces comes to (`"ab"'cd'ef`, `"ab" + "cd"`, lines that end with a backslash), and each piece; else []."""
+    pieces, quoted = list[str](), False
+    while len(pieces) < 16 and (match := _PIECE.match(text, at)):
+        blank = match["apart"] and not match["plus"] and "\\" not in match["apart"]
+        if pieces and blank and (match["plain"] or not quoted):
+            break
+        quoted = match["plain"] is None
+        pieces.append(_unescaped(match["double"] or "") or match["single"] or match["back"] or match["plain"] or "")
+        at = match.end()
+    return ["".join(pieces), *pieces] if len(pieces) > 1 else []
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), text)
+
+
 _MOST_YAML = 2**18  # characters; what is behind them is read as lines only
 _DEEPEST_YAML = 200  # levels: the reader's time grows with their square
-BROKEN_YAML = (
-    ValueError,
-    RecursionError,
-    AssertionError,
-    LookupError,
-    AttributeError,
-    TypeError,
-)  # ruamel.yaml raises, too
+BROKEN_YAML = (ValueError, RecursionError, AssertionError, LookupError, AttributeError, TypeError)  # fmt: skip  # ruamel raises
 
 
 @lru_cache(maxsize=8)

@@ -246,17 +246,17 @@ DEEPEST = 64  # levels of lists and objects in JSON; Chroma's answers and a run'
 
 
 def contents(path: Path, most: int = MOST_READ) -> bytes:
-    """The bytes of a plain file that others may have written. OSError for a link or a pipe, ValueError beyond `most` bytes."""
+    """The bytes of a plain file that others may have written or named. OSError for a link, pipe or device, which is not even
+    opened; ValueError beyond `most` bytes."""
     with io.open(path, "rb", opener=_plainly) as file:  # noqa: UP020  (a test counts what is read by it)
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "not a plain file", str(path))
-        if about.st_size > most:
+        if (length := os.fstat(file.fileno()).st_size) > most:
             raise ValueError(f"it is larger than {formatting.size(most)}")
-        return file.read(about.st_size)  # room for `most` would be made at once
+        return file.read(length)  # room for `most` would be made at once; a pipe that came in its place has no length
 
 
 def _plainly(path: str, flags: int) -> int:
+    if not (stat.S_ISREG(mode := os.lstat(path).st_mode) or stat.S_ISLNK(mode)):
+        raise OSError(errno.EINVAL, "not a plain file", path)
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -565,7 +565,7 @@ class StateFile:
     @classmethod
     def content(cls, path: Path) -> dict[str, Any]:
         """What the file holds."""
-        return dict(json_in(path.read_bytes()))
+        return dict(json_in(contents(path, 2**31)))
 
     def save(self, folder: Path) -> None:
         state = asdict(self)  # type: ignore[call-overload]  # every state is a dataclass

@@ -201,6 +201,23 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing
             test_a_step_that_needs_approvals_had_them_before.py::test_what_was_marginal_and_accepted_afterwards_is_named
             test_a_step_that_needs_approvals_had_them_before.py::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
+        "a pipe or a device that the parameters or a run name": """
+            test_no_special_file_holds_us.py::test_what_the_parameters_name_holds_no_command
+            test_no_special_file_holds_us.py::test_a_secret_in_what_is_no_plain_file_is_refused_in_one_line
+            test_no_special_file_holds_us.py::test_no_file_of_a_run_that_is_a_pipe_holds_status""",
+        "another rehearsal, time or user in run.json": """
+            test_what_binds_a_run_is_what_its_seals_say.py::test_what_run_json_says_that_a_run_is_is_what_the_seals_say""",
+        "a line of the log without an end": """
+            test_the_log_counts_the_seals.py::test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever
+            test_audit_log.py::test_a_kill_in_the_middle_of_a_line_and_of_the_one_that_closes_it_breaks_no_log""",
+        "thousands of seals": """
+            test_what_binds_a_run_is_what_its_seals_say.py::test_what_verify_does_grows_with_the_number_of_seals_and_not_with_its_square""",
+        "lines of approvals in another order than their statements": """
+            test_every_act_is_judged.py::test_a_statement_that_says_that_it_was_given_after_the_act_approves_nothing
+            test_every_act_is_judged.py::test_a_dry_run_by_hand_is_no_cutover_unless_its_result_says_another
+            test_every_act_is_judged.py::test_a_cutover_that_failed_may_have_acted_though_no_line_says_so
+            test_every_act_is_judged.py::test_step_20_by_hand_waits_for_the_approval_of_the_dry_run
+            test_every_act_is_judged.py::test_another_principal_in_the_list_outside_is_named_by_both""",
         "a key that a planted file lends": """
             test_nothing_foreign_is_sealed.py::test_a_file_that_is_no_seal_lends_its_key_to_no_line""",
         "a run that was received": """
@@ -412,6 +429,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_every_secret_of_an_edited_file_is_known
             test_secrets_of_files_and_folders.py::test_a_secret_of_a_compose_file_is_known_however_yaml_writes_it
             test_secrets_of_files_and_folders.py::test_a_folded_secret_is_known_as_it_is_meant_and_as_it_is_written
+            test_secrets_of_files_and_folders.py::test_a_value_in_backticks_in_pieces_or_behind_a_default_is_known
             test_secrets_of_files_and_folders.py::test_a_key_of_a_secret_is_known_however_it_is_written
             test_secrets_of_files_and_folders.py::test_a_password_inside_of_a_value_is_known
             test_secrets_of_files_and_folders.py::test_a_command_that_prints_its_settings_leaves_no_secret

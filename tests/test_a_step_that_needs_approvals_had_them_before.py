@@ -23,7 +23,7 @@ from helpers.cli.evidence import verify
 from helpers.errors import UsageError
 from helpers.evidence import approvals, signing, signoffs
 from helpers.evidence.seals import after
-from helpers.evidence.statement import canonical, stamp
+from helpers.evidence.statement import KIND, canonical, stamp
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, Verdict, file_digest, utc_now, write_bytes
 from helpers.run import folders as runs
@@ -173,7 +173,7 @@ def stated(home: RunFolder, role: str, **said: Any) -> dict[str, Any]:
     """What a statement of this role says over the newest seal after step 24: GO, now, but for what is `said`."""
     seal = after(evidence.seals(home.reports), Step.REVIEW)
     assert seal is not None
-    of = {"type": signoffs.KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "rehearsal": False}
+    of = {"type": KIND, "run": home.id, "gate": "cutover", "role": role, "name": "N", "rehearsal": False}
     go = {"decision": "go", "reason": "", "accept": [], "when": utc_now()}
     return of | go | {"seal": {"name": seal.name, "sha256": seal.digest}} | said
 
@@ -222,7 +222,7 @@ def test_an_approval_that_was_set_aside_counts_by_the_list_of_its_seal(
     told = plain(home, outside)
     if foreign:
         assert "when step 25 acted, security had given an approval that counts for nothing" in problems
-        assert "is not signed by one whom allowed_signers allows" in told
+        assert "is not signed by one who may, as allowed_signers says" in told
         assert f"is not signed by one whom {outside} allows" in told
     else:
         assert (problems, told.endswith("Everything fits.\n")) == ("", True), told
@@ -268,6 +268,7 @@ def test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another(
     runs.supersede(home, [Step.CUTOVER])
     finish(home)
     assert ("when step 25 acted, security had not signed" in named(home)) is bool(says)
+    assert ("step 25 acted, and security had not signed go by then" in plain(home)) is bool(says)
 
 
 @pytest.mark.parametrize("way", ["set aside", "approved afterwards"])

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_the_first_broken_line_is_named(log: Path, change: object, line: int) ->
 
 
 @pytest.mark.parametrize("kept", [1, 20, -2, -1])
-def test_a_torn_last_line_is_said_and_never_repaired(log: Path, kept: int) -> None:
+def test_a_torn_last_line_stays_and_the_next_line_says_so(log: Path, kept: int) -> None:
     lines = log.read_bytes().splitlines(keepends=True)
     torn = lines[-1][:kept]
     log.write_bytes(b"".join(lines[:-1]) + torn)
@@ -87,14 +88,42 @@ def test_a_torn_last_line_is_said_and_never_repaired(log: Path, kept: int) -> No
     audit.append(log, "after the crash")
     audit.append(log, "and on")
     assert log.read_bytes().startswith(b"".join(lines[:-1]) + torn + b"\n")
-    after = audit.entries(log)[-2]
-    assert (after["action"], after["previous"]) == ("after the crash", hashlib.sha256(torn.rstrip(b"\n")).hexdigest())
-    again = audit.check(log)
+    assert audit.check(log) is None
     if kept == -1:  # the whole line had been written, only its newline was missing
-        assert again is None
-    else:
-        assert again is not None
-        assert again.line == 5
+        assert [entry["action"] for entry in audit.entries(log)] == [*["counted"] * 5, "after the crash", "and on"]
+        return
+    closing = audit.entries(log)[-3]
+    digest = hashlib.sha256(torn).hexdigest()
+    assert (closing["action"], closing["facts"]) == (audit.CLOSED, {"bytes": len(torn), "sha256": digest})
+    assert audit.closed(audit.lines_of(log)) == {5: 6}
+    log.write_bytes(log.read_bytes().replace(b"\n" + torn + b"\n", b"\n" + torn + b"x\n"))  # another than was closed
+    changed = audit.check(log)
+    assert changed is not None
+    assert changed.line == 5
+
+
+@pytest.mark.parametrize("written", [1, 40, 200])
+def test_a_kill_in_the_middle_of_a_line_and_of_the_one_that_closes_it_breaks_no_log(log: Path, written: int) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from helpers import audit
+write = audit._write
+def half(file, data):
+    write(file, data[:{written}])
+    os.kill(os.getpid(), signal.SIGKILL)
+audit._write = half
+audit.append(Path({str(log)!r}), "killed")
+"""
+    for _ in range(3):  # the second and the third are killed while they close what the first one left
+        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert audit.check(log) is not None  # nobody has closed it yet
+    audit.append(log, "goes on")
+    assert audit.check(log) is None
+    assert [entry["action"] for entry in audit.entries(log)] == [*["counted"] * 5, audit.CLOSED, "goes on"]
+    trust = audit.Trust(frozenset({audit.own_key()}))
+    assert list(audit.unsigned(log, trust)) == []
+    assert sorted(audit.closed(audit.lines_of(log))) == list(range(6, len(audit.lines_of(log)) - 2))
 
 
 def test_long_entries_are_chained_too(log: Path) -> None:

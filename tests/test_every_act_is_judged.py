@@ -8,19 +8,24 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from helpers import audit, evidence
-from helpers.errors import Terminal
+from helpers.cli.evidence import verify
+from helpers.errors import RunbookError, Terminal
 from helpers.evidence import approvals
 from helpers.evidence.statement import stamp
 from helpers.parameters import ROLES, parameters_from
-from helpers.results import file_digest, utc_now, write_bytes
+from helpers.results import StepResult, Verdict, file_digest, json_text, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
+from helpers.run.record import RunRecord
+from helpers.steps.fence_writes import FenceWritesStep
 from tests.signers import Signers, finish, finish_step, plain, read, sign, signed_run, small_run
 from tests.test_a_step_that_needs_approvals_had_them_before import (
     act,
@@ -119,6 +124,58 @@ def test_one_key_for_two_roles_is_named_at_whichever_gate(folders: Path, signers
     assert "one key signed in several roles" in plain(home)
 
 
+@pytest.mark.parametrize("acted", [False, True])
+def test_a_dry_run_by_hand_is_no_cutover_unless_its_result_says_another(
+    folders: Path, signers: Signers, acted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, append = reviewed(signers), audit.append
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "append", lambda path, action, **facts: append(
+            path, action, **(facts | {"dry_run": True} if action == audit.STEP_BEGINS else facts)))  # fmt: skip
+        if acted:
+            patch.setattr(StepResult, "write", lambda self, path: write_text(path, json_text(asdict(self) | {
+                "facts": self.facts | ({"cut_over": {"target": "to"}} if self.step == Step.CUTOVER else {})})))  # fmt: skip
+        act(home, Step.CUTOVER)
+    assert ("when step 25 acted" in named(home), named(home) == "") == (acted, not acted)
+    told = plain(home)
+    assert ("step 25 acted, and security had not signed go by then" in told, "Everything fits." in told) == (
+        acted,
+        not acted,
+    )
+
+
+def test_a_statement_that_says_that_it_was_given_after_the_act_approves_nothing(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator cut over, had it approved, and wrote the log again with the lines in another order."""
+    home = signed_run(signers)
+    with monkeypatch.context() as patch:
+        early = f"{datetime.now(UTC) - timedelta(minutes=6):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "+00:00"
+        patch.setattr(audit, "utc_now", lambda: early)
+        cut_over(home)
+    finish(home)
+    assert "when step 25 acted, security had signed nothing: the statement says that it was given at" in named(home)
+
+
+def test_another_principal_in_the_list_outside_is_named_by_both(
+    folders: Path, signers: Signers, tmp_path: Path
+) -> None:
+    home = signed_run(signers)
+    kind, blob = (runs.workspace_root() / "runner_key.pub").read_text().split()[:2]
+    outside, runner = tmp_path / "outside", f'runner namespaces="runbook-seal" {kind} {blob}\n'
+    for names, same in (
+        (signers.allowed.read_text(), True),
+        (signers.allowed.read_text().replace("dba@", "eve@"), False),
+    ):
+        outside.write_text(names + runner)
+        found, told = verify(home.reports, signers=outside).problems, plain(home, outside)
+        assert (found == [], told.endswith("Everything fits.\n")) == (same, same), told
+    assert any(
+        "is that of dba@example.org in the run's list of signers, and of eve@example.org" in line for line in found
+    )
+    assert re.search(r"its key is that of dba@example.org in allowed_signers, and of eve@example.org in ", told)
+
+
 def test_a_statement_whose_name_has_another_time_is_named(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
     files = approve_by_hand(home, signers.key, stamp(utc_now()))
@@ -182,6 +239,48 @@ def test_a_line_of_another_role_than_its_statement_is_named(folders: Path, signe
     assert "audit.jsonl: a line that nobody signed names signoffs/cutover-security" in "\n".join(
         approvals.unapproved(read(home.reports))
     )
+
+
+@pytest.mark.parametrize(("code", "may_have_acted"), [("health_failed", True), ("signoffs_missing", False)])
+def test_a_cutover_that_failed_may_have_acted_though_no_line_says_so(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, code: str, may_have_acted: bool
+) -> None:
+    """The operator's toolkit leaves out the lines on files that were changed; only a shut gate is no act."""
+    home, write, append = reviewed(signers), StepResult.write, audit.append
+
+    def wrote(self: StepResult, path: Path) -> str:
+        if self.step == Step.CUTOVER:
+            self.verdict, self.error = Verdict.FAIL, {"type": "WorldError", "code": code, "line": "it failed"}
+        return write(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepResult, "write", wrote)
+        patch.setattr(audit, "append", lambda path, action, **facts: append(
+            path, action, **(facts | {"outcome": code} if action == audit.STEP_ENDS else facts)))  # fmt: skip
+        finish_step(home, Step.CUTOVER)
+    evidence.at_rest(home.read())
+    signers.approve(home.reports)
+    finish(home)
+    assert ("when step 25 acted, security had not signed" in named(home)) is may_have_acted
+    assert ("step 25 acted, and security had not signed go by then" in plain(home)) is may_have_acted
+
+
+def test_step_20_by_hand_waits_for_the_approval_of_the_dry_run(folders: Path, signers: Signers) -> None:
+    """The runner asks at the gate; a notebook that somebody opens has to ask, too."""
+    home = small_run("night-1", signers)
+    evidence.keep_sealed(home.read())
+
+    def urls(*, dry_run: bool = False) -> int:
+        return len(FenceWritesStep(RunRecord(home.read(), Step.FENCE_WRITES, dry_run=dry_run)).urls())
+
+    with pytest.raises(RunbookError, match="dba"):
+        urls()
+    assert urls(dry_run=True)
+    signers.approve(home.reports, ["dba"], gate="dry-run")
+    assert urls()
+    runs.supersede(home, [Step.SCHEDULE_AND_NOTIFY])
+    with pytest.raises(RunbookError, match="14"):
+        urls()
 
 
 def test_a_fence_that_was_not_approved_is_named_however_its_step_ended(folders: Path, signers: Signers) -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from helpers.errors import RunbookError, Terminal
-from helpers.parameters.endpoint import Endpoint
+from helpers import cli
+from helpers.errors import RunbookError, Terminal, UsageError
+from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint, SecretRef
+from helpers.run import folders as runs
+from helpers.run.folders import RunPath
 from helpers.stores import open_source
 from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import read_header
 from helpers.stores.index_pickle import IndexDamage, read_pickle
 from helpers.stores.layout import DATABASE
+from tests.signers import Signers, signed_run
 from tests.storage import chunks, embedded, fill
 
 INDEX = "6f1e3a52-2f0b-4d86-9e6b-0d9c7f1d9f10"
@@ -116,3 +123,103 @@ def test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size(ma
     assert sorted(path.name for path in (tmp_path / "work" / INDEX).iterdir()) == sorted(
         Path(f).name for f in FILES[5:]
     )
+
+
+PLACES = {  # of a run, or of its parameters: what names a file
+    "source.headers": {"source": {"url": "http://127.0.0.1:9", "headers": {"X-Key": "file:PIPE"}}},
+    "target.headers": {"target": {"url": "http://127.0.0.1:9", "headers": {"X-Key": "file:PIPE"}}},
+    "notify.urls": {"notify": {"urls": ["file:PIPE"]}},
+    "cutover.env_files": {"cutover": {"env_files": [{"path": "PIPE", "keys": {"URL": "{target_path}"}}]}},
+    "cutover.compose_files": {"cutover": {"compose_files": [{"path": "PIPE", "keys": {"URL": "{target_path}"}}]}},
+    "cutover.log_files": {"cutover": {"log_files": ["PIPE"]}},
+    "signoff.allowed_signers": {"signoff": {"allowed_signers": "PIPE"}},
+    "signoff.runner_key": {"signoff": {"runner_key": "PIPE"}},
+    "monitoring.queries": {"monitoring": {"queries": "PIPE"}},
+}
+
+
+def special(path: Path, kind: str) -> str:
+    """Put something that is no plain file there; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener, contextlib.chdir(path.parent):
+            listener.bind(path.name)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_the_parameters_name_holds_no_command(
+    folders: Path, capsys: pytest.CaptureFixture[str], place: str, kind: str
+) -> None:
+    text = json.dumps(PLACES[place]).replace("PIPE", special(folders / "named", kind))
+    sections: dict[str, Any] = {"name": "night", "source": {"path": "from"}, "target": {"path": "to"}} | json.loads(
+        text
+    )
+    parameters = parameters_from(sections)
+    with alarm(30):
+        runs.create(parameters, "night-1")
+        for words in (["status", "night-1"], ["status"], ["verify", "night-1"], ["sign", "night-1", "--role", "dba"]):
+            code, said = cli.main(words), capsys.readouterr()
+            assert code in (0, 1, 2), said
+            assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_a_secret_in_what_is_no_plain_file_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "secret"
+    path.write_text("s3cret-Tr0ub4dor\n", encoding="utf-8")
+    (tmp_path / "link").symlink_to(path)
+    assert (
+        SecretRef("file", str(tmp_path / "link")).resolve().reveal() == "s3cret-Tr0ub4dor"
+    )  # as orchestrators give it
+    named = special(tmp_path / "other", kind)
+    with alarm(5), pytest.raises(UsageError, match="which a secret refers to, cannot be read") as refused:
+        SecretRef("file", named).resolve()
+    assert "\n" not in refused.value.line()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a run that was signed and sealed."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_REPORTS", str(place / "reports"))
+        patch.setenv("RUNBOOK_WORKSPACE", str(place / "workspace"))
+        signed_run(Signers(place / "people"))
+    return place
+
+
+def test_no_file_of_a_run_that_is_a_pipe_holds_status(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{top}/night-1/{p.relative_to(finished / top / 'night-1')}" for top in ("reports", "workspace")
+             for p in sorted((finished / top / "night-1").rglob("*")) if p.is_file()]  # fmt: skip
+    state = (
+        RunPath.CUTOVER,
+        RunPath.FENCE,
+        RunPath.ROLLBACK,
+        RunPath.CHECKPOINT,
+        RunPath.PROGRESS,
+        RunPath.NOTIFY,
+        RunPath.RETRY,
+    )
+    names += [f"workspace/night-1/{name}" for name in state]
+    assert len(names) > 40
+    for number, name in enumerate(names):
+        place = tmp_path / str(number)
+        shutil.copytree(finished, place)
+        monkeypatch.setenv("RUNBOOK_REPORTS", str(place / "reports"))
+        monkeypatch.setenv("RUNBOOK_WORKSPACE", str(place / "workspace"))
+        special(place / name, "pipe")
+        with alarm(20):
+            code = cli.main(["status", "night-1"])
+        said = capsys.readouterr()
+        assert code in (0, 1, 2, 3), (name, said)
+        assert "Traceback" not in said.err, (name, said)
+        shutil.rmtree(place)

@@ -235,6 +235,19 @@ def test_a_value_with_escapes_is_known_as_it_is_read() -> None:
     assert {"MIIEvQIBADANBg", "Zx93bD1aQ0", 'abc"def1234567'} <= known
 
 
+@pytest.mark.parametrize(("text", "known"), [
+    ("PASSWORD=`Tr0ub4 dor3x # y`", "Tr0ub4 dor3x # y"),
+    ("PASSWORD=\"Tr0ub4\"'dor3x'tail", "Tr0ub4dor3xtail"),
+    ('PASSWORD = "Tr0ub4" + \\\n  "dor3x"', "Tr0ub4dor3x"),
+    ("password=Tr0\\\n    ub4\\\n    dor3x", "Tr0ub4dor3x"),
+    ('PASSWORD=${X:-Tr0}"ub4dor3x"', "Tr0ub4dor3x"),
+    ("PASSWORD=${X:-Tr0ub4}dor3x9", "dor3x9"),  # with a value of X in the environment only this is in the file
+])  # fmt: skip
+def test_a_value_in_backticks_in_pieces_or_behind_a_default_is_known(text: str, known: str) -> None:
+    assert known in {secret for *_, secret in secrets_assigned(f"{text}\nNEXT=1\n")}
+    assert not [*secrets_assigned(text.replace("PASSWORD", "COLOUR").replace("password", "colour"))]  # of no secret
+
+
 def test_every_value_of_a_key_that_stands_more_than_once_is_known(tmp_path: Path) -> None:
     """Two services of a compose file with a password each; an old value in a comment above the new one."""
     (tmp_path / "app.env").write_text(

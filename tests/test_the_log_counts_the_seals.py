@@ -71,6 +71,33 @@ def test_a_seal_whose_line_was_killed_is_named_by_the_next_command(
     assert "Everything fits." in plain(home)
 
 
+@pytest.mark.parametrize("tail", [b'{"action": "seal", "fac', b"\x1b[2Jby hand", b"by hand\nand again"])
+def test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever(home: RunFolder, tail: bytes) -> None:
+    finish(home)
+    log = home.reports / audit.NAME
+    log.write_bytes(log.read_bytes() + tail)
+    said = verify(home.reports).problems
+    assert any(line.startswith(f"{audit.NAME}: ") for line in said), said
+    assert "Everything fits." not in plain(home)
+    if b"\n" in tail:  # a whole line, which no crash leaves: somebody has to look at it
+        with pytest.raises(Terminal, match="is not signed by the toolkit's key"):
+            finish(home)
+        return
+    finish(home)
+    finish(home)
+    found = verify(home.reports)
+    assert found.problems == []
+    number = audit.lines_of(log).index(tail) + 1
+    told = f"{audit.NAME}: line {number}: cut short, or added by somebody; it proves nothing, as line {number + 1} says"
+    assert told in found.notes
+    shown = plain(home)
+    assert "audit.jsonl: cut short, or added by somebody, and proves nothing: " in shown
+    assert shown.endswith("Everything fits.\n")
+    log.write_bytes(log.read_bytes().replace(tail, tail[:-1]))
+    assert verify(home.reports).problems
+    assert "audit.jsonl: broken before: " in plain(home)
+
+
 def written(folder: Path, *entries: Any) -> Path:
     """A log that nobody signed, whose chain fits."""
     previous, lines = audit.FIRST, b""

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers import audit, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
+from helpers.evidence import statement as statements
 from helpers.evidence.seals import bound_by, unbound
 from helpers.evidence.statement import added, measure, stamp, statement
 from helpers.parameters import parameters_from
@@ -201,3 +203,60 @@ def test_a_key_that_the_list_outside_revokes_signs_nothing(folders: Path, signer
     assert judged() == (True, "Everything fits.")
     shutil.copy((signers.key("dba") if who == "dba" else runner).with_suffix(".pub"), folders / "kept.revoked")
     assert judged() == (False, "Does not fit: see FAILED above.")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("rehearsal", True), ("created", "2025-01-01T00:00:00.000+00:00"), ("user", "somebody else"), ("directory", "/"),
+])  # fmt: skip
+def test_what_run_json_says_that_a_run_is_is_what_the_seals_say(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
+    """The operator's own toolkit writes it, and the log names the change; the seals go on saying what they said."""
+    home = sealed_once(signers)
+    finish(home)
+    assert named(home) == ""
+    assert "Everything fits." in plain(home)
+    changed_toolkit(monkeypatch)
+    monkeypatch.setattr(SEALS, "_refuse_other_binding", lambda *_: None)
+    about, first = SEALS._about, evidence.seals(home.reports)[0].predicate
+    monkeypatch.setattr(SEALS, "_about", lambda run: {**about(run), **{k: first[k] for k in ("run", "directory")}})
+    home.note(**{key: value})
+    finish(home)
+    assert f"run.json: {key}: not as seal 1 says" in named(home)
+    assert re.search(rf'^run\.json: seals/0001-\S+ says "{key}":', plain(home), re.M)
+
+
+@pytest.mark.more
+def test_what_verify_does_grows_with_the_number_of_seals_and_not_with_its_square(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that are started, and passes over the logs: thousands of seals held it."""
+    home = sealed_once(signers)
+    counted, run, passes = list[str](), subprocess.run, statements.prefix_digests
+
+    def ran(*arguments: Any, **more: Any) -> Any:
+        counted.append("program")
+        return run(*arguments, **more)
+
+    def passed(path: Path, lengths: Iterable[int]) -> dict[int, str]:
+        counted.append("pass")
+        return passes(path, lengths)
+
+    def cost(seals: int) -> dict[str, int]:
+        while len(evidence.seals(home.reports)) < seals:
+            evidence.seal(home.read())
+        finish(home)
+        signing._key_of_seal.cache_clear()
+        audit.signer.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", ran)
+            for module in (statements, sys.modules["helpers.evidence.verification"]):
+                patch.setattr(module, "prefix_digests", passed)
+            counted.clear()
+            assert verify(home.reports).problems == []
+        return {what: counted.count(what) for what in ("program", "pass")}
+
+    few, many = cost(6), cost(30)
+    assert many["program"] < few["program"] * 30 / 6
+    assert many["pass"] == few["pass"]
+    assert signing._key_of_seal.cache_info().maxsize is None  # else each look at a longer chain begins anew

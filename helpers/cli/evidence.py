@@ -253,7 +253,7 @@ def order_command(name: str, order: str) -> str:
 def _import(folder: RunState, signature: Path) -> int:
     statement = signature.with_suffix("")
     try:
-        data, signed = statement.read_bytes(), signature.read_bytes()
+        data, signed = contents(statement.resolve()), contents(signature.resolve())
     except OSError as error:
         raise UsageError(
             ReasonCode.NO_SIGNATURE, f"cannot be read ({error.strerror})", where=one_line(str(error.filename)),

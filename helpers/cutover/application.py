@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,7 +233,7 @@ class _Log:
         if self.fd < 0:
             if not now:
                 return
-            self.fd = os.open(self.path, os.O_RDONLY)
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
             if now != self.inode:
                 self.position = 0
             self.inode = now
@@ -243,9 +244,10 @@ class _Log:
 
     def _inode(self) -> int:
         try:
-            return self.path.stat().st_ino
+            facts = self.path.stat()
         except OSError:
             return 0
+        return facts.st_ino if stat.S_ISREG(facts.st_mode) else 0  # a pipe or a device is as if there were none
 
     def _other_text(self) -> bool:
         """Whether the bytes before the position are not those that were read: truncated, and grown again."""

@@ -32,7 +32,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from helpers.errors import Terminal, one_line, without_tokens
 from helpers.parameters import NOT_YAML, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import flush_folder
+from helpers.results import contents, flush_folder
 
 _AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
 _COMMENT = re.compile(r"\s+\#.*", re.DOTALL)
@@ -113,7 +113,7 @@ def refusal(path: Path, problem: str, next_step: str = "") -> Terminal:
 def digest_of(path: Path) -> str:
     """SHA-256 of what lies there now; "" where nothing does."""
     try:
-        return sha256(path.read_bytes())
+        return sha256(contents(path.resolve()))
     except FileNotFoundError:
         return ""
 

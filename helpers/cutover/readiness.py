@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -218,6 +219,8 @@ def _named(text: str, place: Endpoint) -> bool:
 def _unreadable(path: Path, *, empty: bool) -> str:
     """Why a file cannot be read, or holds nothing where it must hold something; "" where it is well."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is not a plain file"
         with path.open("rb") as file:
             return "" if file.read(1) or empty else "is empty"
     except FileNotFoundError:

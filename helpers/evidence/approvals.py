@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from helpers import audit
 from helpers.errors import one_line
 from helpers.evidence.seals import after, chain, logged
 from helpers.evidence.signing import statement_of
-from helpers.evidence.signoffs import BEFORE, CUTOVER, GATES, GO, Judged, names_of, problem_of, required_at
-from helpers.evidence.statement import SIGNATURE, Seal, kept, signers_of, trust
-from helpers.reason_codes import ReasonCode
+from helpers.evidence.signoffs import (
+    BEFORE,
+    CLOCKS_DIFFER,
+    CUTOVER,
+    GATES,
+    GO,
+    Judged,
+    names_of,
+    problem_of,
+    required_at,
+)
+from helpers.evidence.statement import REFUSED, SIGNATURE, Seal, kept, signers_of, trust
 from helpers.results import Verdict, contents
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
@@ -31,9 +41,11 @@ _Signed = dict[tuple[str, str], list[dict[str, Any]]]  # the `signed` lines by g
 
 @dataclass(frozen=True, slots=True)
 class _Act:
-    """A step acted behind so many seals, when these were the `signed` lines. `parameters`: the digest of parameters.yaml then."""
+    """A step acted behind so many seals, when these were the `signed` lines. `parameters`: the digest of parameters.yaml then;
+    `when`: the time, as the line or the seal says that has it."""
 
     step: str
+    when: str
     seals: int
     signed: _Signed
     parameters: str
@@ -42,9 +54,9 @@ class _Act:
 class _Acts:
     """Each time that a step acted which needs approvals, as the log and the seals say, wherever its result is now.
 
-    Step 25 acts when it begins to change files, step 20 when it begins. Any result of theirs that passed, and that the log or
-    a seal has for the first time, is of an act, too: as it was when the step began, and as it was then. A dry run, which
-    touches nothing, is one whose result says so: a line alone excuses nothing.
+    Both steps act when they begin, and step 25 when it changes files, too, unless a shut gate was the end. A result that the log
+    or a seal has for the first time is of an act: as it was when the step began, and where it passed as it was then. A dry run,
+    which touches nothing, is one whose result says so: a line alone excuses nothing.
     """
 
     def __init__(self, run: RunState, sealed: Sequence[Seal]) -> None:
@@ -52,20 +64,24 @@ class _Acts:
         self.results = kept(run.reports, RunPath.RESULTS)
         self._signed: _Signed = {}
         self._names, self._dry, self._judged = set[str](), set[str](), set[tuple[str, str]]()
-        self._begun: dict[str, _Act] = {}
+        self._begun, self._when = dict[str, _Act](), ""
         for number, entries in enumerate(logged(run.reports, sealed, trust(sealed))):
             self._seals, self._changing = number, False
             self._parameters = sealed[number - 1].subjects.get(RunPath.PARAMETERS, "") if number else ""
             for entry in entries:
+                self._when = str(entry.get("when"))
                 self._line(entry["action"], entry.get("outcome"), entry["facts"])
+            self._when = sealed[number].created if number < len(sealed) else self._when
             for step in BEFORE.values() if number < len(sealed) else ():
                 verdict = sealed[number].predicate["verdicts"].get(step, {})
-                if (verdict.get("verdict") in _PASSED and not verdict.get("error")) or sealed[number].after == step:
-                    self._passed(step, str(verdict.get("result")))
-        self._fenced()
+                if (verdict and verdict.get("error") not in REFUSED) or sealed[number].after == step:
+                    self._ended(step, str(verdict.get("result")), not verdict.get("error"))
+        self.found += [begun for step, begun in self._begun.items() if step not in self._dry]
 
     def _now(self, step: str) -> _Act:
-        return _Act(step, self._seals, {key: [*lines] for key, lines in self._signed.items()}, self._parameters)
+        return _Act(
+            step, self._when, self._seals, {key: [*lines] for key, lines in self._signed.items()}, self._parameters
+        )
 
     def _line(self, action: str, outcome: str | None, facts: Mapping[str, Any]) -> None:
         step, name = str(facts.get("step")), Path(str(facts.get("file"))).name
@@ -80,23 +96,19 @@ class _Acts:
         elif action == audit.STEP_BEGINS and step in BEFORE.values():
             self._begun[step], self._changing = self._now(step), False
             (self._dry.add if facts.get("dry_run") is True else self._dry.discard)(step)
-        elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in _PASSED:
-            self._passed(step, str(facts["result"]) if "result" in facts else None)
-        elif action == audit.STEP_ENDS and step == Step.FENCE_WRITES and outcome != ReasonCode.NOT_SIGNED:
-            self._fenced()
+        elif action == audit.STEP_ENDS and step in BEFORE.values() and outcome in REFUSED:
+            self._begun.pop(step, None)
+        elif action == audit.STEP_ENDS and step in BEFORE.values():
+            self._ended(step, str(facts["result"]) if "result" in facts else None, outcome in _PASSED)
 
-    def _fenced(self) -> None:
-        """Step 20 that began and did not pass may have fenced."""
-        if (begun := self._begun.pop(Step.FENCE_WRITES, None)) and Step.FENCE_WRITES not in self._dry:
-            self.found.append(begun)
-
-    def _passed(self, step: str, result: str | None) -> None:
-        """`result`: its digest; None where the line of an older toolkit names none."""
+    def _ended(self, step: str, result: str | None, passed: bool) -> None:
+        """`result`: its digest; None where the line of an older toolkit, or of a step that was killed, names none."""
         begun = self._begun.pop(step, None)
         dry = step in self._dry and (result is None or _touched_nothing(self.results.get((f"{step}.json", result))))
         if not dry and (step, str(result)) not in self._judged:
-            self.found += [*([begun] if begun else []), self._now(step)]
-        self._judged.add((step, str(result)))
+            self.found += [*([begun] if begun else []), *([self._now(step)] if passed or not begun else [])]
+        if result is not None:
+            self._judged.add((step, result))
 
 
 def _touched_nothing(result: Path | None) -> bool:
@@ -105,6 +117,11 @@ def _touched_nothing(result: Path | None) -> bool:
     fence = facts.get("fence") if isinstance(facts, dict) else None
     dry = fence.get("dry_run") if isinstance(fence, dict) else True
     return dry is True and isinstance(facts, dict) and "cut_over" not in facts
+
+
+def acted(run: RunState) -> frozenset[str]:
+    """The steps that need approvals and have acted, at any time, by all that says so."""
+    return frozenset(act.step for act in _Acts(run, chain(run)).found)
 
 
 def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
@@ -129,7 +146,7 @@ def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
         marginal = _marginal(acts.results, seen) if seen else []
         for role in required_at(run.parameters, gate):
             lines = act.signed.get((gate, role), [])
-            why, signer = _why_not(run, lines, statements, seen, marginal, allowed_now)
+            why, signer = _why_not(run, lines, statements, seen, marginal, allowed_now, act.when)
             by = names_of(signer) if signer and not run.parameters.signoff.one_key_for_roles else []
             if not why and (other := next((holders[each] for each in by if holders.get(each, role) != role), "")):
                 why = f"had given an approval that counts for nothing: its key had signed as {other}"
@@ -140,9 +157,9 @@ def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
 
 def _why_not(
     run: RunState, lines: Sequence[Mapping[str, Any]], statements: Mapping[tuple[str, str], Path], seen: Seal | None,
-    marginal: Sequence[Any], allowed_now: Path | None,
+    marginal: Sequence[Any], allowed_now: Path | None, acted: str,
 ) -> Judged:  # fmt: skip
-    """Why a role with these lines had not approved what `seen` sealed, or ("", who signed)."""
+    """Why a role with these lines had not approved what `seen` sealed when the step acted, or ("", who signed)."""
     if not lines:
         return "had not signed", None
     said: dict[str, Any] = {}
@@ -159,6 +176,8 @@ def _why_not(
     if seen is None or over != seen.digest:
         match = SIGNATURE.fullmatch(names[-1])
         return f"had signed another seal than that after step {GATES[match['gate']] if match else ''} by then", None
+    if (later := _later(said, acted)) is not None:  # the signer's own word, against that of who wrote the log
+        return f"had signed nothing: the statement says that it was given at {later:%Y-%m-%d %H:%M:%S} UTC, later", None
     if open_points := [one_line(str(m), 80) for m in marginal if m not in (said.get("accept") or [])]:
         return f"had not accepted what was marginal: {', '.join(open_points)}", None
     if (listed := signers_of(run.reports, seen)) is None:
@@ -166,6 +185,15 @@ def _why_not(
     else:
         wrong, signer = problem_of(run, path, contents(path), path.with_name(f"{path.name}.sig"), allowed_now, listed)
     return (f"had given an approval that counts for nothing: {wrong}" if wrong else ""), signer
+
+
+def _later(said: Mapping[str, Any], acted: str) -> datetime | None:
+    """When a statement says that it was given, where the step had acted by then; clocks may differ."""
+    try:
+        given, done = (datetime.fromisoformat(text) for text in (str(said.get("when")), acted))
+        return given if given - CLOCKS_DIFFER > done else None
+    except (ValueError, TypeError, OverflowError):  # no time: named elsewhere
+        return None
 
 
 def _other(act: _Act, seen: Seal, sealed: Sequence[Seal]) -> str:

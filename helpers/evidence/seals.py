@@ -45,6 +45,7 @@ from helpers.evidence.statement import (
     Seal,
     added,
     allowed_signers,
+    announced,
     changed,
     copy_allowed,
     digest_of,
@@ -263,7 +264,7 @@ def refuse_changes(folder: Path, chain: Sequence[Seal], now: Mapping[str, str]) 
     against = [
         name for name in gone
         if not moved(sealed, name, now, since)
-        and (name not in CHANGING or (name, now.get(name, "")) not in audit.announced(since))
+        and (name not in CHANGING or (name, now.get(name, "")) not in announced(since))
     ]  # fmt: skip
     if against:
         raise Terminal(

@@ -31,7 +31,7 @@ from helpers.errors import (
     one_line,
     secret_parts,
 )
-from helpers.evidence.statement import SEALED, TYPE, Measured, Seal, canonical, digest_of, sha256, trust
+from helpers.evidence.statement import SEALED, TYPE, Measured, Seal, canonical, digest_of, foreign, sha256, trust
 from helpers.formatting import count, size
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
@@ -55,7 +55,7 @@ def refuse_other_log(run: RunState, chain: Sequence[Seal]) -> None:
     first = run.workspace / audit.FIRST_LINE
     sealed = chain[-1].prefixes.get(audit.NAME, (0, ""))[0] if chain else 0
     began = first.read_text(encoding="ascii").strip() if first.is_file() else ""
-    if why := audit.foreign(run.reports / audit.NAME, trust(chain, audit.own_key()), sealed, began):
+    if why := foreign(run.reports / audit.NAME, trust(chain, audit.own_key()), sealed, began):
         raise Terminal(
             ReasonCode.SEAL_BROKEN, f"{audit.NAME}: {why}, and is not sealed", where=str(run.reports),
             next_step="Find out who wrote to it, and put it back as it was: take out that line if it is the last one.",

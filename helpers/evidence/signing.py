@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -345,7 +345,7 @@ def custody(
             key, number = now, seal.number
 
 
-@lru_cache(maxsize=256)  # seals are asked about at each look at the run
+@cache  # seals are asked about at each look at the run: one that forgot some of many would check all anew each time
 def _key_of_seal(data: bytes, signature: Path, stamp: int) -> str:
     return signed_by(data, signature, SEAL)
 
@@ -356,7 +356,7 @@ def raw(data: bytes, key: Path) -> bytes:
     `Refused`, with the reason, where the key is of another kind, has a passphrase, or is held by an agent or a token.
     """
     try:
-        lines = key.read_text(encoding="ascii").split("\n")
+        lines = contents(key.resolve()).decode("ascii").split("\n")
         blob = base64.b64decode("".join(line for line in lines if not line.startswith("-")), validate=True)
         cipher, _, _, rest = _fields(blob.removeprefix(_PRIVATE), 3)
         if not blob.startswith(_PRIVATE) or cipher != b"none":

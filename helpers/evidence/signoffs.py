@@ -23,6 +23,7 @@ from helpers.evidence import signing
 from helpers.evidence.seals import after, chain, required, void
 from helpers.evidence.signing import ALLOWED, Refused, statement_in, statement_of
 from helpers.evidence.statement import (
+    KIND,
     SIGNATURE,
     Seal,
     canonical,
@@ -46,7 +47,6 @@ GATES = {
 }  # in their order in time, with the step whose seal each gate's approvals are given over
 BEFORE = {CUTOVER: Step.CUTOVER, DRY_RUN: Step.FENCE_WRITES}  # the step that does not begin without the approvals
 GO, NO_GO = "go", "no-go"
-KIND = "urn:chroma-migration-runbook:sign-off:v1"
 
 _NAME_LENGTH = 200
 CLOCKS_DIFFER = timedelta(minutes=5)

@@ -34,6 +34,7 @@ from helpers.run.plan import Step
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:chroma-migration-runbook:seal:v1"
+KIND = "urn:chroma-migration-runbook:sign-off:v1"  # of what a role signs
 PAYLOAD = "application/vnd.in-toto+json"
 ENVELOPE = ".dsse"
 SEALS = "seals"
@@ -61,6 +62,8 @@ BEHIND = (  # a line behind the newest seal, and nothing else: a repeated name c
     r'"user": "[^"]*", "when": "[^"]*"\}'
 )
 _LONGEST = 2**16  # bytes of such a line
+# How step 20 or 25 ends whose gate is shut: it touched nothing.
+REFUSED = (ReasonCode.NOT_SIGNED, ReasonCode.SIGNOFFS_MISSING, ReasonCode.SIGNED_NO_GO, ReasonCode.NO_DECISION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,33 @@ def trusted(folder: Path, signers: Path | None = None) -> audit.Trust | None:
     return trust(chain, "" if signers else audit.own_key(), signers)
 
 
+def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """(file, digest) of each change that these entries of the log name."""
+    return {(str(e["facts"].get("file")), str(e["facts"]["sha256"])) for e in entries if "sha256" in e["facts"]}
+
+
+def foreign(path: Path, trust: audit.Trust | None, sealed: int, first: str) -> str:
+    """What of a run's log the toolkit did not write, in words; "" where nothing. Lines before byte `sealed` are held by a seal.
+
+    `first` is the digest of its first line, where that is known. What is no entry stays, once a line of the toolkit's own says
+    so; at the end of the log the next line does.
+    """
+    lines = audit.lines_of(path)
+    if first and sha256(lines[0] if lines else b"") != first:
+        return "its first line is not the one with which the run began"
+    if broken := audit.check(path, torn=True):
+        return f"line {broken.line}: {broken.why}"
+    at, closed = 0, audit.closed(lines)
+    for number, line in enumerate(lines, start=1):
+        begins, at = at, at + len(line) + 1
+        if trust is None or not line or number in closed or begins < max(sealed, trust.since):
+            continue
+        torn = number == len(lines) and not audit.is_entry(line)
+        if not torn and audit.signer(path.parent.name, line) not in trust.keys:
+            return f"line {number} is not signed by the toolkit's key"
+    return ""
+
+
 def pre_authentication(payload: bytes) -> bytes:
     """The bytes that a DSSE signature over this payload signs."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
@@ -277,14 +307,23 @@ def _is_plain(path: Path) -> bool:
 
 def prefix_digest(path: Path, length: int) -> str:
     """SHA-256 of the first `length` bytes; "" where the file is shorter or gone."""
+    return prefix_digests(path, [length]).get(length, "")
+
+
+def prefix_digests(path: Path, lengths: Iterable[int]) -> dict[int, str]:
+    """As `prefix_digest`, of each of these lengths that the file has, in one pass over it."""
     if not _is_plain(path):
-        return ""
-    digest, left = hashlib.sha256(), length
+        return {}
+    digest, at, found = hashlib.sha256(), 0, dict[int, str]()
     with path.open("rb") as file:
-        while left > 0 and (data := file.read(min(left, 2**20))):
-            digest.update(data)
-            left -= len(data)
-    return "" if left else digest.hexdigest()
+        for length in sorted({*lengths}):
+            while at < length and (data := file.read(min(length - at, 2**20))):
+                digest.update(data)
+                at += len(data)
+            if at != length:
+                break
+            found[length] = digest.hexdigest()
+    return found
 
 
 def changed(folder: Path, seal: Seal, but: Container[str] = (), now: Mapping[str, str] | None = None) -> list[str]:

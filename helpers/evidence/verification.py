@@ -28,6 +28,7 @@ from helpers.evidence.seals import (
     bound_by,
     chain,
     fallen,
+    identity,
     knowing,
     logged,
     moved,
@@ -37,17 +38,18 @@ from helpers.evidence.seals import (
     unbound,
 )
 from helpers.evidence.secret_scan import attestation, made_again, other_code, tree
-from helpers.evidence.signing import ALLOWED, RUNNER
+from helpers.evidence.signing import ALLOWED, REVOKED, RUNNER
 from helpers.evidence.statement import (
     CHANGING,
     FIRST,
     LEADS_OUT,
     SEALS,
     Seal,
+    announced,
     changed,
     digest_of,
     listed,
-    prefix_digest,
+    prefix_digests,
     read_seal,
     unsealable,
 )
@@ -209,6 +211,10 @@ def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator
     broken = audit.check(folder / audit.NAME)
     if broken is not None:
         yield f"{audit.NAME}: line {broken.line}: {broken.why}"
+    for number, by in audit.closed(audit.lines_of(folder / audit.NAME)).items():
+        found.notes.append(
+            f"{audit.NAME}: line {number}: cut short, or added by somebody; it proves nothing, as line {by} says"
+        )
     trust = statement.trust(chain)
     yield from (f"{audit.NAME}: {line}" for line in made_again(folder, chain, trust))
     if trust is not None:
@@ -231,9 +237,11 @@ def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator
 def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
     """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again, as the log says."""
     log = logged(folder, chain, statement.trust(chain))
+    logs = {name for seal in chain for name in seal.prefixes}
+    were = {n: prefix_digests(folder / n, (s.prefixes[n][0] for s in chain if n in s.prefixes)) for n in logs}
     for at, (one, two) in enumerate(pairwise(chain), start=1):
         since = log[at]
-        named = audit.announced(since)
+        named = announced(since)
         unnamed = set()
         for name, digest in one.subjects.items():
             now = two.subjects.get(name, "")
@@ -247,9 +255,9 @@ def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
             elif RUNNER in one.predicate and (name, now) not in named:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}, and {audit.NAME} names no such change"
         for name, (length, digest) in one.prefixes.items():  # the newest seal's are looked at with its other files
-            if prefix_digest(folder / name, length) != digest:
+            if were[name].get(length) != digest:
                 yield f"{name}: not what it was at seal {one.number}"
-        yield from (f"{two.name}: {why}" for why in _other_signers(folder, one, two, log[: at + 1]))
+        yield from (f"{two.name}: {why}" for why in _other_signers(folder, one, two, log, at))
         if unnamed:
             found.notes.append(
                 f"{two.name}: {count(len(unnamed), 'file')} moved below earlier/ since seal {one.number}, which an older "
@@ -259,9 +267,13 @@ def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
             yield f"{two.name}: its time, {two.created}, is before that of seal {one.number}, {one.created}"
 
 
-def _other_signers(folder: Path, one: Seal, two: Seal, log: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
-    """Who may sign is another list than at the seal before: narrower, or one that a resume ordered, as the log says."""
-    if ALLOWED not in one.subjects:
+def _other_signers(
+    folder: Path, one: Seal, two: Seal, log: Sequence[Sequence[dict[str, Any]]], at: int
+) -> Iterator[str]:
+    """Who may sign is another list than at the seal before: narrower, or one that a resume ordered, as the log said by then."""
+    if ALLOWED not in one.subjects or all(
+        one.subjects.get(n) == two.subjects.get(n) for n in (ALLOWED, ALLOWED + REVOKED)
+    ):
         return
     if ALLOWED not in two.subjects:
         yield f"it has no list of who may sign, and seal {one.number} has one"
@@ -272,7 +284,7 @@ def _other_signers(folder: Path, one: Seal, two: Seal, log: Sequence[Sequence[di
             yield f"its list of who may sign, or that of seal {one.number}, is not here"
         return
     lists = audit.lists(now)
-    told = [entry for part in log for entry in part]
+    told = [entry for part in log[: at + 1] for entry in part]
     while told and told[-1]["action"] != audit.TAKEN:
         told.pop()
     if signing.ordered(told) != audit.digest_of_lists(lists) and not signing.narrower(lists, audit.lists(was)):
@@ -280,8 +292,12 @@ def _other_signers(folder: Path, one: Seal, two: Seal, log: Sequence[Sequence[di
 
 
 def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
-    """Every seal binds what the first one bound, but for changes that the log names; who has to sign never changes."""
+    """Every seal binds what the first one bound, but for changes that the log names; what a run is, as run.json says it, and who
+    has to sign never change."""
+    facts = signing.statement_of(folder / RunPath.RUN)
     first, before = chain[0], chain[0]
+    if names := other_identity(first, {**identity(facts), "directory": facts.get("directory")}):
+        yield f"{RunPath.RUN}: {', '.join(names)}: not as seal 1 says"
     for seal in chain[1:]:
         now = {**seal.predicate["run"], "directory": seal.predicate.get("directory", first.predicate.get("directory"))}
         if names := other_identity(first, now):
@@ -514,9 +530,12 @@ def _signatures(run: RunState, found: Verified, signers: Path | None) -> Iterato
         for name, said in signoffs.no_gos(run.reports):
             reason = one_line(str(said.get("reason") or "no reason given"), 200)
             found.notes.append(f"{name}: {one_line(str(said.get('role')), 80)} says NO-GO: {reason}")
+        acted = approvals.acted(run)
         for gate in signoffs.GATES:
             step = signoffs.BEFORE.get(gate)
-            yield from _gate(run, gate, step is not None and run.result(step) is not None, found, signers)
+            result = run.result(step) if step else None
+            needed = result is not None and (step in acted or not passed(result))  # else of a dry run
+            yield from _gate(run, gate, needed, found, signers)
         yield from dict.fromkeys(approvals.unapproved(run, signers))
         if run.result(Step.CUTOVER) is not None and not run.parameters.signoff.required:
             found.notes.append("signoffs/: cutover: nobody had to sign (signoff.required is empty)")

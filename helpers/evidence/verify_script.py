@@ -12,8 +12,8 @@ from pathlib import Path
 
 from helpers import audit
 from helpers.errors import RunbookError
-from helpers.evidence.signing import REVOKED, namespace
-from helpers.evidence.statement import BEHIND, CHANGING, MAY_BE_EMPTY, SIGNATURE, Seal, time_of
+from helpers.evidence.signing import REHEARSAL, REVOKED
+from helpers.evidence.statement import BEHIND, CHANGING, KIND, MAY_BE_EMPTY, REFUSED, SIGNATURE, Seal
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 
@@ -38,7 +38,8 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #   by then;
 # - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
 # - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
-# - whether an approval accepts each marginal criterion, and what a result means: read it.
+# - whether an approval accepts each marginal criterion, or says that it was given after the step acted, and what a result means:
+#   read it.
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
 
@@ -62,12 +63,13 @@ listed() {{ # the files of a seal: SHA-256, name
 #    the newest one stands here; whoever wrote it down elsewhere on the day can compare. Each is signed by the runner whose
 #    key it names, which proves no more than that: compare its fingerprint with the one in the announcement.
 newest={newest}  # {seal}
+all=(seals/*.json) digests=$(sha256sum seals/*.json)
 before=none created='' runner='' last='' holders=''
-for seal in seals/*.json; do
+while read -r digest seal; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
-  before=$(sha256sum < "$seal" | cut -d' ' -f1)
-  [[ ! "$(said created "$seal")" < "$created" ]] || complain "$seal is older than the seal before it"
-  created=$(said created "$seal"); key=$(said fingerprint "$seal")
+  before=$digest now=$(said created "$seal") key=$(said fingerprint "$seal")
+  [[ ! $now < $created ]] || complain "$seal is older than the seal before it"
+  created=$now
   if [ -z "$key" ]; then
     echo "$seal is not signed"
     [ -z "$runner$SIGNERS" ] || complain "$seal should be signed"
@@ -76,7 +78,8 @@ for seal in seals/*.json; do
   ssh-keygen -Y check-novalidate -n runbook-seal -s "$seal.sig" < "$seal" | grep -F "key $key" ||
     complain "$seal is not signed with $key"
   if [ -n "$SIGNERS" ]; then
-    who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" 2>/dev/null | head -n 1)
+    who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" \
+      < "$seal" 2>/dev/null | head -n 1)
     ssh-keygen -Y verify -Overify-time="$(instant "$seal")" "${{gone[@]}}" -f "$SIGNERS" -I "$who" -n runbook-seal \
       -s "$seal.sig" < "$seal" > /dev/null || complain "$seal is not signed by one whom $SIGNERS allows"
   elif [ "${{runner:-$key}}" != "$key" ]; then
@@ -87,69 +90,103 @@ for seal in seals/*.json; do
     sed -E 's/.*"payload":"([^"]*)".*/\1/' "$seal.dsse" | base64 -d | grep -qF "$before" ||
       complain "$seal.dsse is not of its seal"
   fi
-done
+done <<< "$digests"
+seal=${{all[${{#all[@]}} - 1]}}
 [ "$before" = "$newest" ] || complain "$seal is not the newest seal as it was set"
 for digest in "$@"; do
-  sha256sum seals/*.json | grep -qi "^$digest  " || complain "no seal has the expected SHA-256 $digest"
+  grep -qi "^$digest  " <<< "$digests" || complain "no seal has the expected SHA-256 $digest"
 done
+set=$(sort -u audit.jsonl |
+  sed -nE 's#^\{{"action": "sealed", "facts": \{{"digest": "([0-9a-f]+)", "number": ([0-9]+)\}}.*#\1 \2#p')
 while read -r digest number; do # each seal as the log says that it was set
-  sha256sum "seals/$(printf %04d "$number")"-*.json 2> /dev/null | grep -q "^$digest " ||
-    complain "audit.jsonl: seal $number with the SHA-256 $digest was set, and is not here: seals were made again"
-done < <(sed -nE 's#^\{{"action": "sealed", "facts": \{{"digest": "([0-9a-f]+)", "number": ([0-9]+)\}}.*#\1 \2#p' audit.jsonl)
+  complain "audit.jsonl: seal $number with the SHA-256 $digest was set, and is not here: seals were made again"
+done < <(comm -23 <(grep . <<< "$set") <(sed -nE 's#^([0-9a-f]+)  seals/0*([0-9]+)-.*#\1 \2#p' <<< "$digests" | sort))
 sed -nE 's#^\{{"action": "seal", "facts": \{{[^}}]*"number": ([0-9]+)\}}.*#\1#p' audit.jsonl | sort -nc 2> /dev/null ||
   complain "audit.jsonl: an earlier seal was begun after a later one: seals were made again"
-for each in seals/*.json; do
-  ! grep -qF '"sealed":"named"' "$each" ||
-    grep -qF "\"sealed\", \"facts\": {{\"digest\": \"$(sha256sum < "$each" | cut -d' ' -f1)\"" audit.jsonl ||
-    complain "$each: audit.jsonl does not say that it was set"
-done
+while read -r digest; do
+  complain "$(grep "^$digest " <<< "$digests" | cut -c67-): audit.jsonl does not say that it was set"
+done < <(comm -23 <(grep -lF '"sealed":"named"' seals/*.json | xargs -rd '\n' sha256sum | cut -c-64 | sort) \
+  <(cut -c-64 <<< "$set"))
 
 # 2. Every sealed file, by its SHA-256; nothing that was sealed before was changed since, but for what the audit log names.
 sealed=$(listed "$seal")
+text='"([^"\\]|\\.)*"'
+is() {{ grep -ohE "\"(run\":\{{[^}}]*\}}|directory\":$text)" "$@" | grep -oE "\"[a-z]+\":($text|true|false|null)" | sort -u; }}
+while IFS= read -r pair; do # what a run is never changes
+  [ "$(is seals/*.json | grep -cF "${{pair%%:*}}:")" = 1 ] || complain "seals/: not all say $pair, as ${{all[0]}} does"
+  grep -qxF -e "  ${{pair%%:*}}: ${{pair#*:}}" -e "  ${{pair%%:*}}: ${{pair#*:}}," run.json ||
+    complain "run.json: ${{all[0]}} says $pair"
+done < <(is "${{all[0]}}" | grep -v '^"binding":')
 echo "$sealed" | sha256sum --check --quiet --strict || bad=1
 parts() {{ grep -oE '"(bound|files|lists|moves|sealed|work)":["{{]|"{log_key}":"' "$1" | sort -u; }}
 approvals() {{ grep -oE '"approvals":\{{[^}}]*\}}' "$1" | head -n 1; }}
+was='' had='' who=''
 for each in seals/*.json; do
-  [ -z "$last" ] || [ -z "$(comm -23 <(parts "$last") <(parts "$each"))" ] || complain "$each lacks what $last has"
-  [ -z "$last" ] || ! listed "$last" | grep -q '  allowed_signers$' || listed "$each" | grep -q '  allowed_signers$' ||
+  files=$(listed "$each") has=$(parts "$each") ask=$(approvals "$each")
+  [ "$had" = "$has" ] || [ -z "$(comm -23 <(grep . <<< "$had") <(echo "$has"))" ] || complain "$each lacks what $last has"
+  [[ "$was"$'\n' != *'  allowed_signers'$'\n'* || "$files"$'\n' == *'  allowed_signers'$'\n'* ]] ||
     complain "$each: it has no list of who may sign, and $last has one"
-  who=$([ -z "$last" ] || approvals "$last")
-  [ -z "$who" ] || [ "$who" = "$(approvals "$each")" ] || complain "$each: other people sign than in $last"
-  [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
+  [ -z "$who" ] || [ "$who" = "$ask" ] || complain "$each: other people sign than in $last"
+  [ -n "$last" ] && [ "$was" != "$files" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
     # A step that runs again moves what it left before; logs of older toolkits do not name that.
-    [[ $name != earlier/* ]] && listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&
+    [[ $name != earlier/* ]] && grep "^$digest  earlier/" <<< "$files" | cut -d/ -f3- | grep -qxF "$name" &&
       {{ ! grep -qF '"moves":"named"' "$last" ||
         grep -qF "{{\"digest\": \"$digest\", \"file\": \"$name\", \"to\": \"earlier/" audit.jsonl; }} && continue
-    now=$(listed "$each" | grep -F "  $name" | grep -x "[0-9a-f]*  $name" | cut -c-64)
+    now=$(grep -F "  $name" <<< "$files" | grep -x "[0-9a-f]*  $name" | cut -c-64)
     [[ " {changing} " == *" $name "* ]] && grep -qF "\"sha256\": \"$now\"" audit.jsonl && continue
     complain "$name: changed between $last and $each"
-  done < <(comm -23 <(listed "$last") <(listed "$each"))
-  last=$each
+  done < <(comm -23 <(echo "$was") <(echo "$files"))
+  last=$each was=$files had=$has who=$ask
 done
 
 # 3. The logs grow; what was there when each seal was set is unchanged. Behind the newest only audit.jsonl says that it was set.
+seen=''
 for each in seals/*.json; do
   while read -r length name digest; do
-    [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed since $each"
+    [[ "$seen" == *" $length $name $digest "* ]] || [ "$(head -c "$length" "$name" | sha256sum)" = "$digest  -" ] ||
+      complain "$name: changed since $each"
+    held+=" $length $name $digest "
     only='x^'; [ "$name" != audit.jsonl ] || only='^{behind}$'
     [ "$each" != "$seal" ] || [ "$(tail -c "+$((length + 1))" "$name" | grep -acvE "$only")" = 0 ] ||
       complain "$name: lines added later"
   done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$each" |
     sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
+  seen=$held held=''
 done
 
 # 4. The lines of the audit log: each holds the SHA-256 of the line before it, and is signed by the key that the seals name; what
-#    an older toolkit wrote, whose seals name none, is not signed.
-before=0000000000000000000000000000000000000000000000000000000000000000 keys='' old=0 at=0
+#    an older toolkit wrote, whose seals name none, is not signed. What a crash cut short, or somebody added that is no such line,
+#    proves nothing: the next line says so, and has its SHA-256.
+before=0000000000000000000000000000000000000000000000000000000000000000 keys='' old=0 at=0 number=0 gap='' next=0
+ends=() holds=() after=() # of each seal: how many bytes, and so lines, of the log it holds; the step whose end it seals
+while IFS= read -r said; do
+  while [ "$next" -lt "${{#all[@]}}" ] && [ "${{all[next]}}" != "${{said%%.json:*}}.json" ]; do next=$((next + 1)); done
+  case $said in
+    *'"after":"'*) after[next]=${{said##*:}} ;;
+    *) said=${{said##*'"bytes":'}}; ends[next]=${{said%%,*}} ;;
+  esac
+done < <(grep -oHE '"after":"[0-9]*"|"bytes":[0-9]+,"name":"audit.jsonl"' seals/*.json)
+next=0
 for each in seals/*.json; do
   key=$(said {log_key} "$each"); keys+=" $key"
   [ -n "$key" ] || old=$(grep -o '"bytes":[0-9]*,"name":"audit.jsonl"' "$each" | tr -cd 0-9)
 done
 [ "$old" = 0 ] || echo "audit.jsonl: the first $old bytes are chained, not signed"
+entry='^\{{"action": "[^"]*", "facts": \{{.*\}}, .*"user": "[^"]*", "when": "[^"]*"\}}$'
 signature='^(.*), "signature": "([A-Za-z0-9+/=]+)"(, "user": "[^"]*", "when": "[^"]*"\}})$'
 while IFS= read -r line || [ -n "$line" ]; do
-  case "$line" in *"\"previous\": \"$before\""*) ;; *) complain "audit.jsonl: broken before: $line" ;; esac
-  before=$(printf %s "$line" | sha256sum | cut -d' ' -f1)
+  until [ "$next" = "${{#all[@]}}" ] || [ "${{ends[next]:-0}}" -gt $((at + ${{#line}})) ]; do
+    holds[next]=$number next=$((next + 1))
+  done
+  number=$((number + 1)) follows=$before before=$(printf %s "$line" | sha256sum) before=${{before%% *}}
+  if [[ ! $line =~ $entry ]]; then
+    gap+=${{gap:+$'\n'}}$line at=$((at + ${{#line}} + 1))
+    continue
+  elif [[ $gap && $line == '{{"action": "{closed}", '*"\"sha256\": \"$(printf %s "$gap" | sha256sum | cut -d' ' -f1)\""* ]]; then
+    echo "audit.jsonl: cut short, or added by somebody, and proves nothing: $gap"
+  elif [ -n "$gap" ]; then complain "audit.jsonl: broken before: $gap"; fi
+  gap=''
+  case "$line" in *"\"previous\": \"$follows\""*) ;; *) complain "audit.jsonl: broken before: $line" ;; esac
   if [ "$at" -ge "${{old:-0}}" ] && [ -n "${{keys// /}}" ]; then
     by=''
     [[ ! $line =~ $signature ]] || by=$(ssh-keygen -Y check-novalidate -n {log_namespace} -s <(printf '%s\n' \
@@ -159,6 +196,8 @@ while IFS= read -r line || [ -n "$line" ]; do
   fi
   at=$((at + ${{#line}} + 1))
 done < audit.jsonl
+[ -z "$gap" ] || complain "audit.jsonl: broken before: $gap"
+for ((; next < ${{#all[@]}}; next++)); do holds[next]=$number; done
 
 # 5. Nothing else is here: index.html is made from these files, and this is {name}.
 logs=$(grep -o '"bytes":[0-9]*,"name":"[^"]*"' "$seal" | cut -d'"' -f6)
@@ -224,25 +263,46 @@ foreign=$(find signoffs earlier -path '*signoffs/*' 2> /dev/null |
 again=$(logged '[a-z_-]+' | sort | uniq -d); [ -z "$again" ] || complain "recorded twice: $again"
 no_go=$(find signoffs earlier -path '*signoffs/*.json' -exec grep -lF '"decision":"no-go"' {{}} + 2>/dev/null | sort)
 [ -z "$no_go" ] || echo "no-go: $no_go"
-timely() {{ # the name of a statement has the time that it states
-  [[ "$1" == *"-$(said when "$1" | sed -E 's/[-:.]//g; s/\+0000$/Z/').json" ]] || complain "$1: its name has another time"
+good() {{ # statement, role, list, time: by whom it is signed, as that list allowed then
+  local revoked=() who out
+  [ ! -e "$3{old}" ] || revoked=(-r "$3{old}")
+  while IFS= read -r who; do
+    out=$(ssh-keygen -Y verify -Overify-time="$4" "${{revoked[@]}}" -f "$3" -I "$who" -n "runbook-$2" -s "$1.sig" < "$1") &&
+      {{ echo "$out"; return; }}
+  done < <(ssh-keygen -Y find-principals -Overify-time="$4" -f "$3" -s "$1.sig" 2> /dev/null)
+  return 1
 }}
-signed() {{ # statement, namespace, time
-  timely "$1"
-  grep -qF "\"run\":\"{run}\"" "$1" || complain "$1 is of another run"
-  grep -qF "$(sed -E 's/.*"seal":\{{"name":"[^"]*","sha256":"([0-9a-f]+)"\}}.*/\1/' "$1")" <(sha256sum seals/*) ||
-    complain "$1 signs a seal that is not here"
+vouched() {{ # statement, gate, role, list: what is asked of every statement, by the list of signers under which it was given
+  local run=$(said run "$1") by named also over covering
+  local time=${{1##*-}} name="signoffs/${{1##*/}}"; time=${{time:0:8}}${{time:9:6}}Z
+  [[ "$1" == *"-$(said when "$1" | sed -E 's/[-:.]//g; s/\+0000$/Z/').json" ]] || complain "$1: its name has another time"
+  [ "$run" = "{run}" ] || complain "$1 is of another run"
+  over=$(grep "^$(sed -nE 's/.*"seal":\{{"name":"[^"]*","sha256":"([0-9a-f]{{64}})"\}}.*/\1/p' "$1") " <<< "$digests" | cut -c67-)
+  [ -n "$over" ] && grep -qF "\"after\":\"$(sealed_by "$2")\"" "$over" || complain "$1 signs a seal that is not here"
+  [ -z "$over" ] || [[ ! "$(said when "$1")" < "$(said created "$over")" ]] || complain "$1 is older than the seal that it signs"
+  [ -z "$over" ] || grep -qF "$(grep -oE '"rehearsal":(true|false)' "$1")" <(is "$over") ||
+    complain "$1: a rehearsal and a run that is none sign nothing for each other"
+  grep -qxE "$form" "$1" && [ "$(wc -l < "$1")" = 1 ] && grep -qF "\"gate\":\"$2\"" "$1" && grep -qF "\"role\":\"$3\"" "$1" ||
+    complain "$1 is no statement of $3 for $2"
+  by=$(good "$1" "$3" "$4" "$time") || complain "$1 is not signed by one who may, as $4 says"
+  echo "$by"; named=${{by#* signature for }} named=${{named%% with *}}
+  [[ $named != {rehearsal}* ]] || is "$over" | grep -q '"rehearsal":true' || complain "$1 is signed with a key of a rehearsal"
+  holders+=$(for each in "${{by##* }}" ${{named//,/ }}; do echo "$each $3"; done)$'\n'
+  covering=$(grep -lE "\"name\":\"(earlier/[^\"]*/)?$name\"" seals/*.json | head -n 1)
+  [ -z "$covering" ] || good "$1" "$3" "$4" "$(instant "$covering")" > /dev/null ||
+    complain "$1: its key was not valid when it was sealed"
+  [ -n "$SIGNERS" ] || return
+  also=$(good "$1" "$3" "$SIGNERS" "$time") || {{ complain "$1 is not signed by one whom $SIGNERS allows"; return; }}
+  also=${{also#* signature for }}
+  [ "${{also%% with *}}" = "$named" ] || complain "$1: its key is that of $named in $4, and of ${{also%% with *}} in $SIGNERS"
+}}
+sealed_by() {{ case $1 in {gates} *) echo none ;; esac; }}
+form='\{{"accept":\[('$text'(,'$text')*)?\],"decision":"(go|no-go)",("delta_limit":\{{[^{{}}]*\}},)?"gate":"[a-z-]+","name":'$text
+form+=',"reason":'$text',"rehearsal":(true|false),"role":"[a-z_]+","run":'$text',"seal":\{{"name":'$text
+form+=',"sha256":"[0-9a-f]{{64}}"\}},"type":"{kind}","when":'$text'\}}'
+signed() {{ # statement, gate, role
   sed -E 's/.*"decision":"([a-z-]+)".*"gate":"([a-z-]+)".*"role":"([a-z_]+)".*/\2: \3 signed \1/' "$1"
-  who=$(ssh-keygen -Y find-principals -Overify-time="$3" -f allowed_signers -s "$1.sig" 2>/dev/null | head -n 1)
-  good=$(ssh-keygen -Y verify -Overify-time="$3" {revoked}-f allowed_signers -I "$who" -n "$2" -s "$1.sig" < "$1") ||
-    complain "$1 is not signed by one who may"
-  echo "$good"; holders+="${{good##* }} $2"$'\n'
-  covering=$(grep -lF "\"name\":\"$1\"" seals/*.json | head -n 1)
-  [ -z "$covering" ] || ssh-keygen -Y verify -Overify-time="$(instant "$covering")" {revoked}-f allowed_signers \
-    -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null || complain "$1: its key was not valid when it was sealed"
-  [ -z "$SIGNERS" ] || ssh-keygen -Y verify -Overify-time="$3" "${{gone[@]}}" -f "$SIGNERS" -I "$who" -n "$2" -s "$1.sig" \
-    < "$1" > /dev/null ||
-    complain "$1 is not signed by one whom $SIGNERS allows"
+  vouched "$1" "$2" "$3" allowed_signers
 }}
 judged() {{ # line of the log, gate, role, seal: the statement that it names, wherever it is now, by the signers of that seal
   name=$(sed -nE 's#.*"file": "(signoffs/'"$2-$3"'-{when})".*#\1#p' <<< "$1")
@@ -250,37 +310,55 @@ judged() {{ # line of the log, gate, role, seal: the statement that it names, wh
     grep "^$(sed -nE 's#.*"statement": "([0-9a-f]+)".*#\1#p' <<< "$1")  " | head -n 1 | cut -c67-)
   [ -n "$name" ] && [ -n "$at" ] || {{ complain "no statement of $3 is where audit.jsonl says: $1"; return; }}
   grep -qF "\"sha256\":\"$(sha256sum < "$4" | cut -d' ' -f1)\"" "$at" || complain "$at signs another seal than $4"
-  list='' time=${{at##*-}}; time=${{time:0:8}}${{time:9:6}}Z
+  list=''
   for each in allowed_signers earlier/*/allowed_signers; do
     [ -f "$each" ] && [ "$(listed "$4" | grep -E '  allowed_signers({old})?$')" = "$(
       cd "$(dirname "$each")" && sha256sum allowed_signers allowed_signers{old} 2> /dev/null | sort)" ] && list=$each
   done
   [ -n "$list" ] || {{ complain "$at: the list of signers under which it was given is not here"; return; }}
-  grep -qF "\"run\":\"{run}\"" "$at" || complain "$at is of another run"
-  timely "$at"
-  grep -qF "\"gate\":\"$2\"" "$at" && grep -qF "\"role\":\"$3\"" "$at" && grep -qF '"decision":"go"' "$at" ||
-    complain "$at is no approval of $3 for $2"
-  for each in "$list" ${{SIGNERS:+"$SIGNERS"}}; do
-    revoked=(); [ ! -e "$each{old}" ] || revoked=(-r "$each{old}")
-    who=$(ssh-keygen -Y find-principals -Overify-time="$time" -f "$each" -s "$at.sig" 2> /dev/null | head -n 1)
-    good=$(ssh-keygen -Y verify -Overify-time="$time" "${{revoked[@]}}" -f "$each" -I "$who" -n "runbook-$3" -s "$at.sig" \
-      < "$at") || complain "$at is not signed by one whom $each allows"
-    holders+="${{good##* }} runbook-$3"$'\n'
-  done
+  grep -qF "\"role\":\"$3\"" "$at" && grep -qF '"decision":"go"' "$at" || complain "$at is no approval of $3 for $2"
+  vouched "$at" "$2" "$3" "$list"
 }}
-set_at() {{ # how many lines of the log a seal holds: those came before it
-  head -c "$(grep -oE '"bytes":[0-9]+,"name":"audit.jsonl"' "$1" | tr -cd 0-9)" audit.jsonl | wc -l
+touched_nothing() {{ # result, step: a dry run, as the result says that has this SHA-256, wherever it is now
+  for each in "results/$2.json" earlier/*/results/"$2.json"; do
+    [ -f "$each" ] && [ "$(sha256sum < "$each" | cut -c-64)" = "$1" ] || continue
+    ! grep -qE '"cut_over": |"dry_run": false' "$each"; return
+  done
+  return 1
+}}
+acts() {{ # step: the numbers of the lines of the log by which it began and was done; else of the last before a seal that has it
+  local line begun='' dry='' changing='' known=' ' result
+  while IFS= read -r line; do
+    case $line in
+      *'{{"action": "step begins", '*) begun=${{line%%:*}} changing='' dry=''; [[ $line != *'"dry_run": true'* ]] || dry=1 ;;
+      *'{{"action": "cutover", '*)
+        [[ $changing && $line != *'"outcome": "begun"'* ]] || echo "${{line%%:*}}"
+        changing=1 ;;
+      *) result=$(sed -nE 's/.*"result": "([0-9a-f]+)".*/\1/p' <<< "$line")
+        if [ -n "$dry" ] && {{ [ -z "$result" ] || touched_nothing "$result" "$1"; }}; then begun='' known+="$result "
+        elif [[ $line =~ \"outcome\":\ \"({refused})\" ]]; then begun=''
+        elif [[ $begun && ! $line =~ \"outcome\":\ \"(pass|warning|marginal|not\ [a-z]+)\" ]]; then
+          echo "$begun"; begun='' known+="$result "
+        else echo "$begun ${{line%%:*}}"; begun='' known+="$result "; fi ;;
+    esac
+  done < <(grep -nE '^\{{"action": "(step (begins|ends)", "facts": \{{.*"step": "'"$1"'"\}}|cutover", )' audit.jsonl |
+    if [ "$1" = {cutover} ]; then cat; else grep -vF '{{"action": "cutover", '; fi)
+  [ -n "$dry" ] || echo "$begun"
+  next=0
+  while IFS= read -r line; do
+    result=${{line##*'"result":"'}} result=${{result%%\"*}}
+    [[ $known != *" $result "* && ! $line =~ \"error\":\"({refused})\" ]] || continue
+    known+="$result "
+    while [ "$next" -lt "${{#all[@]}}" ] && [ "${{all[next]}}" != "${{line%%.json:*}}.json" ]; do next=$((next + 1)); done
+    echo "${{holds[next]}}"
+  done < <(grep -oHE '"'"$1"'":\{{"error":"[^"]*","finished":"[^"]*","result":"[0-9a-f]*","' seals/*.json)
 }}
 approved='  (parameters\.yaml|results/(1[0-9]|2[0-4])\.json)$'
+acts=$(for each in {fence} {cutover}; do echo "$each" $(acts "$each"); done)
 approved() {{ # gate, role, step whose seal is signed, step that does not begin before ("" for the closeout)
-  acts='' # the lines by which it acted, or was sealed
-  if [ -n "$4" ]; then
-    acts=$(grep -nE '^\{{"action": "step ends", .*"outcome": "(pass|warning|marginal|not [a-z]+)", "previous"' audit.jsonl |
-      grep -F "\"step\": \"$4\"}}")
-    [ "$4" != {cutover} ] || acts+=$'\n'$(grep -nE '^\{{"action": "cutover", .*"outcome": "begun", "previous"' audit.jsonl)
-    for each in $(grep -lF "\"after\":\"$4\"" seals/*.json); do acts+=$'\n'$(set_at "$each"); done
-  fi
-  for line in $(cut -d: -f1 <<< "$acts"); do # each time that it acted: what had the role signed by then?
+  local line by go no each over statement other
+  # Each time that it acted: what was signed by then?
+  for line in $(grep "^$4 " <<< "$acts" | tr ' ' '\n' | tail -n +2 | sort -nu); do
     by=$(head -n "$line" audit.jsonl | grep -E '^\{{"action": "signed", ' | grep -F "\"gate\": \"$1\"," |
       grep -F "\"role\": \"$2\"," | tail -n 1)
     [[ "$by" == *'"decision": "go"'* ]] || complain "step $4 acted, and $2 had not signed go by then"
@@ -290,21 +368,23 @@ approved() {{ # gate, role, step whose seal is signed, step that does not begin 
       [[ "$no" < "$go" ]] || complain "step $4 acted, and $no, given later than $go, is no-go"
     done
     over='' # the newest seal that could be signed by then
-    for each in $(grep -lF "\"after\":\"$3\"" seals/*.json); do
-      [ "$(set_at "$each")" -ge "$line" ] || over=$each
+    for each in "${{!all[@]}}"; do
+      [ "${{after[each]}}" != "\"$3\"" ] || [ "${{holds[each]}}" -ge "$line" ] || over=$each
     done
     if [ -n "$over" ]; then
-      judged "$by" "$1" "$2" "$over"
-      for each in $(printf '%s\n' seals/*.json | sed "1,\\#^$over\$#d"); do # what was approved is what the step acted with
-        ! grep -qF "\"after\":\"$3\"" "$each" || break
-        [ "$(set_at "$each")" -lt "$line" ] || grep -qF "\"after\":\"$4\"" "$each" || continue
-        [ "$4" != {cutover} ] || [ -z "$(comm -23 <(listed "$over" | grep -E "$approved") <(listed "$each"))" ] ||
-          complain "$each: step $4 acted with other parameters or results than $over has"
-        ! grep -qF "\"after\":\"$4\"" "$each" || break
+      judged "$by" "$1" "$2" "${{all[over]}}"
+      for ((each = over + 1; each < ${{#all[@]}}; each++)); do # what was approved is what the step acted with
+        [ "${{after[each]}}" != "\"$3\"" ] || break
+        [ "${{holds[each]}}" -lt "$line" ] || [ "${{after[each]}}" = "\"$4\"" ] || continue
+        [ "$4" != {cutover} ] ||
+          [ -z "$(comm -23 <(listed "${{all[over]}}" | grep -E "$approved") <(listed "${{all[each]}}"))" ] ||
+          complain "${{all[each]}}: step $4 acted with other parameters or results than ${{all[over]}} has"
+        [ "${{after[each]}}" != "\"$4\"" ] || break
       done
     else complain "step $4 acted, and step $3 was not sealed by then"; fi
   done
   [ -e "results/${{4:-$3}}.json" ] || return
+  [ -z "$4" ] || grep -q "^$4 [0-9]" <<< "$acts" || grep -q '^  "verdict": "fail"' "results/$4.json" || return # a dry run
   statement=$(logged "$1-$2" | tail -n 1)
   if [ -z "$statement$4" ]; then echo "$1: $2 has not signed"; return; fi
   if [ -z "$statement" ]; then complain "step $4 ran, and $2 has not signed"; return; fi
@@ -323,6 +403,7 @@ _TAIL = """
 exit "$bad"
 }} 2>&1 | cat -v; exit "${{PIPESTATUS[0]}}"
 """
+_GATES = f"dry-run) echo {Step.SCHEDULE_AND_NOTIFY} ;; cutover) echo {Step.REVIEW} ;; closeout) echo {Step.CLOSEOUT} ;;"
 _SAME_KEY = """\
 twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1 | uniq -d)
 [ -z "$twice" ] || complain "one key signed in several roles: $twice"
@@ -332,12 +413,12 @@ twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1 | uniq -d)
 def recipe(state: RunState, newest: Seal) -> str:
     """The text of VERIFY.txt for the run as it is: the same files give the same text."""
     folder = state.reports
-    revoked = f"-r allowed_signers{REVOKED} " if (folder / f"allowed_signers{REVOKED}").is_file() else ""
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
-        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, behind=BEHIND,
+        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), behind=BEHIND,
         changing=" ".join(sorted(CHANGING)), log_key=audit.LOG_KEY, log_namespace=audit.NAMESPACE, full="|".join(MAY_BE_EMPTY),
-        review=Step.REVIEW, cutover=Step.CUTOVER, old=REVOKED, when=_WHEN,
+        review=Step.REVIEW, cutover=Step.CUTOVER, fence=Step.FENCE_WRITES, old=REVOKED, when=_WHEN, closed=audit.CLOSED,
+        refused='|'.join(REFUSED), kind=KIND, rehearsal=REHEARSAL, gates=_GATES,
     )  # fmt: skip
     lines = [_signed(path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:
@@ -354,5 +435,4 @@ def _signed(path: Path) -> str:
     """The line for one statement. What its name says is what it must be: nothing is taken from a file that may be forged."""
     if (match := SIGNATURE.fullmatch(path.name)) is None:
         return f"complain {shlex.quote(f'signoffs/{path.name} is no statement')}"
-    when = time_of(match["when"])
-    return f"signed signoffs/{path.name} {namespace(match['role'])} {when:%Y%m%d%H%M%SZ}"
+    return f"signed signoffs/{path.name} {match['gate']} {match['role']}"

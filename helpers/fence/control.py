@@ -6,6 +6,7 @@ operator's `runbook fence RUN_ID --lift`, finds what was there before.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import psutil
 
@@ -30,7 +31,7 @@ from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, StepResult, section, utc_now
+from helpers.results import StateFile, StepResult, contents, section, utc_now
 from helpers.run.command import others_at, run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -221,7 +222,7 @@ class Control:
         before: dict[str, object] = {}
         if self.nginx is not None:
             other = self.nginx.written_by()
-            if other and other != self.folder.id and "CLOSED" in self.nginx.path.read_text(encoding="utf-8"):
+            if other and other != self.folder.id and b"CLOSED" in contents(self.nginx.path):
                 raise Terminal(
                     ReasonCode.FENCE_OF_OTHER_RUN, f"holds the fence of run {other}", where=str(self.nginx.path),
                     next_step=f"Lift it first: {RUNBOOK} fence {other} --lift",
@@ -362,7 +363,7 @@ class Control:
             early = f"snapshot {snapshot} was begun before the log of writes, or read in several sessions"
             return {}, doubt or early
         try:
-            with self._log_file.open("rb") as lines:
+            with _opened(self._log_file) as lines:
                 found = touched(lines, mark[0])
         except (OSError, ValueError, KeyError, TypeError) as error:
             return {}, f"{self._log_file} cannot be read ({error})"
@@ -505,6 +506,13 @@ class Control:
         return f"Check that Chroma and the proxy in front of it run, then repeat: {self._lift_command}"
 
 
+def _opened(file: Path) -> IO[bytes]:
+    """The log, opened; OSError where it is no plain file."""
+    if not file.is_file():
+        raise OSError(errno.EINVAL, "not a plain file", str(file))
+    return file.open("rb")
+
+
 def _place(file: Path) -> list[int]:
     """Device and inode of a plain file, [] for anything else."""
     with suppress(OSError):
@@ -524,7 +532,7 @@ def _same(now: list[tuple[int, float]], then: list[tuple[int, float]]) -> bool:
 def _head(file: Path, size: int = -1) -> tuple[int, str]:
     """How many bytes (at most `size`) a file begins with, and their SHA-256."""
     found, left = hashlib.sha256(), file.stat().st_size if size < 0 else size
-    with file.open("rb") as opened:
+    with _opened(file) as opened:
         while left and (piece := opened.read(min(left, 2**20))):
             found.update(piece)
             left -= len(piece)
@@ -532,7 +540,7 @@ def _head(file: Path, size: int = -1) -> tuple[int, str]:
 
 
 def _end(file: Path) -> bytes:
-    with file.open("rb") as opened:
+    with _opened(file) as opened:
         opened.seek(max(0, file.stat().st_size - 2**16))
         return opened.read()
 

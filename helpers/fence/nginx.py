@@ -24,7 +24,7 @@ from helpers.errors import Terminal
 from helpers.parameters import resolve_path
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
-from helpers.results import json_in, write_bytes, write_text
+from helpers.results import contents, json_in, write_bytes, write_text
 from helpers.run.command import Done, alive, children, name_of, run_or_fail, run_program
 
 MARK = "# Chroma migration runbook, write fence of run "
@@ -149,8 +149,8 @@ class Nginx:
     def written_by(self) -> str:
         """The run whose fence, closed or open, is in the file; "" for somebody else's file, or none."""
         try:
-            first = self.path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
-        except OSError:
+            first = contents(self.path).decode("utf-8", "replace").split("\n", 1)[0]
+        except (OSError, ValueError):
             return ""
         return first[len(MARK) :].split(":")[0] if first.startswith(MARK) else ""
 
@@ -158,7 +158,7 @@ class Nginx:
         """Copy what the file is now; a file of our own is not what was before."""
         if not self.path.exists() or self.written_by():
             return {"existed": False}
-        write_bytes(backup, self.path.read_bytes(), self.path.stat().st_mode & 0o777)
+        self._guarded(lambda: write_bytes(backup, contents(self.path), self.path.stat().st_mode & 0o777))
         return {"existed": True, "backup": str(backup)}
 
     def write(self, text: str, path: Path | None = None) -> None:
@@ -168,7 +168,7 @@ class Nginx:
 
     def put_back(self, backup: Path) -> None:
         """The file as it was, byte for byte, in one step."""
-        self._guarded(lambda: write_bytes(self.path, backup.read_bytes(), backup.stat().st_mode & 0o777))
+        self._guarded(lambda: write_bytes(self.path, contents(backup), backup.stat().st_mode & 0o777))
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -178,8 +178,8 @@ class Nginx:
             action()
         except OSError as error:
             raise Terminal(
-                ReasonCode.CONFIG_UNWRITABLE, f"cannot be written ({error.strerror})", where=f"fence.nginx.config {self.path}",
-                next_step="Run as a user who may, or name another file.",
+                ReasonCode.CONFIG_UNWRITABLE, f"cannot be read or written ({error.strerror})",
+                where=f"fence.nginx.config {self.path}", next_step="Run as a user who may, or name another file.",
             ) from error  # fmt: skip
 
     # -- nginx itself --------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class Nginx:
     def _master(self, pid_file: Path) -> int | None:
         """The process that serves now; None where the file is missing or was left by one that is gone."""
         try:
-            pid = int(pid_file.read_text(encoding="utf-8").strip())
+            pid = int(contents(pid_file.resolve(), 2**10))
         except (OSError, ValueError):
             return None
         return pid if alive(pid) and name_of(pid) in ("nginx", "") else None
@@ -307,8 +307,8 @@ class Nginx:
         named = re.findall(r"^\s*error_log\s+([^;\s]+)", dump, re.MULTILINE)
         for name in reversed(named):
             try:
-                lines = Path(name).read_text(encoding="utf-8", errors="replace").splitlines()
-            except OSError:
+                lines = contents(Path(name).resolve(), 2**31).decode("utf-8", "replace").splitlines()
+            except (OSError, ValueError):
                 continue
             telling = [x for x in lines if f"[emerg] {master}#" in x and "still could not bind" not in x]
             if telling:

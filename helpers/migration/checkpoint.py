@@ -21,7 +21,7 @@ from typing import Any
 
 from helpers.errors import Terminal, UsageError
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, append, json_in, utc_now, write_json
+from helpers.results import StateFile, append, contents, json_in, utc_now, write_json
 from helpers.run.folders import RunFolder, RunPath
 
 FILE = RunPath.CHECKPOINT
@@ -92,7 +92,7 @@ class Kept(StateFile):
     def content(cls, path: Path) -> dict[str, Any]:
         """The lines are read first: should the whole be written meanwhile, they are in it, and have another `id`."""
         try:
-            log = _log(path).read_bytes()
+            log = contents(_log(path), 2**31)
         except FileNotFoundError:
             log = b""
         raw = super(Kept, cls).content(path)

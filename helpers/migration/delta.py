@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import CHANGE_COLUMNS, CHANGES, VALUES, Quarantine, Staged
 from helpers.reason_codes import ReasonCode
-from helpers.results import as_kind, flush_file, json_in, reading, write_json
+from helpers.results import as_kind, contents, flush_file, json_in, reading, write_json
 from helpers.run.folders import RunPath
 from helpers.snapshots.comparison import compare
 from helpers.snapshots.export_journal import read_parquet, write_parquet
@@ -261,7 +261,7 @@ class Delta:
         staged = Staged.load(folder)
         assert staged is not None
         with reading(path := folder / "delta.json"):
-            return as_kind(cls, {**json_in(path.read_bytes()), "add": staged})
+            return as_kind(cls, {**json_in(contents(path, 2**31)), "add": staged})
 
 
 def make_delta(

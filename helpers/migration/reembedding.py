@@ -36,7 +36,7 @@ from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import Reembed
 from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, Verdict, json_in, reading, silent, write_json
+from helpers.results import Progress, Verdict, contents, json_in, reading, silent, write_json
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
 from helpers.snapshots.export_journal import ahead, read_parquet, write_parquet
@@ -232,7 +232,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     with reading(file, "Remove this file: the vectors are made again."):
-        return dict(json_in(file.read_bytes()))
+        return dict(json_in(contents(file)))
 
 
 # -- cache and calls ----------------------------------------------------------------------------------------------------

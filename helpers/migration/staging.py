@@ -35,6 +35,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
     StateFile,
+    contents,
     flush_file,
     json_in,
     kind_of,
@@ -109,7 +110,7 @@ class Quarantine:
         with self._guard:
             self.keep(f"refused-{key}", chunk, entry["collection"], [entry["id"]])
             file = self.folder / "refused.jsonl"
-            before = file.read_text(encoding="utf-8") if file.exists() else ""
+            before = contents(file, 2**31).decode() if file.exists() else ""
             write_text(file, before + json.dumps(entry, ensure_ascii=True) + "\n")
 
     def chunks(self) -> Iterator[pa.Table]:
@@ -153,7 +154,7 @@ class Quarantine:
             file = self.folder / name
             if file.exists():
                 with reading(file):
-                    found = [dict(json_in(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+                    found = [dict(json_in(line)) for line in contents(file, 2**31).decode().splitlines()]
                     _ = ["".join((e["collection"], e["id"], e["reason"], e.get("detail", ""))) for e in found]
                 yield from found
 

@@ -28,7 +28,7 @@ from helpers.formatting import count
 from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import append, as_kind, json_in, utc_now
+from helpers.results import append, as_kind, contents, json_in, utc_now
 from helpers.run import kernel
 from helpers.run.folders import RunPath
 from helpers.run.record import Progress
@@ -333,7 +333,7 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
+        torn = self.path.exists() and not contents(self.path, 2**31).endswith(b"\n")
         append(self.path, (("\n" if torn else "") + json.dumps(line, ensure_ascii=True) + "\n").encode())
 
 
@@ -350,7 +350,7 @@ def _unfinished(path: Path) -> list[Sample] | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in contents(path, 2**31).decode("utf-8", "replace").splitlines():
         try:
             raw = json_in(line)
         except ValueError:

@@ -38,6 +38,7 @@ from pydantic_core import CoreSchema
 
 from helpers.errors import UsageError, hide, one_line
 from helpers.reason_codes import ReasonCode
+from helpers.results import contents
 
 ALL = "*"  # as tenant or database of a source: all that it has
 
@@ -97,10 +98,8 @@ class SecretRef:
     def resolve(self) -> Secret:
         """The secret now. UsageError where it is not there, is empty or has more than one line."""
         value = os.environ.get(self.name) if self.kind == "env" else self._from_file()
-        if value is None:
-            raise self._missing("is not set")
-        if not value.strip():
-            raise self._missing("is empty")
+        if value is None or not value.strip():
+            raise self._missing("is not set" if value is None else "is empty")
         if not value.isprintable():
             raise self._missing("has more than one line or control characters")
         secret = Secret(value, str(self))
@@ -110,10 +109,10 @@ class SecretRef:
     def _from_file(self) -> str:
         reason = ""
         try:
-            value = Path(self.name).read_bytes().decode("utf-8")
+            value = contents(Path(self.name).resolve(), 2**20).decode("utf-8")
         except UnicodeDecodeError:  # its message would repeat the bytes
             reason = "is not UTF-8 text"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last of links in a circle
             reason = f"cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
         if reason:
             raise self._missing(reason)

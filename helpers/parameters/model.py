@@ -52,6 +52,7 @@ from helpers.parameters.sections import (
     template_places,
 )
 from helpers.reason_codes import ReasonCode
+from helpers.results import contents
 
 __all__ = [
     "IDENTITY", "NOT_YAML", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",
@@ -430,7 +431,7 @@ def read_yaml_mapping(path: Path, *, what: str = "parameters file") -> dict[str,
         elif not path.is_file():
             problem = f"not a file, so no {what}"
         else:
-            text = path.read_bytes().decode("utf-8-sig")
+            text = contents(path.resolve()).decode("utf-8-sig")
             problem = f"binary data instead of a {what}" if "\0" in text else ""
     except UnicodeDecodeError:
         problem = f"not UTF-8 text, so no {what}"

@@ -40,6 +40,7 @@ from helpers.parameters.endpoint import (
     resolve_path,
     secret_key,
 )
+from helpers.results import contents
 
 # -- value types: a check's message is what follows the key in the error line, `'window.start' has no time zone; …` ----
 
@@ -488,8 +489,8 @@ class Cutover(Section):
         found: dict[str, str] = {}
         for file in self.config_files():
             try:
-                text = resolve_path(file.path).read_bytes()[:_LARGEST_CONFIG].decode("utf-8", "replace")
-            except OSError:
+                text = contents(resolve_path(file.path).resolve())[:_LARGEST_CONFIG].decode("utf-8", "replace")
+            except (OSError, ValueError, RuntimeError):
                 continue
             read = secrets_in_yaml if isinstance(file, ComposeFile) else secrets_assigned
             for key, number, secret in read(text):

@@ -62,7 +62,7 @@ from helpers.report.outcome import (
     writers,
 )  # fmt: skip
 from helpers.report.record import checklist
-from helpers.results import Check, Verdict, changes_told, passed, utc_now, write_bytes, write_text
+from helpers.results import Check, Verdict, changes_told, contents, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact
 from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
@@ -144,7 +144,7 @@ def notebook_html(ipynb: Path, data: bytes | None = None) -> str:
     """An executed notebook, which holds `data` where that is known, as one HTML file; `nbformat` errors where it is none."""
     from helpers.report import notebook as report_notebook
 
-    notebook = report_notebook.read_notebook(ipynb.read_bytes() if data is None else data)
+    notebook = report_notebook.read_notebook(contents(ipynb) if data is None else data)
     title = report_notebook.title_of(notebook)
     cells = list(report_notebook.cells(notebook, ipynb.parent / RunPath.FIGURES))
     headed = any("<h1" in str(c["html"]) for c in cells if c["kind"] == "markdown")

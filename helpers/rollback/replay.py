@@ -26,7 +26,7 @@ from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND
 from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, as_kind, file_digest, json_in, reading, silent, whole, write_json
+from helpers.results import Progress, as_kind, contents, file_digest, json_in, reading, silent, whole, write_json
 from helpers.schema import Schema
 from helpers.snapshots.comparison import compare, compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
@@ -194,7 +194,7 @@ def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, 
 def _index(folder: Path) -> list[dict[str, Any]]:
     """What an export says of each target collection; `Terminal` where it is damaged."""
     with reading(path := folder / "index.json"):
-        rows = json_in(path.read_bytes())["collections"]
+        rows = json_in(contents(path, 2**31))["collections"]
         for row in rows:  # of the types that all rely on
             _ = row["collection"] + "", {*row["unreadable_ids"]}, row["number"] + row["added"] + row["changed"]
         return [
@@ -466,7 +466,7 @@ def save(planned: Plan, folder: Path) -> None:
 def load(folder: Path) -> Plan:
     """The inverse of `save`."""
     with reading(path := folder / "plan.json"):
-        raw = json_in(path.read_bytes())
+        raw = json_in(contents(path, 2**31))
         create = as_kind(dict[str, CollectionInfo], raw.get("create", {}))
         delete, files = as_kind(dict[str, list[str]], raw["delete"]), dict(raw["put"])
         if files != _files(files):

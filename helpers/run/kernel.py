@@ -27,7 +27,7 @@ from helpers import errors
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import duration, size, text
 from helpers.reason_codes import ReasonCode
-from helpers.results import reading, shortage
+from helpers.results import contents, reading, shortage
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _code_cells(notebook: Path, data: bytes | None) -> list[Any]:
     import nbformat
 
     with reading(notebook):
-        data = notebook.read_bytes() if data is None else data
+        data = contents(notebook) if data is None else data
         try:
             document = nbformat.reads(data.decode(), as_version=4)  # type: ignore[no-untyped-call]
         except nbformat.ValidationError as error:

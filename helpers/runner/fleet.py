@@ -26,7 +26,7 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
 from helpers.evidence.seals import LAST
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, StepResult, append, file_digest, json_text, utc_now, whole, write_text
+from helpers.results import StateFile, StepResult, append, contents, file_digest, json_text, utc_now, whole, write_text
 from helpers.rollback.outline import at_work
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -189,7 +189,7 @@ def note(fleet: str, name: str, **facts: Any) -> None:
         for key, value in facts.items():
             setattr(row, key, value)
         with suppress(FileNotFoundError):
-            newest = (RunFolder.of(row.run).workspace / LAST).read_text(encoding="ascii").strip()
+            newest = contents(RunFolder.of(row.run).workspace / LAST).decode("ascii").strip()
             row.seals += [newest] if newest and newest not in row.seals else []
 
 

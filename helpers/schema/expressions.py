@@ -8,6 +8,7 @@ to the text, whatever the pattern. The same chunk gives the same value on every 
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import math
 import re
@@ -51,6 +52,8 @@ def read_table(path: Path, key: str, value: str) -> dict[str, str]:
     """Two columns of a CSV file with a header, in UTF-8. ValueError, with the line, where it is none, or has a key twice."""
     found: dict[str, str] = {}
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "not a plain file")
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
             names = list(rows.fieldnames or ())

@@ -34,6 +34,7 @@ from helpers.errors import UsageError
 from helpers.parameters.model import NOT_YAML, explain, nearest, read_yaml_mapping
 from helpers.parameters.new_values import dotted
 from helpers.reason_codes import ReasonCode
+from helpers.results import contents
 from helpers.schema.expressions import DERIVED_TYPES, FUNCTIONS, VARIABLES, Expression, Language, pattern, read_table
 from helpers.schema.rules import (
     ABSENT,
@@ -537,7 +538,7 @@ def _line(path: Path, place: Sequence[str | int]) -> str:
     """`, line 12` of what a problem is about, as far as the file has it; "" where that is not known."""
     line = None
     with suppress(*NOT_YAML, OSError):
-        node: Any = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        node: Any = YAML(typ="rt").load(contents(path.resolve()).decode("utf-8"))
         for key in place:
             line = (node.lc.item(key) if isinstance(key, int) else node.lc.key(key))[0] + 1
             node = node[key]

@@ -23,7 +23,7 @@ from helpers.fence import FenceState
 from helpers.formatting import count, duration, moment
 from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
-from helpers.results import Check, StepResult, Verdict, as_kind, file_digest, json_in, passed
+from helpers.results import Check, StepResult, Verdict, as_kind, contents, file_digest, json_in, passed
 from helpers.rollback.outline import RollbackState, at_work
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
@@ -354,7 +354,7 @@ class _Progress:
 def _progress(path: Path) -> _Progress | None:
     """What the step at work last said; None where that cannot be read."""
     try:
-        return as_kind(_Progress, json_in(path.read_bytes()))
+        return as_kind(_Progress, json_in(contents(path)))
     except (OSError, ValueError):
         return None
 

@@ -16,6 +16,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
+from helpers.status.overview import open_gate
 
 PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
 NONE = "nothing keeps clients from writing to the source after the snapshot (fence.kind is none)"
@@ -37,7 +38,11 @@ class FenceWritesStep(NotebookStep):
         self._tried: WriteTried | None = None
 
     def urls(self) -> pd.DataFrame:
-        """Which URL is which."""
+        """Which URL is which. Raises what stops the fence: a dry run that is to be approved and is not, by hand, too."""
+        if self._first and not self.run.dry_run and self.run.parameters.signoff.dry_run:
+            self.run.require(Step.SCHEDULE_AND_NOTIFY)
+            if (shut := open_gate(self.run.home.read(), [Step.SCHEDULE_AND_NOTIFY])) is not None:
+                raise shut
         urls = self.control.urls()
         self.run.fact("fence", {"kind": self.kind, "urls": urls, "dry_run": self.run.dry_run, "late": self._later})
         return pd.DataFrame(list(urls.items()), columns=["what", "url"])

@@ -25,7 +25,7 @@ from helpers.monitoring.integration_cases import Case, generated, read_cases
 from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, json_in, write_json, write_text
+from helpers.results import Verdict, contents, json_in, write_json, write_text
 from helpers.run.command import set_aside
 from helpers.run.record import NotebookStep, RunRecord
 
@@ -167,7 +167,7 @@ class IntegrationStep(NotebookStep):
         if not path.exists():
             return []
         found = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in contents(path, 2**31).decode("utf-8", "replace").splitlines():
             with suppress(ValueError):  # pytest was ended in the middle of the last one
                 found.append(json_in(line))
         return found

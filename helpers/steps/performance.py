@@ -19,7 +19,7 @@ from helpers.errors import RUNBOOK, one_line
 from helpers.formatting import count, duration
 from helpers.monitoring.measure import CLIENTS, LATENCY, SOURCE, TARGET, run_child
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, json_in
+from helpers.results import Verdict, contents, json_in
 from helpers.run.record import NotebookStep, RunRecord
 
 LEAST_LEVEL = 30.0  # seconds; a level below this says little about a service, and is marked as shortened
@@ -71,7 +71,7 @@ class PerformanceStep(NotebookStep):
             code = run_child(self.run, command, file.with_suffix(".log"), label="Measure source and target",
                              about=self._about, most=most)  # fmt: skip
         if code == 0 and file.exists():
-            return dict(json_in(file.read_bytes()))
+            return dict(json_in(contents(file)))
         said = file.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         self.run.home.log_block(f"the measurement ended with {code}", "\n".join(said), self.run.step)
         line = one_line(said[-1], 300) if said else "it said nothing"

@@ -19,7 +19,7 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, as_kind, json_in, reading, silent, utc_now, write_json
+from helpers.results import Progress, as_kind, contents, json_in, reading, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunPath
@@ -237,7 +237,7 @@ def exports(folder: Path) -> list[Path]:
 def manifest_of(export: Path) -> dict[str, Any]:
     """What an export says of itself: state, when, ids and files by target."""
     with reading(path := export / "undo.json"):
-        found = dict(json_in(path.read_bytes()))
+        found = dict(json_in(contents(path, 2**31)))
         ids, files = as_kind(dict[str, list[str]], found["ids"]), as_kind(dict[str, list[OwnFile]], found["files"])
         if not {*ids} <= {*files} or not isinstance(found["state"], str) or not isinstance(found["when"], str):
             raise ValueError("it lacks the files of a target, or its state or time is no text")
