@@ -25,7 +25,7 @@ from helpers.fence import Control, FenceState, connections, lift, takes_no_write
 from helpers.fence.control import UNTRIED
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
-from helpers.parameters import Endpoint, Parameters, resolve_path
+from helpers.parameters import Endpoint, Parameters
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
@@ -204,7 +204,7 @@ class Kept:
 def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
     """What may be removed now, sorted. A directory counts once."""
     found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
-    kept = resolve_path(parameters.snapshot.directory)
+    kept = parameters.snapshot.folder
     ours = retention.begun(kept, folder)
     unfinished = ((path, path.name.removesuffix(".partial")) for path in kept.glob("*.partial"))
     found |= {path for path, name in unfinished if name in ours and not holds_another(path, name)}
