@@ -6,10 +6,10 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from helpers.errors import one_line
 from helpers.parameters.endpoint import (
@@ -80,6 +80,9 @@ class Storage(Section):
     """S3: secret access key. Azure: key of the account."""
     token: SecretReference | None = None
     """S3: token of a session. Google: `file:PATH` of the key file of a service account. Azure: SAS token."""
+
+    patience_seconds: PositiveFloat = 180
+    """How long a request is tried again where the storage does not answer, or says that it is busy."""
 
     def references(self) -> list[SecretRef]:
         """Every secret that it refers to. The key file of Google is opened by its driver, and is no text to search for."""
@@ -153,3 +156,29 @@ class SnapshotSection(Section):
     def variables(self) -> set[str]:
         """Environment variables that its driver may read beside secrets."""
         return set(_VARIABLES.get(self.driver, ()))
+
+    def file_system(self, tries: int) -> Any:
+        """The file system of fsspec that its storage is, which makes each request so often. Raises `ImportError` where its driver
+        is missing, `UsageError` for a secret that is not there."""
+        import fsspec  # who keeps snapshots in a folder needs none of it
+
+        storage, scheme = self.storage or Storage(), self.directory.partition("://")[0]
+        given = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
+        if self.driver == "gcsfs":
+            return fsspec.filesystem(scheme, token=storage.token.name if storage.token else None)
+        texts = {name: ref.resolve().reveal() for name, ref in given.items()}
+        if self.driver == "adlfs":
+            names = {"key": "account_name", "secret": "account_key", "token": "sas_token"}
+            return fsspec.filesystem(scheme, **{names[name]: text for name, text in texts.items()})
+        if self.driver != "s3fs":
+            return fsspec.filesystem(scheme, auto_mkdir=True)
+        how: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
+        how |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
+        if storage.endpoint_url:  # a server of one's own seldom has a name for each bucket
+            how |= {"s3": {"addressing_style": "path"}}
+        region = {"region_name": storage.region} if storage.region else {}
+        found = fsspec.filesystem(
+            scheme, **texts, endpoint_url=storage.endpoint_url, client_kwargs=region, config_kwargs=how, use_listings_cache=False
+        )  # fmt: skip
+        found.retries = 1  # its own, beside those of botocore that `tries` are
+        return found

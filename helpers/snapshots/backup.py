@@ -119,6 +119,8 @@ def take(
     rules = parameters.snapshot
     directory = remote.prepared(rules)
     directory.mkdir(parents=True, exist_ok=True)
+    if (storage := remote.of(rules)) is not None:
+        storage.mirror()  # an id that another machine gave is taken
     about = {"source": store.label, "base": base.id if base is not None else ""}
     begin(directory, snapshot_id, **about)
     taken = write_snapshot(

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,10 +30,11 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
+from helpers import audit
 from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line
 from helpers.formatting import count
 from helpers.parameters.endpoint import moved_with_workspace, resolve_path
-from helpers.parameters.snapshots import STORED, SnapshotSection, is_url
+from helpers.parameters.snapshots import STORED, SnapshotSection, Storage, is_url
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -52,7 +54,7 @@ from helpers.results import (
 T = TypeVar("T")
 FORMAT = 1
 MARK = "chroma-snapshots.json"
-PATIENCE = 180  # seconds in which a storage that does not answer, or answers with 5xx, is asked again
+TRIES = 3  # of a driver, one after another, before this module waits
 LONGEST_PAUSE = 20  # seconds
 AT_ONCE = 4  # files that are on their way at the same time
 CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this size
@@ -74,7 +76,7 @@ class _Known(StateFile):
 
     folder: Path
     directory: str
-    storage: dict[str, str] = field(default_factory=dict)
+    storage: dict[str, Any] = field(default_factory=dict)
     proof: str = ""
     sha256: str = ""
 
@@ -106,14 +108,14 @@ class Look:
 
 class Remote:
     """The storage of `rules`, which is a URL. Every method raises `UsageError` where the storage refuses, `Transient` where it
-    does not answer within `PATIENCE`, each in one line that names it."""
+    does not answer within `patience_seconds`, each in one line that names it."""
 
     def __init__(self, rules: SnapshotSection, folder: Path | None = None) -> None:
         self.rules, self.url, self.folder = rules, rules.directory, folder or rules.folder
 
     @cached_property
     def _fs(self) -> Any:
-        return _files(self.rules)
+        return self.rules.file_system(TRIES)
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -123,7 +125,7 @@ class Remote:
             json.dumps({"what": "snapshots of Chroma databases", "format": FORMAT}).encode(),
             not self.rules.driver,
         )
-        found = self._call("read", MARK, lambda fs, path: fs.cat_file(path) if fs.exists(path) else None)
+        found = self._call("read", MARK, _content)
         try:
             if found is not None and json_in(found)["format"] != FORMAT:
                 raise ValueError
@@ -355,7 +357,7 @@ class Remote:
         for again in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
-            stop=tenacity.stop_after_delay(PATIENCE),
+            stop=tenacity.stop_after_delay((self.rules.storage or Storage()).patience_seconds),
             reraise=True,
         ):
             with again:
@@ -424,6 +426,8 @@ def prepared(rules: SnapshotSection) -> Path:
 
     folder = rules.folder
     if is_url(rules.directory):
+        if shutil.which("ssh-keygen"):  # else nothing can be proven here
+            audit.runner_key(None, audit.workspace_root())
         state = _state(rules)
         if not ((path := folder / _Known.file).is_file() and _kept(folder) == state):
             write_json(path, signed(state, proven=True))
@@ -499,6 +503,9 @@ def put_whole(partial_folder: Path, progress: Progress = silent) -> None:
     """Put a snapshot that lacks only its name into the storage, where there is one."""
     if (remote := at(partial_folder.parent)) is not None:
         remote.put(partial_folder, progress)
+    elif partial_folder.parent.parent.name == STORED:
+        raise Terminal(_Known.damaged, "it does not say where the storage is, or not by this workspace's key",
+                       where=str(partial_folder.parent / _Known.file), next_step=_Known.remedy)  # fmt: skip
 
 
 def files_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
@@ -530,33 +537,6 @@ def _root(url: str) -> str:
     return unquote(urlsplit(url).path) if url.startswith("file://") else url.partition("://")[2]
 
 
-def _files(rules: SnapshotSection) -> Any:
-    """The file system of fsspec. Imported here: who keeps snapshots in a folder needs none of it."""
-    import fsspec
-
-    storage, scheme = rules.storage, rules.directory.partition("://")[0]
-    given = {name: ref.resolve().reveal() for name in ("key", "secret", "token") if storage and (ref := getattr(storage, name))
-             and rules.driver != "gcsfs"}  # fmt: skip
-    if rules.driver == "s3fs":
-        region = {"region_name": storage.region} if storage and storage.region else {}
-        how: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
-        how |= {"retries": {"mode": "standard", "total_max_attempts": 3}}
-        if storage and storage.endpoint_url:  # a server of one's own seldom has a name for each bucket
-            how |= {"s3": {"addressing_style": "path"}}
-        found = fsspec.filesystem(
-            scheme, **given, endpoint_url=storage.endpoint_url if storage else None, client_kwargs=region,
-            config_kwargs=how, use_listings_cache=False,
-        )  # fmt: skip
-        found.retries = 1  # botocore asks three times, and `Remote._call` again
-        return found
-    if rules.driver == "gcsfs":
-        return fsspec.filesystem(scheme, token=storage.token.name if storage and storage.token else None)
-    if rules.driver == "adlfs":
-        names = {"key": "account_name", "secret": "account_key", "token": "sas_token"}
-        return fsspec.filesystem(scheme, **{names[name]: value for name, value in given.items()})
-    return fsspec.filesystem(scheme, auto_mkdir=True)
-
-
 def _send(file: Path, driver: str, fs: Any, path: str) -> None:
     if driver == "":  # a disk has half a file while it is written, and objects have not
         _moved(fs, path, lambda there: fs.put_file(str(file), there))
@@ -578,6 +558,13 @@ def _moved(fs: Any, path: str, write: Callable[[str], None]) -> None:
     there = f"{path}.partial"
     write(there)
     fs.mv(there, path)
+
+
+def _content(fs: Any, path: str) -> bytes | None:
+    try:
+        return bytes(fs.cat_file(path))
+    except FileNotFoundError:
+        return None
 
 
 def _abort(about: Mapping[str, str], fs: Any, path: str) -> None:

@@ -269,7 +269,9 @@ def take(
 def begin(directory: Path, snapshot_id: str, **by: Any) -> None:
     """Record that this snapshot is begun, or gone on with. Raises `Terminal` where what lies there was not begun from here:
     its chunks might be anything."""
-    partial = directory / f"{snapshot_id}.partial"
+    partial, whole = directory / f"{snapshot_id}.partial", directory / snapshot_id
+    if os.path.lexists(whole):  # perhaps another workspace's: no line of this one may name it
+        raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(whole))
     gone_on = partial.is_symlink() or partial.exists()
     ours = {entry["facts"]["snapshot"] for entry in _signed(directory) if _names_a_snapshot(entry)}
     if gone_on and (partial.is_symlink() or partial.stat().st_uid != os.getuid() or snapshot_id not in ours):
