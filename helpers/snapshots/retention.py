@@ -495,7 +495,7 @@ def kept_line(folder: RunFolder) -> str:
     gone = {place.name for place in places(folder) if not place.is_dir()}
     lines = {
         t["id"]: f"Snapshot {t['id']}, kept until {str(t['retain_until'])[:16].replace('T', ' ')} UTC at least"
-        + "; its folder is gone" * (Path(t["folder"]).name in gone)
+        + (f", in {t['stored']}" if t.get("stored") else "; its folder is gone" * (Path(t["folder"]).name in gone))
         for t in taken_by(folder)
     }
     return "\n".join(lines.values())

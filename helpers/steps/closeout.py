@@ -238,9 +238,10 @@ def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     until = retained_until(folder)
     found = []
     for taken in {t["id"]: t for t in retention.taken_by(folder)}.values():
-        place = Path(taken["folder"])
-        how = f"{RUNBOOK} snapshots prune --yes" if place.is_dir() else "gone already"
-        found.append(Kept(f"snapshot {taken['id']}", str(place), tree_size(place), str(taken["retain_until"]), how))
+        place, stored = Path(taken["folder"]), taken.get("stored", "")
+        how = f"{RUNBOOK} snapshots prune --yes" if place.is_dir() or stored else "gone already"
+        where = f"{stored}, and here {place}" if stored else str(place)
+        found.append(Kept(f"snapshot {taken['id']}", where, tree_size(place), str(taken["retain_until"]), how))
     for name, what in _KEPT:
         path = folder.workspace / name
         if path.exists():
