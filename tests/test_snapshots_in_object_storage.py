@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers import cli
+from helpers.errors import Terminal
 from helpers.evidence import secret_scan
 from helpers.parameters import SecretRef
 from helpers.snapshots import remote, retention
@@ -196,10 +197,14 @@ def test_what_is_brought_is_compared_before_it_is_used(
     for folder in (cache() / "first").glob("0*"):
         shutil.rmtree(folder)  # nobody needs it here as long as the storage has it
     part = sorted(k for k in store.objects() if "/parts/" in k)[0]
-    store.client().put_object(Bucket=BUCKET, Key=part, Body=b"PAR1 of somebody else PAR1")
-    capsys.readouterr()
-    run("export", "first", "--into", "out", code=1)
-    assert f"s3://backups/{part}: its bytes are not those that were put there" in capsys.readouterr().err
+    data = store.client().get_object(Bucket=BUCKET, Key=part)["Body"].read()
+    for forged, said in ((data[::-1], "its bytes are not those that were put there"), (data * 2, "bytes, and ")):
+        store.client().put_object(Bucket=BUCKET, Key=part, Body=forged)
+        capsys.readouterr()
+        run("export", "first", "--into", "out", code=1)
+        line = only_line(capsys)
+        assert f"s3://backups/{part}: " in line
+        assert said in line
     assert not (tmp_path / "out").exists()
     assert not [path for path in cache().rglob("*.parquet") if path.stem in part]
 
@@ -220,6 +225,56 @@ def test_a_manifest_that_was_exchanged_is_named(source: Path, store: S3Server, c
     assert "there is none in s3://backups/chroma" in capsys.readouterr().err
     run("list")
     assert "NOT in the storage, all files here, too" in capsys.readouterr().out
+
+
+def test_a_snapshot_that_was_exchanged_whole_in_the_storage_is_not_restored(
+    source: Path, store: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    run("create", "backup.yaml", "--id", "first")
+    with monkeypatch.context() as elsewhere:  # who forges has the storage, and neither this workspace nor its key
+        elsewhere.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "forger"))
+        with embedded(tmp_path / "invented") as made:
+            fill(made, "alpha", chunks(3, 8))
+        text = Path("backup.yaml").read_text(encoding="utf-8").replace("path: source", "path: invented")
+        Path("forged.yaml").write_text(text, encoding="utf-8")
+        store.client().delete_object(Bucket=BUCKET, Key="chroma/snapshots/first.json")
+        run("create", "forged.yaml", "--id", "first")
+    shutil.rmtree(cache() / "first")
+    capsys.readouterr()
+    run("restore", "first", "--into", "back", code=1)
+    assert "was its digest when it was taken" in only_line(capsys)
+    assert not (tmp_path / "back").exists()
+    run("check", "backup.yaml", code=1)
+
+
+def test_names_in_the_storage_lead_nowhere_else(source: Path, store: S3Server, proxy: FaultyProxy) -> None:
+    run("create", "backup.yaml", "--id", "first")
+    manifest = store.client().get_object(Bucket=BUCKET, Key="chroma/snapshots/first.json")["Body"].read()
+    for name in ("two.partial", "audit.jsonl", "first.lock", "../up", ".hidden", "good"):
+        store.client().put_object(Bucket=BUCKET, Key=f"chroma/snapshots/{name}.json", Body=manifest)
+    before = {path.name for path in cache().iterdir()}
+    run("list")
+    assert {path.name for path in cache().iterdir()} - before == {"good"}
+
+
+def test_only_this_workspace_says_where_a_storage_is(
+    source: Path, store: S3Server, proxy: FaultyProxy, tmp_path: Path, capsys: Said
+) -> None:
+    """Else who can write beside snapshots would be sent them."""
+    run("create", "backup.yaml", "--id", "first")
+    kept = cache() / "storage.json"
+    planted = json.loads(kept.read_text(encoding="utf-8"))
+    (tmp_path / "kept").mkdir()
+    shutil.copy(kept, tmp_path / "kept")
+    assert remote.at(tmp_path / "kept") is None, "an ordinary folder is none"
+    assert remote.at(cache()) is not None
+    planted["storage"]["endpoint_url"] = "http://127.0.0.1:9"
+    kept.write_text(json.dumps(signed(planted)), encoding="utf-8")
+    assert remote.at(cache()) is None
+    partial = cache() / "two.partial"
+    partial.mkdir()
+    with pytest.raises(Terminal, match="does not say where the storage is"):
+        remote.put_whole(partial)
 
 
 def test_files_of_other_tools_are_imported_to_the_storage_and_exported_from_there(

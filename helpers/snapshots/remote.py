@@ -62,7 +62,9 @@ BLOCK = 4 * 2**20  # bytes that are read at a time where nothing is kept
 BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
 _REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
 REMEDY = "Remove this file: it is brought from the storage again."  # where one that was brought is damaged
-_MANIFEST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")
+_MANIFEST = re.compile(
+    r"([A-Za-z0-9_][A-Za-z0-9._-]{0,199})(?<!\.partial)(?<!\.lock)(?<!\.json)(?<!\.jsonl)\.json"
+)  # not as ours
 _PART = re.compile(r"([0-9a-f]{64})\.parquet")
 
 
@@ -174,13 +176,14 @@ class Remote:
 
     def broken_off(self) -> list[tuple[str, str]]:
         """(Key, id) of files that were sent in pieces and never ended; such pieces are no file. Google and Azure drop them."""
+        since = datetime.now(UTC) - BROKEN_OFF
         if self.rules.driver != "s3fs":
-            left = (f"parts/{name}" for name in self._list("parts") if name.endswith(".partial"))
-            return [(name, "") for name in left if not self.rules.driver]
+            left = Path(_root(self.url), "parts").glob("*.partial") if not self.rules.driver else ()
+            return [(f"parts/{path.name}", "") for path in left if path.stat().st_mtime < since.timestamp()]
         bucket, prefix = urlsplit(self.url).netloc, urlsplit(self.url).path.strip("/")
         about = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
         found = self._call("list", "", lambda fs, _: fs.call_s3("list_multipart_uploads", **about)).get("Uploads", [])
-        return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < datetime.now(UTC) - BROKEN_OFF]
+        return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < since]
 
     # -- what is put there and brought from there ----------------------------------------------------------------------
 
@@ -216,18 +219,23 @@ class Remote:
             self._write(f"snapshots/{name}.json", data)
         self._remove(f"begun/{name}.json")
 
-    def bring(self, path: Path, sha256: str) -> None:
-        """The file of chunks of this digest, to this path, whole or not at all. Raises `Terminal` ("snapshot_damaged")."""
-        with writing(path) as temporary:
+    def bring(self, path: Path, sha256: str, size: int) -> None:
+        """The file of chunks of this digest and so many bytes, to this path, whole or not at all.
+
+        Raises `Terminal` ("snapshot_damaged") where the storage has another one, or none.
+        """
+        self._require_size(sha256, size)
+        with writing(path, needed=size) as temporary:
             self._call("get", _part(sha256), lambda fs, there: fs.get_file(there, str(temporary)), sha256)
             self._compare(sha256, file_digest(temporary))
 
-    def prove(self, path: Path, sha256: str) -> None:
+    def prove(self, path: Path, sha256: str, size: int) -> None:
         """Read this file of chunks there, and compare it with its digest; it is brought to `path` where it is not there."""
         if path.is_file():
+            self._require_size(sha256, size)
             self._compare(sha256, self._call("read", _part(sha256), _digest, sha256))
         else:
-            self.bring(path, sha256)
+            self.bring(path, sha256, size)
 
     def require_manifest(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
         """The manifest there says what `held` does, but for its status. Raises `Terminal` ("snapshot_altered")."""
@@ -335,6 +343,12 @@ class Remote:
                 fs.rm_file(path)
 
         self._call("remove", name, gone)
+
+    def _require_size(self, sha256: str, size: int) -> None:
+        """Before it is read: whoever writes there may have put anything of any length."""
+        found = self._call("read", _part(sha256), lambda fs, path: int(fs.info(path)["size"]), sha256)
+        if found != size:
+            raise self._damaged(sha256, f"it has {found:,} bytes, and {size:,} were put there")
 
     def _compare(self, sha256: str, found: str) -> None:
         if found != sha256:
@@ -477,19 +491,19 @@ def _kept(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def at_hand(path: Path, sha256: str) -> Path:
+def at_hand(path: Path, sha256: str, size: int) -> Path:
     """This file of a snapshot, brought here first where it is in the storage only."""
     if not path.exists() and (remote := at(path.parent.parent.parent)) is not None:
-        remote.bring(path, sha256)
+        remote.bring(path, sha256, size)
     return path
 
 
-def prover(folder: Path, manifest: Mapping[str, Any]) -> Callable[[str, str], None]:
-    """For `verify`: what reads a file of the snapshot (its name, its digest) in the storage, where there is one."""
+def prover(folder: Path, manifest: Mapping[str, Any]) -> Callable[[str, str, int], None]:
+    """For `verify`: what reads a file of the snapshot (name, digest, bytes) in the storage, where there is one."""
     if (remote := at(folder.parent)) is None:
-        return lambda file, sha256: None
+        return lambda file, sha256, size: None
     remote.require_manifest(folder.name, manifest)
-    return lambda file, sha256: remote.prove(folder / file, sha256)
+    return lambda file, sha256, size: remote.prove(folder / file, sha256, size)
 
 
 def manifest_at_hand(rules: SnapshotSection, folder: Path) -> None:

@@ -180,7 +180,7 @@ class Snapshot:
 
     def file(self, part: Part) -> Path:
         """Where the file of a part is; one that is in the storage only is brought first."""
-        return remote.at_hand(self.folder / part.file, part.sha256)
+        return remote.at_hand(self.folder / part.file, part.sha256, part.bytes)
 
     def batches(self, name: str) -> Iterator[ChunkBatch]:
         for part in self.parts(name):
@@ -241,7 +241,7 @@ class Snapshot:
                     shared += part.rows
                     progress.advance(part.rows)
                     continue
-                prove(part.file, part.sha256)
+                prove(part.file, part.sha256, part.bytes)
                 ids = self.read(part).ids
                 if len(ids) != part.rows or len(set(ids)) != len(ids) or not seen.isdisjoint(ids):
                     raise self._damaged(part, f"{len(ids)} rows where {part.rows} unique ones were written")
