@@ -171,7 +171,7 @@ class SnapshotSection(Section):
             names = {"key": "account_name", "secret": "account_key", "token": "sas_token"}
             return fsspec.filesystem(scheme, **{names[name]: text for name, text in texts.items()})
         if self.driver != "s3fs":
-            return fsspec.filesystem(scheme, auto_mkdir=True)
+            return fsspec.filesystem(scheme)
         how: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
         how |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
         if storage.endpoint_url:  # a server of one's own seldom has a name for each bucket

@@ -19,13 +19,14 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
@@ -42,6 +43,7 @@ from helpers.results import (
     StateFile,
     contents,
     file_digest,
+    is_leftover,
     json_in,
     shortage,
     silent,
@@ -50,6 +52,9 @@ from helpers.results import (
     write_json,
     writing,
 )
+
+if TYPE_CHECKING:
+    import tenacity  # on first use: `status` does not wait for it
 
 T = TypeVar("T")
 FORMAT = 1
@@ -123,10 +128,6 @@ class Remote:
 
     def require(self, *, write: bool = True) -> None:
         """The storage can be reached, is one of snapshots or empty, and with `write` takes a file."""
-        text, local = (
-            json.dumps({"what": "snapshots of Chroma databases", "format": FORMAT}).encode(),
-            not self.rules.driver,
-        )
         found = self._call("read", MARK, _content)
         try:
             if found is not None and json_in(found)["format"] != FORMAT:
@@ -134,10 +135,11 @@ class Remote:
         except (ValueError, LookupError, TypeError):
             raise self._unusable(f"{MARK} there is of another version of the toolkit, or of something else") from None
         if write:
-            self._write(MARK, text)
-        elif found is None:
+            about = {"what": "snapshots of Chroma databases", "format": FORMAT}
+            self._write(MARK, json.dumps(about).encode())
+        elif found is None:  # an empty bucket is one
             self._call(
-                "list", "", lambda fs, path: fs.ls(path.rstrip("/") if local else path.split("/")[0], detail=False)
+                "list", "", lambda fs, path: fs.ls(path.split("/")[0] if self.rules.driver else path, detail=False)
             )
 
     def look(self) -> Look:
@@ -168,18 +170,27 @@ class Remote:
             there = len(files := _digests(manifest)) - len(look.lacks(manifest))
             about = f"{there:,} of {count(len(files), 'file')} are there, kept until {manifest['retain_until'][:16]}"
             said.append(f"{name}: begun in the storage, not whole, counts for nothing; {about}")
-        if pieces := self.broken_off():
+        pieces, doubt = self._pieces()
+        if pieces:
             said.append(
                 f"{count(len(pieces), 'file')} whose upload never ended: snapshots prune --yes removes what is left"
             )
-        return said
+        return [*said, *doubt]
+
+    def _pieces(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """What `broken_off` gives, and a sentence where the storage does not tell: not everybody may ask."""
+        try:
+            return self.broken_off(), []
+        except UsageError as error:
+            return [], [f"{self.url}: whether uploads were broken off is not known: {error.what}"]
 
     def broken_off(self) -> list[tuple[str, str]]:
         """(Key, id) of files that were sent in pieces and never ended; such pieces are no file. Google and Azure drop them."""
         since = datetime.now(UTC) - BROKEN_OFF
         if self.rules.driver != "s3fs":
-            left = Path(_root(self.url), "parts").glob("*.partial") if not self.rules.driver else ()
-            return [(f"parts/{path.name}", "") for path in left if path.stat().st_mtime < since.timestamp()]
+            left = Path(_root(self.url), "parts").glob(".*.tmp") if not self.rules.driver else ()
+            old = (path.name for path in left if path.stat().st_mtime < since.timestamp())
+            return [(f"parts/{name}", "") for name in old if is_leftover(name)]
         bucket, prefix = urlsplit(self.url).netloc, urlsplit(self.url).path.strip("/")
         about = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
         found = self._call("list", "", lambda fs, _: fs.call_s3("list_multipart_uploads", **about)).get("Uploads", [])
@@ -197,7 +208,7 @@ class Remote:
 
         data = contents(folder / "manifest.json", MOST_READ)
         manifest = json_in(data)
-        name, files = manifest["id"], {sha256: (file, size) for file, sha256, size in files_of(manifest)}
+        name, files = manifest["id"], {sha256: file for file, sha256, _ in files_of(manifest)}
         look = self.look()
         if name in look.snapshots and (other := self._manifest(f"snapshots/{name}.json")) != manifest:
             what = "another snapshot of this id is in the storage" if other else "what has this id there cannot be read"
@@ -207,17 +218,17 @@ class Remote:
             self._write(f"begun/{name}.json", data)
 
         def send(sha256: str) -> None:
-            file = folder / files[sha256][0]
-            self._call("put", _part(sha256), partial(_send, file, self.rules.driver))
+            self._call("put", _part(sha256), partial(_send, folder / files[sha256], self.rules.driver))
 
-        # Once more after the manifest: a `prune` on another machine may have removed what this one found there.
-        for _ in range(2):
-            for _ in ahead(send, [s for s, (_, size) in files.items() if look.parts.get(s) != size], AT_ONCE):
+        for _ in range(3):  # more than once only where a `prune` on another machine removed what this one found there
+            for _ in ahead(send, look.lacks(manifest), AT_ONCE):
                 progress.advance(0)  # where a run stops that was asked to
-            if missing := (look := self.look()).lacks(manifest):
-                raise self._unusable(f"{_part(missing[0])} was put there and is not there in its size")
-            self._write(f"snapshots/{name}.json", data)
-        self._remove(f"begun/{name}.json")
+            if not (look := self.look()).lacks(manifest):
+                self._write(f"snapshots/{name}.json", data)
+                if not (look := self.look()).lacks(manifest):
+                    self._remove(f"begun/{name}.json")
+                    return
+        raise self._unusable(f"{_part(look.lacks(manifest)[0])} was put there, and is not there in its size")
 
     def bring(self, path: Path, sha256: str, size: int) -> None:
         """The file of chunks of this digest and so many bytes, to this path, whole or not at all.
@@ -241,9 +252,7 @@ class Remote:
         """The manifest there says what `held` does, but for its status. Raises `Terminal` ("snapshot_altered")."""
         there = self._manifest(f"snapshots/{snapshot_id}.json")
         if there is None or _lasting(there) != _lasting(held):
-            what = (
-                "its manifest is not in the storage" if there is None else "its manifest in the storage is another one"
-            )
+            what = "its manifest in the storage is another one" if there else "its manifest is not in the storage"
             raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=f"{self.url}/snapshots/{snapshot_id}.json",
                            next_step="Find out who writes there. What is here is as it was.")  # fmt: skip
 
@@ -268,7 +277,8 @@ class Remote:
                 over.append(name)
             else:
                 named |= _digests(manifest)
-        loose, pieces = sorted(look.parts.keys() - named), self.broken_off()
+        loose, (pieces, doubt) = sorted(look.parts.keys() - named), self._pieces()
+        yield from doubt
         said = {"unfinished snapshot past its retention": len(over), "file that no snapshot names": len(loose),
                 "file whose upload never ended": len(pieces)}  # fmt: skip
         for text, found in said.items():
@@ -321,11 +331,8 @@ class Remote:
         """A manifest that is there, None where there is none that can be read."""
         try:
             manifest = json_in(self._read(name))
-            _ = (
-                [*files_of(manifest)],
-                manifest["id"] + "",
-                datetime.fromisoformat(manifest["retain_until"]) < datetime.now(UTC),
-            )
+            _ = [*files_of(manifest)], manifest["id"] + ""
+            _ = datetime.fromisoformat(manifest["retain_until"]) < datetime.now(UTC)
             return dict(manifest)
         except (ValueError, LookupError, TypeError, AttributeError):
             return None
@@ -335,7 +342,10 @@ class Remote:
             return None
 
     def _write(self, name: str, data: bytes) -> None:
-        self._call("put", name, lambda fs, path: _pipe(fs, path, data, self.rules.driver))
+        def put(fs: Any, path: str) -> object:
+            return fs.pipe_file(path, data) if self.rules.driver else write_bytes(Path(path), data)
+
+        self._call("put", name, put)
 
     def _remove(self, name: str) -> None:
         def gone(fs: Any, path: str) -> None:
@@ -359,7 +369,7 @@ class Remote:
                         next_step="Bring back this object from a version or a copy of it, or use another snapshot.")  # fmt: skip
 
     def _unusable(
-        self, what: str, next_step: str = "Correct snapshot.directory or snapshot.storage, then repeat."
+        self, what: str, next_step: str = "Correct snapshot.directory or its storage, then repeat."
     ) -> UsageError:
         return UsageError(ReasonCode.STORAGE_UNUSABLE, what, where=self.url, next_step=next_step)
 
@@ -372,6 +382,7 @@ class Remote:
             retry=tenacity.retry_if_exception_type(Transient),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
             stop=tenacity.stop_after_delay((self.rules.storage or Storage()).patience_seconds),
+            before_sleep=self._say_that_it_waits,
             reraise=True,
         ):
             with again:
@@ -382,6 +393,11 @@ class Remote:
                 except Exception as error:  # what drivers raise has many names
                     raise self._meaning(error, what, name, part) from error
         raise AssertionError("tenacity reraises")
+
+    def _say_that_it_waits(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and sys.stderr.isatty():
+            patience = (self.rules.storage or Storage()).patience_seconds
+            print(f"{self.url} does not answer; it is asked again for {patience:g} seconds.", file=sys.stderr)
 
     def _meaning(self, error: Exception, what: str, name: str, part: str) -> RunbookError:
         """The one line for what a driver raised."""
@@ -394,18 +410,19 @@ class Remote:
         if isinstance(error, FileNotFoundError) and "/" in name and what != "put":
             return Terminal(ReasonCode.SNAPSHOT_UNREADABLE, "it is not in the storage", where=f"{self.url}/{name}")
         if isinstance(error, FileNotFoundError):
-            return self._unusable(
-                f"the bucket, container or folder is not there, or these credentials may not see it ({said})"
-            )
+            return self._unusable(f"the bucket, container or folder is not there, or may not be seen ({said})")
         if isinstance(error, PermissionError) or any(word in type(error).__name__ for word in _REFUSALS):
             where = name or "it"
             return self._unusable(f"it refuses to {what} {where} with these credentials ({said})",
                                   "Correct what snapshot.storage refers to, or that user's rights, then repeat.")  # fmt: skip
-        if self.rules.driver == "" and (short := shortage(error, Path(_root(self.url)))) is not None:
-            return short
         if (short := shortage(error, self.folder)) is not None:
             return short
-        wrong = isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENAMETOOLONG, errno.EPERM)
+        wrong = isinstance(error, OSError) and error.errno in (
+            errno.EINVAL,
+            errno.ENAMETOOLONG,
+            errno.EPERM,
+            errno.ENOSYS,
+        )
         if wrong or isinstance(error, ValueError) or "Validation" in type(error).__name__:
             return self._unusable(f"it does not take the request to {what} {name or 'it'} ({said})")
         return Transient(
@@ -553,25 +570,12 @@ def _root(url: str) -> str:
 
 def _send(file: Path, driver: str, fs: Any, path: str) -> None:
     if driver == "":  # a disk has half a file while it is written, and objects have not
-        _moved(fs, path, lambda there: fs.put_file(str(file), there))
+        with writing(Path(path)) as temporary:
+            shutil.copyfile(file, temporary)
     elif driver == "s3fs":
         fs.put_file(str(file), path, chunksize=CHUNK, max_concurrency=1)
     else:
         fs.put_file(str(file), path)
-
-
-def _pipe(fs: Any, path: str, data: bytes, driver: str) -> None:
-    if driver == "":
-        _moved(fs, path, lambda there: fs.pipe_file(there, data))
-    else:
-        fs.pipe_file(path, data)
-
-
-def _moved(fs: Any, path: str, write: Callable[[str], None]) -> None:
-    """Written beside, then renamed."""
-    there = f"{path}.partial"
-    write(there)
-    fs.mv(there, path)
 
 
 def _content(fs: Any, path: str) -> bytes | None:
