@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import httpx
 from tests.proxies import BUSY, CUT_AFTER, CUT_BEFORE, PASS, FaultyProxy, Forward
 from tests.servers import Server
 
-KEY, SECRET = "AKIALOOPBACKEXAMPLE0", "s3cr3t/of+loopback/Qm9ndXM0MDA0MDA"  # of nobody: moto takes any, see `signed`
+KEY, SECRET = f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)  # of nobody: moto takes any
 BUCKET = "backups"
 _BUSY = b"<Error><Code>ServiceUnavailable</Code><Message>Please try again.</Message></Error>"
 _KEPT = ("content-type", "etag", "last-modified", "content-range", "accept-ranges")
