@@ -225,6 +225,7 @@ class ReasonCode(StrEnum):
     FOLDER_UNWRITABLE = "folder_unwritable", _FOLDER, _PERMISSIONS
     READ_ONLY = "read_only", _FOLDER, _PERMISSIONS
     SAMPLE_PATH_IN_USE = "sample_path_in_use", _FOLDER, _ANOTHER_FOLDER
+    STORAGE_UNUSABLE = "storage_unusable", _FOLDER, _GO_ON
     TARGET_UNWRITABLE = "target_unwritable", _FOLDER, _PERMISSIONS
 
     REFUSED = "refused", _TARGET_REFUSES

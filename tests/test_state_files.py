@@ -22,6 +22,7 @@ from helpers.results import StateFile, write_json
 from helpers.rollback.outline import Orders, RollbackState
 from helpers.runner.fleet import Fleet, FleetRow
 from helpers.runner.notebook import Retry
+from helpers.snapshots.remote import _Known
 from helpers.steps.closeout import Closeout
 
 HERE = Path("not-written")
@@ -38,6 +39,7 @@ STATES: list[Any] = [
     Staged(HERE, {"a": [("a.parquet", "a", 3)]}, 3, {"missing_author": 1}),
     Kept({"source": "s"}, "import", 3, 0, {"a": TargetState(3, 1, 0, [1, 2])}, [], 0, 0),
     _Restored({"place": "p"}, {"a": "complete"}),
+    _Known(HERE, "s3://backups/chroma", {"key": "env:KEY"}, "0", "1"),
 ]
 
 

@@ -177,8 +177,10 @@ def _snapshots(commands: argparse._SubParsersAction[_Parser]) -> None:
     def declared(name: str, action: Action, text: str, details: str = "") -> _Parser:
         command = _command(kinds, name, action, text, details)
         command.add_argument(
-            "--directory", type=Path, metavar="DIR", help="folder of the snapshots; default: those of every run"
+            "--directory", metavar="DIR|URL", help="where the snapshots are; default: all that are known"
         )
+        command.add_argument("--storage", action="append", default=[], metavar="KEY=VALUE",
+                             help="of a URL: a key of snapshot.storage, such as secret=env:VAR; repeatable")  # fmt: skip
         return command
 
     snapshots.declare(declared)

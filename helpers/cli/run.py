@@ -134,6 +134,8 @@ def _begin(
     try:
         preflight(parameters)
     except Transient as error:  # no run yet, so there is nothing that a notebook could look at
+        if error.code == ReasonCode.STORAGE_UNUSABLE:
+            raise
         look = "; ".join(
             f"curl -fsS {end.address}/api/v2/heartbeat" for end in (parameters.source, parameters.target) if end.url
         )

@@ -17,6 +17,7 @@ from helpers.reason_codes import ReasonCode
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
     from helpers.parameters.endpoint import Endpoint
+    from helpers.snapshots.remote import Look, Remote
     from helpers.snapshots.retention import Held
     from helpers.snapshots.snapshot import Snapshot
 
@@ -118,13 +119,15 @@ def _parameters(chosen: argparse.Namespace) -> Parameters:
     """The parameters of a snapshot that no migration takes: with any target, which is not looked at."""
     from helpers.parameters import load_parameters
     from helpers.parameters.model import read_yaml_mapping
+    from helpers.parameters.snapshots import is_url
 
     given = [*chosen.settings]
     if "target" not in read_yaml_mapping(chosen.parameters):
         given.append("target.path=workspace/no-target")
     if chosen.directory is not None:
-        given.append(f"snapshot.directory={chosen.directory.absolute()}")
-    return load_parameters(chosen.parameters, given)
+        directory = chosen.directory if is_url(chosen.directory) else Path(chosen.directory).absolute()
+        given.append(f"snapshot.directory={directory}")
+    return load_parameters(chosen.parameters, [*given, *(f"snapshot.storage.{each}" for each in chosen.storage)])
 
 
 def _id(chosen: argparse.Namespace, name: str) -> str:
@@ -142,14 +145,16 @@ def _create(chosen: argparse.Namespace) -> int:
 
     from helpers.migration.restore import in_use
     from helpers.run.folders import workspace_root
-    from helpers.snapshots import backup
+    from helpers.snapshots import backup, remote
     from helpers.status.overview import table
     from helpers.stores import open_source
     from helpers.stores.base import sharded
 
     parameters = _parameters(chosen)
     name = _id(chosen, parameters.name)
-    source, directory = parameters.source, Path(parameters.snapshot.directory).absolute()
+    source, directory = parameters.source, remote.prepared(parameters.snapshot)
+    if (storage := remote.of(parameters.snapshot)) is not None:
+        storage.require(write=not chosen.dry_run)
     for _, said in source.exposed():
         print(f"WARNING: {said}")
     workspace_root().mkdir(parents=True, exist_ok=True)
@@ -165,9 +170,8 @@ def _create(chosen: argparse.Namespace) -> int:
         infos = [store.info(collection) for collection in backup.chosen(parameters, store)]
         if chosen.dry_run:
             rows = [{"collection": i.name, "chunks": count(i.count), "dimension": i.dimension or "–"} for i in infos]
-            print(
-                f"{store.label} would be read into {directory / name}, {shares}. Nothing was written.\n\n{table(rows)}"
-            )
+            into = f"{directory / name}{_put(storage)}"
+            print(f"{store.label} would be read into {into}, {shares}. Nothing was written.\n\n{table(rows)}")
             return 0
         directory.mkdir(parents=True, exist_ok=True)
         with in_use(directory / name), _bar("Snapshot", sum(i.count for i in infos)) as bar:
@@ -178,24 +182,27 @@ def _create(chosen: argparse.Namespace) -> int:
     print(
         f"Snapshot {taken.id}: {held}, {size(taken.size())}, of which {size(backup.own_bytes(taken))} of its own, {shares}."
     )
-    print(f"Folder: {taken.folder}\nDigest: {taken.digest}")
+    print(f"Folder: {taken.folder}{_put(storage)}\nDigest: {taken.digest}")
     return 0
+
+
+def _put(storage: Remote | None) -> str:
+    return "" if storage is None else f", put to {storage.url}"
 
 
 def _check(chosen: argparse.Namespace) -> int:
     from helpers.notify.delivery import send
-    from helpers.snapshots import backup
+    from helpers.snapshots import backup, remote
 
     parameters = _parameters(chosen)
-    directory = Path(parameters.snapshot.directory).absolute()
+    directory = remote.prepared(parameters.snapshot)
     label = parameters.source.label
     snapshot = backup.newest(directory, label)
     if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
         print(f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough.")
         return 0
-    found = (
-        f"the newest, {snapshot.id}, is {hours:.1f} h old" if snapshot is not None else f"there is none in {directory}"
-    )
+    where = directory if remote.of(parameters.snapshot) is None else parameters.snapshot.directory
+    found = f"the newest, {snapshot.id}, is {hours:.1f} h old" if snapshot is not None else f"there is none in {where}"
     said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
     print(said, file=sys.stderr)
     rules = parameters.notify
@@ -223,8 +230,8 @@ def _export(chosen: argparse.Namespace) -> int:
 
 def _import(chosen: argparse.Namespace) -> int:
     from helpers.migration.restore import in_use
-    from helpers.parameters.sections import default_snapshots
-    from helpers.snapshots import backup
+    from helpers.parameters.snapshots import default_snapshots
+    from helpers.snapshots import backup, remote
 
     if not chosen.files.is_dir():
         raise UsageError(ReasonCode.NO_SUCH_DIRECTORY, f"there is no folder {one_line(str(chosen.files))}")
@@ -232,8 +239,12 @@ def _import(chosen: argparse.Namespace) -> int:
         raise UsageError(ReasonCode.USAGE, "--retention-days takes 7 or more")
     folder = chosen.files.absolute()
     name = _id(chosen, folder.name)
-    directory = (chosen.directory or Path(default_snapshots())).absolute()
+    rules = remote.named(chosen.directory or default_snapshots(), chosen.storage)
+    directory = remote.prepared(rules)
     directory.mkdir(parents=True, exist_ok=True)
+    if (storage := remote.of(rules)) is not None:
+        storage.require()
+        storage.mirror()  # a name that another machine has given is taken
     with _stoppable("Nothing was made of it."), in_use(directory / name), _bar("Import", 0) as bar:
         made, rounded = backup.from_files(folder, directory, name, chosen.retention_days, chosen.space, bar)
     for note in made.manifest["notes"]:
@@ -241,44 +252,55 @@ def _import(chosen: argparse.Namespace) -> int:
     for collection, numbers in rounded.items():
         print(f"{one_line(collection)}: {count(numbers, 'number')} rounded to float32, which is what Chroma holds")
     print(
-        f"Snapshot {made.id}: {count(made.total, 'chunk')} in {count(len(made.names()), 'collection')}.\nFolder: {made.folder}\n"
+        f"Snapshot {made.id}: {count(made.total, 'chunk')} in {count(len(made.names()), 'collection')}.\n"
+        f"Folder: {made.folder}{_put(storage)}\n"
         f"Digest: {made.digest}\nBring it into a Chroma: {RUNBOOK} snapshots restore {made.folder} --into PATH|URL"
     )
     return 0
 
 
 def _places(chosen: argparse.Namespace) -> list[Path]:
+    from helpers.snapshots import remote
     from helpers.snapshots.retention import directories
 
     if chosen.directory is None:
         return directories()
-    if not chosen.directory.is_dir():
-        raise UsageError(ReasonCode.NO_SUCH_DIRECTORY, f"there is no folder {one_line(str(chosen.directory))}")
-    return [chosen.directory.absolute()]
-
-
-def _held(chosen: argparse.Namespace) -> list[tuple[Path, list[Held]]]:
-    from helpers.snapshots.retention import held
-
-    return [(place, held(place)) for place in _places(chosen)]
+    rules = remote.named(chosen.directory, chosen.storage)
+    if remote.of(rules) is None and not rules.folder.is_dir():
+        raise UsageError(ReasonCode.NO_SUCH_DIRECTORY, f"there is no folder {one_line(chosen.directory)}")
+    return [remote.prepared(rules)]
 
 
 def _list(chosen: argparse.Namespace) -> int:
+    from helpers.snapshots import remote
+    from helpers.snapshots.retention import held
     from helpers.status.overview import table
 
-    found = [(place, items) for place, items in _held(chosen) if items]
-    if not found:
+    code, needed, nothing = 0, False, True
+    for place in _places(chosen):
+        storage, look, said = remote.at(place), None, list[str]()
+        try:
+            if storage is not None:
+                look = storage.mirror()
+                said = storage.told(look)
+        except RunbookError as error:  # what is here is listed all the same
+            code, said = error.exit_code, [error.line()]
+        items = held(place)
+        needed, nothing = needed or any(item.needed_by for item in items), nothing and not (items or said)
+        if items or said:
+            print(one_line(str(place) if storage is None else f"{storage.url}, read and made in {place}"))
+            print("".join([*(f"{table([_row(item, look) for item in items])}\n" for _ in items[:1]),
+                           *(f"{one_line(line)}\n" for line in said)]))  # fmt: skip
+    if nothing:
         print("There are no snapshots. Step 21 takes one; --directory says where else to look.")
-    for place, items in found:
-        print(f"{one_line(str(place))}\n{table([_row(item) for item in items])}\n")
-    if any(item.needed_by for _, items in found for item in items):
+    if needed:
         print(
             "A run needs its snapshots until it is closed out (step 53), or declared abandoned: snapshots prune --help"
         )
-    return 0
+    return code
 
 
-def _row(item: Held) -> dict[str, Any]:
+def _row(item: Held, look: Look | None) -> dict[str, Any]:
     row = {"id": item.id, "created": "", "source": "", "chunks": "", "size": "", "status": item.problem}
     row |= {"retain until": "", "needed by": ", ".join(item.needed_by)}
     if item.snapshot is not None:
@@ -290,13 +312,22 @@ def _row(item: Held) -> dict[str, Any]:
         row |= {"chunks": count(item.export.chunks)}
     if item.retain_until is not None:
         row |= {"size": size(item.size), "retain until": moment(item.retain_until.isoformat())}
-    return row
+    return (
+        row
+        if look is None
+        else row | {"where": look.where(item.folder, item.snapshot.manifest if item.snapshot else None)}
+    )
 
 
 def _find(chosen: argparse.Namespace) -> Snapshot:
+    from helpers.snapshots import remote
     from helpers.snapshots.retention import find
 
-    return find(chosen.snapshot, _places(chosen))
+    places = _places(chosen)
+    if not any((place / chosen.snapshot).is_dir() for place in places):
+        for storage in filter(None, map(remote.at, places)):
+            storage.mirror()
+    return find(chosen.snapshot, places)
 
 
 def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
@@ -420,7 +451,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 def _prune(chosen: argparse.Namespace) -> int:
     from helpers.migration.restore import in_use
     from helpers.run.folders import find
-    from helpers.snapshots import retention
+    from helpers.snapshots import remote, retention
 
     for run_id in chosen.abandoned:
         find(run_id)
@@ -428,8 +459,12 @@ def _prune(chosen: argparse.Namespace) -> int:
             retention.abandon(run_id)
         else:
             print(f"Run {run_id} would be declared abandoned.")
-    may_go = []
-    for place, items in _held(chosen):
+    may_go, places = [], _places(chosen)
+    storages = list(filter(None, map(remote.at, places)))
+    for storage in storages:
+        storage.mirror()
+    for place in places:
+        items = retention.held(place)
         if chosen.yes:
             for said in retention.sweep(place):
                 print(one_line(said))
@@ -444,13 +479,21 @@ def _prune(chosen: argparse.Namespace) -> int:
         for item in may_go:
             with in_use(item.folder):
                 retention.remove([item])
+        _sweep(storages, remove=True)
         print(f"{count(len(may_go), 'snapshot')} removed.")
         return 0
+    _sweep(storages, remove=False)
     freed = sum(item.size for item in may_go)
     print(f"{count(len(may_go), 'snapshot')} would be removed ({size(freed)}). Nothing was changed. To remove: --yes")
     print("A snapshot stays within its retention, and as long as a run needs it: until step 53 has closed the run out,")
     print("or --abandoned RUN_ID declares that it will not continue.")
     return 0
+
+
+def _sweep(storages: list[Remote], *, remove: bool) -> None:
+    for storage in storages:
+        for said in storage.sweep(remove=remove):
+            print(one_line(said))
 
 
 def _without(item: Held, abandoned: list[str]) -> str:

@@ -31,13 +31,13 @@ from helpers.migration.delta import different_settings
 from helpers.migration.importing import context_of
 from helpers.migration.reembedding import REEMBEDDED
 from helpers.migration.staging import Quarantine, Staged
-from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, silent, utc_now
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import load_schema
+from helpers.snapshots import remote
 from helpers.snapshots.comparison import compared
 from helpers.snapshots.retention import Told, differences, logged, take, told
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
@@ -108,6 +108,8 @@ def open_sealed(run: RunState, folder: Path) -> Snapshot:
     Whoever can write to the snapshots can make a manifest that fits other chunks, so it is compared with what the run's
     seals, results and audit log say. Its parts are compared with the manifest whenever they are read.
     """
+    if not run.judged:
+        remote.manifest_at_hand(run.parameters.snapshot, folder)
     snapshot, lines = Snapshot.open(folder), evidence_of(run)
     differs = next(differences(snapshot, lines), "")
     older = not any(line.manifest for line in lines)  # a toolkit that did not tell of every snapshot
@@ -437,7 +439,7 @@ class WrittenData:
             return current_snapshot(self.run)
         if self.checkpoint is None:
             return None
-        directory = resolve_path(self.run.parameters.snapshot.directory)  # step 21 is just being run again
+        directory = self.run.parameters.snapshot.folder  # step 21 is just being run again
         return open_sealed(self.folder, directory / str(self.checkpoint.context["snapshot"]))
 
     @cached_property

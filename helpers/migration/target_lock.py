@@ -31,6 +31,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.record import RunRecord
 from helpers.schema import load_schema
+from helpers.snapshots import remote
 from helpers.stores import open_target, quick_holder, quick_names
 from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.handshake import tried, with_candidates
@@ -257,6 +258,8 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
         names = chosen(names, parameters)
     if parameters.target.path == plan.NO_TARGET:
         return
+    if (storage := remote.of(parameters.snapshot)) is not None:
+        storage.require()
     present = target_names(parameters)
     # a directory that nobody has open is a copy of what the target serves, a backup say: that is a source like any other
     directory = parameters.source.path

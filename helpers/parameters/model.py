@@ -45,12 +45,12 @@ from helpers.parameters.sections import (
     Role,
     Rollback,
     SignOff,
-    SnapshotSection,
     Validation,
     Window,
     is_placeholder,
     template_places,
 )
+from helpers.parameters.snapshots import SnapshotSection
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents
 
@@ -157,7 +157,7 @@ class Parameters(Section):
         if self.target.rename:
             yield "'target.rename' means nothing: only a source of Chroma 0.3 has two collections of one name"
         for side in ("source", "target"):
-            if (path := getattr(self, side).path) is not None and not same and lies_in(self.snapshot.directory, path):
+            if (path := getattr(self, side).path) is not None and not same and lies_in(self.snapshot.place, path):
                 yield f"'snapshot.directory' lies inside '{side}.path', which must hold the database only"
         if self.fence.kind == "nginx" and self.source.is_embedded:
             yield "'fence.kind' is nginx, but 'source' is a directory, before which no proxy can stand; command or none"
@@ -206,6 +206,7 @@ class Parameters(Section):
             *self.source.headers.values(),
             *self.target.headers.values(),
             *self.notify.urls,
+            *self.snapshot.secrets(),
             *references(self.cutover),
         }
         known = json.dumps(self.document(), ensure_ascii=False)
@@ -239,7 +240,9 @@ class Parameters(Section):
 
     def environment(self) -> list[str]:
         """Every environment variable that the parameters name, once each, sorted: a step's kernel gets those and no others."""
-        return sorted({ref.name for ref in self.secrets() if ref.kind == "env"} | self._of_functions())
+        return sorted(
+            {ref.name for ref in self.secrets() if ref.kind == "env"} | self.snapshot.variables() | self._of_functions()
+        )
 
     def _of_functions(self) -> set[str]:
         """The variables that embedding functions may read."""

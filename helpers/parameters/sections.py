@@ -36,7 +36,6 @@ from helpers.parameters.endpoint import (
     Retrieval,
     SecretReference,
     Section,
-    moved_with_workspace,
     resolve_path,
     secret_key,
 )
@@ -289,20 +288,6 @@ class Migration(Section):
         """What makes new vectors, with its configuration; None where nothing does."""
         order = self.reembed
         return order and (order.model_copy(update={"config": self.reembed_config}) if self.reembed_config else order)
-
-
-def default_snapshots() -> str:
-    """`workspace/snapshots`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
-    return moved_with_workspace("snapshots")
-
-
-class SnapshotSection(Section):
-    """Where snapshots are kept, and for how long."""
-
-    directory: FilePath = Field(default_factory=default_snapshots, json_schema_extra={"default": "workspace/snapshots"})
-    """Folder of all snapshots, one sub-folder each. Where it is not given, RUNBOOK_WORKSPACE moves it."""
-    retention_days: Annotated[int, Field(ge=7, le=36_500)] = 7
-    """Days until a snapshot may be pruned, 7 at least."""
 
 
 class NginxFence(Section):

@@ -414,7 +414,8 @@ def defaults(n: Counts) -> str:
 def tools(view: RunView) -> list[tuple[str, str]]:
     """The runbook's three tools and what became of them in this run."""
     snapshot = view.table("snapshot")
-    kept = f"; snapshot {text(snapshot['id'])}, verified" if snapshot.get("id") else ""
+    there = f" in {text(snapshot['stored'])}" if snapshot.get("stored") else ""
+    kept = f"; snapshot {text(snapshot['id'])}, verified{there}" if snapshot.get("id") else ""
     tried = f"; drilled: {', '.join(parts)}" if (parts := drilled_parts(view)) else ""
     if rollback(view.results.get(Step.ROLLBACK)) is None:
         tried += "; rollback: NOT EXERCISED"

@@ -30,7 +30,7 @@ from ruamel.yaml.events import AliasEvent
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.formatting import flatten
-from helpers.parameters import NOT_YAML, RESUMABLE, Parameters, parameters_from, resolve_path
+from helpers.parameters import NOT_YAML, RESUMABLE, Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -407,7 +407,7 @@ def create(
     for what, place in (
         ("the reports folder", folder.reports.parent),
         ("the workspace", folder.workspace.parent),
-        ("snapshot.directory", resolve_path(parameters.snapshot.directory)),
+        ("snapshot.directory", parameters.snapshot.folder),
     ):
         _require_writable(what, place)
     try:

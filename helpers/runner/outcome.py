@@ -28,6 +28,7 @@ from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
 from helpers.runner.pipeline import Choice, run_line
+from helpers.snapshots.remote import manifest_at_hand
 from helpers.snapshots.snapshot import Snapshot
 from helpers.status.overview import Console
 
@@ -135,7 +136,8 @@ def _require_collections(run: RunState, orders: Orders) -> None:
     taken = run.result(Step.SNAPSHOT) if named else None
     if taken is None or "snapshot" not in taken.facts:
         return
-    held = Snapshot.open(Path(taken.facts["snapshot"]["folder"])).names()
+    manifest_at_hand(run.parameters.snapshot, folder := Path(taken.facts["snapshot"]["folder"]))
+    held = Snapshot.open(folder).names()
     if unknown := sorted(named - set(held)):
         raise UsageError(
             ReasonCode.NO_SUCH_COLLECTION, f"the source of run {run.id} has no collection {one_line(unknown[0], 80)}",

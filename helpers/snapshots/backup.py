@@ -35,7 +35,9 @@ from helpers.formatting import numbered
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
+from helpers.snapshots import remote
 from helpers.snapshots.export_journal import CHUNK, EXPORT, Journal, holds_another, write_parquet
+from helpers.snapshots.remote import Look
 from helpers.snapshots.retention import Told, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
     PLAIN,
@@ -70,11 +72,12 @@ _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 
 def newest(directory: Path, source: str) -> Snapshot | None:
     """The newest snapshot of this source that was taken there, as a signed line of the log has it, and that has all its
-    files; None where there is none."""
+    files; None where there is none. In a storage it counts only as long as it is whole there."""
+    look = storage.mirror() if (storage := remote.at(directory)) is not None else None
     found = (_opened(directory / name, told) for name, told in digests(directory).items() if PLAIN.fullmatch(name))
     ours = [snapshot for snapshot in found if snapshot is not None and snapshot.manifest["source"] == source]
     ours.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
-    return next(filter(_is_there, ours), None)
+    return next((snapshot for snapshot in ours if _is_there(snapshot, look)), None)
 
 
 def _opened(folder: Path, told: Told) -> Snapshot | None:
@@ -88,7 +91,9 @@ def _opened(folder: Path, told: Told) -> Snapshot | None:
     return None if any(differences(snapshot, [told])) else snapshot
 
 
-def _is_there(snapshot: Snapshot) -> bool:
+def _is_there(snapshot: Snapshot, look: Look | None) -> bool:
+    if look is not None:
+        return snapshot.id in look.snapshots and not look.lacks(snapshot.manifest)
     files = [(snapshot.folder / part.file, part.bytes) for name in snapshot.names() for part in snapshot.parts(name)]
     return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
@@ -112,8 +117,10 @@ def take(
     Every chunk is read: Chroma does not say what changed. Raises `Terminal` ("snapshot_exists") for an id that is taken.
     """
     rules = parameters.snapshot
-    directory = Path(rules.directory).absolute()
+    directory = remote.prepared(rules)
     directory.mkdir(parents=True, exist_ok=True)
+    if (storage := remote.of(rules)) is not None:
+        storage.mirror()  # an id that another machine gave is taken
     about = {"source": store.label, "base": base.id if base is not None else ""}
     begin(directory, snapshot_id, **about)
     taken = write_snapshot(
@@ -253,7 +260,7 @@ def from_files(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    made = complete(partial, final)
+    made = complete(partial, final, progress)
     record(directory, taken=made, source=source, base="")
     return made, {name: n for name, n in rounded.items() if n}
 

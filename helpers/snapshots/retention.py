@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.formatting import count
-from helpers.parameters.sections import default_snapshots
+from helpers.parameters.snapshots import default_snapshots
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, json_in, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
+from helpers.snapshots import remote
 
 if TYPE_CHECKING:
     from helpers.snapshots.export_journal import Journal  # with pyarrow, which `status` does not wait for
@@ -89,8 +90,9 @@ class Held:
 
 
 def directories() -> list[Path]:
-    """Where snapshots are: the parameters' default folder here, and wherever runs put theirs from here (`places`)."""
-    found = {Path(default_snapshots()).absolute(): None}
+    """Where snapshots are: the parameters' default folder here, the folders of storages that are known here, and wherever runs
+    put theirs from here (`places`)."""
+    found = dict.fromkeys([Path(default_snapshots()).absolute(), *remote.every()])
     for folder in (*runs.every_run(), *runs.damaged_runs()):
         found |= {place.parent: None for place in places(folder)}
     return [directory for directory in found if directory.is_dir()]
@@ -237,7 +239,10 @@ def take(
     from helpers.snapshots.snapshot import follow_snapshot, write_snapshot
 
     rules = run.parameters.snapshot
-    directory = Path(rules.directory).absolute()
+    directory = remote.prepared(rules)
+    if (storage := remote.of(rules)) is not None:
+        storage.mirror()  # a name that another machine has given is taken
+        run.log(f"what is read is put to {storage.url}, its manifest last; it is made in {directory}")
     known = {line.name for line in told(run.home)}  # one that was removed is another one: a name stands for one digest
     names_of = [base, *(f"{base}-{n}" for n in range(2, 1000))]
     free = next(i for i in names_of if i not in known and not (directory / i).exists())
@@ -264,7 +269,9 @@ def take(
 def begin(directory: Path, snapshot_id: str, **by: Any) -> None:
     """Record that this snapshot is begun, or gone on with. Raises `Terminal` where what lies there was not begun from here:
     its chunks might be anything."""
-    partial = directory / f"{snapshot_id}.partial"
+    partial, whole = directory / f"{snapshot_id}.partial", directory / snapshot_id
+    if os.path.lexists(whole):  # perhaps another workspace's: no line of this one may name it
+        raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(whole))
     gone_on = partial.is_symlink() or partial.exists()
     ours = {entry["facts"]["snapshot"] for entry in _signed(directory) if _names_a_snapshot(entry)}
     if gone_on and (partial.is_symlink() or partial.stat().st_uid != os.getuid() or snapshot_id not in ours):
@@ -320,6 +327,7 @@ def described(snapshot: Snapshot) -> dict[str, Any]:
         "chunks": snapshot.total,
         "bytes": snapshot.size(),
         "retain_until": snapshot.manifest["retain_until"],
+        **({"stored": storage.url} if (storage := remote.at(snapshot.folder.parent)) else {}),
         "source_version": snapshot.manifest["chroma_version"]["source"],
     }
 
@@ -431,6 +439,8 @@ def remove(found: Iterable[Held]) -> list[str]:
         digest = item.snapshot.digest if item.snapshot else ""
         record(item.folder.parent, PRUNE, outcome="begun", snapshot=item.id, digest=digest)
         aside = item.folder.with_name(f".{item.id}.pruned")
+        if (storage := remote.at(item.folder.parent)) is not None:
+            storage.remove(item.id.removesuffix(".partial"))
         try:
             item.folder.rename(aside)
             ledger = re.compile(rf"{re.escape(item.id)}\.restore-[0-9a-f]{{16}}\.json")  # not of an id that begins so
@@ -485,7 +495,7 @@ def kept_line(folder: RunFolder) -> str:
     gone = {place.name for place in places(folder) if not place.is_dir()}
     lines = {
         t["id"]: f"Snapshot {t['id']}, kept until {str(t['retain_until'])[:16].replace('T', ' ')} UTC at least"
-        + "; its folder is gone" * (Path(t["folder"]).name in gone)
+        + (f", in {t['stored']}" if t.get("stored") else "; its folder is gone" * (Path(t["folder"]).name in gone))
         for t in taken_by(folder)
     }
     return "\n".join(lines.values())

@@ -50,6 +50,7 @@ from helpers.results import (
     write_json,
     writing,
 )
+from helpers.snapshots import remote
 from helpers.snapshots.export_journal import EXPORT, Journal, ahead, own_digest, read_parquet, signed, write_parquet
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
@@ -60,7 +61,7 @@ PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several i
 FORMAT = 1
 PLAIN = re.compile(
     r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
-)  # the id of a snapshot: a name of a folder, and no words of a shell
+)  # the id of a snapshot: a name of a folder, no words of a shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,10 @@ class Snapshot:
         table = self._table(part)
         return from_table(table.filter(_among(table, ids)))
 
+    def file(self, part: Part) -> Path:
+        """Where the file of a part is; one that is in the storage only is brought first."""
+        return remote.at_hand(self.folder / part.file, part.sha256, part.bytes)
+
     def batches(self, name: str) -> Iterator[ChunkBatch]:
         for part in self.parts(name):
             yield self.read(part)
@@ -204,20 +209,20 @@ class Snapshot:
             if not gone:
                 yield part
             elif len(gone) < part.rows:
-                left = dataclasses.replace(
-                    part, rows=part.rows - len(gone), without=tuple(sorted({*part.without, *gone}))
-                )
+                without = tuple(sorted({*part.without, *gone}))
+                left = dataclasses.replace(part, rows=part.rows - len(gone), without=without)
                 yield left if not part.lost else dataclasses.replace(left, lost=int(self.read(left).lost.sum()))
 
     def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
         """Raises `Terminal` where the bytes that are read are not those of the manifest."""
+        path = self.file(part)
         try:
-            return read_parquet(self.folder / part.file, columns, part.sha256, part.without)
+            return read_parquet(path, columns, part.sha256, part.without)
         except Terminal as error:
             raise self._damaged(part, error.what) from error
 
     def verify(self, progress: Progress = silent, since: Snapshot | None = None) -> dict[str, int]:
-        """Re-read every byte: digests, row counts, ids unique. Marks the manifest as verified.
+        """Re-read every byte, also in the storage: digests, row counts, ids unique. Marks the manifest as verified.
 
         Files that it shares with `since`, which was verified when it was taken, are not read again.
         Returns chunks per collection. Raises `Terminal` ("snapshot_damaged", "snapshot_unreadable" for the manifest)
@@ -226,7 +231,7 @@ class Snapshot:
         if Snapshot.open(self.folder).digest != self.digest:
             raise Terminal(ReasonCode.SNAPSHOT_ALTERED, "its manifest was exchanged while it was in use",
                            where=str(self.folder), next_step="Find out who writes there; nothing is taken from it.")  # fmt: skip
-        counted: dict[str, int] = {}
+        counted, prove = dict[str, int](), remote.prover(self.folder, self.manifest)
         proven = {(n, p.sha256) for n in since.names() for p in since.parts(n)} if since is not None else set()
         for name in self.names():
             seen: set[str] = set()
@@ -236,6 +241,7 @@ class Snapshot:
                     shared += part.rows
                     progress.advance(part.rows)
                     continue
+                prove(part.file, part.sha256, part.bytes)
                 ids = self.read(part).ids
                 if len(ids) != part.rows or len(set(ids)) != len(ids) or not seen.isdisjoint(ids):
                     raise self._damaged(part, f"{len(ids)} rows where {part.rows} unique ones were written")
@@ -263,7 +269,7 @@ class Snapshot:
         return {name for name in names if name != "manifest.json" and not is_leftover(name, "manifest.json")}
 
     def _damaged(self, part: Part, what: str) -> Terminal:
-        again = "Take the snapshot again (step 21)."
+        again = remote.REMEDY if remote.at(self.folder.parent) else "Take the snapshot again (step 21)."
         return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=str(self.folder / part.file), next_step=again)
 
 
@@ -281,10 +287,8 @@ def write_snapshot(
     partial = directory / f"{snapshot_id}.partial"
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    if Journal.is_whole(
-        partial, store.label, sorted(names)
-    ):  # the last session ended between the manifest and the renaming
-        return complete(partial, folder)
+    if Journal.is_whole(partial, store.label, sorted(names)):  # the last session ended between manifest and renaming
+        return complete(partial, folder, progress)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     entries = [_write_collection(store, journal, name, readers, progress, same) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
@@ -293,7 +297,8 @@ def write_snapshot(
             shutil.rmtree(partial / left)
     journal.sessions[-1]["ended"] = utc_now()
     sessions = [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions]
-    return _whole(store, partial, retention_days, sessions=sessions, notes=journal.notes, collections=entries)
+    held = {"sessions": sessions, "notes": journal.notes, "collections": entries}
+    return _whole(store, partial, retention_days, progress, **held)
 
 
 def follow_snapshot(
@@ -339,17 +344,15 @@ def follow_snapshot(
         for part in (Part(**part) for part in entry["parts"]):
             place = partial / part.file
             place.parent.mkdir(exist_ok=True)
-            if not place.exists() and not _linked(was.folder / part.file, place):
-                shutil.copyfile(was.folder / part.file, place)
+            if not place.exists() and not _linked(there := was.file(part), place):
+                shutil.copyfile(there, place)
         progress.advance(entry["count"])
-    note = (
-        f"{read:,} chunks were read; the others are as snapshot {was.id} has them, whose files this one shares{aside}"
-    )
+    note = f"{read:,} chunks were read; the others are as snapshot {was.id} has them, whose files it shares{aside}"
     sessions = [{"started": begun, "ended": utc_now(), "chunks": read}]
-    return _whole(store, partial, retention_days, sessions=sessions, notes=[note], collections=entries)
+    return _whole(store, partial, retention_days, progress, sessions=sessions, notes=[note], collections=entries)
 
 
-def _whole(store: Reader, partial: Path, retention_days: int, **held: Any) -> Snapshot:
+def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress, **held: Any) -> Snapshot:
     """Write the manifest of what was read from this store, and give the folder its name."""
     folder = partial.with_name(partial.name.removesuffix(".partial"))
     write_manifest(
@@ -357,7 +360,7 @@ def _whole(store: Reader, partial: Path, retention_days: int, **held: Any) -> Sn
         chroma_version={"source": redacted(store.version), "client": importlib.metadata.version("chromadb")},
         findings=list(getattr(store, "findings", ())), repairs=list(getattr(store, "repairs", ())), **held,
     )  # fmt: skip
-    return complete(partial, folder)
+    return complete(partial, folder, progress)
 
 
 def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
@@ -367,8 +370,9 @@ def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
     write_json(folder / "manifest.json", signed(about, proven=True))
 
 
-def complete(partial: Path, folder: Path) -> Snapshot:
-    """Give a snapshot that lacks nothing else its name."""
+def complete(partial: Path, folder: Path, progress: Progress = silent) -> Snapshot:
+    """Give a snapshot that lacks nothing else its name, once the storage has it where it is kept in one."""
+    remote.put_whole(partial, progress)
     shutil.rmtree(partial / EXPORT, ignore_errors=True)
     flush_folder(partial)
     partial.rename(folder)

@@ -25,7 +25,7 @@ from helpers.fence import Control, FenceState, connections, lift, takes_no_write
 from helpers.fence.control import UNTRIED
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
-from helpers.parameters import Endpoint, Parameters, resolve_path
+from helpers.parameters import Endpoint, Parameters
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
@@ -204,7 +204,7 @@ class Kept:
 def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
     """What may be removed now, sorted. A directory counts once."""
     found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
-    kept = resolve_path(parameters.snapshot.directory)
+    kept = parameters.snapshot.folder
     ours = retention.begun(kept, folder)
     unfinished = ((path, path.name.removesuffix(".partial")) for path in kept.glob("*.partial"))
     found |= {path for path, name in unfinished if name in ours and not holds_another(path, name)}
@@ -238,9 +238,10 @@ def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     until = retained_until(folder)
     found = []
     for taken in {t["id"]: t for t in retention.taken_by(folder)}.values():
-        place = Path(taken["folder"])
-        how = f"{RUNBOOK} snapshots prune --yes" if place.is_dir() else "gone already"
-        found.append(Kept(f"snapshot {taken['id']}", str(place), tree_size(place), str(taken["retain_until"]), how))
+        place, stored = Path(taken["folder"]), taken.get("stored", "")
+        how = f"{RUNBOOK} snapshots prune --yes" if place.is_dir() or stored else "gone already"
+        where = f"{stored}, and here {place}" if stored else str(place)
+        found.append(Kept(f"snapshot {taken['id']}", where, tree_size(place), str(taken["retain_until"]), how))
     for name, what in _KEPT:
         path = folder.workspace / name
         if path.exists():

@@ -34,7 +34,6 @@ from helpers.migration.target_lock import (
     limits_table,
     refuse_taken,
 )
-from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -239,7 +238,7 @@ class TargetReadinessStep(NotebookStep):
         # Quarantined chunks as JSON, compressed.
         aside = int(3 * vectors * (1 - self.run.parameters.migration.minimum_valid))
         here[self.run.folder] = _REPORTS + aside
-        snapshots = resolve_path(self.run.parameters.snapshot.directory)
+        snapshots = self.run.parameters.snapshot.folder
         here[snapshots] = here.get(snapshots, 0) + 2 * vectors
         if self.target.path:
             folder = _existing(Path(self.target.path))

@@ -203,6 +203,35 @@ def files_read(bench: Bench, path: Path) -> object:
     return from_files(path.parent, made, "one", 7, "l2")
 
 
+def _storage(bench: Bench) -> Any:
+    from helpers.parameters.snapshots import SnapshotSection
+    from helpers.snapshots.remote import Remote
+
+    return Remote(SnapshotSection(directory=f"file://{bench.home}/storage"), bench.home / "of-storage")
+
+
+def in_storage(bench: Bench) -> list[Path]:
+    """A snapshot in a storage, one that was begun there, and what says what the storage is."""
+    storage = _storage(bench)
+    storage.require()
+    storage.put(bench.once(a_snapshot))
+    folder = bench.home / "storage"
+    bench.put("storage/begun/two.json", (folder / "snapshots" / "one.json").read_text())
+    return [folder / "snapshots" / "one.json", folder / "begun" / "two.json", folder / "chroma-snapshots.json"]
+
+
+def storage_read(bench: Bench, path: Path) -> object:
+    from helpers.snapshots.snapshot import Snapshot
+
+    storage = _storage(bench)
+    shutil.rmtree(storage.folder, ignore_errors=True)
+    look = storage.mirror()
+    said = [*storage.told(look), *storage.sweep(remove=False)]
+    return said, [
+        look.where(storage.folder / name, Snapshot.open(storage.folder / name).manifest) for name in look.snapshots
+    ]
+
+
 def manifest_again(value: Any) -> Any:
     """The manifest with its own digest, as whoever changed it on purpose would leave it."""
     from helpers.snapshots.export_journal import signed

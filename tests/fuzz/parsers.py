@@ -41,6 +41,7 @@ from tests.fuzz.files import (
     directory,
     files_read,
     files_to_import,
+    in_storage,
     index_files,
     manifest_again,
     old_answers,
@@ -54,6 +55,7 @@ from tests.fuzz.files import (
     staged_files,
     staged_parts,
     states,
+    storage_read,
 )  # fmt: skip
 from tests.fuzz.inputs import Fix
 
@@ -573,6 +575,7 @@ PARSERS = [
     Parser("files to import", "bytes", files_to_import, files_read, share=0.4),
     Parser("a Parquet file to import", "parquet", parquet_to_import, files_read, share=0.4),
     Parser("snapshot journal", "jsonl", a_journal, journal_read, fix=manifest_again),
+    Parser("snapshots in a storage", "json", in_storage, storage_read, fix=manifest_again, share=0.8),
     Parser("staging, quarantine", "json", staged_files, staged_read),
     Parser("staged parts", "parquet", staged_parts, staged_read),
     Parser("small files of steps", "json", small_files, small_read, share=2),

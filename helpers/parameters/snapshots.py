@@ -1,0 +1,184 @@
+"""Where snapshots are kept: a folder, or a storage of objects (S3, Google Cloud, Azure) with its credentials by reference."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+
+from helpers.errors import one_line
+from helpers.parameters.endpoint import (
+    FilePath,
+    PageUrl,
+    SecretRef,
+    SecretReference,
+    Section,
+    moved_with_workspace,
+    resolve_path,
+)
+
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": ""}
+"""The schemes of a storage, each with the package that brings its driver for fsspec."""
+STORED = ".stored"  # in the workspace: a folder for each storage; no run can have this name
+_SECRETS = {"s3fs": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "gcsfs": (),
+            "adlfs": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN",
+                      "AZURE_CLIENT_SECRET")}  # fmt: skip
+_VARIABLES = {
+    "s3fs": ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ROLE_ARN",
+             "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+             "AWS_CA_BUNDLE"),
+    "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"),
+    "adlfs": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
+}  # fmt: skip  # what drivers read by themselves
+
+
+def is_url(directory: str) -> bool:
+    """Whether a directory of snapshots is in a storage, and not a folder."""
+    return "://" in directory
+
+
+def _checked_directory(text: str) -> str:
+    if not is_url(text):
+        return text
+    scheme, shown = text.partition("://")[0], one_line(text.partition("?")[0].rpartition("@")[2], 80)
+    if scheme not in DRIVERS:
+        raise ValueError(
+            f"must be a folder, or a URL of {', '.join(f'{known}://' for known in DRIVERS)}, got {shown!r}"
+        )
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise ValueError(f"is no URL ({error})") from None
+    if parts.query or parts.fragment or "@" in parts.netloc or not text.isprintable() or any(map(str.isspace, text)):
+        raise ValueError(
+            "must not have a blank, a query, a fragment or credentials; credentials go into snapshot.storage"
+        )
+    if scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        raise ValueError(f"must be file:///FOLDER, got {shown!r}")
+    if scheme != "file" and not parts.netloc:
+        raise ValueError(f"names no bucket: {scheme}://BUCKET/PREFIX")
+    if any(part in (".", "..") for part in parts.path.split("/")) or "//" in parts.path:
+        raise ValueError("has an empty part, '.' or '..' in its path")
+    return text.rstrip("/")
+
+
+class Storage(Section):
+    """How the storage of `snapshot.directory` is reached. Without credentials its driver looks for some, as those of a role."""
+
+    endpoint_url: PageUrl | None = None
+    """Address of a server that speaks S3; default: the provider's."""
+    region: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    """Region of the bucket (S3)."""
+    key: SecretReference | None = None
+    """S3: id of the access key. Azure: name of the account."""
+    secret: SecretReference | None = None
+    """S3: secret access key. Azure: key of the account."""
+    token: SecretReference | None = None
+    """S3: token of a session. Google: `file:PATH` of the key file of a service account. Azure: SAS token."""
+
+    patience_seconds: PositiveFloat = 180
+    """How long a request is tried again where the storage does not answer, or says that it is busy."""
+
+    def references(self) -> list[SecretRef]:
+        """Every secret that it refers to. The key file of Google is opened by its driver, and is no text to search for."""
+        return [found for found in (self.key, self.secret, self.token) if found is not None]
+
+
+def default_snapshots() -> str:
+    """`workspace/snapshots`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
+    return moved_with_workspace("snapshots")
+
+
+class SnapshotSection(Section):
+    """Where snapshots are kept, and for how long."""
+
+    directory: Annotated[FilePath, AfterValidator(_checked_directory)] = Field(
+        default_factory=default_snapshots, json_schema_extra={"default": "workspace/snapshots"}
+    )
+    """Folder of all snapshots, one sub-folder each; or s3://BUCKET/PREFIX, or a URL of gs, az or file. Where it is not given,
+    RUNBOOK_WORKSPACE moves it."""
+    storage: Storage | None = None
+    """How a directory that is a URL is reached."""
+    retention_days: Annotated[int, Field(ge=7, le=36_500)] = 7
+    """Days until a snapshot may be pruned, 7 at least."""
+
+    @model_validator(mode="after")
+    def _fits_the_directory(self) -> SnapshotSection:
+        given, of = self.storage, self.driver
+        if given is None:
+            return self
+        if not of:
+            raise ValueError("has a section storage, but its directory is no URL that needs one")
+        if (given.endpoint_url or given.region) and of != "s3fs":
+            raise ValueError("has storage.endpoint_url or region, which S3 has only")
+        if of == "s3fs" and ((given.key is None) != (given.secret is None) or (given.token and not given.key)):
+            raise ValueError("has a part of a key in storage; S3 wants key and secret, and token only beside them")
+        if of == "gcsfs" and (given.key or given.secret or (given.token and given.token.kind != "file")):
+            raise ValueError("has storage.key or secret, or a token that is no file; Google wants token: file:PATH")
+        if of == "adlfs" and not given.key:
+            raise ValueError("has no storage.key; Azure wants key (the account), and secret or token")
+        return self
+
+    @property
+    def driver(self) -> str:
+        """The package that brings the driver of the storage; "" where none is needed."""
+        return DRIVERS[self.directory.partition("://")[0]] if is_url(self.directory) else ""
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which snapshots are made and read, absolute; of a storage, one of this workspace's own."""
+        if not is_url(self.directory):
+            return resolve_path(self.directory)
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.directory)[-40:].strip("-")
+        digest = hashlib.sha256(
+            f"{(self.storage and self.storage.endpoint_url) or ''} {self.directory}".encode()
+        ).hexdigest()[:12]
+        return resolve_path(moved_with_workspace(STORED)) / f"{name}-{digest}"
+
+    @property
+    def place(self) -> str:
+        """The folder that the directory is, also of a file:// URL; where the files of another storage are kept here."""
+        file = self.directory.startswith("file://")
+        return unquote(urlsplit(self.directory).path) if file else str(self.folder)
+
+    def secrets(self) -> list[SecretRef]:
+        """What its storage needs by reference, and what its driver reads from the environment where nothing is named."""
+        named = self.storage.references() if self.storage else []
+        texts = [ref for ref in named if not (ref.kind == "file" and self.driver == "gcsfs")]
+        own = [] if named else [SecretRef("env", name) for name in _SECRETS.get(self.driver, ())]
+        return [*texts, *(ref for ref in own if os.environ.get(ref.name, "").strip())]
+
+    def variables(self) -> set[str]:
+        """Environment variables that its driver may read beside secrets."""
+        return set(_VARIABLES.get(self.driver, ()))
+
+    def file_system(self, tries: int) -> Any:
+        """The file system of fsspec that its storage is, which makes each request so often. Raises `ImportError` where its driver
+        is missing, `UsageError` for a secret that is not there."""
+        import fsspec  # who keeps snapshots in a folder needs none of it
+
+        storage, scheme = self.storage or Storage(), self.directory.partition("://")[0]
+        given = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
+        if self.driver == "gcsfs":
+            return fsspec.filesystem(scheme, token=storage.token.name if storage.token else None)
+        texts = {name: ref.resolve().reveal() for name, ref in given.items()}
+        if self.driver == "adlfs":
+            names = {"key": "account_name", "secret": "account_key", "token": "sas_token"}
+            return fsspec.filesystem(scheme, **{names[name]: text for name, text in texts.items()})
+        if self.driver != "s3fs":
+            return fsspec.filesystem(scheme)
+        how: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
+        how |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
+        if storage.endpoint_url:  # a server of one's own seldom has a name for each bucket
+            how |= {"s3": {"addressing_style": "path"}}
+        region = {"region_name": storage.region} if storage.region else {}
+        found = fsspec.filesystem(
+            scheme, **texts, endpoint_url=storage.endpoint_url, client_kwargs=region, config_kwargs=how, use_listings_cache=False
+        )  # fmt: skip
+        found.retries = 1  # its own, beside those of botocore that `tries` are
+        return found

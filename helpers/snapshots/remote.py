@@ -1,0 +1,595 @@
+"""Snapshots in a storage of objects: whole files, moved to and from the folder in which they are made and read.
+
+Layout below `snapshot.directory`, where that is a URL::
+
+    chroma-snapshots.json     says what this is
+    parts/<sha256>.parquet    a file of chunks, by the digest of what it holds: snapshots share what is the same
+    begun/<id>.json           the manifest of a snapshot whose files are being put there; it counts for nothing
+    snapshots/<id>.json       the manifest, put there after all that it names: a snapshot without it does not count
+
+A snapshot is made in a folder of this workspace as any other, then put there, then given its name here. What is read is here
+too: a file that is not is brought first, and its digest is compared. Credentials are references (`parameters.snapshots`); the
+folder has them in `storage.json`, so that commands without a parameters file find the storage.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
+
+from helpers import audit
+from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line
+from helpers.formatting import count
+from helpers.parameters.endpoint import moved_with_workspace, resolve_path
+from helpers.parameters.snapshots import STORED, SnapshotSection, Storage, is_url
+from helpers.reason_codes import ReasonCode
+from helpers.results import (
+    MOST_READ,
+    Progress,
+    StateFile,
+    contents,
+    file_digest,
+    is_leftover,
+    json_in,
+    shortage,
+    silent,
+    whole,
+    write_bytes,
+    write_json,
+    writing,
+)
+
+if TYPE_CHECKING:
+    import tenacity  # on first use: `status` does not wait for it
+
+T = TypeVar("T")
+FORMAT = 1
+MARK = "chroma-snapshots.json"
+TRIES = 3  # of a driver, one after another, before this module waits
+LONGEST_PAUSE = 20  # seconds
+AT_ONCE = 4  # files that are on their way at the same time
+CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this size
+BLOCK = 4 * 2**20  # bytes that are read at a time where nothing is kept
+BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
+_REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
+REMEDY = "Remove this file: it is brought from the storage again."  # where one that was brought is damaged
+_MANIFEST = re.compile(
+    r"([A-Za-z0-9_][A-Za-z0-9._-]{0,199})(?<!\.partial)(?<!\.lock)(?<!\.json)(?<!\.jsonl)\.json"
+)  # not as ours
+_PART = re.compile(r"([0-9a-f]{64})\.parquet")
+
+
+@dataclass(slots=True)
+class _Known(StateFile):
+    """What `storage.json` in the folder of a storage keeps: where it is, and which references lead there."""
+
+    file: ClassVar[str] = "storage.json"
+    damaged: ClassVar[ReasonCode] = ReasonCode.RUN_DAMAGED
+    remedy: ClassVar[str] = "Remove it, and name the storage again: --directory URL, or a parameters file."
+
+    folder: Path
+    directory: str
+    storage: dict[str, Any] = field(default_factory=dict)
+    proof: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is in a storage: bytes of each file of chunks by its digest, the ids of snapshots, and those that were begun."""
+
+    parts: Mapping[str, int]
+    snapshots: frozenset[str]
+    begun: frozenset[str]
+
+    def lacks(self, manifest: Mapping[str, Any]) -> list[str]:
+        """The digests of the files that a manifest names and the storage does not have in their size."""
+        return sorted({sha256 for _, sha256, size in files_of(manifest) if self.parts.get(sha256) != size})
+
+    def where(self, folder: Path, manifest: Mapping[str, Any] | None) -> str:
+        """Where the snapshot in this folder is: in the storage, and how much of it here."""
+        name = folder.name.removesuffix(".partial")
+        if manifest is None:
+            return "begun in the storage" if name in self.begun else ""
+        files = {folder / file for file, _, _ in files_of(manifest)}
+        here = sum(file.is_file() for file in files)
+        cached = "all files here, too" if here == len(files) else f"{here:,} of {count(len(files), 'file')} here"
+        if name not in self.snapshots:
+            return f"NOT in the storage, {cached}"
+        return f"in the storage, {cached}" if not self.lacks(manifest) else f"in the storage, NOT whole there, {cached}"
+
+
+class Remote:
+    """The storage of `rules`, which is a URL. Every method raises `UsageError` where the storage refuses, `Transient` where it
+    does not answer within `patience_seconds`, each in one line that names it."""
+
+    def __init__(self, rules: SnapshotSection, folder: Path | None = None) -> None:
+        self.rules, self.url, self.folder = rules, rules.directory, folder or rules.folder
+
+    @cached_property
+    def _fs(self) -> Any:
+        return self.rules.file_system(TRIES)
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def require(self, *, write: bool = True) -> None:
+        """The storage can be reached, is one of snapshots or empty, and with `write` takes a file."""
+        found = self._call("read", MARK, _content)
+        try:
+            if found is not None and json_in(found)["format"] != FORMAT:
+                raise ValueError
+        except (ValueError, LookupError, TypeError):
+            raise self._unusable(f"{MARK} there is of another version of the toolkit, or of something else") from None
+        if write:
+            about = {"what": "snapshots of Chroma databases", "format": FORMAT}
+            self._write(MARK, json.dumps(about).encode())
+        elif found is None:  # an empty bucket is one
+            self._call(
+                "list", "", lambda fs, path: fs.ls(path.split("/")[0] if self.rules.driver else path, detail=False)
+            )
+
+    def look(self) -> Look:
+        """What is there now."""
+        parts = {m[1]: size for name, size in self._list("parts").items() if (m := _PART.fullmatch(name))}
+        done, begun = (
+            frozenset(str(m[1]) for name in self._list(where) if (m := _MANIFEST.fullmatch(name)))
+            for where in ("snapshots", "begun")
+        )
+        return Look(parts, done, begun - done)
+
+    def mirror(self) -> Look:
+        """The manifests of all snapshots there are here, too: commands find them as if they were. What is there now."""
+        self.require(write=False)
+        look = self.look()
+        for name in sorted(look.snapshots):
+            if not (self.folder / name).exists() and not (self.folder / f"{name}.partial").exists():
+                data = self._read(f"snapshots/{name}.json")
+                with whole(self.folder / name) as made:
+                    write_bytes(made / "manifest.json", data)
+        return look
+
+    def told(self, look: Look) -> list[str]:
+        """A sentence for each snapshot that was begun there and is not whole, and for pieces of files that never ended."""
+        said = []
+        for name in sorted(look.begun):
+            manifest = self._manifest(f"begun/{name}.json") or {"retain_until": "not known"}
+            there = len(files := _digests(manifest)) - len(look.lacks(manifest))
+            about = f"{there:,} of {count(len(files), 'file')} are there, kept until {manifest['retain_until'][:16]}"
+            said.append(f"{name}: begun in the storage, not whole, counts for nothing; {about}")
+        pieces, doubt = self._pieces()
+        if pieces:
+            said.append(
+                f"{count(len(pieces), 'file')} whose upload never ended: snapshots prune --yes removes what is left"
+            )
+        return [*said, *doubt]
+
+    def _pieces(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """What `broken_off` gives, and a sentence where the storage does not tell: not everybody may ask."""
+        try:
+            return self.broken_off(), []
+        except UsageError as error:
+            return [], [f"{self.url}: whether uploads were broken off is not known: {error.what}"]
+
+    def broken_off(self) -> list[tuple[str, str]]:
+        """(Key, id) of files that were sent in pieces and never ended; such pieces are no file. Google and Azure drop them."""
+        since = datetime.now(UTC) - BROKEN_OFF
+        if self.rules.driver != "s3fs":
+            left = Path(_root(self.url), "parts").glob(".*.tmp") if not self.rules.driver else ()
+            old = (path.name for path in left if path.stat().st_mtime < since.timestamp())
+            return [(f"parts/{name}", "") for name in old if is_leftover(name)]
+        bucket, prefix = urlsplit(self.url).netloc, urlsplit(self.url).path.strip("/")
+        about = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
+        found = self._call("list", "", lambda fs, _: fs.call_s3("list_multipart_uploads", **about)).get("Uploads", [])
+        return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < since]
+
+    # -- what is put there and brought from there ----------------------------------------------------------------------
+
+    def put(self, folder: Path, progress: Progress = silent) -> None:
+        """Put the snapshot in `folder`, which is whole, there: the files that are not there yet, and last its manifest.
+
+        What was put there before a kill is not put there again. Raises `Terminal` ("snapshot_exists") where another snapshot
+        has its id there.
+        """
+        from helpers.snapshots.export_journal import ahead
+
+        data = contents(folder / "manifest.json", MOST_READ)
+        manifest = json_in(data)
+        name, files = manifest["id"], {sha256: file for file, sha256, _ in files_of(manifest)}
+        look = self.look()
+        if name in look.snapshots and (other := self._manifest(f"snapshots/{name}.json")) != manifest:
+            what = "another snapshot of this id is in the storage" if other else "what has this id there cannot be read"
+            raise Terminal(ReasonCode.SNAPSHOT_EXISTS, what, where=f"{self.url}/snapshots/{name}.json",
+                           next_step="Take it under another id.")  # fmt: skip
+        if name not in look.snapshots:
+            self._write(f"begun/{name}.json", data)
+
+        def send(sha256: str) -> None:
+            self._call("put", _part(sha256), partial(_send, folder / files[sha256], self.rules.driver))
+
+        for _ in range(3):  # more than once only where a `prune` on another machine removed what this one found there
+            for _ in ahead(send, look.lacks(manifest), AT_ONCE):
+                progress.advance(0)  # where a run stops that was asked to
+            if not (look := self.look()).lacks(manifest):
+                self._write(f"snapshots/{name}.json", data)
+                if not (look := self.look()).lacks(manifest):
+                    self._remove(f"begun/{name}.json")
+                    return
+        raise self._unusable(f"{_part(look.lacks(manifest)[0])} was put there, and is not there in its size")
+
+    def bring(self, path: Path, sha256: str, size: int) -> None:
+        """The file of chunks of this digest and so many bytes, to this path, whole or not at all.
+
+        Raises `Terminal` ("snapshot_damaged") where the storage has another one, or none.
+        """
+        self._require_size(sha256, size)
+        with writing(path, needed=size) as temporary:
+            self._call("get", _part(sha256), lambda fs, there: fs.get_file(there, str(temporary)), sha256)
+            self._compare(sha256, file_digest(temporary))
+
+    def prove(self, path: Path, sha256: str, size: int) -> None:
+        """Read this file of chunks there, and compare it with its digest; it is brought to `path` where it is not there."""
+        if path.is_file():
+            self._require_size(sha256, size)
+            self._compare(sha256, self._call("read", _part(sha256), _digest, sha256))
+        else:
+            self.bring(path, sha256, size)
+
+    def require_manifest(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
+        """The manifest there says what `held` does, but for its status. Raises `Terminal` ("snapshot_altered")."""
+        there = self._manifest(f"snapshots/{snapshot_id}.json")
+        if there is None or _lasting(there) != _lasting(held):
+            what = "its manifest in the storage is another one" if there else "its manifest is not in the storage"
+            raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=f"{self.url}/snapshots/{snapshot_id}.json",
+                           next_step="Find out who writes there. What is here is as it was.")  # fmt: skip
+
+    def remove(self, snapshot_id: str) -> None:
+        """From now on this snapshot does not count there; `sweep` removes what it alone named."""
+        for where in ("snapshots", "begun"):
+            self._remove(f"{where}/{snapshot_id}.json")
+
+    def sweep(self, *, remove: bool) -> Iterator[str]:
+        """A sentence for each kind of thing there that counts for nothing; with `remove` it is removed.
+
+        Files that no manifest names, of snapshots and of those that were begun and may still be gone on with; the latter once
+        their time is over; pieces of files that never ended. Nothing where a manifest cannot be read: what it names is not known.
+        """
+        look = self.look()
+        named, over = set[str](), list[str]()
+        for where, name in [*(("snapshots", n) for n in look.snapshots), *(("begun", n) for n in look.begun)]:
+            if (manifest := self._manifest(f"{where}/{name}.json")) is None:
+                yield f"{self.url}/{where}/{name}.json cannot be read, so no file is removed there: look at it"
+                return
+            if where == "begun" and datetime.fromisoformat(manifest["retain_until"]) < datetime.now(UTC):
+                over.append(name)
+            else:
+                named |= _digests(manifest)
+        loose, (pieces, doubt) = sorted(look.parts.keys() - named), self._pieces()
+        yield from doubt
+        said = {"unfinished snapshot past its retention": len(over), "file that no snapshot names": len(loose),
+                "file whose upload never ended": len(pieces)}  # fmt: skip
+        for text, found in said.items():
+            if found:
+                yield f"{self.url}: {'removed' if remove else 'would go'}: {found:,} × {text}"
+        if remove:
+            yield from self._swept(over, loose, pieces, look)
+
+    def _swept(self, over: list[str], loose: list[str], pieces: list[tuple[str, str]], look: Look) -> Iterator[str]:
+        for name in over:
+            self._remove(f"begun/{name}.json")
+        for sha256 in loose:
+            self._remove(_part(sha256))
+        for key, upload in pieces:
+            if upload:
+                about = {"Bucket": urlsplit(self.url).netloc, "Key": key, "UploadId": upload}
+                self._call("remove", key, partial(_abort, about))
+            else:
+                self._remove(key)
+        # What another machine put there meanwhile may have relied on one of them.
+        for name in sorted(self.look().snapshots - look.snapshots) if loose else ():
+            if _digests(self._manifest(f"snapshots/{name}.json") or {}) & set(loose):
+                yield f"snapshot {name}, put there meanwhile, lacks a file: take it again; prune while nothing is put there"
+
+    # -- how ------------------------------------------------------------------------------------------------------------
+
+    def _list(self, where: str) -> dict[str, int]:
+        """Bytes by name."""
+
+        def listed(fs: Any, path: str) -> dict[str, int]:
+            try:
+                found = fs.ls(path, detail=True)
+            except FileNotFoundError:  # nothing has been put there
+                return {}
+            return {
+                str(each["name"]).rpartition("/")[2]: int(each["size"] or 0) for each in found if each["type"] == "file"
+            }
+
+        return self._call("list", where, listed)
+
+    def _read(self, name: str) -> bytes:
+        def read(fs: Any, path: str) -> bytes:
+            if (size := int(fs.info(path)["size"])) > MOST_READ:
+                raise Terminal(ReasonCode.SNAPSHOT_UNREADABLE, f"has {size:,} bytes", where=f"{self.url}/{name}")
+            return bytes(fs.cat_file(path))
+
+        return self._call("read", name, read)
+
+    def _manifest(self, name: str) -> dict[str, Any] | None:
+        """A manifest that is there, None where there is none that can be read."""
+        try:
+            manifest = json_in(self._read(name))
+            _ = [*files_of(manifest)], manifest["id"] + ""
+            _ = datetime.fromisoformat(manifest["retain_until"]) < datetime.now(UTC)
+            return dict(manifest)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+        except RunbookError as error:
+            if error.code != ReasonCode.SNAPSHOT_UNREADABLE:
+                raise
+            return None
+
+    def _write(self, name: str, data: bytes) -> None:
+        def put(fs: Any, path: str) -> object:
+            return fs.pipe_file(path, data) if self.rules.driver else write_bytes(Path(path), data)
+
+        self._call("put", name, put)
+
+    def _remove(self, name: str) -> None:
+        def gone(fs: Any, path: str) -> None:
+            with suppress(FileNotFoundError):
+                fs.rm_file(path)
+
+        self._call("remove", name, gone)
+
+    def _require_size(self, sha256: str, size: int) -> None:
+        """Before it is read: whoever writes there may have put anything of any length."""
+        found = self._call("read", _part(sha256), lambda fs, path: int(fs.info(path)["size"]), sha256)
+        if found != size:
+            raise self._damaged(sha256, f"it has {found:,} bytes, and {size:,} were put there")
+
+    def _compare(self, sha256: str, found: str) -> None:
+        if found != sha256:
+            raise self._damaged(sha256, f"its bytes are not those that were put there (SHA-256 {found})")
+
+    def _damaged(self, sha256: str, what: str) -> Terminal:
+        return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{_part(sha256)}",
+                        next_step="Bring back this object from a version or a copy of it, or use another snapshot.")  # fmt: skip
+
+    def _unusable(
+        self, what: str, next_step: str = "Correct snapshot.directory or its storage, then repeat."
+    ) -> UsageError:
+        return UsageError(ReasonCode.STORAGE_UNUSABLE, what, where=self.url, next_step=next_step)
+
+    def _call(self, what: str, name: str, call: Callable[[Any, str], T], part: str = "") -> T:
+        """What the call makes of the file system and the path of `name`; again, with growing pauses, where it may yet succeed."""
+        import tenacity
+
+        path = f"{_root(self.url)}/{name}"
+        for again in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
+            stop=tenacity.stop_after_delay((self.rules.storage or Storage()).patience_seconds),
+            before_sleep=self._say_that_it_waits,
+            reraise=True,
+        ):
+            with again:
+                try:
+                    return call(self._fs, path)
+                except RunbookError:
+                    raise
+                except Exception as error:  # what drivers raise has many names
+                    raise self._meaning(error, what, name, part) from error
+        raise AssertionError("tenacity reraises")
+
+    def _say_that_it_waits(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and sys.stderr.isatty():
+            patience = (self.rules.storage or Storage()).patience_seconds
+            print(f"{self.url} does not answer; it is asked again for {patience:g} seconds.", file=sys.stderr)
+
+    def _meaning(self, error: Exception, what: str, name: str, part: str) -> RunbookError:
+        """The one line for what a driver raised."""
+        said = one_line(f"{type(error).__name__}: {error}".rstrip(": "), 240)
+        if isinstance(error, ImportError):
+            needs = self.rules.driver or "fsspec"
+            return self._unusable(f"its driver is not installed ({said})", f"Install it: .venv/bin/pip install {needs}")
+        if isinstance(error, FileNotFoundError) and part:
+            return self._damaged(part, "it is not in the storage any more")
+        if isinstance(error, FileNotFoundError) and "/" in name and what != "put":
+            return Terminal(ReasonCode.SNAPSHOT_UNREADABLE, "it is not in the storage", where=f"{self.url}/{name}")
+        if isinstance(error, FileNotFoundError):
+            return self._unusable(f"the bucket, container or folder is not there, or may not be seen ({said})")
+        if isinstance(error, PermissionError) or any(word in type(error).__name__ for word in _REFUSALS):
+            where = name or "it"
+            return self._unusable(f"it refuses to {what} {where} with these credentials ({said})",
+                                  "Correct what snapshot.storage refers to, or that user's rights, then repeat.")  # fmt: skip
+        if (short := shortage(error, self.folder)) is not None:
+            return short
+        wrong = isinstance(error, OSError) and error.errno in (
+            errno.EINVAL,
+            errno.ENAMETOOLONG,
+            errno.EPERM,
+            errno.ENOSYS,
+        )
+        if wrong or isinstance(error, ValueError) or "Validation" in type(error).__name__:
+            return self._unusable(f"it does not take the request to {what} {name or 'it'} ({said})")
+        return Transient(
+            ReasonCode.STORAGE_UNUSABLE, f"no answer that is of use to {what} {name or 'it'} ({said})", where=self.url,
+            next_step="What was put there stays, and nothing half counts. Once it answers, repeat the command or resume.",
+        )  # fmt: skip
+
+
+# -- the storage of a folder -------------------------------------------------------------------------------------------
+
+
+def named(directory: str, options: Sequence[str] = ()) -> SnapshotSection:
+    """The rules for a directory that a command was given; `options` are KEY=VALUE of its storage, without them as they are known.
+
+    Raises `UsageError` for what parameters would not take.
+    """
+    storage = dict(option.partition("=")[::2] for option in options)
+    known = [found.rules for found in map(at, every()) if found is not None and found.url == directory.rstrip("/")]
+    if not storage and len(known) == 1:
+        return known[0]
+    try:
+        return SnapshotSection.model_validate({"directory": directory, **({"storage": storage} if storage else {})})
+    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
+        said = error.errors(include_input=False, include_url=False)[0]
+        where = f"--storage {one_line(str(said['loc'][-1]), 40)}" if "storage" in said["loc"] else "--directory"
+        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+
+
+def prepared(rules: SnapshotSection) -> Path:
+    """The folder in which these snapshots are made and read; of a storage, it is made, and keeps where the storage is."""
+    from helpers.snapshots.export_journal import signed
+
+    folder = rules.folder
+    if is_url(rules.directory):
+        if shutil.which("ssh-keygen"):  # else nothing can be proven here
+            audit.runner_key(None, audit.workspace_root())
+        state = _state(rules)
+        if not ((path := folder / _Known.file).is_file() and _kept(folder) == state):
+            write_json(path, signed(state, proven=True))
+    return folder
+
+
+def of(rules: SnapshotSection) -> Remote | None:
+    """The storage in which these snapshots are kept; None where that is a folder."""
+    return Remote(rules) if is_url(rules.directory) else None
+
+
+def at(directory: Path) -> Remote | None:
+    """The storage whose snapshots are made and read in this folder; None where it is an ordinary folder.
+
+    Only a folder of this workspace can be one, by a file that needs the workspace's key: else who can write there could say where
+    snapshots go.
+    """
+    if directory.parent.name != STORED or not (directory / _Known.file).is_file() or (kept := _kept(directory)) is None:
+        return None
+    try:
+        rules = SnapshotSection(directory=kept["directory"], storage=kept["storage"] or None)
+    except ValidationError:
+        return None
+    return Remote(rules, directory) if rules.folder.name == directory.name else None
+
+
+def every() -> list[Path]:
+    """The folders of all storages that this workspace knows."""
+    return sorted(path.parent for path in resolve_path(moved_with_workspace(STORED)).glob(f"*/{_Known.file}"))
+
+
+def _state(rules: SnapshotSection) -> dict[str, Any]:
+    storage = rules.storage.model_dump(mode="json", exclude_none=True) if rules.storage else {}
+    return {"directory": rules.directory, "storage": storage}
+
+
+def _kept(folder: Path) -> dict[str, Any] | None:
+    """What the file there keeps, None where nothing proves that it was written here."""
+    from helpers.snapshots.export_journal import signed  # with pyarrow, which `status` does not wait for
+
+    with suppress(Terminal):
+        found = _Known.load(folder)
+        if found is not None:
+            kept = {"directory": found.directory, "storage": found.storage}
+            if {**kept, "proof": found.proof, "sha256": found.sha256} == signed(kept, proven=True):
+                return kept
+    return None
+
+
+def at_hand(path: Path, sha256: str, size: int) -> Path:
+    """This file of a snapshot, brought here first where it is in the storage only."""
+    if not path.exists() and (remote := at(path.parent.parent.parent)) is not None:
+        remote.bring(path, sha256, size)
+    return path
+
+
+def prover(folder: Path, manifest: Mapping[str, Any]) -> Callable[[str, str, int], None]:
+    """For `verify`: what reads a file of the snapshot (name, digest, bytes) in the storage, where there is one."""
+    if (remote := at(folder.parent)) is None:
+        return lambda file, sha256, size: None
+    remote.require_manifest(folder.name, manifest)
+    return lambda file, sha256, size: remote.prove(folder / file, sha256, size)
+
+
+def manifest_at_hand(rules: SnapshotSection, folder: Path) -> None:
+    """The manifest of the snapshot that belongs into this folder is here, if the storage of `rules` has it."""
+    if not folder.exists() and is_url(rules.directory) and folder.parent == rules.folder:
+        prepared(rules)
+        Remote(rules).mirror()
+
+
+def put_whole(partial_folder: Path, progress: Progress = silent) -> None:
+    """Put a snapshot that lacks only its name into the storage, where there is one."""
+    if (remote := at(partial_folder.parent)) is not None:
+        remote.put(partial_folder, progress)
+    elif partial_folder.parent.parent.name == STORED:
+        raise Terminal(_Known.damaged, "it does not say where the storage is, or not by this workspace's key",
+                       where=str(partial_folder.parent / _Known.file), next_step=_Known.remedy)  # fmt: skip
+
+
+def files_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """(File, SHA-256, bytes) of each part that a manifest names. Raises what a mapping raises that is no manifest."""
+    for collection in manifest.get("collections", ()):
+        for part in collection["parts"]:
+            if not _PART.fullmatch(f"{part['sha256']}.parquet"):
+                raise ValueError("a digest is none")
+            yield str(part["file"]), str(part["sha256"]), int(part["bytes"])
+
+
+def _digests(manifest: Mapping[str, Any]) -> set[str]:
+    return {sha256 for _, sha256, _ in files_of(manifest)}
+
+
+def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest never changes, as `Snapshot.manifest_digest` has it."""
+    return {k: v for k, v in manifest.items() if k not in ("status", "sha256") and not k.endswith("_at")}
+
+
+def _part(sha256: str) -> str:
+    return f"parts/{sha256}.parquet"
+
+
+# -- fsspec ------------------------------------------------------------------------------------------------------------
+
+
+def _root(url: str) -> str:
+    return unquote(urlsplit(url).path) if url.startswith("file://") else url.partition("://")[2]
+
+
+def _send(file: Path, driver: str, fs: Any, path: str) -> None:
+    if driver == "":  # a disk has half a file while it is written, and objects have not
+        with writing(Path(path)) as temporary:
+            shutil.copyfile(file, temporary)
+    elif driver == "s3fs":
+        fs.put_file(str(file), path, chunksize=CHUNK, max_concurrency=1)
+    else:
+        fs.put_file(str(file), path)
+
+
+def _content(fs: Any, path: str) -> bytes | None:
+    try:
+        return bytes(fs.cat_file(path))
+    except FileNotFoundError:
+        return None
+
+
+def _abort(about: Mapping[str, str], fs: Any, path: str) -> None:
+    with suppress(FileNotFoundError):
+        fs.call_s3("abort_multipart_upload", **about)
+
+
+def _digest(fs: Any, path: str) -> str:
+    with fs.open(path, "rb", block_size=BLOCK, cache_type="readahead") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
