@@ -282,6 +282,7 @@ class ReasonCode(StrEnum):
     SERVER_DOES_NOT_START = "server_does_not_start", _NO_ANSWER
     TIMEOUT = "timeout", _NO_ANSWER
     UNREACHABLE = "unreachable", _NO_ANSWER
+    WORKERS_UNFIT = "workers_unfit", _NO_ANSWER
 
     ANSWERS_ANYBODY = "answers_anybody", _REFUSED, _DOOR
     FORBIDDEN = "forbidden", _REFUSED

@@ -82,7 +82,7 @@ SCENARIOS: list[Scenario] = [
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
-            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
+            snapshots.snapshot:write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches
             stores.copying:_copy_file stores.opening:_make_directory
         """),
@@ -106,7 +106,7 @@ SCENARIOS: list[Scenario] = [
             migration.delta:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            migration.delta:_followed snapshots.snapshot:_linked snapshots.snapshot:_write_part
+            migration.delta:_followed snapshots.snapshot:_linked snapshots.snapshot:write_part
             snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete snapshots.snapshot:write_manifest
             steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
@@ -166,7 +166,7 @@ SCENARIOS: list[Scenario] = [
             run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
             runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:take_back
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
-            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
+            snapshots.snapshot:write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
     ),
