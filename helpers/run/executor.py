@@ -191,7 +191,11 @@ class Workers:
             try:
                 if scheduler == LOCAL:
                     cluster = undo.enter_context(_local(min(parameters.migration.workers, os.cpu_count() or 1)))
-                client = distributed.Client(cluster or scheduler, timeout=ANSWERS, set_as_default=False, name="runbook")
+                client = _in_time(
+                    lambda: distributed.Client(
+                        cluster or scheduler, timeout=ANSWERS, set_as_default=False, name="runbook"
+                    )
+                )
                 undo.enter_context(client)
                 found = cls(Order.of(parameters), client, cluster)
             except Exception as error:  # of sockets, of TLS, of what answers there and is no scheduler
@@ -216,6 +220,8 @@ class Workers:
         for name, future in asked.items():
             try:
                 why = future.result(timeout=_PROBED)
+            except CancelledError as error:
+                raise kind(ReasonCode.WORKERS_UNFIT, "the scheduler of Dask was lost", where=where) from error
             except Exception as error:  # the toolkit is not there, or has no such function
                 why = f"cannot run this version of the toolkit ({one_line(f'{type(error).__name__}: {error}', 120)}). {_SAME}"
             if why:
@@ -333,6 +339,26 @@ def _distributed() -> Any:
         ) from error  # fmt: skip
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised, in one line
     return distributed
+
+
+def _in_time(make: Callable[[], Any]) -> Any:
+    """What `make` gives. TimeoutError where something takes a connection and says nothing: Dask would wait without an end."""
+    made: list[Any] = []
+
+    def work() -> None:
+        try:
+            made.append(make())
+        except Exception as error:
+            made.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="scheduler")
+    thread.start()
+    thread.join(2 * ANSWERS)
+    if not made:
+        raise TimeoutError("what listens there is silent")
+    if isinstance(made[0], Exception):
+        raise made[0]
+    return made[0]
 
 
 def _local(processes: int) -> Any:
