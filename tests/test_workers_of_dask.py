@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,14 +17,20 @@ from typing import Any
 
 import pytest
 
+import helpers.snapshots.snapshot as snapshots
 from helpers.errors import Terminal, UsageError
+from helpers.migration.staging import Quarantine, schema_of, stage
 from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.rehearsal import write_sample
 from helpers.run import executor
 from helpers.run.executor import Order, Workers, _probe, require_workers
+from helpers.schema import Context, load_schema
+from helpers.stores import open_target
 from tests.commands import Runbook
 from tests.conftest import ROOT
 from tests.servers import free_port
+from tests.storage import tree
 from tests.workers import STEPS, Dask, bench, outcome, steps, until
 
 ENDS: dict[str, Any] = {"source": {"path": "source"}, "target": {"path": "target"}}
@@ -140,30 +149,81 @@ def test_an_order_holds_references_and_absolute_paths(tmp_path: Path, monkeypatc
     assert b"hush-hush" not in pickle.dumps(found)
 
 
-def test_nobody_else_gives_orders_to_a_local_cluster(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """Two processes of a local cluster."""
+    with Workers.open(parameters(schema="if_ttt"), [tmp_path_factory.mktemp("seen")]) as found:
+        yield found
+
+
+def test_nobody_else_gives_orders_to_a_local_cluster(local: Workers) -> None:
     """Another client of this machine, which knows the address, without the key and with one of its own."""
     import distributed
 
-    with Workers.open(parameters(), [tmp_path]) as found:
-        assert found.call(sum, [1, 2]) == 3
-        address = found._cluster.scheduler_address
-        assert address.startswith("tls://127.0.0.1:")
-        assert "dashboard http://127.0.0.1:" in found.sentence
-        other: Any = distributed
-        for place, key in (
-            (address.replace("tls:", "tcp:"), None),
-            (address, None),
-            (address, other.Security.temporary()),
-        ):
-            with pytest.raises((OSError, TypeError, RuntimeError, ValueError)):
-                executor._in_time(partial(other.Client, place, security=key, timeout=2))
-        assert found.call(sum, [3, 4]) == 7
+    other: Any = distributed
+    address = local._cluster.scheduler_address
+    assert address.startswith("tls://127.0.0.1:")
+    assert "dashboard http://127.0.0.1:" in local.sentence
+    for place, key in (
+        (address.replace("tls:", "tcp:"), None),
+        (address, None),
+        (address, other.Security.temporary()),
+    ):
+        with pytest.raises((OSError, TypeError, RuntimeError, ValueError)):
+            executor._in_time(partial(other.Client, place, security=key, timeout=2))
+    assert local.call(sum, [3, 4]) == 7
+
+
+class Killing:
+    """Progress that kills a worker at work after the second part."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers, self.parts = workers, 0
+
+    def advance(self, n: int = 1) -> None:
+        self.parts += 1
+        if self.parts == 2:
+            os.kill(self.workers.call(os.getpid), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_loses_nothing(local: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "PART_BYTES", 2**13)
+    sample = write_sample(tmp_path / "sample", chunks=400, dimension=32)
+    with open_target(Endpoint(path=str(sample))) as store:
+        taken = snapshots.write_snapshot(store, tmp_path / "kept", "one", store.names(), retention_days=7)
+    context = Context(frozenset(taken.names()), dt.date(2026, 1, 1), "prefix")
+
+    def staged(name: str, **more: Any) -> dict[str, str]:
+        folder = tmp_path / name
+        stage(taken, load_schema("if_ttt"), context, folder / "staged", Quarantine(folder / "aside"), **more)
+        return tree(folder)
+
+    wanted, killing = staged("threads"), Killing(local)
+    assert staged("workers", away=(local, None), progress=killing) == wanted
+    assert killing.parts > 6
+    with pytest.raises(Terminal, match="the schema is another one here than in the process of the run"):
+        local.call(schema_of, local.order.schema, "0" * 64)
+
+
+def test_a_resume_may_go_over_to_threads_and_back() -> None:
+    begun = parameters("tcp://127.0.0.1:8786")
+    threads = begun.for_resume(["migration.executor=threads", "migration.scheduler=null"])
+    assert (threads.migration.executor, threads.migration.scheduler) == ("threads", None)
+    assert threads.context() == begun.context()
+    again = threads.for_resume(["migration.executor=dask", "migration.scheduler=local"])
+    assert again.migration.scheduler == "local"
 
 
 def test_threads_load_no_dask(tmp_path: Path) -> None:
     code = "import sys, helpers.steps.migrate, helpers.steps.validate; print('distributed' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "False\n"
+
+
+def test_a_slice_that_kills_each_worker_is_given_up(local: Workers) -> None:
+    with pytest.raises(Terminal, match="Dask gave a slice up"):
+        local.call(os._exit, 1)
+    assert local.call(sum, [1, 2]) == 3, "its workers are started again"
 
 
 @pytest.mark.slow

@@ -156,13 +156,15 @@ def _probe(order: Order, tokens: Mapping[str, str]) -> str:
     return ""
 
 
+_LOST = "the scheduler of Dask was lost"
 _SAME = "Start the workers from the installation that the run has."
 
 # -- in the process of the run -----------------------------------------------------------------------------------------
 
 
 class Workers:
-    """Workers of Dask, at work for one step. `call` gives a slice to one of them; `at_once` is how many they do at a time.
+    """Workers of Dask, at work for one step. `call` gives a slice to one of them; `at_once` is how many they do at a time;
+    `sentence` says so, and where Dask shows how they are getting on.
 
     A context manager: what was started for the step ends with it, a scheduler of others is only left.
     """
@@ -173,6 +175,7 @@ class Workers:
         about = client.scheduler_info()
         self._scheduler, self._address = about["id"], about["address"]
         self.at_once = max(1, sum(worker["nthreads"] for worker in about["workers"].values()))
+        self.sentence = f"{self.at_once} of Dask, dashboard {client.dashboard_link}"  # for people
         self._seen = time.monotonic()  # when there was a worker
         self._guard = threading.Lock()
 
@@ -204,7 +207,10 @@ class Workers:
                 next_step = f"Start it: dask scheduler. {resume}".strip()
                 raise kind(ReasonCode.WORKERS_UNFIT, what, where=where, next_step=next_step) from error
             with _tokens(folders) as tokens:
-                found._require_fit(tokens, kind, where)
+                try:
+                    found._require_fit(tokens, kind, where)
+                except (OSError, CancelledError) as error:
+                    raise kind(ReasonCode.WORKERS_UNFIT, _LOST, where=where, next_step=resume) from error
             undo.pop_all()
         return found
 
@@ -220,31 +226,31 @@ class Workers:
         for name, future in asked.items():
             try:
                 why = future.result(timeout=_PROBED)
-            except CancelledError as error:
-                raise kind(ReasonCode.WORKERS_UNFIT, "the scheduler of Dask was lost", where=where) from error
+            except TimeoutError:
+                why = f"says nothing for {_PROBED:.0f} s. Look whether it is busy with other work, or hangs."
+            except (OSError, CancelledError):
+                raise
             except Exception as error:  # the toolkit is not there, or has no such function
                 why = f"cannot run this version of the toolkit ({one_line(f'{type(error).__name__}: {error}', 120)}). {_SAME}"
             if why:
                 what, _, next_step = why.partition(". ")
                 raise kind(ReasonCode.WORKERS_UNFIT, what, where=f"worker {name}", next_step=next_step)
 
-    @property
-    def sentence(self) -> str:
-        """How many slices are done at a time, and where Dask shows how they are getting on."""
-        return f"{self.at_once} of Dask, dashboard {self._client.dashboard_link}"
-
     def call(self, function: Callable[..., R], *arguments: Any) -> R:
         """What `function(*arguments)` gives on a worker; for as long the calling thread waits. From any thread.
 
         Raises what it raises there; `Terminal` where the scheduler is lost, no worker is left, or the slice has killed several.
         """
-        future: Future[Any] = self._executor.submit(_slice, self.order, function, *arguments)
+        try:
+            future: Future[Any] = self._executor.submit(_slice, self.order, function, *arguments)
+        except Exception as error:  # the client has ended
+            raise self._lost(_LOST) from error
         while True:
             try:
                 result: R = future.result(timeout=_LOOK)
                 return result
             except CancelledError as error:
-                raise self._lost("the scheduler of Dask was lost") from error
+                raise self._lost(_LOST) from error
             except TimeoutError:
                 if future.done():
                     raise
@@ -270,7 +276,7 @@ class Workers:
                     raise OSError(self._client.status)
                 about = self._client.scheduler_info()
             except Exception as error:
-                raise self._lost("the scheduler of Dask was lost") from error
+                raise self._lost(_LOST) from error
             if about["id"] != self._scheduler:
                 raise self._lost("the scheduler of Dask was started anew, and knows nothing of this run")
             if about["workers"]:
@@ -279,9 +285,8 @@ class Workers:
                 raise self._lost(f"the scheduler of Dask has had no worker for {_ALONE:.0f} s")
 
     def _lost(self, what: str) -> Terminal:
-        next_step = (
-            "What was finished counts. Start it again, with workers, then resume; or: --set migration.executor=threads."
-        )
+        threads = "resume with --set migration.executor=threads --set migration.scheduler=null"
+        next_step = f"What was finished counts. Start scheduler and workers again, then resume; or {threads}."
         return Terminal(
             ReasonCode.WORKERS_UNFIT, what, where=f"migration.scheduler {self._address}", next_step=next_step
         )
@@ -305,14 +310,16 @@ def workers_of(run: RunRecord) -> Workers | None:
     """The workers of a step, started or asked on first use, until the step lets go of the run; None: threads of this process."""
     if run.parameters.migration.executor != DASK:
         return None
-    if run.workers is None:
+    found: Workers | None = run.workers
+    if found is None:
         folders = [run.workspace, Path(run.parameters.snapshot.directory).absolute()]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        run.workers = Workers.open(run.parameters, folders, resume=f"Then: {run.home.command('resume')}")
-        run.leaving.callback(run.workers.close)
-        run.log(f"workers: {run.workers.sentence}")
-    return run.workers
+        resume = f"Then: {run.home.command('resume')}"
+        found = run.workers = Workers.open(run.parameters, folders, resume=resume)
+        run.leaving.callback(found.close)
+        run.log(f"workers: {found.sentence}")
+    return found
 
 
 def require_workers(parameters: Parameters) -> None:
@@ -337,7 +344,9 @@ def _distributed() -> Any:
             ReasonCode.WORKERS_UNFIT, f"Dask is not installed here ({error})", where="migration.executor",
             next_step="Install what requirements.lock names, or leave migration.executor: threads.",
         ) from error  # fmt: skip
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised, in one line
+    for name in [*logging.root.manager.loggerDict]:
+        if name.partition(".")[0] == "distributed":  # what matters is raised, in one line
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
 
 

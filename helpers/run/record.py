@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from helpers.run.executor import Workers
     from helpers.stores import CollectionInfo, Reader  # with Chroma's client, which not every step needs
 
 
@@ -56,7 +55,7 @@ class RunRecord:
         self.step: str = row.number
         self.result = StepResult(step=row.number, title=row.title, run_id=home.id, started=utc_now())
         self.leaving = contextlib.ExitStack()  # what is to be let go of together with the run
-        self.workers: Workers | None = None  # of Dask, once a step has asked for them
+        self.workers: Any = None  # `executor.Workers`, once a step has asked for them
         self._display: tuple[int, Any] = (-1, None)
         self._bar: Progress | None = None
         self._told = float("-inf")

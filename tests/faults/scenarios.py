@@ -335,6 +335,10 @@ WITHOUT: dict[str, str] = {
             runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
             runner.fleet_table:discover runner.group:note_order
         """,
+        "of workers of Dask, which are killed with their scheduler and the run: tests/heavy/test_killed_workers_end_the_same.py":
+            """migration.staging:_piece snapshots.retention:_by_workers""",
+        "a file that shows whether workers see a folder, with a name of a leftover: it says nothing to anybody later":
+            """run.executor:_tokens""",
         "an empty file, which SQLite takes for a new database":
             """stores.copying:own_database""",
         "an empty file that asks a run to stop":
