@@ -41,10 +41,8 @@ _SEVERAL = ("40", "several causes, or an unknown one: the decision tree says whe
 
 # What to do in one sentence, where a notebook would only keep people from it: {resume} and the like are commands of the run.
 _GO_ON = "Go on with: {resume}"
-_NEW_RUN = (
-    "Correct the path, address, tenant, database or filter in the parameters file, check it with {runbook} "
-    "schema FILE, and begin a new run: a run keeps the source and target that it began with."
-)
+_NEW_RUN = ("Correct the path, address, tenant, database or filter in the parameters file, check it with {runbook} schema FILE, "
+            "and begin a new run: a run keeps the source and target that it began with.")  # fmt: skip
 _OTHER_TARGET = "Name a new folder, or a server of a current Chroma, as the target, and begin a new run."
 _COPY_AGAIN = (
     "Copy the database again from the machine that Chroma runs on, or take the last backup, and begin a new run "
@@ -283,6 +281,7 @@ class ReasonCode(StrEnum):
     SERVER_DOES_NOT_START = "server_does_not_start", _NO_ANSWER
     TIMEOUT = "timeout", _NO_ANSWER
     UNREACHABLE = "unreachable", _NO_ANSWER
+    WORKERS_UNFIT = "workers_unfit", _NO_ANSWER
 
     ANSWERS_ANYBODY = "answers_anybody", _REFUSED, _DOOR
     FORBIDDEN = "forbidden", _REFUSED

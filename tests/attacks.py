@@ -175,6 +175,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
+        "orders to a local cluster of Dask": """
+            test_workers_of_dask.py::test_nobody_else_gives_orders_to_a_local_cluster""",
+        "secrets on their way to workers": """
+            test_workers_of_dask.py::test_an_order_holds_references_and_absolute_paths""",
         "an end of a run that frees its snapshots": """
             test_snapshots_command.py::test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot""",
         "a planted cache of vectors": """

@@ -154,6 +154,8 @@ def test_the_package_declares_what_it_imports(root: Path, project: dict[str, Any
 
 
 NOT_IMPORTED = {
+    "bokeh": "draws the dashboard of Dask",
+    "cryptography": "makes the certificate of a local cluster of Dask",
     "jupyterlab": "the place where notebooks are worked in",
     "s3fs": "the driver with which fsspec reaches S3",
 }

@@ -20,7 +20,8 @@ from helpers.run.folders import SEARCHES
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_target
-from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.expectation import Expectation
+from helpers.validation.fidelity import Examination
 from helpers.validation.judgement import Judgement
 from helpers.validation.merged import searches
 from helpers.validation.properties import FieldTests

@@ -262,7 +262,7 @@ def test_step_21_goes_on_and_the_commands_know_what_is_unfinished(
     places = {"source": {"path": "source"}, "target": {"path": "target"}, "snapshot": {"directory": "kept"}}
     for run_id in ("night", "night-21"):
         runs.create(parameters_from({"name": "night", **places, "schema": "identity"}), run_id, dry_run=False)
-    write_part, written = snapshot._write_part, 0
+    write_part, written = snapshot.write_part, 0
 
     def dies(*arguments: Any) -> Any:
         nonlocal written
@@ -275,7 +275,7 @@ def test_step_21_goes_on_and_the_commands_know_what_is_unfinished(
     for run_id in ("night", "night-21"):
         written = 0
         with monkeypatch.context() as patch:
-            patch.setattr(snapshot, "_write_part", dies)
+            patch.setattr(snapshot, "write_part", dies)
             with pytest.raises(Interrupted):
                 step_21(run_id)
     row = next(line for line in said(capsys, "list").splitlines() if line.startswith("night-21.partial"))

@@ -115,7 +115,7 @@ def test_parts_that_shrink_join_and_a_damaged_file_is_shared_by_nobody(source: P
 
 
 def test_a_create_that_was_killed_goes_on_with_its_id(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, reads = module._write_part, []
+    whole, reads = module.write_part, []
 
     def part(*given: Any) -> Any:
         reads.append(given[2])
@@ -123,7 +123,7 @@ def test_a_create_that_was_killed_goes_on_with_its_id(source: Path, monkeypatch:
             raise KeyboardInterrupt
         return whole(*given)
 
-    monkeypatch.setattr(module, "_write_part", part)
+    monkeypatch.setattr(module, "write_part", part)
     run("create", "backup.yaml", "--id", "night", code=130)
     assert [p.name for p in Path("kept").iterdir() if p.is_dir()] == ["night.partial"]
     taken = create("night")
@@ -298,7 +298,7 @@ def test_a_whole_export_that_somebody_planted_is_no_backup(source: Path, capsys:
 
 def killed(name: str, after: int = 6) -> Path:
     """What a `create` leaves that is killed while it writes its parts; the folder."""
-    whole, parts = module._write_part, []
+    whole, parts = module.write_part, []
 
     def part(*given: Any) -> Any:
         parts.append(given[2])
@@ -307,7 +307,7 @@ def killed(name: str, after: int = 6) -> Path:
         return whole(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_write_part", part)
+        patch.setattr(module, "write_part", part)
         run("create", "backup.yaml", "--id", name, "--full", code=130)
     return Path("kept").absolute() / f"{name}.partial"
 

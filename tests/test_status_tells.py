@@ -95,7 +95,8 @@ def test_while_an_import_hangs_it_names_process_progress_and_last_write(folder: 
     checkpoint.total_chunks, checkpoint.last_batch_index = 9832, 8
     checkpoint.targets["docs"] = TargetState(rows=9832, completed=4500)
     checkpoint.save()
-    progress = {"step": "22", "label": "Import", "done": 4500, "total": 9832, "unit": "chunks", "seconds": 60.0}
+    progress = {"step": "22", "label": "Import", "done": 4500, "total": 9832, "unit": "chunks", "seconds": 60.0,
+                "workers": "2 of Dask, dashboard http://127.0.0.1:8787/status"}  # fmt: skip
     (folder.workspace / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
     quiet = (START + dt.timedelta(minutes=10)).timestamp()
     os.utime(folder.workspace / "progress.json", (quiet, quiet))
@@ -108,6 +109,7 @@ def test_while_an_import_hangs_it_names_process_progress_and_last_write(folder: 
         process.kill()
     assert f"process {process.pid} on {socket.gethostname()} is at work on it" in due
     assert "Step 22 (Migrate), Import: 4,500 of 9,832 chunks; last progress 5 min 00 s ago" in due
+    assert "Workers: 2 of Dask, dashboard http://127.0.0.1:8787/status" in due
     assert re.search("Last write to the target: 20.* UTC, batch 9; 4,500 of 9,832 chunks", due)
     assert "is next" not in due
     assert "Step 22 (Migrate) is next" in told(folder, 15)["Due"], "nobody works on it any more"

@@ -373,7 +373,7 @@ class CatchUp:
             self.run.progress("Compare the source with its snapshot", snapshot.total) as bar,
             open_chosen(self.run) as source,
         ):
-            return source_changes(source, snapshot, bar, names=selected(self.run, source), known=self.known)
+            return source_changes(source, snapshot, bar, run=self.run, known=self.known)
 
     def _round(self, changes: SourceChanges) -> bool:
         """One round; False where a check failed, and then the target was not touched or is not proven."""

@@ -14,10 +14,12 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,13 @@ from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
 from helpers.formatting import count
 from helpers.migration import reembedding, target_lock
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.staging import Quarantine, Staged, stage
+from helpers.migration.staging import Quarantine, Staged, stage, staged_in
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Migration, index_order
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Progress, Verdict, kind_of, silent
+from helpers.run.executor import Order, Workers, opened, workers_of
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
@@ -42,7 +45,7 @@ from helpers.schema import Context, Schema, load_schema
 from helpers.schema.engine import DOCUMENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
-from helpers.stores.base import HNSW_METADATA, listed_ids
+from helpers.stores.base import HNSW_METADATA, absent, add_singly, listed_ids
 from helpers.stores.creation import (
     allowed,
     as_created,
@@ -54,7 +57,6 @@ from helpers.stores.creation import (
 )
 from helpers.stores.limits import known_of
 
-_ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it
 
 
@@ -75,6 +77,7 @@ class Importer:
     deadline: float | None = None  # on time.monotonic()
     progress: Progress = silent
     on_batch: Callable[[str, int, float], None] = lambda target, rows, seconds: None
+    away: Workers | None = None  # those that write, where the target is a server
     _before: int = 0  # chunks that earlier attempts saw refused
     _refused: set[tuple[str, str]] = field(default_factory=set)  # (target, id) of this attempt
 
@@ -137,41 +140,37 @@ class Importer:
         state = self.checkpoint.targets[name]
         in_doubt = state.inflight[1] if state.inflight else state.completed
         at = state.completed
-        for batch in self.staged.stream(name, at, self.batch_size):
+        for batch in self.staged.stream(name, at, self.batch_size) if self.away is None else self._ranges(name, at):
             if stop.is_set():
                 return
             self._require_room_and_time()
             begun = time.monotonic()
             self.checkpoint.begin(name, at, at + len(batch))
-            fresh = self._absent(name, batch) if at < in_doubt else batch
-            refused = self._add(name, fresh)
+            if isinstance(batch, range):
+                refused = self._add_away(name, batch)
+            else:
+                refused = self._add(name, absent(self.store, name, batch) if at < in_doubt else batch)
             seconds = time.monotonic() - begun
             self.checkpoint.complete(name, at + len(batch), refused, seconds)
             self.on_batch(name, len(batch), seconds)
             at += len(batch)
             self.progress.advance(len(batch))
 
-    def _absent(self, name: str, batch: ChunkBatch) -> ChunkBatch:
-        present = set(self.store.read(name, batch.ids, embeddings=False).ids)
-        return batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
+    def _ranges(self, name: str, start: int) -> Iterator[range]:
+        rows = self.staged.rows(name)
+        return (range(at, min(rows, at + self.batch_size)) for at in range(start, rows, self.batch_size))
 
     def _add(self, name: str, batch: ChunkBatch) -> int:
-        """Add a batch; where the target refuses it, halve it until the bad chunk is alone. Returns chunks refused."""
-        if not len(batch):
-            return 0
-        try:
-            self.store.add(name, batch)
-            return 0
-        except Terminal as error:
-            if error.code not in _ABOUT_THE_DATA:
-                raise
-            if len(batch) == 1:
-                self._refuse(name, batch, error)
-                return 1
-        middle = len(batch) // 2
-        left, right = batch.slice(0, middle), batch.slice(middle, len(batch))
-        # A piece of the batch may have been written before the refusal (byte-capped requests).
-        return self._add(name, self._absent(name, left)) + self._add(name, self._absent(name, right))
+        return add_singly(self.store, name, batch, partial(self._refuse, name))
+
+    def _add_away(self, name: str, rows: range) -> int:
+        """As `_add`, by a worker, which may be the second that tries; what the target refused is recorded here."""
+        assert self.away is not None
+        most = max(0, self.most_refused - self._before - len(self._refused))
+        refused = self.away.call(_added, self.away.order, self.staged.folder, name, rows, most)
+        for chunk, error in refused:
+            self._refuse(name, chunk, error)
+        return len(refused)
 
     def _refuse(self, name: str, chunk: ChunkBatch, error: Terminal) -> None:
         self.checkpoint.note(f"{name}: {chunk.ids[0]}: {error.what}")
@@ -207,6 +206,32 @@ class Importer:
                 ReasonCode.TIME_LIMIT, "the migration took longer than migration.max_minutes",
                 next_step=f"Decide: {RUNBOOK} resume {self.run_id} goes on; the target is not in use yet.",
             )  # fmt: skip
+
+
+_Refused = list[tuple[ChunkBatch, Terminal]]
+
+
+def _added(order: Order, folder: Path, name: str, rows: range, most: int) -> _Refused:
+    """On a worker: these rows of what is staged for a target, written there; those that it refused.
+
+    Dask gives the slice of a dead worker to another. So what is there already is looked up first, always. Beyond `most`
+    refusals the run stops anyway: what follows them is not tried.
+    """
+    store, refused = opened(order, "target"), _Refused()
+    batch = absent(store, name, staged_in(folder).between(name, rows.start, rows.stop))
+
+    def refuse(chunk: ChunkBatch, error: Terminal) -> None:
+        refused.append((chunk, error))
+        if len(refused) > most:
+            raise _Enough
+
+    with suppress(_Enough):
+        add_singly(store, name, batch, refuse)
+    return refused
+
+
+class _Enough(Exception):
+    """No more refusals are looked for."""
 
 
 def plan_targets(
@@ -301,6 +326,7 @@ class Job:
     run_id: str
     checkpoint: Checkpoint
     quarantine: Quarantine
+    run: RunRecord | None = None  # whose workers do the work, if it has any
 
     @classmethod
     def of(cls, run: RunRecord, snapshot: Snapshot, folder: Path, purpose: str) -> Job:
@@ -310,7 +336,7 @@ class Job:
         context = Context.of(names, run.date, run.parameters.migration)
         checkpoint = Checkpoint.open(folder / RunPath.CHECKPOINT, context_of(run, snapshot, schema, purpose))
         aside = Quarantine(folder / RunPath.QUARANTINE)
-        return cls(snapshot, schema, run.parameters, context, folder, run.id, checkpoint, aside)
+        return cls(snapshot, schema, run.parameters, context, folder, run.id, checkpoint, aside, run)
 
     @property
     def reembedded(self) -> Path:
@@ -335,9 +361,12 @@ class Job:
     def staged_in(self, folder: Path, quarantine: Quarantine, progress: Progress) -> Staged:
         """The snapshot staged under `folder`, as it was before or will be."""
         reembedding.reembed(self.snapshot, self.parameters, self.reembedded)
+        workers = workers_of(self.run) if self.run is not None else None
+        made = self.reembedded if self.parameters.migration.embedding else None
         return stage(
             reembedding.as_written(self.snapshot, self.reembedded), self.schema, self.context, folder, quarantine,
             dimensions=self.parameters.expected.dimensions, limits=self.limits, progress=progress,
+            away=(workers, made) if workers else None,
         )  # fmt: skip
 
     def plans(self, staged: Staged) -> list[CollectionInfo]:
@@ -345,7 +374,9 @@ class Job:
         collections = reembedding.as_written(self.snapshot, self.reembedded).collections()
         return plan_targets(collections, staged, self.parameters.migration, self.schema)
 
-    def importer(self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None) -> Importer:
+    def importer(
+        self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None, away: Workers | None = None
+    ) -> Importer:  # fmt: skip
         rules = self.parameters.migration
         return Importer(
             store=store,
@@ -362,6 +393,7 @@ class Job:
             deadline=time.monotonic() + 60 * rules.max_minutes,
             progress=progress,
             on_batch=on_batch,
+            away=away,
         )
 
     def arrivals(self, store: Store, staged: Staged, *, counted: bool = False) -> pd.DataFrame:

@@ -30,19 +30,21 @@ from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.delta import different_settings
 from helpers.migration.importing import context_of
 from helpers.migration.reembedding import REEMBEDDED
-from helpers.migration.staging import Quarantine, Staged
+from helpers.migration.staging import Quarantine, Staged, opened
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, silent, utc_now
+from helpers.run.executor import Workers, workers_of
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import load_schema
 from helpers.snapshots import remote
 from helpers.snapshots.comparison import compared
+from helpers.snapshots.export_journal import ahead
 from helpers.snapshots.retention import Told, differences, logged, take, told
-from helpers.snapshots.snapshot import Changed, Snapshot, from_table
+from helpers.snapshots.snapshot import Changed, Part, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import AGAIN_AFTER, counted_ids, incomplete, listed_ids
+from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, listed_ids
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
@@ -246,15 +248,19 @@ def source_changes(
     *,
     names: Sequence[str] | None = None,
     readers: int | None = None,
+    run: RunRecord | None = None,
     known: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> SourceChanges:
     """Read the source again and compare it with the snapshot. `progress` advances by chunks of the snapshot.
 
     `names` are the collections that the source should be judged by now (none given: all that it holds); one of them that
     the snapshot lacks has appeared. Of those in `known` only the chunks of these ids may be others, and only they are read.
+    `run`: one whose filter names the collections, and whose workers read and compare a source that is a server.
     Raises `WorldError` where the source cannot be read.
     """
-    readers = store.limits().readers(READERS) if readers is None else readers
+    names = selected(run, store) if run is not None else names
+    workers = workers_of(run) if run is not None and not run.parameters.source.is_embedded else None
+    readers = store.limits().readers(workers.at_once if workers else READERS) if readers is None else readers
     begun, found = time.monotonic(), SourceChanges(snapshot.id, utc_now())
     there = sorted(names if names is not None else store.names())
     before = {info.name: info for info in snapshot.collections()}
@@ -273,7 +279,7 @@ def source_changes(
                 found.unexplained.append(name)
             progress.advance(before[name].count)
         else:
-            changes = _collection(store, snapshot, before[name], readers, progress)
+            changes = _collection(store, snapshot, before[name], readers, progress, workers)
         if changes.chunks or changes.settings:
             found.collections[name] = changes
     found.chunks, found.seconds = snapshot.total, round(time.monotonic() - begun, 3)
@@ -306,7 +312,7 @@ def prove_unchanged(run: RunRecord) -> SourceChanges:
         run.progress("Compare the source with the snapshot", snapshot.total) as bar,
         open_chosen(run) as store,
     ):
-        return source_changes(store, snapshot, bar, names=selected(run, store))
+        return source_changes(store, snapshot, bar, run=run)
 
 
 def selected(run: RunRecord, store: Reader) -> list[str]:
@@ -315,22 +321,47 @@ def selected(run: RunRecord, store: Reader) -> list[str]:
 
 
 def _collection(
-    store: Reader, snapshot: Snapshot, before: CollectionInfo, readers: int, progress: Progress
+    store: Reader, snapshot: Snapshot, before: CollectionInfo, readers: int, progress: Progress, workers: Workers | None
 ) -> CollectionChanges:
     """The ids are listed first, so a chunk that comes or goes while its collection is read is a change, not an error."""
     changes = CollectionChanges(settings=different_settings(before, store.info(before.name)))
     count, ids = counted_ids(store, before.name)
     unseen, deleted = set(ids), set[str]()
-    for pair in compared(store, before.name, snapshot.batches(before.name), before.space, readers=readers, live=True):
-        unseen.difference_update(pair.expected.ids)
-        for chunk, missing in pair.differing().items():
+    for expected, differing in _compared(store, snapshot, before, readers, workers):
+        unseen.difference_update(expected)
+        for chunk, missing in differing.items():
             (deleted.add if missing else changes.changed.append)(chunk)
-        progress.advance(len(pair.expected))
+        progress.advance(len(expected))
     back = _added_again(store, before.name, count, deleted.intersection(ids))
     changes.changed += back
     changes.deleted += deleted.difference(back)
     changes.added, changes.changed, changes.deleted = sorted(unseen), sorted(changes.changed), sorted(changes.deleted)
     return changes
+
+
+_Seen = tuple[list[str], dict[str, bool]]  # the ids of a part, and those that differ: whether they are missing
+
+
+def _compared(
+    store: Reader, snapshot: Snapshot, before: CollectionInfo, readers: int, workers: Workers | None
+) -> Iterator[_Seen]:
+    """Part by part, in order."""
+    name, space = before.name, before.space
+    if workers is None:
+        for pair in compared(store, name, snapshot.batches(name), space, readers=readers, live=True):
+            yield pair.expected.ids, pair.differing()
+        return
+
+    def seen(part: Part) -> _Seen:
+        return workers.read(store, _seen, snapshot.folder, snapshot.digest, part, name, space)
+
+    yield from ahead(seen, snapshot.parts(name), readers)
+
+
+def _seen(store: Reader, folder: Path, digest: str, part: Part, name: str, space: Space) -> _Seen:
+    """On a worker: a part of the snapshot against the source."""
+    pair = next(compared(store, name, [opened(folder, digest).read(part)], space, live=True))
+    return pair.expected.ids, pair.differing()
 
 
 def _added_again(store: Reader, name: str, count: int, gone: set[str]) -> set[str]:

@@ -16,10 +16,12 @@ import json
 import math
 import shutil
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,15 +30,16 @@ import pandas as pd
 import pyarrow as pa
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import one_line, redacted
+from helpers.errors import Terminal, one_line, redacted
 from helpers.formatting import Digested, Wrote, harmless, packed, untold
-from helpers.migration.reembedding import NOT_MADE, made_anew
+from helpers.migration.reembedding import NOT_MADE, as_written, made_anew
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
     StateFile,
     contents,
     flush_file,
+    flush_folder,
     json_in,
     kind_of,
     reading,
@@ -44,7 +47,8 @@ from helpers.results import (
     write_text,
     writing,
 )
-from helpers.schema import Context, Schema, Transformed
+from helpers.run.executor import Workers
+from helpers.schema import Context, Schema, load_schema
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import over_limits
 from helpers.snapshots.export_journal import (
@@ -231,6 +235,15 @@ class Staged(StateFile):
         if held:
             yield ChunkBatch.concatenate(pending)
 
+    def between(self, target: str, start: int, stop: int) -> ChunkBatch:
+        """The target's rows [start, stop), from the files that hold them."""
+        found, at = [], 0
+        for file, _, rows in self.files[target]:
+            if max(start, at) < min(stop, at + rows):
+                found.append(from_table(self.table(file)).slice(max(0, start - at), stop - at))
+            at += rows
+        return ChunkBatch.concatenate(found)
+
     def origins(self, target: str, start: int, stop: int) -> list[tuple[str, str]]:
         """(source collection, source id) of the target's rows [start, stop)."""
         found: list[tuple[str, str]] = []
@@ -247,6 +260,143 @@ class Staged(StateFile):
         """Per staged file: the source collection and the ids as they will be in the target."""
         for file, collection, _ in self.files[target]:
             yield collection, cast(list[str], self.table(file, ["id"]).column(0).to_pylist())
+
+
+HOW = {"compression_level": 1, "use_dictionary": False, "write_statistics": False}  # of staged files
+SLICES = "slices"  # in the folder of what is staged: files of workers that have no name yet
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What of a part goes to one target: ids there, ids in the source, and the rows or the file that a worker wrote."""
+
+    ids: list[str]
+    sources: list[str]
+    table: pa.Table | None = None
+    file: str = ""
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A part of the snapshot, transformed and checked: by target, in order, what is to be staged; `entries` of the quarantine,
+    whose chunks are kept already; repairs of what is staged, and how many chunks the part has."""
+
+    collection: str
+    chunks: int
+    rows: dict[str, _Rows]
+    entries: list[dict[str, Any]]
+    repairs: pd.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By what parts are transformed and checked: the schema and its context; vector sizes that are allowed (none: each
+    collection's own); limits of the target; collections with new vectors throughout."""
+
+    schema: Schema
+    context: Context
+    dimensions: Sequence[int]
+    limits: Mapping[str, tuple[int, str]]
+    anew: frozenset[str]
+
+    def piece(self, info: CollectionInfo, part: Part, batch: ChunkBatch, quarantine: Quarantine) -> _Piece:
+        """What becomes of a part. Chunks that are set aside are kept in the quarantine's folder; nothing else is written."""
+        transformed = self.schema.transform(batch, info.name, self.context)
+        failures = self.schema.failures(
+            transformed, self.context, dimension=info.dimension, allowed_dimensions=self.dimensions, space=info.space
+        )
+        if info.name in self.anew:
+            failures.loc[failures["reason"] == ReasonCode.MISSING_EMBEDDING, "detail"] = NOT_MADE
+        if self.limits:
+            failures = pd.concat([failures, over_limits(transformed.batch, batch.ids, info.name, self.limits)])
+        reasons = failures.groupby("id", sort=False).first() if len(failures) else None
+        # Not by numpy's own text type, which drops NUL characters at the end of an id.
+        failed = frozenset(reasons.index) if reasons is not None else frozenset()
+        bad = np.array([i in failed for i in batch.ids], dtype=bool)
+        entries = []
+        if reasons is not None:
+            positions = np.flatnonzero(bad)
+            out = frozenset(reasons.index[reasons["reason"] == ReasonCode.LEFT_OUT])
+            aside = batch.take([at for at in positions.tolist() if batch.ids[at] not in out])
+            if len(aside):  # the snapshot has those that are left out
+                name = Path(part.file).with_suffix("").as_posix().replace("/", "-")
+                quarantine.keep(name, aside, info.name, aside.ids)
+            for chunk in (batch.ids[at] for at in positions):
+                row = reasons.loc[chunk]
+                entries.append({"collection": info.name, "id": chunk, "reason": row["reason"], "detail": row["detail"]})
+        good = np.flatnonzero(~bad).tolist()
+        repairs = transformed.repairs[transformed.repairs["id"].isin({batch.ids[i] for i in good})]
+        routed: dict[str, list[int]] = {}
+        for at in good:
+            routed.setdefault(transformed.targets[at], []).append(at)
+        rows = {}
+        for target, places in sorted(routed.items()):
+            moved, sources = transformed.batch.take(places), [transformed.source_ids[i] for i in places]
+            table = to_table(moved, info.dimension).append_column("source_id", pa.array(sources, pa.large_string()))
+            rows[target] = _Rows(moved.ids, sources, table)
+        return _Piece(info.name, len(batch), rows, entries, repairs)
+
+
+@lru_cache(maxsize=4)
+def opened(folder: Path, digest: str) -> Snapshot:
+    """On a worker: a snapshot of the shared path. `Terminal` where it is not the one of the digest."""
+    found = Snapshot.open(folder)
+    if found.digest != digest:
+        what, next_step = (
+            "it is another one here than in the process of the run",
+            "Mount the same folder on all machines.",
+        )
+        raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=str(folder), next_step=next_step)
+    return found
+
+
+def staged_in(folder: Path) -> Staged:
+    """On a worker: what is staged there, once it is whole."""
+    about = (folder / Staged.file).stat()
+    return _staged(folder, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=4)
+def _staged(folder: Path, *_version: int) -> Staged:
+    found = Staged.load(folder)
+    assert found is not None
+    return found
+
+
+@lru_cache(maxsize=4)
+def schema_of(name: str, digest: str) -> Schema:
+    """On a worker: the schema of a run by name or path. `Terminal` where it is not the one of the digest."""
+    found = load_schema(name)
+    if found.digest != digest:
+        what, next_step = "the schema is another one here than in the process of the run", "Put the same file there."
+        raise Terminal(ReasonCode.CONTEXT_CHANGED, what, where=name, next_step=next_step)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a worker finds the snapshot and the schema, and where it puts what it makes."""
+
+    snapshot: Path
+    digest: str
+    reembedded: Path | None
+    schema: str
+    schema_digest: str
+    staged: Path
+    quarantine: Path
+
+
+def _piece(place: _Place, rules: tuple[Any, ...], info: CollectionInfo, part: Part) -> _Piece:
+    """On a worker: as `Rules.piece`, the rows written to files whose names no other attempt has."""
+    snapshot = opened(place.snapshot, place.digest)
+    batch = (as_written(snapshot, place.reembedded) if place.reembedded else snapshot).read(part)
+    by = Rules(schema_of(place.schema, place.schema_digest), *rules)
+    piece = by.piece(info, part, batch, Quarantine(place.quarantine))
+    for rows in piece.rows.values():
+        rows.file = f"{SLICES}/{uuid.uuid4().hex}.parquet"
+        write_parquet(place.staged / rows.file, rows.table, **HOW)
+        rows.table = None
+    return piece
 
 
 VALUES = 5  # of the defaults of a field that are told apart; more, such as a template gives, are counted together
@@ -270,48 +420,29 @@ class _Staging:
         self.owners: dict[str, dict[str, tuple[str, str]]] = {}
         self.collisions: list[dict[str, str]] = []
 
-    def part(
-        self, info: CollectionInfo, part: Part, batch: ChunkBatch, transformed: Transformed, failures: pd.DataFrame
-    ) -> None:
-        name = Path(part.file).with_suffix("").as_posix().replace("/", "-")
-        reasons = failures.groupby("id", sort=False).first() if len(failures) else None
-        # Not by numpy's own text type, which drops NUL characters at the end of an id.
-        failed = frozenset(reasons.index) if reasons is not None else frozenset()
-        bad = np.array([i in failed for i in batch.ids], dtype=bool)
-        if reasons is not None:
-            positions = np.flatnonzero(bad)
-            out = frozenset(reasons.index[reasons["reason"] == ReasonCode.LEFT_OUT])
-            aside = batch.take([at for at in positions.tolist() if batch.ids[at] not in out])
-            if len(aside):  # the snapshot has those that are left out
-                self.quarantine.keep(name, aside, info.name, aside.ids)
-            for chunk in (batch.ids[at] for at in positions):
-                row = reasons.loc[chunk]
-                self.entries.append(
-                    {"collection": info.name, "id": chunk, "reason": row["reason"], "detail": row["detail"]}
-                )
-        good = np.flatnonzero(~bad).tolist()
-        self._repaired(transformed.repairs[transformed.repairs["id"].isin({batch.ids[i] for i in good})])
-        routed: dict[str, list[int]] = {}
-        for at in good:
-            routed.setdefault(transformed.targets[at], []).append(at)
-        for target, rows in sorted(routed.items()):
-            self._write(info, target, transformed.batch.take(rows), [transformed.source_ids[i] for i in rows])
-        self.staged.total += len(batch)
+    def take(self, piece: _Piece) -> None:
+        """The next part, transformed and checked, is staged and counted."""
+        self.entries += piece.entries
+        self._repaired(piece.repairs)
+        for target, rows in piece.rows.items():
+            self._write(piece.collection, target, rows)
+        self.staged.total += piece.chunks
 
-    def _write(self, info: CollectionInfo, target: str, piece: ChunkBatch, sources: list[str]) -> None:
+    def _write(self, collection: str, target: str, rows: _Rows) -> None:
         owned = self.owners.setdefault(target, {})
-        for chunk, source in zip(piece.ids, sources, strict=True):
-            first = owned.setdefault(chunk, (info.name, source))
-            if first != (info.name, source):
-                both = {"first": " ".join(first), "second": f"{info.name} {source}"}
+        for chunk, source in zip(rows.ids, rows.sources, strict=True):
+            first = owned.setdefault(chunk, (collection, source))
+            if first != (collection, source):
+                both = {"first": " ".join(first), "second": f"{collection} {source}"}
                 self.collisions.append({"target": target, "id": chunk, **both})
         files = self.staged.files[target]
         file = f"{self.folders[target]}/{len(files) + 1:05d}.parquet"
-        table = to_table(piece, info.dimension).append_column("source_id", pa.array(sources, pa.large_string()))
-        how = {"compression_level": 1, "use_dictionary": False, "write_statistics": False}
-        write_parquet(self.staged.folder / file, table, **how)
-        files.append((file, info.name, len(piece)))
-        rewritten = sum(new != old for new, old in zip(piece.ids, sources, strict=True))
+        if rows.table is not None:
+            write_parquet(self.staged.folder / file, rows.table, **HOW)
+        else:  # a worker wrote it
+            (self.staged.folder / rows.file).replace(self.staged.folder / file)
+        files.append((file, collection, len(rows.ids)))
+        rewritten = sum(new != old for new, old in zip(rows.ids, rows.sources, strict=True))
         self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
 
     def _repaired(self, repairs: pd.DataFrame) -> None:
@@ -387,11 +518,13 @@ def stage(
     dimensions: Sequence[int] = (),
     limits: Mapping[str, tuple[int, str]] = NO_LIMITS,
     progress: Progress = silent,
+    away: tuple[Workers, Path | None] | None = None,
 ) -> Staged:
     """Transform and check every chunk of the snapshot; deterministic, so repeating it after a kill gives the same.
 
     `dimensions` are the vector sizes that the parameters allow (none: each collection's own). `limits` are
-    those of the target (`known_of`); a chunk over one of them goes to quarantine.
+    those of the target (`known_of`); a chunk over one of them goes to quarantine. `away`: workers that do it for a snapshot
+    that is whole on disk, and where its vectors made anew are, if some were ordered; the files are the same.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(quarantine.folder, ignore_errors=True)
@@ -399,16 +532,24 @@ def stage(
     files: dict[str, list[tuple[str, str, int]]] = {target: [] for target in sorted(schema.targets(snapshot.names()))}
     staging = _Staging(Staged(folder, files, rewritten=0, chunks_changed=0), quarantine, schema.derivations)
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
-    with closing(staging):
+    rules = Rules(schema, context, dimensions, limits, frozenset(made_anew(snapshot)))
+
+    def here() -> Iterator[_Piece]:
         for (info, part), batch in zip(work, ahead(snapshot.read, (part for _, part in work)), strict=True):
-            transformed = schema.transform(batch, info.name, context)
-            failures = schema.failures(
-                transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
-            )
-            if info.name in made_anew(snapshot):
-                failures.loc[failures["reason"] == ReasonCode.MISSING_EMBEDDING, "detail"] = NOT_MADE
-            if limits:
-                failures = pd.concat([failures, over_limits(transformed.batch, batch.ids, info.name, limits)])
-            staging.part(info, part, batch, transformed, failures)
-            progress.advance(len(batch))
+            yield rules.piece(info, part, batch, quarantine)
+
+    def elsewhere(workers: Workers, reembedded: Path | None) -> Iterator[_Piece]:
+        by = (context, tuple(dimensions), dict(limits), rules.anew)
+        name = workers.order.schema
+        place = _Place(snapshot.folder, snapshot.digest, reembedded, name, schema.digest, folder, quarantine.folder)
+        (folder / SLICES).mkdir()
+        yield from ahead(lambda item: workers.call(_piece, place, by, *item), work, workers.at_once + 1)
+        for name in staging.folders.values():
+            flush_folder(folder / name)
+        shutil.rmtree(folder / SLICES)  # of a slice that was done twice
+
+    with closing(staging):
+        for piece in here() if away is None else elsewhere(*away):
+            staging.take(piece)
+            progress.advance(piece.chunks)
     return staging.finish()

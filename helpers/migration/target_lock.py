@@ -28,6 +28,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.executor import require_workers
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.record import RunRecord
 from helpers.schema import load_schema
@@ -253,6 +254,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
         )  # fmt: skip
     if (order := parameters.migration.embedding) is not None:
         require_function(order.function, order.config)
+    require_workers(parameters)
     names = quick_names(parameters.source, "source")
     if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
         names = chosen(names, parameters)

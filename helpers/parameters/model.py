@@ -63,9 +63,9 @@ __all__ = [
 PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
 IDENTITY = "identity"
 RESUMABLE = (
-    "migration.batch_size", "migration.workers", "source.timeout_seconds", "target.timeout_seconds",
-    "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers", "signoff.push_digest", "fence.at_closeout",
-    "expected.target_disk", "expected.target_disk.free_gb", "expected.target_disk.attested_by",
+    "migration.batch_size", "migration.workers", "migration.executor", "migration.scheduler", "source.timeout_seconds",
+    "target.timeout_seconds", "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers",
+    "signoff.push_digest", "fence.at_closeout", *(f"expected.target_disk{key}" for key in ("", ".free_gb", ".attested_by")),
     *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
     *(f"contacts.{key}" for key in Contacts.model_fields), "notify.stakeholders", "notify.impact", "notify.affected",
     "notify.by_hand",
@@ -74,12 +74,10 @@ RESUMABLE = (
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 _FOR_PEOPLE = (
     "contacts.",
-    "notify.stakeholders",
-    "notify.impact",
-    "notify.affected",
-    "notify.by_hand",
+    *(f"notify.{key}" for key in ("stakeholders", "impact", "affected", "by_hand")),
     "window.blackout",
 )
+_SCHEDULER = re.compile(r"local|(tcp|tls)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 def schema_names() -> list[str]:
@@ -168,6 +166,7 @@ class Parameters(Section):
         for name in self.expected.collections:
             if not self.collections.selects(name):
                 yield f"'expected.collections' counts '{one_line(name, 80)}', which 'collections' leaves out"
+        yield from _of_workers(self.migration)
         values = [value for file in self.cutover.config_files() for value in file.keys.values()]
         for place in sorted(set().union(*map(template_places, values)) - set(self.target.template_values())):
             kind = "a directory" if self.target.is_embedded else "a server"
@@ -281,6 +280,13 @@ def _identity(endpoint: Endpoint) -> dict[str, Any]:
     facts = endpoint.model_dump(mode="json", exclude_none=True, exclude=without)
     place = str(resolve_path(endpoint.path)) if endpoint.path is not None else endpoint.address
     return {"place": place, **facts}
+
+
+def _of_workers(rules: Migration) -> Iterator[str]:
+    if not _SCHEDULER.fullmatch(rules.scheduler or "local"):
+        yield "'migration.scheduler' must be tcp://HOST:PORT, tls://HOST:PORT or local, such as tcp://10.0.0.5:8786"
+    if rules.scheduler is not None and rules.executor != "dask":
+        yield "'migration.scheduler' is given, but 'migration.executor' is threads, which has none; dask"
 
 
 def _is_open(key: str, text: str) -> bool:

@@ -248,7 +248,11 @@ class Migration(Section):
     batch_size: PositiveInt = 500
     """Chunks per write, capped by what the target accepts."""
     workers: PositiveInt = 4
-    """Threads that read and write."""
+    """Threads that read and write; with `executor: dask` and `scheduler: local` processes, one a core at most."""
+    executor: Literal["threads", "dask"] = "threads"
+    """What does the work: threads of the run's process, or workers of Dask for what servers hold (docs/scale.md)."""
+    scheduler: Text | None = None
+    """With `executor: dask`: `tcp://HOST:PORT` (or `tls://`), or `local`: workers started for each step. Not given: `local`."""
     id_policy: Literal["fail", "prefix"] = "fail"
     """Equal ids that meet in one target collection: stop, or write all ids as `<source collection>:<id>`."""
     minimum_valid: Annotated[float, Field(ge=0, le=1)] = 0.95

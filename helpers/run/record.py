@@ -55,6 +55,7 @@ class RunRecord:
         self.step: str = row.number
         self.result = StepResult(step=row.number, title=row.title, run_id=home.id, started=utc_now())
         self.leaving = contextlib.ExitStack()  # what is to be let go of together with the run
+        self.workers: Any = None  # `executor.Workers`, once a step has asked for them
         self._display: tuple[int, Any] = (-1, None)
         self._bar: Progress | None = None
         self._told = float("-inf")
@@ -344,6 +345,7 @@ class Progress:
             "total": self.total,
             "unit": self.unit,
             "seconds": round(self.seconds, 3),
+            "workers": self._run.workers.sentence if self._run.workers is not None else "",
         }
         path = self._run.workspace / RunPath.PROGRESS
         temporary = path.with_name(f".progress.{threading.get_ident()}.tmp")

@@ -7,11 +7,13 @@ cannot be found is taken to need its snapshot.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
 import shutil
 import sys
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -25,8 +27,9 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.formatting import count
 from helpers.parameters.snapshots import default_snapshots
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, contents, json_in, passed, utc_now
+from helpers.results import Progress, contents, flush_folder, json_in, passed, utc_now
 from helpers.run import folders as runs
+from helpers.run.executor import Workers, workers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
@@ -34,7 +37,7 @@ from helpers.snapshots import remote
 
 if TYPE_CHECKING:
     from helpers.snapshots.export_journal import Journal  # with pyarrow, which `status` does not wait for
-    from helpers.snapshots.snapshot import Changed, Snapshot
+    from helpers.snapshots.snapshot import Changed, Part, Snapshot, WritePart
     from helpers.stores import Reader
 
 CREATED = "snapshot created"  # the word of both audit logs: that beside the snapshots, and the run's
@@ -254,16 +257,39 @@ def take(
             store, directory, free, names, was, changed or {}, retention_days=rules.retention_days, progress=progress
         )
     else:
-        readers = store.limits().readers(min(2, run.parameters.migration.workers))
+        workers = None if run.parameters.source.is_embedded else workers_of(run)
+        readers = store.limits().readers(workers.at_once if workers else min(2, run.parameters.migration.workers))
         snapshot = write_snapshot(
-            store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress
-        )
+            store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress,
+            write=_by_workers(workers, store) if workers else None,
+        )  # fmt: skip
     for note in snapshot.manifest["notes"]:
         run.log(note)
     about: dict[str, Any] = {"snapshot": snapshot.id, "digest": snapshot.digest, "chunks": snapshot.total}
     audit.append(run.folder / audit.NAME, CREATED, **about)  # where those who can write to the snapshots cannot
     record(directory, taken=snapshot, **by)
     return snapshot
+
+
+def _by_workers(workers: Workers, store: Reader) -> WritePart:
+    """As `write_part`, done by a worker, which asks the source itself. The file gets its name here: a worker that is taken for
+    dead may write for a while yet, and nothing that it writes then counts."""
+
+    def write(root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
+        made = workers.read(store, _write_aside, root, name, ids, dimension)
+        (root / made.file).replace(root / file)
+        flush_folder((root / file).parent)
+        return dataclasses.replace(made, file=file)
+
+    return write
+
+
+def _write_aside(store: Reader, root: Path, name: str, ids: Sequence[str], dimension: int) -> Part:
+    """On a worker: a part under a name that no other attempt has, in the folder that goes once the snapshot is whole."""
+    from helpers.snapshots.export_journal import EXPORT
+    from helpers.snapshots.snapshot import write_part
+
+    return write_part(store, root, f"{EXPORT}/{uuid.uuid4().hex}.parquet", name, ids, dimension)
 
 
 def begin(directory: Path, snapshot_id: str, **by: Any) -> None:

@@ -22,10 +22,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -57,11 +58,10 @@ from helpers.stores.base import AGAIN_AFTER, counted_ids
 
 Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
 """By collection: the ids that are not as they were, and those of them that are to be read now."""
+WritePart = Callable[[Path, str, str, Sequence[str], int], "Part"]  # root, file, collection, ids, dimension
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
-PLAIN = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"
-)  # the id of a snapshot: a name of a folder, no words of a shell
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # the id of a snapshot: a folder's name, no words of a shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,22 +275,21 @@ class Snapshot:
 
 def write_snapshot(
     store: Reader, directory: Path, snapshot_id: str, names: Sequence[str], *, retention_days: int, readers: int = 2,
-    progress: Progress = silent, same: Snapshot | None = None,
+    progress: Progress = silent, same: Snapshot | None = None, write: WritePart | None = None,
 ) -> Snapshot:  # fmt: skip
     """Read these collections of a store into `directory/snapshot_id`; ids frozen first, slices read in parallel.
 
     An interrupted export of this id is gone on with: its whole parts are verified and not read again. Collections are cut
-    as in the snapshot `same`, and a part that holds what one of its parts holds is that file. Raises `Terminal` where a listed
-    chunk can be read neither with nor without its vector, or the id is taken.
+    as in the snapshot `same`, and a part that holds what one of its parts holds is that file. `write`: as `write_part`, done
+    elsewhere. Raises `Terminal` where a listed chunk can be read neither with nor without its vector, or the id is taken.
     """
-    folder = directory / snapshot_id
-    partial = directory / f"{snapshot_id}.partial"
+    folder, partial = directory / snapshot_id, directory / f"{snapshot_id}.partial"
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
     if Journal.is_whole(partial, store.label, sorted(names)):  # the last session ended between manifest and renaming
         return complete(partial, folder, progress)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
-    entries = [_write_collection(store, journal, name, readers, progress, same) for name in sorted(names)]
+    entries = [_write_collection(store, journal, name, readers, progress, same, write) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
         # Of a collection that was chosen when the export began, and is no more; no snapshot that somebody moved there.
         if left != EXPORT and not (partial / left / "manifest.json").exists():
@@ -329,7 +328,7 @@ def follow_snapshot(
             (partial / home).mkdir()
             for number, start in enumerate(range(0, len(ids), rows), start=last + 1):
                 file, some = f"{home}/{number:05d}.parquet", ids[start : start + rows]
-                part = _write_part(store, partial, file, name, some, info.dimension or 0)
+                part = write_part(store, partial, file, name, some, info.dimension or 0)
                 if part.rows:
                     parts.append(part)
                 else:  # deleted meanwhile
@@ -433,13 +432,11 @@ def _as_before(ids: list[str], rows: int, same: Snapshot | None, name: str) -> t
 
 def _linked(file: Path, path: Path) -> bool:
     """Whether `path` is that file now; False on a disk without links."""
-    try:
-        with writing(path) as temporary:
-            temporary.unlink()
-            os.link(file, temporary)
-    except OSError:
-        return False
-    return True
+    with suppress(OSError), writing(path) as temporary:
+        temporary.unlink()
+        os.link(file, temporary)
+        return True
+    return False
 
 
 def _folder(taken: Iterable[str], name: str) -> str:
@@ -453,11 +450,13 @@ def _settings(info: CollectionInfo) -> str:
 
 
 def _write_collection(
-    store: Reader, journal: Journal, name: str, readers: int, progress: Progress, same: Snapshot | None
-) -> dict[str, Any]:
+    store: Reader, journal: Journal, name: str, readers: int, progress: Progress, same: Snapshot | None,
+    write: WritePart | None,
+) -> dict[str, Any]:  # fmt: skip
     info, ids, starts, changed = _frozen(store, journal, name, same)
     folder = journal.collections[name]["folder"]
     (journal.folder / folder).mkdir(exist_ok=True)
+    writer = write or partial(write_part, store)
     there = {part.sha256: part.file for part in same.parts(name)} if same is not None and name in same.names() else {}
 
     def take(turn: tuple[int, tuple[int, int]]) -> Part:
@@ -465,7 +464,7 @@ def _write_collection(
         kept = journal.intact(name, start)
         if kept is None:
             file = f"{folder}/{number:05d}.parquet"
-            part = _write_part(store, journal.folder, file, name, ids[start:end], info.dimension or 0)
+            part = writer(journal.folder, file, name, ids[start:end], info.dimension or 0)
             if same is not None and part.sha256 in there:
                 before = same.folder / there[part.sha256]
                 if before.is_file() and file_digest(before) == part.sha256:  # else damaged, or somebody exchanged it
@@ -495,7 +494,8 @@ def _among(table: pa.Table, ids: Collection[str]) -> pa.ChunkedArray:
     return pc.is_in(table.column("id"), pa.array(list(ids), pa.large_string()))
 
 
-def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
+def write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
+    """Read these chunks of a collection into a file below `root`. Raises `Terminal` as `write_snapshot`."""
     batch = store.read(name, ids)
     for seconds in (*AGAIN_AFTER, None):
         absent = set(ids) - set(batch.ids)

@@ -251,6 +251,7 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
             silent = duration(max(0.0, ago.total_seconds()))
             title = plan.find(state.step).title
             lines.append(f"Step {state.step} ({title}), {one_line(state.label)}: {far}; last progress {silent} ago")
+            lines += [f"Workers: {one_line(state.workers)}"] if state.workers else []
             kept = Kept.of(folder.workspace / RunPath.CHECKPOINT)
             written = sum(target.completed for target in kept.targets.values())
             lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
@@ -349,6 +350,7 @@ class _Progress:
     unit: str
     done: int
     total: int
+    workers: str = ""  # those of Dask, and where it shows them
 
 
 def _progress(path: Path) -> _Progress | None:

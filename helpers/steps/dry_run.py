@@ -48,7 +48,8 @@ from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.steps.validate import record_known, record_searches, record_values
 from helpers.stores import open_embedded
 from helpers.stores.diagnosis import TIE, swapped
-from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.expectation import Expectation
+from helpers.validation.fidelity import Examination
 from helpers.validation.judgement import Judgement
 from helpers.validation.properties import answers_of_source
 from helpers.validation.search import baseline

@@ -33,6 +33,7 @@ from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, swi
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
 from helpers.results import Phase, Verdict, write_bytes, write_text
+from helpers.run.executor import workers_of
 from helpers.run.folders import CHANGED, QUARANTINED, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
@@ -155,7 +156,8 @@ class MigrateStep(NotebookStep):
             self.run.progress("Import", total) as bar,
         ):
             bar.already(before)
-            importer = self.job.importer(store, self.staged, bar, self._batch_clock(phase), self._disk())
+            away = None if self.run.parameters.target.is_embedded else workers_of(self.run)
+            importer = self.job.importer(store, self.staged, bar, self._batch_clock(phase), self._disk(), away)
             importer.prepare(plans)
             importer.write()
         self._keep_batches()

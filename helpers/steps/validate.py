@@ -21,6 +21,7 @@ from helpers.migration.source_changes import current_snapshot, open_sealed
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
+from helpers.run.executor import workers_of
 from helpers.run.folders import SEARCHES, RunPath
 from helpers.run.kernel import cut
 from helpers.run.plan import Step
@@ -30,7 +31,8 @@ from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import CONTENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
-from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
+from helpers.validation.expectation import Expectation
+from helpers.validation.fidelity import Examination, Findings, SourceCount
 from helpers.validation.judgement import AS_ANNOUNCED, OWN, WHOLE, Judgement
 from helpers.validation.merged import searches
 from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext, known_fact
@@ -129,7 +131,8 @@ class ValidateStep(NotebookStep):
             open_target(self.run.parameters.target) as store,
             searches(self.run.folder / SEARCHES, self.run.wrote) as write,
         ):
-            found = Examination(store, self.of, write).run(progress)
+            workers = None if self.run.parameters.target.is_embedded else workers_of(self.run)
+            found = Examination(store, self.of, write, workers).run(progress)
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)

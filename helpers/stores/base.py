@@ -35,6 +35,7 @@ HNSW_METADATA = {
 }
 AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add a chunk is not there (chroma-facts 19)
 MOST_DIMENSION = 10**6  # numbers of a vector; a matrix of as many as a source likes would fill the memory
+_ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
 LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target
 
 Hit = TypeVar("Hit", bound=tuple[Any, ...])
@@ -68,6 +69,31 @@ def consistent_spaces(
     """
     given = np.asarray(answered, np.float64)
     return [s for s in SPACES if np.allclose(distance(s, vectors, query), given, rtol=1e-3, atol=1e-4)]
+
+
+def absent(store: Store, name: str, batch: ChunkBatch) -> ChunkBatch:
+    """Those of the batch that the collection does not have."""
+    present = set(store.read(name, batch.ids, embeddings=False).ids)
+    return batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
+
+
+def add_singly(store: Store, name: str, batch: ChunkBatch, refuse: Callable[[ChunkBatch, Terminal], None]) -> int:
+    """Add a batch; where the target refuses it, halve it until the bad chunk is alone, which `refuse` gets. Gives how many."""
+    if not len(batch):
+        return 0
+    try:
+        store.add(name, batch)
+        return 0
+    except Terminal as error:
+        if error.code not in _ABOUT_THE_DATA:
+            raise
+        if len(batch) == 1:
+            refuse(batch, error)
+            return 1
+    middle = len(batch) // 2
+    left, right = batch.slice(0, middle), batch.slice(middle, len(batch))
+    # A piece of the batch may have been written before the refusal (byte-capped requests).
+    return sum(add_singly(store, name, absent(store, name, half), refuse) for half in (left, right))
 
 
 def is_marker(store: Reader, name: str, metadata: Mapping[str, Any] | None) -> bool:

@@ -7,11 +7,9 @@ chunk and at most a thousand differences of each kind and collection; every diff
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +17,15 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
-from helpers.migration.reembedding import as_written, made_anew
-from helpers.parameters import Parameters
+from helpers.migration.reembedding import made_anew
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent
-from helpers.schema import Context, Schema, Transformed
-from helpers.schema.rules import over_limits
+from helpers.run.executor import Workers
+from helpers.schema import Transformed
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
-from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Space, Store
-from helpers.stores.limits import known_of
+from helpers.validation.expectation import Expectation, Judged, Seen, judged, judged_away, unexcused
 from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Sent, Write, announced, unwritten
 from helpers.validation.properties import (
     FieldTests,
@@ -59,52 +55,11 @@ from helpers.validation.search import (
     shared,
 )
 
-REFUSED = ReasonCode.REFUSED_BY_TARGET  # believed: nobody here can repeat what the target said
 DIFFERENCE_COLUMNS = ["collection", "source_collection", "id", "source_id", "difference", "field", "detail"]
 
 _KEPT = 1_000  # differences kept per kind and target collection
 _WORST = 20
 _PLANE = 1_500  # vectors kept for the illustration
-
-
-def unexcused(
-    schema: Schema, moved: Transformed, aside: Sequence[tuple[int, str]], context: Context, parameters: Parameters,
-    source: CollectionInfo,
-) -> list[tuple[int, str]]:  # fmt: skip
-    """Those of `aside` (position, reason given) with which schema and vector checks find nothing wrong."""
-    if not (checked := [(position, reason) for position, reason in aside if reason != REFUSED]):
-        return []
-    dimensions = parameters.expected.dimensions
-    failures = schema.failures(
-        moved, context, dimension=source.dimension, allowed_dimensions=dimensions, space=source.space
-    )
-    failing = {*failures["id"], *over_limits(moved.batch, moved.source_ids, "", known_of(parameters.target))["id"]}
-    out = set(failures["id"][failures["reason"] == ReasonCode.LEFT_OUT])
-    return [
-        (position, reason)
-        for position, reason in checked
-        if moved.source_ids[position] not in (out if reason == ReasonCode.LEFT_OUT else failing)
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What a target is held to. `quarantined` maps (collection, source id) to the reason."""
-
-    snapshot: Snapshot
-    schema: Schema
-    parameters: Parameters
-    date: datetime.date
-    quarantined: Mapping[tuple[str, str], str]
-    baseline: Mapping[str, Any] | None = None
-    reembedded: Path | None = None  # the folder of vectors made anew, where some were ordered
-
-    def written(self) -> Snapshot:
-        """The snapshot as the target must hold it: lost vectors replaced by those that were made for them."""
-        return self.snapshot if self.reembedded is None else as_written(self.snapshot, self.reembedded)
-
-    def context(self) -> Context:
-        return Context.of(self.snapshot.names(), self.date, self.parameters.migration)
 
 
 @dataclass(slots=True)
@@ -173,9 +128,11 @@ class _Target:
 class Examination:
     """`Examination(store, expectation).run()` → `Findings`. Reads the target; writes nothing."""
 
-    def __init__(self, store: Store, expectation: Expectation, write: Write = unwritten) -> None:
-        """`write` gets every list that a search gave (`merged.searches`)."""
-        self.store, self.of, self.write = store, expectation, write
+    def __init__(
+        self, store: Store, expectation: Expectation, write: Write = unwritten, workers: Workers | None = None
+    ) -> None:
+        """`write` gets every list that a search gave (`merged.searches`). `workers` compare a target that is a server."""
+        self.store, self.of, self.write, self.workers = store, expectation, write, workers
         self.context = expectation.context()
         names = expectation.snapshot.names()
         self._kinds = expectation.schema.targets(names)
@@ -239,6 +196,15 @@ class Examination:
 
     # One source collection
 
+    def _parts(self, name: str) -> Iterator[Judged]:
+        """Each part of a source collection, as it should be and as the target has it."""
+        spaces = {target: found.info.space for target, found in self._targets.items()}
+        if self.workers is None:
+            for batch in self.written.batches(name):
+                yield judged(self.store, self.of.schema, self.context, name, batch, self._aside[name], spaces)
+            return
+        yield from judged_away(self.workers, self.of, self.context, name, self._aside[name], spaces)
+
     def _collection(self, source: CollectionInfo, progress: Progress) -> None:
         name = source.name
         count = SourceCount(name)
@@ -246,18 +212,15 @@ class Examination:
         search = _Search(self, source)
         sample = max(3, _PLANE // max(1, len(self._sources)))
         count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
-        for batch in self.written.batches(name):
-            moved = self.of.schema.transform(batch, name, self.context)
+        for part in self._parts(name):
+            batch, moved = part.batch, part.moved
             search.feed_source(moved.batch)
             kept = self._expected(batch, moved, count, source)
             self.found.values.add_source(moved, batch, kept)
-            groups: dict[str, list[int]] = defaultdict(list)
-            for position in kept:
-                groups[moved.targets[position]].append(position)
-            for target, positions in sorted(groups.items()):
+            for target, positions in sorted(part.groups.items()):
                 expected = moved.batch.take(positions)
                 origins = [moved.source_ids[i] for i in positions]
-                found = self._compare(target, source, expected, origins, count)
+                found = self._compare(target, source, expected, origins, count, part.seen.get(target))
                 search.feed(target, expected, found, origins)
                 self._known.feed(target, expected.ids, origins)
                 self._merged.feed(name, target, expected)
@@ -294,10 +257,10 @@ class Examination:
         return kept
 
     def _compare(
-        self, name: str, source: CollectionInfo, expected: ChunkBatch, origins: list[str], count: SourceCount
-    ) -> ChunkBatch:
+        self, name: str, source: CollectionInfo, expected: ChunkBatch, origins: list[str], count: SourceCount, seen: Seen | None
+    ) -> ChunkBatch:  # fmt: skip
         target = self._targets.get(name)
-        if target is None:
+        if target is None or seen is None:
             for chunk, origin in zip(expected.ids, origins, strict=True):
                 detail = "its collection is not in the target"
                 self._note(ReasonCode.CHUNK_MISSING, name, detail, source.name, chunk, origin)
@@ -307,18 +270,17 @@ class Examination:
         target.sources[source.name] = source
         doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.left}
         target.left.difference_update(expected.ids)
-        pair = next(compare.compared(self.store, name, [expected], target.info.space))
-        found, seen = pair.found, pair.measured()
+        found = seen.found
         count.target += len(set(found.ids)) - len(doubled)
         origin_of = dict(zip(expected.ids, origins, strict=True))
-        rows = list(pair.differences.itertuples(index=False, name=None))
+        rows = list(seen.differences)
         rows += [(c, ReasonCode.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
         for chunk, difference, where, detail in rows:
             self._note(difference, name, detail, source.name, chunk, origin_of.get(chunk, ""), where)
         self.found.differing += len({row[0] for row in rows})
-        if pair.wrong is not None and len(target.suspects) < 16:
-            target.suspects.append(pair.wrong)
-        self._measure(name, source, found, seen, target.info.space)
+        if seen.wrong is not None and len(target.suspects) < 16:
+            target.suspects.append(seen.wrong)
+        self._measure(name, source, found, seen.measures, target.info.space)
         return found
 
     def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Measures, space: Space) -> None:

@@ -17,7 +17,8 @@ from helpers.run.plan import CONTRADICTIONS, EMBEDDINGS
 from helpers.snapshots.comparison import CONTENT, COSINE_TOLERANCE
 
 if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait
-    from helpers.validation.fidelity import Expectation, Findings
+    from helpers.validation.expectation import Expectation
+    from helpers.validation.fidelity import Findings
 
 COUNTS, METADATA, COMPLETENESS = "counts", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"

@@ -68,7 +68,7 @@ def exported(bench: Bench) -> None:
 
 def interrupt_export(bench: Bench) -> None:
     """A snapshot of which a part was written."""
-    child = bench.start("resume", "one", "--until", "21", crash=Crash("snapshots.snapshot:_write_part", "after", 1))
+    child = bench.start("resume", "one", "--until", "21", crash=Crash("snapshots.snapshot:write_part", "after", 1))
     if (done := bench.ended(child)).code != -signal.SIGKILL:
         raise Fault(STUCK, f"the export was not killed: exit {done.code}: {done.line}")
 

@@ -82,7 +82,7 @@ SCENARIOS: list[Scenario] = [
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
-            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
+            snapshots.snapshot:write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches
             stores.copying:_copy_file stores.opening:_make_directory
         """),
@@ -106,7 +106,7 @@ SCENARIOS: list[Scenario] = [
             migration.delta:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            migration.delta:_followed snapshots.snapshot:_linked snapshots.snapshot:_write_part
+            migration.delta:_followed snapshots.snapshot:_linked snapshots.snapshot:write_part
             snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete snapshots.snapshot:write_manifest
             steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
@@ -166,7 +166,7 @@ SCENARIOS: list[Scenario] = [
             run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
             runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:take_back
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
-            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
+            snapshots.snapshot:write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
     ),
@@ -338,6 +338,10 @@ WITHOUT: dict[str, str] = {
             runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
             runner.fleet_table:discover runner.group:note_order
         """,
+        "of workers of Dask, which are killed with their scheduler and the run: tests/heavy/test_killed_workers_end_the_same.py":
+            """migration.staging:_piece snapshots.retention:_by_workers""",
+        "a file that shows whether workers see a folder, with a name of a leftover: it says nothing to anybody later":
+            """run.executor:_tokens""",
         "an empty file, which SQLite takes for a new database":
             """stores.copying:own_database""",
         "an empty file that asks a run to stop":

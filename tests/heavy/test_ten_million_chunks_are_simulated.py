@@ -34,7 +34,8 @@ from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo
 from helpers.stores.base import Store
 from helpers.stores.limits import Limits, Usage
-from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.expectation import Expectation
+from helpers.validation.fidelity import Examination
 from tests.schema_lines import DATE
 from tests.storage import plan
 
