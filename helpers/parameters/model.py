@@ -77,7 +77,6 @@ _FOR_PEOPLE = (
     *(f"notify.{key}" for key in ("stakeholders", "impact", "affected", "by_hand")),
     "window.blackout",
 )
-_SCHEDULER = re.compile(r"local|(tcp|tls)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 def schema_names() -> list[str]:
@@ -166,7 +165,7 @@ class Parameters(Section):
         for name in self.expected.collections:
             if not self.collections.selects(name):
                 yield f"'expected.collections' counts '{one_line(name, 80)}', which 'collections' leaves out"
-        yield from _of_workers(self.migration)
+        yield from self.migration.of_workers()
         values = [value for file in self.cutover.config_files() for value in file.keys.values()]
         for place in sorted(set().union(*map(template_places, values)) - set(self.target.template_values())):
             kind = "a directory" if self.target.is_embedded else "a server"
@@ -280,13 +279,6 @@ def _identity(endpoint: Endpoint) -> dict[str, Any]:
     facts = endpoint.model_dump(mode="json", exclude_none=True, exclude=without)
     place = str(resolve_path(endpoint.path)) if endpoint.path is not None else endpoint.address
     return {"place": place, **facts}
-
-
-def _of_workers(rules: Migration) -> Iterator[str]:
-    if not _SCHEDULER.fullmatch(rules.scheduler or "local"):
-        yield "'migration.scheduler' must be tcp://HOST:PORT, tls://HOST:PORT or local, such as tcp://10.0.0.5:8786"
-    if rules.scheduler is not None and rules.executor != "dask":
-        yield "'migration.scheduler' is given, but 'migration.executor' is threads, which has none; dask"
 
 
 def _is_open(key: str, text: str) -> bool:

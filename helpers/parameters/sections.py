@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from string import Formatter
@@ -286,6 +286,13 @@ class Migration(Section):
             how = "secrets go by environment: functions have an option such as api_key_env_var for it"
             raise ValueError(f"has reembed_config with {one_line(named, 40)!r}; {how}")
         return self
+
+    def of_workers(self) -> Iterator[str]:
+        """What contradicts itself in `executor` and `scheduler`."""
+        if not re.fullmatch(rf"local|(tcp|tls)://{_ADDRESS.pattern}", self.scheduler or "local"):
+            yield "'migration.scheduler' must be tcp://HOST:PORT, tls://HOST:PORT or local, such as tcp://10.0.0.5:8786"
+        if self.scheduler is not None and self.executor != "dask":
+            yield "'migration.scheduler' is given, but 'migration.executor' is threads, which has none; dask"
 
     @property
     def embedding(self) -> Reembed | None:
