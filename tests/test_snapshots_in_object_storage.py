@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -114,6 +115,14 @@ def killing(child: subprocess.Popen[str], what: str, number: int, fault: str) ->
         return PASS
 
     return of
+
+
+def test_the_command_says_nothing_that_is_not_its_own(source: Path, store: S3Server) -> None:
+    command = [sys.executable, "-W", "error", "-m", "helpers", "snapshots", "create", "backup.yaml", "--id", "first"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "chroma/snapshots/first.json" in store.objects()
 
 
 def test_a_backup_is_put_there_and_restored_on_another_machine(
@@ -356,7 +365,7 @@ def test_a_killed_backup_counts_for_nothing_until_the_same_command_has_ended_it(
         for name in "cdefg":
             fill(made, f"more-{name}", chunks(20, 4, prefix=name))
     command = [sys.executable, "-m", "helpers", "snapshots", "create", "backup.yaml", "--id", "first"]
-    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True)
     proxy.fault = killing(child, what, number, fault)
     child.communicate(timeout=120)
     assert child.returncode == -9
@@ -445,6 +454,29 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         found.client("s3", key, secret).create_bucket(Bucket=BUCKET)
         found.known = (key, secret)
         yield found
+
+
+def test_ctrl_c_is_heard_while_the_storage_does_not_answer(source: Path, proxy: FaultyProxy) -> None:
+    cut = threading.Event()
+
+    def fault(method: str, path: str) -> str:
+        if method == "PUT" and "/parts/" in path:
+            cut.set()
+            return CUT_BEFORE
+        return PASS
+
+    proxy.fault = fault
+    text = Path("backup.yaml").read_text(encoding="utf-8").replace("patience_seconds: 20", "patience_seconds: 600")
+    Path("backup.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "helpers", "snapshots", "create", "backup.yaml", "--id", "first"]
+    child = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert cut.wait(120)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=90)
+    assert (child.returncode, said.count("\n")) == (130, 1), said
+    assert "the same command with --id first" in said
 
 
 def only_line(said: Said) -> str:

@@ -21,11 +21,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -35,7 +37,7 @@ from helpers import audit
 from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line
 from helpers.formatting import count
 from helpers.parameters.endpoint import moved_with_workspace, resolve_path
-from helpers.parameters.snapshots import STORED, SnapshotSection, Storage, is_url
+from helpers.parameters.snapshots import STORED, SnapshotSection, Storage, is_url, rules_of
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -119,10 +121,15 @@ class Remote:
 
     def __init__(self, rules: SnapshotSection, folder: Path | None = None) -> None:
         self.rules, self.url, self.folder = rules, rules.directory, folder or rules.folder
+        self._end = Event()  # who waits for an answer in another thread gives up
 
     @cached_property
     def _fs(self) -> Any:
         return self.rules.file_system(TRIES)
+
+    @property
+    def _patience(self) -> float:
+        return (self.rules.storage or Storage()).patience_seconds
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -204,8 +211,6 @@ class Remote:
         What was put there before a kill is not put there again. Raises `Terminal` ("snapshot_exists") where another snapshot
         has its id there.
         """
-        from helpers.snapshots.export_journal import ahead
-
         data = contents(folder / "manifest.json", MOST_READ)
         manifest = json_in(data)
         name, files = manifest["id"], {sha256: file for file, sha256, _ in files_of(manifest)}
@@ -221,8 +226,14 @@ class Remote:
             self._call("put", _part(sha256), partial(_send, folder / files[sha256], self.rules.driver))
 
         for _ in range(3):  # more than once only where a `prune` on another machine removed what this one found there
-            for _ in ahead(send, look.lacks(manifest), AT_ONCE):
-                progress.advance(0)  # where a run stops that was asked to
+            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="put") as pool:
+                try:
+                    for _ in pool.map(send, look.lacks(manifest)):
+                        progress.advance(0)  # where a run stops that was asked to
+                except BaseException:
+                    self._end.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
             if not (look := self.look()).lacks(manifest):
                 self._write(f"snapshots/{name}.json", data)
                 if not (look := self.look()).lacks(manifest):
@@ -381,7 +392,8 @@ class Remote:
         for again in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
-            stop=tenacity.stop_after_delay((self.rules.storage or Storage()).patience_seconds),
+            stop=tenacity.stop_after_delay(self._patience) | tenacity.stop_when_event_set(self._end),
+            sleep=tenacity.sleep_using_event(self._end),
             before_sleep=self._say_that_it_waits,
             reraise=True,
         ):
@@ -396,8 +408,7 @@ class Remote:
 
     def _say_that_it_waits(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and sys.stderr.isatty():
-            patience = (self.rules.storage or Storage()).patience_seconds
-            print(f"{self.url} does not answer; it is asked again for {patience:g} seconds.", file=sys.stderr)
+            print(f"{self.url} does not answer; it is asked again for {self._patience:g} seconds.", file=sys.stderr)
 
     def _meaning(self, error: Exception, what: str, name: str, part: str) -> RunbookError:
         """The one line for what a driver raised."""
@@ -441,14 +452,7 @@ def named(directory: str, options: Sequence[str] = ()) -> SnapshotSection:
     """
     storage = dict(option.partition("=")[::2] for option in options)
     known = [found.rules for found in map(at, every()) if found is not None and found.url == directory.rstrip("/")]
-    if not storage and len(known) == 1:
-        return known[0]
-    try:
-        return SnapshotSection.model_validate({"directory": directory, **({"storage": storage} if storage else {})})
-    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
-        said = error.errors(include_input=False, include_url=False)[0]
-        where = f"--storage {one_line(str(said['loc'][-1]), 40)}" if "storage" in said["loc"] else "--directory"
-        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+    return known[0] if not storage and len(known) == 1 else rules_of(directory, storage)
 
 
 def prepared(rules: SnapshotSection) -> Path:
