@@ -19,10 +19,11 @@ from helpers import cli
 from helpers.errors import Terminal
 from helpers.evidence import secret_scan
 from helpers.parameters import SecretRef
+from helpers.results import file_digest
 from helpers.snapshots import remote, retention
 from helpers.snapshots import snapshot as module
 from helpers.snapshots.export_journal import signed
-from helpers.snapshots.snapshot import Snapshot
+from helpers.snapshots.snapshot import Changed, Snapshot, follow_snapshot
 from tests.commands import Runbook
 from tests.conftest import ROOT
 from tests.proxies import CUT_AFTER, CUT_BEFORE, PASS, Fault, FaultyProxy
@@ -179,6 +180,24 @@ def test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_need
     assert "every byte as its manifest says" in capsys.readouterr().out
 
 
+def test_a_catch_up_shares_files_that_are_in_the_storage_only(
+    source: Path, store: S3Server, proxy: FaultyProxy
+) -> None:
+    run("create", "backup.yaml", "--id", "first")
+    was = Snapshot.open(cache() / "first")
+    for folder in (cache() / "first").glob("0*"):
+        shutil.rmtree(folder)
+    proxy.requests.clear()
+    with embedded(source) as made:
+        made.delete("alpha", ["c7"])
+        changed: Changed = {"alpha": (["c7"], [])}
+        taken = follow_snapshot(made, cache(), "second", made.names(), was, changed, retention_days=7)
+    assert taken.total == was.total - 1
+    assert "chroma/snapshots/second.json" in store.objects()
+    assert not [path for method, path, _ in proxy.requests if method == "PUT" and "/parts/" in path]
+    taken.verify()
+
+
 def test_verify_reads_every_byte_in_the_storage_and_names_a_changed_object(
     source: Path, store: S3Server, proxy: FaultyProxy, capsys: Said
 ) -> None:
@@ -194,9 +213,13 @@ def test_verify_reads_every_byte_in_the_storage_and_names_a_changed_object(
     said = capsys.readouterr().err
     assert f"s3://backups/{part}: its bytes are not those that were put there" in said
     assert said.count("\n") == 1
+    (whole,) = [str(path) for path in cache().rglob("*.parquet") if file_digest(path) in part]
+    assert f"Put {whole}, which is whole, there in its place." in said
     store.client().delete_object(Bucket=BUCKET, Key=part)
     run("verify", "first", code=1)
     assert "it is not in the storage any more" in capsys.readouterr().err
+    store.client().upload_file(whole, BUCKET, part)
+    run("verify", "first")
 
 
 def test_what_is_brought_is_compared_before_it_is_used(
@@ -516,6 +539,9 @@ def test_what_is_not_there_is_one_line(source: Path, store: S3Server, proxy: Fau
     assert "s3://not-there/chroma: the bucket, container or folder is not there" in only_line(capsys)
     run("create", "other.yaml", "--id", "first", "--dry-run", code=2)
     assert "s3://not-there/chroma: the bucket, container or folder is not there" in only_line(capsys)
+    assert cli.main(["run", "other.yaml", "--set", "target.path=new", "--run-id", "night"]) == 2
+    assert "s3://not-there/chroma: the bucket, container or folder is not there" in only_line(capsys)
+    assert not Path("reports/night").exists(), "no run was begun"
     Path("google.yaml").write_text(
         "name: nightly\nsource: {path: source}\nsnapshot: {directory: gs://backups/chroma}\n", encoding="utf-8"
     )

@@ -69,9 +69,7 @@ BLOCK = 4 * 2**20  # bytes that are read at a time where nothing is kept
 BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
 _REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
 REMEDY = "Remove this file: it is brought from the storage again."  # where one that was brought is damaged
-_MANIFEST = re.compile(
-    r"([A-Za-z0-9_][A-Za-z0-9._-]{0,199})(?<!\.partial)(?<!\.lock)(?<!\.json)(?<!\.jsonl)\.json"
-)  # not as ours
+_MANIFEST = re.compile(r"(?!.*\.(?:partial|lock|jsonl?)\.json)([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")  # not as ours
 _PART = re.compile(r"([0-9a-f]{64})\.parquet")
 
 
@@ -130,8 +128,6 @@ class Remote:
     @property
     def _patience(self) -> float:
         return (self.rules.storage or Storage()).patience_seconds
-
-    # -- what there is -------------------------------------------------------------------------------------------------
 
     def require(self, *, write: bool = True) -> None:
         """The storage can be reached, is one of snapshots or empty, and with `write` takes a file."""
@@ -253,11 +249,16 @@ class Remote:
 
     def prove(self, path: Path, sha256: str, size: int) -> None:
         """Read this file of chunks there, and compare it with its digest; it is brought to `path` where it is not there."""
-        if path.is_file():
+        if not path.is_file():
+            self.bring(path, sha256, size)
+            return
+        try:
             self._require_size(sha256, size)
             self._compare(sha256, self._call("read", _part(sha256), _digest, sha256))
-        else:
-            self.bring(path, sha256, size)
+        except Terminal as error:
+            if error.code == ReasonCode.SNAPSHOT_DAMAGED and file_digest(path) == sha256:
+                error.next_step = f"Put {path}, which is whole, there in its place."
+            raise
 
     def require_manifest(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
         """The manifest there says what `held` does, but for its status. Raises `Terminal` ("snapshot_altered")."""
@@ -313,8 +314,6 @@ class Remote:
         for name in sorted(self.look().snapshots - look.snapshots) if loose else ():
             if _digests(self._manifest(f"snapshots/{name}.json") or {}) & set(loose):
                 yield f"snapshot {name}, put there meanwhile, lacks a file: take it again; prune while nothing is put there"
-
-    # -- how ------------------------------------------------------------------------------------------------------------
 
     def _list(self, where: str) -> dict[str, int]:
         """Bytes by name."""
