@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,10 +19,11 @@ from helpers import cli
 from helpers.errors import Terminal
 from helpers.evidence import secret_scan
 from helpers.parameters import SecretRef
+from helpers.results import file_digest
 from helpers.snapshots import remote, retention
 from helpers.snapshots import snapshot as module
 from helpers.snapshots.export_journal import signed
-from helpers.snapshots.snapshot import Snapshot
+from helpers.snapshots.snapshot import Changed, Snapshot, follow_snapshot
 from tests.commands import Runbook
 from tests.conftest import ROOT
 from tests.proxies import CUT_AFTER, CUT_BEFORE, PASS, Fault, FaultyProxy
@@ -116,6 +118,14 @@ def killing(child: subprocess.Popen[str], what: str, number: int, fault: str) ->
     return of
 
 
+def test_the_command_says_nothing_that_is_not_its_own(source: Path, store: S3Server) -> None:
+    command = [sys.executable, "-W", "error", "-m", "helpers", "snapshots", "create", "backup.yaml", "--id", "first"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "chroma/snapshots/first.json" in store.objects()
+
+
 def test_a_backup_is_put_there_and_restored_on_another_machine(
     source: Path, store: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
@@ -170,6 +180,24 @@ def test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_need
     assert "every byte as its manifest says" in capsys.readouterr().out
 
 
+def test_a_catch_up_shares_files_that_are_in_the_storage_only(
+    source: Path, store: S3Server, proxy: FaultyProxy
+) -> None:
+    run("create", "backup.yaml", "--id", "first")
+    was = Snapshot.open(cache() / "first")
+    for folder in (cache() / "first").glob("0*"):
+        shutil.rmtree(folder)
+    proxy.requests.clear()
+    with embedded(source) as made:
+        made.delete("alpha", ["c7"])
+        changed: Changed = {"alpha": (["c7"], [])}
+        taken = follow_snapshot(made, cache(), "second", made.names(), was, changed, retention_days=7)
+    assert taken.total == was.total - 1
+    assert "chroma/snapshots/second.json" in store.objects()
+    assert not [path for method, path, _ in proxy.requests if method == "PUT" and "/parts/" in path]
+    taken.verify()
+
+
 def test_verify_reads_every_byte_in_the_storage_and_names_a_changed_object(
     source: Path, store: S3Server, proxy: FaultyProxy, capsys: Said
 ) -> None:
@@ -185,9 +213,13 @@ def test_verify_reads_every_byte_in_the_storage_and_names_a_changed_object(
     said = capsys.readouterr().err
     assert f"s3://backups/{part}: its bytes are not those that were put there" in said
     assert said.count("\n") == 1
+    (whole,) = [str(path) for path in cache().rglob("*.parquet") if file_digest(path) in part]
+    assert f"Put {whole}, which is whole, there in its place." in said
     store.client().delete_object(Bucket=BUCKET, Key=part)
     run("verify", "first", code=1)
     assert "it is not in the storage any more" in capsys.readouterr().err
+    store.client().upload_file(whole, BUCKET, part)
+    run("verify", "first")
 
 
 def test_what_is_brought_is_compared_before_it_is_used(
@@ -356,7 +388,7 @@ def test_a_killed_backup_counts_for_nothing_until_the_same_command_has_ended_it(
         for name in "cdefg":
             fill(made, f"more-{name}", chunks(20, 4, prefix=name))
     command = [sys.executable, "-m", "helpers", "snapshots", "create", "backup.yaml", "--id", "first"]
-    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True)
     proxy.fault = killing(child, what, number, fault)
     child.communicate(timeout=120)
     assert child.returncode == -9
@@ -447,6 +479,29 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield found
 
 
+def test_ctrl_c_is_heard_while_the_storage_does_not_answer(source: Path, proxy: FaultyProxy) -> None:
+    cut = threading.Event()
+
+    def fault(method: str, path: str) -> str:
+        if method == "PUT" and "/parts/" in path:
+            cut.set()
+            return CUT_BEFORE
+        return PASS
+
+    proxy.fault = fault
+    text = Path("backup.yaml").read_text(encoding="utf-8").replace("patience_seconds: 20", "patience_seconds: 600")
+    Path("backup.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "helpers", "snapshots", "create", "backup.yaml", "--id", "first"]
+    child = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert cut.wait(120)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=90)
+    assert (child.returncode, said.count("\n")) == (130, 1), said
+    assert "the same command with --id first" in said
+
+
 def only_line(said: Said) -> str:
     (line,) = said.readouterr().err.splitlines()
     return line
@@ -484,6 +539,9 @@ def test_what_is_not_there_is_one_line(source: Path, store: S3Server, proxy: Fau
     assert "s3://not-there/chroma: the bucket, container or folder is not there" in only_line(capsys)
     run("create", "other.yaml", "--id", "first", "--dry-run", code=2)
     assert "s3://not-there/chroma: the bucket, container or folder is not there" in only_line(capsys)
+    assert cli.main(["run", "other.yaml", "--set", "target.path=new", "--run-id", "night"]) == 2
+    assert "s3://not-there/chroma: the bucket, container or folder is not there" in only_line(capsys)
+    assert not Path("reports/night").exists(), "no run was begun"
     Path("google.yaml").write_text(
         "name: nightly\nsource: {path: source}\nsnapshot: {directory: gs://backups/chroma}\n", encoding="utf-8"
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 
-from helpers.errors import one_line
+from helpers.errors import UsageError, one_line
 from helpers.parameters.endpoint import (
     FilePath,
     PageUrl,
@@ -21,6 +22,7 @@ from helpers.parameters.endpoint import (
     moved_with_workspace,
     resolve_path,
 )
+from helpers.reason_codes import ReasonCode
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": ""}
 """The schemes of a storage, each with the package that brings its driver for fsspec."""
@@ -182,3 +184,16 @@ class SnapshotSection(Section):
         )  # fmt: skip
         found.retries = 1  # its own, beside those of botocore that `tries` are
         return found
+
+
+def rules_of(directory: str, storage: Mapping[str, str]) -> SnapshotSection:
+    """The rules for a directory and its storage as a command was given them.
+
+    Raises `UsageError` for what parameters do not take.
+    """
+    try:
+        return SnapshotSection.model_validate({"directory": directory, **({"storage": storage} if storage else {})})
+    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
+        said = error.errors(include_input=False, include_url=False)[0]
+        where = f"--storage {one_line(str(said['loc'][-1]), 40)}" if "storage" in said["loc"] else "--directory"
+        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None

@@ -21,11 +21,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -35,7 +37,7 @@ from helpers import audit
 from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line
 from helpers.formatting import count
 from helpers.parameters.endpoint import moved_with_workspace, resolve_path
-from helpers.parameters.snapshots import STORED, SnapshotSection, Storage, is_url
+from helpers.parameters.snapshots import STORED, SnapshotSection, Storage, is_url, rules_of
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -67,9 +69,7 @@ BLOCK = 4 * 2**20  # bytes that are read at a time where nothing is kept
 BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
 _REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
 REMEDY = "Remove this file: it is brought from the storage again."  # where one that was brought is damaged
-_MANIFEST = re.compile(
-    r"([A-Za-z0-9_][A-Za-z0-9._-]{0,199})(?<!\.partial)(?<!\.lock)(?<!\.json)(?<!\.jsonl)\.json"
-)  # not as ours
+_MANIFEST = re.compile(r"(?!.*\.(?:partial|lock|jsonl?)\.json)([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")  # not as ours
 _PART = re.compile(r"([0-9a-f]{64})\.parquet")
 
 
@@ -119,12 +119,15 @@ class Remote:
 
     def __init__(self, rules: SnapshotSection, folder: Path | None = None) -> None:
         self.rules, self.url, self.folder = rules, rules.directory, folder or rules.folder
+        self._end = Event()  # who waits for an answer in another thread gives up
 
     @cached_property
     def _fs(self) -> Any:
         return self.rules.file_system(TRIES)
 
-    # -- what there is -------------------------------------------------------------------------------------------------
+    @property
+    def _patience(self) -> float:
+        return (self.rules.storage or Storage()).patience_seconds
 
     def require(self, *, write: bool = True) -> None:
         """The storage can be reached, is one of snapshots or empty, and with `write` takes a file."""
@@ -204,8 +207,6 @@ class Remote:
         What was put there before a kill is not put there again. Raises `Terminal` ("snapshot_exists") where another snapshot
         has its id there.
         """
-        from helpers.snapshots.export_journal import ahead
-
         data = contents(folder / "manifest.json", MOST_READ)
         manifest = json_in(data)
         name, files = manifest["id"], {sha256: file for file, sha256, _ in files_of(manifest)}
@@ -221,8 +222,14 @@ class Remote:
             self._call("put", _part(sha256), partial(_send, folder / files[sha256], self.rules.driver))
 
         for _ in range(3):  # more than once only where a `prune` on another machine removed what this one found there
-            for _ in ahead(send, look.lacks(manifest), AT_ONCE):
-                progress.advance(0)  # where a run stops that was asked to
+            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="put") as pool:
+                try:
+                    for _ in pool.map(send, look.lacks(manifest)):
+                        progress.advance(0)  # where a run stops that was asked to
+                except BaseException:
+                    self._end.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
             if not (look := self.look()).lacks(manifest):
                 self._write(f"snapshots/{name}.json", data)
                 if not (look := self.look()).lacks(manifest):
@@ -242,11 +249,16 @@ class Remote:
 
     def prove(self, path: Path, sha256: str, size: int) -> None:
         """Read this file of chunks there, and compare it with its digest; it is brought to `path` where it is not there."""
-        if path.is_file():
+        if not path.is_file():
+            self.bring(path, sha256, size)
+            return
+        try:
             self._require_size(sha256, size)
             self._compare(sha256, self._call("read", _part(sha256), _digest, sha256))
-        else:
-            self.bring(path, sha256, size)
+        except Terminal as error:
+            if error.code == ReasonCode.SNAPSHOT_DAMAGED and file_digest(path) == sha256:
+                error.next_step = f"Put {path}, which is whole, there in its place."
+            raise
 
     def require_manifest(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
         """The manifest there says what `held` does, but for its status. Raises `Terminal` ("snapshot_altered")."""
@@ -302,8 +314,6 @@ class Remote:
         for name in sorted(self.look().snapshots - look.snapshots) if loose else ():
             if _digests(self._manifest(f"snapshots/{name}.json") or {}) & set(loose):
                 yield f"snapshot {name}, put there meanwhile, lacks a file: take it again; prune while nothing is put there"
-
-    # -- how ------------------------------------------------------------------------------------------------------------
 
     def _list(self, where: str) -> dict[str, int]:
         """Bytes by name."""
@@ -381,7 +391,8 @@ class Remote:
         for again in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
-            stop=tenacity.stop_after_delay((self.rules.storage or Storage()).patience_seconds),
+            stop=tenacity.stop_after_delay(self._patience) | tenacity.stop_when_event_set(self._end),
+            sleep=tenacity.sleep_using_event(self._end),
             before_sleep=self._say_that_it_waits,
             reraise=True,
         ):
@@ -396,8 +407,7 @@ class Remote:
 
     def _say_that_it_waits(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and sys.stderr.isatty():
-            patience = (self.rules.storage or Storage()).patience_seconds
-            print(f"{self.url} does not answer; it is asked again for {patience:g} seconds.", file=sys.stderr)
+            print(f"{self.url} does not answer; it is asked again for {self._patience:g} seconds.", file=sys.stderr)
 
     def _meaning(self, error: Exception, what: str, name: str, part: str) -> RunbookError:
         """The one line for what a driver raised."""
@@ -441,14 +451,7 @@ def named(directory: str, options: Sequence[str] = ()) -> SnapshotSection:
     """
     storage = dict(option.partition("=")[::2] for option in options)
     known = [found.rules for found in map(at, every()) if found is not None and found.url == directory.rstrip("/")]
-    if not storage and len(known) == 1:
-        return known[0]
-    try:
-        return SnapshotSection.model_validate({"directory": directory, **({"storage": storage} if storage else {})})
-    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
-        said = error.errors(include_input=False, include_url=False)[0]
-        where = f"--storage {one_line(str(said['loc'][-1]), 40)}" if "storage" in said["loc"] else "--directory"
-        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+    return known[0] if not storage and len(known) == 1 else rules_of(directory, storage)
 
 
 def prepared(rules: SnapshotSection) -> Path:

@@ -26,7 +26,7 @@ EXCUSED = {
     "cli.rehearse:_record": REHEARSAL, "cli.rehearse:drill_restore": REHEARSAL, "rehearsal.sample_application:_collections": REHEARSAL, "rehearsal.sample_application:_written": REHEARSAL,
     "rehearsal.sample_application:write": REHEARSAL,
     "rehearsal.setup:Client._read": REHEARSAL, "stores.creation:RehearsalEmbedding._hashed": OWN,
-    "snapshots.remote:named": "words of a command line, as parameters: tests/test_snapshots_in_object_storage.py",
+    "parameters.snapshots:rules_of": "words of a command line, as parameters: tests/test_directories_of_snapshots.py",
     "snapshots.remote:Remote.put": OWN, "snapshots.remote:Remote.broken_off": "a checked URL of the parameters", "snapshots.remote:Remote._swept": "a checked URL of the parameters",
     "cli.snapshots:_endpoint": "words of a command line, as an endpoint: tests/test_snapshots_command.py",
     "evidence.secret_scan:_readings": "any bytes may look like base64, and are then no text",
