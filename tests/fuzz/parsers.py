@@ -8,7 +8,9 @@ from here, or be named in `EXCUSED` with the reason.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
 import io
 import json
 import shutil
@@ -77,6 +79,8 @@ class Parser:
     share: float = 1.0
     refused: tuple[str, ...] = ()  # real files that are refused as they are
 
+
+TABLE = "name,source,target,migration.batch_size\nshop,http://old:8000,http://new:8000,100\nwiki,old,new,\n"
 
 # -- reading ------------------------------------------------------------------------------------------------------------
 
@@ -290,6 +294,19 @@ def config_secrets(bench: Bench, path: Path) -> object:
     kind = "compose_files" if path.suffix == ".yaml" else "env_files"
     rules = Cutover.model_validate({kind: [{"path": str(path), "keys": {"CHROMA_URL": "after"}}]})
     return rules.secret_values()
+
+
+def searched(bench: Bench, path: Path) -> object:
+    """A folder that holds the file, searched for a secret."""
+    from helpers.evidence.secret_scan import search
+
+    return search(path.parent, [], {"env:X": "a-secret-value"}).found
+
+
+def table(bench: Bench, path: Path) -> object:
+    from helpers.runner.fleet_table import read_table
+
+    return read_table(path).rows
 
 
 def nginx_dump(bench: Bench, path: Path) -> object:
@@ -589,5 +606,7 @@ PARSERS = [
     Parser("nginx -T", "text", one("nginx.txt", NGINX), nginx_dump),
     Parser(".env", "text", one("app.env", ENV), env_file),
     Parser("compose file", "text", one("compose.yaml", COMPOSE), compose_file),
+    Parser("what is searched for secrets", "bytes", one("s/output.txt", b'{"b": "\\u0061-secret", "a": "' + base64.b64encode(gzip.compress(b"a-secret-value", mtime=0)) + b'"}'), searched, share=0.3),
+    Parser("table of a fleet", "text", lambda bench: [bench.put("t/a.csv", TABLE), bench.put("t/b.yaml", "- {name: shop, source: x, target: y}\n")], table, follows=True),
     Parser("secrets of configuration files", "text", lambda bench: [bench.put("c/compose.yaml", COMPOSE), bench.put("c/app.env", ENV)], config_secrets),
 ]  # fmt: skip

@@ -27,9 +27,8 @@ EXCUSED = {
     "rehearsal.sample_application:write": REHEARSAL,
     "rehearsal.setup:Client._read": REHEARSAL, "stores.creation:RehearsalEmbedding._hashed": OWN,
     "parameters.snapshots:rules_of": "words of a command line, as parameters: tests/test_directories_of_snapshots.py",
-    "snapshots.remote:Remote.put": OWN, "snapshots.remote:Remote.broken_off": "a checked URL of the parameters", "snapshots.remote:Remote._swept": "a checked URL of the parameters",
+    "snapshots.remote:Remote._swept": "a checked URL of the parameters",
     "cli.snapshots:_endpoint": "words of a command line, as an endpoint: tests/test_snapshots_command.py",
-    "evidence.secret_scan:_readings": "any bytes may look like base64, and are then no text",
     "evidence.signoffs:_record": "a statement from another machine: tests/test_decision_signoffs.py", "evidence.signoffs:sign": OWN,
     "evidence.secret_scan:foreign_bytecode": "the installed package", "evidence.verification:_envelope": "envelopes are forged in tests/forgeries.py",
     "migration.importing:show_transform": OWN, "migration.target_lock:_runs_that_made": "documents of runs, behind a guard of its own",
@@ -43,7 +42,8 @@ EXCUSED = {
     "audit:is_older": "the first seal; what it lacks makes no older run: tests/test_audit_log.py", "run.folders:RunFolder.note": OWN,
     "schema.file:_line": "where an error lies that was found: tests/test_schema_files.py",
     "schema.rules:listed": "values of metadata: tests/test_schema_hazards.py",
-    "stores.copying:_back_up": "a database in use: tests/test_store_directories.py",
+    "stores.copying:_back_up": "a database in use: tests/test_store_directories.py", "stores.copying:newest": "a look at a source: tests/test_a_look_writes_nothing_beside_a_source.py",
+    "stores.copying:own_database": "a file of ours: tests/test_reembedding_of_collections.py", "migration.reembedding:VectorCache._read": "behind own_database, with a proof by the workspace's key",
     "stores.rescue:_from_log": "tests/test_rescue_of_damaged_directories.py", "stores.rescue:_take": "tests/test_rescue_of_damaged_directories.py",
 }  # fmt: skip
 
