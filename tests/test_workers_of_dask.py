@@ -31,7 +31,7 @@ from helpers.stores import open_target
 from tests.commands import Runbook
 from tests.conftest import ROOT
 from tests.heavy.commands import descendants
-from tests.servers import free_port
+from tests.servers import client_of, free_port
 from tests.storage import tree
 from tests.workers import STEPS, Dask, bench, outcome, steps, until
 
@@ -274,3 +274,7 @@ def test_what_workers_make_is_what_threads_make(tmp_path: Path) -> None:
             dask.kill(0)
             assert process.wait(300) == 0, trial.output
             assert outcome(trial, target) == wanted
+            with client_of(target.url) as client:
+                collection = client.list_collections()[0]
+                collection.delete(ids=collection.get(limit=1, include=[])["ids"])
+            assert outcome(trial, target) != wanted, "one chunk less is seen"
