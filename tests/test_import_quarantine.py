@@ -16,6 +16,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
+from helpers.migration import importing
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import judge_staging, plan_targets
 from helpers.migration.staging import CHANGES, Quarantine, Staged, stage
@@ -102,6 +103,51 @@ def test_bad_chunks_are_found_alone_and_the_rest_arrives(tmp_path: Path, snapsho
     state = Checkpoint.read(tmp_path / "work" / "checkpoint.json")
     assert (state.targets["notes"].completed, state.targets["notes"].rejected, state.failed) == (100, 4, 4)
     assert len(state.errors) == 4
+
+
+class Twice:
+    """Workers that do each slice twice: the first time on a worker that died before it could say so."""
+
+    order = None
+
+    def call(self, function: Any, *arguments: Any) -> Any:
+        function(*arguments)
+        return function(*arguments)
+
+
+def test_what_workers_are_refused_is_what_threads_are(
+    tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [0, 41, 42, 99]
+    for name, more in (("threads", {}), ("workers", {"away": Twice()})):
+        home = tmp_path / name
+        staged = staging(snapshot, home / "work")
+        smuggle(staged, {row: {"#x": row} for row in rows})
+        with embedded(home / "target") as store:
+            monkeypatch.setattr(importing, "opened", lambda order, side, store=store: store)
+            work = importer(store, staged, home / "work", batch_size=7, most_refused=4, **more)
+            work.prepare(empty_plans(snapshot))
+            work.write()
+            found = store.ids("notes")
+        assert sorted(found) == sorted(f"c{row}" for row in range(100) if row not in rows)
+    aside = [tmp_path / name / "work" / "quarantine" for name in ("threads", "workers")]
+    assert tree(aside[0]) == tree(aside[1])
+    assert len(Quarantine(aside[1]).entries()) == 4
+    state = Checkpoint.read(tmp_path / "workers" / "work" / "checkpoint.json").targets["notes"]
+    assert (state.completed, state.rejected) == (100, 4)
+
+
+def test_workers_stop_where_too_many_are_refused(
+    tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = staging(snapshot, tmp_path / "work")
+    smuggle(staged, {row: {"#x": row} for row in range(10)})
+    with embedded(tmp_path / "target") as store:
+        monkeypatch.setattr(importing, "opened", lambda order, side: store)
+        work = importer(store, staged, tmp_path / "work", batch_size=50, most_refused=2, away=Twice())
+        work.prepare(empty_plans(snapshot))
+        with pytest.raises(Terminal, match="the target refused 3 chunks"):
+            work.write()
 
 
 class Killed(BaseException):

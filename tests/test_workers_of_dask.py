@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import helpers.snapshots.snapshot as snapshots
@@ -29,7 +30,8 @@ from helpers.schema import Context, load_schema
 from helpers.stores import open_target
 from tests.commands import Runbook
 from tests.conftest import ROOT
-from tests.servers import free_port
+from tests.heavy.commands import descendants
+from tests.servers import client_of, free_port
 from tests.storage import tree
 from tests.workers import STEPS, Dask, bench, outcome, steps, until
 
@@ -89,7 +91,8 @@ def test_a_scheduler_that_is_not_there_is_one_line(home: Path, silent: str, monk
     monkeypatch.setattr(executor, "ANSWERS", 1.0)
     for place in (f"tcp://127.0.0.1:{free_port()}", silent):
         line = refused(order(home, place), f"migration.scheduler {place}: no scheduler of Dask answers within 1 s (")
-        assert line.strip().endswith("Start it: dask scheduler.")
+        without = "--set migration.executor=threads --set migration.scheduler=null"
+        assert line.strip().endswith(f"Start it: dask scheduler. Or go without: {without}.")
 
 
 def test_workers_that_do_not_fit_are_one_line(home: Path) -> None:
@@ -169,7 +172,7 @@ def test_nobody_else_gives_orders_to_a_local_cluster(local: Workers) -> None:
         (address, None),
         (address, other.Security.temporary()),
     ):
-        with pytest.raises((OSError, TypeError, RuntimeError, ValueError)):
+        with pytest.raises((OSError, TypeError, RuntimeError, ValueError, AssertionError)):  # as it comes, and when
             executor._in_time(partial(other.Client, place, security=key, timeout=2))
     assert local.call(sum, [3, 4]) == 7
 
@@ -203,6 +206,25 @@ def test_a_worker_that_dies_loses_nothing(local: Workers, tmp_path: Path, monkey
     assert killing.parts > 6
     with pytest.raises(Terminal, match="the schema is another one here than in the process of the run"):
         local.call(schema_of, local.order.schema, "0" * 64)
+
+
+def test_workers_of_a_local_cluster_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from helpers.parameters import parameters_from\n"
+        "from helpers.run.executor import Workers\n"
+        "if __name__ == '__main__':\n"
+        "    ends = {'source': {'path': 'a'}, 'target': {'path': 'b'}, 'migration': {'executor': 'dask'}}\n"
+        "    found = Workers.open(parameters_from(ends), [Path('.')])\n"
+        "    print(found.call(os.getpid), flush=True)\n"
+        "    found.call(__import__('time').sleep, 600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        below = {worker, *descendants(process.pid)}
+        process.kill()
+    until(lambda: not any(psutil.pid_exists(pid) for pid in below), 30)
+    assert [pid for pid in below if psutil.pid_exists(pid)] == []
 
 
 def test_a_resume_may_go_over_to_threads_and_back() -> None:
@@ -252,3 +274,7 @@ def test_what_workers_make_is_what_threads_make(tmp_path: Path) -> None:
             dask.kill(0)
             assert process.wait(300) == 0, trial.output
             assert outcome(trial, target) == wanted
+            with client_of(target.url) as client:
+                collection = client.list_collections()[0]
+                collection.delete(ids=collection.get(limit=1, include=[])["ids"])
+            assert outcome(trial, target) != wanted, "one chunk less is seen"

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
@@ -156,6 +156,7 @@ def _probe(order: Order, tokens: Mapping[str, str]) -> str:
     return ""
 
 
+_WITHOUT = "--set migration.executor=threads --set migration.scheduler=null"
 _LOST = "the scheduler of Dask was lost"
 _SAME = "Start the workers from the installation that the run has."
 
@@ -176,7 +177,7 @@ class Workers:
         self._scheduler, self._address = about["id"], about["address"]
         self.at_once = max(1, sum(worker["nthreads"] for worker in about["workers"].values()))
         self.sentence = f"{self.at_once} of Dask, dashboard {client.dashboard_link}"  # for people
-        self._seen = time.monotonic()  # when there was a worker
+        self._seen = self._looked = time.monotonic()  # when there was a worker; when the scheduler was asked
         self._guard = threading.Lock()
 
     @classmethod
@@ -194,17 +195,15 @@ class Workers:
             try:
                 if scheduler == LOCAL:
                     cluster = undo.enter_context(_local(min(parameters.migration.workers, os.cpu_count() or 1)))
-                client = _in_time(
-                    lambda: distributed.Client(
-                        cluster or scheduler, timeout=ANSWERS, set_as_default=False, name="runbook"
-                    )
-                )
+                # The workers of a local cluster are reached; those of others perhaps by their scheduler alone.
+                how = {"timeout": ANSWERS, "direct_to_workers": cluster is not None, "set_as_default": False}
+                client = _in_time(partial(distributed.Client, cluster or scheduler, name="runbook", **how))
                 undo.enter_context(client)
                 found = cls(Order.of(parameters), client, cluster)
             except Exception as error:  # of sockets, of TLS, of what answers there and is no scheduler
                 why = one_line(f"{type(error).__name__}: {error}", 200)
                 what = f"no scheduler of Dask answers within {ANSWERS:.0f} s ({why})"
-                next_step = f"Start it: dask scheduler. {resume}".strip()
+                next_step = f"Start it: dask scheduler. Or go without: {_WITHOUT}. {resume}".strip()
                 raise kind(ReasonCode.WORKERS_UNFIT, what, where=where, next_step=next_step) from error
             with _tokens(folders) as tokens:
                 try:
@@ -274,6 +273,9 @@ class Workers:
             try:
                 if self._client.status != "running":
                     raise OSError(self._client.status)
+                if time.monotonic() - self._looked < _LOOK:
+                    return
+                self._looked = time.monotonic()
                 about = self._client.scheduler_info()
             except Exception as error:
                 raise self._lost(_LOST) from error
@@ -285,8 +287,9 @@ class Workers:
                 raise self._lost(f"the scheduler of Dask has had no worker for {_ALONE:.0f} s")
 
     def _lost(self, what: str) -> Terminal:
-        threads = "resume with --set migration.executor=threads --set migration.scheduler=null"
-        next_step = f"What was finished counts. Start scheduler and workers again, then resume; or {threads}."
+        next_step = (
+            f"What was finished counts. Start scheduler and workers again, then resume; or resume without: {_WITHOUT}."
+        )
         return Terminal(
             ReasonCode.WORKERS_UNFIT, what, where=f"migration.scheduler {self._address}", next_step=next_step
         )

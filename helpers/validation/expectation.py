@@ -25,6 +25,7 @@ from helpers.snapshots.snapshot import Part, Snapshot
 from helpers.stores.base import CollectionInfo, Space, Store
 from helpers.stores.limits import known_of
 
+_AHEAD = 8  # parts of both sides that the run holds, 25 MB each; it takes them in no faster than five workers give them
 REFUSED = ReasonCode.REFUSED_BY_TARGET  # believed: nobody here can repeat what the target said
 
 
@@ -124,9 +125,8 @@ def judged_away(
     """As `judged`, part by part in order, done by workers."""
     snapshot, rest = of.snapshot, (context, name, frozenset(aside), dict(spaces))
     place = _Place(snapshot.folder, snapshot.digest, of.reembedded, of.schema.digest)
-    yield from ahead(
-        lambda part: workers.call(_judged, workers.order, place, part, *rest), snapshot.parts(name), workers.at_once
-    )
+    most = min(_AHEAD, workers.at_once)
+    yield from ahead(lambda part: workers.call(_judged, workers.order, place, part, *rest), snapshot.parts(name), most)
 
 
 def _judged(order: Order, place: _Place, part: Part, context: Context, name: str, *rest: Any) -> Judged:
