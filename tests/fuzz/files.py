@@ -390,3 +390,19 @@ def old_answers(bench: Bench) -> list[Path]:
         "count": 3, "get": got, "query": {"ids": [["a", "b", "c"]], "distances": [[0.0, 8.0, 9.0]]},
     }  # fmt: skip
     return [bench.put(f"old-answers/{name}.json", value) for name, value in known.items()]
+
+
+TABLE = "name,source,target,migration.batch_size\nshop,http://old:8000,http://new:8000,100\nwiki,old,new,\n"
+
+
+def searched(bench: Bench, path: Path) -> object:
+    """A folder that holds the file, searched for a secret."""
+    from helpers.evidence.secret_scan import search
+
+    return search(path.parent, [], {"env:X": "a-secret-value"}).found
+
+
+def table(bench: Bench, path: Path) -> object:
+    from helpers.runner.fleet_table import read_table
+
+    return read_table(path).rows

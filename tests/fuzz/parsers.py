@@ -35,6 +35,7 @@ from tests.fuzz.files import (
     NGINX,
     RUN,
     STATES,
+    TABLE,
     Bench,
     a_database,
     a_fence,
@@ -51,6 +52,7 @@ from tests.fuzz.files import (
     one,
     parquet_to_import,
     reports,
+    searched,
     shipped,
     signatures,
     small_files,
@@ -58,6 +60,7 @@ from tests.fuzz.files import (
     staged_parts,
     states,
     storage_read,
+    table,
 )  # fmt: skip
 from tests.fuzz.inputs import Fix
 
@@ -79,8 +82,6 @@ class Parser:
     share: float = 1.0
     refused: tuple[str, ...] = ()  # real files that are refused as they are
 
-
-TABLE = "name,source,target,migration.batch_size\nshop,http://old:8000,http://new:8000,100\nwiki,old,new,\n"
 
 # -- reading ------------------------------------------------------------------------------------------------------------
 
@@ -294,19 +295,6 @@ def config_secrets(bench: Bench, path: Path) -> object:
     kind = "compose_files" if path.suffix == ".yaml" else "env_files"
     rules = Cutover.model_validate({kind: [{"path": str(path), "keys": {"CHROMA_URL": "after"}}]})
     return rules.secret_values()
-
-
-def searched(bench: Bench, path: Path) -> object:
-    """A folder that holds the file, searched for a secret."""
-    from helpers.evidence.secret_scan import search
-
-    return search(path.parent, [], {"env:X": "a-secret-value"}).found
-
-
-def table(bench: Bench, path: Path) -> object:
-    from helpers.runner.fleet_table import read_table
-
-    return read_table(path).rows
 
 
 def nginx_dump(bench: Bench, path: Path) -> object:
