@@ -37,6 +37,7 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 # - what somebody did who could use the key of the toolkit's workspace. A seal or digest noted elsewhere shows what was sealed
 #   by then;
 # - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
+# - a name that run.json holds twice: it reads the first; the verify command refuses such a file;
 # - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, or says that it was given after the step acted, and what a result means:
 #   read it.
