@@ -9,6 +9,7 @@
 #   make test-long REHEARSALS=3           rehearsals in a row
 #   make test-fuzz INPUTS=10000 SEED=1    generated inputs, and what they are drawn from; EXAMPLES=150 through the store
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
+#   make test-scale CHUNKS=1000000        chunks that are simulated
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
 PYTHON ?= python3
@@ -17,6 +18,7 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(16, 2 * (os.cpu_count() or 2)
 HEAVY ?= 2
 SAMPLE ?= 300
 LARGE ?= 40000
+CHUNKS ?= 10000000
 REHEARSALS ?= 10
 FLEET ?= 60
 KILLS ?= 10
@@ -42,10 +44,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-more test-slow test-attacks test-kill test-faults test-fuzz test-fleet test-long test-memory test-compat test-cloud audit lab lint ruff docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-more test-slow test-attacks test-kill test-faults test-fuzz test-fleet test-long test-memory test-scale test-compat test-cloud audit lab lint ruff docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-more | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-fleet | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-more | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-fleet | test-long | test-memory | test-scale | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -101,6 +103,10 @@ test-long: $(READY)
 test-fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.campaign --inputs $(INPUTS) --seed $(SEED) $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 	$(if $(ONLY),,RUNBOOK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/test_any_chunk_is_exact_or_named.py)
+
+# Ten million chunks between stand-ins that only count: our own code, its ledger, its memory. Twenty minutes.
+test-scale: $(READY)
+	RUNBOOK_SCALE_CHUNKS=$(CHUNKS) $(BIN)/python -m pytest -s tests/heavy/test_ten_million_chunks_are_simulated.py $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

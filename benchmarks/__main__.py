@@ -105,6 +105,11 @@ class Bench:
             self.row("M3 differing", size, [float(s["differences"]) for s in seen], **named)
             self.row("M4", size, [s["longest_pause"] for s in seen], **named)
             self.row("M4 failed", size, [float(sum(s["failed_reads"].values())) for s in seen], **named)
+            for part, what in (
+                ("pause_before", "longest pause of reads before it moves"),
+                ("made_client", "its own new client"),
+            ):
+                self.row("client", size, [s[part] for s in seen], what=f"{what}, fence.when: {when}", unit="s")
             writes = [float(sum(n for url, n in s["writes"].items() if url != "refused")) for s in seen]
             self.row("client", size, writes, what=f"writes accepted, fence.when: {when}", unit="writes")
             failed = [float(sum(s["errors"].values())) for s in seen]
@@ -186,6 +191,9 @@ class Bench:
             if turns:
                 self.row("M6", size, [round(t.memory.rss, 1) for t in turns], what=what)
                 self.row("M6 PSS", size, [round(t.memory.pss, 1) for t in turns], what=what)
+                for step in turns[0].peaks:
+                    values = [round(t.peaks.get(step, 0.0), 1) for t in turns]
+                    self.row("memory", size, values, what=f"notebook {step}, {what}", unit="MB")
 
     def row(self, measure: str, size: str, values: list[float], what: str = "", unit: str = "") -> None:
         if values:

@@ -1,7 +1,7 @@
 """What the toolkit does, in a process of its own whose memory is watched: `python -m benchmarks.child WORK FILE`.
 
 FILE is JSON: `parameters` (their sections) and `steps`, or `snapshot` and `url`. The last line printed is JSON:
-`seconds`, and `phases` where steps worked. The working folder holds `reports/` and `workspace/`.
+`seconds`, and `phases` and `peaks` where steps worked. The working folder holds `reports/` and `workspace/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from helpers.results import utc_now
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
-from helpers.run.record import RunRecord
+from helpers.run.record import PEAK_MEMORY, RunRecord
 
 RUN = "bench"
 
@@ -43,7 +43,8 @@ def notebooks(order: dict[str, Any]) -> dict[str, Any]:
     steps = [plan.find(number) for number in order["steps"]]
     begun = time.perf_counter()
     run_line(run, steps, Console())
-    return {"seconds": time.perf_counter() - begun, "phases": _phases(run, order["steps"])}
+    seconds, folder = time.perf_counter() - begun, RunFolder.of(RUN)
+    return {"seconds": seconds, "phases": _phases(folder, order["steps"]), "peaks": _peaks(folder, order["steps"])}
 
 
 def work(order: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +84,13 @@ def _cells(notebook: Path) -> list[str]:
     sources = ["".join(cell["source"]) for cell in cells]
     first = next(i for i, source in enumerate(sources) if "begin(globals()" in source)
     return [source for source in sources[first + 1 :] if source.strip() != "step.finish()"]
+
+
+def _peaks(run: RunFolder, steps: list[str]) -> dict[str, float]:
+    """The most that each step's own process says it has held (RSS), in MB."""
+    found = run.read()
+    results = {number: found.result(number) for number in steps}
+    return {n: result.facts.get(PEAK_MEMORY, 0) / 1e6 for n, result in results.items() if result}
 
 
 def _phases(run: RunFolder, steps: list[str]) -> dict[str, float]:

@@ -43,7 +43,10 @@ class Client:
         self.out: list[list[float]] = []  # first write that was not accepted, next that was: seconds of one clock
         self.writes, self.errors = Counter[str](), Counter[str]()
         self.reads, self.failed_reads = Counter[str](), Counter[str]()
-        self.longest_pause = 0.0
+        self.longest_pause = self.pause_before = 0.0  # the second: while it had not moved
+        self.made_client = (
+            0.0  # seconds that Chroma's client takes to be made for the new address, in the thread that reads
+        )
         self.moved_to = ""
         self._chance = np.random.default_rng(5)
         self._local = threading.local()
@@ -52,7 +55,8 @@ class Client:
     def record(self) -> dict[str, Any]:
         return {
             "out": self.out, "writes": self.writes, "errors": self.errors, "reads": self.reads,
-            "failed_reads": self.failed_reads, "longest_pause": self.longest_pause, "moved_to": self.moved_to,
+            "failed_reads": self.failed_reads, "longest_pause": self.longest_pause, "pause_before": self.pause_before,
+            "made_client": self.made_client, "moved_to": self.moved_to,
             "kept": self.kept, "gone": sorted(self.gone), "unknown": sorted(self.unknown), "collections": self.collections,
         }  # fmt: skip
 
@@ -145,16 +149,20 @@ class Client:
     def _read(self, stopped: threading.Event) -> None:
         last = time.monotonic()
         while not stopped.wait(1 / READS):
-            url = self._url()
+            url, begun = self._url(), time.monotonic()
             try:
-                found = self._client().get_collection(self.collection, embedding_function=None).get(limit=1)
+                client = self._client()
+                self.made_client = max(self.made_client, time.monotonic() - begun) if self.reads else 0.0
+                found = client.get_collection(self.collection, embedding_function=None).get(limit=1)
                 assert found["ids"], "nothing was read"
             except Exception as error:
                 self.failed_reads[f"{type(error).__name__}: {str(error)[:80]}"] += 1
                 continue
             self.reads[url] += 1
             now = time.monotonic()
-            self.longest_pause, last = max(self.longest_pause, now - last), now
+            self.longest_pause, last = max(self.longest_pause, pause := now - last), now
+            if len(self.reads) == 1:
+                self.pause_before = max(self.pause_before, pause)
 
     def _url(self) -> str:
         return str(dotenv_values(self.env)[KEY])

@@ -39,12 +39,16 @@ class Failed(Exception):
 
 @dataclass
 class Taken:
-    """One turn of one way: its seconds, the memory of our processes, seconds by phase, and what a client saw."""
+    """One turn of one way: its seconds, the memory of our processes, seconds by phase, and what a client saw.
+
+    `peaks`: MB that each notebook's process has held at most, by its own word.
+    """
 
     seconds: float
     memory: Memory = field(default_factory=Memory)
     phases: dict[str, float] = field(default_factory=dict)
     client: dict[str, Any] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
 
 
 def child(work: str, order: Mapping[str, Any], folder: Path) -> Taken:
@@ -77,7 +81,7 @@ def _watched(command: Sequence[str], folder: Path, *, timed: bool = False) -> Ta
     if timed:
         return Taken(seconds, watch.seen)
     found = json.loads(lines[-1])
-    return Taken(found["seconds"], watch.seen, found.get("phases", {}))
+    return Taken(found["seconds"], watch.seen, found.get("phases", {}), peaks=found.get("peaks", {}))
 
 
 class Toolkit:

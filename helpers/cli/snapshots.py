@@ -148,6 +148,7 @@ def _create(chosen: argparse.Namespace) -> int:
     from helpers.snapshots import backup, remote
     from helpers.status.overview import table
     from helpers.stores import open_source
+    from helpers.stores.base import sharded
 
     parameters = _parameters(chosen)
     name = _id(chosen, parameters.name)
@@ -161,8 +162,9 @@ def _create(chosen: argparse.Namespace) -> int:
     with (
         tempfile.TemporaryDirectory(dir=workspace_root(), prefix="backup-") as scratch,
         _stoppable(f"To go on: the same command with --id {name}."),
-        open_source(source, Path(scratch), parameters.collections.selects, normalised=normalised) as store,
+        open_source(source, Path(scratch), parameters.collections.selects, normalised=normalised) as whole,
     ):
+        store = sharded(whole, parameters.collections.shard)
         base = None if chosen.full else backup.newest(directory, store.label)
         shares = f"sharing what is as in {base.id}" if base is not None else "sharing nothing"
         infos = [store.info(collection) for collection in backup.chosen(parameters, store)]

@@ -230,7 +230,9 @@ def plan_targets(
     for target in sorted(staged.files):
         order = index_order(rules.index, target)
         if only := schema.only_source(target, by_name):
-            plans.append(with_index(dataclasses.replace(by_name[only], name=target), order))
+            kept = by_name[only]
+            indexes = schema.content.indexes(only, kept.schema)
+            plans.append(with_index(dataclasses.replace(kept, name=target, schema=indexes), order))
             continue
         infos = [by_name[n] for n in staged.contributors(target) or sorted(by_name)]
         for what, values in (

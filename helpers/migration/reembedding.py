@@ -44,13 +44,15 @@ from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.copying import own_database
 from helpers.stores.creation import Function, own_function, vector_configs
-from helpers.stores.limits import Throttled, patiently, retry_after
+from helpers.stores.limits import passing, retried
 
 R = TypeVar("R")
 
 REEMBEDDED = "reembedded"  # beside the staging
 NEW_VECTORS = "2 new vectors"  # the phase
 _MADE, _CONTEXT = "made.json", "context.json"
+WHERE = "migration.reembed"
+_ATTEMPTS = 8  # of one call, within half a minute: so long takes a service that is started anew
 NOT_MADE = "no new vector: it has no text, or the embedding function gave none that can be used"
 
 
@@ -333,7 +335,7 @@ class Calls:
         return _checked(function.name, given, len(texts), size, where, whole=True) if given else _none(size)
 
     def _paced(self, function: Function) -> Function:
-        """The function, called when it may be; a service that answers 429 is given the time that it asks for, by all calls."""
+        """The function, called when it may be, again where its service is gone or busy for a moment (see `limits.passing`)."""
 
         def once(texts: Sequence[str]) -> Sequence[Any]:
             with self._guard:
@@ -345,40 +347,20 @@ class Calls:
             try:
                 return function.call(texts)
             except Exception as error:
-                if (busy := _throttled(error, function.name)) is None:
+                if (short := passing(error, function.name, WHERE)) is None:
                     raise
-                raise busy from error
+                raise short from error
 
         def hold(seconds: float) -> None:
             with self._guard:
                 self._next = max(self._next, time.monotonic() + seconds)
 
-        return replace(function, call=lambda texts: patiently(lambda: once(texts), hold))
+        return replace(function, call=lambda texts: retried(lambda: once(texts), WHERE, hold, _ATTEMPTS))
 
     def told(self) -> dict[str, Any]:
         """What was done, for `made.json`."""
         done = {"embedded": self.embedded, "kept": self.texts - self.embedded, "requests": self.requests}
         return done | {"seconds": round(self.seconds, 3)}
-
-
-def _throttled(error: BaseException | None, name: str) -> Throttled | None:
-    """A service's request to wait, by which library ever it came; None where the error is another one."""
-    while error is not None:
-        answer = getattr(error, "response", None)
-        status = getattr(error, "status_code", None) or getattr(answer, "status_code", None)
-        headers = getattr(answer, "headers", None) or getattr(error, "headers", None) or {}
-        after = retry_after(str(headers.get("retry-after", ""))) if hasattr(headers, "get") else None
-        if isinstance(error, Throttled):  # `limits.heed`
-            status, after = 429, error.after
-        if status == 429 or (status == 503 and after is not None):
-            busy = Throttled(
-                ReasonCode.REEMBED_FAILED, f"embedding function {name} is refused: too many requests ({status})",
-                where="migration.reembed", next_step="Lower migration.reembed.requests_per_minute and parallel, then resume.",
-            )  # fmt: skip
-            busy.after = after
-            return busy
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _none(size: int | None) -> Vectors:
@@ -496,7 +478,7 @@ def measure(cost: Cost, first: Sequence[str], calls: Calls) -> None:
     """Embed the first texts, which stay in the cache, and reckon from the time that they took. Of two batches the second counts:
     the first may load a model."""
     order = calls.order
-    function = own_function(order.function, order.config, {}, "migration.reembed")
+    function = own_function(order.function, order.config, {}, WHERE)
     took: list[float] = []
 
     def timed(texts: Sequence[str]) -> Sequence[Any]:
@@ -507,7 +489,7 @@ def measure(cost: Cost, first: Sequence[str], calls: Calls) -> None:
 
     for start in range(0, len(first), order.batch):
         some = first[start : start + order.batch]
-        calls.vectors(replace(function, call=timed), some, order.dimension, "migration.reembed")
+        calls.vectors(replace(function, call=timed), some, order.dimension, WHERE)
         cost.rate, cost.measured = len(some) / max(took[-1], 1e-6), len(some)
     calls.texts = 0  # they are asked for again
     if cost.rate is not None:
@@ -561,8 +543,8 @@ def refuse_order(order: Reembed, names: Sequence[str]) -> int | None:
                 ReasonCode.USAGE, f"{one_line(pattern, 60)!r} fits no collection that is migrated",
                 where="migration.reembed.collections", next_step=f"There are {', '.join(one_line(n, 60) for n in names[:8])}.",
             )  # fmt: skip
-    function = own_function(order.function, order.config, {}, "migration.reembed")
-    return int(vectors_of(function, ["dimension"], order.dimension, "migration.reembed", whole=True).shape[1])
+    function = own_function(order.function, order.config, {}, WHERE)
+    return int(vectors_of(function, ["dimension"], order.dimension, WHERE, whole=True).shape[1])
 
 
 REEMBEDDED_CHECK, _NAMED = "vectors recreated", 1_000  # chunks named in the results; made.json names all

@@ -245,6 +245,12 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
                 ReasonCode.MANY_DATABASES, "* means many databases, and each is a run of its own", where="tenant and database",
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
             )  # fmt: skip
+    if parameters.collections.shard and parameters.fence.kind != "none":
+        raise UsageError(
+            ReasonCode.PARAMETERS_INVALID,
+            f"is {parameters.fence.kind}; with collections.shard it must be none: the runs of all shards share the source",
+            where="fence.kind", next_step="Fence writes yourself before the first shard begins, until the last has ended.",
+        )  # fmt: skip
     if (order := parameters.migration.embedding) is not None:
         require_function(order.function, order.config)
     names = quick_names(parameters.source, "source")

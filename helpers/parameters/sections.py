@@ -6,6 +6,7 @@ What a section can find wrong by itself is found here; what needs two sections i
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -138,6 +139,12 @@ Roles = Annotated[list[Role], AfterValidator(_distinct)]
 # -- sections ----------------------------------------------------------------------------------------------------------
 
 
+def _checked_shard(text: str) -> str:
+    if not re.fullmatch("[1-9][0-9]{0,3}/[1-9][0-9]{0,3}", text) or operator.gt(*map(int, text.split("/"))):
+        raise ValueError("must be NUMBER/OF, 1/4 to 4/4 for four shards")
+    return text
+
+
 class Collections(Section):
     """Which collections of the source are migrated: matched by `include` and by none of `exclude`."""
 
@@ -145,6 +152,8 @@ class Collections(Section):
     """Names or patterns (`*`, `?`, `[a-z]`) to take."""
     exclude: list[Glob] = Field(default_factory=list)
     """Names or patterns to leave out, stronger than `include`."""
+    shard: Annotated[str, AfterValidator(_checked_shard)] | None = None
+    """Only the chunks of one shard, `NUMBER/OF`, such as 2/8: those whose id hashes to it (docs/scale.md). None: all."""
 
     def selects(self, name: str) -> bool:
         included, excluded = (any(fnmatchcase(name, p) for p in patterns) for patterns in (self.include, self.exclude))

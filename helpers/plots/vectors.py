@@ -247,6 +247,9 @@ def _dots(
     )  # fmt: skip
 
 
+_BLOCK = 256  # vectors
+
+
 @dataclass(frozen=True, slots=True)
 class PlaneFit:
     """Two directions (2, d) around a centre (d,), and the share of the variance that they hold."""
@@ -257,28 +260,30 @@ class PlaneFit:
 
     def points(self, vectors: ArrayLike) -> NDArray[np.float64]:
         """Vectors (n, d) on the plane (n, 2)."""
-        return np.asarray((np.asarray(vectors, np.float64) - self.centre) @ self.axes.T, np.float64)
+        return np.asarray(np.asarray(vectors) @ self.axes.T - self.centre @ self.axes.T, np.float64)
 
 
 def fit_plane(vectors: ArrayLike) -> PlaneFit:
     """The first two principal components of vectors (n, d), d at least 1, from those that are no outliers.
 
     By block power iteration from a seeded start; the sign is that of each direction's largest component, so the same
-    vectors give the same picture.
+    vectors give the same picture. float32 stays float32: twice as large, these would be the most that step 11 holds.
     """
-    every = np.asarray(vectors, dtype=np.float64)
-    away = np.linalg.norm(every - np.median(every, axis=0), axis=1)
-    part = every[away <= _limits(away)[1]]
-    centre = part.mean(axis=0)
-    moved = part - centre
-    total = float(np.square(moved).sum())
+    every = np.asarray(vectors)
+    every = every if every.dtype == np.float32 else every.astype(np.float64)
+    middle, blocks = np.median(every, axis=0), range(0, len(every), _BLOCK)  # by blocks: no second copy of the vectors
+    away = np.concatenate([np.linalg.norm(every[at : at + _BLOCK] - middle, axis=1) for at in blocks])
+    moved = every[away <= _limits(away)[1]]
+    centre = moved.mean(axis=0, dtype=np.float64)
+    moved -= centre
+    total = float(np.einsum("ij,ij->", moved, moved, dtype=np.float64))
     dimension = every.shape[1]
     if not total or dimension < 2:  # all alike, or a line: there is nothing to choose
         return PlaneFit(centre, np.eye(2, dimension), 1.0)
-    basis = np.random.default_rng(_SEED).standard_normal((dimension, min(12, dimension)))
+    basis = np.random.default_rng(_SEED).standard_normal((dimension, min(12, dimension))).astype(every.dtype)
     for _ in range(12):
         basis, _triangle = np.linalg.qr(moved.T @ (moved @ basis))
-    _left, sizes, turned = np.linalg.svd(moved @ basis, full_matrices=False)
+    _left, sizes, turned = np.linalg.svd((moved @ basis).astype(np.float64), full_matrices=False)
     axes = (turned @ basis.T)[:2]
     axes *= np.sign(axes[[0, 1], np.abs(axes).argmax(axis=1)])[:, None]
     return PlaneFit(centre, axes, float(np.square(sizes[:2]).sum()) / total)

@@ -96,7 +96,7 @@ OWN = ("collection", "id", "target", "document", "characters", "norm")  # column
 
 
 class Kept(NamedTuple):
-    """What is kept of one chunk. `vector` is (d,) float32, NaN where it is lost."""
+    """What is kept of one chunk. `vector` is (d,) float32, NaN where it is lost; a view of the block that was read with it."""
 
     hashed: int
     id: str
@@ -119,14 +119,13 @@ class Sampler:
     def add(self, name: str, batch: ChunkBatch, targets: Sequence[str]) -> None:
         """The chunks of a batch of this collection that belong to the sample, as far as can be said by now."""
         part, limit = self.parts[name], self._limits.get(name, 2**64)
-        for i, chunk in enumerate(batch.ids):
-            text = f"{self.seed}/{name}/{chunk}".encode("utf-8", "surrogatepass")
-            hashed = int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
-            if hashed < limit:
-                document, metadata = batch.documents[i], _cut(batch.metadatas[i])
-                beginning = document if document is None else document[:TEXT]
-                vector = batch.embeddings[i].copy()
-                part.append(Kept(hashed, chunk, targets[i], beginning, len(document or ""), metadata, vector))
+        texts = (f"{self.seed}/{name}/{chunk}".encode("utf-8", "surrogatepass") for chunk in batch.ids)
+        every = [int.from_bytes(blake2b(text, digest_size=8).digest(), "big") for text in texts]
+        chosen = [i for i, hashed in enumerate(every) if hashed < limit]
+        for i, vector in zip(chosen, batch.embeddings[chosen], strict=True):
+            document, metadata = batch.documents[i], _cut(batch.metadatas[i])
+            beginning = document if document is None else document[:TEXT]
+            part.append(Kept(every[i], batch.ids[i], targets[i], beginning, len(document or ""), metadata, vector))
         if len(part) > 2 * self.quotas[name]:
             self._prune(name)
 
@@ -134,7 +133,10 @@ class Sampler:
         part, quota = self.parts[name], self.quotas[name]
         if len(part) > quota:
             self._limits[name] = sorted(kept.hashed for kept in part)[quota - 1]
-            self.parts[name] = [kept for kept in part if kept.hashed <= self._limits[name]]
+            few = (kept for kept in part if kept.hashed <= self._limits[name])
+            self.parts[name] = [
+                kept._replace(vector=kept.vector.copy()) for kept in few
+            ]  # not the block it was read with
 
     def sample(self, total: int) -> Sample:
         """The sample of the `total` chunks seen."""
@@ -164,6 +166,7 @@ class Sample:
 
     def __init__(self, parts: dict[str, list[Kept]], total: int, seed: int) -> None:
         self.parts, self.total, self.seed = parts, total, seed
+        self._spaces = self._gathered()
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
@@ -203,13 +206,31 @@ class Sample:
         return pd.concat([frame, pd.DataFrame(columns)], axis="columns") if columns else frame
 
     def spaces(self) -> Iterator[tuple[int, npt.NDArray[np.intp], Vectors]]:
-        """By dimension: the dimension, the rows whose vectors have it and are finite, and those vectors (n, d)."""
-        groups: dict[int, list[tuple[int, Vectors]]] = defaultdict(list)
-        for row, kept in enumerate(kept for part in self.parts.values() for kept in part):
-            if kept.vector.size and np.isfinite(kept.vector).all():
-                groups[kept.vector.size].append((row, kept.vector))
-        for dimension, found in sorted(groups.items()):
-            yield dimension, np.array([row for row, _ in found], np.intp), np.stack([vector for _, vector in found])
+        """By dimension: the dimension, the rows whose vectors have it, are finite and not zero, and those vectors (n, d).
+
+        They are held once: the vectors of `parts` are their rows.
+        """
+        return iter(self._spaces)
+
+    def _gathered(self) -> list[tuple[int, npt.NDArray[np.intp], Vectors]]:
+        places = [(name, at) for name, part in self.parts.items() for at in range(len(part))]
+        groups: dict[int, list[int]] = defaultdict(list)
+        for row, (name, at) in enumerate(places):
+            kept = self.parts[name][at]
+            if kept.vector.size and np.isfinite(kept.vector).all() and kept.vector.any():
+                groups[kept.vector.size].append(row)
+            else:
+                self.parts[name][at] = kept._replace(vector=kept.vector.copy())
+        found = []
+        for dimension, rows in sorted(groups.items()):
+            vectors = np.empty((len(rows), dimension), np.float32)
+            for i, row in enumerate(rows):  # one by one: each block that was read is free once its last row is here
+                name, at = places[row]
+                kept = self.parts[name][at]
+                vectors[i] = kept.vector
+                self.parts[name][at] = kept._replace(vector=vectors[i])
+            found.append((dimension, np.array(rows, np.intp), vectors))
+        return found
 
 
 def _norm(vector: Vectors) -> float:

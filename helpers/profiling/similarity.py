@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,7 @@ def nearest(sample: Sample, spaces: Mapping[str, Space]) -> pd.DataFrame:
     collections, ids = frame["collection"].to_numpy(object), frame["id"].to_numpy(object)
     parts = []
     for _, at, vectors in sample.spaces():
-        rows = np.flatnonzero(lengths_of(vectors) > 0)
-        parts.append(_nearest(vectors[rows], collections[at[rows]], ids[at[rows]], spaces, sample.seed))
+        parts.append(_nearest(vectors, collections[at], ids[at], spaces, sample.seed))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=NEAREST_COLUMNS)
 
 
@@ -146,14 +146,18 @@ def _directions(sample: Sample) -> Numbers:
     names = sample.frame["collection"].to_numpy(object)
     for _, at, vectors in sample.spaces():
         for name in dict.fromkeys(names[at]):
-            rows = at[names[at] == name]
-            part = vectors[names[at] == name].astype(np.float64)
-            lengths = np.linalg.norm(part, axis=1)
-            unit = part[lengths > 0] / lengths[lengths > 0, None]
-            mean = unit.mean(axis=0) if len(unit) else np.zeros(1)
-            if np.linalg.norm(mean) > 0:
-                found[rows[lengths > 0]] = 1.0 - unit @ (mean / np.linalg.norm(mean))
+            rows = np.flatnonzero(names[at] == name)
+            blocks = [rows[start : start + _PAIR_BLOCK] for start in range(0, len(rows), _PAIR_BLOCK)]
+            mean = sum(_unit(vectors[block]).sum(axis=0) for block in blocks) / len(rows)
+            if (length := np.linalg.norm(mean)) > 0:
+                for block in blocks:
+                    found[at[block]] = 1.0 - _unit(vectors[block]) @ (mean / length)
     return found
+
+
+def _unit(vectors: Vectors) -> Numbers:
+    """Vectors (n, d) with a direction, of length 1."""
+    return vectors / lengths_of(vectors)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +176,12 @@ def plane(sample: Sample) -> Plane | None:
     if best is None:
         return None
     dimension, at, vectors = best
-    lengths = lengths_of(vectors)
-    rows = np.flatnonzero(lengths > 0)
+    rows = np.arange(len(at))
     if len(rows) > DRAWN:
         rows = np.sort(np.random.default_rng(sample.seed).choice(rows, DRAWN, replace=False))
     if len(rows) < 3:
         return None
-    unit = vectors[rows] / lengths[rows, None]
+    unit = _unit(vectors[rows]).astype(np.float32)
     from helpers.plots import fit_plane  # with matplotlib
 
     fitted = fit_plane(unit)
@@ -216,9 +219,10 @@ COLUMNS = ["what", "similarity", "identical", "collection", "id", "like_collecti
 _RUN = 5  # characters
 _BANDS, _ROWS = 8, 4  # finds 99.9 % of the pairs at 0.9
 _CANDIDATES = 20_000  # pairs of documents that are compared in full
+_CACHED = 256  # documents whose runs are held for that
 _PROJECTED = 128  # dimensions; the error of a cosine near 1 stays far below the margin
 _MARGIN = 0.01
-_PAIR_BLOCK = 1_024  # rows compared at a time
+_PAIR_BLOCK = 256  # rows compared at a time
 
 Pairs = list[tuple[int, int, float]]  # row, an earlier row, similarity
 
@@ -248,44 +252,45 @@ def near_duplicates(sample: Sample) -> pd.DataFrame:
 
 
 def near_vectors(vectors: Vectors, seed: int) -> Pairs:
-    """Pairs of rows of `vectors` (n, d) whose cosine is at least `COSINE`; zero vectors are like nothing."""
-    lengths = lengths_of(vectors)
-    rows = np.flatnonzero(lengths > 0)
-    unit: Vectors = np.divide(vectors[rows], lengths[rows, None], dtype=np.float32, casting="same_kind")
-    if len(rows) < 2:
+    """Pairs of rows of `vectors` (n, d), each with a direction, whose cosine is at least `COSINE`."""
+    if len(vectors) < 2:
         return []
-    flat = _projected(unit, seed)
+    lengths, flat = lengths_of(vectors), _projected(vectors, seed)
     found: Pairs = []
-    for start in range(0, len(rows), _PAIR_BLOCK):
-        stop = min(start + _PAIR_BLOCK, len(rows))
+    for start in range(0, len(vectors), _PAIR_BLOCK):
+        stop = min(start + _PAIR_BLOCK, len(vectors))
         alike = flat[start:stop] @ flat[:stop].T
         alike[np.arange(stop) >= np.arange(start, stop)[:, None]] = -2.0  # only earlier ones
         best = alike.argmax(axis=1)
         for i in np.flatnonzero(alike[np.arange(stop - start), best] >= COSINE - _MARGIN):
             a, b = start + int(i), int(best[i])
-            cosine = float(unit[a].astype(np.float64) @ unit[b].astype(np.float64))
+            cosine = float(vectors[a].astype(np.float64) @ vectors[b].astype(np.float64) / (lengths[a] * lengths[b]))
             if a != b and cosine >= COSINE:
-                found.append((int(rows[a]), int(rows[b]), min(cosine, 1.0)))
+                found.append((a, b, min(cosine, 1.0)))
     return found
 
 
-def _projected(unit: Vectors, seed: int) -> Vectors:
-    """Unit rows (n, d) in fewer dimensions, unit again: cosines near 1 stay near 1."""
-    if unit.shape[1] <= _PROJECTED:
-        return unit
-    onto = np.random.default_rng(seed).standard_normal((unit.shape[1], _PROJECTED), np.float32)
-    flat = unit @ onto
+def _projected(vectors: Vectors, seed: int) -> Vectors:
+    """The directions of vectors (n, d) in fewer dimensions, unit rows: cosines near 1 stay near 1."""
+    dimension = vectors.shape[1]
+    if dimension <= _PROJECTED:
+        return _unit(vectors).astype(np.float32)
+    onto = np.random.default_rng(seed).standard_normal((dimension, _PROJECTED), np.float32)
+    flat = np.empty((len(vectors), _PROJECTED), np.float32)
+    for start in range(0, len(vectors), _PAIR_BLOCK):  # not all at once: that would hold the sample twice
+        block = slice(start, start + _PAIR_BLOCK)
+        flat[block] = _unit(vectors[block]).astype(np.float32) @ onto
     scaled: Vectors = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return scaled
 
 
 def near_documents(documents: list[str | None]) -> Pairs:
     """Pairs of documents whose runs of five characters overlap by at least `JACCARD`."""
-    runs = {i: found for i, text in enumerate(documents) if text and (found := _runs(text)).size}
+    runs = lru_cache(_CACHED)(lambda row: _runs(documents[row] or ""))
     best: dict[int, tuple[float, int]] = {}
-    for a, b in _candidates(runs):
-        shared = np.intersect1d(runs[a], runs[b], assume_unique=True).size
-        similarity = shared / (runs[a].size + runs[b].size - shared)
+    for a, b in _candidates(documents):
+        shared = np.intersect1d(runs(a), runs(b), assume_unique=True).size
+        similarity = shared / (runs(a).size + runs(b).size - shared)
         if similarity >= JACCARD:
             best[a] = max(best.get(a, (0.0, 0)), (similarity, -b))
     return [(a, -b, similarity) for a, (similarity, b) in sorted(best.items())]
@@ -304,21 +309,21 @@ def _runs(text: str) -> npt.NDArray[np.uint64]:
     return np.unique(hashed)
 
 
-def _candidates(runs: dict[int, npt.NDArray[np.uint64]]) -> list[tuple[int, int]]:
+def _candidates(documents: list[str | None]) -> list[tuple[int, int]]:
     """Pairs (row, earlier row) that share a band of their MinHash signatures; each row with the band's first and last."""
-    if len(runs) < 2:
-        return []
-    order = np.asarray(sorted(runs), np.intp)
-    every = np.concatenate([runs[i] for i in order.tolist()])
-    starts = np.concatenate([[0], np.cumsum([runs[i].size for i in order.tolist()])[:-1]])
     rng = np.random.default_rng(_RUN)
     factors = rng.integers(1, 2**63, _BANDS * _ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    mixed = every ^ (every >> np.uint64(31))
+    rows, signatures = [], []
+    for row, text in enumerate(documents):
+        if text and (runs := _runs(text)).size:
+            mixed = runs ^ (runs >> np.uint64(31))
+            rows.append(row)
+            signatures.append([_mix(mixed, factor).min() for factor in factors])
+    table = np.array(signatures, np.uint64).reshape(len(rows), _BANDS, _ROWS)
     pairs: dict[tuple[int, int], None] = {}
     for band in range(_BANDS):
-        parts = [np.minimum.reduceat(_mix(mixed, factors[band * _ROWS + k]), starts) for k in range(_ROWS)]
         first: dict[tuple[int, ...], tuple[int, int]] = {}
-        for row, key in zip(order.tolist(), zip(*(p.tolist() for p in parts), strict=True), strict=True):
+        for row, key in zip(rows, map(tuple, table[:, band].tolist()), strict=True):
             if key in first:
                 one, last = first[key]
                 pairs |= {(row, one): None, (row, last): None}

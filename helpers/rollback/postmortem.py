@@ -34,6 +34,7 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_source, open_target
+from helpers.stores.base import sharded
 from helpers.stores.layout import DATABASE
 
 PAGE, NOTICE = "rollback.html", "rollback-notice.txt"
@@ -294,8 +295,10 @@ def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> d
 
 def _source(folder: RunFolder, snapshot: Snapshot, plans: list[replay.Plan]) -> dict[str, Any]:
     """The source compared with the snapshot, chunk by chunk; `WorldError` where these replays do not explain a difference."""
-    selects = folder.read().parameters.collections.selects
-    with open_source(folder.read().parameters.source, folder.workspace, selects) as store:
+    parameters = folder.read().parameters
+    selects = parameters.collections.selects
+    with open_source(parameters.source, folder.workspace, selects) as whole:
+        store = sharded(whole, parameters.collections.shard)
         names = [name for name in store.names() if selects(name)]
         changes, wrong = replay.unexplained(store, snapshot, plans, names)
     if wrong:

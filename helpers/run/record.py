@@ -402,17 +402,19 @@ def open_chosen(run: RunRecord) -> Iterator[Reader]:
     Raises `Terminal` ("other_source") where the key opens another tenant or database than when the run began.
     """
     from helpers.stores import open_source
+    from helpers.stores.base import sharded
 
     parameters = run.parameters
     normalised = parameters.migration.normalised == "migrate"
     with open_source(parameters.source, run.workspace, parameters.collections.selects, normalised=normalised) as store:
+        part = sharded(store, parameters.collections.shard)
         if parameters.source.is_embedded:
-            yield store
+            yield part
             return
         _require_same_place(run, store.label)
         store.usage.tell = run.waiting
         try:
-            yield store
+            yield part
         finally:
             before = run.result.facts.get(USAGE, {})
             run.fact(USAGE, {name: round(n + before.get(name, 0), 1) for name, n in store.usage.counts().items()})

@@ -412,9 +412,7 @@ def work(fleet: Fleet, parallel: int, say: Say) -> int:
     A failed row stops no other. Rows that are done, wait for signatures, are NO-GO or rolled back are not touched.
     """
     with RunLock(folder_of(require_own(fleet).id), LOCK).acquire(1):
-        open_rows = [
-            s.row for s in states(fleet) if s.word not in ("done", "waiting", "NO-GO", "rolled back", "damaged")
-        ]
+        open_rows = [s.row for s in states(fleet) if not s.settled]
         say(f"Fleet {fleet.id}: {len(open_rows)} of {count(len(fleet.rows), 'row')} to go, {parallel} at a time")
         render(fleet)
         at_once = _Work(fleet, say)

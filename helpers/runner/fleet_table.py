@@ -181,6 +181,7 @@ def check(table: Table, base: Path, settings: Sequence[str], fleet: str) -> None
             except UsageError as error:
                 row.problems.append(error.what)
     _compare(table.rows)
+    _compare_shards(table.rows)
     sound = [row for row in table.rows if not row.problems]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for row, problem in zip(sound, pool.map(_asked, sound), strict=True):
@@ -285,6 +286,29 @@ def _compare(rows: Sequence[TableRow]) -> None:
                 row.problems.append(f"column target lies inside the {what} of {other.label}; name another folder")
         if (other := _first(_places(row.parameters.source)[1], targets, row)) is not None:
             row.problems.append(f"column source lies inside the target of {other.label}; name another target there")
+
+
+def _compare_shards(rows: Sequence[TableRow]) -> None:
+    """Rows that read shards of the same collections of one source must be all of its shards, each once."""
+    groups: dict[Hashable, dict[str, TableRow]] = {}
+    for row in rows:
+        if row.parameters is None or row.parameters.collections.shard is None:
+            continue
+        chosen = row.parameters.collections
+        key = (_places(row.parameters.source)[0][0], tuple(chosen.include), tuple(chosen.exclude))
+        other = groups.setdefault(key, {}).setdefault(str(chosen.shard), row)
+        if other is not row:
+            row.problems.append(
+                f"column collections.shard: {other.label} reads shard {chosen.shard} of this source, too"
+            )
+    for group in groups.values():
+        first, shards = next(iter(group.values())), {text.split("/")[1] for text in group}
+        missing = [f"{n}/{of}" for of in shards for n in range(1, int(of) + 1) if f"{n}/{of}" not in group]
+        left, count = ", ".join(missing[:5]), " and ".join(sorted(shards))
+        if len(shards) > 1:
+            first.problems.append(f"column collections.shard: the rows of this source count {count} shards")
+        elif missing:
+            first.problems.append(f"column collections.shard: no row reads {left}; chunks would be left behind")
 
 
 def _in_one_folder(row: TableRow, other: TableRow) -> str:

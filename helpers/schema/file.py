@@ -480,6 +480,16 @@ class SchemaFile(_Part):
                 found[rule.to] = rule.source
         return {found.get(key, key): value for key, value in metadata.items()}
 
+    def indexes(self, collection: str, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """A collection's own schema (Chroma's: indexes by field) with the names that `rename` gives its fields."""
+        if schema is None:
+            return None
+        keys = dict(schema.get("keys") or {})
+        for rule in self.rename:
+            if rule.applies(collection) and rule.source in keys and rule.to not in keys:
+                keys[rule.to] = keys.pop(rule.source)
+        return {**schema, "keys": keys} if "keys" in schema else dict(schema)
+
     def moves(self, collection: str) -> list[Move]:
         """The rules of `collections` for this one, in order; after one without `when` none is asked."""
         found: list[Move] = []

@@ -10,6 +10,7 @@ from helpers.errors import RunbookError
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.stores import open_source
+from helpers.stores.base import sharded
 from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
 
 COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quarantine", "missing", "matches"]
@@ -61,7 +62,8 @@ class CountMismatchStep(StagedTroubleshooter):
     def source_now(self) -> dict[str, int | str]:
         """collection → chunks that the source counts at this moment; {} where it cannot be read now."""
         try:
-            with open_source(self.run.parameters.source, self.run.workspace) as source:
+            with open_source(self.run.parameters.source, self.run.workspace) as whole:
+                source = sharded(whole, self.run.parameters.collections.shard)
                 return {name: source.count(name) for name in self.snapshot.names() if name in source.names()}
         except RunbookError as error:
             self.run.log(f"the source cannot be counted now: {error}")

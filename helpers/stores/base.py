@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and ad
 MOST_DIMENSION = 10**6  # numbers of a vector; a matrix of as many as a source likes would fill the memory
 LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target
 
+Hit = TypeVar("Hit", bound=tuple[Any, ...])
 Neighbours = list[list[tuple[str, float]]]  # per query vector: (id, distance), best first
 
 
@@ -229,6 +232,71 @@ class Reader(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def shard_of(chunk: str, of: int) -> int:
+    """The shard, 0 to `of` - 1, of a chunk's id: the first eight bytes of its SHA-256 (UTF-8), big-endian, modulo `of`."""
+    return int.from_bytes(hashlib.sha256(chunk.encode("utf-8", "surrogatepass")).digest()[:8], "big") % of
+
+
+class Shard(Closing):
+    """The part of a source's chunks that belong to one of several targets; all else is as the source has it.
+
+    `text` is the shard's number and how many there are: 1/4 to 4/4. Chunks of the other shards are not there: they are neither
+    listed, counted, given nor found. Closing it leaves the source open.
+    """
+
+    def __init__(self, source: Reader, text: str) -> None:
+        number, of = map(int, text.split("/"))
+        self._source, self._shard, self._of = source, number - 1, of
+        self.label = f"{source.label} (shard {text})"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def close(self) -> None:
+        """The source is whoever opened it's."""
+
+    def _holds(self, chunk: str) -> bool:
+        return shard_of(chunk, self._of) == self._shard
+
+    def ids(self, name: str) -> list[str]:
+        return [chunk for chunk in listed_ids(self._source, name) if self._holds(chunk)]
+
+    def some_ids(self, name: str, most: int) -> list[str]:
+        return [chunk for chunk in self._source.some_ids(name, most * self._of) if self._holds(chunk)][:most]
+
+    def count(self, name: str) -> int:
+        return len(self.ids(name))
+
+    def info(self, name: str) -> CollectionInfo:
+        return dataclasses.replace(self._source.info(name), count=self.count(name))
+
+    def collections(self) -> list[CollectionInfo]:
+        return [dataclasses.replace(info, count=self.count(info.name)) for info in self._source.collections()]
+
+    def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
+        return self._source.read(name, [chunk for chunk in ids if self._holds(chunk)], embeddings=embeddings)
+
+    def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
+        return self._own(name, k, lambda most: self._source.query(name, vectors, most))
+
+    def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
+        return self._own(name, k, lambda most: self._source.query_texts(name, texts, most))
+
+    def _own(self, name: str, k: int, ask: Callable[[int], list[list[Hit]]]) -> list[list[Hit]]:
+        """The k nearest of this shard: so many of all are asked for that each answer has as many, where there are."""
+        every, most = min(self._source.count(name), self.limits().query_results), 2 * k * self._of
+        while True:
+            hits = [[hit for hit in found if self._holds(hit[0])][:k] for found in ask(min(most, every))]
+            if most >= every or all(len(found) >= k for found in hits):
+                return hits
+            most *= 4
+
+
+def sharded(source: Reader, shard: str | None) -> Reader:
+    """The source, or the part of it that `collections.shard` names."""
+    return source if shard is None else cast(Reader, Shard(source, shard))
 
 
 class Store(Reader, Protocol):

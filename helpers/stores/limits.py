@@ -218,20 +218,56 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
 
 
 def heed(function: T, seconds: float) -> T:
-    """An embedding function, which raises where it asks by httpx and is answered 429: its own code takes that for vectors.
+    """An embedding function, which raises where it asks by httpx and is answered 429 or 5xx: its own code takes that for vectors.
 
     It waits so long for an answer: by itself five seconds, in which a model without an accelerator embeds few texts.
     """
     session = getattr(function, "_session", None)
     if isinstance(session, httpx.Client):
         session.timeout = httpx.Timeout(seconds)
-        session.event_hooks["response"].append(_refuse_too_many)
+        session.event_hooks["response"].append(_refuse_failures)
     return function
 
 
-def _refuse_too_many(response: httpx.Response) -> None:
-    if response.status_code == 429:
-        refuse_gateway_answers(response)
+def _refuse_failures(response: httpx.Response) -> None:
+    refuse_gateway_answers(response)
+    if response.status_code >= 500:
+        raise Transient(ReasonCode.SERVER_BUSY, f"answered {response.status_code}",
+                        where=str(response.request.url.copy_with(query=None)))  # fmt: skip
+
+
+# What client libraries call a connection that was lost, or never made.
+_CONNECTION = re.compile(r"Connect|Timeout|Network|RemoteProtocol|ReadError|WriteError")
+
+
+def passing(error: BaseException | None, name: str, where: str) -> Transient | None:
+    """The failure of an embedding service that may answer the next time, by which library ever it came; else None.
+
+    429, or a time to wait by (`Retry-After`), is `Throttled`: all calls wait so long. Other 5xx, and a lost connection, are
+    tried again after a growing pause.
+    """
+    while error is not None:
+        answer = getattr(error, "response", None)
+        status = getattr(error, "status_code", None) or getattr(answer, "status_code", None)
+        headers = getattr(answer, "headers", None) or getattr(error, "headers", None) or {}
+        after = retry_after(str(headers.get("retry-after", ""))) if hasattr(headers, "get") else None
+        if isinstance(error, Throttled):  # of `heed`
+            status, after = 429, error.after
+        if status == 429 or (status == 503 and after is not None):
+            busy = Throttled(
+                ReasonCode.REEMBED_FAILED, f"embedding function {name} is refused: too many requests ({status})",
+                where=where, next_step="Lower migration.reembed.requests_per_minute and parallel, then resume.",
+            )  # fmt: skip
+            busy.after = after
+            return busy
+        lost = isinstance(error, (Transient, ConnectionError, TimeoutError)) or _CONNECTION.search(type(error).__name__)
+        if lost or (isinstance(status, int) and 500 <= status < 600):
+            return Transient(
+                ReasonCode.REEMBED_FAILED, f"embedding function {name} is not answered: {one_line(str(error), 200)}",
+                where=where, next_step="What was made is kept. See whether the service is well, then resume.",
+            )  # fmt: skip
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def retry_after(value: str) -> float | None:
@@ -298,7 +334,9 @@ def attempt(call: Callable[[], T], where: str) -> T:
         raise translate(error, where) from error
 
 
-def retried(call: Callable[[], T], where: str, waits: Callable[[float], None] = lambda seconds: None) -> T:
+def retried(
+    call: Callable[[], T], where: str, waits: Callable[[float], None] = lambda seconds: None, attempts: int = ATTEMPTS
+) -> T:
     """Call, again after 0.2, 0.4, 0.8 and 1.6 seconds where the error is transient; for reads. See `patiently` for `waits`.
 
     A write is not tried again so: after an error nobody knows whether it was done (chroma-facts 12), so the store re-reads
@@ -309,7 +347,7 @@ def retried(call: Callable[[], T], where: str, waits: Callable[[float], None] = 
         for again in tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, Transient) and not isinstance(e, Throttled)),
             wait=tenacity.wait_exponential(multiplier=0.2, max=10),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(attempts),
             reraise=True,
         ):
             with again:

@@ -368,8 +368,9 @@ class Examination:
 
     def _settings(self, info: CollectionInfo, sources: Collection[str]) -> None:
         """A collection with one source keeps its metadata and the settings of its index, but for those that are ordered."""
-        rules, only = self.of.parameters.migration, self.of.schema.only_source(info.name, self._sources)
-        every = [replace(self._sources[name], space=self.own[name]) for name in ([only] if only else sorted(sources))]
+        rules, had, schema = self.of.parameters.migration, self._sources, self.of.schema
+        names = [only] if (only := schema.only_source(info.name, had)) else sorted(sources)
+        every = [replace(had[n], space=self.own[n], schema=schema.content.indexes(n, had[n].schema)) for n in names]
         if not only:
             self.found.configuration += of_merged(every, info, rules)
             return
@@ -379,10 +380,8 @@ class Examination:
             rows = [explained_function(row, before) for row in rows]
         self.found.configuration += rows
         was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
-        self.found.notes += [
-            f"{info.name}: collection metadata {key}: {detail}"
-            for _, key, detail in compare.metadata_differences(was, now)
-        ]
+        different = compare.metadata_differences(was, now)
+        self.found.notes += [f"{info.name}: collection metadata {key}: {detail}" for _, key, detail in different]
 
     def _homes(self, name: str) -> list[str]:
         """The target collections of a source collection, as far as its chunks went anywhere."""

