@@ -213,6 +213,9 @@ def test_verify_reads_every_byte_in_the_storage_and_names_a_changed_object(
     said = capsys.readouterr().err
     assert f"s3://backups/{part}: its bytes are not those that were put there" in said
     assert said.count("\n") == 1
+    store.client().put_object(Bucket=BUCKET, Key=part, Body=data + b"and more")
+    run("verify", "first", code=1)
+    assert f"{len(data) + 8:,} bytes, and not {len(data):,}" in only_line(capsys)
     (whole,) = [str(path) for path in cache().rglob("*.parquet") if file_digest(path) in part]
     assert f"Put {whole}, which is whole, there in its place." in said
     store.client().delete_object(Bucket=BUCKET, Key=part)

@@ -253,8 +253,7 @@ class Remote:
             self.bring(path, sha256, size)
             return
         try:
-            self._require_size(sha256, size)
-            self._compare(sha256, self._call("read", _part(sha256), _digest, sha256))
+            self._compare(sha256, self._call("read", _part(sha256), partial(_digest, size), sha256))
         except Terminal as error:
             if error.code == ReasonCode.SNAPSHOT_DAMAGED and file_digest(path) == sha256:
                 error.next_step = f"Put {path}, which is whole, there in its place."
@@ -372,7 +371,7 @@ class Remote:
 
     def _compare(self, sha256: str, found: str) -> None:
         if found != sha256:
-            raise self._damaged(sha256, f"its bytes are not those that were put there (SHA-256 {found})")
+            raise self._damaged(sha256, f"its bytes are not those that were put there: {found}")
 
     def _damaged(self, sha256: str, what: str) -> Terminal:
         return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{_part(sha256)}",
@@ -593,6 +592,8 @@ def _abort(about: Mapping[str, str], fs: Any, path: str) -> None:
         fs.call_s3("abort_multipart_upload", **about)
 
 
-def _digest(fs: Any, path: str) -> str:
+def _digest(size: int, fs: Any, path: str) -> str:
+    """The SHA-256 of what is there; of another length, which may be any, that length."""
     with fs.open(path, "rb", block_size=BLOCK, cache_type="readahead") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        other = f"{file.size:,} bytes, and not {size:,}" if file.size != size else ""
+        return other or hashlib.file_digest(file, "sha256").hexdigest()
