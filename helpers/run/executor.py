@@ -202,8 +202,13 @@ class Workers:
                 found = cls(Order.of(parameters), client, cluster)
             except Exception as error:  # of sockets, of TLS, of what answers there and is no scheduler
                 why = one_line(f"{type(error).__name__}: {error}", 200)
-                what = f"no scheduler of Dask answers within {ANSWERS:.0f} s ({why})"
-                next_step = f"Start it: dask scheduler. Or go without: {_WITHOUT}. {resume}".strip()
+                what, first = (
+                    f"no scheduler of Dask answers within {ANSWERS:.0f} s ({why})",
+                    "Start it: dask scheduler. Or",
+                )
+                if scheduler == LOCAL:
+                    what, first = f"no workers of Dask can be started here ({why})", "Look at memory and processes, or"
+                next_step = f"{first} go without: {_WITHOUT}. {resume}".strip()
                 raise kind(ReasonCode.WORKERS_UNFIT, what, where=where, next_step=next_step) from error
             with _tokens(folders) as tokens:
                 try:
@@ -320,9 +325,15 @@ def workers_of(run: RunRecord) -> Workers | None:
             folder.mkdir(parents=True, exist_ok=True)
         resume = f"Then: {run.home.command('resume')}"
         found = run.workers = Workers.open(run.parameters, folders, resume=resume)
-        run.leaving.callback(found.close)
+        run.leaving.callback(_leave, run)
         run.log(f"workers: {found.sentence}")
     return found
+
+
+def _leave(run: RunRecord) -> None:
+    """A cell that is executed after the end of its step begins with new ones."""
+    found, run.workers = run.workers, None
+    found.close()
 
 
 def require_workers(parameters: Parameters) -> None:
