@@ -314,7 +314,9 @@ class Calls:
 
         def make(batch: list[bytes]) -> dict[bytes, Vectors]:
             try:
-                made = vectors_of(self._paced(function), [fresh[name] for name in batch], size, where, whole=True)
+                made = vectors_of(
+                    self._paced(function, where), [fresh[name] for name in batch], size, where, whole=True
+                )
             except Exception as error:
                 self._failure = self._failure or error
                 raise
@@ -334,7 +336,7 @@ class Calls:
         given = [found[name] for name in names]
         return _checked(function.name, given, len(texts), size, where, whole=True) if given else _none(size)
 
-    def _paced(self, function: Function) -> Function:
+    def _paced(self, function: Function, where: str) -> Function:
         """The function, called when it may be, again where its service is gone or busy for a moment (see `limits.passing`)."""
 
         def once(texts: Sequence[str]) -> Sequence[Any]:
@@ -347,9 +349,11 @@ class Calls:
             try:
                 return function.call(texts)
             except Exception as error:
-                if (short := passing(error, function.name, WHERE)) is None:
+                if (short := passing(error, function.name, WHERE)) is not None:
+                    raise short from error
+                if isinstance(error, RunbookError):
                     raise
-                raise short from error
+                raise _failed(function.name, error, where) from error
 
         def hold(seconds: float) -> None:
             with self._guard:
@@ -367,17 +371,22 @@ def _none(size: int | None) -> Vectors:
     return np.zeros((0, size or 0), np.float32)
 
 
+def _failed(name: str, error: Exception, where: str) -> Terminal:
+    """What a foreign model, or the service behind it, raised."""
+    return Terminal(
+        ReasonCode.REEMBED_FAILED, f"embedding function {name} failed: {one_line(str(error), 200)}", where=where,
+        next_step="Nothing was written. Make it work here, then resume; or start without migration.reembed.",
+    )  # fmt: skip
+
+
 def vectors_of(function: Function, texts: Sequence[str], size: int | None, where: str, *, whole: bool) -> Vectors:
     """(n, d) float32 of the texts, d the size where one is given."""
     try:
         made = [np.asarray(vector, np.float32) for vector in function.call(texts)]
     except RunbookError:
         raise
-    except Exception as error:  # a foreign model, or the service behind it
-        raise Terminal(
-            ReasonCode.REEMBED_FAILED, f"embedding function {function.name} failed: {one_line(str(error), 200)}", where=where,
-            next_step="Nothing was written. Make it work here, then resume; or start without migration.reembed.",
-        ) from error  # fmt: skip
+    except Exception as error:
+        raise _failed(function.name, error, where) from error
     return _checked(function.name, made, len(texts), size, where, whole=whole)
 
 

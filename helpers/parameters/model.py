@@ -186,7 +186,7 @@ class Parameters(Section):
             "source": _identity(self.source),
             "target": _identity(self.target),
             "schema": self.schema_name if self.schema_name in schema_names() else str(resolve_path(self.schema_name)),
-            "collections": self.collections.model_dump(mode="json"),
+            "collections": self.collections.model_dump(mode="json", exclude_none=True),
             "id_policy": self.migration.id_policy,
             **(dump(mode="json", include={"reembed", "reembed_config"}, exclude=free) if order else {}),
             **dump(mode="json", include={"normalised", "drop_indexes", "index"}, exclude_defaults=True),
