@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,9 +75,10 @@ def test_a_log_that_comes_later_and_one_that_goes(log: Path) -> None:
     watch.close()
 
 
-def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    watch = watching(tmp_path / "folder")
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "log")
+    watch = watching(tmp_path / "log")
     assert lines(watch) == []
-    assert list(watch.unreadable) == [str(tmp_path / "folder")]
+    assert watch.unreadable == {str(tmp_path / "log"): "it is no plain file"}
     watch.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -247,7 +248,9 @@ class _Log:
             facts = self.path.stat()
         except OSError:
             return 0
-        return facts.st_ino if stat.S_ISREG(facts.st_mode) else 0  # a pipe or a device is as if there were none
+        if not stat.S_ISREG(facts.st_mode):  # a pipe would hold us
+            raise OSError(errno.EINVAL, "it is no plain file")
+        return facts.st_ino
 
     def _other_text(self) -> bool:
         """Whether the bytes before the position are not those that were read: truncated, and grown again."""
