@@ -62,6 +62,7 @@ def said(capsys: Said, *arguments: str) -> tuple[int, str, str]:
     return code, out, err
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("file", ["run.json", "parameters.yaml", "results/10.json"])
 def test_other_runs_and_commands_go_on(hurt: RunFolder, capsys: Said, file: str) -> None:
     path = hurt.reports / file

@@ -29,6 +29,7 @@ def rehearsal(folders: Path) -> RunState:
     return runs.create(parameters, "try", rehearsal=True).read()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("drill", [True, False])
 def test_the_notice_of_a_step_that_a_drill_killed_says_so(
     rehearsal: RunState, monkeypatch: pytest.MonkeyPatch, drill: bool

@@ -211,6 +211,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.more
 def test_no_function_is_built_because_a_collection_names_it(tmp_path: Path, thief: Thief, built: list[str]) -> None:
     """Everything that Chroma knows by name, and names that it does not: asked for texts, read, and written to a target."""
     assert len(NAMES) > 30

@@ -74,6 +74,7 @@ def warned_of(folder: RunFolder) -> list[str]:
     return [detail for detail, reason in zip(table["detail"], table["reason"], strict=True) if reason == "no_fence"]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("closed", [WIND_DOWN, GONE])
 def test_a_source_that_says_it_is_closed_passes_and_nobody_is_warned(
     step: Callable[..., RunFolder], closed: tuple[int, str, str]

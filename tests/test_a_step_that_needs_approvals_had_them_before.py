@@ -64,6 +64,7 @@ def test_what_was_approved_before_it_ran_verifies(folders: Path, signers: Signer
     assert plain(home).endswith("Everything fits.\n")
 
 
+@pytest.mark.more
 def test_a_cutover_that_was_approved_afterwards_is_named(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
     act(home, Step.CUTOVER)
@@ -76,6 +77,7 @@ def test_a_cutover_that_was_approved_afterwards_is_named(folders: Path, signers:
     ] == []
 
 
+@pytest.mark.more
 def test_a_fence_that_was_approved_afterwards_is_named(folders: Path, signers: Signers) -> None:
     home = small_run("night-1", signers)
     evidence.keep_sealed(home.read())
@@ -122,6 +124,7 @@ def test_files_that_were_changed_without_approval_are_a_cutover_though_the_step_
     assert "when step 25 acted, security had not signed" in named(home)
 
 
+@pytest.mark.more
 def test_a_step_that_began_and_was_refused_is_no_cutover(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
     audit.append(home.reports / audit.NAME, audit.STEP_BEGINS, step=Step.CUTOVER)
@@ -154,6 +157,7 @@ def test_approvals_of_an_earlier_review_are_named_though_new_ones_followed(folde
     assert "cutover-dba: when step 25 acted, dba had signed another seal than that after step 24 by then" in named(home)
 
 
+@pytest.mark.more
 def test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     path = signoffs.newest(home.reports, "cutover", "security")
@@ -197,6 +201,7 @@ def approve_by_hand(home: RunFolder, key: Callable[[str], Path], named: str = ""
     return [path for role in ROLES for path in record_by_hand(home, stated(home, role), key(role), named)]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("foreign", [True, False])
 def test_an_approval_that_was_set_aside_counts_by_the_list_of_its_seal(
     folders: Path, signers: Signers, tmp_path: Path, foreign: bool
@@ -250,6 +255,7 @@ def test_a_list_of_signers_that_another_replaced_still_judges_what_was_signed_un
     assert "the list of signers under which it was given is not here" in plain(home)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("says", [{}, {"cut_over": {"target": "to"}}])
 def test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, says: dict[str, Any]
@@ -271,6 +277,7 @@ def test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another(
     assert ("step 25 acted, and security had not signed go by then" in plain(home)) is bool(says)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("way", ["set aside", "approved afterwards"])
 def test_one_person_s_approval_under_the_names_of_others_counts_for_none_of_them(
     folders: Path, signers: Signers, way: str
@@ -295,6 +302,7 @@ def test_one_person_s_approval_under_the_names_of_others_counts_for_none_of_them
     assert re.search(r"signoffs/cutover-security-\S+ is no approval of security for cutover", plain(home))
 
 
+@pytest.mark.more
 def test_a_file_of_another_form_below_signoffs_is_no_approval(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
     for role in ROLES:
@@ -312,6 +320,7 @@ def test_a_file_of_another_form_below_signoffs_is_no_approval(folders: Path, sig
     assert re.search(r"no statement: (signoffs/\S+\n)*signoffs/cutover-security-1\n", plain(home))
 
 
+@pytest.mark.more
 def test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     last = [json.loads(line)["facts"] for line in (home.reports / audit.NAME).read_text().splitlines()
@@ -333,6 +342,7 @@ def cut_over(home: RunFolder) -> None:
     evidence.seal(home.read(), Step.CUTOVER)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("other", ["restart", "target", "another before the line"])
 def test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they_were_put_back(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, other: str
@@ -362,6 +372,7 @@ def test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they
         assert "step 25 acted with other parameters or results than" in plain(home)
 
 
+@pytest.mark.more
 def test_a_cutover_behind_results_that_were_not_reviewed_is_named(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     runs.supersede(home, [plan.find("23")])
@@ -372,6 +383,7 @@ def test_a_cutover_behind_results_that_were_not_reviewed_is_named(folders: Path,
     assert "step 25 acted with other parameters or results than" in plain(home)
 
 
+@pytest.mark.more
 def test_what_was_marginal_and_accepted_afterwards_is_named(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

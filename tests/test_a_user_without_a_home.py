@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 # What such a user sees, whoever runs the tests: no account by that number, and no HOME.
@@ -39,6 +41,7 @@ def test_chroma_can_be_imported_and_children_have_the_same_home(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [], "the home that was lent is gone with the process"
 
 
+@pytest.mark.more
 def test_the_command_answers(tmp_path: Path) -> None:
     (tmp_path / "night.yaml").write_text("name: n\nsource: {path: nowhere}\ntarget: {path: new}\n", encoding="utf-8")
     done = run(COMMAND, tmp_path, "run", "night.yaml", "--reports", str(tmp_path / "reports"))

@@ -65,6 +65,7 @@ def night(template: Path, tmp_path: Path) -> Night:
     return found
 
 
+@pytest.mark.more
 def test_growth_and_changes_by_clients_are_fine(night: Night) -> None:
     source = tree(night.home / "source")
     with embedded(night.home / "target") as store:
@@ -82,6 +83,7 @@ def test_growth_and_changes_by_clients_are_fine(night: Night) -> None:
     assert tree(night.home / "source") == source
 
 
+@pytest.mark.more
 def test_a_collection_that_shrinks_ends_the_watch_and_says_the_way_back(night: Night) -> None:
     with embedded(night.home / "target") as store:
         store.delete("beta", ["b3", "b4"])
@@ -138,6 +140,7 @@ def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) 
     assert result.facts["monitoring"]["looks"] == 2
 
 
+@pytest.mark.more
 def test_an_interrupted_watch_goes_on_with_the_rest(night: Night) -> None:
     night.folder.stop_file.touch()
     with pytest.raises(Interrupted):

@@ -157,6 +157,7 @@ def migrated(store: ClientStore, chunks: list[dict[str, Any]], folder: Path) -> 
     shutil.rmtree(folder)
 
 
+@pytest.mark.more
 @few(0.3)
 @given(sources)
 def test_any_chunk_of_a_directory_arrives_exact_or_is_set_aside(
@@ -243,6 +244,7 @@ loose = st.dictionaries(
 )
 
 
+@pytest.mark.more
 @few(2)
 @given(schemas, st.lists(loose, min_size=1, max_size=3))
 def test_a_schema_is_refused_or_gives_what_the_target_holds_exactly(

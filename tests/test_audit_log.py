@@ -102,6 +102,7 @@ def test_a_torn_last_line_stays_and_the_next_line_says_so(log: Path, kept: int) 
     assert changed.line == 5
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("written", [1, 40, 200])
 def test_a_kill_in_the_middle_of_a_line_and_of_the_one_that_closes_it_breaks_no_log(log: Path, written: int) -> None:
     code = f"""

@@ -204,6 +204,7 @@ def test_an_emptied_source_empties_no_target(night: RunFolder) -> None:
         assert (target.count("alpha"), target.count("beta")) == (60, 25)
 
 
+@pytest.mark.more
 def test_block_names_what_changed_and_is_no_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     night = new_run(tmp_path, monkeypatch, migration={"catch_up": "block"})
     at_the_source(some_of_everything)
@@ -428,6 +429,7 @@ def test_a_chunk_that_the_probe_finds_wrong_is_named_and_its_collection_written_
     assert_target_is_source(night)
 
 
+@pytest.mark.more
 def test_a_ledger_of_another_snapshot_says_nothing(night: RunFolder) -> None:
     record = migrate(night)
     path = night.workspace / "catch-up" / "ledger.json"

@@ -66,6 +66,7 @@ def first(wanted: str, fault: str) -> Callable[[str, str], str]:
     return lambda method, path: left.pop() if left and method == wanted else "pass"
 
 
+@pytest.mark.more
 def test_a_create_whose_answer_was_lost_is_done_once(proxy: FaultyProxy, target: Endpoint) -> None:
     """Where a proxy repeats the request, whoever holds the lock decides: see the import."""
     with open_target(target) as store:
@@ -114,6 +115,7 @@ def test_a_database_is_made_and_removed_once(proxy: FaultyProxy, target: Endpoin
     assert lacking(new) == ("database",)
 
 
+@pytest.mark.more
 def test_a_server_that_stays_away_is_one_line_and_its_state_is_not_guessed(
     proxy: FaultyProxy, target: Endpoint
 ) -> None:
@@ -134,6 +136,7 @@ def staged_from(folder: Path, batch: ChunkBatch) -> tuple[Snapshot, Staged]:
     return snapshot, staging(snapshot, folder / "work")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("fault", [BUSY, CUT_AFTER, TWICE])
 def test_an_import_goes_through_with_each_create_in_doubt(
     proxy: FaultyProxy, target: Endpoint, tmp_path: Path, fault: str
@@ -151,6 +154,7 @@ def test_an_import_goes_through_with_each_create_in_doubt(
         assert_same(in_order(contents(store, "notes")), in_order(batch))
 
 
+@pytest.mark.more
 def test_a_resume_takes_up_its_own_empty_collection_and_no_other(target: Endpoint, tmp_path: Path) -> None:
     """Killed between the request and the ledger's confirmation: empty, it is ours; with chunks in it, somebody else's."""
     snapshot, staged = staged_from(tmp_path, chunks(20))

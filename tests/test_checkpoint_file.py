@@ -101,6 +101,7 @@ def test_what_is_no_checkpoint_is_one_clear_line(path: Path, content: str) -> No
         Checkpoint.open(path, CONTEXT)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("others", [0, 100])
 def test_the_file_is_whole_at_every_moment_under_many_writers(path: Path, others: int) -> None:
     names = [f"t{i}" for i in range(4)]

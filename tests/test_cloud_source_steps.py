@@ -72,6 +72,7 @@ def taken(run: RunRecord) -> Snapshot:
         return take_snapshot(run, store)
 
 
+@pytest.mark.more
 def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, cloud: CloudStandIn) -> None:
     run = begin("10")
     health = SourceHealthStep(run)

@@ -301,6 +301,7 @@ def test_schema_prints_the_resolved_parameters(capsys: Run) -> None:
     assert document == load_parameters(Path("trial.yaml"), ["migration.workers=2"]).document()
 
 
+@pytest.mark.more
 def test_a_source_that_is_down_at_the_start_gets_a_remedy_that_needs_no_run(capsys: Run) -> None:
     assert cli.main(["run", "trial.yaml", "--set", "source={url: 'http://127.0.0.1:9', timeout_seconds: 1}"]) == 1
     said = capsys.readouterr().err

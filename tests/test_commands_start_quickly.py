@@ -13,6 +13,7 @@ import pytest
 SLOW = ("chromadb", "papermill", "nbformat", "nbconvert", "matplotlib", "pandera", "IPython")  # a second or more each
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "modules",
     [

@@ -234,6 +234,7 @@ def test_a_new_line_in_the_log_takes_it_back_and_an_old_one_does_not(night: RunF
     assert "app.log: ERROR no chroma" in details(result)
 
 
+@pytest.mark.more
 def test_a_file_that_somebody_else_changed_meanwhile_is_never_overwritten(night: RunFolder) -> None:
     step(night)
     theirs = Path("compose.yml").read_bytes() + b"# mine\n"
@@ -267,6 +268,7 @@ def test_what_a_kill_leaves_is_finished_by_repeating(
     assert untouched()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("at", [BACKED_UP, APPLYING, APPLIED])
 def test_what_a_kill_leaves_is_undone_by_putting_back(
     night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch
@@ -277,6 +279,7 @@ def test_what_a_kill_leaves_is_undone_by_putting_back(
     assert state(night) == REVERTED
 
 
+@pytest.mark.more
 def test_a_way_back_that_was_killed_half_way_is_finished(night: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     step(night)
     real, left = put_in_place, [1]
@@ -326,6 +329,7 @@ def killed_at(night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch) -> Non
             step(night)
 
 
+@pytest.mark.more
 def test_done_is_done_and_repeating_restarts_nothing(night: RunFolder) -> None:
     step(night)
     assert verdicts(step(night))["cutover"] is Verdict.PASS

@@ -307,6 +307,7 @@ def test_another_roles_key_signs_nothing(run: Path, signers: Signers) -> None:
     assert "may not sign as dba" in refused(run, signers.key("security"))
 
 
+@pytest.mark.more
 def test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_longer(
     home: RunFolder, run: Path, signers: Signers, tmp_path: Path
 ) -> None:

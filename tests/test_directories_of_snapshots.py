@@ -108,6 +108,7 @@ def test_a_disk_by_its_url_is_a_storage_too(tmp_path: Path, monkeypatch: pytest.
     run("restore", "first", "--into", "back", "--directory", f"file://{tmp_path}/disk")
 
 
+@pytest.mark.more
 def test_a_folder_needs_no_driver(tmp_path: Path) -> None:
     with embedded(tmp_path / "source") as made:
         fill(made, "alpha", chunks(30, 8))

@@ -23,6 +23,7 @@ def runbook(tmp_path: Path) -> Runbook:
     return Runbook(tmp_path)
 
 
+@pytest.mark.more
 def test_a_sound_directory_is_called_sound_and_stays_as_it_is(runbook: Runbook, real_databases: Path) -> None:
     folder = real_databases / "no-documents-128-1.x"
     before = tree(folder)
@@ -52,6 +53,7 @@ def test_what_is_no_database_is_one_answer_with_its_next_step(runbook: Runbook, 
     assert json.loads(runbook("doctor", "empty", "--json").stdout)["code"] == "source_empty"
 
 
+@pytest.mark.more
 def test_a_server_is_asked_and_not_written_to(
     runbook: Runbook, chroma_server: Callable[..., ChromaServer], tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bases")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", DAMAGES)
 def test_each_damage_is_told_on_one_screen_with_a_next_command_that_is_valid(
     name: str, real_databases: Path, bases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -189,6 +189,7 @@ def test_a_proxy_is_honoured_and_no_proxy_too(server: ChromaServer, monkeypatch:
         assert len(seen) == 1
 
 
+@pytest.mark.more
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://joe:hunter22@127.0.0.1:{(port := free_port())}")
     with pytest.raises(Transient) as caught:

@@ -87,6 +87,7 @@ def test_an_add_that_meets_a_page_is_sent_again_and_sets_nothing_aside(proxy: Fa
         assert_same(store.read("more", batch.ids), batch)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("fault", [TRICKLE, SLOW_HEAD])
 def test_a_trickle_ends_at_the_time_limit(proxy: FaultyProxy, tmp_path: Path, fault: str) -> None:
     """A byte each tenth of a second satisfies every limit on a single read, for ever."""
@@ -99,6 +100,7 @@ def test_a_trickle_ends_at_the_time_limit(proxy: FaultyProxy, tmp_path: Path, fa
     assert 0.9 < time.monotonic() - begun < 8
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("fault", [TRICKLE, SLOW_HEAD])
 def test_a_service_that_trickles_vectors_ends_at_the_time_limit(
     proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, fault: str

@@ -54,6 +54,7 @@ def hostile_value(name: str) -> str:
 HOSTILE = {name.upper(): hostile_value(name) for name in FIELDS}
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("way", ["exported", "env file"])
 def test_every_field_keeps_its_value(tmp_path: Path, way: str) -> None:
     """Each of Chroma's fields at once; without the door each of them is another one."""

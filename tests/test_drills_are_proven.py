@@ -79,6 +79,7 @@ def _use(parameters: Parameters, place: str) -> dict[str, str]:
     return {named.path: file_digest(Path(named.path)) for named in parameters.cutover.config_files()}
 
 
+@pytest.mark.more
 def test_what_is_put_back_is_compared_with_what_stood_there(rehearsal: Parameters, tmp_path: Path) -> None:
     before, _ = _stood(rehearsal, tmp_path)
     digests = _use(rehearsal, str(rehearsal.target.path))
@@ -94,6 +95,7 @@ def test_what_is_put_back_is_compared_with_what_stood_there(rehearsal: Parameter
             postmortem._put_back(rehearsal, before, digests)
 
 
+@pytest.mark.more
 def test_an_application_that_still_uses_the_source_is_not_put_back(rehearsal: Parameters, tmp_path: Path) -> None:
     before, digests = _stood(rehearsal, tmp_path)
     with application_at_work(rehearsal), pytest.raises(RunbookError, match="/health does not name the target"):

@@ -18,6 +18,7 @@ from tests.storage import chunks, embedded, fill
 pytestmark = pytest.mark.usefixtures("own_folders")
 
 
+@pytest.mark.more
 def test_every_row_of_the_runbooks_table_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = chunks(30, 4)
     batch.documents[3] = None

@@ -68,6 +68,7 @@ def test_a_second_cutover_without_its_line_is_one_too(
     assert re.search(r"signoffs/cutover-security-\S+ signs another seal than", plain(home))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("where", ["", "notes.txt"])
 def test_a_line_whose_statement_is_nowhere_approves_nothing(folders: Path, signers: Signers, where: str) -> None:
     home = reviewed(signers)
@@ -87,6 +88,7 @@ def test_a_line_whose_statement_is_nowhere_approves_nothing(folders: Path, signe
     assert re.search(r"cutover-security: when step 25 acted, security had signed \S+, which is not here", found)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("lacking", [("sealed",), ("seal", "sealed")])
 def test_lines_on_seals_that_are_missing_or_late_move_no_act(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...]
@@ -105,12 +107,14 @@ def test_lines_on_seals_that_are_missing_or_late_move_no_act(
     assert re.search(r"signoffs/cutover-security-\S+ signs another seal than", plain(home))
 
 
+@pytest.mark.more
 def test_a_seal_that_is_begun_again_after_it_was_set_is_named(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     audit.append(home.reports / audit.NAME, "seal", number=evidence.seals(home.reports)[-1].number)
     assert "was begun again after it was set" in named(home)
 
 
+@pytest.mark.more
 def test_one_key_for_two_roles_is_named_at_whichever_gate(folders: Path, signers: Signers) -> None:
     line = signers.line("dba", namespaces="runbook-dba,runbook-security")
     signers.allowed.write_text("".join([line, *(signers.line(role) for role in ROLES if role != "dba")]))
@@ -124,6 +128,7 @@ def test_one_key_for_two_roles_is_named_at_whichever_gate(folders: Path, signers
     assert "one key signed in several roles" in plain(home)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("acted", [False, True])
 def test_a_dry_run_by_hand_is_no_cutover_unless_its_result_says_another(
     folders: Path, signers: Signers, acted: bool, monkeypatch: pytest.MonkeyPatch
@@ -157,6 +162,7 @@ def test_a_statement_that_says_that_it_was_given_after_the_act_approves_nothing(
     assert "when step 25 acted, security had signed nothing: the statement says that it was given at" in named(home)
 
 
+@pytest.mark.more
 def test_another_principal_in_the_list_outside_is_named_by_both(
     folders: Path, signers: Signers, tmp_path: Path
 ) -> None:
@@ -176,6 +182,7 @@ def test_another_principal_in_the_list_outside_is_named_by_both(
     assert re.search(r"its key is that of dba@example.org in allowed_signers, and of eve@example.org in ", told)
 
 
+@pytest.mark.more
 def test_a_statement_whose_name_has_another_time_is_named(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
     files = approve_by_hand(home, signers.key, stamp(utc_now()))
@@ -188,6 +195,7 @@ def test_a_statement_whose_name_has_another_time_is_named(folders: Path, signers
     assert re.search(r"^earlier/\S+/signoffs/cutover-\S+: its name has another time", told, re.M)
 
 
+@pytest.mark.more
 def test_a_result_that_was_set_aside_twice_is_gone(folders: Path, signers: Signers) -> None:
     """Nobody looks for it below a folder of what was set aside: what the seal says of it could be compared with nothing."""
     home = signed_run(signers)
@@ -201,6 +209,7 @@ def test_a_result_that_was_set_aside_twice_is_gone(folders: Path, signers: Signe
     assert re.search(r"earlier/\S+/results/24.json: FAILED", plain(home))
 
 
+@pytest.mark.more
 def test_parameters_that_were_sealed_between_approval_and_cutover_are_named(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     signed = home.read().parameters
@@ -215,6 +224,7 @@ def test_parameters_that_were_sealed_between_approval_and_cutover_are_named(fold
     assert "step 25 acted with other parameters or results than" in plain(home)
 
 
+@pytest.mark.more
 def test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last(folders: Path, signers: Signers) -> None:
     home = reviewed(signers)
     approve_by_hand(home, signers.key)
@@ -229,6 +239,7 @@ def test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last(folde
     assert "is no-go" in plain(home)
 
 
+@pytest.mark.more
 def test_a_line_of_another_role_than_its_statement_is_named(folders: Path, signers: Signers) -> None:
     home = signed_run(signers)
     path = sign(read(home.reports), "security", "Sec", "no-go", key=signers.key("security"), reason="leak")
@@ -241,6 +252,7 @@ def test_a_line_of_another_role_than_its_statement_is_named(folders: Path, signe
     )
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("code", "may_have_acted"), [("health_failed", True), ("signoffs_missing", False)])
 def test_a_cutover_that_failed_may_have_acted_though_no_line_says_so(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, code: str, may_have_acted: bool

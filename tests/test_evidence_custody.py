@@ -101,6 +101,7 @@ def test_nothing_is_built_on_a_seal_that_the_runner_did_not_sign(home: RunFolder
         evidence.keep_sealed(home.read())
 
 
+@pytest.mark.more
 def test_a_seal_whose_run_has_no_plain_id_is_none(home: RunFolder) -> None:
     """VERIFY.txt, which people run, names it."""
     newest = evidence.seals(home.reports)[-1]
@@ -120,6 +121,7 @@ def allowing_seals(home: RunFolder, signers: Signers) -> Path:
     return path
 
 
+@pytest.mark.more
 def test_every_seal_is_signed_by_the_key_that_it_names(home: RunFolder, signers: Signers) -> None:
     key = home.workspace.parent / "runner_key"
     _, fingerprint = audit.public_key(key)
@@ -146,6 +148,7 @@ def test_seals_made_again_with_another_key_do_not_fit_what_was_noted_elsewhere(
     assert any("not among the allowed signers" in line for line in verify(home.reports, signers=listed).problems)
 
 
+@pytest.mark.more
 def test_seals_made_again_with_the_same_key_do_not_fit_the_digest_that_was_noted(
     home: RunFolder, signers: Signers
 ) -> None:
@@ -155,6 +158,7 @@ def test_seals_made_again_with_the_same_key_do_not_fit_the_digest_that_was_noted
     assert any(noted in line for line in verify(home.reports, [noted]).problems)
 
 
+@pytest.mark.more
 def test_a_seal_that_came_later_is_named_beside_the_expected_one(home: RunFolder) -> None:
     noted = evidence.seals(home.reports)[0].digest
     found = verify(home.reports, [noted])
@@ -162,6 +166,7 @@ def test_a_seal_that_came_later_is_named_beside_the_expected_one(home: RunFolder
     assert any("is the expected one; seals made later: 2 (after step 24)" in line for line in found.notes)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("what", ["taken away", "by another key"])
 def test_a_seal_without_its_runner_s_signature_is_named(home: RunFolder, what: str, tmp_path: Path) -> None:
     last = evidence.seals(home.reports)[-1].path
@@ -172,6 +177,7 @@ def test_a_seal_without_its_runner_s_signature_is_named(home: RunFolder, what: s
     assert any(line.startswith(f"seals/{last.name}") for line in verify(home.reports).problems)
 
 
+@pytest.mark.more
 def test_a_new_runner_key_in_the_middle_of_a_run_is_named(home: RunFolder) -> None:
     for name in ("runner_key", "runner_key.pub"):
         (home.workspace.parent / name).unlink()
@@ -180,6 +186,7 @@ def test_a_new_runner_key_in_the_middle_of_a_run_is_named(home: RunFolder) -> No
     assert any("not with the key of seal" in line for line in verify(home.reports).problems)
 
 
+@pytest.mark.more
 def test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed(home: RunFolder) -> None:
     path = home.reports / "parameters.yaml"
     path.write_text(
@@ -201,6 +208,7 @@ def change(home: RunFolder, **signoff: Any) -> None:
     audit.append(home.reports / audit.NAME, "parameters changed", names=[f"signoff.{name}" for name in signoff])
 
 
+@pytest.mark.more
 def test_fewer_roles_are_never_sealed_whatever_the_log_says(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     change(home, required=["operations_lead"])
     for attempt in (evidence.keep_sealed, evidence.at_rest):
@@ -212,6 +220,7 @@ def test_fewer_roles_are_never_sealed_whatever_the_log_says(home: RunFolder, mon
     assert any("approvals that fell: cutover: dba, security" in line for line in named), named
 
 
+@pytest.mark.more
 def test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal(
     home: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +246,7 @@ def test_a_cutover_that_nobody_had_to_sign_is_named(folders: Path, signers: Sign
     assert any("nobody had to sign" in line for line in verify(home.reports).notes)
 
 
+@pytest.mark.more
 def test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier(
     home: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +342,7 @@ def test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem(
                for line in verify(home.reports).problems)  # fmt: skip
 
 
+@pytest.mark.more
 def test_a_change_after_a_seal_that_was_killed_is_announced(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log says that the seal began, twice; what changed in between came before the seal that was set."""
 
@@ -369,6 +380,7 @@ def test_one_key_signs_for_one_role(folders: Path, tmp_path: Path) -> None:
     assert "operations_lead" in gate_state(home.read()).missing
 
 
+@pytest.mark.more
 def test_one_key_signs_for_one_role_at_all_gates(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +413,7 @@ def test_one_key_signs_for_two_roles_where_the_parameters_say_so(folders: Path, 
     assert gate_state(home.read()).is_open
 
 
+@pytest.mark.more
 def test_a_key_that_has_expired_records_nothing_under_an_earlier_time(folders: Path, tmp_path: Path) -> None:
     keys = Signers(tmp_path / "keys")
     home = small_run("night-4", keys)
@@ -449,6 +462,7 @@ def test_a_key_of_one_s_own_signs_seals(folders: Path, signers: Signers, tmp_pat
         evidence.seal(home.read())
 
 
+@pytest.mark.more
 def test_the_closeout_is_signed_where_the_parameters_ask_for_it(folders: Path, signers: Signers) -> None:
     signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
     home = small_run("night-7", signers, signoff=signoff)
@@ -479,6 +493,7 @@ def test_the_closeout_is_signed_where_the_parameters_ask_for_it(folders: Path, s
     assert any("53.json" in line for line in verify(home.reports).problems)
 
 
+@pytest.mark.more
 def test_a_no_go_that_was_recorded_after_the_go_is_seen_by_plain_commands_too(folders: Path, signers: Signers) -> None:
     home = small_run("night-22", signers, signoff={"allowed_signers": str(signers.allowed), "required": ["dba"]})
     evidence.keep_sealed(home.read())
@@ -559,6 +574,7 @@ def test_a_signer_sees_what_is_signed_before_it_is(
     assert not list(home.reports.glob("signoffs/*.json"))
 
 
+@pytest.mark.more
 def test_a_group_signs_for_its_own_runs_only(
     folders: Path, signers: Signers, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def as_documented(seal: Path, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.more
 def test_every_seal_has_an_envelope_that_other_tools_verify(home: RunFolder, tmp_path: Path) -> None:
     chain = evidence.seals(home.reports)
     for seal in chain:
@@ -109,6 +110,7 @@ def test_a_failed_step_and_a_no_go_are_said_to_other_tools(home: RunFolder) -> N
     assert [said["result"], of(decision="NO-GO")["result"]] == ["FAILED", "FAILED"]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("kind", "why"), [("rsa", "ssh-rsa, not ssh-ed25519"), ("ed25519", "without a passphrase")])
 def test_a_key_that_cannot_sign_so_signs_seals_without_an_envelope(
     folders: Path, signers: Signers, tmp_path: Path, kind: str, why: str
@@ -140,6 +142,7 @@ def test_a_key_that_cannot_sign_so_signs_seals_without_an_envelope(
     assert not list(home.reports.glob("seals/*.dsse"))
 
 
+@pytest.mark.more
 def test_a_notice_names_the_runners_key_without_asking_ssh_keygen(
     home: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def test_a_command_that_could_not_push_a_digest_is_refused(folders: Path, signer
         small_run("night-12", signers, signoff=rules)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["run.log", "audit.jsonl"])
 def test_lines_that_were_added_to_a_log_after_the_seal_are_named(home: RunFolder, name: str) -> None:
     if name == "run.log":

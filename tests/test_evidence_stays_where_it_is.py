@@ -112,6 +112,7 @@ def test_a_line_that_nobody_has_proven_is_not_called_signed(
 # -- archive -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("moment", [1, 2])
 def test_what_changes_after_the_check_is_not_archived(
     signers: Signers, monkeypatch: pytest.MonkeyPatch, capsys: Said, moment: int
@@ -158,6 +159,7 @@ def test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it(
     assert [path.name for path in Path("shared").iterdir()] == ["out.zip"]
 
 
+@pytest.mark.more
 def test_an_older_copy_of_the_folder_is_named_where_the_newest_seal_is_known(signers: Signers, capsys: Said) -> None:
     """Whatever followed is gone with its seals: what is left fits in itself, and this machine knows better."""
     home = signed_run(signers)
@@ -177,6 +179,7 @@ def test_an_older_copy_of_the_folder_is_named_where_the_newest_seal_is_known(sig
     assert not Path("out.zip").exists()
 
 
+@pytest.mark.more
 def test_an_archive_is_the_same_each_time(signers: Signers) -> None:
     home = signed_run(signers)
     for name in ("one.zip", "deep/er/two.zip"):
@@ -238,6 +241,7 @@ def invented(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         finish(home)
 
 
+@pytest.mark.more
 def test_a_chain_that_was_invented_is_unsigned_and_fits_nothing_that_was_kept_elsewhere(
     signers: Signers, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_link_in_place_of_a_file_is_named(run: Path, tmp_path: Path) -> None:
     assert any("results/23.json" in line for line in problems(run))
 
 
+@pytest.mark.more
 def test_two_audit_lines_in_another_order(run: Path) -> None:
     path = run / "audit.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -170,6 +171,7 @@ def test_a_signature_in_the_place_of_another_roles(run: Path) -> None:
     assert f"signoffs/{dba.name} is not signed by one who may" in plain(run)[1]
 
 
+@pytest.mark.more
 def test_a_signature_of_another_run(run: Path, folders: Path, signers: Signers) -> None:
     other = small_run("night-2", signers)
     evidence.keep_sealed(other.read())
@@ -344,6 +346,7 @@ def test_audit_trusts_no_key_that_only_an_untrusted_seal_names(
     assert f"no trusted key signed line {lines}: what they say proves nothing" in capsys.readouterr().out
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -394,6 +397,7 @@ def test_audit_takes_the_keys_of_a_list_from_outside(fresh: RunFolder, capsys: O
         assert ("no trusted key signed line 1, 2" in capsys.readouterr().out) is (code == 1)
 
 
+@pytest.mark.more
 def test_signing_on_the_command_line(
     fresh: RunFolder, signers: Signers, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_person_picks_a_collection_and_sees_its_figure_and_its_table(front: Fr
     assert "new ITable(" in later[2]["data"]["text/html"]
 
 
+@pytest.mark.more
 def test_the_table_library_comes_with_the_cell_and_asks_no_network(front: Front) -> None:
     pages = [data["text/html"] for data in shown(front.run("desk.pick()", cell="picker")) if "text/html" in data]
     assert any("injectModule(" in page for page in pages)

@@ -75,6 +75,7 @@ def test_every_finding_of_the_profile_has_its_name_in_the_list(desk: ExploreSour
     assert (desk.found()["means"] != desk.found()["finding"]).all()
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("finding", ["zero_vectors", "none_documents", "empty_documents", "none_metadata"])
 def test_the_chunks_behind_a_finding_have_it(desk: ExploreSourceStep, finding: str) -> None:
     behind = desk.behind(finding)

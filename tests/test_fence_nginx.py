@@ -70,6 +70,7 @@ def names(fenced: Fenced) -> list[str]:
         return [c.name for c in chroma.list_collections()]
 
 
+@pytest.mark.more
 def test_the_step_fences_proves_and_says_how_to_lift(fenced: Fenced) -> None:
     text = opened(fenced)
     folder = fenced.run()
@@ -248,6 +249,7 @@ def test_workers_that_do_not_end_are_no_fence_and_all_is_put_back(fenced: Fenced
         chroma.get_collection("docs", embedding_function=None).upsert(**rows(1))
 
 
+@pytest.mark.more
 def test_what_stands_in_the_way_is_one_line_and_leaves_nothing(fenced: Fenced) -> None:
     missing = fenced.run("missing", fenced.section(nginx={"command": ["no-such-nginx"]}))
     with pytest.raises(Terminal, match=r"nginx cannot be started .*Install no-such-nginx"):
@@ -343,6 +345,7 @@ def test_a_fence_that_is_included_by_another_configuration(fenced: Fenced, tmp_p
     assert "open, everything passes" in fenced.config.read_text(encoding="utf-8"), "clients have come to use this port"
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("way", "passes"),
     [("a variable", True), ("a second proxy", True), ("the fence itself", False), ("another Chroma", False)],
@@ -377,6 +380,7 @@ def test_a_listener_that_leads_to_the_source_in_a_roundabout_way_is_asked(
         lift(folder.read())
 
 
+@pytest.mark.more
 def test_a_killed_process_leaves_what_the_next_one_needs(fenced: Fenced) -> None:
     text = opened(fenced)
     folder = fenced.run()
@@ -394,6 +398,7 @@ def test_a_killed_process_leaves_what_the_next_one_needs(fenced: Fenced) -> None
     assert fenced.config.read_text(encoding="utf-8") == text
 
 
+@pytest.mark.more
 def test_an_upstream_that_is_down_is_said_when_it_is_fenced_and_when_it_is_lifted(fenced: Fenced) -> None:
     folder = fenced.run()
     control(folder).put_up()
@@ -411,6 +416,7 @@ def test_an_upstream_that_is_down_is_said_when_it_is_fenced_and_when_it_is_lifte
     assert "a write probe got through" in lift(folder.read())
 
 
+@pytest.mark.more
 def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fenced) -> None:
     """An operator's nginx elsewhere that was never closed: the step says what got through, and cleans up."""
     opened(fenced)

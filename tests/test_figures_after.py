@@ -32,6 +32,7 @@ def performance(*levels: dict[str, Any]) -> Figure:
     return plots.performance(frame, limit_ms=500.0, minimum_rate=10.0)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("draw", "said"),
     [

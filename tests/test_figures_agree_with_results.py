@@ -157,6 +157,7 @@ def result(key: str, facts: dict[str, Any]) -> tuple[StepResult, str]:
     return found, name
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("key", CASES)
 def test_a_planted_inconsistency_is_found(key: str) -> None:
     facts, draw, right, wrong = CASES[key]

@@ -270,6 +270,7 @@ HUGE: dict[str, Callable[[], Figure]] = {
 }
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", HUGE)
 def test_huge_input_stays_a_figure(name: str) -> None:
     figure = HUGE[name]()
@@ -279,6 +280,7 @@ def test_huge_input_stays_a_figure(name: str) -> None:
     assert len(plots.png(figure)) < 400_000
 
 
+@pytest.mark.more
 def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
     with mpl.rc_context({"font.size": 20, "text.parse_math": True}):  # what a notebook may have set
         first = plots.png(ecdf([1e-7] * 100))

@@ -105,6 +105,7 @@ def test_the_exit_code_is_that_of_the_worst_row(codes: tuple[int, ...], worst: i
     assert fleet.worst(rows) == worst
 
 
+@pytest.mark.more
 def test_so_many_rows_are_at_work_at_a_time_and_no_more(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(here, "abcde")
     orders = {name: {"sleep": 1.0} for name in "abcde"}
@@ -208,6 +209,7 @@ def runners(home: Path) -> list[str]:
     return [row.run for row in fleet.read("f").rows if at_work(RunFolder.of(row.run))]
 
 
+@pytest.mark.more
 def test_what_a_killed_fleet_began_ends_and_is_resumed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(here, "abc")
     killed = start(here, '{"b": {"sleep": 60}, "c": {"sleep": 60}}')
@@ -222,6 +224,7 @@ def test_what_a_killed_fleet_began_ends_and_is_resumed(here: Path, monkeypatch: 
     assert tree(here / "reports" / "f-a") == before
 
 
+@pytest.mark.more
 def test_ctrl_c_lets_the_rows_end_and_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(here, "abcd")
     stopped = start(here, '{"a": {"sleep": 60}, "b": {"sleep": 60}}')

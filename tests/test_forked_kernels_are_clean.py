@@ -110,6 +110,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kernel.Kernel
         yield made
 
 
+@pytest.mark.more
 def test_it_is_as_clean_as_a_new_one(folder: RunFolder, template: kernel.KernelTemplate) -> None:
     write_notebook(runs.NOTEBOOKS / STEP.notebook, BEGIN, LOOK, CHECK, FINISH, begins=False)
     new = seen(folder, None)

@@ -78,6 +78,7 @@ def work(tmp_path: Path, snapshot: Snapshot, staged: Staged) -> Work:
     return Work(tmp_path, snapshot, staged)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 10_000])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_undisturbed_import(work: Work, batch_size: int, workers: int) -> None:

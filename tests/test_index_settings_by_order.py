@@ -143,6 +143,7 @@ def test_a_collection_that_would_be_searched_by_two_distances_is_refused(tmp_pat
         )
 
 
+@pytest.mark.more
 @pytest.mark.usefixtures("own_folders")
 @pytest.mark.parametrize("schema", ["identity", "one.yaml"])
 def test_a_run_creates_them_and_its_validation_says_so(

@@ -44,6 +44,7 @@ def unnamed(home: RunFolder) -> list[str]:
     return said.unnamed(STATEMENT.measure(home.reports).subjects)
 
 
+@pytest.mark.more
 def test_a_result_of_a_step_that_never_ran_is_not_sealed(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written by hand, with a notebook that shows its digest: the log knows no such step."""
     log = (home.reports / audit.NAME).read_bytes()
@@ -173,6 +174,7 @@ def test_a_page_that_lay_there_before_is_neither_kept_nor_sealed(
     assert unnamed(home) == [kept.name]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("name", "value"), [("rehearsal", True), ("directory", "/tmp"), ("group", "others")])
 def test_what_a_run_is_never_changes_after_the_first_seal(
     home: RunFolder, name: str, value: object, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +208,7 @@ def test_a_statement_that_was_never_recorded_opens_no_gate(folders: Path, signer
     assert "was never recorded" in state.refused["dba"]
 
 
+@pytest.mark.more
 def test_a_line_that_says_two_things_is_no_line_of_the_log(home: RunFolder) -> None:
     """Of two equal names the last one counts for Python, the first one for whoever looks at how the line begins."""
     path = home.reports / audit.NAME
@@ -476,6 +479,7 @@ def test_a_kill_while_a_replaced_list_is_kept_stops_no_seal(
     assert [path.read_text() for path in home.reports.glob("earlier/signers-*/*")] == ["# of 2026\n" + whole]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["allowed_signers", "allowed_signers.revoked"])
 def test_a_list_of_signers_that_somebody_put_there_is_not_sealed(
     folders: Path, signers: Signers, name: str, monkeypatch: pytest.MonkeyPatch

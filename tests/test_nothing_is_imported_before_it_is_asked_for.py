@@ -96,6 +96,7 @@ def test_a_command_that_computes_nothing_imports_few_packages(old_run: Path) -> 
     assert found <= FEW | {"jinja2"}, sorted(found - FEW)
 
 
+@pytest.mark.more
 def test_figures_and_checks_are_imported_by_their_first_use() -> None:
     found = imported(classes_of([step for step in Step if step is not Step.INDEX]))
     assert "chromadb" in found

@@ -71,6 +71,7 @@ def beside_the_door(text: str, name: str = "x.py") -> list[str]:
     return found
 
 
+@pytest.mark.more
 def test_nothing_passes_beside_the_door(root: Path) -> None:
     seen = 0
     problems: list[str] = []
@@ -107,6 +108,7 @@ def test_a_type_is_no_way_past() -> None:
     )
 
 
+@pytest.mark.more
 def test_chroma_is_imported_through_the_door_alone(root: Path) -> None:
     """Chroma reads the environment while it is imported; only the door imports it with that shut off."""
     nothing(

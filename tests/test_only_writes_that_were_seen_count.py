@@ -75,6 +75,7 @@ def test_a_fence_before_a_directory_is_proven_by_a_write_of_the_application(
     assert result.facts["fence"].get("proven", False) is (expected[2] is Verdict.PASS)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("body", "verdict", "words"),
     [

@@ -160,6 +160,7 @@ def chromium() -> Iterator[Browser]:
         yield found
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("kind", ["go", "no-go", "index", "notebook", "fleet"])
 def test_every_text_has_the_contrast_of_wcag_aa_and_fits_a_telephone(
     kind: str, tmp_path: Path, chromium: Browser
@@ -204,6 +205,7 @@ def test_every_column_of_a_wide_table_is_on_the_paper(tmp_path: Path, chromium: 
     chromium.shows("table", paper=False)
 
 
+@pytest.mark.more
 def test_a_run_page_is_twelve_pages_at_most_and_signed_on_the_first(tmp_path: Path, chromium: Browser) -> None:
     """With sixteen warnings and two dozen figures, as a large run has."""
     night = whole_night()

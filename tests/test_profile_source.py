@@ -210,6 +210,7 @@ def test_under_identity_collections_stay_apart_and_no_field_is_missed(begin: Beg
     assert profile.findings()["quarantined"] == 0
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("folder", "finding", "number", "first"),
     [

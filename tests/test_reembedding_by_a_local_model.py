@@ -136,6 +136,7 @@ def migrated(folder: Path, url: str) -> Judgement:
         return Judgement(Examination(store, of).run(), of)
 
 
+@pytest.mark.more
 def test_a_server_of_embeddings_that_answers_429_is_asked_again(tmp_path: Path) -> None:
     """Chroma's function reads the refusal as if it were vectors, and says nothing of it; it waits five seconds for an answer."""
     snapshot, model = snapshot_of(tmp_path), RehearsalEmbedding(IS)

@@ -289,6 +289,7 @@ def test_a_vector_of_another_size_in_the_log_is_never_given_to_an_engine(bench: 
     assert any("1 vectors of another size" in said for said in findings)
 
 
+@pytest.mark.more
 def test_an_engine_that_hangs_ends_at_the_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hang is real, only its cause is not: a stand-in for the bindings sleeps where vectors are asked for."""
     folder = sound("cosine", bench.real_databases, bench.bases)

@@ -114,6 +114,7 @@ def test_everything_comes_back_exactly(snapshot: Snapshot, place: Endpoint) -> N
     assert audit.check(log) is None
 
 
+@pytest.mark.more
 def test_a_collection_deleted_after_the_snapshot_is_brought_back_into_the_source(
     place: Endpoint, tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_collection_deleted_after_the_snapshot_is_brought_back_into_the_source
         assert_same(contents(store, "beta"), in_order(ChunkBatch.concatenate([HELD["beta"], later])))
 
 
+@pytest.mark.more
 def test_repeating_a_finished_restore_writes_nothing_and_proves_it_again(snapshot: Snapshot, place: Endpoint) -> None:
     restore(snapshot, place)
     done = restore(snapshot, place)

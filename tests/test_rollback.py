@@ -80,6 +80,7 @@ def test_a_rollback_that_is_stopped_names_the_command_that_goes_on(night: Night)
     assert night.folder.command("rollback") in str(stopped.value)
 
 
+@pytest.mark.more
 def test_a_dry_run_touches_nothing(night: Night) -> None:
     night.migrate()
     night.cut_over()
@@ -108,6 +109,7 @@ def write_as_clients(night: Night) -> None:
         store.delete("beta", ["b3", "b4"])
 
 
+@pytest.mark.more
 def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night) -> None:
     night.migrate()
     night.cut_over()

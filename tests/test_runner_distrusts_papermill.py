@@ -81,12 +81,14 @@ def test_a_notebook_that_does_not_finish_fails(folder: RunFolder, cells: tuple[s
     assert isinstance(error_of(result), WorldError)
 
 
+@pytest.mark.more
 def test_a_cell_that_takes_too_long_fails(folder: RunFolder) -> None:
     result = execute(folder, "import time; time.sleep(30)", FINISH, timeout=2)
     assert result.error is not None
     assert result.error["code"] == "cell_timeout"
 
 
+@pytest.mark.more
 def test_an_older_result_is_not_this_execution_s(folder: RunFolder) -> None:
     assert execute(folder, CHECK, FINISH).verdict is Verdict.PASS
     result = execute(folder, "2 + 2")
@@ -125,6 +127,7 @@ def test_a_failed_check_of_a_judging_step_is_no_go(folder: RunFolder) -> None:
     assert "counts" in result.error["line"]
 
 
+@pytest.mark.more
 def test_our_errors_are_shown_as_one_line_and_traced_in_the_log(folder: RunFolder) -> None:
     execute(folder, "run.require('13')", FINISH)
     shown = (folder.reports / STEP.notebook).read_text(encoding="utf-8")

@@ -80,6 +80,7 @@ def test_a_retention_that_was_shortened_in_the_manifest_removes_nothing(night: N
     assert found.folder.is_dir()
 
 
+@pytest.mark.more
 def test_a_rollback_writes_nothing_of_it_into_the_source(night: Night) -> None:
     night.migrate()
     night.cut_over()

@@ -266,6 +266,7 @@ def test_restore_brings_back_what_is_asked_for(night: RunFolder, capsys: Said) -
         assert_same(contents(store, "alpha"), in_order(chunks(30, 4, prefix="a")))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [

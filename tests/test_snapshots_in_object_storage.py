@@ -52,8 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def store(server: S3Server) -> S3Server:
-    """With an empty bucket."""
-    server.bucket()
+    server.bucket()  # empty
     return server
 
 
@@ -118,6 +117,7 @@ def killing(child: subprocess.Popen[str], what: str, number: int, fault: str) ->
     return of
 
 
+@pytest.mark.more
 def test_the_command_says_nothing_that_is_not_its_own(source: Path, store: S3Server) -> None:
     command = [sys.executable, "-W", "error", "-m", "helpers", "snapshots", "create", "backup.yaml", "--id", "first"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -126,6 +126,7 @@ def test_the_command_says_nothing_that_is_not_its_own(source: Path, store: S3Ser
     assert "chroma/snapshots/first.json" in store.objects()
 
 
+@pytest.mark.more
 def test_a_backup_is_put_there_and_restored_on_another_machine(
     source: Path, store: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_backup_is_put_there_and_restored_on_another_machine(
             assert_same(in_order(contents(back, name)), in_order(contents(was, name)))
 
 
+@pytest.mark.more
 def test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_needs(
     source: Path, store: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
@@ -180,6 +182,7 @@ def test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_need
     assert "every byte as its manifest says" in capsys.readouterr().out
 
 
+@pytest.mark.more
 def test_a_catch_up_shares_files_that_are_in_the_storage_only(
     source: Path, store: S3Server, proxy: FaultyProxy
 ) -> None:
@@ -198,6 +201,7 @@ def test_a_catch_up_shares_files_that_are_in_the_storage_only(
     taken.verify()
 
 
+@pytest.mark.more
 def test_verify_reads_every_byte_in_the_storage_and_names_a_changed_object(
     source: Path, store: S3Server, proxy: FaultyProxy, capsys: Said
 ) -> None:
@@ -262,6 +266,7 @@ def test_a_manifest_that_was_exchanged_is_named(source: Path, store: S3Server, c
     assert "NOT in the storage, all files here, too" in capsys.readouterr().out
 
 
+@pytest.mark.more
 def test_a_snapshot_that_was_exchanged_whole_in_the_storage_is_not_restored(
     source: Path, store: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
@@ -282,6 +287,7 @@ def test_a_snapshot_that_was_exchanged_whole_in_the_storage_is_not_restored(
     run("check", "backup.yaml", code=1)
 
 
+@pytest.mark.more
 def test_names_in_the_storage_lead_nowhere_else(source: Path, store: S3Server, proxy: FaultyProxy) -> None:
     run("create", "backup.yaml", "--id", "first")
     manifest = store.client().get_object(Bucket=BUCKET, Key="chroma/snapshots/first.json")["Body"].read()
@@ -312,6 +318,7 @@ def test_only_this_workspace_says_where_a_storage_is(
         remote.put_whole(partial)
 
 
+@pytest.mark.more
 def test_files_of_other_tools_are_imported_to_the_storage_and_exported_from_there(
     source: Path, store: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +333,7 @@ def test_files_of_other_tools_are_imported_to_the_storage_and_exported_from_ther
     assert [(Path("plain") / n).read_bytes() for n in names] == [(Path("again") / n).read_bytes() for n in names]
 
 
+@pytest.mark.more
 def test_refusals_of_a_busy_storage_are_waited_for(
     source: Path, store: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +346,7 @@ def test_refusals_of_a_busy_storage_are_waited_for(
     run("export", "first", "--into", "out")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "what",
     [
@@ -456,6 +465,7 @@ def test_what_was_begun_and_not_gone_on_with_is_removed_after_its_retention(
     assert list(store.objects()) == ["chroma/chroma-snapshots.json"]
 
 
+@pytest.mark.more
 def test_an_id_that_another_machine_gave_is_taken(
     source: Path, store: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
@@ -482,6 +492,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield found
 
 
+@pytest.mark.more
 def test_ctrl_c_is_heard_while_the_storage_does_not_answer(source: Path, proxy: FaultyProxy) -> None:
     cut = threading.Event()
 
@@ -510,6 +521,7 @@ def only_line(said: Said) -> str:
     return line
 
 
+@pytest.mark.more
 def test_wrong_credentials_are_one_line_before_the_source_is_read(
     source: Path, guarded: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:

@@ -388,6 +388,7 @@ def test_a_journal_names_no_other_file_than_an_export_writes(source: Path, file:
     assert len(known.parts) == parts - 1
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("journal", [False, True])
 def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, capsys: Said, journal: bool) -> None:
     """Nor is it gone on with by the journal of the export in whose place it is."""

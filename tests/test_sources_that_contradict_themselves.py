@@ -94,6 +94,7 @@ def test_every_reading_is_held_against_the_count(proxy: FaultyProxy, tmp_path: P
         assert len(listed_ids(store, "notes")) == CHUNKS
 
 
+@pytest.mark.more
 def test_one_that_lists_what_it_does_not_give_is_told_from_a_deletion(proxy: FaultyProxy, tmp_path: Path) -> None:
     """The ids are asked for by a request that names none of them."""
     with open_source(Endpoint(url=proxy.url), tmp_path) as store:
@@ -104,6 +105,7 @@ def test_one_that_lists_what_it_does_not_give_is_told_from_a_deletion(proxy: Fau
     assert caught.value.code == "count_mismatch"
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_a_client_that_replaces_a_chunk_meanwhile_is_a_change_and_no_contradiction(
     server: ChromaServer, proxy: FaultyProxy, tmp_path: Path, comes_back: bool

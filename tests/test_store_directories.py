@@ -87,6 +87,7 @@ def obey_permissions() -> None:
         ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE; takes effect with exec
 
 
+@pytest.mark.more
 def test_a_read_only_directory_can_be_read(real_databases: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
@@ -211,6 +212,7 @@ def test_a_directory_in_use_is_copied_as_it_was_at_one_moment(small: Path, tmp_p
     assert rows % 2 == 0, "half a transaction was copied"
 
 
+@pytest.mark.more
 def test_a_directory_whose_index_changes_all_the_time_is_refused(small: Path, tmp_path: Path) -> None:
     with (
         somebody_writes(small, to_the_index=True),

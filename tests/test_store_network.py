@@ -71,6 +71,7 @@ def at(url: str, database: str = "default_database", **more: Any) -> Endpoint:
 # -- reads -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("fault", [BUSY, CUT_BEFORE, CUT_AFTER, SLOW])
 def test_reads_are_tried_again(proxy: FaultyProxy, database: str, fault: str) -> None:
     batch = chunks(30)
@@ -93,6 +94,7 @@ def test_opening_survives_a_busy_moment(proxy: FaultyProxy, database: str) -> No
         assert store.names() == []
 
 
+@pytest.mark.more
 def test_a_server_that_stays_busy_is_given_up_with_one_line(proxy: FaultyProxy, database: str) -> None:
     with open_target(at(proxy.url, database)) as store:
         fill(store, "notes", chunks(3))
@@ -119,6 +121,7 @@ def test_a_server_that_never_answers_does_not_hold_us_longer_than_the_time_out(
     assert 5 * 0.3 <= taken < 12  # five tries and the pauses between them
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("greeted", [0, 4])
 def test_a_server_that_falls_silent_while_it_is_opened_does_not_hold_us(
     proxy: FaultyProxy, database: str, greeted: int
@@ -132,6 +135,7 @@ def test_a_server_that_falls_silent_while_it_is_opened_does_not_hold_us(
     assert time.monotonic() - begun < 15
 
 
+@pytest.mark.more
 def test_a_server_that_is_down_is_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(Transient, match="connection failed") as caught,
@@ -145,6 +149,7 @@ def test_a_server_that_is_down_is_one_line(tmp_path: Path) -> None:
 # -- writes ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "faults", [[CUT_AFTER], [CUT_BEFORE], [BUSY], [CUT_BEFORE, CUT_AFTER], [BUSY, CUT_BEFORE, CUT_AFTER]], ids=str
 )
@@ -160,6 +165,7 @@ def test_an_add_that_was_cut_neither_doubles_nor_loses(proxy: FaultyProxy, datab
         assert_same(in_order(contents(store, "notes")), in_order(batch))
 
 
+@pytest.mark.more
 def test_an_add_that_outlasts_the_time_out_is_looked_up_before_it_is_sent_again(
     proxy: FaultyProxy, database: str
 ) -> None:
@@ -172,6 +178,7 @@ def test_an_add_that_outlasts_the_time_out_is_looked_up_before_it_is_sent_again(
         assert proxy.count("/add") == 2
 
 
+@pytest.mark.more
 def test_an_add_that_never_gets_through_is_an_error_and_nothing_is_there(proxy: FaultyProxy, database: str) -> None:
     with open_target(at(proxy.url, database)) as store:
         store.create(plan("notes"))
@@ -221,6 +228,7 @@ def test_deleting_is_tried_again(proxy: FaultyProxy, database: str) -> None:
 # -- who asks, and whom ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.more
 def test_headers_are_sent_with_every_request_and_their_secret_is_in_no_error(
     proxy: FaultyProxy, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

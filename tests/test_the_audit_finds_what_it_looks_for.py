@@ -107,6 +107,7 @@ def test_a_secret_in_a_file_is_named_and_not_repeated(tmp_path: Path) -> None:
     assert not any(secret in found.detail for secret in ("dE5fG7", "horse", "EFGHIJ"))
 
 
+@pytest.mark.more
 def test_the_repository_holds_no_secret() -> None:
     found = audit.secrets()
     assert found.outcome == PASS, found.detail

@@ -54,6 +54,7 @@ def metadata(**values: Any) -> Callable[[ChunkBatch], None]:
     return change
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("limit", "most", "change", "said", "helps"),
     [

@@ -27,6 +27,7 @@ def home(signers: Signers) -> RunFolder:
     return signed_run(signers)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("left", ["the log", "the log and the last seal"])
 def test_seals_that_were_made_again_below_a_log_that_stayed_are_named(
     home: RunFolder, left: str, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +72,7 @@ def test_a_seal_whose_line_was_killed_is_named_by_the_next_command(
     assert "Everything fits." in plain(home)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("tail", [b'{"action": "seal", "fac', b"\x1b[2Jby hand", b"by hand\nand again"])
 def test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever(home: RunFolder, tail: bytes) -> None:
     finish(home)
@@ -155,6 +157,7 @@ def test_a_line_without_an_action_and_facts_is_no_line_of_the_log(tmp_path: Path
     assert (broken.line, [entry["action"] for entry in audit.entries(log)]) == (2, ["counted"])
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("part", "value"),
     [

@@ -52,6 +52,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.more
 def test_it_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / ENV).write_text(f"CHROMA_PATH={tmp_path}\n")
     port = free_port()

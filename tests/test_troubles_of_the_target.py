@@ -47,6 +47,7 @@ def whole() -> None:
         assert store.lock_holder() is None
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("step", ["44", "46", "47", "48"])
 def test_a_sound_target_passes(night: RunFolder, step: str) -> None:
     desk = at(night, step)
@@ -173,6 +174,7 @@ def test_a_mend_that_was_killed_is_done_by_the_next(night: RunFolder, monkeypatc
         assert store.read("alpha", spoiled.ids).documents == ["spoiled"] * 3
 
 
+@pytest.mark.more
 def test_a_collection_that_lost_ids_by_the_mend_is_written_afresh(
     night: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

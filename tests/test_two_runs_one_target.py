@@ -59,6 +59,7 @@ def a_run(name: str, target: dict[str, str], source: dict[str, str]) -> RunFolde
     return runs.create(parameters_from(sections), name)
 
 
+@pytest.mark.more
 def test_of_two_runs_at_once_one_fences_and_the_other_touches_nothing(
     chroma_server: Callable[..., ChromaServer], tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_parameter_that_was_unset_at_the_first_seal_is_not_set_unseen(folders:
     assert unbound(first, first.predicate["bound"] | {"fence.kind": bound["fence.kind"]}, []) == ([], [])
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("part", [audit.LOG_KEY, "work", "moves", "sealed", audit.FILES, "bound", "approvals"])
 def test_a_later_seal_that_says_less_is_named(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch, part: str
@@ -205,6 +206,7 @@ def test_a_key_that_the_list_outside_revokes_signs_nothing(folders: Path, signer
     assert judged() == (False, "Does not fit: see FAILED above.")
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(("key", "value"), [
     ("rehearsal", True), ("created", "2025-01-01T00:00:00.000+00:00"), ("user", "somebody else"), ("directory", "/"),
 ])  # fmt: skip

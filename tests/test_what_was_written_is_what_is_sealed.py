@@ -29,6 +29,7 @@ def home(folders: Path, signers: Signers) -> RunFolder:
 STEPS_FILES = ["results/23.json", "figures/23_counts.png", "23_validate.ipynb", "23_validate.html"]
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("how", ["changed", "gone"])
 @pytest.mark.parametrize("name", STEPS_FILES)
 def test_a_file_that_changed_between_the_end_of_a_step_and_the_seal_is_not_sealed(
@@ -54,6 +55,7 @@ def test_a_file_that_changed_between_the_end_of_a_step_and_the_seal_is_not_seale
     assert how == "gone" or f"{name}: audit.jsonl names no such file" in plain(home)
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["APPROVAL.md", "figures/23_forged.svg", "approval.log", "23_searches.csv.gz", "x/y"])
 def test_a_file_that_somebody_dropped_is_not_sealed(name: str, home: RunFolder) -> None:
     (path := home.reports / name).parent.mkdir(exist_ok=True)
@@ -172,6 +174,7 @@ def test_an_edit_of_a_run_that_the_toolkit_never_changed_is_not_sealed(folders: 
         evidence.keep_sealed(home.read())
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["nothing", ".hidden", "0001-x.json.tsr"])
 def test_an_empty_folder_among_the_seals_is_named_by_both(name: str, home: RunFolder) -> None:
     first = evidence.seals(home.reports)[0].path.name

@@ -87,6 +87,7 @@ def silent() -> Iterator[str]:
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.more
 def test_a_scheduler_that_is_not_there_is_one_line(home: Path, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "ANSWERS", 1.0)
     for place in (f"tcp://127.0.0.1:{free_port()}", silent):
@@ -95,6 +96,7 @@ def test_a_scheduler_that_is_not_there_is_one_line(home: Path, silent: str, monk
         assert line.strip().endswith(f"Start it: dask scheduler. Or go without: {without}.")
 
 
+@pytest.mark.more
 def test_workers_that_do_not_fit_are_one_line(home: Path) -> None:
     """No worker; one whose code is another; then one that fits."""
     other = home / "other"
@@ -129,6 +131,7 @@ def fits(url: str) -> bool:
     return True
 
 
+@pytest.mark.more
 def test_a_worker_says_what_it_does_not_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
     there = tmp_path / "token"
@@ -159,6 +162,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
         yield found
 
 
+@pytest.mark.more
 def test_nobody_else_gives_orders_to_a_local_cluster(local: Workers) -> None:
     """Another client of this machine, which knows the address, without the key and with one of its own."""
     import distributed
@@ -242,6 +246,7 @@ def test_threads_load_no_dask(tmp_path: Path) -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.more
 def test_a_slice_that_kills_each_worker_is_given_up(local: Workers) -> None:
     with pytest.raises(Terminal, match="Dask gave a slice up"):
         local.call(os._exit, 1)

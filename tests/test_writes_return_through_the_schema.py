@@ -70,6 +70,7 @@ def test_writes_go_back_under_the_names_and_ids_of_the_source(night: Night) -> N
     assert changed == {("notes", "c0"), ("articles", "c1"), ("articles", "fresh"), ("logs-b", "c3")}
 
 
+@pytest.mark.more
 def test_a_new_chunk_of_a_merged_collection_waits_for_somebody_who_says_where(night: Night) -> None:
     wrote(night, "logs", "logs-a/c0", new="fresh", author="Bo")
     with pytest.raises(

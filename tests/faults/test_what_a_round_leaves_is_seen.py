@@ -15,6 +15,7 @@ SLEEPS = "import time; time.sleep(600)"
 LEAVES = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEPS!r}], stdout=subprocess.DEVNULL).pid)"
 
 
+@pytest.mark.more
 @pytest.mark.skipif(sys.platform != "linux", reason="the campaign runs on Linux")
 def test_an_orphan_is_named_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "ORPHAN_SECONDS", 0.5)
