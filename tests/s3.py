@@ -6,6 +6,7 @@ import http.client
 import os
 import re
 import secrets
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from tests.proxies import BUSY, CUT_AFTER, CUT_BEFORE, PASS, FaultyProxy, Forward
+from tests.proxies import BUSY, CUT_AFTER, CUT_BEFORE, PASS, Fault, FaultyProxy, Forward
 from tests.servers import Server
 
 KEY, SECRET = f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)  # of nobody: moto takes any
@@ -145,3 +146,20 @@ def without_machine_credentials() -> Iterator[None]:
     finally:
         del os.environ["AWS_EC2_METADATA_DISABLED"]
         os.environ.update(kept)
+
+
+def killing(child: subprocess.Popen[str], what: str, number: int, fault: str) -> Fault:
+    """Kills the child at this request of those that match, and then lets the proxy do this with it."""
+    at = from_the(number, fault, what)
+
+    def of(method: str, path: str) -> str:
+        if child.poll() is None and (done := at(method, path)) != PASS:
+            if done == CUT_AFTER:  # the storage has it, and nobody hears of it
+                threading.Timer(0.05, child.kill).start()
+            else:
+                child.kill()
+                child.wait()
+            return done
+        return PASS
+
+    return of

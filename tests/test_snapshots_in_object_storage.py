@@ -26,8 +26,8 @@ from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Changed, Snapshot, follow_snapshot
 from tests.commands import Runbook
 from tests.conftest import ROOT
-from tests.proxies import CUT_AFTER, CUT_BEFORE, PASS, Fault, FaultyProxy
-from tests.s3 import BUCKET, KEY, SECRET, S3Server, from_the, s3_proxy, some, without_machine_credentials
+from tests.proxies import CUT_AFTER, CUT_BEFORE, PASS, FaultyProxy
+from tests.s3 import BUCKET, KEY, SECRET, S3Server, from_the, killing, s3_proxy, some, without_machine_credentials
 from tests.storage import assert_same, chunks, contents, embedded, fill, in_order
 
 Said = pytest.CaptureFixture[str]
@@ -98,23 +98,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def cache() -> Path:
     (found,) = remote.every()
     return found
-
-
-def killing(child: subprocess.Popen[str], what: str, number: int, fault: str) -> Fault:
-    """Kills the child at this request of those that match, and then lets the proxy do this with it."""
-    at = from_the(number, fault, what)
-
-    def of(method: str, path: str) -> str:
-        if child.poll() is None and (done := at(method, path)) != PASS:
-            if done == CUT_AFTER:  # the storage has it, and nobody hears of it
-                threading.Timer(0.05, child.kill).start()
-            else:
-                child.kill()
-                child.wait()
-            return done
-        return PASS
-
-    return of
 
 
 @pytest.mark.more
