@@ -183,3 +183,27 @@ def test_a_vector_that_is_made_anew_is_not_said_to_stay(source: Path, capsys: py
 def test_an_unknown_chunk_is_one_line(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explained(source, "identity", "nobody") == 2
     assert "the source holds no chunk with the id nobody" in capsys.readouterr().err
+
+
+STRICT = """\
+name: strict
+collections: [{from: other, to: rest}, {from: articles, to: papers}, {from: "*", to: anything}]
+fields:
+  - {name: code, type: string, allowed: [fr, it]}
+  - {name: published, type: integer, minimum: 1900}
+"""
+
+
+def test_what_a_quarantined_value_must_be_is_said_and_which_rules_come_too_late(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "strict.yaml").write_text(STRICT, encoding="utf-8")
+    assert explained(source, str(source / "strict.yaml"), "a 1", "--collection", "articles") == 0
+    text = capsys.readouterr().out
+    for words in (
+        "'de'. The schema wants the type string. Allowed: fr, it.",
+        "The schema wants the type integer, at least 1900.",
+        "collections, to rest: only for collections other; this one is articles",
+        "collections, to anything: an earlier rule moves the chunk",
+    ):
+        assert words in text, text

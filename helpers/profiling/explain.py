@@ -65,10 +65,11 @@ def explained(
         if str(row["reason"]).removeprefix("missing_") in wrong:
             continue  # its value could not be computed, so it is missing: once is enough
         field = str(row["reason"]).partition("_")[2]
-        named = any(rule.name == field for rule in schema.rules(done.types[0]))
+        named = next((rule for rule in schema.rules(done.types[0]) if rule.name == field), None)
         about = f"field {field} ({row['reason']})" if named else row["reason"]
         name = "the rule that leaves it out" if out else f"quarantine, {about}"
-        rows.append(("not migrated", name, "", "", str(row["detail"])))
+        wanted = f". {_wanted(named)}" if named is not None and field in wrong else ""
+        rows.append(("not migrated", name, "", "", f"{row['detail']}{wanted}"))
     if not failures:
         rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
         rows.append(("target", "document", "", _said(new.documents[0]), ""))
@@ -101,9 +102,7 @@ def _why(schema: Schema, kind: str | None, collection: str, row: Mapping[Any, An
     if did in ("computed", "recomputed") and rule is not None:
         return f"{said.removesuffix('.')}: {rule.value}"
     if did == "clamp" and rule is not None:
-        bounds = [f"at least {rule.minimum:g}"] if rule.minimum is not None else []
-        bounds += [f"at most {rule.maximum:g}"] if rule.maximum is not None else []
-        return f"The number must be {' and '.join(bounds)}; it gets the nearest number that is allowed (repair: clamp)."
+        return f"The number must be {_bounds(rule)}; it gets the nearest number that is allowed (repair: clamp)."
     if did == "coerce" and rule is not None:
         return f"The schema wants the type {rule.type}; the value had another type and was converted without loss."
     if did == "default" and rule is not None:
@@ -135,6 +134,18 @@ def _why(schema: Schema, kind: str | None, collection: str, row: Mapping[Any, An
     return said
 
 
+def _bounds(rule: FieldRule) -> str:
+    bounds = [f"at least {rule.minimum:g}"] if rule.minimum is not None else []
+    bounds += [f"at most {rule.maximum:g}"] if rule.maximum is not None else []
+    return " and ".join(bounds)
+
+
+def _wanted(rule: FieldRule) -> str:
+    """What a value of this field must be."""
+    sentences = [f"The schema wants the type {rule.type}{f', {_bounds(rule)}' * rule.has_bounds}.", _allowed(rule)]
+    return " ".join(filter(None, sentences))
+
+
 def _allowed(rule: FieldRule) -> str:
     """What a text of this field may be."""
     if rule.allowed:
@@ -156,6 +167,7 @@ def _idle(
     """The rules that do nothing to this chunk, and why: those on whole chunks, names, texts and fields to be dropped."""
     content = schema.content
     moves = [move for move in content.moves(collection) if move.target(collection) == target != collection][:1]
+    moved = False
     for move in content.collections:
         why = (
             f"its condition is not met: {move.when}"
@@ -163,7 +175,8 @@ def _idle(
             else f"only for collections {move.source}; this one is {collection}"
         )
         if move not in moves:
-            yield f"collections, to {move.to}", "an earlier rule moves the chunk" if moves else why
+            yield f"collections, to {move.to}", "an earlier rule moves the chunk" if moved else why
+        moved = moved or move in moves
     fields = [what.removeprefix("field ") for what in held if what.startswith("field ")]
     texts = {what: [one for one in (value if isinstance(value, list) else [value])
                     if isinstance(one, str) and not unicode_problem(one)] for what, value in held.items()}  # fmt: skip
