@@ -69,6 +69,7 @@ def explained(
         about = f"field {field} ({row['reason']})" if named else row["reason"]
         name = "the rule that leaves it out" if out else f"quarantine, {about}"
         wanted = f". {_wanted(named)}" if named is not None and field in wrong else ""
+        wanted = wanted or ". The schema requires one (requires_document)" * (row["reason"] == "missing_document")
         rows.append(("not migrated", name, "", "", f"{row['detail']}{wanted}"))
     if not failures:
         rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
@@ -76,9 +77,7 @@ def explained(
         rows += [("target", f"field {k}", "", _said(v), "") for k, v in _by_key(new.metadatas[0])]
         old = "It stays as it is."
         if new.documents[0] != batch.documents[0]:
-            old += (
-                " It was made from the old text, and searches find the chunk by that; migration.reembed makes it anew."
-            )
+            old += " It was made from the source's text, and searches find the chunk by that; to get a new one, order migration.reembed."
         if (order := rules.migration.embedding) is not None and order.selects(info.name):
             old = f"It is replaced: migration.reembed makes a new one by {order.function}."
         rows.append(("target", "vector", "", f"{batch.dimension} numbers", old))
@@ -142,8 +141,7 @@ def _bounds(rule: FieldRule) -> str:
 
 def _wanted(rule: FieldRule) -> str:
     """What a value of this field must be."""
-    sentences = [f"The schema wants the type {rule.type}{f', {_bounds(rule)}' * rule.has_bounds}.", _allowed(rule)]
-    return " ".join(filter(None, sentences))
+    return _allowed(rule) or f"The schema wants the type {rule.type}{f', {_bounds(rule)}' * rule.has_bounds}."
 
 
 def _allowed(rule: FieldRule) -> str:
