@@ -69,7 +69,7 @@ def explained(
         about = f"field {field} ({row['reason']})" if named else row["reason"]
         name = "the rule that leaves it out" if out else f"quarantine, {about}"
         wanted = f". {_wanted(named)}" if named is not None and field in wrong else ""
-        wanted = wanted or ". The schema requires one (requires_document)" * (row["reason"] == "missing_document")
+        wanted = wanted or ". The schema requires one (requires_document)." * (row["reason"] == "missing_document")
         rows.append(("not migrated", name, "", "", f"{row['detail']}{wanted}"))
     if not failures:
         rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
@@ -77,7 +77,9 @@ def explained(
         rows += [("target", f"field {k}", "", _said(v), "") for k, v in _by_key(new.metadatas[0])]
         old = "It stays as it is."
         if new.documents[0] != batch.documents[0]:
-            old += " It was made from the source's text, and searches find the chunk by that; to get a new one, order migration.reembed."
+            old += (
+                " It was made from the source's text, and searches find it by that; migration.reembed makes a new one."
+            )
         if (order := rules.migration.embedding) is not None and order.selects(info.name):
             old = f"It is replaced: migration.reembed makes a new one by {order.function}."
         rows.append(("target", "vector", "", f"{batch.dimension} numbers", old))
