@@ -233,7 +233,7 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
         chroma.get_collection("alpha", embedding_function=None).delete(ids=["c8"])
 
     for place in (
-        "helpers.snapshots.snapshot._write_part",
+        "helpers.snapshots.snapshot.write_part",
         "helpers.migration.catch_up.make_delta",
         "helpers.migration.catch_up.Round.prove",
         "helpers.migration.catch_up.switch",
