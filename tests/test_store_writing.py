@@ -197,6 +197,23 @@ def test_a_clone_keeps_every_index_parameter(store: ClientStore, tmp_path: Path,
     assert clone.configuration["embedding_function"] == function
 
 
+@pytest.mark.parametrize("name", ["default", "of_another_team"])
+def test_a_plain_collection_keeps_its_embedding_function(store: ClientStore, tmp_path: Path, name: str) -> None:
+    """Its schema has nothing that anybody chose: given that alone, Chroma forgets the function (chroma-facts)."""
+    function = {"type": "known", "name": name, "config": {}}
+    with embedded(tmp_path / "source") as source:
+        info = replace(plan("base"), configuration={"hnsw": {}, "spann": None, "embedding_function": function})
+        source.create(info)
+        batch = chunks(5, 4)
+        batch.metadatas = [None] * 5
+        source.add("base", batch)
+        info = source.info("base")
+    assert info.schema is None or set(info.schema["keys"]) == {"#document", "#embedding"}
+    store.create(info)
+    assert store.info("base").configuration == info.configuration
+    assert store.info("base").configuration["embedding_function"] == function
+
+
 def test_hnsw_metadata_of_old_collections_becomes_configuration(store: ClientStore) -> None:
     old = {
         "hnsw:space": "cosine", "hnsw:construction_ef": 200, "hnsw:search_ef": 40, "hnsw:M": 32,

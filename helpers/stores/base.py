@@ -260,6 +260,24 @@ class Reader(Protocol):
     ) -> None: ...
 
 
+def switches(schema: Mapping[str, Any]) -> dict[tuple[str, str, str], bool]:
+    """(key, or "" for the defaults; type of value; index) → whether it is on."""
+    sides = {"": schema.get("defaults") or {}, **(schema.get("keys") or {})}
+    return {
+        (key, kind, index): bool(state.get("enabled"))
+        for key, types in sides.items()
+        for kind, indexes in types.items()
+        for index, state in indexes.items()
+    }
+
+
+def is_usual(schema: Mapping[str, Any]) -> bool:
+    """Whether a schema has no field of its own and no switch that anybody chose: the configuration then says all of it."""
+    from chromadb import Schema
+
+    return switches(schema) == switches(Schema().serialize_to_json())
+
+
 def shard_of(chunk: str, of: int) -> int:
     """The shard, 0 to `of` - 1, of a chunk's id: the first eight bytes of its SHA-256 (UTF-8), big-endian, modulo `of`."""
     return int.from_bytes(hashlib.sha256(chunk.encode("utf-8", "surrogatepass")).digest()[:8], "big") % of

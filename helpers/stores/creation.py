@@ -36,7 +36,7 @@ from helpers.errors import RUNBOOK, Terminal, UsageError, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
-from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, declared, legacy_parameters
+from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, declared, is_usual, legacy_parameters
 from helpers.stores.door import (
     EMBEDDING_FUNCTIONS,
     LOCAL_FUNCTIONS,
@@ -182,11 +182,11 @@ def effective_configuration(info: CollectionInfo) -> dict[str, Any]:
 
 
 def effective_schema(info: CollectionInfo) -> dict[str, Any] | None:
-    """The source's schema, the effective space in both places that hold it; None where it cannot be used.
+    """The source's schema, the effective space in both places that hold it; None where the collection goes by configuration.
 
-    A schema beside `hnsw:*` metadata is refused ("cannot set both"): such collections go by configuration.
+    A schema beside `hnsw:*` metadata is refused ("cannot set both"), and Chroma forgets the embedding function of a usual one.
     """
-    if info.schema is None or any(key.startswith("hnsw:") for key in info.metadata or {}):
+    if info.schema is None or any(key.startswith("hnsw:") for key in info.metadata or {}) or is_usual(info.schema):
         return None
     if declared(info.configuration) == info.space:
         return info.schema

@@ -19,7 +19,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict, kind_of
 from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import metadata_differences, same_value, show
-from helpers.stores.base import HNSW_METADATA, CollectionInfo, Reader, legacy_parameters
+from helpers.stores.base import HNSW_METADATA, CollectionInfo, Reader, legacy_parameters, switches
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import VECTORS, allowed, effective_configuration, reduced, unsupported
 
@@ -144,7 +144,7 @@ def _switches(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, 
     """Which indexes of metadata and documents are on: a row for each that is not as usual, or that differs."""
     if source.schema is None:
         return []
-    was, now = _enabled(source.schema), _enabled(target.schema or {})  # older servers have no schemas
+    was, now = switches(source.schema), switches(target.schema or {})  # older servers have no schemas
     usual = [{(kind, index): on for (key, kind, index), on in side.items() if key == ""} for side in (was, now)]
     rows = []
     for place in sorted({*was, *now}):
@@ -161,17 +161,6 @@ def _switches(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, 
 
 
 _DOCUMENTS = {"fts_index": True, "string_inverted_index": False}  # of `#document`, where nobody chose
-
-
-def _enabled(schema: Mapping[str, Any]) -> dict[tuple[str, str, str], bool]:
-    """(key, or "" for the defaults; type of value; index) → whether it is on."""
-    sides = {"": schema.get("defaults") or {}, **(schema.get("keys") or {})}
-    return {
-        (key, kind, index): bool(state.get("enabled"))
-        for key, types in sides.items()
-        for kind, indexes in types.items()
-        for index, state in indexes.items()
-    }
 
 
 def _metadata(source: CollectionInfo, target: CollectionInfo, order: Mapping[str, Any]) -> list[dict[str, Any]]:
