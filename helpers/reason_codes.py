@@ -475,6 +475,7 @@ class ReasonCode(StrEnum):
     DELTA_OVER_LIMIT = "delta_over_limit", _CHANGED, _MORE_CHANGED
     SOURCE_MOVED_ON = "source_moved_on", _CHANGED, _AS_IT_IS
     SOURCE_RESTORED = "source_restored", _CHANGED, _AS_IT_IS
+    TARGET_CHANGED = "target_changed", _CHANGED
     TARGET_IN_USE = "target_in_use", _CHANGED, _CLOSE_TARGET
     TARGET_NOT_CLEAN = "target_not_clean", _CHANGED, _REPEAT
 

@@ -10,11 +10,13 @@ import pytest
 from helpers.errors import UsageError
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
+from helpers.rollback.replay import Plan
+from helpers.rollback.return_writes import leave_other_shards
 from helpers.runner import fleet_table
 from helpers.stores import open_source
 from helpers.stores.base import shard_of, sharded
 from tests.commands import Runbook
-from tests.storage import assert_same, chunks, contents, embedded, fill
+from tests.storage import assert_same, chunks, contents, embedded, fill, plan
 
 SHARDS = 3
 
@@ -101,6 +103,21 @@ def test_a_table_names_every_shard_once(folder: Path) -> None:
     assert "no row reads 2/3; chunks would be left behind" in missing
     assert any("reads shard 1/2 of this source, too" in p for p in problems(folder, ["1/2", "1/2", "2/2"]))
     assert any("count 2 and 3 shards" in p for p in problems(folder, ["1/2", "2/2", "3/3"]))
+
+
+def test_a_rollback_leaves_chunks_of_other_shards_to_a_person() -> None:
+    """A client wrote them to the wrong target; the source may hold another chunk under that id."""
+    batch, made = chunks(20, 4), plan("made")
+    planned = Plan(put={"notes": batch, "made": chunks(3, 4)}, create={"made": made})
+    leave_other_shards(planned, "2/2")
+    mine = [chunk for chunk in batch.ids if shard_of(chunk, 2) == 1]
+    assert planned.put["notes"].ids == mine
+    assert 0 < len(mine) < 20
+    assert sorted(row["id"] for row in planned.open) == sorted(set(batch.ids) - set(mine))
+    assert len(planned.put["made"]) == 3, "a collection that clients made comes back whole"
+    alone = Plan(put={"notes": batch.take([batch.ids.index(mine[0])])})
+    leave_other_shards(alone, "1/2")
+    assert (alone.put, len(alone.open)) == ({}, 1)
 
 
 @pytest.mark.more

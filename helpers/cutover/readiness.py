@@ -31,12 +31,14 @@ from helpers.cutover.files import (
 from helpers.errors import RunbookError
 from helpers.evidence import signing
 from helpers.formatting import count
+from helpers.migration.source_changes import WrittenData, altered
 from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.new_values import written
 from helpers.parameters.sections import ComposeFile, EnvFile
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.stores import Reader
 from helpers.stores.handshake import open_door
 
 COLUMNS = ["what", "found", "verdict"]
@@ -395,3 +397,27 @@ def loopback_in_container(parameters: Parameters) -> str:
     if not parameters.cutover.compose_files or not (host in LOOPBACK or host.startswith("127.")):
         return ""
     return f"{host} inside a container is the container itself: see that the services reach {parameters.target.address} by it"
+
+
+AS_VALIDATED = "target as it was validated"  # the check of step 25
+
+
+def check_as_validated(run: RunRecord, store: Reader | None, why_not: str) -> None:
+    """FAIL where the target is not, chunk by chunk, what step 23 compared: hours may have passed until it was signed.
+
+    NOT EXERCISED where it cannot be read, or clients may write there already (`why_not`).
+    """
+    if store is None or why_not:
+        run.check(AS_VALIDATED, Verdict.NOT_EXERCISED, measured="not read", threshold="every chunk", detail=why_not)
+        return
+    made = WrittenData(run)
+    total = made.require_staged().total
+    with run.phase("compare the target once more", total), run.progress("Compare the target", total) as bar:
+        found, examples = altered(store, made, bar)
+    told = ", ".join(f"{number:,} {kind}" for kind, number in sorted(found.items()))
+    run.check(
+        AS_VALIDATED, Verdict.FAIL if found else Verdict.PASS, measured=found.total(), threshold=0, unit="chunks",
+        reason=ReasonCode.TARGET_CHANGED if found else "", offenders=found.total(), ids=examples,
+        detail=f"{told} since the validation: find out who writes there, and begin again from 22: this is not what was signed"
+        if found else "every chunk was read again",
+    )  # fmt: skip

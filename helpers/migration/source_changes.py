@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -517,3 +518,26 @@ class WrittenData:
         """Chunks that the target itself refused: they were never there."""
         reasons = Quarantine(self.folder.workspace / RunPath.QUARANTINE).reasons()
         return frozenset(key for key, reason in reasons.items() if reason == ReasonCode.REFUSED_BY_TARGET)
+
+
+def altered(store: Reader, made: WrittenData, progress: Progress = silent) -> tuple[Counter[str], list[dict[str, str]]]:
+    """What the target's collections of this run hold other than the run put there, every chunk read again: how many chunks are
+    `gone`, `changed`, `added`; the first twenty as `{collection, id, change}`."""
+    counted, examples, there = Counter[str](), list[dict[str, str]](), set(store.names())
+    for name in made.collections:
+        space, left = (
+            ("l2", set[str]()) if name not in there else (store.info(name).space, set(listed_ids(store, name)))
+        )
+        found: list[tuple[str, str]] = []
+        for piece in made.pieces(name):
+            rows = piece.rows.take([i for i, origin in enumerate(piece.origins) if origin not in made.refused])
+            for pair in compared(store if name in there else None, name, [rows], cast(Space, space)):
+                found += [(chunk, "gone" if missing else "changed") for chunk, missing in pair.differing().items()]
+            left.difference_update(rows.ids)
+            progress.advance(len(rows))
+        found += [(chunk, "added") for chunk in sorted(left)]
+        counted.update(change for _, change in found)
+        examples += [{"collection": name, "id": chunk, "change": change} for chunk, change in found][
+            : 20 - len(examples)
+        ]
+    return counted, examples

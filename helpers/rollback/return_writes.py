@@ -24,6 +24,7 @@ from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, 
 from helpers.rollback.replay import Plan, Written, export, next_folder, said, since, summary, written
 from helpers.schema import load_schema
 from helpers.stores import Reader, open_source
+from helpers.stores.base import shard_of
 from helpers.stores.opening import quick_names
 
 COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "gone as a whole", "made by clients"]
@@ -34,6 +35,19 @@ def said_open(rows: list[dict[str, str]]) -> str:
     """How many writes cannot be replayed, by collection and reason."""
     counted = Counter((row["collection"], row["why"]) for row in rows)
     return "; ".join(f"{n:,} in {name}: {why}" for (name, why), n in sorted(counted.items()))
+
+
+def leave_other_shards(planned: Plan, shard: str) -> None:
+    """Chunks of other shards are not replayed, but open: what the source holds under their ids is in no snapshot of this run."""
+    number, of = map(int, shard.split("/"))
+    for name in planned.put.keys() - planned.create.keys():
+        batch = planned.put.pop(name)
+        mine = [i for i, chunk in enumerate(batch.ids) if shard_of(chunk, of) == number - 1]
+        others = [chunk for chunk in batch.ids if shard_of(chunk, of) != number - 1]
+        why = "its id is of another shard, so a client wrote it to the wrong target: bring it to the source by hand"
+        planned.open += [{"collection": name, "id": chunk, "why": why} for chunk in others]
+        if mine:
+            planned.put[name] = batch.take(mine)
 
 
 class ReturnWrites:
@@ -220,6 +234,8 @@ class ReturnWrites:
         planned = replay.plan(self.found, snapshot, taken, schema=self.schema, prefixed=self.prefixed, to=to,
                               anew=order.selects if order else lambda _: False)  # fmt: skip
         replay.without(planned, self.source.moved)
+        if shard := self.run.parameters.collections.shard:
+            leave_other_shards(planned, shard)
         return planned
 
     def _replay(self) -> Plan:

@@ -36,7 +36,7 @@ from helpers.cutover.application import (
     wait_until_well,
 )
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
-from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
+from helpers.cutover.readiness import Edit, all_edits, check_as_validated, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence import FenceState, used_by
 from helpers.formatting import count, duration
@@ -233,13 +233,13 @@ class CutoverStep(NotebookStep):
     def _target_answers(self) -> tuple[str]:
         target = self.run.parameters.target
         if used := used_by(target):
+            check_as_validated(self.run, None, f"not opened, because of {used}")
             return (f"not opened, because of {used}",)
         with open_target(target) as store:
+            check_as_validated(self.run, store, "clients may be there" * (self.control.under_way is not None))
             counts = {name: store.count(name) for name in self._collections()}
         written = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).targets
-        gone = [
-            name for name, count in counts.items() if not count and written[name].completed > written[name].rejected
-        ]
+        gone = [n for n, count in counts.items() if not count and written[n].completed > written[n].rejected]
         self.run.check(
             "answers of the target",
             Verdict.FAIL if gone or not counts else Verdict.PASS,
