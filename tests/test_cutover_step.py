@@ -346,3 +346,29 @@ def test_a_target_that_lost_a_collection_is_found_before_anything_is_touched(nig
     assert verdicts(result)["answers of the target"] is Verdict.FAIL
     assert untouched()
     assert ran() == 0
+
+
+@pytest.mark.parametrize("how", ["one deleted", "one altered", "one added", "all gone"])
+def test_a_target_that_changed_since_it_was_validated_is_not_cut_over(night: RunFolder, how: str) -> None:
+    """Hours may pass until the last signature; whoever can write there would decide what clients get."""
+    with embedded(Path("target")) as store:
+        name = store.names()[0]
+        ids = sorted(store.ids(name))
+        batch = store.read(name, ids[:1])
+        if how == "one altered":
+            store.delete(name, ids[:1])
+            batch.documents = ["somebody's"]
+            store.add(name, batch)
+        elif how == "one added":
+            batch.ids = ["somebody-s"]
+            store.add(name, batch)
+        else:
+            store.delete(name, ids[:1] if how == "one deleted" else ids)
+    result = step(night)
+    [check] = [check for check in result.checks if check.name == "target as it was validated"]
+    kind = {"one altered": "1 changed", "one added": "1 added", "one deleted": "1 gone"}.get(how, f"{len(ids):,} gone")
+    assert (check.verdict, check.reason) == (Verdict.FAIL, "target_changed")
+    assert kind in check.detail
+    assert check.ids[0]["collection"] == name
+    assert untouched()
+    assert (ran(), state(night)) == (0, "")
