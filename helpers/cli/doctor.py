@@ -78,9 +78,11 @@ def endpoint_of(chosen: argparse.Namespace) -> Endpoint:
 def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
     from tqdm import tqdm
 
+    from helpers.migration.target_lock import require_apart
     from helpers.stores import open_source
     from helpers.stores.diagnosis import examine
 
+    require_apart(endpoint)
     with (
         tempfile.TemporaryDirectory(prefix="runbook-doctor-") as scratch,
         open_source(endpoint, Path(scratch)) as store,

@@ -144,6 +144,7 @@ def _create(chosen: argparse.Namespace) -> int:
     import tempfile
 
     from helpers.migration.restore import in_use
+    from helpers.migration.target_lock import require_apart
     from helpers.run.folders import workspace_root
     from helpers.snapshots import backup, remote
     from helpers.status.overview import table
@@ -151,6 +152,7 @@ def _create(chosen: argparse.Namespace) -> int:
     from helpers.stores.base import sharded
 
     parameters = _parameters(chosen)
+    require_apart(parameters.source)
     name = _id(chosen, parameters.name)
     source, directory = parameters.source, remote.prepared(parameters.snapshot)
     if (storage := remote.of(parameters.snapshot)) is not None:

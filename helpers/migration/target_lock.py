@@ -22,14 +22,14 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
-from helpers.parameters.endpoint import ALL, Endpoint, overlap
+from helpers.parameters.endpoint import ALL, Endpoint, lies_in, overlap
 from helpers.parameters.model import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.executor import require_workers
-from helpers.run.folders import RunFolder, RunPath, RunState
+from helpers.run.folders import RunFolder, RunPath, RunState, reports_root, workspace_root
 from helpers.run.record import RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots import remote
@@ -235,6 +235,17 @@ def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
     return found
 
 
+def require_apart(*databases: Endpoint) -> None:
+    """UsageError where reports or workspace lie in a database's folder, beside whose files nothing is written."""
+    for database in databases:
+        for name, root in (("reports", reports_root()), ("workspace", workspace_root())):
+            if database.path and lies_in(str(root), database.path):
+                raise UsageError(
+                    ReasonCode.PARAMETERS_INVALID, f"the folder of the {name} lies inside the database {database.label}",
+                    where=str(root), next_step=f"Name another one: export RUNBOOK_{name.upper()}=FOLDER; nothing was written.",
+                )  # fmt: skip
+
+
 def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str = "") -> None:
     """Raises `WorldError` where the source cannot be read or the target already holds what would be written.
 
@@ -246,6 +257,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
                 ReasonCode.MANY_DATABASES, "* means many databases, and each is a run of its own", where="tenant and database",
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
             )  # fmt: skip
+    require_apart(parameters.source, parameters.target)
     if parameters.collections.shard and parameters.fence.kind != "none":
         raise UsageError(
             ReasonCode.PARAMETERS_INVALID,
