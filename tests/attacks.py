@@ -77,8 +77,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_explore_findings.py::test_an_exported_finding_is_whole_harmless_and_in_the_audit_log""",
         "names in notices, e-mail and calendars": """
             test_hostile_text.py::test_names_act_in_no_notice_no_calendar_and_no_header_of_a_mail""",
-        "formulas in labels of figures": """
-            test_hostile_text.py::test_labels_of_a_figure_are_names_and_not_formulas""",
+        "formulas in labels of figures": "test_hostile_text.py::test_labels_of_a_figure_are_names_and_not_formulas",
         "names that are paths": """
             test_hostile_text.py::test_a_collection_name_that_no_target_takes_is_one_clear_line
             test_hostile_text.py::test_hostile_collection_names_stop_an_exact_copy_before_anything_is_written""",
@@ -100,14 +99,12 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a log beside which SQLite would write": """
             test_a_look_writes_nothing_beside_a_source.py::test_no_look_writes_a_byte_beside_a_source
             test_a_look_writes_nothing_beside_a_source.py::test_a_log_that_went_while_a_directory_in_use_is_copied_is_not_made_again""",
-        "a statement of blanks": """
-            test_rescue_of_damaged_directories.py::test_a_statement_of_blanks_holds_no_look""",
+        "a statement of blanks": "test_rescue_of_damaged_directories.py::test_a_statement_of_blanks_holds_no_look",
         "collections that no page counts": """
             test_a_hostile_source_gains_nothing.py::test_collections_that_no_page_counts_are_named""",
         "modules beside the application's tests": """
             test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tests""",
-        "names that call people in chats": """
-            test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat""",
+        "names that call people in chats": "test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat",
         "a pipe in place of an index file": """
             test_no_special_file_holds_us.py::test_each_file_of_a_source_is_read_past_or_refused_in_one_line
             test_no_special_file_holds_us.py::test_a_pipe_in_place_of_an_index_file_holds_nobody""",
@@ -123,8 +120,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_server_is_bounded.py::test_each_kind_of_request_has_a_ceiling_that_fits
             test_a_hostile_server_is_bounded.py::test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end
             test_a_hostile_server_is_bounded.py::test_a_coding_that_was_not_asked_for_is_refused""",
-        "an error of megabytes": """
-            test_a_hostile_server_is_bounded.py::test_an_error_of_megabytes_is_looked_at_at_once""",
+        "an error of megabytes": "test_a_hostile_server_is_bounded.py::test_an_error_of_megabytes_is_looked_at_at_once",
         "other chunks than were asked for": """
             test_a_hostile_server_is_bounded.py::test_an_answer_with_other_chunks_than_were_asked_for_is_one_of_our_errors""",
         "pages and patience without end": """
@@ -134,8 +130,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_source_gains_nothing.py::test_one_server_under_two_addresses_is_no_target
             test_a_hostile_source_gains_nothing.py::test_a_directory_that_the_target_serves_is_no_source
             test_a_hostile_source_gains_nothing.py::test_two_folders_with_one_file_are_one_place""",
-        "JSON that is nested deeply": """
-            test_a_hostile_server_is_bounded.py::test_deep_json_is_no_answer""",
+        "JSON that is nested deeply": "test_a_hostile_server_is_bounded.py::test_deep_json_is_no_answer",
         "answers and requests that trickle": """
             test_door_answers.py::test_a_trickle_ends_at_the_time_limit
             test_a_hostile_server_is_bounded.py::test_a_server_that_takes_a_body_slowly_is_given_up""",
@@ -156,17 +151,14 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_secrets.py::test_no_byte_holds_a_secret_that_the_server_answers_with""",
     },
     "writers beside the fence": {
-        "path tricks and other methods": """
-            test_fence_nginx.py::test_no_path_gets_a_write_through""",
-        "smuggled requests": """
-            test_fence_nginx.py::test_no_request_is_smuggled_behind_another""",
+        "path tricks and other methods": "test_fence_nginx.py::test_no_path_gets_a_write_through",
+        "smuggled requests": "test_fence_nginx.py::test_no_request_is_smuggled_behind_another",
         "a second server in the same nginx": """
             test_fence_nginx.py::test_a_listener_that_leads_to_the_source_in_a_roundabout_way_is_asked
             test_fence_ways_round.py::test_a_way_round_the_fence_is_refused
             test_fence_ways_round.py::test_a_stream_is_a_way_round_too
             test_fence_ways_round.py::test_where_only_a_request_decides_is_said""",
-        "a fence with a hole": """
-            test_fence_nginx.py::test_a_fence_with_a_hole_fails_and_what_got_through_is_removed""",
+        "a fence with a hole": "test_fence_nginx.py::test_a_fence_with_a_hole_fails_and_what_got_through_is_removed",
         "workers of the old configuration": """
             test_fence_nginx.py::test_a_write_in_flight_is_waited_for
             test_fence_nginx.py::test_workers_that_do_not_end_are_no_fence_and_all_is_put_back""",
@@ -175,10 +167,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
-        "orders to a local cluster of Dask": """
-            test_workers_of_dask.py::test_nobody_else_gives_orders_to_a_local_cluster""",
-        "secrets on their way to workers": """
-            test_workers_of_dask.py::test_an_order_holds_references_and_absolute_paths""",
+        "orders to a local cluster of Dask": "test_workers_of_dask.py::test_nobody_else_gives_orders_to_a_local_cluster",
+        "secrets on their way to workers": "test_workers_of_dask.py::test_an_order_holds_references_and_absolute_paths",
         "an end of a run that frees its snapshots": """
             test_snapshots_command.py::test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot""",
         "a planted cache of vectors": """
@@ -267,15 +257,12 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_the_log_counts_the_seals.py::test_a_seal_with_parts_of_another_type_is_named_with_all_else""",
         "a run that was invented without any key": """
             test_evidence_stays_where_it_is.py::test_a_chain_that_was_invented_is_unsigned_and_fits_nothing_that_was_kept_elsewhere""",
-        "sixty forgeries of the archive": """
-            test_sixty_forgeries_are_named.py::test_each_forgery_is_named""",
+        "sixty forgeries of the archive": "test_sixty_forgeries_are_named.py::test_each_forgery_is_named",
         "flip a bit": """
             test_evidence_verify.py::test_one_bit_in_any_file_is_named
             test_evidence_verify.py::test_the_plain_commands_find_the_same""",
-        "delete a file": """
-            test_evidence_verify.py::test_any_file_taken_away_is_named""",
-        "add a file": """
-            test_evidence_verify.py::test_a_file_that_is_added_is_named""",
+        "delete a file": "test_evidence_verify.py::test_any_file_taken_away_is_named",
+        "add a file": "test_evidence_verify.py::test_a_file_that_is_added_is_named",
         "reorder the log": """
             test_evidence_verify.py::test_two_audit_lines_in_another_order
             test_evidence_verify.py::test_audit_trusts_no_key_that_only_an_untrusted_seal_names
@@ -310,8 +297,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
         "a target that is changed between validation and cutover": """
             test_cutover_step.py::test_a_target_that_changed_since_it_was_validated_is_not_cut_over""",
-        "a chunk of another shard, to be replayed": """
-            test_shards.py::test_a_rollback_leaves_chunks_of_other_shards_to_a_person""",
+        "a chunk of another shard, to be replayed": "test_shards.py::test_a_rollback_leaves_chunks_of_other_shards_to_a_person",
         "reports or workspace inside a source": """
             test_nothing_is_written_inside_a_database.py::test_a_folder_inside_the_source_is_refused_before_anything_is_made""",
         "a production run that becomes a rehearsal": """
@@ -373,12 +359,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a run put among those of a group": """
             test_evidence_custody.py::test_a_group_signs_for_its_own_runs_only
             test_evidence_custody.py::test_a_signer_sees_what_is_signed_before_it_is""",
-        "a result that the notebook does not show": """
-            test_evidence_verify.py::test_a_result_that_its_notebook_does_not_show""",
-        "planted bytecode": """
-            test_evidence_for_other_tools.py::test_bytecode_that_is_not_of_its_source_stops_the_seal""",
-        "an archive of what does not verify": """
-            test_evidence_custody.py::test_what_does_not_verify_is_not_archived""",
+        "a result that the notebook does not show": "test_evidence_verify.py::test_a_result_that_its_notebook_does_not_show",
+        "planted bytecode": "test_evidence_for_other_tools.py::test_bytecode_that_is_not_of_its_source_stops_the_seal",
+        "an archive of what does not verify": "test_evidence_custody.py::test_what_does_not_verify_is_not_archived",
     },
     "signer": {
         "replay of a signature": """
@@ -454,8 +437,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_notices.py::test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it""",
         "a secret that is unset when a step is sealed": """
             test_secrets_of_files_and_folders.py::test_a_secret_that_is_unset_at_a_steps_seal_stops_it""",
-        "folders that others can read": """
-            test_secrets_of_files_and_folders.py::test_folders_of_a_run_are_their_owners_alone""",
+        "folders that others can read": "test_secrets_of_files_and_folders.py::test_folders_of_a_run_are_their_owners_alone",
         "a seal that nobody signed, behind the last one": """
             test_evidence_custody.py::test_nothing_is_built_on_a_seal_that_the_runner_did_not_sign
             test_evidence_custody.py::test_a_seal_whose_run_has_no_plain_id_is_none""",
