@@ -35,7 +35,10 @@ def test_a_folder_inside_the_source_is_refused_before_anything_is_made(
     monkeypatch.setenv(f"RUNBOOK_{name}", str(source / "ours"))
     assert main([*words]) == 2
     said = capsys.readouterr().err
-    assert f"the folder of the {name.lower()} lies inside the database" in said or "'snapshot.directory' lies inside" in said
+    assert (
+        f"the folder of the {name.lower()} lies inside the database" in said
+        or "'snapshot.directory' lies inside" in said
+    )
     assert tree(source) == before
 
 

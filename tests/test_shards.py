@@ -10,6 +10,8 @@ import pytest
 from helpers.errors import UsageError
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
+from helpers.report.facts import RunView
+from helpers.report.outcome import ends
 from helpers.rollback.replay import Plan
 from helpers.rollback.return_writes import leave_other_shards
 from helpers.runner import fleet_table
@@ -142,3 +144,11 @@ def test_two_runs_bring_two_shards_and_each_proves_its_own(folder: Path) -> None
         wanted = every.take([every.ids.index(chunk) for chunk in part.ids])
         assert (part.documents, part.metadatas) == (wanted.documents, wanted.metadatas)
         assert np.allclose(part.embeddings, wanted.embeddings, rtol=5e-7, atol=0)  # chroma-facts 14: cosine
+
+
+def test_people_are_told_that_it_is_a_shard(folder: Path) -> None:
+    assert rules(folder, "2/3").source_said == f"{folder / 'source'} (shard 2/3)"
+    assert rules(folder).source_said == str(folder / "source")
+    source, target = ends(RunView(folder, {}, rules(folder, "2/3").document(), "", [], [], {}))
+    assert "only shard 2/3 of its chunks is migrated by this run" in source[2]
+    assert "shard" not in target[2]

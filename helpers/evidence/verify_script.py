@@ -38,6 +38,8 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #   by then;
 # - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
 # - a name that run.json holds twice: it reads the first; the verify command refuses such a file;
+# - zero bytes and empty lines that a crash left in a log, and a line of audit.jsonl closed: of the first it says that they do not
+#   fit, of the others nothing; the verify command compares them;
 # - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, or says that it was given after the step acted, and what a result means:
 #   read it.

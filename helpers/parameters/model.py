@@ -192,6 +192,11 @@ class Parameters(Section):
             **dump(mode="json", include={"normalised", "drop_indexes", "index"}, exclude_defaults=True),
         }
 
+    @property
+    def source_said(self) -> str:
+        """The source for people, with the shard of it that is migrated, where it is not all."""
+        return self.source.label + (f" (shard {self.collections.shard})" if self.collections.shard else "")
+
     def digest(self) -> str:
         """SHA-256 (hex) of the resolved parameters in canonical JSON."""
         text = json.dumps(self.document(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -231,6 +231,8 @@ def ends(view: RunView) -> list[tuple[str, str, str]]:
             told = f"{'written by Chroma ' * made[:1].isdigit()}{made}; read here by {told}"
         elif embedded and version and side == "target":
             told = f"written and read here by {told}" + ", which reads the source too" * (seen["source"] == known)
+        shard = (view.parameters.get("collections") or {}).get("shard") if side == "source" else None
+        told += f"; only shard {text(shard, 20)} of its chunks is migrated by this run" if shard else ""
         rows.append(
             (side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120), f"{kind}, {told}")
         )
