@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,6 +43,14 @@ _PATIENCE = 90.0  # seconds for the process of a killed fleet to finish its batc
 _AT_WORK = "at work"
 _CODES = {"done": 0, "waiting": 4, "NO-GO": 3, "rolled back": 3, "interrupted": 130}
 _FAILED = 1
+
+
+def _row_name(name: str) -> str:
+    """A name that a table may have: it is part of an id, of a path and of what a terminal shows."""
+    try:
+        return runs.check_run_id(name)
+    except UsageError:
+        raise ValueError(f"a row is named {one_line(name, 80)}, which cannot be part of a run's id") from None
 
 
 @dataclass(slots=True)
@@ -83,6 +91,9 @@ class Fleet(StateFile):
         held = super(Fleet, cls).content(path)
         if held.get("version", _VERSION) > _VERSION:
             raise ValueError(f"a newer toolkit wrote it (version {held['version']})")
+        for row in held["rows"]:
+            if row["run"] != run_id(held["id"], _row_name(row["name"])):
+                raise ValueError(f"row {row['name']} names the run of another")
         return held
 
     def digest(self) -> str:
@@ -122,6 +133,9 @@ def read(fleet: str) -> Fleet:
             ReasonCode.NO_SUCH_RUN, f"there is no fleet {fleet}", where=str(runs.reports_root() / runs.FLEETS),
             next_step=f"There are: {', '.join(known[:5])}." if known else "No fleet has been started there yet.",
         )  # fmt: skip
+    if found.id != fleet:
+        raise Terminal(Fleet.damaged, "it is of another fleet than its folder is named after", next_step=Fleet.remedy,
+                       where=str(folder_of(fleet).reports / Fleet.file))  # fmt: skip
     return found
 
 
@@ -156,6 +170,44 @@ def require_own(fleet: Fleet) -> Fleet:
     if fleet.digest() not in (noted_orders(folder) or ()):
         raise another_order(folder, Fleet.file, "go on with each run by itself")
     return fleet
+
+
+def gone(row: FleetRow) -> str:
+    """What is missing of a row that was begun, in one line; "" where its run is there, or was never begun.
+
+    Begun is what fleet.json says so of, and what this workspace has worked on, whatever fleet.json says.
+    """
+    run = RunFolder.of(row.run)
+    if run.exists or not (row.begun or row.seals or run.workspace.is_dir()):
+        return ""
+    ended = f"; its process said: {row.line}" if row.line and not row.seals else ""
+    return one_line(
+        f"it was begun, and {run.reports / RunPath.RUN} is not there: put it back from a backup{ended}", 900
+    )
+
+
+def misfits(fleet: Fleet) -> Iterator[str]:
+    """What does not fit of the table of a fleet: the order of this workspace, the parameters of its rows, runs that name it."""
+    folder = folder_of(fleet.id)
+    file, noted = folder.reports / Fleet.file, noted_orders(folder)
+    if noted is not None and fleet.digest() not in noted:
+        yield f"{file}: not the order that was given: something else changed it"
+    names, known = {row.name for row in fleet.rows}, {row.run for row in fleet.rows}
+    if len(names) < len(fleet.rows):
+        yield f"{file}: two rows have one name"
+    for row in fleet.rows:
+        given = folder.reports / ROWS / f"{row.name}.yaml"
+        if given.is_symlink() or not given.is_file() or file_digest(given) != row.sha256:
+            yield f"{given}: gone, or not the parameters whose digest {Fleet.file} has"
+    for given in sorted((folder.reports / ROWS).glob("*.yaml")):
+        if given.stem not in names:
+            yield f"{given}: {Fleet.file} has no row {given.stem}"
+    for path in sorted(runs.reports_root().glob(f"*/{RunPath.RUN}")):
+        with suppress(RunbookError):  # a run that cannot be read is named with its row
+            run = RunFolder.of(path.parent.name).read()
+            if (run.facts.get("group") == fleet.order) != (run.id in known):
+                yield f"{path}: " + (f"it does not name {fleet.order}" if run.id in known
+                                     else f"it names {fleet.order}, and {Fleet.file} has no row for it")  # fmt: skip
 
 
 @contextmanager
@@ -242,10 +294,14 @@ def states(fleet: Fleet) -> list[RowState]:
 
 def _state(fleet: Fleet, row: FleetRow) -> RowState:
     run = RunFolder.of(row.run).read()
+    sealed = bool(row.seals) or (run.workspace / LAST).is_file()  # else a resume begins it anew
+    lost = gone(row) if sealed else ""
     try:
-        at = standing(run, fleet.last)
+        at = Standing("damaged") if lost else standing(run, fleet.last)
     except RunbookError as error:
-        broken = FleetRow(row.name, row.run, row.sha256, row.begun, row.ended, row.code, error.line(), row.seals)
+        lost = error.line()
+    if lost:
+        broken = replace(row, line=lost)
         return RowState(broken, run, Standing("damaged"), "damaged", "", _FAILED)
     word, waits = at.word, ""
     if at_work(run):
@@ -269,7 +325,7 @@ def overview(fleet: Fleet, found: Sequence[RowState]) -> str:
     """A row for each migration: row, run, step, state, what it waits for; below them why, and the next commands."""
     rows = [{"row": s.row.name, "run": s.row.run, "step": s.step, "state": s.word, "waits for": s.waits} for s in found]
     lines = [table(rows), "", summary(found)]
-    lines += [f"{s.row.name}: {s.line}" for s in found if s.line and s.word != "waiting"]
+    lines += [f"{one_line(s.row.name)}: {s.line}" for s in found if s.line and s.word != "waiting"]
     lines += [f"Next: {command}" for command in next_commands(fleet, found)]
     return "\n".join([*lines, f"Open: {folder_of(fleet.id).reports / RunPath.PAGE}"])
 
@@ -335,7 +391,7 @@ class _Work:
         note(self.fleet.id, row.name, begun=utc_now(), ended="", code=None, line="")
         output = folder_of(self.fleet.id).reports / OUTPUT / f"{row.name}.log"
         output.parent.mkdir(exist_ok=True)
-        append(output, f"{utc_now()} {' '.join(arguments[1:])}\n".encode(), log=True)
+        append(output, f"{utc_now()} {one_line(shlex.join(arguments[1:]), 4000)}\n".encode(), log=True)
         given = {FLEET_PID: str(os.getpid()), "RUNBOOK_REPORTS": str(runs.reports_root()),
                  "RUNBOOK_WORKSPACE": str(runs.workspace_root())}  # fmt: skip
         with self._lock, output.open("ab") as out:
@@ -437,8 +493,8 @@ def _tell(fleet: Fleet, row: FleetRow, future: Future[None], say: Say) -> None:
     future.result()
     now = _state(fleet, next(r for r in fleet.rows if r.name == row.name))
     if now.row.ended:
-        why = f"waits for {now.waits}" if now.waits else now.line
-        say(f"  {now.row.name:<24} {now.word:<12} {why}".rstrip())
+        why = one_line(f"waits for {now.waits}") if now.waits else now.line
+        say(f"  {one_line(now.row.name):<24} {now.word:<12} {why}".rstrip())
         render(fleet)
 
 
