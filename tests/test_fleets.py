@@ -20,13 +20,15 @@ from helpers import cli, evidence
 from helpers.errors import UsageError
 from helpers.evidence.signoffs import gate_state
 from helpers.parameters import parameters_from
+from helpers.report.pages import leave
 from helpers.results import StepResult, file_digest, utc_now
 from helpers.rollback.outline import at_work
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner import fleet
 from tests.conftest import ROOT
-from tests.fleets import begun, made, stand_in, write
+from tests.fleets import begun, checked, made, stand_in, write
 from tests.fleets import source as new_source
 from tests.signers import Signers, small_run
 from tests.storage import tree
@@ -344,7 +346,7 @@ def sealed(here: Path) -> fleet.Fleet:
     signers = Signers(here / "keys")
     for name in "ab":
         run = small_run(f"f-{name}", signers, group="fleets/f", signoff={"allowed_signers": str(signers.allowed)})
-        evidence.seal(evidence.seal(run.read(), "14"), "24")
+        leave(evidence.seal(run.read(), "14"))
         fleet.note("f", name, begun=utc_now(), ended=utc_now(), code=0)
     return fleet.read("f")
 
@@ -374,6 +376,7 @@ def test_a_fleet_that_is_whole_fits_and_a_row_that_was_never_begun_is_no_fault(
 ) -> None:
     state = sealed(here)
     code, said = verified(capsys, "--expect", state.rows[1].seals[0].upper())
+    assert code == 0, said
     assert code == 0
     assert "Row c: not begun; nothing was done." in said
     assert "fleet.json has the 3 rows of the order that this workspace knows." in said
@@ -401,10 +404,11 @@ def test_a_row_that_was_begun_and_is_gone_is_a_problem(
     assert cli.main(["fleet", "status", "f"]) == 0
     assert "1 damaged" in capsys.readouterr().out
     assert cli.main(["fleet", "rollback", "f", "--rows", "b"]) == 1
-    assert work(monkeypatch, here, {})[0] == 1
-    assert "f-b" not in begun(here)  # a resume does not begin it anew
     (here / "aside").rename(gone)
     assert verified(capsys)[0] == 0
+    gone.rename(here / "aside")
+    assert work(monkeypatch, here, {})[0] == 1
+    assert "f-b" not in begun(here)  # a resume does not begin it anew
 
 
 def test_a_row_whose_process_ended_before_it_made_its_run_is_begun_again(
@@ -507,6 +511,28 @@ def test_the_page_shows_steps_chunks_and_who_waits(here: Path, monkeypatch: pyte
     assert waits is not None
     assert "dba (cutover)" in waits.get_text()
     assert page.select_one('a[href="../../f-a/index.html"]') is not None
+
+
+def test_the_shard_of_each_row_is_shown_where_rows_have_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(new_source(here / "source"))
+    rows = [{"name": f"s{n}", "source": place, "target": f"t{n}", "collections.shard": f"{n}/2"} for n in (1, 2)]
+    fleet.begin("g", checked(here, rows, name="g"), until=plan.find("23"), dry_run=False, outside_window="")
+    made(here, "a")
+    for name, said in (("g", "row  shard  run"), ("f", "row  run")):
+        assert cli.main(["fleet", "status", name]) == 0
+        assert capsys.readouterr().out.startswith(said)
+    state = fleet.read("g")
+    assert "1/2" in fleet.overview(state, fleet.states(state)).splitlines()[1]
+    page = BeautifulSoup(fleet.page(state, fleet.states(state)), "html.parser")
+    for table in ("table.heat", '[aria-label^="Chunks"] table'):
+        (found,) = page.select(table)
+        assert found.select("thead th")[1].get_text() == "Shard"
+        assert [line.select("td")[0].get_text() for line in found.select("tbody tr")][:2] == ["1/2", "2/2"]
+    state.rows[0].shard = "2/2"
+    with pytest.raises(UsageError, match="not the order that was given"):
+        fleet.require_own(state)
+    other = fleet.read("f")
+    assert "Shard" not in fleet.page(other, fleet.states(other))
 
 
 def test_commands_refuse_what_is_no_fleet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

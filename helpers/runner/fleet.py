@@ -55,7 +55,8 @@ def _row_name(name: str) -> str:
 
 @dataclass(slots=True)
 class FleetRow:
-    """A row: its run, the digest of its parameters, how its last process ended and what that said, the seals that were left."""
+    """A row: its run, the digest of its parameters, how its last process ended and what that said, the seals that were left, and
+    the shard of the source that it reads, "" for all of it."""
 
     name: str
     run: str
@@ -65,6 +66,17 @@ class FleetRow:
     code: int | None = None
     line: str = ""
     seals: list[str] = field(default_factory=list)
+    shard: str = ""
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """What was ordered, without what became of it."""
+        return (
+            self.name,
+            self.run,
+            self.sha256,
+            *([self.shard] if self.shard else []),
+        )  # as an older toolkit, without one
 
 
 @dataclass(slots=True)
@@ -99,7 +111,7 @@ class Fleet(StateFile):
     def digest(self) -> str:
         """SHA-256 of what was ordered, without what became of it."""
         ordered = [self.id, self.created, self.directory, self.table_sha256, self.until, self.dry_run, self.outside_window,
-                   [(row.name, row.run, row.sha256) for row in self.rows]]  # fmt: skip
+                   [row.ordered for row in self.rows]]  # fmt: skip
         return hashlib.sha256(json_text(ordered).encode()).hexdigest()
 
     @property
@@ -156,7 +168,8 @@ def begin(fleet: str, rows: Table, *, until: plan.Step, dry_run: bool, outside_w
         for row in rows.rows:
             assert row.parameters is not None
             digest = write_text(partial / ROWS / f"{row.name}.yaml", runs.parameters_text(row.parameters))
-            made.append(FleetRow(row.name, run_id(fleet, row.name), digest))
+            shard = row.parameters.collections.shard or ""
+            made.append(FleetRow(row.name, run_id(fleet, row.name), digest, shard=shard))
         found = Fleet(fleet, utc_now(), str(Path.cwd()), str(rows.path.absolute()), rows.sha256, until, dry_run,
                       outside_window, made)  # fmt: skip
         note_order(folder, found.digest())  # before the folder is there
@@ -322,8 +335,12 @@ def _before(at: Standing) -> str:
 
 
 def overview(fleet: Fleet, found: Sequence[RowState]) -> str:
-    """A row for each migration: row, run, step, state, what it waits for; below them why, and the next commands."""
-    rows = [{"row": s.row.name, "run": s.row.run, "step": s.step, "state": s.word, "waits for": s.waits} for s in found]
+    """A row for each migration: row, shard if any has one, run, step, state, what it waits for; below why, and what is next."""
+    shards = any(s.row.shard for s in found)
+    rows = [
+        {"row": s.row.name, **({"shard": s.row.shard} if shards else {}), "run": s.row.run, "step": s.step, "state": s.word,
+         "waits for": s.waits} for s in found
+    ]  # fmt: skip
     lines = [table(rows), "", summary(found)]
     lines += [f"{one_line(s.row.name)}: {s.line}" for s in found if s.line and s.word != "waiting"]
     lines += [f"Next: {command}" for command in next_commands(fleet, found)]
@@ -543,7 +560,7 @@ def page(fleet: Fleet, found: Sequence[RowState]) -> str:
     return pages.rendered(
         "fleet.html.j2", fleet=fleet, steps=steps, rows=rows, totals=totals, sums=sums, legend=LEGEND,
         waiting=[s for s in found if s.waits], failed=[s for s in found if s.line and s.word != "waiting"],
-        next=list(next_commands(fleet, found)), now=utc_now(), counted=sum(1 for r in rows if r["counted"]),
+        next=list(next_commands(fleet, found)), shards=any(s.row.shard for s in found), now=utc_now(), counted=sum(1 for r in rows if r["counted"]),
     )  # fmt: skip
 
 
