@@ -560,7 +560,8 @@ def page(fleet: Fleet, found: Sequence[RowState]) -> str:
     return pages.rendered(
         "fleet.html.j2", fleet=fleet, steps=steps, rows=rows, totals=totals, sums=sums, legend=LEGEND,
         waiting=[s for s in found if s.waits], failed=[s for s in found if s.line and s.word != "waiting"],
-        next=list(next_commands(fleet, found)), shards=any(s.row.shard for s in found), now=utc_now(), counted=sum(1 for r in rows if r["counted"]),
+        next=list(next_commands(fleet, found)), now=utc_now(), shards=any(s.row.shard for s in found),
+        counted=sum(1 for r in rows if r["counted"]),
     )  # fmt: skip
 
 
