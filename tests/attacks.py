@@ -246,11 +246,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_many_databases_in_one_order.py::test_an_order_that_something_else_wrote_begins_nothing
             test_fleets.py::test_an_order_that_something_else_wrote_begins_and_signs_nothing
             test_fleets.py::test_a_run_that_does_not_name_the_fleet_is_not_signed_with_it
-            test_fleets.py::test_texts_of_a_fleet_do_not_act_on_the_terminal""",
-        "rows of a fleet that were taken away": """
-            test_fleets.py::test_a_row_that_was_begun_and_is_gone_is_a_problem
-            test_fleets.py::test_a_row_that_was_taken_out_of_the_table_is_a_problem
-            test_fleets.py::test_rows_with_other_parameters_and_runs_of_no_fleet_are_problems""",
+            test_fleets.py::test_a_begun_row_that_is_gone_is_named test_fleets.py::test_a_row_taken_out_is_named
+            test_fleets.py::test_other_parameters_and_runs_are_named test_fleets.py::test_texts_do_not_act_on_the_terminal""",
         "a GO on a NO-GO, and seals with better verdicts": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was
             test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",

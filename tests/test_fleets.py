@@ -387,7 +387,7 @@ def test_a_fleet_that_is_whole_fits_and_a_row_that_was_never_begun_is_no_fault(
 
 @pytest.mark.parametrize("what", ["", "run.json"])
 @pytest.mark.parametrize("told", [True, False])
-def test_a_row_that_was_begun_and_is_gone_is_a_problem(
+def test_a_begun_row_that_is_gone_is_named(
     what: str, told: bool, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whether fleet.json says that it was begun, or only the workspace knows."""
@@ -423,9 +423,7 @@ def test_a_row_whose_process_ended_before_it_made_its_run_is_begun_again(
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_row_that_was_taken_out_of_the_table_is_a_problem(
-    elsewhere: bool, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_taken_out_is_named(elsewhere: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = sealed(here)
     folder = fleet.folder_of("f")
     if elsewhere:
@@ -447,9 +445,7 @@ def test_a_row_that_was_taken_out_of_the_table_is_a_problem(
     assert verified(capsys)[0] == (0 if elsewhere else 1)  # what nobody noted elsewhere, nobody misses there
 
 
-def test_rows_with_other_parameters_and_runs_of_no_fleet_are_problems(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_parameters_and_runs_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sealed(here)
     file = fleet.folder_of("f").reports / "rows" / "c.yaml"
     text = file.read_text()
@@ -463,7 +459,7 @@ def test_rows_with_other_parameters_and_runs_of_no_fleet_are_problems(
     assert "f-c/run.json: it does not name fleets/f" in verified(capsys)[1]
 
 
-def test_texts_of_a_fleet_do_not_act_on_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_do_not_act_on_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made(here, "a")
     folder, act = fleet.folder_of("f").reports, "\x1b[2K\x1b]0;OWNED\x07"
     state = fleet.read("f")
