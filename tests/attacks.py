@@ -580,9 +580,7 @@ def table(rows: Iterable[tuple[str, str, str, str]]) -> str:
     """The rows for a terminal, and how many attacks came out how."""
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
-    ]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
     counts = [f"{sum(row[2] == outcome for row in rows)} {outcome}" for outcome in (HELD, BROKE, NOT_EXERCISED)]
     return "\n".join([*lines, f"{len(rows)} attacks: {', '.join(counts)}."])
 
