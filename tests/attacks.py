@@ -235,7 +235,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "an order for many that was edited": """
             test_many_databases_in_one_order.py::test_an_order_that_something_else_wrote_begins_nothing
             test_fleets.py::test_an_order_that_something_else_wrote_begins_and_signs_nothing
-            test_fleets.py::test_a_run_that_does_not_name_the_fleet_is_not_signed_with_it""",
+            test_fleets.py::test_a_run_that_does_not_name_the_fleet_is_not_signed_with_it
+            test_fleets.py::test_a_begun_row_that_is_gone_is_named test_fleets.py::test_a_row_taken_out_is_named
+            test_fleets.py::test_other_parameters_and_runs_are_named test_fleets.py::test_texts_do_not_act_on_the_terminal""",
         "a GO on a NO-GO, and seals with better verdicts": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was
             test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",
@@ -566,9 +568,7 @@ def table(rows: Iterable[tuple[str, str, str, str]]) -> str:
     """The rows for a terminal, and how many attacks came out how."""
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
-    ]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
     counts = [f"{sum(row[2] == outcome for row in rows)} {outcome}" for outcome in (HELD, BROKE, NOT_EXERCISED)]
     return "\n".join([*lines, f"{len(rows)} attacks: {', '.join(counts)}."])
 

@@ -20,13 +20,15 @@ from helpers import cli, evidence
 from helpers.errors import UsageError
 from helpers.evidence.signoffs import gate_state
 from helpers.parameters import parameters_from
+from helpers.report.pages import leave
 from helpers.results import StepResult, file_digest, utc_now
 from helpers.rollback.outline import at_work
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner import fleet
 from tests.conftest import ROOT
-from tests.fleets import begun, made, stand_in, write
+from tests.fleets import begun, checked, made, stand_in, write
 from tests.fleets import source as new_source
 from tests.signers import Signers, small_run
 from tests.storage import tree
@@ -224,6 +226,19 @@ def test_what_a_killed_fleet_began_ends_and_is_resumed(here: Path, monkeypatch: 
     assert tree(here / "reports" / "f-a") == before
 
 
+def test_a_row_that_ended_after_its_fleet_was_killed_is_noted_by_the_next_command(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(here, "a")
+    assert work(monkeypatch, here, {})[0] == 0
+    ended = fleet.read("f").rows[0]
+    fleet.note("f", "a", ended="", code=None)  # as the kill left it
+    assert work(monkeypatch, here, {})[0] == 0
+    row = fleet.read("f").rows[0]
+    assert (row.code, row.seals, begun(here)) == (0, ended.seals, ["f-a"])
+    assert row.ended
+
+
 @pytest.mark.more
 def test_ctrl_c_lets_the_rows_end_and_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(here, "abcd")
@@ -335,6 +350,154 @@ def test_a_rollback_names_its_rows(here: Path, capsys: pytest.CaptureFixture[str
     assert "Row a: not begun; nothing was done." in capsys.readouterr().out
 
 
+# -- verify ------------------------------------------------------------------------------------------------------------
+
+
+def sealed(here: Path) -> fleet.Fleet:
+    """A fleet with two rows that were begun, sealed and noted, and one that was not."""
+    made(here, "abc", until="25")
+    signers = Signers(here / "keys")
+    for name in "ab":
+        run = small_run(f"f-{name}", signers, group="fleets/f", signoff={"allowed_signers": str(signers.allowed)})
+        leave(evidence.seal(run.read(), "14"))
+        fleet.note("f", name, begun=utc_now(), ended=utc_now(), code=0)
+    return fleet.read("f")
+
+
+def verified(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
+    capsys.readouterr()
+    return cli.main(["fleet", "verify", "f", *more]), capsys.readouterr().out
+
+
+def without(name: str, folder: Path) -> None:
+    """Take a row out of fleet.json."""
+    state = fleet.read("f")
+    state.rows = [row for row in state.rows if row.name != name]
+    state.save(folder)
+
+
+def forget(folder: Path) -> None:
+    """Leave nothing in fleet.json of what became of its rows."""
+    state = fleet.read("f")
+    for row in state.rows:
+        row.begun, row.ended, row.code, row.seals = "", "", None, []
+    state.save(folder)
+
+
+def test_a_fleet_that_is_whole_fits_and_a_row_that_was_never_begun_is_no_fault(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = sealed(here)
+    code, said = verified(capsys, "--expect", state.rows[1].seals[0].upper())
+    assert code == 0, said
+    assert code == 0
+    assert "Row c: not begun; nothing was done." in said
+    assert "fleet.json has the 3 rows of the order that this workspace knows." in said
+    code, said = verified(capsys, "--expect", "0" * 64)
+    assert code == 1
+    assert f"no seal of a row has the expected SHA-256 {'0' * 64}" in said
+
+
+@pytest.mark.parametrize("what", ["", "run.json"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_begun_row_that_is_gone_is_named(
+    what: str, told: bool, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether fleet.json says that it was begun, or only the workspace knows."""
+    sealed(here)
+    if not told:
+        forget(fleet.folder_of("f").reports)
+        assert verified(capsys)[0] == 0
+    gone = here / "reports" / "f-b" / what
+    gone.rename(here / "aside")
+    code, said = verified(capsys)
+    assert code == 1
+    assert f"Row b: it was begun, and {here / 'reports' / 'f-b' / 'run.json'} is not there" in said
+    assert "Row c: not begun; nothing was done." in said
+    assert cli.main(["fleet", "status", "f"]) == 0
+    assert "1 damaged" in capsys.readouterr().out
+    assert cli.main(["fleet", "rollback", "f", "--rows", "b"]) == 1
+    (here / "aside").rename(gone)
+    assert verified(capsys)[0] == 0
+    gone.rename(here / "aside")
+    assert work(monkeypatch, here, {})[0] == 1
+    assert "f-b" not in begun(here)  # a resume does not begin it anew
+
+
+def test_a_row_whose_process_ended_before_it_made_its_run_is_begun_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(here, "a")
+    fleet.note("f", "a", begun=utc_now(), ended=utc_now(), code=1, line="it broke")
+    code, said = verified(capsys)
+    assert (code, "its process said: it broke" in said) == (1, True)
+    assert work(monkeypatch, here, {})[0] == 0
+    assert begun(here) == ["f-a"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_row_taken_out_is_named(elsewhere: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = sealed(here)
+    folder = fleet.folder_of("f")
+    if elsewhere:
+        folder.workspace.rename(here / "aside")
+        code, said = verified(capsys, "--expect", state.rows[1].seals[0])
+        assert code == 0
+        assert "Nothing vouches for fleet.json here" in said
+    without("b", folder.reports)
+    code, said = verified(capsys)
+    assert code == 1
+    assert ("fleet.json: not the order that was given" in said) is not elsewhere
+    assert "b.yaml: fleet.json has no row b" in said
+    assert f"{here / 'reports' / 'f-b' / 'run.json'}: it names fleets/f, and fleet.json has no row for it" in said
+    (folder.reports / "rows" / "b.yaml").unlink()
+    (here / "reports" / "f-b").rename(here / "away")
+    code, said = verified(capsys, "--expect", state.rows[1].seals[0])
+    assert code == 1
+    assert "no seal of a row has the expected SHA-256" in said
+    assert verified(capsys)[0] == (0 if elsewhere else 1)  # what nobody noted elsewhere, nobody misses there
+
+
+def test_other_parameters_and_runs_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sealed(here)
+    file = fleet.folder_of("f").reports / "rows" / "c.yaml"
+    text = file.read_text()
+    file.write_text(text + "# other\n")
+    code, said = verified(capsys)
+    assert code == 1
+    assert "c.yaml: gone, or not the parameters whose digest fleet.json has" in said
+    file.write_text(text)
+    assert verified(capsys)[0] == 0
+    waiting("c", "")
+    assert "f-c/run.json: it does not name fleets/f" in verified(capsys)[1]
+
+
+def test_texts_do_not_act_on_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(here, "a")
+    folder, act = fleet.folder_of("f").reports, "\x1b[2K\x1b]0;OWNED\x07"
+    state = fleet.read("f")
+    state.rows[0].line, state.rows[0].code, state.outside_window = act, 1, act
+    state.save(folder)
+    assert cli.main(["fleet", "status", "f"]) == 0
+    said = capsys.readouterr().out
+    assert "a: \\x1b[2K" in said
+    for name, run in ((act, f"f-{act}"), ("../x", "f-../x"), ("a", "f-b")):
+        state.rows[0].name, state.rows[0].run = name, run
+        state.save(folder)
+        for command in ("status", "verify", "resume"):
+            assert cli.main(["fleet", command, "f"]) == 1
+            shown = capsys.readouterr()
+            said += shown.out + shown.err
+            assert "fleet.json: cannot be read: " in shown.err
+            assert ("names the run of another" if name == "a" else "cannot be part of a run's id") in shown.err
+    state.rows[0].name, state.rows[0].run, state.id = "b", "x-b", "x"
+    state.save(folder)
+    assert cli.main(["fleet", "status", "f"]) == 1
+    assert "it is of another fleet than its folder is named after" in capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "\x07" not in said
+
+
 def test_the_page_shows_steps_chunks_and_who_waits(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(here, "abc", until="25")
     waiting("a", "fleets/f")
@@ -357,6 +520,28 @@ def test_the_page_shows_steps_chunks_and_who_waits(here: Path, monkeypatch: pyte
     assert waits is not None
     assert "dba (cutover)" in waits.get_text()
     assert page.select_one('a[href="../../f-a/index.html"]') is not None
+
+
+def test_the_shard_of_each_row_is_shown_where_rows_have_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(new_source(here / "source"))
+    rows = [{"name": f"s{n}", "source": place, "target": f"t{n}", "collections.shard": f"{n}/2"} for n in (1, 2)]
+    fleet.begin("g", checked(here, rows, name="g"), until=plan.find("23"), dry_run=False, outside_window="")
+    made(here, "a")
+    for name, said in (("g", "row  shard  run"), ("f", "row  run")):
+        assert cli.main(["fleet", "status", name]) == 0
+        assert capsys.readouterr().out.startswith(said)
+    state = fleet.read("g")
+    assert "1/2" in fleet.overview(state, fleet.states(state)).splitlines()[1]
+    page = BeautifulSoup(fleet.page(state, fleet.states(state)), "html.parser")
+    for table in ("table.heat", '[aria-label^="Chunks"] table'):
+        (found,) = page.select(table)
+        assert found.select("thead th")[1].get_text() == "Shard"
+        assert [line.select("td")[0].get_text() for line in found.select("tbody tr")][:2] == ["1/2", "2/2"]
+    state.rows[0].shard = "2/2"
+    with pytest.raises(UsageError, match="not the order that was given"):
+        fleet.require_own(state)
+    other = fleet.read("f")
+    assert "Shard" not in fleet.page(other, fleet.states(other))
 
 
 def test_commands_refuse_what_is_no_fleet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,28 @@ def test_a_rollback_leaves_chunks_of_other_shards_to_a_person() -> None:
     assert (alone.put, len(alone.open)) == ({}, 1)
 
 
+def test_the_shards_of_two_databases_of_one_directory_are_told_apart(folder: Path) -> None:
+    def of(*databases: str) -> list[str]:
+        """As `problems`, with shard 1/2 and 2/2 by turns of these databases."""
+        base, table = folder / "base.yaml", folder / "table.csv"
+        base.write_text("schema: identity\n", encoding="utf-8")
+        rows = [
+            f"s{n},{folder / 'source'},{name},{folder / f'target-{n}'},{n % 2 + 1}/2"
+            for n, name in enumerate(databases)
+        ]
+        table.write_text(
+            "\n".join(["name,source,source.database,target,collections.shard", *rows, ""]), encoding="utf-8"
+        )
+        found = fleet_table.read_table(table)
+        fleet_table.check(found, base, [], "fleet")
+        return [problem for row in found.rows for problem in row.problems if "collections.shard" in problem]
+
+    first, second = of("db_a", "db_b")
+    assert "no row reads 2/2; chunks would be left behind" in first
+    assert "no row reads 1/2; chunks would be left behind" in second
+    assert of("db_a", "db_a", "db_b", "db_b") == []
+
+
 @pytest.mark.more
 def test_two_runs_bring_two_shards_and_each_proves_its_own(folder: Path) -> None:
     runbook, held = Runbook(folder), []

@@ -130,10 +130,7 @@ def declare(declared: Declare) -> None:
         command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
     authority_option(verify)
     for command in (verify, archive):
-        command.add_argument(
-            "--expect", action="append", default=[], metavar="SHA256",
-            help="digest of a seal that was noted elsewhere, which must be among the seals; repeatable",
-        )  # fmt: skip
+        expect_option(command)
     for command in (verify, audit):
         signers_option(command)
     archive.add_argument(
@@ -159,6 +156,13 @@ def sign_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="private key to sign with; the public key if an agent holds the private one",
     )
+
+
+def expect_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--expect", action="append", default=[], metavar="SHA256",
+        help="digest of a seal that was noted elsewhere, which must be among the seals; repeatable",
+    )  # fmt: skip
 
 
 def authority_option(command: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,10 +75,12 @@ def declare(declared: Declare) -> None:
     run.rollback_options(back)
     proof = declared(
         "verify", _verify, "check every file, seal and signature of each row's run",
-        "As the command verify does, with the digests of the seals that the fleet noted.",
+        "As the command verify does, with the digests of the seals that the fleet noted. A row that was begun must be there, and "
+        "the table must be the order that this workspace knows; where it knows none, that is said.",
     )  # fmt: skip
     proof.set_defaults(judges=True)
     proof.add_argument("fleet", metavar="NAME", help="name of the fleet")
+    evidence.expect_option(proof)
     evidence.authority_option(proof)
     evidence.signers_option(proof)
 
@@ -208,27 +211,53 @@ def _rollback(chosen: argparse.Namespace) -> int:
 
 
 def _verify(chosen: argparse.Namespace) -> int:
-    from helpers.runner import fleet
+    from helpers.evidence.seals import seals
+    from helpers.runner import fleet, group
 
     found = fleet.read(chosen.fleet)
+    held: set[str] = set()
 
     def verify(row: FleetRow) -> int:
         about = {"run_id": row.run, "expect": row.seals}
-        return evidence.verify_run(argparse.Namespace(**{**vars(chosen), **about}))
+        code = evidence.verify_run(argparse.Namespace(**{**vars(chosen), **about}))
+        if chosen.expect:
+            with suppress(RunbookError):  # seals that cannot be read are named already
+                held.update(seal.digest for seal in seals(runs.RunFolder.of(row.run).reports))
+        return code
 
-    return _each(found.rows, verify)
+    code = _each(found.rows, verify)
+    problems = list(fleet.misfits(found))
+    problems += [
+        f"no seal of a row has the expected SHA-256 {digest}" for digest in chosen.expect if digest.lower() not in held
+    ]
+    print(f"Fleet {found.id}:")
+    for line in problems:
+        print(one_line(line, 2000))
+    if group.noted_orders(fleet.folder_of(found.id)) is None:
+        print(f"Nothing vouches for {fleet.Fleet.file} here, for its rows and the seals that it expects: this workspace knows no "
+              "such order. Give digests that were noted elsewhere: --expect.")  # fmt: skip
+    elif not problems:
+        print(f"{fleet.Fleet.file} has the {count(len(found.rows), 'row')} of the order that this workspace knows.")
+    if problems:
+        print(
+            f"{count(len(problems), 'thing')} of fleet {found.id} itself {'does' if len(problems) == 1 else 'do'} not fit."
+        )
+    return max(code, 1 if problems else 0, key=group.WORST.index)
 
 
 def _each(rows: list[FleetRow], act: Callable[[FleetRow], int]) -> int:
     """Do this for every row that has begun; the worst exit code. What fails for one is a line, and stops no other."""
+    from helpers.runner.fleet import gone
     from helpers.runner.group import WORST
 
     codes = [0]
     for row in rows:
+        name = one_line(row.name)
         if not runs.RunFolder.of(row.run).exists:
-            print(f"Row {row.name}: not begun; nothing was done.", flush=True)
+            print(f"Row {name}: {gone(row) or 'not begun; nothing was done.'}", flush=True)
+            codes.append(1 if gone(row) else 0)
             continue
-        print(f"Row {row.name}, run {row.run}:", flush=True)
+        print(f"Row {name}, run {one_line(row.run)}:", flush=True)
         try:
             codes.append(act(row))
         except RunbookError as error:

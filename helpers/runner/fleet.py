@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,9 +45,18 @@ _CODES = {"done": 0, "waiting": 4, "NO-GO": 3, "rolled back": 3, "interrupted": 
 _FAILED = 1
 
 
+def _row_name(name: str) -> str:
+    """A name that a table may have: it is part of an id, of a path and of what a terminal shows."""
+    try:
+        return runs.check_run_id(name)
+    except UsageError:
+        raise ValueError(f"a row is named {one_line(name, 80)}, which cannot be part of a run's id") from None
+
+
 @dataclass(slots=True)
 class FleetRow:
-    """A row: its run, the digest of its parameters, how its last process ended and what that said, the seals that were left."""
+    """A row: its run, the digest of its parameters, how its last process ended and what that said, the seals that were left, and
+    the shard of the source that it reads, "" for all of it."""
 
     name: str
     run: str
@@ -57,6 +66,17 @@ class FleetRow:
     code: int | None = None
     line: str = ""
     seals: list[str] = field(default_factory=list)
+    shard: str = ""
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """What was ordered, without what became of it."""
+        return (
+            self.name,
+            self.run,
+            self.sha256,
+            *([self.shard] if self.shard else []),
+        )  # as an older toolkit, without one
 
 
 @dataclass(slots=True)
@@ -83,12 +103,15 @@ class Fleet(StateFile):
         held = super(Fleet, cls).content(path)
         if held.get("version", _VERSION) > _VERSION:
             raise ValueError(f"a newer toolkit wrote it (version {held['version']})")
+        for row in held["rows"]:
+            if row["run"] != run_id(held["id"], _row_name(row["name"])):
+                raise ValueError(f"row {row['name']} names the run of another")
         return held
 
     def digest(self) -> str:
         """SHA-256 of what was ordered, without what became of it."""
         ordered = [self.id, self.created, self.directory, self.table_sha256, self.until, self.dry_run, self.outside_window,
-                   [(row.name, row.run, row.sha256) for row in self.rows]]  # fmt: skip
+                   [row.ordered for row in self.rows]]  # fmt: skip
         return hashlib.sha256(json_text(ordered).encode()).hexdigest()
 
     @property
@@ -122,6 +145,9 @@ def read(fleet: str) -> Fleet:
             ReasonCode.NO_SUCH_RUN, f"there is no fleet {fleet}", where=str(runs.reports_root() / runs.FLEETS),
             next_step=f"There are: {', '.join(known[:5])}." if known else "No fleet has been started there yet.",
         )  # fmt: skip
+    if found.id != fleet:
+        raise Terminal(Fleet.damaged, "it is of another fleet than its folder is named after", next_step=Fleet.remedy,
+                       where=str(folder_of(fleet).reports / Fleet.file))  # fmt: skip
     return found
 
 
@@ -142,7 +168,8 @@ def begin(fleet: str, rows: Table, *, until: plan.Step, dry_run: bool, outside_w
         for row in rows.rows:
             assert row.parameters is not None
             digest = write_text(partial / ROWS / f"{row.name}.yaml", runs.parameters_text(row.parameters))
-            made.append(FleetRow(row.name, run_id(fleet, row.name), digest))
+            shard = row.parameters.collections.shard or ""
+            made.append(FleetRow(row.name, run_id(fleet, row.name), digest, shard=shard))
         found = Fleet(fleet, utc_now(), str(Path.cwd()), str(rows.path.absolute()), rows.sha256, until, dry_run,
                       outside_window, made)  # fmt: skip
         note_order(folder, found.digest())  # before the folder is there
@@ -156,6 +183,44 @@ def require_own(fleet: Fleet) -> Fleet:
     if fleet.digest() not in (noted_orders(folder) or ()):
         raise another_order(folder, Fleet.file, "go on with each run by itself")
     return fleet
+
+
+def gone(row: FleetRow) -> str:
+    """What is missing of a row that was begun, in one line; "" where its run is there, or was never begun.
+
+    Begun is what fleet.json says so of, and what this workspace has worked on, whatever fleet.json says.
+    """
+    run = RunFolder.of(row.run)
+    if run.exists or not (row.begun or row.seals or run.workspace.is_dir()):
+        return ""
+    ended = f"; its process said: {row.line}" if row.line and not row.seals else ""
+    return one_line(
+        f"it was begun, and {run.reports / RunPath.RUN} is not there: put it back from a backup{ended}", 900
+    )
+
+
+def misfits(fleet: Fleet) -> Iterator[str]:
+    """What does not fit of the table of a fleet: the order of this workspace, the parameters of its rows, runs that name it."""
+    folder = folder_of(fleet.id)
+    file, noted = folder.reports / Fleet.file, noted_orders(folder)
+    if noted is not None and fleet.digest() not in noted:
+        yield f"{file}: not the order that was given: something else changed it"
+    names, known = {row.name for row in fleet.rows}, {row.run for row in fleet.rows}
+    if len(names) < len(fleet.rows):
+        yield f"{file}: two rows have one name"
+    for row in fleet.rows:
+        given = folder.reports / ROWS / f"{row.name}.yaml"
+        if given.is_symlink() or not given.is_file() or file_digest(given) != row.sha256:
+            yield f"{given}: gone, or not the parameters whose digest {Fleet.file} has"
+    for given in sorted((folder.reports / ROWS).glob("*.yaml")):
+        if given.stem not in names:
+            yield f"{given}: {Fleet.file} has no row {given.stem}"
+    for path in sorted(runs.reports_root().glob(f"*/{RunPath.RUN}")):
+        with suppress(RunbookError):  # a run that cannot be read is named with its row
+            run = RunFolder.of(path.parent.name).read()
+            if (run.facts.get("group") == fleet.order) != (run.id in known):
+                yield f"{path}: " + (f"it does not name {fleet.order}" if run.id in known
+                                     else f"it names {fleet.order}, and {Fleet.file} has no row for it")  # fmt: skip
 
 
 @contextmanager
@@ -242,10 +307,14 @@ def states(fleet: Fleet) -> list[RowState]:
 
 def _state(fleet: Fleet, row: FleetRow) -> RowState:
     run = RunFolder.of(row.run).read()
+    sealed = bool(row.seals) or (run.workspace / LAST).is_file()  # else a resume begins it anew
+    lost = gone(row) if sealed else ""
     try:
-        at = standing(run, fleet.last)
+        at = Standing("damaged") if lost else standing(run, fleet.last)
     except RunbookError as error:
-        broken = FleetRow(row.name, row.run, row.sha256, row.begun, row.ended, row.code, error.line(), row.seals)
+        lost = error.line()
+    if lost:
+        broken = replace(row, line=lost)
         return RowState(broken, run, Standing("damaged"), "damaged", "", _FAILED)
     word, waits = at.word, ""
     if at_work(run):
@@ -266,10 +335,14 @@ def _before(at: Standing) -> str:
 
 
 def overview(fleet: Fleet, found: Sequence[RowState]) -> str:
-    """A row for each migration: row, run, step, state, what it waits for; below them why, and the next commands."""
-    rows = [{"row": s.row.name, "run": s.row.run, "step": s.step, "state": s.word, "waits for": s.waits} for s in found]
+    """A row for each migration: row, shard if any has one, run, step, state, what it waits for; below why, and what is next."""
+    shards = any(s.row.shard for s in found)
+    rows = [
+        {"row": s.row.name, **({"shard": s.row.shard} if shards else {}), "run": s.row.run, "step": s.step, "state": s.word,
+         "waits for": s.waits} for s in found
+    ]  # fmt: skip
     lines = [table(rows), "", summary(found)]
-    lines += [f"{s.row.name}: {s.line}" for s in found if s.line and s.word != "waiting"]
+    lines += [f"{one_line(s.row.name)}: {s.line}" for s in found if s.line and s.word != "waiting"]
     lines += [f"Next: {command}" for command in next_commands(fleet, found)]
     return "\n".join([*lines, f"Open: {folder_of(fleet.id).reports / RunPath.PAGE}"])
 
@@ -335,7 +408,7 @@ class _Work:
         note(self.fleet.id, row.name, begun=utc_now(), ended="", code=None, line="")
         output = folder_of(self.fleet.id).reports / OUTPUT / f"{row.name}.log"
         output.parent.mkdir(exist_ok=True)
-        append(output, f"{utc_now()} {' '.join(arguments[1:])}\n".encode(), log=True)
+        append(output, f"{utc_now()} {one_line(shlex.join(arguments[1:]), 4000)}\n".encode(), log=True)
         given = {FLEET_PID: str(os.getpid()), "RUNBOOK_REPORTS": str(runs.reports_root()),
                  "RUNBOOK_WORKSPACE": str(runs.workspace_root())}  # fmt: skip
         with self._lock, output.open("ab") as out:
@@ -412,7 +485,11 @@ def work(fleet: Fleet, parallel: int, say: Say) -> int:
     A failed row stops no other. Rows that are done, wait for signatures, are NO-GO or rolled back are not touched.
     """
     with RunLock(folder_of(require_own(fleet).id), LOCK).acquire(1):
-        open_rows = [s.row for s in states(fleet) if not s.settled]
+        found = states(fleet)
+        for s in found:
+            if s.word == "done" and not s.row.ended:  # it ended after the fleet had been killed: nobody noted its seal
+                note(fleet.id, s.row.name, ended=utc_now(), code=0, line="")
+        open_rows = [s.row for s in found if not s.settled]
         say(f"Fleet {fleet.id}: {len(open_rows)} of {count(len(fleet.rows), 'row')} to go, {parallel} at a time")
         render(fleet)
         at_once = _Work(fleet, say)
@@ -437,8 +514,8 @@ def _tell(fleet: Fleet, row: FleetRow, future: Future[None], say: Say) -> None:
     future.result()
     now = _state(fleet, next(r for r in fleet.rows if r.name == row.name))
     if now.row.ended:
-        why = f"waits for {now.waits}" if now.waits else now.line
-        say(f"  {now.row.name:<24} {now.word:<12} {why}".rstrip())
+        why = one_line(f"waits for {now.waits}") if now.waits else now.line
+        say(f"  {one_line(now.row.name):<24} {now.word:<12} {why}".rstrip())
         render(fleet)
 
 
@@ -487,7 +564,8 @@ def page(fleet: Fleet, found: Sequence[RowState]) -> str:
     return pages.rendered(
         "fleet.html.j2", fleet=fleet, steps=steps, rows=rows, totals=totals, sums=sums, legend=LEGEND,
         waiting=[s for s in found if s.waits], failed=[s for s in found if s.line and s.word != "waiting"],
-        next=list(next_commands(fleet, found)), now=utc_now(), counted=sum(1 for r in rows if r["counted"]),
+        next=list(next_commands(fleet, found)), now=utc_now(), shards=any(s.row.shard for s in found),
+        counted=sum(1 for r in rows if r["counted"]),
     )  # fmt: skip
 
 

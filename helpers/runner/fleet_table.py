@@ -289,13 +289,14 @@ def _compare(rows: Sequence[TableRow]) -> None:
 
 
 def _compare_shards(rows: Sequence[TableRow]) -> None:
-    """Rows that read shards of the same collections of one source must be all of its shards, each once."""
+    """Rows that read shards of the same collections of one database must be all of its shards, each once."""
     groups: dict[Hashable, dict[str, TableRow]] = {}
     for row in rows:
         if row.parameters is None or row.parameters.collections.shard is None:
             continue
         chosen = row.parameters.collections
-        key = (_places(row.parameters.source)[0][0], tuple(chosen.include), tuple(chosen.exclude))
+        source = row.parameters.source
+        key = (_places(source)[0][0], source.tenant, source.database, tuple(chosen.include), tuple(chosen.exclude))
         other = groups.setdefault(key, {}).setdefault(str(chosen.shard), row)
         if other is not row:
             row.problems.append(
