@@ -80,9 +80,9 @@ class Objects:
 
         return self._call("list", where, listed)
 
-    def _read(self, name: str, most: int = MOST_READ) -> bytes:
+    def _read(self, name: str) -> bytes:
         def read(fs: Any, path: str) -> bytes:
-            if (size := int(fs.info(path)["size"])) > most:
+            if (size := int(fs.info(path)["size"])) > MOST_READ:
                 raise Terminal(ReasonCode.SNAPSHOT_UNREADABLE, f"has {size:,} bytes", where=f"{self.url}/{name}")
             return bytes(fs.cat_file(path))
 

@@ -103,11 +103,11 @@ class Remote(Objects):
 
     def require(self, *, write: bool = True) -> None:
         """The storage can be reached, is one of snapshots or empty, and with `write` takes a file."""
-        found = self._call("read", MARK, _size)
+        found = self._call("read", MARK, _start)
         try:
-            if found is not None and json_in(self._read(MARK, LONGEST_MARK))["format"] != FORMAT:
+            if found is not None and json_in(found)["format"] != FORMAT:
                 raise ValueError
-        except (ValueError, LookupError, TypeError, Terminal):
+        except (ValueError, LookupError, TypeError):
             raise self._unusable(f"{MARK} there is of another version of the toolkit, or of something else") from None
         if write:
             about = {"what": "snapshots of Chroma databases", "format": FORMAT}
@@ -451,8 +451,8 @@ def made_here(manifest: Mapping[str, Any]) -> bool:
     return bool(secret) and hmac.compare_digest(proof.encode(errors="replace"), made.encode())
 
 
-def _size(fs: Any, path: str) -> int | None:
+def _start(fs: Any, path: str) -> bytes | None:
     try:
-        return int(fs.info(path)["size"])
+        return bytes(fs.cat_file(path, start=0, end=LONGEST_MARK))
     except FileNotFoundError:
         return None
