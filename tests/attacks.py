@@ -30,8 +30,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "variables of the runner": """
             test_a_hostile_source_gains_nothing.py::test_a_kernel_has_the_usual_variables_and_those_that_the_parameters_name
             test_a_hostile_source_gains_nothing.py::test_another_run_in_the_same_kernel_gets_its_own_variables""",
-        "redirect by exported variables and a .env file": """
-            test_door_settings.py::test_every_field_keeps_its_value
+        "redirect by exported variables and a .env file": """test_door_settings.py::test_every_field_keeps_its_value
             test_door_settings.py::test_a_dry_run_touches_what_is_named_and_nothing_else""",
         "a length of vectors that would fill the memory": """
             test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix""",
@@ -43,8 +42,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_files_of_chunks_are_bounded.py::test_a_page_that_does_not_say_its_size_is_refused
             test_files_of_chunks_are_bounded.py::test_a_footer_that_could_be_read_in_two_ways_is_refused
             test_files_of_chunks_are_bounded.py::test_of_a_footer_only_numbers_of_the_right_kind_count""",
-        "pickles in index files": """
-            test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
+        "pickles in index files": """test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
             test_rescue_reads_index_files.py::test_a_pickle_with_any_byte_changed_is_read_or_refused
             test_rescue_reads_index_files.py::test_a_pickle_that_would_fill_the_memory_is_refused""",
         "a list with a line of gigabytes": """
@@ -61,15 +59,12 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_files_of_chunks_are_bounded.py::test_a_part_of_a_snapshot_is_bounded_too""",
         "a value in a database that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_a_value_that_no_request_can_bring_is_refused_before_it_is_read""",
-        "markup and scripts in pages": """
-            test_hostile_text.py::test_the_browser_sees_what_a_careless_page_does
+        "markup and scripts in pages": """test_hostile_text.py::test_the_browser_sees_what_a_careless_page_does
             test_hostile_text.py::test_nothing_hostile_acts_on_any_page
             test_hostile_text.py::test_a_hostile_source_goes_through_the_whole_line""",
-        "JupyterLab's live outputs": """
-            test_hostile_text.py::test_tables_of_a_notebook_show_one_printable_line_a_value
+        "JupyterLab's live outputs": """test_hostile_text.py::test_tables_of_a_notebook_show_one_printable_line_a_value
             test_explore_tables_in_a_browser.py::test_a_chunk_cannot_act_in_the_table""",
-        "control characters in terminals and logs": """
-            test_hostile_text.py::test_a_log_line_and_an_error_stay_one_line
+        "control characters in terminals and logs": """test_hostile_text.py::test_a_log_line_and_an_error_stay_one_line
             test_hostile_text.py::test_a_terminal_table_keeps_one_line_a_row
             test_hostile_text.py::test_result_files_hold_nothing_that_a_terminal_obeys_and_read_back_the_same""",
         "formulas in tables for spreadsheets": """
@@ -77,10 +72,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_explore_findings.py::test_an_exported_finding_is_whole_harmless_and_in_the_audit_log""",
         "names in notices, e-mail and calendars": """
             test_hostile_text.py::test_names_act_in_no_notice_no_calendar_and_no_header_of_a_mail""",
-        "formulas in labels of figures": """
-            test_hostile_text.py::test_labels_of_a_figure_are_names_and_not_formulas""",
-        "names that are paths": """
-            test_hostile_text.py::test_a_collection_name_that_no_target_takes_is_one_clear_line
+        "formulas in labels of figures": """test_hostile_text.py::test_labels_of_a_figure_are_names_and_not_formulas""",
+        "names that are paths": """test_hostile_text.py::test_a_collection_name_that_no_target_takes_is_one_clear_line
             test_hostile_text.py::test_hostile_collection_names_stop_an_exact_copy_before_anything_is_written""",
         "chunks under the name of our own marker": """
             test_store_network.py::test_chunks_in_a_collection_of_the_markers_name_are_data""",
@@ -100,8 +93,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a log beside which SQLite would write": """
             test_a_look_writes_nothing_beside_a_source.py::test_no_look_writes_a_byte_beside_a_source
             test_a_look_writes_nothing_beside_a_source.py::test_a_log_that_went_while_a_directory_in_use_is_copied_is_not_made_again""",
-        "a statement of blanks": """
-            test_rescue_of_damaged_directories.py::test_a_statement_of_blanks_holds_no_look""",
+        "a statement of blanks": """test_rescue_of_damaged_directories.py::test_a_statement_of_blanks_holds_no_look""",
         "collections that no page counts": """
             test_a_hostile_source_gains_nothing.py::test_collections_that_no_page_counts_are_named""",
         "modules beside the application's tests": """
@@ -123,8 +115,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_server_is_bounded.py::test_each_kind_of_request_has_a_ceiling_that_fits
             test_a_hostile_server_is_bounded.py::test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end
             test_a_hostile_server_is_bounded.py::test_a_coding_that_was_not_asked_for_is_refused""",
-        "an error of megabytes": """
-            test_a_hostile_server_is_bounded.py::test_an_error_of_megabytes_is_looked_at_at_once""",
+        "an error of megabytes": """test_a_hostile_server_is_bounded.py::test_an_error_of_megabytes_is_looked_at_at_once""",
         "other chunks than were asked for": """
             test_a_hostile_server_is_bounded.py::test_an_answer_with_other_chunks_than_were_asked_for_is_one_of_our_errors""",
         "pages and patience without end": """
@@ -134,8 +125,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_source_gains_nothing.py::test_one_server_under_two_addresses_is_no_target
             test_a_hostile_source_gains_nothing.py::test_a_directory_that_the_target_serves_is_no_source
             test_a_hostile_source_gains_nothing.py::test_two_folders_with_one_file_are_one_place""",
-        "JSON that is nested deeply": """
-            test_a_hostile_server_is_bounded.py::test_deep_json_is_no_answer""",
+        "JSON that is nested deeply": """test_a_hostile_server_is_bounded.py::test_deep_json_is_no_answer""",
         "answers and requests that trickle": """
             test_door_answers.py::test_a_trickle_ends_at_the_time_limit
             test_a_hostile_server_is_bounded.py::test_a_server_that_takes_a_body_slowly_is_given_up""",
@@ -489,21 +479,27 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_in_object_storage.py::test_a_manifest_that_was_exchanged_is_named
             test_snapshots_in_object_storage.py::test_a_snapshot_that_was_exchanged_whole_in_the_storage_is_not_restored
             test_snapshots_in_object_storage.py::test_names_in_the_storage_lead_nowhere_else
-            test_directories_of_snapshots.py::test_a_manifest_in_the_storage_that_says_nothing_is_no_recent_snapshot test_directories_of_snapshots.py::test_a_pipe_or_a_link_is_no_object""",
+            test_directories_of_snapshots.py::test_a_manifest_in_the_storage_that_says_nothing_is_no_recent_snapshot
+            test_directories_of_snapshots.py::test_a_pipe_or_a_link_is_no_object
+            test_directories_of_snapshots.py::test_a_storage_that_drips_is_not_waited_for""",
         "an upload broken off, so that a half snapshot counts": """
             test_snapshots_in_object_storage.py::test_a_killed_backup_counts_for_nothing_until_the_same_command_has_ended_it
             test_snapshots_in_object_storage.py::test_a_lost_connection_ends_in_one_line_and_the_same_command_goes_on
             test_snapshots_in_object_storage.py::test_a_file_in_pieces_that_never_ended_is_no_file_and_is_removed_later""",
         "a planted file that sends snapshots elsewhere": """
             test_snapshots_in_object_storage.py::test_only_this_workspace_says_where_a_storage_is
-            test_directories_of_snapshots.py::test_a_storage_with_a_link_in_it_is_refused test_directories_of_snapshots.py::test_a_storage_has_no_folder_in_or_around_a_database""",
+            test_directories_of_snapshots.py::test_a_storage_with_a_link_in_it_is_refused
+            test_directories_of_snapshots.py::test_a_storage_has_no_folder_in_or_around_a_database""",
         "credentials of a storage in files and messages": """
             test_snapshots_in_object_storage.py::test_a_run_keeps_its_snapshot_in_the_storage_and_its_secrets_nowhere
             test_snapshots_in_object_storage.py::test_wrong_credentials_are_one_line_before_the_source_is_read
-            test_directories_of_snapshots.py::test_an_error_of_a_storage_is_not_repeated test_directories_of_snapshots.py::test_names_and_manifests_that_repeat_a_credential_are_not_taken""",
+            test_directories_of_snapshots.py::test_an_error_of_a_storage_is_not_repeated
+            test_directories_of_snapshots.py::test_names_and_manifests_that_repeat_a_credential_are_not_taken""",
         "a prune of what others put into a shared storage": """
-            test_directories_of_snapshots.py::test_a_prune_leaves_what_another_machine_put_under_the_same_id test_directories_of_snapshots.py::test_a_prune_leaves_what_took_the_place_of_its_own
-            test_directories_of_snapshots.py::test_uploads_of_other_applications_are_not_taken_for_ours test_snapshots_in_object_storage.py::test_an_id_that_another_machine_gave_is_taken
+            test_directories_of_snapshots.py::test_a_prune_leaves_what_another_machine_put_under_the_same_id
+            test_directories_of_snapshots.py::test_a_prune_leaves_what_took_the_place_of_its_own
+            test_directories_of_snapshots.py::test_uploads_of_other_applications_are_not_taken_for_ours
+            test_snapshots_in_object_storage.py::test_an_id_that_another_machine_gave_is_taken
             test_snapshots_in_object_storage.py::test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_needs
             test_snapshots_in_object_storage.py::test_what_was_begun_and_not_gone_on_with_is_removed_after_its_retention""",
         "a part replaced as soon as it appears": """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from helpers.parameters.snapshots import SnapshotSection
 from helpers.snapshots import objects, remote, retention
 from helpers.snapshots import snapshot as module
 from tests.conftest import ROOT
-from tests.s3 import without_machine_credentials
+from tests.s3 import KEY, SECRET, without_machine_credentials
 from tests.storage import chunks, embedded, fill
 
 Said = pytest.CaptureFixture[str]
@@ -293,8 +294,7 @@ def test_uploads_of_other_applications_are_not_taken_for_ours(monkeypatch: pytes
     assert storage.broken_off() == [(f"kept/parts/{digest}.parquet", "1")]
 
 
-KEY, SECRET = "AKIA0QWERTZ12345678", "verysecretverysecret0123456789"
-TOKEN = "tok3nOfSession-abcdefghijklmnopqrstuvwxyz0123456789"
+TOKEN = f"t{secrets.token_hex(30)}"  # of nobody
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
@@ -346,13 +346,13 @@ def at(url: str, *, own: bool = False) -> list[str]:
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["named", "of the driver"])
-@pytest.mark.parametrize("code", ["AccessDenied", "InvalidArgument", TOKEN])
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidArgument", ""], ids=["denied", "wrong", "a token"])
 @pytest.mark.usefixtures("credentials")
 def test_an_error_of_a_storage_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said, own: bool, code: str
 ) -> None:
     """It may hold half of a token, which nothing would know as one."""
-    error = f"<Error><Code>{code}</Code><Message>No, {KEY}: {TOKEN} or {TOKEN[:20]}</Message></Error>"
+    error = f"<Error><Code>{code or TOKEN}</Code><Message>No, {KEY}: {TOKEN} or {TOKEN[:20]}</Message></Error>"
     profile = f"[default]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\naws_session_token={TOKEN}\n"
     (tmp_path / "profile").write_text(profile, encoding="utf-8")
     with hostile(lambda to: say(to, 403 if code == "AccessDenied" else 400, error)) as url:
@@ -360,7 +360,7 @@ def test_an_error_of_a_storage_is_not_repeated(
         cli.main(["snapshots", "list", *at(url, own=own)])
     said = "".join(capsys.readouterr())
     assert "s3://b/pre: " in said
-    assert (code in said) == (code != TOKEN)
+    assert code in said
     assert TOKEN[:20] not in said
     assert KEY not in said
 
