@@ -478,20 +478,30 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_in_object_storage.py::test_verify_reads_every_byte_in_the_storage_and_names_a_changed_object
             test_snapshots_in_object_storage.py::test_a_manifest_that_was_exchanged_is_named
             test_snapshots_in_object_storage.py::test_a_snapshot_that_was_exchanged_whole_in_the_storage_is_not_restored
-            test_snapshots_in_object_storage.py::test_names_in_the_storage_lead_nowhere_else""",
+            test_snapshots_in_object_storage.py::test_names_in_the_storage_lead_nowhere_else
+            test_directories_of_snapshots.py::test_a_manifest_in_the_storage_that_says_nothing_is_no_recent_snapshot
+            test_directories_of_snapshots.py::test_a_pipe_or_a_link_is_no_object
+            test_directories_of_snapshots.py::test_a_storage_that_drips_is_not_waited_for""",
         "an upload broken off, so that a half snapshot counts": """
             test_snapshots_in_object_storage.py::test_a_killed_backup_counts_for_nothing_until_the_same_command_has_ended_it
             test_snapshots_in_object_storage.py::test_a_lost_connection_ends_in_one_line_and_the_same_command_goes_on
             test_snapshots_in_object_storage.py::test_a_file_in_pieces_that_never_ended_is_no_file_and_is_removed_later""",
         "a planted file that sends snapshots elsewhere": """
-            test_snapshots_in_object_storage.py::test_only_this_workspace_says_where_a_storage_is""",
+            test_snapshots_in_object_storage.py::test_only_this_workspace_says_where_a_storage_is
+            test_directories_of_snapshots.py::test_a_storage_with_a_link_in_it_is_refused
+            test_directories_of_snapshots.py::test_a_storage_has_no_folder_in_or_around_a_database""",
         "credentials of a storage in files and messages": """
             test_snapshots_in_object_storage.py::test_a_run_keeps_its_snapshot_in_the_storage_and_its_secrets_nowhere
-            test_snapshots_in_object_storage.py::test_wrong_credentials_are_one_line_before_the_source_is_read""",
+            test_snapshots_in_object_storage.py::test_wrong_credentials_are_one_line_before_the_source_is_read
+            test_directories_of_snapshots.py::test_an_error_of_a_storage_is_not_repeated
+            test_directories_of_snapshots.py::test_names_and_manifests_that_repeat_a_credential_are_not_taken""",
         "a prune of what others put into a shared storage": """
             test_snapshots_in_object_storage.py::test_an_id_that_another_machine_gave_is_taken
             test_snapshots_in_object_storage.py::test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_needs
-            test_snapshots_in_object_storage.py::test_what_was_begun_and_not_gone_on_with_is_removed_after_its_retention""",
+            test_snapshots_in_object_storage.py::test_what_was_begun_and_not_gone_on_with_is_removed_after_its_retention
+            test_directories_of_snapshots.py::test_a_prune_leaves_what_another_machine_put_under_the_same_id
+            test_directories_of_snapshots.py::test_a_prune_leaves_what_took_the_place_of_its_own
+            test_directories_of_snapshots.py::test_uploads_of_other_applications_are_not_taken_for_ours""",
         "a part replaced as soon as it appears": """
             test_snapshots_without_a_migration.py::test_a_part_that_is_replaced_as_soon_as_it_appears_is_not_recorded""",
         "other times in the manifest of a backup": """

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import secrets
 import subprocess
 import sys
-from datetime import timedelta
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +21,11 @@ import pytest
 from helpers import cli
 from helpers.errors import UsageError
 from helpers.parameters import parameters_from
-from helpers.snapshots import remote
+from helpers.parameters.snapshots import SnapshotSection
+from helpers.snapshots import objects, remote, retention
+from helpers.snapshots import snapshot as module
 from tests.conftest import ROOT
+from tests.s3 import KEY, SECRET, without_machine_credentials
 from tests.storage import chunks, embedded, fill
 
 Said = pytest.CaptureFixture[str]
@@ -130,3 +140,276 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"fsspec", "s3fs
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
     assert not (tmp_path / "workspace" / ".stored").exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """The folder of a storage, still empty, a source, and parameters that put its snapshots there."""
+    with embedded(tmp_path / "source") as made:
+        fill(made, "alpha", chunks(30, 8))
+    text = f"name: nightly\nsource: {{path: source}}\nsnapshot: {{directory: 'file://{tmp_path}/disk'}}\n"
+    Path("backup.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk"
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every retention has ended."""
+    monkeypatch.setattr(retention.Held, "retain_until", property(lambda item: datetime(2020, 1, 1, tzinfo=UTC)))
+
+
+def killed(*_: object, **__: object) -> None:
+    raise SystemExit(9)
+
+
+def test_a_prune_leaves_what_another_machine_put_under_the_same_id(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    with monkeypatch.context() as early:
+        early.setattr(module, "write_manifest", killed)  # before anything is put
+        with pytest.raises(SystemExit):
+            run("create", "backup.yaml", "--id", "weekly")
+    with monkeypatch.context() as there:
+        there.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "other"))
+        run("create", "backup.yaml", "--id", "weekly")
+    whole = files(disk)
+    over(monkeypatch)
+    run("prune", "--yes")
+    assert "goes   weekly.partial" in capsys.readouterr().out
+    assert files(disk) == whole
+    run("prune", "--yes")  # now with the other's manifest here
+    assert "stays  weekly  which runs need it is not certain: another workspace put it" in capsys.readouterr().out
+    assert files(disk) == whole
+    with monkeypatch.context() as there:
+        there.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "other"))
+        run("verify", "weekly")
+        run("prune", "--yes")
+    assert files(disk) == {"chroma-snapshots.json"}, "who took it removes it"
+
+
+def test_a_prune_leaves_what_took_the_place_of_its_own(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("create", "backup.yaml", "--id", "monday")
+    (disk / "snapshots" / "monday.json").unlink()  # a rule of the storage removed it
+    with monkeypatch.context() as there:
+        there.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "other"))
+        run("create", "backup.yaml", "--id", "monday")
+    whole = files(disk)
+    over(monkeypatch)
+    run("prune", "--yes")
+    assert files(disk) == whole
+    run("create", "backup.yaml", "--id", "tuesday")
+    run("prune", "--yes")
+    assert files(disk) == whole, "its own goes, and no file that the other names"
+
+
+@pytest.mark.parametrize("name", ["parts", "snapshots", "begun", "chroma-snapshots.json"])
+def test_a_storage_with_a_link_in_it_is_refused(disk: Path, tmp_path: Path, capsys: Said, name: str) -> None:
+    run("create", "backup.yaml", "--id", "first")
+    private = tmp_path / "private"
+    if (disk / name).exists():
+        (disk / name).rename(private)
+    else:
+        private.mkdir()
+    (disk / name).symlink_to(private)
+    before = files(tmp_path / "disk") | (files(private) if private.is_dir() else set())
+    capsys.readouterr()
+    run("create", "backup.yaml", "--id", "second", code=2)
+    run("prune", "--yes", code=2)
+    run("list", code=2)
+    assert f"{name} there is a link" in capsys.readouterr().out
+    assert files(tmp_path / "disk") | (files(private) if private.is_dir() else set()) == before
+    (disk / name).unlink()
+    private.rename(disk / name)
+    run("create", "backup.yaml", "--id", "second")
+
+
+def test_a_pipe_or_a_link_is_no_object(disk: Path, capsys: Said) -> None:
+    run("create", "backup.yaml", "--id", "first")
+    mark, manifest = disk / "chroma-snapshots.json", disk / "snapshots" / "first.json"
+    kept, held = mark.read_bytes(), manifest.read_bytes()
+    mark.unlink()
+    os.mkfifo(mark)
+    run("check", "backup.yaml", code=2)
+    assert "chroma-snapshots.json there is no plain file" in only_line(capsys)
+    mark.unlink()
+    mark.write_bytes(kept)
+    manifest.unlink()
+    os.mkfifo(manifest)
+    (disk / "snapshots" / "zero.json").symlink_to("/dev/zero")
+    run("list")
+    listed = capsys.readouterr().out
+    assert "NOT in the storage" in listed
+    assert "zero" not in listed
+    run("verify", "first", code=1)
+    assert "its manifest is not in the storage" in only_line(capsys)
+    manifest.unlink()
+    manifest.write_bytes(held)
+    run("verify", "first")
+
+
+def test_a_storage_has_no_folder_in_or_around_a_database(tmp_path: Path) -> None:
+    for place, source, refused in (
+        ("", "parts", True), ("", "snapshots/x", True), ("", "begun", True), ("", "data", False), ("data/kept", "data", True),
+    ):  # fmt: skip
+        rules = SnapshotSection(directory=f"file://{tmp_path}/{place}".rstrip("/"))
+        assert rules.overlaps(str(tmp_path / source)) == refused, (place, source)
+    document = {"source": {"path": str(tmp_path / "parts")}, "target": {"path": "b"}}
+    with pytest.raises(UsageError, match="must hold the database only"):
+        parameters_from({**document, "snapshot": {"directory": f"file://{tmp_path}"}})
+
+
+def test_a_manifest_in_the_storage_that_says_nothing_is_no_recent_snapshot(disk: Path, capsys: Said) -> None:
+    run("create", "backup.yaml", "--id", "first")
+    run("check", "backup.yaml")
+    manifest = disk / "snapshots" / "first.json"
+    held = json.loads(manifest.read_text(encoding="utf-8"))
+    other: list[dict[str, Any]] = [{}, held | {"source": "another"}, held | {"collections": []}]
+    for forged in other:
+        manifest.write_text(json.dumps(forged), encoding="utf-8")
+        run("check", "backup.yaml", code=1)
+    manifest.write_text(json.dumps(held), encoding="utf-8")
+    run("check", "backup.yaml")
+
+
+def test_a_planted_folder_is_named_without_its_escapes(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "kept" / "x\x1b[2Jgoes").mkdir(parents=True)
+    run("prune", "--directory", "kept")
+    said = capsys.readouterr().out
+    assert "x\\x1b[2Jgoes" in said
+    assert "\x1b" not in said
+
+
+def test_uploads_of_other_applications_are_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = "0" * 64
+    keys = ["other/video.mp4", "kept/parts/video.mp4", f"kept/parts/{digest}.parquet", f"other/parts/{digest}.parquet"]
+    there = [{"Key": key, "UploadId": "1", "Initiated": datetime(2020, 1, 1, tzinfo=UTC)} for key in keys]
+    storage = remote.Remote(remote.named("s3://bucket/kept"))
+    monkeypatch.setattr(storage, "_call", lambda *_, **__: {"Uploads": there})
+    assert storage.broken_off() == [(f"kept/parts/{digest}.parquet", "1")]
+
+
+TOKEN = f"t{secrets.token_hex(30)}"  # of nobody
+Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the commands are given by reference, and little patience."""
+    for name, value in (("K", KEY), ("S", SECRET), ("T", TOKEN)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(objects.Objects, "_patience", 1)
+
+
+@contextmanager
+def hostile(answer: Answer) -> Iterator[str]:
+    """The URL of an S3 that answers so."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+        def do(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            answer(self)
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = do
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with without_machine_credentials():
+            yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def say(to: http.server.BaseHTTPRequestHandler, status: int, text: str) -> None:
+    to.send_response(status)
+    to.send_header("content-length", str(len(text)))
+    to.send_header("ETag", '"x"')
+    to.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+    to.end_headers()
+    if to.command != "HEAD":
+        to.wfile.write(text.encode())
+
+
+def at(url: str, *, own: bool = False) -> list[str]:
+    given = {"endpoint_url": url, "region": "us-east-1"}
+    given |= {} if own else {"key": "env:K", "secret": "env:S", "token": "env:T"}
+    return ["--directory", "s3://b/pre", *(text for k, v in given.items() for text in ("--storage", f"{k}={v}"))]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["named", "of the driver"])
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidArgument", ""], ids=["denied", "wrong", "a token"])
+@pytest.mark.usefixtures("credentials")
+def test_an_error_of_a_storage_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said, own: bool, code: str
+) -> None:
+    """It may hold half of a token, which nothing would know as one."""
+    error = f"<Error><Code>{code or TOKEN}</Code><Message>No, {KEY}: {TOKEN} or {TOKEN[:20]}</Message></Error>"
+    profile = f"[default]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\naws_session_token={TOKEN}\n"
+    (tmp_path / "profile").write_text(profile, encoding="utf-8")
+    with hostile(lambda to: say(to, 403 if code == "AccessDenied" else 400, error)) as url:
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "profile"))
+        cli.main(["snapshots", "list", *at(url, own=own)])
+    said = "".join(capsys.readouterr())
+    assert "s3://b/pre: " in said
+    assert code in said
+    assert TOKEN[:20] not in said
+    assert KEY not in said
+
+
+@pytest.mark.usefixtures("credentials")
+def test_names_and_manifests_that_repeat_a_credential_are_not_taken(tmp_path: Path, capsys: Said) -> None:
+    listed = "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>{}</ListBucketResult>"
+    names = [TOKEN, f"k-{KEY}", "plain"]
+    manifest = json.dumps({"id": "plain", "note": TOKEN})
+
+    def answer(to: http.server.BaseHTTPRequestHandler) -> None:
+        if "uploads" in to.path:
+            say(to, 200, "<ListMultipartUploadsResult></ListMultipartUploadsResult>")
+        elif "list-type" in to.path:
+            key = "<Contents><Key>pre/snapshots/{}.json</Key><Size>9</Size><LastModified>2026-01-01T00:00:00Z</LastModified>"
+            key += "</Contents>"
+            say(to, 200, listed.format("".join(map(key.format, names)) if "snapshots" in to.path else ""))
+        else:
+            say(to, 200, '{"format": 1}' if "chroma-snapshots" in to.path else manifest)
+
+    with hostile(answer) as url:
+        run("list", *at(url), code=2)
+        assert "snapshots/plain.json there repeats a credential" in capsys.readouterr().out
+        manifest = json.dumps({"id": "plain"})
+        run("list", *at(url))
+        run("prune", *at(url))
+    said = "".join(capsys.readouterr())
+    assert "plain" in said
+    kept = {path for path in (tmp_path / "workspace" / ".stored").rglob("*") if path.name != "storage.json"}
+    assert {path.name for path in kept} >= {"plain", "manifest.json"}
+    for text in (said, *map(str, kept), *(path.read_text() for path in kept if path.is_file())):
+        assert KEY not in text
+        assert TOKEN not in text
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_storage_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    over_ = threading.Event()
+
+    def drip(to: http.server.BaseHTTPRequestHandler) -> None:
+        line = b"HTTP/1.1 200 OK\r\n"
+        while not over_.wait(0.3):
+            to.wfile.write(line)
+            line = b"x-a: b\r\n"
+
+    monkeypatch.setattr(objects, "LEAST", 1)
+    with hostile(drip) as url:
+        begun = time.monotonic()
+        run("list", *at(url), code=1)
+        assert time.monotonic() - begun < 30
+        over_.set()
+    assert "TimeoutError" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from helpers.errors import Terminal
 from helpers.evidence import secret_scan
 from helpers.parameters import SecretRef
 from helpers.results import file_digest
-from helpers.snapshots import remote, retention
+from helpers.snapshots import objects, remote, retention
 from helpers.snapshots import snapshot as module
 from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Changed, Snapshot, follow_snapshot
@@ -90,7 +90,7 @@ def storage(proxy: FaultyProxy) -> list[str]:
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "TRIES", 1)
+    monkeypatch.setattr(objects, "TRIES", 1)
     backup = Path("backup.yaml").read_text(encoding="utf-8")
     Path("backup.yaml").write_text(backup.replace("patience_seconds: 20", "patience_seconds: 1"), encoding="utf-8")
 
@@ -320,7 +320,7 @@ def test_files_of_other_tools_are_imported_to_the_storage_and_exported_from_ther
 def test_refusals_of_a_busy_storage_are_waited_for(
     source: Path, store: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "TRIES", 1)
+    monkeypatch.setattr(objects, "TRIES", 1)
     proxy.fault = some(0.3)
     run("create", "backup.yaml", "--id", "first")
     run("verify", "first")
@@ -404,7 +404,7 @@ def test_a_file_in_pieces_that_never_ended_is_no_file_and_is_removed_later(
     source: Path, store: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     monkeypatch.setattr(module, "PART_BYTES", 64 * 2**20)
-    monkeypatch.setattr(remote, "CHUNK", 5 * 2**20)
+    monkeypatch.setattr(objects, "CHUNK", 5 * 2**20)
     impatient(monkeypatch)
     with embedded(source) as made:
         fill(made, "wide", chunks(1_000, 4_000, prefix="w"))

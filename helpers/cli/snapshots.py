@@ -474,9 +474,8 @@ def _prune(chosen: argparse.Namespace) -> int:
             reason = _without(item, chosen.abandoned)
             if not reason:
                 may_go.append(item)
-            print(
-                f"{'stays' if reason else 'goes ' if chosen.yes else 'would go'}  {item.id}  {one_line(reason)}".rstrip()
-            )
+            does = "stays" if reason else "goes " if chosen.yes else "would go"
+            print(f"{does}  {one_line(item.id)}  {one_line(reason)}".rstrip())
     if chosen.yes:
         for item in may_go:
             with in_use(item.folder):

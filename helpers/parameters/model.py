@@ -26,7 +26,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line
-from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, lies_in, overlap, resolve_path
+from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, overlap, resolve_path
 from helpers.parameters.new_values import dotted, leaves, open_secrets, references
 from helpers.parameters.sections import (
     ROLES,
@@ -154,8 +154,8 @@ class Parameters(Section):
         if self.target.rename:
             yield "'target.rename' means nothing: only a source of Chroma 0.3 has two collections of one name"
         for side in ("source", "target"):
-            if (path := getattr(self, side).path) is not None and not same and lies_in(self.snapshot.place, path):
-                yield f"'snapshot.directory' lies inside '{side}.path', which must hold the database only"
+            if (path := getattr(self, side).path) is not None and not same and self.snapshot.overlaps(path):
+                yield f"'snapshot.directory' lies inside '{side}.path' or has a folder there, and it must hold the database only"
         if self.fence.kind == "nginx" and self.source.is_embedded:
             yield "'fence.kind' is nginx, but 'source' is a directory, before which no proxy can stand; command or none"
         if self.fence.late and self.source.is_embedded:

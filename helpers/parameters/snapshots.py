@@ -12,13 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, PositiveFloat, ValidationError, model_validator
 
-from helpers.errors import UsageError, one_line
+from helpers.errors import UsageError, hide, one_line
 from helpers.parameters.endpoint import (
     FilePath,
     PageUrl,
     SecretRef,
     SecretReference,
     Section,
+    lies_in,
     moved_with_workspace,
     resolve_path,
 )
@@ -26,6 +27,7 @@ from helpers.reason_codes import ReasonCode
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": ""}
 """The schemes of a storage, each with the package that brings its driver for fsspec."""
+FOLDERS = ("parts", "begun", "snapshots")  # of a storage
 STORED = ".stored"  # in the workspace: a folder for each storage; no run can have this name
 _SECRETS = {"s3fs": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "gcsfs": (),
             "adlfs": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN",
@@ -142,11 +144,15 @@ class SnapshotSection(Section):
         ).hexdigest()[:12]
         return resolve_path(moved_with_workspace(STORED)) / f"{name}-{digest}"
 
-    @property
-    def place(self) -> str:
-        """The folder that the directory is, also of a file:// URL; where the files of another storage are kept here."""
-        file = self.directory.startswith("file://")
-        return unquote(urlsplit(self.directory).path) if file else str(self.folder)
+    def overlaps(self, path: str) -> bool:
+        """Whether a folder of it lies inside this path, or, of a file:// URL, around it."""
+        if not self.directory.startswith("file://"):
+            return lies_in(str(self.folder), path)
+        place = unquote(urlsplit(self.directory).path)
+        own = [f"{place}/{name}" for name in FOLDERS]
+        return any(lies_in(each, path) for each in (str(self.folder), place, *own)) or any(
+            lies_in(path, each) for each in own
+        )
 
     def secrets(self) -> list[SecretRef]:
         """What its storage needs by reference, and what its driver reads from the environment where nothing is named."""
@@ -183,7 +189,21 @@ class SnapshotSection(Section):
             scheme, **texts, endpoint_url=storage.endpoint_url, client_kwargs=region, config_kwargs=how, use_listings_cache=False
         )  # fmt: skip
         found.retries = 1  # its own, beside those of botocore that `tries` are
+        if not texts:
+            _hide_own(found)
         return found
+
+
+def _hide_own(s3: Any) -> None:
+    """From now on nothing that this process shows holds the credentials that the driver found by itself."""
+    from fsspec.asyn import sync
+
+    s3.connect()
+    if (own := sync(s3.loop, s3.session.get_credentials)) is not None:
+        frozen = sync(s3.loop, own.get_frozen_credentials)
+        for name, value in (("key", frozen.access_key), ("secret", frozen.secret_key), ("token", frozen.token)):
+            if value:
+                hide(value, f"<{name} of the driver>")
 
 
 def rules_of(directory: str, storage: Mapping[str, str]) -> SnapshotSection:

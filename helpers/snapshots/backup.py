@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -37,7 +38,6 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots import remote
 from helpers.snapshots.export_journal import CHUNK, EXPORT, Journal, holds_another, write_parquet
-from helpers.snapshots.remote import Look
 from helpers.snapshots.retention import Told, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
     PLAIN,
@@ -73,11 +73,11 @@ _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 def newest(directory: Path, source: str) -> Snapshot | None:
     """The newest snapshot of this source that was taken there, as a signed line of the log has it, and that has all its
     files; None where there is none. In a storage it counts only as long as it is whole there."""
-    look = storage.mirror() if (storage := remote.at(directory)) is not None else None
+    there = partial(storage.has, storage.mirror()) if (storage := remote.at(directory)) is not None else None
     found = (_opened(directory / name, told) for name, told in digests(directory).items() if PLAIN.fullmatch(name))
     ours = [snapshot for snapshot in found if snapshot is not None and snapshot.manifest["source"] == source]
     ours.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
-    return next((snapshot for snapshot in ours if _is_there(snapshot, look)), None)
+    return next((snapshot for snapshot in ours if _is_there(snapshot, there)), None)
 
 
 def _opened(folder: Path, told: Told) -> Snapshot | None:
@@ -91,9 +91,9 @@ def _opened(folder: Path, told: Told) -> Snapshot | None:
     return None if any(differences(snapshot, [told])) else snapshot
 
 
-def _is_there(snapshot: Snapshot, look: Look | None) -> bool:
-    if look is not None:
-        return snapshot.id in look.snapshots and not look.lacks(snapshot.manifest)
+def _is_there(snapshot: Snapshot, there: Callable[[str, Mapping[str, Any]], bool] | None) -> bool:
+    if there is not None:
+        return there(snapshot.id, snapshot.manifest)
     files = [(snapshot.folder / part.file, part.bytes) for name in snapshot.names() for part in snapshot.parts(name)]
     return all(file.is_file() and file.stat().st_size == size for file, size in files)
 

@@ -14,30 +14,25 @@ folder has them in `storage.json`, so that commands without a parameters file fi
 
 from __future__ import annotations
 
-import errno
-import hashlib
+import hmac
 import json
-import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
 from helpers import audit
-from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line
+from helpers.errors import RunbookError, Terminal, UsageError, redacted
 from helpers.formatting import count
 from helpers.parameters.endpoint import moved_with_workspace, resolve_path
-from helpers.parameters.snapshots import STORED, SnapshotSection, Storage, is_url, rules_of
+from helpers.parameters.snapshots import STORED, SnapshotSection, is_url, rules_of
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -47,30 +42,20 @@ from helpers.results import (
     file_digest,
     is_leftover,
     json_in,
-    shortage,
     silent,
     whole,
     write_bytes,
     write_json,
     writing,
 )
+from helpers.snapshots.objects import MANIFEST, PART, Objects, digest, fitting, get, part_name, root_of, send
 
-if TYPE_CHECKING:
-    import tenacity  # on first use: `status` does not wait for it
-
-T = TypeVar("T")
 FORMAT = 1
 MARK = "chroma-snapshots.json"
-TRIES = 3  # of a driver, one after another, before this module waits
-LONGEST_PAUSE = 20  # seconds
+LONGEST_MARK = 4096  # bytes
 AT_ONCE = 4  # files that are on their way at the same time
-CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this size
-BLOCK = 4 * 2**20  # bytes that are read at a time where nothing is kept
 BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
-_REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
 REMEDY = "Remove this file: it is brought from the storage again."  # where one that was brought is damaged
-_MANIFEST = re.compile(r"(?!.*\.(?:partial|lock|jsonl?)\.json)([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")  # not as ours
-_PART = re.compile(r"([0-9a-f]{64})\.parquet")
 
 
 @dataclass(slots=True)
@@ -113,25 +98,12 @@ class Look:
         return f"in the storage, {cached}" if not self.lacks(manifest) else f"in the storage, NOT whole there, {cached}"
 
 
-class Remote:
-    """The storage of `rules`, which is a URL. Every method raises `UsageError` where the storage refuses, `Transient` where it
-    does not answer within `patience_seconds`, each in one line that names it."""
-
-    def __init__(self, rules: SnapshotSection, folder: Path | None = None) -> None:
-        self.rules, self.url, self.folder = rules, rules.directory, folder or rules.folder
-        self._end = Event()  # who waits for an answer in another thread gives up
-
-    @cached_property
-    def _fs(self) -> Any:
-        return self.rules.file_system(TRIES)
-
-    @property
-    def _patience(self) -> float:
-        return (self.rules.storage or Storage()).patience_seconds
+class Remote(Objects):
+    """Snapshots in a storage; raises as `Objects`."""
 
     def require(self, *, write: bool = True) -> None:
         """The storage can be reached, is one of snapshots or empty, and with `write` takes a file."""
-        found = self._call("read", MARK, _content)
+        found = self._call("read", MARK, _start)
         try:
             if found is not None and json_in(found)["format"] != FORMAT:
                 raise ValueError
@@ -147,11 +119,8 @@ class Remote:
 
     def look(self) -> Look:
         """What is there now."""
-        parts = {m[1]: size for name, size in self._list("parts").items() if (m := _PART.fullmatch(name))}
-        done, begun = (
-            frozenset(str(m[1]) for name in self._list(where) if (m := _MANIFEST.fullmatch(name)))
-            for where in ("snapshots", "begun")
-        )
+        parts = dict(fitting(PART, self._list("parts")))
+        done, begun = (frozenset(dict(fitting(MANIFEST, self._list(where)))) for where in ("snapshots", "begun"))
         return Look(parts, done, begun - done)
 
     def mirror(self) -> Look:
@@ -161,6 +130,10 @@ class Remote:
         for name in sorted(look.snapshots):
             if not (self.folder / name).exists() and not (self.folder / f"{name}.partial").exists():
                 data = self._read(f"snapshots/{name}.json")
+                if redacted(text := data.decode("utf-8", "replace")) != text:
+                    raise self._unusable(
+                        f"snapshots/{name}.json there repeats a credential", "Find out who writes there."
+                    )
                 with whole(self.folder / name) as made:
                     write_bytes(made / "manifest.json", data)
         return look
@@ -190,14 +163,12 @@ class Remote:
     def broken_off(self) -> list[tuple[str, str]]:
         """(Key, id) of files that were sent in pieces and never ended; such pieces are no file. Google and Azure drop them."""
         since = datetime.now(UTC) - BROKEN_OFF
-        if self.rules.driver != "s3fs":
-            left = Path(_root(self.url), "parts").glob(".*.tmp") if not self.rules.driver else ()
-            old = (path.name for path in left if path.stat().st_mtime < since.timestamp())
-            return [(f"parts/{name}", "") for name in old if is_leftover(name)]
-        bucket, prefix = urlsplit(self.url).netloc, urlsplit(self.url).path.strip("/")
-        about = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
-        found = self._call("list", "", lambda fs, _: fs.call_s3("list_multipart_uploads", **about)).get("Uploads", [])
-        return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < since]
+        if self.rules.driver == "s3fs":
+            found = [each for where in ("parts", "snapshots", "begun") for each in self._uploads(where)]
+            return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < since]
+        left = Path(root_of(self.url), "parts").glob(".*.tmp") if not self.rules.driver and self._list("parts") else ()
+        old = (path.name for path in left if path.lstat().st_mtime < since.timestamp())
+        return [(f"parts/{name}", "") for name in old if is_leftover(name)]
 
     # -- what is put there and brought from there ----------------------------------------------------------------------
 
@@ -218,13 +189,14 @@ class Remote:
         if name not in look.snapshots:
             self._write(f"begun/{name}.json", data)
 
-        def send(sha256: str) -> None:
-            self._call("put", _part(sha256), partial(_send, folder / files[sha256], self.rules.driver))
+        def put(sha256: str) -> None:
+            file = folder / files[sha256]
+            self._call("put", part_name(sha256), partial(send, file, self.rules.driver), moves=file.stat().st_size)
 
         for _ in range(3):  # more than once only where a `prune` on another machine removed what this one found there
             with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="put") as pool:
                 try:
-                    for _ in pool.map(send, look.lacks(manifest)):
+                    for _ in pool.map(put, look.lacks(manifest)):
                         progress.advance(0)  # where a run stops that was asked to
                 except BaseException:
                     self._end.set()
@@ -235,7 +207,7 @@ class Remote:
                 if not (look := self.look()).lacks(manifest):
                     self._remove(f"begun/{name}.json")
                     return
-        raise self._unusable(f"{_part(look.lacks(manifest)[0])} was put there, and is not there in its size")
+        raise self._unusable(f"{part_name(look.lacks(manifest)[0])} was put there, and is not there in its size")
 
     def bring(self, path: Path, sha256: str, size: int) -> None:
         """The file of chunks of this digest and so many bytes, to this path, whole or not at all.
@@ -244,7 +216,7 @@ class Remote:
         """
         self._require_size(sha256, size)
         with writing(path, needed=size) as temporary:
-            self._call("get", _part(sha256), lambda fs, there: fs.get_file(there, str(temporary)), sha256)
+            self._call("get", part_name(sha256), partial(get, temporary), sha256, size)
             self._compare(sha256, file_digest(temporary))
 
     def prove(self, path: Path, sha256: str, size: int) -> None:
@@ -253,7 +225,7 @@ class Remote:
             self.bring(path, sha256, size)
             return
         try:
-            self._compare(sha256, self._call("read", _part(sha256), partial(_digest, size), sha256))
+            self._compare(sha256, self._call("read", part_name(sha256), partial(digest, size), sha256, size))
         except Terminal as error:
             if error.code == ReasonCode.SNAPSHOT_DAMAGED and file_digest(path) == sha256:
                 error.next_step = f"Put {path}, which is whole, there in its place."
@@ -262,15 +234,24 @@ class Remote:
     def require_manifest(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
         """The manifest there says what `held` does, but for its status. Raises `Terminal` ("snapshot_altered")."""
         there = self._manifest(f"snapshots/{snapshot_id}.json")
-        if there is None or _lasting(there) != _lasting(held):
+        if not _same(there, held):
             what = "its manifest in the storage is another one" if there else "its manifest is not in the storage"
             raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=f"{self.url}/snapshots/{snapshot_id}.json",
                            next_step="Find out who writes there. What is here is as it was.")  # fmt: skip
 
-    def remove(self, snapshot_id: str) -> None:
-        """From now on this snapshot does not count there; `sweep` removes what it alone named."""
+    def has(self, look: Look, snapshot_id: str, held: Mapping[str, Any]) -> bool:
+        """Whether the snapshot of this manifest is there whole: its manifest as it was put there, its files in their sizes."""
+        whole = snapshot_id in look.snapshots and not look.lacks(held)
+        return whole and _same(self._manifest(f"snapshots/{snapshot_id}.json"), held)
+
+    def remove(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
+        """From now on the snapshot of this manifest does not count there; `sweep` removes what it alone named.
+
+        Another one that has its id there, as that of another machine, stays.
+        """
         for where in ("snapshots", "begun"):
-            self._remove(f"{where}/{snapshot_id}.json")
+            if _same(self._manifest(f"{where}/{snapshot_id}.json"), held):
+                self._remove(f"{where}/{snapshot_id}.json")
 
     def sweep(self, *, remove: bool) -> Iterator[str]:
         """A sentence for each kind of thing there that counts for nothing; with `remove` it is removed.
@@ -302,39 +283,16 @@ class Remote:
         for name in over:
             self._remove(f"begun/{name}.json")
         for sha256 in loose:
-            self._remove(_part(sha256))
+            self._remove(part_name(sha256))
         for key, upload in pieces:
             if upload:
-                about = {"Bucket": urlsplit(self.url).netloc, "Key": key, "UploadId": upload}
-                self._call("remove", key, partial(_abort, about))
+                self._abort(key, upload)
             else:
                 self._remove(key)
         # What another machine put there meanwhile may have relied on one of them.
         for name in sorted(self.look().snapshots - look.snapshots) if loose else ():
             if _digests(self._manifest(f"snapshots/{name}.json") or {}) & set(loose):
                 yield f"snapshot {name}, put there meanwhile, lacks a file: take it again; prune while nothing is put there"
-
-    def _list(self, where: str) -> dict[str, int]:
-        """Bytes by name."""
-
-        def listed(fs: Any, path: str) -> dict[str, int]:
-            try:
-                found = fs.ls(path, detail=True)
-            except FileNotFoundError:  # nothing has been put there
-                return {}
-            return {
-                str(each["name"]).rpartition("/")[2]: int(each["size"] or 0) for each in found if each["type"] == "file"
-            }
-
-        return self._call("list", where, listed)
-
-    def _read(self, name: str) -> bytes:
-        def read(fs: Any, path: str) -> bytes:
-            if (size := int(fs.info(path)["size"])) > MOST_READ:
-                raise Terminal(ReasonCode.SNAPSHOT_UNREADABLE, f"has {size:,} bytes", where=f"{self.url}/{name}")
-            return bytes(fs.cat_file(path))
-
-        return self._call("read", name, read)
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         """A manifest that is there, None where there is none that can be read."""
@@ -350,94 +308,15 @@ class Remote:
                 raise
             return None
 
-    def _write(self, name: str, data: bytes) -> None:
-        def put(fs: Any, path: str) -> object:
-            return fs.pipe_file(path, data) if self.rules.driver else write_bytes(Path(path), data)
-
-        self._call("put", name, put)
-
-    def _remove(self, name: str) -> None:
-        def gone(fs: Any, path: str) -> None:
-            with suppress(FileNotFoundError):
-                fs.rm_file(path)
-
-        self._call("remove", name, gone)
-
     def _require_size(self, sha256: str, size: int) -> None:
         """Before it is read: whoever writes there may have put anything of any length."""
-        found = self._call("read", _part(sha256), lambda fs, path: int(fs.info(path)["size"]), sha256)
+        found = self._call("read", part_name(sha256), lambda fs, path: int(fs.info(path)["size"]), sha256)
         if found != size:
             raise self._damaged(sha256, f"it has {found:,} bytes, and {size:,} were put there")
 
     def _compare(self, sha256: str, found: str) -> None:
         if found != sha256:
             raise self._damaged(sha256, f"its bytes are not those that were put there: {found}")
-
-    def _damaged(self, sha256: str, what: str) -> Terminal:
-        return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{_part(sha256)}",
-                        next_step="Bring back this object from a version or a copy of it, or use another snapshot.")  # fmt: skip
-
-    def _unusable(
-        self, what: str, next_step: str = "Correct snapshot.directory or its storage, then repeat."
-    ) -> UsageError:
-        return UsageError(ReasonCode.STORAGE_UNUSABLE, what, where=self.url, next_step=next_step)
-
-    def _call(self, what: str, name: str, call: Callable[[Any, str], T], part: str = "") -> T:
-        """What the call makes of the file system and the path of `name`; again, with growing pauses, where it may yet succeed."""
-        import tenacity
-
-        path = f"{_root(self.url)}/{name}"
-        for again in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Transient),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
-            stop=tenacity.stop_after_delay(self._patience) | tenacity.stop_when_event_set(self._end),
-            sleep=tenacity.sleep_using_event(self._end),
-            before_sleep=self._say_that_it_waits,
-            reraise=True,
-        ):
-            with again:
-                try:
-                    return call(self._fs, path)
-                except RunbookError:
-                    raise
-                except Exception as error:  # what drivers raise has many names
-                    raise self._meaning(error, what, name, part) from error
-        raise AssertionError("tenacity reraises")
-
-    def _say_that_it_waits(self, state: tenacity.RetryCallState) -> None:
-        if state.attempt_number == 1 and sys.stderr.isatty():
-            print(f"{self.url} does not answer; it is asked again for {self._patience:g} seconds.", file=sys.stderr)
-
-    def _meaning(self, error: Exception, what: str, name: str, part: str) -> RunbookError:
-        """The one line for what a driver raised."""
-        said = one_line(f"{type(error).__name__}: {error}".rstrip(": "), 240)
-        if isinstance(error, ImportError):
-            needs = self.rules.driver or "fsspec"
-            return self._unusable(f"its driver is not installed ({said})", f"Install it: .venv/bin/pip install {needs}")
-        if isinstance(error, FileNotFoundError) and part:
-            return self._damaged(part, "it is not in the storage any more")
-        if isinstance(error, FileNotFoundError) and "/" in name and what != "put":
-            return Terminal(ReasonCode.SNAPSHOT_UNREADABLE, "it is not in the storage", where=f"{self.url}/{name}")
-        if isinstance(error, FileNotFoundError):
-            return self._unusable(f"the bucket, container or folder is not there, or may not be seen ({said})")
-        if isinstance(error, PermissionError) or any(word in type(error).__name__ for word in _REFUSALS):
-            where = name or "it"
-            return self._unusable(f"it refuses to {what} {where} with these credentials ({said})",
-                                  "Correct what snapshot.storage refers to, or that user's rights, then repeat.")  # fmt: skip
-        if (short := shortage(error, self.folder)) is not None:
-            return short
-        wrong = isinstance(error, OSError) and error.errno in (
-            errno.EINVAL,
-            errno.ENAMETOOLONG,
-            errno.EPERM,
-            errno.ENOSYS,
-        )
-        if wrong or isinstance(error, ValueError) or "Validation" in type(error).__name__:
-            return self._unusable(f"it does not take the request to {what} {name or 'it'} ({said})")
-        return Transient(
-            ReasonCode.STORAGE_UNUSABLE, f"no answer that is of use to {what} {name or 'it'} ({said})", where=self.url,
-            next_step="What was put there stays, and nothing half counts. Once it answers, repeat the command or resume.",
-        )  # fmt: skip
 
 
 # -- the storage of a folder -------------------------------------------------------------------------------------------
@@ -545,7 +424,7 @@ def files_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
     """(File, SHA-256, bytes) of each part that a manifest names. Raises what a mapping raises that is no manifest."""
     for collection in manifest.get("collections", ()):
         for part in collection["parts"]:
-            if not _PART.fullmatch(f"{part['sha256']}.parquet"):
+            if not PART.fullmatch(f"{part['sha256']}.parquet"):
                 raise ValueError("a digest is none")
             yield str(part["file"]), str(part["sha256"]), int(part["bytes"])
 
@@ -559,41 +438,21 @@ def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in manifest.items() if k not in ("status", "sha256") and not k.endswith("_at")}
 
 
-def _part(sha256: str) -> str:
-    return f"parts/{sha256}.parquet"
+def _same(there: Mapping[str, Any] | None, held: Mapping[str, Any]) -> bool:
+    return there is not None and _lasting(there) == _lasting(held)
 
 
-# -- fsspec ------------------------------------------------------------------------------------------------------------
+def made_here(manifest: Mapping[str, Any]) -> bool:
+    """Whether this workspace made the manifest, as its proof says, which needs the workspace's key."""
+    from helpers.snapshots.export_journal import proof_of
+
+    proof = str(manifest.get("proof", ""))
+    made = proof_of({**_lasting(manifest), "status": "created"}, secret := audit.secret())
+    return bool(secret) and hmac.compare_digest(proof.encode(errors="replace"), made.encode())
 
 
-def _root(url: str) -> str:
-    return unquote(urlsplit(url).path) if url.startswith("file://") else url.partition("://")[2]
-
-
-def _send(file: Path, driver: str, fs: Any, path: str) -> None:
-    if driver == "":  # a disk has half a file while it is written, and objects have not
-        with writing(Path(path)) as temporary:
-            shutil.copyfile(file, temporary)
-    elif driver == "s3fs":
-        fs.put_file(str(file), path, chunksize=CHUNK, max_concurrency=1)
-    else:
-        fs.put_file(str(file), path)
-
-
-def _content(fs: Any, path: str) -> bytes | None:
+def _start(fs: Any, path: str) -> bytes | None:
     try:
-        return bytes(fs.cat_file(path))
+        return bytes(fs.cat_file(path, start=0, end=LONGEST_MARK))
     except FileNotFoundError:
         return None
-
-
-def _abort(about: Mapping[str, str], fs: Any, path: str) -> None:
-    with suppress(FileNotFoundError):
-        fs.call_s3("abort_multipart_upload", **about)
-
-
-def _digest(size: int, fs: Any, path: str) -> str:
-    """The SHA-256 of what is there; of another length, which may be any, that length."""
-    with fs.open(path, "rb", block_size=BLOCK, cache_type="readahead") as file:
-        other = f"{file.size:,} bytes, and not {size:,}" if file.size != size else ""
-        return other or hashlib.file_digest(file, "sha256").hexdigest()

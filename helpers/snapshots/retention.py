@@ -122,11 +122,11 @@ def held(directory: Path) -> list[Held]:
 
     needs = _needs(directory)
     unproven, named = _doubt(directory)
-    every: list[Told] = []
+    stored, taken = remote.at(directory) is not None, digests(directory)
+    every: list[Told] = [*taken.values()]
     for run in runs.every_run():
         with suppress(RunbookError):  # a damaged run says nothing of the snapshots of others
             every += told(run)
-    every += digests(directory).values()
     found = []
     for folder in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
         snapshot, problem, export = None, "", None
@@ -145,6 +145,8 @@ def held(directory: Path) -> list[Held]:
         name = folder.name.removesuffix(".partial")
         doubt = unproven or ("" if name in named else f"no line of {audit.NAME} that was signed here names it")
         differs = next(differences(snapshot, every), "") if snapshot is not None else ""
+        if stored and snapshot is not None and name not in taken and not remote.made_here(snapshot.manifest):
+            doubt = doubt or "another workspace put it into the storage"  # under an id that one was begun with here
         found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt, differs))
     return sorted(found, key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
 
@@ -465,8 +467,9 @@ def remove(found: Iterable[Held]) -> list[str]:
         digest = item.snapshot.digest if item.snapshot else ""
         record(item.folder.parent, PRUNE, outcome="begun", snapshot=item.id, digest=digest)
         aside = item.folder.with_name(f".{item.id}.pruned")
-        if (storage := remote.at(item.folder.parent)) is not None:
-            storage.remove(item.id.removesuffix(".partial"))
+        own = item.snapshot.manifest if item.snapshot else _made(item.folder)
+        if own is not None and (storage := remote.at(item.folder.parent)) is not None:
+            storage.remove(item.id.removesuffix(".partial"), own)
         try:
             item.folder.rename(aside)
             ledger = re.compile(rf"{re.escape(item.id)}\.restore-[0-9a-f]{{16}}\.json")  # not of an id that begins so
@@ -484,6 +487,15 @@ def remove(found: Iterable[Held]) -> list[str]:
         record(item.folder.parent, PRUNE, snapshot=item.id)
         gone.append(item.id)
     return gone
+
+
+def _made(partial: Path) -> dict[str, Any] | None:
+    """The manifest of a snapshot that was made here and lacks only its name; None before it is written: nothing was put then."""
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        manifest = json_in(contents(partial / "manifest.json"))
+        if manifest["id"] == partial.name.removesuffix(".partial") and remote.made_here(manifest):
+            return dict(manifest)
+    return None
 
 
 def sweep(directory: Path) -> list[str]:

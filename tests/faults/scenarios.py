@@ -330,7 +330,7 @@ WITHOUT: dict[str, str] = {
             """snapshots.backup:_collection snapshots.backup:_to_jsonl snapshots.backup:export""",
         "of snapshots in a storage, killed at its requests: tests/test_snapshots_in_object_storage.py":
             """snapshots.remote:Remote.bring snapshots.remote:Remote.mirror snapshots.remote:prepared
-            snapshots.remote:Remote._write snapshots.remote:_send""",
+            snapshots.objects:Objects._write snapshots.objects:send""",
         "one renaming of what is not ours: before and after it the next command finds either name":
             """snapshots.export_journal:Journal.clear""",
         "of a fleet, whose runs' own writes are killed here: tests/test_fleets.py, test_the_table_of_a_fleet_is_checked_first.py":

@@ -1,0 +1,293 @@
+"""The objects of a storage, one request at a time: tried again, ended in time, and said of in words of our own.
+
+Whoever runs a storage, or can write there, decides what it answers. So nothing of its text is shown: it may repeat a credential
+that it was sent. Names count where they are those of a snapshot. In a folder (file://) only plain files are objects, and no
+folder of the storage may be a link: what is written and removed there would be that of somebody else.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import queue
+import re
+import shutil
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line, redacted
+from helpers.parameters.snapshots import SnapshotSection, Storage
+from helpers.reason_codes import ReasonCode
+from helpers.results import MOST_READ, shortage, write_bytes, writing
+
+if TYPE_CHECKING:
+    import tenacity  # on first use: `status` does not wait for it
+
+T = TypeVar("T")
+TRIES = 3  # of a driver, one after another, before this module waits
+LONGEST_PAUSE = 20  # seconds
+CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this size
+BLOCK = 4 * 2**20  # bytes that are read at a time where nothing is kept
+LEAST = 15  # seconds that a request has, however short the patience
+SLOWEST = 100_000  # bytes that a request moves in a second, at least: it has so much more time
+PART = re.compile(r"([0-9a-f]{64})\.parquet")
+MANIFEST = re.compile(r"(?!.*\.(?:partial|lock|jsonl?)\.json)([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")  # not as ours
+_REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
+_CODES = re.compile(
+    "AccessDenied|AccountProblem|AllAccessDisabled|AuthorizationHeaderMalformed|BadDigest|EntityTooLarge|ExpiredToken|"
+    "IncompleteBody|InternalError|InvalidAccessKeyId|InvalidArgument|InvalidBucketName|InvalidDigest|InvalidObjectState|"
+    "InvalidPart|InvalidRange|InvalidRequest|InvalidSecurity|InvalidToken|KeyTooLongError|MalformedXML|MethodNotAllowed|"
+    "MissingContentLength|NoSuchBucket|NoSuchKey|NoSuchUpload|NotImplemented|OperationAborted|PermanentRedirect|"
+    "PreconditionFailed|QuotaExceeded|Redirect|RequestTimeTooSkewed|RequestTimeout|ServiceUnavailable|SignatureDoesNotMatch|"
+    "SlowDown|TemporaryRedirect|TokenRefreshRequired|XMinioStorageFull"
+)  # of S3: no other text of it is shown
+
+
+class Objects:
+    """The storage of `rules`, which is a URL. Every method raises `UsageError` where the storage refuses, `Transient` where it
+    does not answer within `patience_seconds`, each in one line that names it."""
+
+    def __init__(self, rules: SnapshotSection, folder: Path | None = None) -> None:
+        self.rules, self.url, self.folder = rules, rules.directory, folder or rules.folder
+        self._end = threading.Event()  # who waits for an answer in another thread gives up
+
+    @cached_property
+    def _fs(self) -> Any:
+        return self.rules.file_system(TRIES)
+
+    @property
+    def _patience(self) -> float:
+        return (self.rules.storage or Storage()).patience_seconds
+
+    def _list(self, where: str) -> dict[str, int]:
+        """Bytes by name."""
+
+        def listed(fs: Any, path: str) -> dict[str, int]:
+            try:
+                found = fs.ls(path, detail=True)
+            except FileNotFoundError:  # nothing has been put there
+                return {}
+            files = (each for each in found if each["type"] == "file" and not each.get("islink"))
+            return {str(each["name"]).rpartition("/")[2]: int(each["size"] or 0) for each in files}
+
+        return self._call("list", where, listed)
+
+    def _read(self, name: str) -> bytes:
+        def read(fs: Any, path: str) -> bytes:
+            if (size := int(fs.info(path)["size"])) > MOST_READ:
+                raise Terminal(ReasonCode.SNAPSHOT_UNREADABLE, f"has {size:,} bytes", where=f"{self.url}/{name}")
+            return bytes(fs.cat_file(path))
+
+        return self._call("read", name, read)
+
+    def _write(self, name: str, data: bytes) -> None:
+        def put(fs: Any, path: str) -> object:
+            return fs.pipe_file(path, data) if self.rules.driver else write_bytes(Path(path), data)
+
+        self._call("put", name, put, moves=len(data))
+
+    def _remove(self, name: str) -> None:
+        def gone(fs: Any, path: str) -> None:
+            with suppress(FileNotFoundError):
+                fs.rm_file(path)
+
+        self._call("remove", name, gone)
+
+    def _uploads(self, where: str) -> list[dict[str, Any]]:
+        """Files of ours there that are being sent to S3 in pieces, or were: another application's are none of ours."""
+        bucket, prefix = urlsplit(self.url).netloc, f"{urlsplit(self.url).path}/{where}/".lstrip("/")
+        found = self._call(
+            "list", where, lambda fs, _: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        )
+        form = PART if where == "parts" else MANIFEST
+        return [
+            each for each in found.get("Uploads", ())
+            if each["Key"].startswith(prefix) and form.fullmatch(each["Key"].removeprefix(prefix))
+        ]  # fmt: skip
+
+    def _abort(self, key: str, upload: str) -> None:
+        about = {"Bucket": urlsplit(self.url).netloc, "Key": key, "UploadId": upload}
+
+        def gone(fs: Any, path: str) -> None:
+            with suppress(FileNotFoundError):
+                fs.call_s3("abort_multipart_upload", **about)
+
+        self._call("remove", key, gone)
+
+    def _damaged(self, sha256: str, what: str) -> Terminal:
+        return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{part_name(sha256)}",
+                        next_step="Bring back this object from a version or a copy of it, or use another snapshot.")  # fmt: skip
+
+    def _unusable(
+        self, what: str, next_step: str = "Correct snapshot.directory or its storage, then repeat."
+    ) -> UsageError:
+        return UsageError(ReasonCode.STORAGE_UNUSABLE, what, where=self.url, next_step=next_step)
+
+    def _call(self, what: str, name: str, call: Callable[[Any, str], T], part: str = "", moves: int = 0) -> T:
+        """What the call makes of the file system and the path of `name`; again, with growing pauses, where it may yet succeed.
+
+        `moves`: the bytes that are sent or brought.
+        """
+        import tenacity
+
+        path = f"{root_of(self.url)}/{name}"
+        for again in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
+            stop=tenacity.stop_after_delay(self._patience) | tenacity.stop_when_event_set(self._end),
+            sleep=tenacity.sleep_using_event(self._end),
+            before_sleep=self._say_that_it_waits,
+            reraise=True,
+        ):
+            with again:
+                try:
+                    if self.rules.driver:
+                        return _within(max(self._patience, LEAST) + moves / SLOWEST, partial(call, self._fs, path))
+                    self._require_plain(name, what)
+                    return call(self._fs, path)
+                except RunbookError:
+                    raise
+                except (
+                    Exception
+                ) as error:  # what drivers raise has many names; its text would be in a trace of the cause
+                    raise self._meaning(error, what, name, part) from None
+        raise AssertionError("tenacity reraises")
+
+    def _require_plain(self, name: str, what: str) -> None:
+        """Of a storage in a folder: every folder on the way to `name` is one and no link, and what is there a plain file.
+
+        What is put there takes the place of whatever had its name.
+        """
+        top, path = Path(root_of(self.url)), Path(root_of(self.url), name)
+        for each in [path, *path.parents][: len(path.parts) - len(top.parts)]:
+            with suppress(FileNotFoundError):
+                mode, whole = os.lstat(each).st_mode, each == path
+                if stat.S_ISDIR(mode) if not whole or what == "list" else stat.S_ISREG(mode) or what == "put":
+                    continue
+                if whole and "/" in name:
+                    raise Terminal(ReasonCode.SNAPSHOT_UNREADABLE, "it is no plain file", where=f"{self.url}/{name}")
+                what_it_is = "a link" if stat.S_ISLNK(mode) else "no plain file" if whole else "no folder"
+                raise self._unusable(
+                    f"{each.relative_to(top)} there is {what_it_is}", "Find out who made it, and remove it."
+                )
+
+    def _say_that_it_waits(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and sys.stderr.isatty():
+            print(f"{self.url} does not answer; it is asked again for {self._patience:g} seconds.", file=sys.stderr)
+
+    def _meaning(self, error: Exception, what: str, name: str, part: str) -> RunbookError:
+        """The one line for what a driver raised."""
+        if isinstance(error, ImportError):  # of Python, not of a storage
+            needs, said = self.rules.driver or "fsspec", one_line(f"{type(error).__name__}: {error}", 240)
+            return self._unusable(f"its driver is not installed ({said})", f"Install it: .venv/bin/pip install {needs}")
+        said = _kind(error)
+        if isinstance(error, FileNotFoundError) and part:
+            return self._damaged(part, "it is not in the storage any more")
+        if isinstance(error, FileNotFoundError) and "/" in name and what != "put":
+            return Terminal(ReasonCode.SNAPSHOT_UNREADABLE, "it is not in the storage", where=f"{self.url}/{name}")
+        if isinstance(error, FileNotFoundError):
+            return self._unusable(f"the bucket, container or folder is not there, or may not be seen ({said})")
+        if isinstance(error, PermissionError) or any(word in type(error).__name__ for word in _REFUSALS):
+            where = name or "it"
+            return self._unusable(f"it refuses to {what} {where} with these credentials ({said})",
+                                  "Correct what snapshot.storage refers to, or that user's rights, then repeat.")  # fmt: skip
+        if (short := shortage(error, self.folder)) is not None:
+            return short
+        wrong = isinstance(error, OSError) and error.errno in (
+            errno.EINVAL,
+            errno.ENAMETOOLONG,
+            errno.EPERM,
+            errno.ENOSYS,
+        )
+        if wrong or isinstance(error, ValueError) or "Validation" in type(error).__name__:
+            return self._unusable(f"it does not take the request to {what} {name or 'it'} ({said})")
+        return Transient(
+            ReasonCode.STORAGE_UNUSABLE, f"no answer that is of use to {what} {name or 'it'} ({said})", where=self.url,
+            next_step="What was put there stays, and nothing half counts. Once it answers, repeat the command or resume.",
+        )  # fmt: skip
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """What the call gives. Raises `TimeoutError` once it took so long: who sends a byte now and then is never silent.
+
+    The call is left to itself then; the process does not wait for it.
+    """
+    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((True, call()))
+        except BaseException as error:
+            answers.put((False, error))
+
+    threading.Thread(target=ask, name="storage", daemon=True).start()
+    try:
+        good, answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(errno.ETIMEDOUT, "") from None
+    if not good:
+        raise answer
+    return answer  # type: ignore[no-any-return]
+
+
+def _kind(error: BaseException) -> str:
+    """What an error is: its class, and of its number, status and code those that are known here. Nothing of its text."""
+    found = [type(error).__name__]
+    if isinstance(error, OSError) and error.errno:
+        found.append(os.strerror(error.errno))
+    for each in (error, error.__cause__):
+        answer = getattr(each, "response", None)
+        if isinstance(answer, Mapping):
+            code, status = answer.get("Error", {}).get("Code"), answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            found += [f"status {status}"] if type(status) is int and 100 <= status <= 599 else []
+            found += [code] if isinstance(code, str) and _CODES.fullmatch(code) else []
+    return ", ".join(dict.fromkeys(found))
+
+
+def fitting(form: re.Pattern[str], names: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """What the form's first group is in each name that fits it, with its bytes; not of a name that holds a known secret."""
+    return (
+        (match[1], size) for name, size in names.items() if (match := form.fullmatch(name)) and redacted(name) == name
+    )
+
+
+def part_name(sha256: str) -> str:
+    """Where the file of chunks of this digest is."""
+    return f"parts/{sha256}.parquet"
+
+
+def root_of(url: str) -> str:
+    """What a driver calls the place of a storage; of a disk, its folder."""
+    return unquote(urlsplit(url).path) if url.startswith("file://") else url.partition("://")[2]
+
+
+def send(file: Path, driver: str, fs: Any, path: str) -> None:
+    """Put a file there, whole or not at all."""
+    if driver == "":  # a disk has half a file while it is written, and objects have not
+        with writing(Path(path)) as temporary:
+            shutil.copyfile(file, temporary)
+    elif driver == "s3fs":
+        fs.put_file(str(file), path, chunksize=CHUNK, max_concurrency=1)
+    else:
+        fs.put_file(str(file), path)
+
+
+def get(temporary: Path, fs: Any, path: str) -> None:
+    """Bring a file. One that a request which took too long is still writing is another one."""
+    temporary.unlink(missing_ok=True)
+    fs.get_file(path, str(temporary))
+
+
+def digest(size: int, fs: Any, path: str) -> str:
+    """The SHA-256 of what is there; of another length, which may be any, that length."""
+    with fs.open(path, "rb", block_size=BLOCK, cache_type="readahead") as file:
+        other = f"{file.size:,} bytes, and not {size:,}" if file.size != size else ""
+        return other or hashlib.file_digest(file, "sha256").hexdigest()
