@@ -69,7 +69,9 @@ def explained(
         about = f"field {field} ({row['reason']})" if named else row["reason"]
         name = "the rule that leaves it out" if out else f"quarantine, {about}"
         wanted = f". {_wanted(named)}" if named is not None and field in wrong else ""
-        wanted = wanted or ". The schema requires one (requires_document)." * (row["reason"] == "missing_document")
+        wanted = wanted or ". The schema requires one (requires_document)." * (
+            row["reason"] == ReasonCode.MISSING_DOCUMENT
+        )
         rows.append(("not migrated", name, "", "", f"{row['detail']}{wanted}"))
     if not failures:
         rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
