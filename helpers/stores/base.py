@@ -273,7 +273,7 @@ def switches(schema: Mapping[str, Any]) -> dict[tuple[str, str, str], bool]:
 
 def is_usual(schema: Mapping[str, Any]) -> bool:
     """Whether a schema has no field of its own and no switch that anybody chose: the configuration then says all of it."""
-    from chromadb import Schema
+    from helpers.stores.door import Schema
 
     return switches(schema) == switches(Schema().serialize_to_json())
 
