@@ -46,6 +46,7 @@ def _given_alone(cls: object, /, settings_cls: object, init_settings: Any, **oth
 # Chroma builds settings while it is imported: a malformed value in the environment or in a `.env` would end that import.
 with mock.patch.object(BaseSettings, "settings_customise_sources", classmethod(_given_alone)):
     import chromadb.api.shared_system_client
+    from chromadb import Schema
     from chromadb import __version__ as CLIENT_VERSION
     from chromadb.api import ClientAPI, ServerAPI
     from chromadb.api.base_http_client import BaseHTTPClient
@@ -80,6 +81,7 @@ __all__ = [
     "FastAPI",
     "NotFoundError",
     "ONNXMiniLM_L6_V2",
+    "Schema",
     "Space",
     "SparseVector",
     "embedded_client",
