@@ -17,6 +17,7 @@ import chromadb
 import numpy as np
 import pytest
 
+from helpers.cutover import CutoverState
 from helpers.errors import NoGo, UsageError, WorldError
 from helpers.fence import Control as FenceControl
 from helpers.fence import FenceState, lift
@@ -252,6 +253,24 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
 
 
 @pytest.mark.more
+def test_a_target_that_somebody_changed_behind_a_killed_catch_up_is_not_cut_over(
+    fenced: Fenced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is between two states then, so it is compared once the catch-up is finished, and before clients come."""
+    folder = run(fenced)
+    ready(folder)
+    with client(fenced.url) as chroma:
+        chroma.get_collection("alpha", embedding_function=None).update(ids=["c7"], metadatas=[{"note": "new"}])
+    dies("helpers.migration.catch_up.switch", folder, monkeypatch)
+    with embedded(fenced.folder / "target") as store:
+        store.client.get_collection("alpha", embedding_function=None).update(ids=["c20"], metadatas=[{"note": "somebody's"}])
+    with pytest.raises(WorldError, match="1 changed since the validation") as refused:
+        step(folder)
+    assert refused.value.code == "target_changed"
+    assert CutoverState.load(folder.workspace) is None
+
+
+@pytest.mark.more
 def test_a_log_whose_end_a_killed_process_did_not_see_is_not_trusted(
     fenced: Fenced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +295,7 @@ def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_wh
     folder = run(fenced, env)
     ready(folder)
 
-    dies("helpers.steps.cutover.CutoverStep._wait", folder, monkeypatch)
+    dies("helpers.steps.cutover.wait_until_well", folder, monkeypatch)
     assert fenced.url not in env.read_text()  # clients may be at the target
     people = signers(folder)
     sign(folder.read(), "security", "S. Moreno", "no-go", reason="no", key=people.key("security"))
@@ -322,7 +341,7 @@ def test_collections_made_dropped_and_cleared_by_filter_are_brought_over_and_oth
 ) -> None:
     """A collection that has to be read in full is read before the fence, where nothing speaks against the log."""
     if not ahead:
-        monkeypatch.setattr("helpers.steps.cutover.bring_ahead", lambda run: None)
+        monkeypatch.setattr("helpers.cutover.readiness.bring_ahead", lambda run: None)
     folder = run(fenced, delta_limit={"share": 1.0})
     ready(folder)
     with client(fenced.url) as chroma:

@@ -28,17 +28,18 @@ from helpers.cutover.files import (
     sha256,
     unified,
 )
-from helpers.errors import RunbookError
+from helpers.errors import RunbookError, WorldError
 from helpers.evidence import signing
 from helpers.formatting import count
-from helpers.migration.source_changes import WrittenData, altered
+from helpers.migration import catch_up
+from helpers.migration.source_changes import Ledger, WrittenData, altered
 from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.new_values import written
 from helpers.parameters.sections import ComposeFile, EnvFile
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
-from helpers.stores import Reader
+from helpers.stores import Reader, open_target
 from helpers.stores.handshake import open_door
 
 COLUMNS = ["what", "found", "verdict"]
@@ -405,8 +406,12 @@ AS_VALIDATED = "target as it was validated"  # the check of step 25
 def check_as_validated(run: RunRecord, store: Reader | None, why_not: str) -> None:
     """FAIL where the target is not, chunk by chunk, what step 23 compared: hours may have passed until it was signed.
 
-    NOT EXERCISED where it cannot be read, or clients may write there already (`why_not`).
+    NOT EXERCISED where it cannot be read, where clients may write there already (`why_not`), or where a killed catch-up left it
+    between two states; `bring_ahead` finishes that and asks again.
     """
+    run.forget(AS_VALIDATED)
+    if store is not None and not why_not and Ledger.read(run).open_round is not None:
+        why_not = "a catch-up was interrupted: it is finished first"
     if store is None or why_not:
         run.check(AS_VALIDATED, Verdict.NOT_EXERCISED, measured="not read", threshold="every chunk", detail=why_not)
         return
@@ -421,3 +426,19 @@ def check_as_validated(run: RunRecord, store: Reader | None, why_not: str) -> No
         detail=f"{told} since the validation: find out who writes there, and begin again from 22: this is not what was signed"
         if found else "every chunk was read again",
     )  # fmt: skip
+
+
+def bring_ahead(run: RunRecord) -> None:
+    """As `catch_up.bring_ahead`; a target that a killed catch-up had left between two states is compared after it.
+
+    Raises what that does, and `WorldError` (`target_changed`) where the target is not what was validated.
+    """
+    between = Ledger.read(run).open_round is not None
+    catch_up.bring_ahead(run)
+    if not between:
+        return
+    with open_target(run.parameters.target) as store:
+        check_as_validated(run, store, "")
+    found = next(check for check in run.result.checks if check.name == AS_VALIDATED)
+    if found.verdict is Verdict.FAIL:
+        raise WorldError(ReasonCode.TARGET_CHANGED, found.detail, where=run.parameters.target.label)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from helpers import audit
+from helpers.cutover import readiness
 from helpers.cutover.application import (
     APPLIED,
     APPLYING,
@@ -36,11 +36,11 @@ from helpers.cutover.application import (
     wait_until_well,
 )
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
-from helpers.cutover.readiness import Edit, all_edits, check_as_validated, check_door, diff, loopback_in_container
+from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence import FenceState, used_by
 from helpers.formatting import count, duration
-from helpers.migration.catch_up import bring_ahead, bring_over
+from helpers.migration.catch_up import bring_over
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring import measure
@@ -149,7 +149,7 @@ class CutoverStep(NotebookStep):
         fence.urls()
         try:
             if apply:
-                bring_ahead(self.run)
+                readiness.bring_ahead(self.run)
             fence.put_up()
             fence.prove()
             if self._failing():
@@ -233,10 +233,10 @@ class CutoverStep(NotebookStep):
     def _target_answers(self) -> tuple[str]:
         target = self.run.parameters.target
         if used := used_by(target):
-            check_as_validated(self.run, None, f"not opened, because of {used}")
+            readiness.check_as_validated(self.run, None, f"not opened, because of {used}")
             return (f"not opened, because of {used}",)
         with open_target(target) as store:
-            check_as_validated(self.run, store, "clients may be there" * (self.control.under_way is not None))
+            readiness.check_as_validated(self.run, store, "clients may be there" * (self.control.under_way is not None))
             counts = {name: store.count(name) for name in self._collections()}
         written = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).targets
         gone = [n for n, count in counts.items() if not count and written[n].completed > written[n].rejected]
@@ -283,7 +283,8 @@ class CutoverStep(NotebookStep):
                 if state.state == APPLIED:
                     self._refuse_if_shut()
                     said += self.control.restart(state)
-                said += [f"{a.url} answers {a.status}" for a in self._wait()]
+                well = wait_until_well(self.rules.health, self.rules.timeout_seconds)
+                said += [f"{a.url} answers {a.status}" for a in well]
             said += self._write()
             self._watcher = self._watching(logs)
         except Interrupted:
@@ -310,9 +311,6 @@ class CutoverStep(NotebookStep):
         state = self.control.state
         if (shut := open_gate(self.run.home.read(), [Step.REVIEW])) is not None and not (state and state.is_done):
             raise shut
-
-    def _wait(self) -> list[Any]:
-        return wait_until_well(self.rules.health, self.rules.timeout_seconds)
 
     def _watching(self, logs: LogWatch) -> Watcher:
         chosen = measure.choose_probes(self.run, measure.TARGET, PROBES)
