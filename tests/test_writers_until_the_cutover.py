@@ -263,7 +263,9 @@ def test_a_target_that_somebody_changed_behind_a_killed_catch_up_is_not_cut_over
         chroma.get_collection("alpha", embedding_function=None).update(ids=["c7"], metadatas=[{"note": "new"}])
     dies("helpers.migration.catch_up.switch", folder, monkeypatch)
     with embedded(fenced.folder / "target") as store:
-        store.client.get_collection("alpha", embedding_function=None).update(ids=["c20"], metadatas=[{"note": "somebody's"}])
+        store.client.get_collection("alpha", embedding_function=None).update(
+            ids=["c20"], metadatas=[{"note": "somebody's"}]
+        )
     with pytest.raises(WorldError, match="1 changed since the validation") as refused:
         step(folder)
     assert refused.value.code == "target_changed"

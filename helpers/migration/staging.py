@@ -374,27 +374,40 @@ def schema_of(name: str, digest: str) -> Schema:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a worker finds the snapshot and the schema, and where it puts what it makes."""
+class Shared:
+    """What the slices of a step read from the shared path, as the process of the run has it: a snapshot, with its vectors
+    made anew if some were ordered, and the schema."""
 
-    snapshot: Path
+    folder: Path
     digest: str
     reembedded: Path | None
-    schema: str
+    name: str
     schema_digest: str
-    staged: Path
-    quarantine: Path
+
+    @classmethod
+    def of(cls, workers: Workers, snapshot: Snapshot, schema: Schema, reembedded: Path | None) -> Shared:
+        return cls(snapshot.folder, snapshot.digest, reembedded, workers.order.schema, schema.digest)
+
+    def read(self, part: Part) -> ChunkBatch:
+        """On a worker. Raises as `opened`."""
+        snapshot = opened(self.folder, self.digest)
+        return (as_written(snapshot, self.reembedded) if self.reembedded else snapshot).read(part)
+
+    @property
+    def schema(self) -> Schema:
+        """On a worker. Raises as `schema_of`."""
+        return schema_of(self.name, self.schema_digest)
 
 
-def _piece(place: _Place, rules: tuple[Any, ...], info: CollectionInfo, part: Part) -> _Piece:
+def _piece(
+    shared: Shared, staged: Path, quarantine: Path, rules: tuple[Any, ...], info: CollectionInfo, part: Part
+) -> _Piece:
     """On a worker: as `Rules.piece`, the rows written to files whose names no other attempt has."""
-    snapshot = opened(place.snapshot, place.digest)
-    batch = (as_written(snapshot, place.reembedded) if place.reembedded else snapshot).read(part)
-    by = Rules(schema_of(place.schema, place.schema_digest), *rules)
-    piece = by.piece(info, part, batch, Quarantine(place.quarantine))
+    by = Rules(shared.schema, *rules)
+    piece = by.piece(info, part, shared.read(part), Quarantine(quarantine))
     for rows in piece.rows.values():
         rows.file = f"{SLICES}/{uuid.uuid4().hex}.parquet"
-        write_parquet(place.staged / rows.file, rows.table, **HOW)
+        write_parquet(staged / rows.file, rows.table, **HOW)
         rows.table = None
     return piece
 
@@ -540,10 +553,9 @@ def stage(
 
     def elsewhere(workers: Workers, reembedded: Path | None) -> Iterator[_Piece]:
         by = (context, tuple(dimensions), dict(limits), rules.anew)
-        name = workers.order.schema
-        place = _Place(snapshot.folder, snapshot.digest, reembedded, name, schema.digest, folder, quarantine.folder)
+        given = (Shared.of(workers, snapshot, schema, reembedded), folder, quarantine.folder, by)
         (folder / SLICES).mkdir()
-        yield from ahead(lambda item: workers.call(_piece, place, by, *item), work, workers.at_once + 1)
+        yield from ahead(lambda item: workers.call(_piece, *given, *item), work, workers.at_once + 1)
         for name in staging.folders.values():
             flush_folder(folder / name)
         shutil.rmtree(folder / SLICES)  # of a slice that was done twice

@@ -28,6 +28,7 @@ from helpers import audit
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.parameters import Endpoint, Parameters, SecretRef, resolve_path, schema_names
 from helpers.reason_codes import ReasonCode
+from helpers.stores.limits import within
 
 if TYPE_CHECKING:
     from helpers.run.record import RunRecord
@@ -197,7 +198,9 @@ class Workers:
                     cluster = undo.enter_context(_local(min(parameters.migration.workers, os.cpu_count() or 1)))
                 # The workers of a local cluster are reached; those of others perhaps by their scheduler alone.
                 how = {"timeout": ANSWERS, "direct_to_workers": cluster is not None, "set_as_default": False}
-                client = _in_time(partial(distributed.Client, cluster or scheduler, name="runbook", **how))
+                silent = TimeoutError("what listens there is silent")  # Dask would wait without an end
+                connect = partial(distributed.Client, cluster or scheduler, name="runbook", **how)
+                client = within(2 * ANSWERS, connect, silent)
                 undo.enter_context(client)
                 found = cls(Order.of(parameters), client, cluster)
             except Exception as error:  # of sockets, of TLS, of what answers there and is no scheduler
@@ -362,26 +365,6 @@ def _distributed() -> Any:
         if name.partition(".")[0] == "distributed":  # what matters is raised, in one line
             logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
-
-
-def _in_time(make: Callable[[], Any]) -> Any:
-    """What `make` gives. TimeoutError where something takes a connection and says nothing: Dask would wait without an end."""
-    made: list[Any] = []
-
-    def work() -> None:
-        try:
-            made.append(make())
-        except Exception as error:
-            made.append(error)
-
-    thread = threading.Thread(target=work, daemon=True, name="scheduler")
-    thread.start()
-    thread.join(2 * ANSWERS)
-    if not made:
-        raise TimeoutError("what listens there is silent")
-    if isinstance(made[0], Exception):
-        raise made[0]
-    return made[0]
 
 
 def _local(processes: int) -> Any:

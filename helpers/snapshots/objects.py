@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import re
 import shutil
 import stat
@@ -27,6 +26,7 @@ from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_li
 from helpers.parameters.snapshots import SnapshotSection, Storage
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, shortage, write_bytes, writing
+from helpers.stores.limits import within
 
 if TYPE_CHECKING:
     import tenacity  # on first use: `status` does not wait for it
@@ -150,7 +150,8 @@ class Objects:
             with again:
                 try:
                     if self.rules.driver:
-                        return _within(max(self._patience, LEAST) + moves / SLOWEST, partial(call, self._fs, path))
+                        seconds = max(self._patience, LEAST) + moves / SLOWEST
+                        return within(seconds, partial(call, self._fs, path), TimeoutError(errno.ETIMEDOUT, ""))
                     self._require_plain(name, what)
                     return call(self._fs, path)
                 except RunbookError:
@@ -213,29 +214,6 @@ class Objects:
             ReasonCode.STORAGE_UNUSABLE, f"no answer that is of use to {what} {name or 'it'} ({said})", where=self.url,
             next_step="What was put there stays, and nothing half counts. Once it answers, repeat the command or resume.",
         )  # fmt: skip
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """What the call gives. Raises `TimeoutError` once it took so long: who sends a byte now and then is never silent.
-
-    The call is left to itself then; the process does not wait for it.
-    """
-    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put((True, call()))
-        except BaseException as error:
-            answers.put((False, error))
-
-    threading.Thread(target=ask, name="storage", daemon=True).start()
-    try:
-        good, answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(errno.ETIMEDOUT, "") from None
-    if not good:
-        raise answer
-    return answer  # type: ignore[no-any-return]
 
 
 def _kind(error: BaseException) -> str:

@@ -18,14 +18,12 @@ import json
 import math
 import re
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
-from queue import Empty, Queue
 from typing import Any, cast
 
 import numpy as np
@@ -52,7 +50,7 @@ from helpers.stores.door import (
     register_embedding_function,
 )
 from helpers.stores.door import Collection as DoorCollection
-from helpers.stores.limits import Usage, done_once, heed, retried
+from helpers.stores.limits import Usage, done_once, heed, retried, within
 
 SPARSE, SPARSE_VALUES, SPANN, QUANTISED = "sparse index", "sparse vectors", "SPANN index", "quantisation"
 VECTORS = "#embedding"  # the key under which a schema keeps the index of the embeddings
@@ -504,22 +502,8 @@ def _in_time(call: Callable[[Sequence[str]], Sequence[Any]]) -> Callable[[Sequen
     """The call with an end: one that a trickling service holds up is left behind, and is a `TimeoutError`."""
 
     def limited(texts: Sequence[str]) -> Sequence[Any]:
-        found: Queue[tuple[Sequence[Any], BaseException | None]] = Queue()
-
-        def work() -> None:
-            try:
-                found.put((call(texts), None))
-            except BaseException as error:  # raised again below
-                found.put(((), error))
-
-        threading.Thread(target=work, daemon=True, name="embedding function").start()
-        try:
-            vectors, error = found.get(timeout=ANSWER_SECONDS)
-        except Empty:
-            raise TimeoutError(f"no whole answer in {ANSWER_SECONDS:g} s") from None
-        if error is not None:
-            raise error
-        return vectors
+        late = TimeoutError(f"no whole answer in {ANSWER_SECONDS:g} s")
+        return within(ANSWER_SECONDS, lambda: call(texts), late)
 
     return limited
 

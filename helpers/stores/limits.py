@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import email.utils
+import queue
 import re
 import sys
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 import tenacity
@@ -355,6 +356,29 @@ def retried(
         raise AssertionError("tenacity reraises")
 
     return patiently(tried, waits)
+
+
+def within(seconds: float, call: Callable[[], T], late: TimeoutError) -> T:
+    """What the call gives; `late` is raised once it took so long: who sends a byte now and then is never silent.
+
+    The call is left to itself then, in a thread that the process does not wait for.
+    """
+    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:  # raised again below
+            answers.put((None, error))
+
+    threading.Thread(target=ask, name="call with an end", daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise late from None
+    if error is not None:
+        raise error
+    return cast(T, answer)
 
 
 def patiently(call: Callable[[], T], waits: Callable[[float], None] = lambda seconds: None) -> T:

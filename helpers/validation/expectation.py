@@ -11,8 +11,7 @@ from typing import Any
 
 from helpers.chunks import ChunkBatch
 from helpers.migration.reembedding import as_written
-from helpers.migration.staging import opened as opened_snapshot
-from helpers.migration.staging import schema_of
+from helpers.migration.staging import Shared
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.run.executor import Order, Workers, opened
@@ -109,28 +108,19 @@ def judged(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a worker finds what the target is held to."""
-
-    snapshot: Path
-    digest: str
-    reembedded: Path | None
-    schema_digest: str
-
-
 def judged_away(
     workers: Workers, of: Expectation, context: Context, name: str, aside: Collection[str], spaces: Mapping[str, Space]
 ) -> Iterator[Judged]:
     """As `judged`, part by part in order, done by workers."""
-    snapshot, rest = of.snapshot, (context, name, frozenset(aside), dict(spaces))
-    place = _Place(snapshot.folder, snapshot.digest, of.reembedded, of.schema.digest)
+    shared, rest = (
+        Shared.of(workers, of.snapshot, of.schema, of.reembedded),
+        (context, name, frozenset(aside), dict(spaces)),
+    )
     most = min(_AHEAD, workers.at_once)
-    yield from ahead(lambda part: workers.call(_judged, workers.order, place, part, *rest), snapshot.parts(name), most)
+    yield from ahead(
+        lambda part: workers.call(_judged, workers.order, shared, part, *rest), of.snapshot.parts(name), most
+    )
 
 
-def _judged(order: Order, place: _Place, part: Part, context: Context, name: str, *rest: Any) -> Judged:
-    snapshot = opened_snapshot(place.snapshot, place.digest)
-    batch = (as_written(snapshot, place.reembedded) if place.reembedded else snapshot).read(part)
-    schema = schema_of(order.schema, place.schema_digest)
-    return judged(opened(order, "target"), schema, context, name, batch, *rest)
+def _judged(order: Order, shared: Shared, part: Part, context: Context, name: str, *rest: Any) -> Judged:
+    return judged(opened(order, "target"), shared.schema, context, name, shared.read(part), *rest)
