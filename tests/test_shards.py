@@ -144,6 +144,16 @@ def test_the_shards_of_two_databases_of_one_directory_are_told_apart(folder: Pat
     assert of("db_a", "db_a", "db_b", "db_b") == []
 
 
+def test_a_backup_of_a_shard_is_found_by_its_own_check(folder: Path) -> None:
+    runbook = Runbook(folder)
+    for number in (1, 2):
+        more = f"collections: {{shard: {number}/2}}\nsnapshot: {{directory: {folder / 'kept'}}}\n"
+        runbook.write(f"s{number}", f"path: {folder / 'source'}", f"path: {folder / 'target'}", more)
+    assert runbook("snapshots", "create", "s1.yaml").returncode == 0
+    assert runbook("snapshots", "check", "s1.yaml", "--within", "1").returncode == 0
+    assert runbook("snapshots", "check", "s2.yaml", "--within", "1").returncode != 0, "that is another shard"
+
+
 @pytest.mark.more
 def test_two_runs_bring_two_shards_and_each_proves_its_own(folder: Path) -> None:
     runbook, held = Runbook(folder), []

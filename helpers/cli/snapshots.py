@@ -198,7 +198,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
     parameters = _parameters(chosen)
     directory = remote.prepared(parameters.snapshot)
-    label = parameters.source.label
+    label = parameters.source_said  # as the label of what was read, with its shard
     snapshot = backup.newest(directory, label)
     if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
         print(f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough.")
