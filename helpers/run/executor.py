@@ -28,7 +28,6 @@ from helpers import audit
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.parameters import Endpoint, Parameters, SecretRef, resolve_path, schema_names
 from helpers.reason_codes import ReasonCode
-from helpers.stores.limits import within
 
 if TYPE_CHECKING:
     from helpers.run.record import RunRecord
@@ -190,6 +189,8 @@ class Workers:
         Raises `kind`, in one line, where there is no scheduler or no worker, or one of another version, one that does not
         see a folder of `folders` as this process does, or does not reach a server.
         """
+        from helpers.stores.limits import within  # with httpx
+
         distributed, scheduler = _distributed(), parameters.migration.scheduler or LOCAL
         where, cluster = f"migration.scheduler {scheduler}", None
         with contextlib.ExitStack() as undo:

@@ -26,7 +26,6 @@ from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_li
 from helpers.parameters.snapshots import SnapshotSection, Storage
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, shortage, write_bytes, writing
-from helpers.stores.limits import within
 
 if TYPE_CHECKING:
     import tenacity  # on first use: `status` does not wait for it
@@ -137,6 +136,8 @@ class Objects:
         `moves`: the bytes that are sent or brought.
         """
         import tenacity
+
+        from helpers.stores.limits import within  # with httpx
 
         path = f"{root_of(self.url)}/{name}"
         for again in tenacity.Retrying(
