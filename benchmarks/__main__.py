@@ -28,8 +28,8 @@ from tests.servers import client_of
 
 SIZES, QUICK_SIZES = "9832x1536", "1000x64"
 TURNS, QUICK_TURNS = 3, 1
-OUTAGE, REHEARSAL, SETTINGS, PEERS = "outage", "rehearsal", "settings", "peers"
-PARTS = ("migration", OUTAGE, REHEARSAL, SETTINGS, PEERS)
+OUTAGE, REHEARSAL, FLEET, SETTINGS, PEERS = "outage", "rehearsal", "fleet", "settings", "peers"
+PARTS = ("migration", OUTAGE, REHEARSAL, FLEET, SETTINGS, PEERS)
 Way = Callable[[], Taken]
 
 
@@ -50,6 +50,8 @@ class Bench:
             shutil.rmtree(folder)
         if REHEARSAL in self.parts:
             self.rehearsals(*sizes[0])
+        if FLEET in self.parts:
+            self.fleets()
 
     def size(self, ground: Ground, size: str, *, first: bool) -> None:
         baseline: list[float] = []
@@ -132,6 +134,16 @@ class Bench:
         if turns := self.in_turn(size, {"rehearsal": once})["rehearsal"]:
             self.row("M5", size, [t.seconds for t in turns])
             self.memory(size, {"rehearsal": turns})
+
+    def fleets(self) -> None:
+        """What a second row at work at the same time gains: seconds of one at a time over those of two."""
+        size = f"{ways.ROWS} rows"
+        taken = self.in_turn(
+            size, {f"{n} at a time": partial(ways.fleet, self.folder, parallel=n) for n in (1, 2)}
+        )  # fmt: skip
+        one, two = ([t.seconds for t in turns] for turns in taken.values())
+        if len(one) == len(two) == self.turns:
+            self.row("setting", size, ratios(one, two), what="rows 1 at a time over 2", unit="×")
 
     def settings(self, ground: Ground, size: str) -> None:
         """Two ways of ours to do the same, as the first over the second: above 1 the second is faster."""
@@ -240,7 +252,7 @@ def arguments() -> argparse.ArgumentParser:
                          help=f"the first is also that of rehearsal, settings and peers ({SIZES})")  # fmt: skip
     options.add_argument("--turns", type=int, metavar="N", help=f"of each way ({TURNS})")
     options.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_SIZES}, one turn; no rehearsal, no peers, no fence.when: start"
+        "--quick", action="store_true", help=f"{QUICK_SIZES}, one turn; no rehearsal, fleet, peers or fence.when: start"
     )
     options.add_argument("--only", choices=PARTS, action="append", help="a part; repeatable")
     options.add_argument("--to", type=Path, default=Path("reports/bench"), metavar="FOLDER",
@@ -262,7 +274,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if turns < 1:
         options.error("--turns: one at least")
     sizes = chosen.sizes or [size_of(QUICK_SIZES if chosen.quick else SIZES)]
-    parts = chosen.only or [part for part in PARTS if not (chosen.quick and part in (REHEARSAL, PEERS))]
+    parts = chosen.only or [part for part in PARTS if not (chosen.quick and part in (REHEARSAL, FLEET, PEERS))]
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin"  # where Debian keeps nginx
     begun = time.perf_counter()
     found = Findings(

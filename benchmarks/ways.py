@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +23,17 @@ from benchmarks.memory import Memory, Watch
 from helpers.fence.nginx import Nginx, configuration
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
+from helpers.rehearsal import write_sample
 from helpers.run.command import python_environment
 from helpers.stores import open_target
 from tests.fences import Fenced
 from tests.servers import ChromaServer, client_of, free_port
+from tests.signers import Signers
 
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE, NIGHT = ["10", "11", "12", "13"], ["21", "22", "23"]
 WINDOW = ["11", "20", *NIGHT, "24", "25"]  # 11, so that the searches have a baseline
+ROWS = 6  # of a fleet
 _GRACE = 2.0  # seconds that the application goes on after the cutover
 
 
@@ -200,6 +204,22 @@ def rehearsal(folder: Path, chunks: int, dimension: int) -> Taken:
     """`runbook rehearse`, whole."""
     size = ["--chunks", str(chunks), "--dimension", str(dimension)]
     return _watched([sys.executable, "-m", "helpers", "rehearse", *size, "--run-id", "bench"], folder, timed=True)
+
+
+def fleet(folder: Path, *, parallel: int) -> Taken:
+    """`runbook fleet run` to step 23 of `ROWS` rows, each with directories of its own of 200 chunks × 64."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        rows = [{"name": f"r{n}", "source": f"source-{n}", "target": f"target-{n}"} for n in range(ROWS)]
+        for row in rows:
+            write_sample(place / row["source"], 200, 64)
+        (place / "table.yaml").write_text(json.dumps(rows), encoding="utf-8")
+        base = {"schema": "identity", "signoff": {"allowed_signers": str(Signers(place / "keys").allowed)}}
+        (place / "base.yaml").write_text(json.dumps(base), encoding="utf-8")
+        order = ["fleet", "run", "table.yaml", "base.yaml", "--until", "23", "--parallel", str(parallel)]
+        return _watched([sys.executable, "-m", "helpers", *order], place, timed=True)
+    finally:
+        shutil.rmtree(place)
 
 
 def imports() -> float:

@@ -31,7 +31,7 @@ from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, contents, json_in, private, silent, utc_now, write_json
 from helpers.schema.engine import sparse_as_text
-from helpers.snapshots.comparison import compared
+from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
@@ -303,7 +303,8 @@ def prove(
     """
     name, chunks = info.name, 0
     extra = set(listed_ids(store, name))
-    for pair in compared(store, name, _restorable(snapshot, info, drop_indexes), info.space):
+    batches = _restorable(snapshot, info, drop_indexes)
+    for pair in compared(store, name, batches, info.space, readers=store.limits().readers(READERS)):
         for row in pair.differences.itertuples():
             raise _differs(store, name, f"{row.id}: {row.difference} {row.field} {row.detail}")
         extra.difference_update(pair.expected.ids)

@@ -40,7 +40,7 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import load_schema
 from helpers.snapshots import remote
-from helpers.snapshots.comparison import compared
+from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import ahead
 from helpers.snapshots.retention import Told, differences, logged, take, told
 from helpers.snapshots.snapshot import Changed, Part, Snapshot, from_table
@@ -49,7 +49,6 @@ from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, lis
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
-READERS = 2  # of a server nearby; measured: 1.6 times one reader, a third adds nothing
 _BY_ID = 500  # chunks read in one request, of those that are known to have been written to
 
 

@@ -42,6 +42,7 @@ _CODINGS = (
     "deflate",
 )  # their decoders give at most about 1,000 bytes for one, and 64 KiB are decoded at a time
 _SLICE = 2**16  # bytes: a request's body that goes on at this pace is no time-out
+_AT_ONCE = 2**20  # bytes read at most: each read waits for the threads that compute, so few large ones
 _WHOLE = 20  # times the time-out: the longest that a request may take, however steadily it goes on
 
 
@@ -275,7 +276,7 @@ class _Stream(httpcore.NetworkStream):
         self._stream, self._deadline = stream, deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left(timeout))
+        return self._stream.read(max(max_bytes, _AT_ONCE), self._deadline.left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """A large body on a slow line is no silence: the time for the answer begins anew with each slice sent, up to `_WHOLE`."""

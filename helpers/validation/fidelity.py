@@ -24,6 +24,7 @@ from helpers.run.executor import Workers
 from helpers.schema import Transformed
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
+from helpers.snapshots.export_journal import ahead
 from helpers.stores.base import CollectionInfo, Space, Store
 from helpers.validation.expectation import Expectation, Judged, Seen, judged, judged_away, unexcused
 from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Sent, Write, announced, unwritten
@@ -200,8 +201,8 @@ class Examination:
         """Each part of a source collection, as it should be and as the target has it."""
         spaces = {target: found.info.space for target, found in self._targets.items()}
         if self.workers is None:
-            for batch in self.written.batches(name):
-                yield judged(self.store, self.of.schema, self.context, name, batch, self._aside[name], spaces)
+            of, aside = (self.of.schema, self.context, name), self._aside[name]
+            yield from ahead(lambda batch: judged(self.store, *of, batch, aside, spaces), self.written.batches(name))
             return
         yield from judged_away(self.workers, self.of, self.context, name, self._aside[name], spaces)
 
