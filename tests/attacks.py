@@ -298,7 +298,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_custody.py::test_a_cutover_that_nobody_had_to_sign_is_named
             test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
         "a target that is changed between validation and cutover": """
-            test_cutover_step.py::test_a_target_that_changed_since_it_was_validated_is_not_cut_over""",
+            test_cutover_step.py::test_a_target_that_changed_since_it_was_validated_is_not_cut_over
+            test_cutover_step.py::test_a_target_whose_settings_changed_since_it_was_validated_is_not_cut_over
+            test_cutover_step.py::test_a_target_that_somebody_has_open_is_not_cut_over""",
         "a chunk of another shard, to be replayed": "test_shards.py::test_a_rollback_leaves_chunks_of_other_shards_to_a_person",
         "reports or workspace inside a source": """
             test_nothing_is_written_inside_a_database.py::test_a_folder_inside_the_source_is_refused_before_anything_is_made""",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import evidence
+from helpers.migration.delta import settings_of
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
@@ -16,6 +17,7 @@ from helpers.run.record import RunRecord
 from helpers.steps.cutover import CutoverStep
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
+from helpers.stores import open_target
 from tests.signers import Signers, vouch
 from tests.storage import chunks, embedded, fill
 
@@ -57,6 +59,9 @@ def decided(
     for step in ("23", "24"):
         record = RunRecord(folder.read(), step)
         record.fact("decision", decision)
+        if step == "23":  # what it notes of the target that it has read
+            with open_target(record.parameters.target) as store:
+                record.fact("settings", settings_of(store.collections()))
         keep(folder, record)
     if decision == "GO":
         vouch(folder.reports)

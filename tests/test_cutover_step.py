@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ from helpers.cutover.application import APPLIED, APPLYING, BACKED_UP, DONE, REVE
 from helpers.cutover.files import put_in_place
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
 from helpers.evidence.signoffs import NO_GO
-from helpers.parameters import parameters_from
+from helpers.parameters import Endpoint, parameters_from
 from helpers.results import Verdict, file_digest
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.command import used_by
 from helpers.run.folders import RunFolder
 from helpers.status.overview import open_gate
 from helpers.steps.cutover import Control
@@ -28,7 +32,7 @@ from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
 from tests.signers import read, sign, vouch
-from tests.storage import embedded
+from tests.storage import chunks, embedded, fill
 
 ENV = b'\xef\xbb\xbf# who\r\nexport CHROMA_PATH="/old"  # here\r\nAPI_KEY=s3cret\r\nCHROMA_PATH=/old'
 COMPOSE = b"services:\n  app:\n    environment: {API_KEY: s3cret, CHROMA_PATH: /old}\n"
@@ -372,3 +376,83 @@ def test_a_target_that_changed_since_it_was_validated_is_not_cut_over(night: Run
     assert check.ids[0]["collection"] == name
     assert untouched()
     assert (ran(), state(night)) == (0, "")
+
+
+SETTINGS = {
+    "space": "its space, configuration changed",
+    "metadata": "its metadata changed",
+    "function": "its configuration changed",
+}
+
+
+@pytest.mark.parametrize("how", SETTINGS)
+def test_a_target_whose_settings_changed_since_it_was_validated_is_not_cut_over(night: RunFolder, how: str) -> None:
+    """Every chunk is as it was, and clients would get other answers, or send their texts to somebody else."""
+    with embedded(Path("target")) as store:
+        name = store.names()[0]
+        info, batch = store.info(name), store.read(name, sorted(store.ids(name)))
+        configuration = json.loads(json.dumps(info.configuration))
+        space = info.space
+        if how == "space":
+            space = "l2" if info.space != "l2" else "cosine"
+        elif how == "function":
+            configuration["embedding_function"] = {"type": "known", "name": "openai", "config": {
+                "api_base": "https://thief.example/v1", "api_key_env_var": "OPENAI_API_KEY", "model_name": "m"}}  # fmt: skip
+        metadata = {"owner": "somebody"} if how == "metadata" else info.metadata
+        store.drop(name)
+        store.create(replace(info, space=space, metadata=metadata, configuration=configuration, schema=None))
+        store.add(name, batch)
+    result = step(night)
+    found = {check.name: check for check in result.checks}
+    assert found["target as it was validated"].verdict is Verdict.PASS, "the chunks are the same"
+    check = found["settings of the target as validated"]
+    assert (check.verdict, check.reason) == (Verdict.FAIL, "target_changed")
+    assert f"{name}: {SETTINGS[how]}" in check.detail
+    assert untouched()
+    assert (ran(), state(night)) == (0, "")
+
+
+def test_a_collection_that_somebody_made_at_the_target_is_named(night: RunFolder) -> None:
+    with embedded(Path("target")) as store:
+        fill(store, "planted", chunks(2))
+    check = next(c for c in step(night).checks if c.name == "settings of the target as validated")
+    assert (check.verdict, check.reason) == (Verdict.WARNING, "target_changed")
+    assert check.detail == "made there since, by somebody else: planted"
+
+
+def test_a_validation_of_an_older_version_is_not_taken_for_a_comparison_of_settings(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders)
+    night = migrated(folders, {})
+    monkeypatch.setattr("tests.cutovers.settings_of", lambda _: None)
+    decided(night)
+    check = next(c for c in step(night).checks if c.name == "settings of the target as validated")
+    assert check.verdict is Verdict.NOT_EXERCISED
+
+
+def test_a_target_that_somebody_has_open_is_not_cut_over(night: RunFolder) -> None:
+    """It cannot be compared with what was signed, and who has it open may have changed it."""
+    hold = "held = open('target/chroma.sqlite3'); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE) as process:
+        try:
+            while used_by(night.read().parameters.target) == "":
+                assert process.poll() is None
+            result = step(night)
+        finally:
+            process.kill()
+    check = next(c for c in result.checks if c.name == "target as it was validated")
+    assert (check.verdict, check.reason) == (Verdict.FAIL, "target_in_use")
+    assert untouched()
+    assert (ran(), state(night)) == (0, "")
+
+
+def test_connections_of_before_the_switch_show_no_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, source = Endpoint(url="http://new:8000"), Endpoint(url="http://old:8000")
+    monkeypatch.setattr(cutover_state, "connections", lambda host, port: 3)
+    seen = cutover_state.Evidence.before_the_switch(target)
+    cutover_state.gather(seen, source, target, [])
+    assert not seen.seen
+    monkeypatch.setattr(cutover_state, "connections", lambda host, port: 5)
+    cutover_state.gather(seen, source, target, [])
+    assert seen.sentence() == "2 connections of other processes to the target"

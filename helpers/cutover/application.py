@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from helpers import audit
 from helpers.audit import operator
@@ -146,7 +146,13 @@ class Evidence:
     says_target: set[str] = field(default_factory=set)
     says_source: set[str] = field(default_factory=set)
     connections: int = 0
+    before: int = 0  # connections that were there before the application was switched
     processes: set[str] = field(default_factory=set)
+
+    @classmethod
+    def before_the_switch(cls, target: Endpoint) -> Self:
+        """Nothing is seen yet; connections that are there already will show nothing."""
+        return cls(before=connections(target.host, target.port) if target.url else 0)
 
     @property
     def seen(self) -> bool:
@@ -173,7 +179,7 @@ def gather(into: Evidence, source: Endpoint, target: Endpoint, answers: Sequence
     if used := used_by(target):
         into.processes |= set(used.split(", "))
     elif target.url and (target.host, target.port) != (source.host, source.port):  # else old connections would count
-        into.connections = max(into.connections, connections(target.host, target.port))
+        into.connections = max(into.connections, connections(target.host, target.port) - into.before)
 
 
 def _names(body: str, endpoint: Endpoint) -> bool:

@@ -32,7 +32,7 @@ from helpers.errors import RunbookError, WorldError
 from helpers.evidence import signing
 from helpers.formatting import count
 from helpers.migration import catch_up
-from helpers.migration.source_changes import Ledger, WrittenData, altered
+from helpers.migration.source_changes import Ledger, WrittenData, altered, settings_changed
 from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.new_values import written
 from helpers.parameters.sections import ComposeFile, EnvFile
@@ -400,31 +400,47 @@ def loopback_in_container(parameters: Parameters) -> str:
     return f"{host} inside a container is the container itself: see that the services reach {parameters.target.address} by it"
 
 
-AS_VALIDATED = "target as it was validated"  # the check of step 25
+AS_VALIDATED, SETTINGS = "target as it was validated", "settings of the target as validated"  # checks of step 25
 
 
-def check_as_validated(run: RunRecord, store: Reader | None, why_not: str) -> None:
-    """FAIL where the target is not, chunk by chunk, what step 23 compared: hours may have passed until it was signed.
+def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_use: bool = False) -> None:
+    """FAIL where the target is not, chunk by chunk and setting by setting, what was last compared: hours may have passed until it
+    was signed, and where somebody has it open that should not (`in_use`).
 
     NOT EXERCISED where it cannot be read, where clients may write there already (`why_not`), or where a killed catch-up left it
     between two states; `bring_ahead` finishes that and asks again.
     """
     run.forget(AS_VALIDATED)
+    run.forget(SETTINGS)
     if store is not None and not why_not and Ledger.read(run).open_round is not None:
         why_not = "a catch-up was interrupted: it is finished first"
     if store is None or why_not:
-        run.check(AS_VALIDATED, Verdict.NOT_EXERCISED, measured="not read", threshold="every chunk", detail=why_not)
+        run.check(AS_VALIDATED, Verdict.FAIL if in_use else Verdict.NOT_EXERCISED, measured="not read", threshold="every chunk",
+                  reason=ReasonCode.TARGET_IN_USE if in_use else "", detail=why_not)  # fmt: skip
         return
     made = WrittenData(run)
     total = made.require_staged().total
+    again = "find out who writes there, and begin again from 22: this is not what was signed"
     with run.phase("compare the target once more", total), run.progress("Compare the target", total) as bar:
+        changed, fresh = settings_changed(run, store, made)
         found, examples = altered(store, made, bar)
     told = ", ".join(f"{number:,} {kind}" for kind, number in sorted(found.items()))
     run.check(
         AS_VALIDATED, Verdict.FAIL if found else Verdict.PASS, measured=found.total(), threshold=0, unit="chunks",
         reason=ReasonCode.TARGET_CHANGED if found else "", offenders=found.total(), ids=examples,
-        detail=f"{told} since the validation: find out who writes there, and begin again from 22: this is not what was signed"
-        if found else "every chunk was read again",
+        detail=f"{told} since the validation: {again}" if found else "every chunk was read again",
+    )  # fmt: skip
+    if changed is None:
+        run.check(SETTINGS, Verdict.NOT_EXERCISED, measured="not compared", threshold="as they were",
+                  detail="step 23 was executed by a version that did not note them")  # fmt: skip
+        return
+    run.check(
+        SETTINGS, Verdict.FAIL if changed else Verdict.WARNING if fresh else Verdict.PASS, unit="collections",
+        measured=len(changed or fresh), threshold=0, reason=ReasonCode.TARGET_CHANGED if changed or fresh else "",
+        offenders=len(changed or fresh),
+        detail=f"{'; '.join(changed[:5])}: {again}" if changed
+        else f"made there since, by somebody else: {', '.join(fresh[:5])}" if fresh
+        else "distance, metadata, configuration, indexes",
     )  # fmt: skip
 
 
@@ -439,6 +455,6 @@ def bring_ahead(run: RunRecord) -> None:
         return
     with open_target(run.parameters.target) as store:
         check_as_validated(run, store, "")
-    found = next(check for check in run.result.checks if check.name == AS_VALIDATED)
-    if found.verdict is Verdict.FAIL:
-        raise WorldError(ReasonCode.TARGET_CHANGED, found.detail, where=run.parameters.target.label)
+    failed = [c for c in run.result.checks if c.name in (AS_VALIDATED, SETTINGS) and c.verdict is Verdict.FAIL]
+    if failed:
+        raise WorldError(ReasonCode.TARGET_CHANGED, failed[0].detail, where=run.parameters.target.label)

@@ -24,7 +24,7 @@ from helpers.fence import Control, FenceState, takes_no_writes
 from helpers.formatting import count, duration
 from helpers.migration import reembedding, target_lock
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.delta import Delta, make_delta, refused_by_target, restage
+from helpers.migration.delta import Delta, make_delta, refused_by_target, restage, settings_of
 from helpers.migration.importing import Job, context_of, judge_arrivals, judge_staging, plan_targets
 from helpers.migration.source_changes import (
     APPLIED,
@@ -38,6 +38,7 @@ from helpers.migration.source_changes import (
     source_changes,
     switch,
     to_read,
+    validated_rounds,
 )
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.migration.target_lock import OVER_LIMITS
@@ -485,7 +486,7 @@ class CatchUp:
                 return self._finish()
             self._probed(wrong)
             return False
-        ledger.enter(SWITCHING, seconds=round(time.monotonic() - begun, 3))
+        ledger.enter(SWITCHING, seconds=time.monotonic() - begun, settings=settings_of(self.store.collections()))
         self.staged = switch(self.run, ledger)
         self.job.checkpoint = Checkpoint.read(self.job.checkpoint.path)
         self.job.snapshot = snapshot
@@ -590,10 +591,9 @@ def _late_work(run: RunRecord) -> Iterator[tuple[CatchUp, int]]:
     if ledger.open_round is not None and ledger.open_round["state"] == SWITCHING:
         switch(run, ledger)
     job = Job.of(run, open_sealed(run.home, Path(ledger.current)), run.workspace, "migration")
-    migrated = run.require(Step.MIGRATE).facts.get("catch_up") or {}
     with open_target(run.parameters.target) as store:
         store.acquire_lock(run.id)
         try:
-            yield CatchUp(run, job, job.stage(), store, run.workspace, ledger), len(migrated.get("rounds") or [])
+            yield CatchUp(run, job, job.stage(), store, run.workspace, ledger), validated_rounds(run)
         finally:
             store.release_lock(run.id)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +35,7 @@ from helpers.snapshots.comparison import compare
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo
-from helpers.stores.base import Space
+from helpers.stores.base import Space, switches
 
 BY_ID = 0.1  # of a collection's chunks that may go or become others before it is written afresh
 _OPEN_FILES = 4  # staged files of the old state kept in memory; the two orders are nearly the same
@@ -225,6 +226,26 @@ def different_settings(before: CollectionInfo, now: CollectionInfo) -> list[str]
 def _plain(info: CollectionInfo, name: str) -> str:
     """A setting as a snapshot's manifest would hold it."""
     return json.dumps(getattr(info, name) or None, sort_keys=True, default=str)
+
+
+def settings_of(collections: Iterable[CollectionInfo]) -> dict[str, dict[str, str]]:
+    """What each is besides its chunks, to be compared with itself later: by name, by setting, its text or the digest of it.
+
+    Of the server's schema the indexes that are not as usual: it grows by keys as metadata arrives, and these are as usual.
+    """
+    found = {}
+    for info in collections:
+        schema = switches(info.schema or {})
+        usual = {place[1:]: on for place, on in schema.items() if place[0] == ""}
+        chosen = [(place, on) for place, on in schema.items() if place[0] == "" or on != usual.get(place[1:])]
+        digests = {name: _digest(_plain(info, name)) for name in ("metadata", "configuration")}
+        digests["indexes"] = _digest(json.dumps(sorted(chosen)))
+        found[info.name] = {"space": info.space, "dimension": str(info.dimension), **digests}
+    return found
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(slots=True)

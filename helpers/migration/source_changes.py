@@ -28,7 +28,7 @@ from helpers.evidence.signing import custody
 from helpers.fence import Control
 from helpers.formatting import count
 from helpers.migration.checkpoint import Checkpoint, TargetState
-from helpers.migration.delta import different_settings
+from helpers.migration.delta import different_settings, settings_of
 from helpers.migration.importing import context_of
 from helpers.migration.reembedding import REEMBEDDED
 from helpers.migration.staging import Quarantine, Staged, opened
@@ -517,6 +517,24 @@ class WrittenData:
         """Chunks that the target itself refused: they were never there."""
         reasons = Quarantine(self.folder.workspace / RunPath.QUARANTINE).reasons()
         return frozenset(key for key, reason in reasons.items() if reason == ReasonCode.REFUSED_BY_TARGET)
+
+
+def validated_rounds(run: RunRecord) -> int:
+    """How many rounds of catch-up step 23 knew: those of step 22."""
+    return len((run.require(Step.MIGRATE).facts.get("catch_up") or {}).get("rounds") or [])
+
+
+def settings_changed(run: RunRecord, store: Reader, made: WrittenData) -> tuple[list[str] | None, list[str]]:
+    """Sentences on collections of this run whose settings are not as they were when the target was last compared, by step 23 or
+    by a later round, None where a version did that which did not note them; names of others that were not there then."""
+    rounds, validated = Ledger.read(run).rounds, run.require(Step.VALIDATE).facts
+    was = (rounds[-1] if len(rounds) > validated_rounds(run) else validated).get("settings")
+    if was is None:
+        return None, []
+    now = settings_of(store.collections())
+    both = [(n, [k for k in now[n] if now[n][k] != was[n].get(k)]) for n in made.collections if n in was.keys() & now]
+    said = [f"{name}: its {', '.join(found)} changed" for name, found in both if found]
+    return said, sorted(now.keys() - was.keys())
 
 
 def altered(store: Reader, made: WrittenData, progress: Progress = silent) -> tuple[Counter[str], list[dict[str, str]]]:

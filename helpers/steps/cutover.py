@@ -232,11 +232,13 @@ class CutoverStep(NotebookStep):
 
     def _target_answers(self) -> tuple[str]:
         target = self.run.parameters.target
+        begun = self.control.under_way is not None
         if used := used_by(target):
-            readiness.check_as_validated(self.run, None, f"not opened, because of {used}")
-            return (f"not opened, because of {used}",)
+            readiness.check_as_validated(self.run, None, why := f"not opened, because of {used}", in_use=not begun)
+            return (why,)
+        self._seen = self._seen if begun else Evidence.before_the_switch(target)
         with open_target(target) as store:
-            readiness.check_as_validated(self.run, store, "clients may be there" * (self.control.under_way is not None))
+            readiness.check_as_validated(self.run, store, "clients may be there" * begun)
             counts = {name: store.count(name) for name in self._collections()}
         written = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).targets
         gone = [n for n, count in counts.items() if not count and written[n].completed > written[n].rejected]

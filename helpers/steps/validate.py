@@ -134,6 +134,7 @@ class ValidateStep(NotebookStep):
             workers = None if self.run.parameters.target.is_embedded else workers_of(self.run)
             found = Examination(store, self.of, write, workers).run(progress)
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
+        self.run.fact("settings", found.settings)
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
         judge_reembedded(self.run, self.of.snapshot, self.run.workspace / REEMBEDDED)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
+from helpers.migration.delta import settings_of
 from helpers.migration.reembedding import made_anew
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent
@@ -89,6 +90,7 @@ class Findings:
     fields: FieldTests
     values: FieldValues
     sources: list[SourceCount] = field(default_factory=list)
+    settings: dict[str, dict[str, str]] = field(default_factory=dict)  # of each collection of the target
     targets: list[dict[str, Any]] = field(default_factory=list)  # collection, expected, target, space, expected_space
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=DIFFERENCE_COLUMNS))
     counted: Counter[str] = field(default_factory=Counter)  # every difference by kind
@@ -173,7 +175,8 @@ class Examination:
 
     def run(self, progress: Progress = silent) -> Findings:
         """One pass. `progress` advances by chunks of the snapshot, `snapshot.total` in all."""
-        for info in self.store.collections():
+        self.found.settings = settings_of(there := self.store.collections())
+        for info in there:
             if info.name in self._kinds:
                 ids = self.store.ids(info.name)
                 self._targets[info.name] = _Target(info, frozenset(ids), set(ids))
