@@ -323,11 +323,12 @@ def test_the_parts_of_the_write_downtime_add_up_and_say_what_was_predicted() -> 
         step(Step.REVIEW, 120, 122, 130), step(Step.CUTOVER, 180, 182, 205, cut_over={"write_taken": at(200)}),
     ]  # fmt: skip
     found[-1].phases += [Phase(numbers.UNCHANGED, at(183), 4.0), Phase(numbers.RESTART, at(190), 5.0)]
+    found[-1].phases.append(Phase(numbers.COMPARED, at(187), 2.0))
     results = {r.step: r for r in found}
     shown = {part.name: part for part in downtime_parts(results)}
     assert sum(part.seconds for part in shown.values()) == pytest.approx(numbers.downtime(results)[0])
     assert (shown["Work of step 22"].seconds, shown["Work of step 22"].predicted) == (90.0, 50.0)
-    assert shown["Step 25: the source read once more"].predicted == 3.0
+    assert shown["Step 25: source and target read once more"] == ("Step 25: source and target read once more", 6.0, 3.0)
     assert shown["Between steps 24 and 25: signatures and seals"].seconds == 50.0
     assert "Failed attempts" not in shown
     assert shown["Step 25: restart and health"].predicted is None

@@ -34,7 +34,7 @@ from helpers.run import window
 from helpers.run.advice import CONDITIONS, triggers
 from helpers.run.plan import Step
 
-_AGAIN = "the source read once more"
+_AGAIN = "source and target read once more"
 KILLED = ", with the attempt that was killed and resumed"
 _CARRIED = "Work of step 22 in the attempt that was killed, from which the resume went on"
 
@@ -83,7 +83,7 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
         if (r := results.get(s.number)) is not None
     ]
     phases = {name: sum(within(p.started, p.seconds) for p in cutover.phases if p.name == name) for name in
-              (numbers.UNCHANGED, numbers.RESTART)}  # fmt: skip
+              (numbers.UNCHANGED, numbers.COMPARED, numbers.RESTART)}  # fmt: skip
     last = took.pop(Step.CUTOVER, 0.0)
     attempts = list(attempts)
     people = numbers.signing(results, attempts)
@@ -104,7 +104,7 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
             sum(within(*one) for one in begun),
             starts if whole is not None else None,
         ),
-        DowntimePart(f"Step 25: {_AGAIN}", phases[numbers.UNCHANGED], again),
+        DowntimePart(f"Step 25: {_AGAIN}", phases[numbers.UNCHANGED] + phases[numbers.COMPARED], again),
         DowntimePart("Step 25: restart and health", phases[numbers.RESTART]),
         DowntimePart("Step 25: the rest until a write was taken", max(0.0, last - sum(phases.values()))),
         DowntimePart("Failed attempts", failed),

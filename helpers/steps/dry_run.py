@@ -516,8 +516,9 @@ class DryRunStep(NotebookStep):
         if fence.kind == "none":
             return 0.0, "no fence: writes go on"
         if not fence.late:
-            again = f"{duration(took['snapshot'])} to read the source in step {Step.CUTOVER}"
-            return seconds + took["snapshot"], f"the sum above and {again}; no signatures, no restart"
+            source, target = took["snapshot"], took["6 validation suite"]
+            again = f"{duration(source)} and {duration(target)} to read source and target in step {Step.CUTOVER}"
+            return seconds + source + target, f"the sum above and {again}, at most; no signatures, no restart"
         share = max(info.count for info in self.snapshot.collections()) / max(1, self.snapshot.total)
         logged = fence.kind == "nginx"
         read = 2 * took["snapshot"] * (share if logged else 1)
