@@ -83,6 +83,9 @@ def logged(request_line: str, ids: str = "", status: int = 200, to: str = "127.0
         (f"POST {DATABASE}/collections/{ONE};x=1/upsert", '["a"]', None),
         (f"POST {DATABASE}/collections/{ONE[:-1]}0/../{ONE}/upsert", '["a"]', None),
         (f"POST {DATABASE}/Collections/{ONE}/upsert", '["a"]', None),
+        (f"DELETE {DATABASE}#/collections/gone-or-elsewhere", "", None),  # servers may end the path there
+        (f"POST {DATABASE}#/collections", "", None),
+        (f"DELETE {DATABASE}/collections/0a1b#x", "", None),
         (f"PATCH {DATABASE}/collections/{ONE}", '["a"]', {ONE: Touched(whole=True)}),
         ("PUT /api/v1/collections/0a1b", "", {"0a1b": Touched(whole=True)}),
         (f"POST {DATABASE}/collections?x=1", "", {}),

@@ -522,10 +522,10 @@ def _is_here(addresses: set[str]) -> bool:
 
 REFUSED = (400, 404, 405, 422)  # how a server says that it knows no such collection, route or body
 _ONE = re.compile(
-    r"/api/v[12](?:/tenants/[^/?]+/databases/[^/?]+)?/collections/([^/?]+)(?:/([\w/-]*))?(?:\?|$)", re.ASCII
+    r"/api/v[12](?:/tenants/[^/?#]+/databases/[^/?#]+)?/collections/([^/?#]+)(?:/([\w/-]*))?(?:\?|$)", re.ASCII
 )
 _MAKES = re.compile(
-    r"POST /api/v[12](?:/tenants/[^/?]+(?:/databases/[^/?]+)?)?/(?:tenants|databases|collections)(?:\?|$)"
+    r"POST /api/v[12](?:/tenants/[^/?#]+(?:/databases/[^/?#]+)?)?/(?:tenants|databases|collections)(?:\?|$)"
 )
 _PLAIN = re.compile(r"DELETE [\w.-]+", re.ASCII)  # the name of a collection, in the one way that it can be written
 
