@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from helpers.errors import NoGo
 from helpers.fence import Control as FenceControl
-from helpers.fence import FenceState
+from helpers.fence import FenceState, lift
 from helpers.fence.nginx import Touched, touched
 from helpers.migration.catch_up import PROBED, CatchUp
 from helpers.results import Verdict
@@ -20,7 +25,7 @@ from helpers.run.record import RunRecord
 from helpers.steps.monitor import MonitorStep
 from helpers.stores.client import ClientStore
 from tests.cutovers import step
-from tests.fences import Fenced, client
+from tests.fences import Fenced, client, wait_for
 from tests.servers import client_of
 from tests.storage import embedded
 from tests.test_writers_until_the_cutover import agree, check, ready, run, two_collections
@@ -28,12 +33,22 @@ from tests.test_writers_until_the_cutover import agree, check, ready, run, two_c
 pytestmark = pytest.mark.servers
 
 DATABASE = "/api/v2/tenants/t/databases/d"
+ONE = "0a1b2c3d-4e5f-4a6b-8c7d-9e0fa1b2c3d4"
+DEFAULT = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 
 
 @pytest.fixture
 def fenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fenced]:
     with two_collections(tmp_path, monkeypatch) as made:
         yield made
+
+
+@pytest.fixture
+def nginx(fenced: Fenced) -> Fenced:
+    """It lets everything pass, and logs it."""
+    folder = run(fenced)
+    FenceControl(folder, folder.read().parameters).record()
+    return fenced
 
 
 def logged(request_line: str, ids: str = "", status: int = 200, to: str = "127.0.0.1:8000") -> bytes:
@@ -53,7 +68,25 @@ def logged(request_line: str, ids: str = "", status: int = 200, to: str = "127.0
         (f"POST {DATABASE}/collections/0a1b/delete", "", {"0a1b": Touched(filtered=True)}),
         (f"POST {DATABASE}/collections/0a1b/delete", "[]", {"0a1b": Touched(filtered=True)}),
         (f"DELETE {DATABASE}/collections/my%20notes", "", {"my notes": Touched(whole=True)}),
-        (f"DELETE {DATABASE}/collections/{'0' * 8}-0000-0000-0000-{'0' * 12}", "", None),
+        (f"DELETE {DATABASE}/collections/gone-or-elsewhere", "", {"gone-or-elsewhere": Touched(whole=True)}),
+        (f"DELETE {DATABASE}/collections/gone%2For%2Felsewhere", "", None),
+        (f"DELETE {DATABASE}/collections/{ONE}", "", None),
+        (f"DELETE {DATABASE}/collections/{ONE.replace('-', '')}", "", None),
+        (f"POST {DATABASE}/collections/{ONE.upper()}/upsert", '["a"]', {ONE: Touched({"a"})}),
+        (f"POST {DATABASE}/collections/{ONE.replace('-', '').upper()}/upsert", '["a"]', {ONE: Touched({"a"})}),
+        (f"POST {DATABASE}/collections/urn%3Auuid:{ONE}/upsert", '["a"]', {ONE: Touched({"a"})}),
+        (f"POST {DATABASE}/collections/%7B{ONE}%7d/upsert", '["a"]', {ONE: Touched({"a"})}),
+        (f"POST /api/v1/collections/{ONE.replace('-', '%2D')}/upsert", '["a"]', {ONE: Touched({"a"})}),
+        (f"POST {DATABASE}/collections/{ONE}/upsert/", '["a"]', {ONE: Touched(whole=True)}),
+        (f"POST {DATABASE}/collections/{ONE}/ups%65rt", '["a"]', None),
+        (f"POST /api/v1/collections/{ONE}%2Fupsert", '["a"]', None),
+        (f"POST {DATABASE}/collections/{ONE};x=1/upsert", '["a"]', None),
+        (f"POST {DATABASE}/collections/{ONE[:-1]}0/../{ONE}/upsert", '["a"]', None),
+        (f"POST {DATABASE}/Collections/{ONE}/upsert", '["a"]', None),
+        (f"DELETE {DATABASE}#/collections/gone-or-elsewhere", "", None),  # servers may end the path there
+        (f"POST {DATABASE}#/collections", "", None),
+        (f"DELETE {DATABASE}/collections/0a1b#x", "", None),
+        (f"PATCH {DATABASE}/collections/{ONE}", '["a"]', {ONE: Touched(whole=True)}),
         ("PUT /api/v1/collections/0a1b", "", {"0a1b": Touched(whole=True)}),
         (f"POST {DATABASE}/collections?x=1", "", {}),
         ("POST /api/v2/tenants/t/databases", "", {}),
@@ -65,7 +98,20 @@ def logged(request_line: str, ids: str = "", status: int = 200, to: str = "127.0
 def test_a_request_that_is_not_known_may_have_changed_everything(
     request_line: str, ids: str, found: dict[str, Touched] | None
 ) -> None:
-    assert touched(iter([b"{}\n", logged(request_line, ids)]), 3) == found
+    what, doubt = touched(iter([b"{}\n", logged(request_line, ids)]), 3, {"0a1b", "my notes"})
+    assert (what, bool(doubt)) == (found or {}, found is None)
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 422])
+def test_a_request_to_a_collection_that_the_server_does_not_know_is_no_doubt(status: int) -> None:
+    line = f"POST {DATABASE}/collections/no-such-one/upsert?secret=1"
+    assert touched(iter([b"{}\n", logged(line, "", status)]), 3, {"0a1b"}) == ({}, "")
+    for other in (200, 201, 499, 500, 0):
+        found, doubt = touched(iter([b"{}\n", logged(line, "", other)]), 3, {"0a1b"})
+        assert (found, doubt.partition(": ")) == (
+            {},
+            ("a request names a collection in a way that is not known", ": ", line.partition("?")[0]),
+        )
 
 
 def test_a_request_counts_from_the_mark_on_or_where_it_had_no_answer() -> None:
@@ -75,10 +121,11 @@ def test_a_request_counts_from_the_mark_on_or_where_it_had_no_answer() -> None:
         logged(line, '["b"]', 499),
         logged(line, '["c"]', 502),
         logged(line, '["d"]', 403, ""),
+        logged(line, '["h"]', 0),
     ]
     late = [logged(line, '["e"]'), logged(line, '["f"]', 400), logged(line, '["g"]', 403, "")]
     mark = 3 + sum(map(len, early))
-    assert touched(iter([b"{}\n", *early, *late]), mark) == {"0a1b": Touched({"b", "c", "e", "f"})}
+    assert touched(iter([b"{}\n", *early, *late]), mark, {"0a1b"}) == ({"0a1b": Touched({"b", "c", "e", "f", "h"})}, "")
 
 
 def bodies(file: Path) -> list[str]:
@@ -102,6 +149,171 @@ def test_nginx_logs_the_ids_of_a_write_whole_or_not_at_all(fenced: Fenced) -> No
         assert len(source.get_collection("docs", embedding_function=None).get(ids=["long"])["documents"][0]) == 10**7  # type: ignore[index]
     seen = bodies(Path(f"{fenced.config}.writes"))
     assert [json.loads(ids) if ids else None for ids in seen] == [odd, odd[:1], None, None, many]
+
+
+@pytest.mark.parametrize(
+    ("more", "known"),
+    [
+        ('"ids":["b"]', False),
+        ('"documents":["x"],\n "ids" \n: ["b"],"embeddings":null', False),
+        (r'"\u0069ds":["b"]', False),
+        (r'"i\u0064\u0073":["b"]', False),
+        (
+            '"metadatas":[{"n":1,"ids":"b"}]',
+            False,
+        ),  # no second list of ids; its collection is read in full all the same
+        ('"metadatas":[{"ids":"b"}]', True),
+        ('"documents":["ids","x"]', True),
+        (r'"documents":["\"ids\": [1], \\u0069ds"]', True),
+        (r'"ids\u0000":["b"],"Ids":["b"]', True),
+    ],
+)
+def test_ids_that_stand_twice_in_a_body_are_not_known(nginx: Fenced, more: str, known: bool) -> None:
+    body = f'{{"ids":["a"],{more}}}'
+    httpx.post(f"{nginx.url}{DEFAULT}/{ONE}/update", content=body, headers={"content-type": "application/json"})
+    assert bodies(Path(f"{nginx.config}.writes")) == ['["a"]' if known else ""]
+
+
+def test_a_body_of_millions_of_texts_has_its_ids_logged(nginx: Fenced) -> None:
+    for text in ('""', r'"\"ids\""'):
+        texts = ",".join([text] * (9_900_000 // (len(text) + 1)))
+        body = f'{{"ids":["a"],"documents":[{texts}]}}'
+        httpx.post(f"{nginx.url}{DEFAULT}/{ONE}/update", content=body, timeout=60)
+    wait_for(lambda: len(bodies(Path(f"{nginx.config}.writes"))) == 2)  # a line comes after its answer
+    assert bodies(Path(f"{nginx.config}.writes")) == ['["a"]'] * 2
+    assert Path(f"{nginx.config}.writes.alerts").read_text().count("\n") == 1
+
+
+ODD = """
+    POST {d}/{id}/update              POST {d}/{ID}/update              POST {d}/{plain}/update
+    POST {d}/urn:uuid:{id}/update     POST {d}/URN:UUID:{id}/update     POST {d}/urn%3Auuid%3A{id}/update
+    POST {d}/{{{id}}}/update          POST {d}/%7B{plain}%7D/update     POST {d}/{dashes}/update
+    POST {d}/{id}/update?x=/get       POST {d}/{id}/update?             POST {d}/{id}/update#/get
+    POST {d}/{id}/update/             POST {d}/{id}//update             POST {d}//{id}/update
+    POST /{d}/{id}/update             POST {d}/./{id}/update            POST {d}/{other}/../{id}/update
+    POST {d}/{id};x/update            POST {d}/{id}/update;x            POST {d}/{id}/Update
+    POST {d}/{id}/%75pdate            POST {d}/{id}%2Fupdate            POST {d}/%{first}{rest}/update
+    POST {d}/{id}%20/update           POST {d}/+{id}/update             POST {d}/{id}%00/update
+    POST {D}/{id}/update              POST {c}/{id}/update              POST {t}/{id}/update
+    POST /api/v1/collections/{id}/update  POST /api/v1/collections/{id}%2Fupdate  POST /api/v1/collections/{ID}/update
+    PUT {d}/{id}/update               PATCH {d}/{id}/update             HEAD {d}/{id}/update
+    POST {h}{d}/{id}/update           POST {h}{d}/{plain}/update        POST {d}/alpha/update
+    POST {d}/{id}/get/../update       POST {d}/{id}/get%2F..%2Fupdate   POST {d}/{other}/get?/../../{id}/update
+"""
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+def test_whatever_a_server_took_is_in_the_log_or_makes_it_doubted(
+    nginx: Fenced, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HTTPConnection, "_http_vsn_str", version)
+    monkeypatch.setattr(HTTPConnection, "_validate_path", lambda *_: None)  # paths go out as they are
+    with client(nginx.server.url) as chroma:
+        one, other = (str(chroma.get_collection(name, embedding_function=None).id) for name in ("alpha", "beta"))
+    spelled = {
+        "d": DEFAULT, "D": DEFAULT.replace("v2", "V2"), "c": DEFAULT.replace("collections", "c%6Fllections"),
+        "t": DEFAULT.replace("default_tenant", "default%5Ftenant"), "h": nginx.url, "id": one, "ID": one.upper(),
+        "plain": one.replace("-", ""), "dashes": one.replace("-", "%2D"), "other": other,
+        "first": f"{ord(one[0]):x}", "rest": one[1:],
+    }  # fmt: skip
+    tried = [found.strip().format(**spelled) for found in re.findall(r"[A-Z]+ \S+", ODD)]
+    log, taken = Path(f"{nginx.config}.writes"), 0
+    for n, line in enumerate(tried):
+        before, said = log.stat().st_size, f"try {n}"
+        body = json.dumps({"ids": [f"c{n}"], "documents": [said], "embeddings": [[float(n)] * 16]})
+        connection = HTTPConnection(nginx.listen, timeout=20)
+        connection.putrequest(*line.split(" "))
+        connection.putheader("content-type", "application/json")
+        connection.putheader("content-length", str(len(body)))
+        connection.putheader("connection", "close")
+        connection.endheaders(body.encode())
+        connection.getresponse().read()
+        connection.close()
+        with client(nginx.server.url) as chroma:
+            held = chroma.get_collection("alpha", embedding_function=None).get(ids=[f"c{n}"])["documents"]
+        changed = held == [said]
+        taken += changed
+        if changed:
+            wait_for(lambda: log.stat().st_size > before)  # noqa: B023  (called here)
+        lines = [b"{}\n", *log.read_bytes()[before:].splitlines(keepends=True)]
+        found, doubt = touched(iter(lines), 3, {one, other, "alpha", "beta"})
+        known = found.get(one, Touched())
+        assert not changed or doubt or known.whole or f"c{n}" in known.ids, line
+    assert taken >= 10
+
+
+def test_a_write_is_brought_over_however_its_client_spells_the_collection(fenced: Fenced) -> None:
+    folder = run(fenced, delta_limit={"share": 1.0})
+    ready(folder)
+    with client(fenced.url) as chroma:
+        one = str(chroma.get_collection("alpha", embedding_function=None).id)
+    plain = one.replace("-", "")
+    spelled = [one.upper(), plain, plain.upper(), f"urn:uuid:{one}", f"%7B{one}%7D", one.replace("-", "%2D")]
+    for n, form in enumerate(spelled):
+        body = {"ids": [f"c{n}"], "documents": ["the last write"], "embeddings": [[float(n)] * 16]}
+        assert httpx.post(f"{fenced.url}{DEFAULT}/{form}/update", json=body).status_code == 200
+    last = step(folder).facts["last_changes"]
+    assert (last["by_id"], last["changed"], last["unread"]) == ({"alpha": len(spelled)}, len(spelled), ["beta", "docs"])
+    agree(fenced)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("full", ["before the fence", "while the fence is put up", "never"])
+def test_lines_that_nginx_lost_on_a_full_disk_make_every_collection_be_read(
+    fenced: Fenced, small: Path, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log ends where a block ends, so that no half line is left of those that are lost."""
+    fenced.config = small / "fence.conf"
+    folder = run(fenced, delta_limit={"share": 1.0})
+    ready(folder)
+    log, control = Path(f"{fenced.config}.writes"), FenceControl(folder, folder.read().parameters)
+    with client(fenced.url) as chroma:
+        one = str(chroma.get_collection("alpha", embedding_function=None).id)
+
+    def write(text: str, pad: int = 0) -> None:
+        before = log.stat().st_size
+        body = {"ids": ["c7"], "documents": [text], "embeddings": [[1.0] * 16]}
+        assert httpx.post(f"{fenced.url}{DEFAULT}/{one}/update?{'x' * pad}", json=body).status_code == 200
+        lengths.append(log.stat().st_size - before)
+
+    def lose(*_: object) -> str:
+        write("one")
+        write("two", -(log.stat().st_size + lengths[-1]) % 4096)
+        assert log.stat().st_size % 4096 == 0
+        with (small / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        for n in range(3):
+            write(f"lost {n}")
+        assert lengths[-3:] == [0, 0, 0]
+        (small / "ballast").unlink()
+        return closed(control) if full.startswith("while") else ""
+
+    lengths: list[int] = []
+    closed = FenceControl._close
+    if full.startswith("while"):
+        monkeypatch.setattr(FenceControl, "_close", lose)
+    elif full != "never":
+        lose()
+    result = step(folder)
+    last = result.facts["last_changes"]
+    said = "every collection was read: nginx failed at something while it wrote"
+    assert (last["read"].startswith(said), last["unread"] == []) == (full != "never", full != "never"), last["read"]
+    assert last["changed"] == (0 if full == "never" else 1)
+    agree(fenced)
+    lift(folder.read())
+    assert sorted(path.name for path in small.glob("fence.conf.writes*")) == []
 
 
 def test_only_the_chunks_that_the_log_names_are_read_behind_the_fence(

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shlex
-import socket
 import stat
 import time
 import uuid
@@ -21,18 +20,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
-import psutil
-
 from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence.nginx import LOG_PROBE, Nginx, Touched, config_path, configuration, reached_at, touched
+from helpers.fence.nginx import (
+    LOG_PROBE,
+    Nginx,
+    Touched,
+    config_path,
+    configuration,
+    key_of,
+    reached_at,
+    touched,
+)
 from helpers.formatting import count, moment
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, StepResult, contents, section, utc_now
-from helpers.run.command import others_at, run_or_fail
+from helpers.run.command import others_at, own_addresses, run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -281,8 +287,10 @@ class Control:
             return "Writes are not logged (fence.kind is command): step 25 reads every collection once more."
         state, file = self._state(), self._log_file
         log = state.log if state.state == UP else None  # one that the fence has ended without a doubt goes on
-        if log is None or log.doubt or _place(file) != log.place:
-            self.nginx.write(json.dumps({"run": self.folder.id, "log": uuid.uuid4().hex}) + "\n", file)
+        if log is None or log.doubt or self._damage(log):
+            begun = json.dumps({"run": self.folder.id, "log": uuid.uuid4().hex}) + "\n"
+            self.nginx.write(begun, self._alerts)
+            self.nginx.write(begun, file)
             log = state.log = WriteLog(_place(file))
         state.enter(self.folder.workspace, RECORDING, urls=self.urls())
         try:
@@ -321,6 +329,29 @@ class Control:
     def _log_file(self) -> Path:
         return Path(f"{self.nginx.path}.writes") if self.nginx is not None else Path()
 
+    @property
+    def _alerts(self) -> Path:
+        """What nginx could not do while it kept the log. It begins as the log does, so that its first block is on the disk: that
+        holds nginx's first message once the disk is full."""
+        return Path(f"{self._log_file}.alerts")
+
+    def _damage(self, log: WriteLog) -> str:
+        """Why the log may lack a write, as far as its files say that; "" where they do not."""
+        file = self._log_file
+        try:
+            if _place(file) != log.place:
+                return f"{file} is not the file that was begun (rotated, or removed)"
+            if any(_head(file, mark[0]) != mark for mark in log.marks.values()):
+                return f"{file} no longer begins as it did"
+            with _opened(file) as lines, _opened(self._alerts) as alerts:
+                if lines.readline() != alerts.read(2**16):
+                    return (
+                        f"nginx failed at something while it wrote {file} (a full disk?): {self._alerts} says at what"
+                    )
+        except OSError as error:
+            return f"{file}: {error}"
+        return ""
+
     def _doubt(self, log: WriteLog) -> str:
         """Why the log of writes may lack one; "" where nothing says so. Asked while nginx still writes it."""
         import httpx
@@ -329,11 +360,9 @@ class Control:
 
         assert self.nginx is not None
         file, nonce = self._log_file, uuid.uuid4().hex
+        if damage := self._damage(log):
+            return damage
         try:
-            if _place(file) != log.place:
-                return f"{file} is not the file that was begun (rotated, or removed)"
-            if any(_head(file, mark[0]) != mark for mark in log.marks.values()):
-                return f"{file} no longer begins as it did"
             now = self.nginx.processes()
             if not now or not _same(now, log.processes):
                 return "nginx was restarted or reloaded since the log was begun"
@@ -358,27 +387,26 @@ class Control:
         if state is None or state.log is None:
             return {}, "no log of writes was kept"
         mark = state.log.marks.get(snapshot)
-        doubt = self._doubt(state.log) if state.state == RECORDING else state.log.doubt
+        doubt = self._doubt(state.log) if state.state == RECORDING else state.log.doubt or self._damage(state.log)
         if doubt or mark is None:
             early = f"snapshot {snapshot} was begun before the log of writes, or read in several sessions"
             return {}, doubt or early
+        with self.probe(self.source.address, "source") as probe:
+            ids = {name: key_of(one) for name, one in probe.ids().items()}
         try:
             with _opened(self._log_file) as lines:
-                found = touched(lines, mark[0])
+                found, doubt = touched(lines, mark[0], {*names, *ids, *ids.values()})
         except (OSError, ValueError, KeyError, TypeError) as error:
             return {}, f"{self._log_file} cannot be read ({error})"
-        if found is None:
-            return {}, "a request may have changed more than one collection"
-        with self.probe(self.source.address, "source") as probe:
-            ids = probe.ids()
         none = Touched()
-        return {name: found.get(name, none) | found.get(ids.get(name, name), none) for name in names}, ""
+        every = {name: found.get(name, none) | found.get(ids.get(name, name), none) for name in names}
+        return ({}, doubt) if doubt else (every, "")
 
     # -- proof ---------------------------------------------------------------------------------------------------------
 
     def against(self, answers: list[Answer]) -> list[str]:
         """Why these answers to writes do not prove a fence; [] where they do."""
-        from helpers.fence.probe import FAILED, REFUSED, SILENT, WRITTEN
+        from helpers.fence.probe import FAILED, REFUSED, SILENT, WRITTEN, said
 
         created = answers[0]
         if created.outcome == FAILED and self.nginx is None:  # storage that cannot be written, behind Chroma
@@ -395,7 +423,7 @@ class Control:
         host, _, port = self.nginx.rules.upstream.rpartition(":")
         hosts = {self.source.host} if self.source.host else set()
         if _is_loopback(host):
-            hosts |= _own_addresses()
+            hosts |= own_addresses()
         elif self._answers(self.behind_url):
             return [], [self.behind_url]
         outside = sorted(h for h in hosts if not _is_loopback(h))
@@ -458,7 +486,8 @@ class Control:
     def _open(self, state: FenceState, *, start: bool) -> None:
         """Let writes through; `start`: also start an nginx that does not run, because clients have come to use it."""
         if state.log is not None:
-            self._log_file.unlink(missing_ok=True)
+            for end in ("", ".alerts", ".errors"):
+                Path(f"{self._log_file}{end}").unlink(missing_ok=True)
             state.log = None
         if self.nginx is None:
             if self.rules.command is not None:
@@ -480,6 +509,8 @@ class Control:
             self.nginx.enforce()
 
     def _prove_open(self) -> str:
+        from helpers.fence.probe import said
+
         if not self.clients_url:
             return UNTRIED
         with self.probe(self.clients_url, "source") as probe:
@@ -556,27 +587,5 @@ def lift(folder: RunState) -> str:
     return Control(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
 
 
-def said(answer: Answer) -> str:
-    """One answer for people: `add was refused (403): …`."""
-    from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN
-
-    words = {
-        WRITTEN: "got through",
-        REACHED: "reached Chroma",
-        REFUSED: "was refused",
-        FAILED: "failed",
-        SILENT: "got no answer",
-    }
-    status = f" ({answer.status})" if answer.status else ""
-    return f"{answer.action} {words[answer.outcome]}{status}" + (f": {answer.said}" if answer.said else "")
-
-
 def _is_loopback(host: str) -> bool:
     return host in ("localhost", "[::1]", "::1") or host.startswith("127.")
-
-
-def _own_addresses() -> set[str]:
-    """This machine's addresses that others, or containers on it, can reach."""
-    kinds = (socket.AF_INET, socket.AF_INET6)
-    found = {str(a.address) for ends in psutil.net_if_addrs().values() for a in ends if a.family in kinds}
-    return {a for a in found if not _is_loopback(a) and "%" not in a}

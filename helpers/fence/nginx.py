@@ -11,7 +11,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,7 +21,7 @@ from urllib.parse import unquote
 
 import psutil
 
-from helpers.errors import Terminal
+from helpers.errors import Terminal, one_line
 from helpers.parameters import resolve_path
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
@@ -69,7 +70,11 @@ def _server(rules: NginxFence, *, closed: bool, log: Path | None) -> str:
         '{"at":"$time_iso8601","method":"$request_method","uri":"$request_uri","status":"$status","to":"$upstream_addr",'
         '"ids":"$runbook_ids"}'
     )
-    kept = f"    access_log {log} runbook_writes if=$runbook_refused;\n    location = {LOG_PROBE} {{ return 204; }}\n"
+    errors = f"{config_path(rules)}.log" if is_whole(rules) else f"{log}.errors"
+    kept = (
+        f"    access_log {log} runbook_writes if=$runbook_refused;\n    location = {LOG_PROBE} {{ return 204; }}\n"
+        f"    error_log {log}.alerts alert;\n    error_log {errors};\n"
+    )
     gate = (
         "    if ($runbook_refused) {\n"
         f'        return 403 \'{{"error":"AuthorizationError","message":"{REFUSAL}"}}\';\n'
@@ -99,9 +104,12 @@ def _passed(rules: NginxFence, whole_first: str) -> str:
 
 # The ids of a write are logged where its body begins with them, as Chroma's clients send it, and has less than 10 MB: nginx
 # takes such a body whole into memory before it passes it on. Longer ones, and those of an unknown length, pass as they come.
+# Where a later key is "ids" again, however its letters are written, none is logged: servers differ in which they take.
 _IDS = r"^\s*\{\s*\"ids\"\s*:\s*(?<runbook_list>\[(?:\s*\"(?:[^\"\\\\]++|\\\\.)*+\"\s*,?)*+\s*\])\s*[,}]"
+_AGAIN = r",\s*+\"(?:i|\\\\u0069)(?:d|\\\\u0064)(?:s|\\\\u0073)\"\s*+:"
 _LISTED = f"""map $request_body $runbook_ids {{
     default "";
+    "~{_AGAIN}" "";
     "~{_IDS}" $runbook_list;
 }}
 map $http_content_length $runbook_long {{
@@ -512,11 +520,14 @@ def _is_here(addresses: set[str]) -> bool:
 
 # -- the log of writes -------------------------------------------------------------------------------------------------
 
-NO_ANSWER = 499  # nginx's status of a request whose client went away
-_ONE = re.compile(r"/api/v[12](?:/tenants/[^/?]+/databases/[^/?]+)?/collections/([^/?]+)(?:/(\w+))?(?:[/?]|$)")
-_MAKES = re.compile(
-    r"POST /api/v[12](?:/tenants/[^/?]+(?:/databases/[^/?]+)?)?/(?:tenants|databases|collections)(?:\?|$)"
+REFUSED = (400, 404, 405, 422)  # how a server says that it knows no such collection, route or body
+_ONE = re.compile(
+    r"/api/v[12](?:/tenants/[^/?#]+/databases/[^/?#]+)?/collections/([^/?#]+)(?:/([\w/-]*))?(?:\?|$)", re.ASCII
 )
+_MAKES = re.compile(
+    r"POST /api/v[12](?:/tenants/[^/?#]+(?:/databases/[^/?#]+)?)?/(?:tenants|databases|collections)(?:\?|$)"
+)
+_PLAIN = re.compile(r"DELETE [\w.-]+", re.ASCII)  # the name of a collection, in the one way that it can be written
 
 
 @dataclass(slots=True)
@@ -531,27 +542,45 @@ class Touched:
         return Touched(self.ids | other.ids, self.filtered or other.filtered, self.whole or other.whole)
 
 
-def touched(lines: Iterator[bytes], mark: int) -> dict[str, Touched] | None:
-    """By id or name of a collection what the requests of a log may have changed; None where one may have changed anything.
+def key_of(spelled: str) -> str:
+    """What a path names a collection by: its id in the one usual writing, however it is spelled there, or its name."""
+    plain = unquote(spelled)
+    return _id_of(plain) or plain
 
-    Those before byte `mark` count where they had no answer: they may have been applied later. Raises as `json_in`, or
-    KeyError, for a line that is none of ours.
+
+def _id_of(text: str) -> str:
+    """This UUID as Chroma prints it; "" for no UUID. Servers take it in capitals, in braces, as a URN and without dashes."""
+    with suppress(ValueError):
+        return str(uuid.UUID(text))
+    return ""
+
+
+def touched(lines: Iterator[bytes], mark: int, known: Collection[str]) -> tuple[dict[str, Touched], str]:
+    """By id or name of a collection what the requests of a log may have changed; and why one may have changed anything, or "".
+
+    `known` are ids and names of collections. Requests before byte `mark` count where they had no answer: they may have been
+    applied later. Raises as `json_in`, or KeyError, for a line that is none of ours.
     """
     found: dict[str, Touched] = {}
     at = len(next(lines, b""))
     for line in lines:
         asked = json_in(line)
-        answered = int(asked["status"]) != NO_ANSWER and int(asked["status"]) < 500
+        status, method = int(asked["status"]), asked["method"]
+        answered = 200 <= status < 499  # 499: its client went away; 0: it was cut off
         if asked["to"] and (at >= mark or not answered):
+            said = f"{method} {one_line(asked['uri'].partition('?')[0], 200)}"
             if (one := _ONE.match(asked["uri"])) is not None:
-                key = unquote(one[1])
-                if asked["method"] == "DELETE" and re.fullmatch(_UUID, key):
-                    return None  # by its id: it may have had the name of one that is there now
-                found[key] = found.get(key, Touched()) | _written(f"{asked['method']} {one[2] or ''}", asked.get("ids"))
-            elif not _MAKES.match(f"{asked['method']} {asked['uri']}"):  # what makes a collection changes none
-                return None
+                key = key_of(one[1])
+                if method == "DELETE" and _id_of(key):  # it may have had the name of one that is there now
+                    return {}, f"a request may have changed more than one collection: {said}"
+                if key in known or _id_of(key) or _PLAIN.fullmatch(f"{method} {key}"):
+                    found[key] = found.get(key, Touched()) | _written(f"{method} {one[2] or ''}", asked.get("ids"))
+                elif status not in REFUSED:
+                    return {}, f"a request names a collection in a way that is not known: {said}"
+            elif not _MAKES.match(f"{method} {asked['uri']}"):  # what makes a collection changes none
+                return {}, f"a request may have changed more than one collection: {said}"
         at += len(line)
-    return found
+    return found, ""
 
 
 def _written(request: str, listed: str | None) -> Touched:

@@ -63,6 +63,19 @@ class Answer:
         )
 
 
+def said(answer: Answer) -> str:
+    """One answer for people: `add was refused (403): …`."""
+    words = {
+        WRITTEN: "got through",
+        REACHED: "reached Chroma",
+        REFUSED: "was refused",
+        FAILED: "failed",
+        SILENT: "got no answer",
+    }
+    status = f" ({answer.status})" if answer.status else ""
+    return f"{answer.action} {words[answer.outcome]}{status}" + (f": {answer.said}" if answer.said else "")
+
+
 def closed_by_itself(answers: Sequence[Answer]) -> bool:
     """Whether these answers to writes say that nobody can write there: not this key alone, and not a limit of one request."""
     return bool(answers) and all(not a.answered and a.says_closed for a in answers)

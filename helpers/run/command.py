@@ -271,6 +271,13 @@ def _plain(address: str | int) -> str:
     return str(address).partition("%")[0].removeprefix("::ffff:")
 
 
+def own_addresses() -> set[str]:
+    """This machine's addresses that others, or containers on it, can reach."""
+    kinds = (socket.AF_INET, socket.AF_INET6)
+    found = {str(a.address) for ends in psutil.net_if_addrs().values() for a in ends if a.family in kinds}
+    return {a for a in found if not a.startswith("127.") and a != "::1" and "%" not in a}
+
+
 # -- requests to stop --------------------------------------------------------------------------------------------------
 
 

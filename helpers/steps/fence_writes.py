@@ -9,8 +9,8 @@ import pandas as pd
 from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_write
 from helpers.errors import RunbookError, WorldError
 from helpers.fence import Control, FenceState, who_has_open
-from helpers.fence.control import BEFORE, NO_WRITES, THROUGH, said
-from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us
+from helpers.fence.control import BEFORE, NO_WRITES, THROUGH
+from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us, said
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
