@@ -220,32 +220,31 @@ def _path() -> list[str]:
     return sys.path
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder below the one that all users share; a test's own folders are its user's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def test_a_worker_that_imports_from_a_folder_of_others_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import distributed
 
-    at_work = SimpleNamespace(local_directory=str(tmp_path / "dask-scratch-space" / "worker-1"))
-    monkeypatch.setattr(distributed, "get_worker", lambda: at_work)
-    folder = Path(at_work.local_directory).parent
+    folder, given = open_folder / "dask-scratch-space", Order.of(parameters())
     folder.mkdir()
-    tmp_path.chmod(0o755)
-
-    def said() -> str:
-        executor._exposed.cache_clear()
-        return _probe(given, {})
-
-    given = Order.of(parameters())
-    for mode, above, refused in ((0o755, 0o755, False), (0o777, 0o755, True), (0o777, 0o700, False)):
+    at_work = SimpleNamespace(local_directory=str(folder / "worker-1"))
+    monkeypatch.setattr(distributed, "get_worker", lambda: at_work)
+    monkeypatch.setattr(executor, "_exposed", executor._exposed.__wrapped__)
+    line = f"imports modules from {folder}, where others can put them. Start it with --local-directory and a folder"
+    for mode, above, refused in ((0o755, 0o755, False), (0o777, 0o700, False), (0o777, 0o755, True)):
         folder.chmod(mode)
-        tmp_path.chmod(above)
-        line = f"imports modules from {folder}, where others can put them. Start it with --local-directory and a folder"
-        assert said().startswith(line) if refused else said() == "", (oct(mode), oct(above))
-    tmp_path.chmod(0o755)
-    executor._exposed.cache_clear()
+        open_folder.chmod(above)
+        said = _probe(given, {})
+        assert said.startswith(line) if refused else said == "", (oct(mode), oct(above), said)
     with pytest.raises(Terminal, match="where others can put them"):  # one that joined later
         executor._slice(given, sum, [1, 2])
-    executor._exposed.cache_clear()
 
 
 class Killing:

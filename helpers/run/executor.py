@@ -254,7 +254,7 @@ class Workers:
         names = sorted(self._client.scheduler_info()["workers"])
         if not names:
             raise kind(ReasonCode.WORKERS_UNFIT, "the scheduler has no worker", where=where,
-                       next_step=f"Start some: dask worker {self._address}.")  # fmt: skip
+                       next_step=f"Start some: dask worker {self._address} --local-directory DIR.")  # fmt: skip
         asked = {
             name: self._client.submit(_probe, self.order, tokens, workers=[name], pure=False, retries=0)
             for name in names
