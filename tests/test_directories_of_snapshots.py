@@ -283,7 +283,8 @@ def test_one_bad_manifest_is_a_row_and_the_others_are_listed(disk: Path, capsys:
     run("create", "backup.yaml", "--id", "good")
     held = json.loads((disk / "snapshots" / "good.json").read_text(encoding="utf-8"))
     capsys.readouterr()
-    for number, value in enumerate((None, [], "9", {"x": 1})):
+    values: list[Any] = [None, [], "9", {"x": 1}]
+    for number, value in enumerate(values):
         held["id"], held["collections"][0]["parts"][0]["bytes"] = f"evil-{number}", value
         held["sha256"] = own_digest(held)
         evil = disk / "snapshots" / f"evil-{number}.json"

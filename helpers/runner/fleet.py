@@ -200,17 +200,15 @@ def unordered(fleet: Fleet, row: FleetRow) -> str:
     What a resume may change, it may have changed. Raises `RunbookError` where the run cannot be read.
     """
     run, given = RunFolder.of(row.run).read(), folder_of(fleet.id).reports / ROWS / f"{row.name}.yaml"
-    if not run.exists:
-        return ""
-    if run.facts["directory"] != fleet.directory:
+    if run.exists and run.facts["directory"] != fleet.directory:
         return one_line(f"run {run.id} was begun in {run.facts['directory']}, the fleet in {fleet.directory}")
-    if hashlib.sha256(run.once(runs.raw, RunPath.PARAMETERS)).hexdigest() == row.sha256:
+    if not run.exists or hashlib.sha256(run.once(runs.raw, RunPath.PARAMETERS)).hexdigest() == row.sha256:
         return ""
     if given.is_symlink() or not given.is_file() or file_digest(given) != row.sha256:
         return f"run {run.id} cannot be compared with what was ordered: {given} is gone, or another"
     own, ordered = bound_by(run.parameters), bound_by(load_parameters(given))
-    differ = sorted(key for key in {*own, *ordered} if own.get(key) != ordered.get(key))
-    return f"run {run.id} has other parameters than were ordered: {', '.join(differ)}" if differ else ""
+    differ = ", ".join(sorted(key for key in {*own, *ordered} if own.get(key) != ordered.get(key)))
+    return f"run {run.id} has other parameters than were ordered: {differ}" if differ else ""
 
 
 def require_ordered(fleet: Fleet, row: FleetRow) -> None:
@@ -382,9 +380,8 @@ def next_commands(fleet: Fleet, found: Sequence[RowState]) -> Iterator[str]:
     if any(not s.settled and s.word != _AT_WORK for s in found):
         yield fleet.command("resume")
     for gate in dict.fromkeys(s.at.gate for s in found if s.word == "waiting"):
-        yield fleet.command(
-            "sign", "--gate", gate, *["--role", "ROLE", "--name", "NAME", "--decision", "go", "--key", "FILE"]
-        )
+        who = ("--role", "ROLE", "--name", "NAME", "--decision", "go", "--key", "FILE")
+        yield fleet.command("sign", "--gate", gate, *who)
 
 
 def worst(found: Sequence[RowState]) -> int:
