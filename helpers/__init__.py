@@ -37,7 +37,7 @@ def _own_bytecode() -> None:
 
     Where somebody else can write there, or exchange a folder above it, a new one serves this process and those that it starts.
     """
-    if sys.pycache_prefix is not None and _is_ours(Path(sys.pycache_prefix)):
+    if sys.pycache_prefix is not None and is_ours(Path(sys.pycache_prefix)):
         return
     name = f"{sys.implementation.cache_tag}-{sys.hexversion:x}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "chroma-migration" / name
@@ -47,17 +47,17 @@ def _own_bytecode() -> None:
         cache.parent.chmod(0o700)
     except OSError:
         pass
-    if not _is_ours(cache):
+    if not is_ours(cache):
         cache = Path(tempfile.mkdtemp(prefix="runbook-bytecode-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    if not _is_ours(cache):
+    if not is_ours(cache):
         cache = Path(os.devnull)  # below which there is nothing: each process compiles anew
     sys.pycache_prefix, sys.dont_write_bytecode = str(cache), False
     os.environ["PYTHONPYCACHEPREFIX"] = str(cache)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-def _is_ours(folder: Path) -> bool:
+def is_ours(folder: Path) -> bool:
     """Whether nobody but this user, and who owns the system, can write in this folder, or put another one in its place."""
     try:
         own, above = folder.lstat(), [place.stat() for place in {*folder.parents, *folder.resolve().parents}]

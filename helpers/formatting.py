@@ -225,6 +225,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: json.dumps(found[0], ensure_ascii=True)[1:-1], text)
 
 
+def bare(stream: Any) -> Any:
+    """The stream as a progress bar needs it: what moves the cursor is not escaped, so no foreign text may go there."""
+    return getattr(stream, "bare", stream)
+
+
 def harmless(value: Any) -> str:
     """A cell that is text and nothing else, as `visible`: what would begin a formula begins with an apostrophe, as spreadsheets
     write it."""

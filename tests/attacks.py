@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 import pytest
 
 from tests.conftest import ROOT
-
-HELD, BROKE, NOT_EXERCISED = "held", "BROKE", "not exercised"
+from tests.tally import BROKE, Tally, outcomes, table
 
 # attacker → attack → tests, as FILE::TEST below tests/
 ATTACKS: dict[str, dict[str, str]] = {
@@ -71,6 +68,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "control characters in terminals and logs": """
             test_hostile_text.py::test_a_log_line_and_an_error_stay_one_line
             test_hostile_text.py::test_a_terminal_table_keeps_one_line_a_row
+            test_hostile_text.py::test_nothing_that_a_command_prints_acts_on_the_terminal
+            test_hostile_text.py::test_a_progress_bar_moves_the_cursor_and_a_printed_text_does_not
             test_hostile_text.py::test_result_files_hold_nothing_that_a_terminal_obeys_and_read_back_the_same""",
         "formulas in tables for spreadsheets": """
             test_hostile_text.py::test_a_cell_of_an_exported_table_is_text_and_no_formula
@@ -139,6 +138,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_door_answers.py::test_an_answer_that_is_no_json_is_one_line""",
         "a redirect to another host": """
             test_a_hostile_server_is_bounded.py::test_an_answer_of_millions_of_empty_lists_is_not_read_as_json
+            test_notices.py::test_a_redirect_of_a_webhook_is_not_followed_with_its_secrets
             test_a_hostile_server_is_bounded.py::test_a_redirect_is_not_followed_with_the_secrets""",
         "errors that repeat the secret": """
             test_secrets_of_files_and_folders.py::test_the_beginning_of_a_secret_is_not_shown_where_a_text_is_cut
@@ -173,6 +173,9 @@ ATTACKS: dict[str, dict[str, str]] = {
     },
     "operator": {
         "orders to a local cluster of Dask": "test_workers_of_dask.py::test_nobody_else_gives_orders_to_a_local_cluster",
+        "modules and links in the folder of Dask": """
+            test_workers_of_dask.py::test_a_local_cluster_takes_nothing_from_a_folder_that_others_made
+            test_workers_of_dask.py::test_a_worker_that_imports_from_a_folder_of_others_is_refused""",
         "secrets on their way to workers": "test_workers_of_dask.py::test_an_order_holds_references_and_absolute_paths",
         "an end of a run that frees its snapshots": """
             test_snapshots_command.py::test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot""",
@@ -243,6 +246,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_fleets.py::test_a_run_that_does_not_name_the_fleet_is_not_signed_with_it
             test_fleets.py::test_a_begun_row_that_is_gone_is_named test_fleets.py::test_a_row_taken_out_is_named
             test_fleets.py::test_other_parameters_and_runs_are_named test_fleets.py::test_texts_do_not_act_on_the_terminal""",
+        "a row of a fleet that does something else than was ordered": """
+            test_the_table_of_a_fleet_is_checked_first.py::test_a_row_is_begun_by_hand_with_the_file_of_its_row_only
+            test_fleets.py::test_a_row_that_does_something_else_than_was_ordered_is_named_and_left_alone""",
         "a GO on a NO-GO, and seals with better verdicts": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was
             test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",
@@ -487,6 +493,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_in_object_storage.py::test_a_snapshot_that_was_exchanged_whole_in_the_storage_is_not_restored
             test_snapshots_in_object_storage.py::test_names_in_the_storage_lead_nowhere_else
             test_directories_of_snapshots.py::test_a_manifest_in_the_storage_that_says_nothing_is_no_recent_snapshot
+            test_directories_of_snapshots.py::test_one_bad_manifest_is_a_row_and_the_others_are_listed
+            test_other_content_than_was_written.py::test_a_manifest_with_a_value_of_another_type_is_one_line
+            test_other_content_than_was_written.py::test_what_is_no_manifest_is_one_line
             test_directories_of_snapshots.py::test_a_pipe_or_a_link_is_no_object
             test_directories_of_snapshots.py::test_a_storage_that_drips_is_not_waited_for""",
         "an upload broken off, so that a half snapshot counts": """
@@ -542,48 +551,6 @@ def attack_of() -> dict[str, tuple[str, str]]:
         for attack, tests in attacks.items()
         for test in tests.split()
     }
-
-
-@dataclass
-class Tally:
-    """A pytest plugin: what became of each test, by its name without parameters."""
-
-    held: dict[str, int] = field(default_factory=dict)
-    broke: dict[str, list[str]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = report.nodeid.removeprefix("tests/").partition("[")[0]
-        if report.failed:
-            self.broke.setdefault(test, []).append(report.nodeid)
-        elif report.skipped:
-            self.skipped[test] = str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
-        elif report.when == "call":
-            self.held[test] = self.held.get(test, 0) + 1
-
-
-def outcomes(tally: Tally, tests: Mapping[str, tuple[str, str]]) -> list[tuple[str, str, str, str]]:
-    """(Attacker, attack, outcome, detail) for each attack: one broken test breaks it; one that did not run leaves a gap."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for test, key in tests.items():
-        found.setdefault(key, []).append(test)
-    rows = []
-    for (who, attack), named in found.items():
-        broke = [node for test in named for node in tally.broke.get(test, [])]
-        gaps = [tally.skipped.get(t, f"{t} did not run") for t in named if t in tally.skipped or t not in tally.held]
-        tried = sum(tally.held.get(test, 0) for test in named)
-        outcome = BROKE if broke else NOT_EXERCISED if gaps else HELD
-        rows.append((who, attack, outcome, "; ".join(broke or gaps) or f"{tried} {'try' if tried == 1 else 'tries'}"))
-    return rows
-
-
-def table(rows: Iterable[tuple[str, str, str, str]]) -> str:
-    """The rows for a terminal, and how many attacks came out how."""
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
-    counts = [f"{sum(row[2] == outcome for row in rows)} {outcome}" for outcome in (HELD, BROKE, NOT_EXERCISED)]
-    return "\n".join([*lines, f"{len(rows)} attacks: {', '.join(counts)}."])
 
 
 def main(arguments: list[str]) -> int:

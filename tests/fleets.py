@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from helpers.parameters import load_parameters
 from helpers.run import plan
 from helpers.runner import fleet, fleet_table
 from helpers.stores import Space
@@ -84,9 +85,16 @@ def checked(
 
 
 def made(home: Path, names: str, until: str = "23") -> fleet.Fleet:
-    """A fleet `f` with a row for each letter; all of them read one source."""
+    """A fleet `f` with a row for each letter, which the role dba signs; all of them read one source."""
     place = source(home / "source") if not (home / "source").exists() else home / "source"
     rows = [{"name": n, "source": str(place), "target": str(home / f"target-{n}")} for n in names]
-    table = checked(home, rows)
+    table = checked(home, rows, "schema: identity\nsignoff: {required: [dba]}\n")
     assert [row.line() for row in table.rows if row.problems] == []
     return fleet.begin("f", table, until=plan.find(until), dry_run=False, outside_window="")
+
+
+def ordered(name: str, **more: Any) -> dict[str, Any]:
+    """The sections of the parameters of a row of fleet `f`, with these keys of them changed."""
+    file = fleet.folder_of("f").reports / fleet.ROWS / f"{name}.yaml"
+    sections = load_parameters(file).document()
+    return sections | {key: {**sections[key], **changes} for key, changes in more.items()}

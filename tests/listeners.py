@@ -13,10 +13,13 @@ TOKEN = "T0kenOf7heN1ght"
 
 
 class Listener:
-    """`status` is what it answers; with `hang` seconds it answers nobody before. `got` are (path, JSON body), in order."""
+    """`status` is what it answers; with `hang` seconds it answers nobody before. `got` are (path, JSON body), in order.
 
-    def __init__(self, status: int = 200, hang: float = 0.0) -> None:
-        self.status, self.hang = status, hang
+    With `leads_to` it answers 307, with this address.
+    """
+
+    def __init__(self, status: int = 200, hang: float = 0.0, leads_to: str = "") -> None:
+        self.status, self.hang, self.leads_to = 307 if leads_to else status, hang, leads_to
         self.got: list[tuple[str, dict[str, Any]]] = []
         self.asked = 0  # requests of any kind
         self._released = threading.Event()
@@ -35,6 +38,8 @@ class Listener:
                 answer = f"no: {self.path}".encode()  # it repeats what it was sent, token and all
                 try:
                     self.send_response(listener.status)
+                    if listener.leads_to:
+                        self.send_header("Location", listener.leads_to)
                     self.send_header("Content-Length", str(len(answer)))
                     self.end_headers()
                     self.wfile.write(answer)

@@ -24,6 +24,7 @@ from helpers.parameters import parameters_from
 from helpers.parameters.snapshots import SnapshotSection
 from helpers.snapshots import objects, remote, retention
 from helpers.snapshots import snapshot as module
+from helpers.snapshots.export_journal import own_digest
 from tests.conftest import ROOT
 from tests.s3 import KEY, SECRET, without_machine_credentials
 from tests.storage import chunks, embedded, fill
@@ -275,6 +276,28 @@ def test_a_manifest_in_the_storage_that_says_nothing_is_no_recent_snapshot(disk:
         run("check", "backup.yaml", code=1)
     manifest.write_text(json.dumps(held), encoding="utf-8")
     run("check", "backup.yaml")
+
+
+def test_one_bad_manifest_is_a_row_and_the_others_are_listed(disk: Path, capsys: Said) -> None:
+    """Somebody puts it into a shared storage, with a digest that fits; it stays named after the object is gone."""
+    run("create", "backup.yaml", "--id", "good")
+    held = json.loads((disk / "snapshots" / "good.json").read_text(encoding="utf-8"))
+    capsys.readouterr()
+    values: list[Any] = [None, [], "9", {"x": 1}]
+    for number, value in enumerate(values):
+        held["id"], held["collections"][0]["parts"][0]["bytes"] = f"evil-{number}", value
+        held["sha256"] = own_digest(held)
+        evil = disk / "snapshots" / f"evil-{number}.json"
+        evil.write_text(json.dumps(held), encoding="utf-8")
+        for _ in range(2):
+            run("list", "--directory", disk.as_uri())
+            said = capsys.readouterr().out
+            (row,) = (line for line in said.splitlines() if line.startswith(f"evil-{number} "))
+            assert "no readable manifest (collections.0.parts.0.bytes: " in row
+            assert any(line.startswith("good ") and "created" in line for line in said.splitlines())
+            evil.unlink(missing_ok=True)
+    run("check", "backup.yaml")
+    run("prune", "--directory", disk.as_uri())
 
 
 def test_a_planted_folder_is_named_without_its_escapes(tmp_path: Path, capsys: Said) -> None:

@@ -5,7 +5,9 @@ The processes of the rows are stand-ins here but for one test; tests/heavy/test_
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner import fleet
 from tests.conftest import ROOT
-from tests.fleets import begun, checked, made, stand_in, write
+from tests.fleets import begun, checked, made, ordered, stand_in, write
 from tests.fleets import source as new_source
 from tests.signers import Signers, small_run
 from tests.storage import tree
@@ -275,14 +277,9 @@ def test_a_state_that_was_being_written_is_the_one_before(here: Path, monkeypatc
 # -- sign, roll back, page ---------------------------------------------------------------------------------------------
 
 
-def waiting(name: str, group: str) -> None:
-    """A run that has passed step 24 and waits."""
-    roles = {"required": ["dba"]}
-    run = runs.create(
-        parameters_from({"name": name, "source": {"path": "s"}, "target": {"path": f"t-{name}"}, "signoff": roles}),
-        f"f-{name}",
-        group=group,
-    )
+def waiting(name: str, group: str = "fleets/f", **more: Any) -> None:
+    """A run of a row that has passed step 24 and waits."""
+    run = runs.create(parameters_from(ordered(name, **more)), f"f-{name}", group=group)
     for number in ("10", "11", "12", "13", "14", "20", "21", "22", "23", "24"):
         StepResult(number, number, run.id, utc_now(), utc_now()).write(run.reports / "results" / f"{number}.json")
 
@@ -311,7 +308,9 @@ def test_each_row_that_waits_is_signed_over_its_own_seal(here: Path, capsys: pyt
     made(here, "abc", until="25")
     signers = Signers(here / "keys")
     for name in "ab":
-        run = small_run(f"f-{name}", signers, group="fleets/f", signoff={"allowed_signers": str(signers.allowed)})
+        run = small_run(
+            f"f-{name}", signers, group="fleets/f", **ordered(name, signoff={"allowed_signers": str(signers.allowed)})
+        )
         evidence.seal(evidence.seal(run.read(), "14"), "24")
         fleet.note("f", name, begun=utc_now(), ended=utc_now(), code=4)
     seals = [list(row.seals) for row in fleet.read("f").rows]
@@ -358,7 +357,9 @@ def sealed(here: Path) -> fleet.Fleet:
     made(here, "abc", until="25")
     signers = Signers(here / "keys")
     for name in "ab":
-        run = small_run(f"f-{name}", signers, group="fleets/f", signoff={"allowed_signers": str(signers.allowed)})
+        run = small_run(
+            f"f-{name}", signers, group="fleets/f", **ordered(name, signoff={"allowed_signers": str(signers.allowed)})
+        )
         leave(evidence.seal(run.read(), "14"))
         fleet.note("f", name, begun=utc_now(), ended=utc_now(), code=0)
     return fleet.read("f")
@@ -470,6 +471,33 @@ def test_other_parameters_and_runs_are_named(here: Path, capsys: pytest.CaptureF
     assert verified(capsys)[0] == 0
     waiting("c", "")
     assert "f-c/run.json: it does not name fleets/f" in verified(capsys)[1]
+
+
+def test_a_row_that_does_something_else_than_was_ordered_is_named_and_left_alone(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three rows that wait one has other workers, which a resume may change, one reads a shard, one works elsewhere."""
+    made(here, "abc", until="25")
+    waiting("a", migration={"workers": 7})
+    waiting("b", collections={"shard": "1/2"})
+    (here / "else").mkdir()
+    with contextlib.chdir(here / "else"):
+        waiting("c")
+    said = verified(capsys)[1]
+    wrong = {"b": "run f-b has other parameters than were ordered: collections.shard",
+             "c": f"run f-c was begun in {here}/else, the fleet in {here}"}  # fmt: skip
+    assert [line for line in said.splitlines() if line.startswith("row ")] == [
+        f"row {n}: {w}" for n, w in wrong.items()
+    ]
+    assert cli.main(["fleet", "sign", "f", "--role", "dba", "--name", "A", "--decision", "go", "--key", "k"]) == 2
+    assert f"fleet f, row b: {wrong['b']}. Find out who" in capsys.readouterr().err
+    assert cli.main(["fleet", "rollback", "f", "--rows", "b"]) == 2
+    assert wrong["b"] in capsys.readouterr().err
+    found = fleet.read("f")
+    for row in found.rows[1:]:
+        with pytest.raises(UsageError, match=re.escape(wrong[row.name])):
+            fleet._arguments(found, row, RunFolder.of(row.run))
+    assert "resume" in fleet._arguments(found, found.rows[0], RunFolder.of("f-a"))
 
 
 def test_texts_do_not_act_on_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import plots
+from helpers import cli, plots
+from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
-from helpers.formatting import harmless
+from helpers.fence import FenceState
+from helpers.formatting import bare, harmless
 from helpers.notify.delivery import Event, render
 from helpers.parameters import parameters_from
 from helpers.plots.style import name
@@ -62,6 +65,43 @@ def test_a_terminal_table_keeps_one_line_a_row() -> None:
     assert not UNSEEN.search(shown)
     assert max(map(len, shown.split("\n"))) < 100
     assert "\n" not in step_line(find_step("22"), StepResult("22", "Migrate", "r", "2025-12-01T02:00:00+00:00"))
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_nothing_that_a_command_prints_acts_on_the_terminal(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the parameters name, and what files of the workspace say, through whichever command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    text = text.replace("\0", "")  # which no path has
+    sections = {
+        "source": {"path": "s"},
+        "target": {"path": "t"},
+        "contacts": {"dba": text},
+        "snapshot": {"directory": f"d{text}"},
+    }
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "any", **sections}), encoding="utf-8")
+    run = runs.create(parameters_from({"name": "any", "source": {"path": "s"}, "target": {"path": "t"}}), "one")
+    CutoverState(state=f"done{text}", target=text, events=[{"when": "", "by": text, "state": text}]).save(run.workspace)
+    FenceState("nginx", f"up{text}", "lift", since="2025-12-01T02:00:00+00:00", by=text).save(run.workspace)
+    for command in (["schema", "p.yaml"], ["snapshots", "check", "p.yaml"], ["status", "one"], ["fence", "one"]):
+        cli.main(command)
+        shown = capsys.readouterr()
+        assert not UNSEEN.search(shown.out + shown.err), command
+        assert "\r" not in shown.out + shown.err
+        if command[0] == "status":
+            heads = [line[:10].rstrip() for line in shown.out.splitlines()]
+            assert (heads.count("Cutover:"), heads.count("Fence:")) == (1, 1), "a text makes no line of its own"
+
+
+def test_a_progress_bar_moves_the_cursor_and_a_printed_text_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    stream: Any = cli._Steady(sys.stdout)
+    print("\rforged\x1b[A", file=stream)
+    print("\rdrawn\x1b[A", file=bare(stream))
+    print("\rdrawn\x1b[A", file=bare(sys.stdout))
+    assert capsys.readouterr().out == "\\rforged\\u001b[A\n" + "\rdrawn\x1b[A\n" * 2
 
 
 def test_result_files_hold_nothing_that_a_terminal_obeys_and_read_back_the_same(tmp_path: Path) -> None:

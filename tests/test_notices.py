@@ -426,3 +426,18 @@ def test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat() -> None:
     assert shown.replace("\u200b", "").endswith(body)
     for active in ("](", "@everyone", "<!"):
         assert active not in shown
+
+
+def test_a_redirect_of_a_webhook_is_not_followed_with_its_secrets() -> None:
+    with Listener() as other, Listener(leads_to=other.url.replace("json:", "http:")) as hook:
+        secret = f"{hook.url}?+X-Api-Token={TOKEN}"
+        order = {"urls": [secret, other.url], "title": "t", "body": "b", "kind": "info", "attach": "", "seconds": 20}
+        sent = subprocess.run(
+            [sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True, check=True, capture_output=True
+        )
+        said = {answer["number"]: answer["said"] for answer in map(json.loads, sent.stdout.splitlines())}
+        assert said == {
+            0: "answered 307 Temporary Redirect, which is not followed: give the address that it leads to",
+            1: "",
+        }
+        assert (hook.asked, other.asked) == (1, 1), "the other one was asked by its own address only"

@@ -17,7 +17,8 @@ from helpers.migration.delta import make_delta, restage
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, to_read
 from helpers.migration.staging import CHANGES, Quarantine, Staged, stage
 from helpers.schema import Context, load_schema
-from helpers.snapshots.snapshot import Part, Snapshot, follow_snapshot, write_snapshot
+from helpers.snapshots.export_journal import Part
+from helpers.snapshots.snapshot import Snapshot, follow_snapshot, write_snapshot
 from helpers.stores.client import ClientStore
 from tests.storage import assert_same, chunks, embedded, fill, in_order
 from tests.test_metadata_before_and_after import ENGLISH, MINE, SPANISH

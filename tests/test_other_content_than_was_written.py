@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ from helpers.run.folders import RunFolder
 from helpers.run.kernel import is_whole
 from helpers.runner import group
 from helpers.schema.file import read_schema_file
-from helpers.snapshots.export_journal import Journal, read_parquet, signed
-from helpers.snapshots.snapshot import FORMAT, Snapshot, from_table, to_table
+from helpers.snapshots.export_journal import MANIFEST, Journal, read_parquet, signed
+from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.status import overview
 from helpers.stores import CollectionInfo, open_source, opening
 from helpers.stores.creation import refused_name
@@ -323,7 +323,7 @@ def test_a_name_with_two_dots_in_a_row_is_refused_before_the_window(tmp_path: Pa
 
 @pytest.mark.parametrize("collections", [["x"], [{"name": "notes", "count": 1, "parts": []}], ".."])
 def test_a_manifest_of_another_shape_is_one_line(tmp_path: Path, collections: object) -> None:
-    write_json(tmp_path / "manifest.json", signed({"format": FORMAT, "id": "s", "collections": collections}))
+    write_json(tmp_path / "manifest.json", signed({"format": MANIFEST, "id": "s", "collections": collections}))
     with pytest.raises(Terminal, match="no readable manifest"):
         Snapshot.open(tmp_path)
 
@@ -346,18 +346,74 @@ def test_an_entry_of_a_journal_that_lacks_a_part_is_read_again(tmp_path: Path, l
     assert (journal.listed, len(journal.notes)) == (0, 1)
 
 
-@pytest.mark.parametrize("lacks", ["created", "retain_until", "notes", "chroma_version"])
-def test_a_manifest_that_lacks_what_a_list_shows_is_one_line(tmp_path: Path, lacks: str) -> None:
-    whole = {
-        "format": FORMAT, "id": "s", "created": "2025-12-01T02:00:00+00:00", "retain_until": "2026-12-01T02:00:00+00:00",
-        "notes": [], "chroma_version": {"source": "1.5.9"}, "collections": [],
+def manifest() -> dict[str, Any]:
+    """The manifest of a snapshot of one collection, in one file."""
+    at = "2025-12-01T02:00:00+00:00"
+    part = {"file": "001-notes/00001.parquet", "rows": 2, "bytes": 900, "sha256": "0" * 64, "lost": 0, "without": [1]}
+    notes = {
+        "name": "notes",
+        "count": 2,
+        "dimension": 3,
+        "space": "l2",
+        "declared_space": "l2",
+        "metadata": {"a": "\ud800"},
+    }
+    notes |= {
+        "configuration": {"hnsw": {"space": "l2"}, "spann": None},
+        "findings": [],
+        "reported_count": 2,
+        "parts": [part],
+    }
+    return {
+        "format": MANIFEST, "id": "s", "status": "created", "created": at, "retain_until": at, "source": "directory source",
+        "notes": [], "chroma_version": {"source": "1.5.9", "client": "1.5.9"}, "collections": [notes],
+        "sessions": [{"started": at, "ended": at, "chunks": 2}],
     }  # fmt: skip
-    write_json(tmp_path / "manifest.json", signed(whole))
-    assert Snapshot.open(tmp_path).id == "s"
-    del whole[lacks]
-    write_json(tmp_path / "manifest.json", signed(whole))
-    with pytest.raises(Terminal, match="no readable manifest"):
+
+
+def values(held: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where in a manifest a value is that a type is asked of."""
+    for key, value in held.items() if isinstance(held, dict) else enumerate(held):
+        if key not in ("format", "metadata", "reported_count", "hnsw"):
+            yield (*path, key)
+            if isinstance(value, dict | list):
+                yield from values(value, (*path, key))
+
+
+OPTIONAL = {"sessions", "findings", "lost", "without", "configuration", "spann", 0}
+ALLOWED: dict[Any, list[Any]] = {"dimension": [None], "configuration": [{"x": 0}], "spann": [None, {"x": 0}]}
+
+
+@pytest.mark.parametrize("path", list(values(manifest())), ids=str)
+def test_a_manifest_with_a_value_of_another_type_is_one_line(tmp_path: Path, path: tuple[Any, ...]) -> None:
+    """Each value in turn is missing, or of each other type; what is right is read."""
+    file, (*before, last) = tmp_path / "manifest.json", path
+    write_json(file, signed(manifest()))
+    assert Snapshot.open(tmp_path).total == 2
+    others: list[Any] = [None, -1, 1e300, True, "\x1b[2J", [[]], {"x": 0}, KeyError]
+    for other in others:
+        held = manifest()
+        within: Any = held
+        for key in before:
+            within = within[key]
+        of_its_type = isinstance(other, str) and isinstance(within[last], str)
+        if of_its_type or other in ALLOWED.get(last, []) or (other is KeyError and last in OPTIONAL):
+            continue
+        within[last] = other
+        if other is KeyError:
+            del within[last]
+        write_json(file, signed(held))
+        with pytest.raises(Terminal, match="no readable manifest") as refused:
+            Snapshot.open(tmp_path)
+        assert len(refused.value.line().splitlines()) == 1
+
+
+@pytest.mark.parametrize("held", [b"{}", b"[]", b"null", b'{"format": 2}', b'{"format": "\x1b[2J"}', b"", b"\xff"])
+def test_what_is_no_manifest_is_one_line(tmp_path: Path, held: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(held)
+    with pytest.raises(Terminal, match="no readable manifest") as refused:
         Snapshot.open(tmp_path)
+    assert refused.value.line().isprintable()
 
 
 @pytest.mark.parametrize("detail", ["Infinity", "1e400", "5"])

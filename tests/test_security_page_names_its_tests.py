@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from tests.attacks import BROKE, HELD, NOT_EXERCISED, Tally, attack_of, outcomes, table
+from tests.attacks import attack_of
 from tests.conftest import ROOT
+from tests.tally import BROKE, HELD, NOT_EXERCISED, Tally, outcomes, table
 
 
 def test_each_promise_names_a_test_that_is_there_and_attacks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,3 +250,26 @@ def test_a_discovered_name_is_text_in_every_table(here: Path) -> None:
     found = fleet_table.read_table(here / "t.yaml").rows
     assert sorted(r.cells["source.database"] for r in found) == ["=1+1", "a\u202eb"]
     assert all(plan.LINE and runs.check_run_id(r.name) for r in found)
+
+
+def test_a_row_is_begun_by_hand_with_the_file_of_its_row_only(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+
+    def begin(parameters: Any, folder: runs.RunFolder, *_: Any) -> int:
+        begun.append(folder.id)
+        return 0
+
+    monkeypatch.setattr(cli.run, "_begin", begin)
+    made(here, "ab")
+    file, other = (fleet.folder_of("f").reports / "rows" / f"{name}.yaml" for name in "ab")
+    for given, run, more in ((other, "f-a", []), (file, "f-a", ["--set", "collections.shard=1/2"]), (file, "f-z", [])):
+        assert cli.main(["run", str(given), "--run-id", run, "--fleet", "f", *more]) == 2
+        assert f" is not what fleet f orders for run {run} in {here}" in capsys.readouterr().err
+    (here / "else").mkdir()
+    with contextlib.chdir(here / "else"):
+        assert cli.main(["run", str(file), "--run-id", "f-a", "--fleet", "f"]) == 2
+    assert begun == []
+    assert cli.main(["run", str(file), "--run-id", "f-a", "--fleet", "f"]) == 0
+    assert begun == ["f-a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import os
 import pickle
 import shutil
@@ -10,9 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -169,7 +172,7 @@ def test_nobody_else_gives_orders_to_a_local_cluster(local: Workers) -> None:
     import distributed
 
     other: Any = distributed
-    address = local._cluster.scheduler_address
+    address = local._address
     assert address.startswith("tls://127.0.0.1:")
     assert "dashboard http://127.0.0.1:" in local.sentence
     for place, key in (
@@ -180,6 +183,68 @@ def test_nobody_else_gives_orders_to_a_local_cluster(local: Workers) -> None:
         with pytest.raises((OSError, TypeError, RuntimeError, ValueError, AssertionError)):  # as it comes, and when
             within(20.0, partial(other.Client, place, security=key, timeout=2), TimeoutError("silent"))
     assert local.call(sum, [3, 4]) == 7
+
+
+def test_a_local_cluster_takes_nothing_from_a_folder_that_others_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else has made the folder below /tmp that Dask takes by itself, with a module and links in place of locks."""
+    import distributed
+
+    shared, home, precious = tmp_path / "tmp" / "dask-scratch-space", tmp_path / "home", tmp_path / "precious"
+    shared.mkdir(parents=True)
+    home.mkdir()
+    (shared / "planted.py").write_text("", encoding="utf-8")
+    (shared / "global.lock").symlink_to(precious)
+    precious.write_text("kept", encoding="utf-8")
+    left = home / ".dask-killed"
+    left.mkdir()
+    monkeypatch.setenv("TMPDIR", str(shared.parent))
+    monkeypatch.setattr(tempfile, "tempdir", str(shared.parent))
+    with Workers.open(parameters("local"), [home]) as found:
+        assert found.call(importlib.util.find_spec, "planted") is None
+        assert importlib.util.find_spec("planted") is None
+        (own,) = home.glob(".dask-*")
+        assert own != left, "what a kill left is removed"
+        assert own.stat().st_mode & 0o777 == 0o700
+        assert any(place.startswith(str(own)) for place in found.call(_path)), "there Dask looks for modules"
+    assert list(home.iterdir()) == []
+    assert precious.read_text(encoding="utf-8") == "kept"
+
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None):  # type: ignore[no-untyped-call]
+        pass
+    assert precious.read_text(encoding="utf-8") == "", "by itself Dask empties what the link names"
+
+
+def _path() -> list[str]:
+    return sys.path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder below the one that all users share; a test's own folders are its user's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_worker_that_imports_from_a_folder_of_others_is_refused(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import distributed
+
+    folder, given = open_folder / "dask-scratch-space", Order.of(parameters())
+    folder.mkdir()
+    at_work = SimpleNamespace(local_directory=str(folder / "worker-1"))
+    monkeypatch.setattr(distributed, "get_worker", lambda: at_work)
+    monkeypatch.setattr(executor, "_exposed", executor._exposed.__wrapped__)
+    line = f"imports modules from {folder}, where others can put them. Start it with --local-directory and a folder"
+    for mode, above, refused in ((0o755, 0o755, False), (0o777, 0o700, False), (0o777, 0o755, True)):
+        folder.chmod(mode)
+        open_folder.chmod(above)
+        said = _probe(given, {})
+        assert said.startswith(line) if refused else said == "", (oct(mode), oct(above), said)
+    with pytest.raises(Terminal, match="where others can put them"):  # one that joined later
+        executor._slice(given, sum, [1, 2])
 
 
 class Killing:

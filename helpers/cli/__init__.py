@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from helpers.cli import doctor, evidence, fleet, run, snapshots
 from helpers.errors import RunbookError, UsageError, one_line
-from helpers.formatting import lines
+from helpers.formatting import lines, visible
 from helpers.reason_codes import ReasonCode
 from helpers.results import shortage
 from helpers.run import folders as runs
@@ -206,15 +206,20 @@ def _command(
 class _Steady:
     """A stream that goes nowhere once nobody reads it: `runbook status | head -1` succeeds, and no command is cut short.
 
-    Characters that its encoding lacks (a terminal of ISO-8859-1) are escaped.
+    All that a command prints goes through it. Characters that a terminal obeys or nobody sees are escaped, and those that its
+    encoding lacks (a terminal of ISO-8859-1). `bare` is the same stream for a progress bar, which moves the cursor.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, shown: Callable[[str], str] = visible) -> None:
+        self._stream, self._shown = stream, shown
+
+    @property
+    def bare(self) -> _Steady:
+        return _Steady(self._stream, str)
 
     def write(self, text: str) -> int:
         encoding = self._stream.encoding or "utf-8"
-        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        shown = self._shown(text).encode(encoding, "backslashreplace").decode(encoding)
         self._guarded(lambda: self._stream.write(shown))
         return len(text)
 

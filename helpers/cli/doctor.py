@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import sys
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import RUNBOOK, UsageError, WorldError, one_line
-from helpers.formatting import count
+from helpers.formatting import bare, count
 from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
         open_source(endpoint, Path(scratch)) as store,
     ):
         names = store.names()
-        with tqdm(desc="Reading", unit=" chunks", leave=False, disable=None, delay=1) as bar:
+        with tqdm(desc="Reading", unit=" chunks", leave=False, file=bare(sys.stderr), disable=None, delay=1) as bar:
             return examine(store, endpoint, names, full=full, progress=_Bar(bar.update))
 
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,7 @@ def role_of(chosen: argparse.Namespace) -> str:
     return str(chosen.role).strip().lower().replace("-", "_")
 
 
-def sign_each(chosen: argparse.Namespace, order: str, waiting: Iterator[RunState]) -> int:
+def sign_each(chosen: argparse.Namespace, order: str, waiting: Iterable[RunState]) -> int:
     """The word of one role on each of these runs of an order; the worst exit code. UsageError where none waits."""
     due = list(waiting)
     if not due:

@@ -175,7 +175,10 @@ def _sign(chosen: argparse.Namespace) -> int:
         raise UsageError(ReasonCode.HOW_TO_SIGN, "the rows of a fleet are signed together with --key only", where=found.id,
                          next_step=f"To sign elsewhere, sign each run by itself: {RUNBOOK} fleet status {found.id}")  # fmt: skip
     own = argparse.Namespace(**{**vars(chosen), "export": None, "signature": None})
-    waiting = group.due_for(found.order, [row.run for row in found.rows], chosen.gate, evidence.role_of(chosen))
+    rows = {row.run: row for row in found.rows}
+    waiting = list(group.due_for(found.order, rows, chosen.gate, evidence.role_of(chosen)))
+    for waits in waiting:
+        fleet.require_ordered(found, rows[waits.id])
     try:
         return evidence.sign_each(own, found.order, waiting)
     finally:
@@ -200,6 +203,7 @@ def _rollback(chosen: argparse.Namespace) -> int:
     wanted = [row for row in found.rows if chosen.all_rows or row.name in chosen.rows]
 
     def back(row: FleetRow) -> int:
+        fleet.require_ordered(found, row)
         return roll_back(argparse.Namespace(**{**vars(chosen), "run_id": row.run}))
 
     code = _each(wanted, back)

@@ -97,13 +97,25 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
         raise runs.taken(folder)
     from helpers.runner import group
 
+    if chosen.fleet:
+        _require_row(chosen)
     if group.is_many(parameters):
-        if chosen.fleet:
-            raise UsageError(ReasonCode.MANY_DATABASES, "a row of a fleet is one database", where="parameters",
-                             next_step="Give each database a row.")  # fmt: skip
         many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
         return _group(many, chosen)
     return _begin(parameters, folder, chosen, steps, f"{runs.FLEETS}/{chosen.fleet}" if chosen.fleet else "")
+
+
+def _require_row(chosen: argparse.Namespace) -> None:
+    """UsageError where the fleet has no row that orders this run with this file, in this folder."""
+    from helpers.runner import fleet
+
+    found = fleet.require_own(fleet.read(chosen.fleet))
+    ordered = {row.run: row.sha256 for row in found.rows}.get(chosen.run_id)
+    if chosen.settings or file_digest(chosen.parameters) != ordered or str(Path.cwd()) != found.directory:
+        given = f"{chosen.parameters}{' with --set' if chosen.settings else ''}"
+        what = f"{given} is not what fleet {found.id} orders for run {chosen.run_id} in {found.directory}"
+        raise UsageError(ReasonCode.OTHER_CONTEXT, one_line(what), where="--fleet",
+                         next_step=f"Go on with the fleet: {found.command('resume')}; or leave --fleet out.")  # fmt: skip
 
 
 def _group(many: Group, chosen: argparse.Namespace) -> int:

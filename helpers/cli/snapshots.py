@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, one_line
-from helpers.formatting import count, moment, size
+from helpers.formatting import bare, count, moment, size
 from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _parameters(chosen: argparse.Namespace) -> Parameters:
 def _id(chosen: argparse.Namespace, name: str) -> str:
     """The id that was asked for, else this name and the time."""
     from helpers.run.folders import new_run_id
-    from helpers.snapshots.snapshot import PLAIN
+    from helpers.snapshots.export_journal import PLAIN
 
     if chosen.id and not PLAIN.fullmatch(chosen.id):
         raise UsageError(ReasonCode.USAGE, "--id takes letters, digits, '.', '_' and '-'")
@@ -568,7 +568,7 @@ def _bar(label: str, total: int) -> Iterator[_Bar]:
     from tqdm import tqdm
 
     hidden = not sys.stdout.isatty()
-    with tqdm(total=total, desc=label, unit=" chunks", leave=False, file=sys.stdout, disable=hidden) as shown:
+    with tqdm(total=total, desc=label, unit=" chunks", leave=False, file=bare(sys.stdout), disable=hidden) as shown:
         yield _Bar(shown)
 
 

@@ -39,8 +39,8 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, contents, json_in, reading, silent, write_json
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
-from helpers.snapshots.export_journal import ahead, read_parquet, write_parquet
-from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
+from helpers.snapshots.export_journal import Part, ahead, read_parquet, write_parquet
+from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.copying import own_database
 from helpers.stores.creation import Function, own_function, vector_configs

@@ -41,9 +41,9 @@ from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import load_schema
 from helpers.snapshots import remote
 from helpers.snapshots.comparison import READERS, compared
-from helpers.snapshots.export_journal import ahead
+from helpers.snapshots.export_journal import Part, ahead
 from helpers.snapshots.retention import Told, differences, logged, take, told
-from helpers.snapshots.snapshot import Changed, Part, Snapshot, from_table
+from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, listed_ids
 

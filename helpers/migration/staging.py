@@ -53,11 +53,12 @@ from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import over_limits
 from helpers.snapshots.export_journal import (
     OwnFile,
+    Part,
     ahead,
     read_parquet,
     write_parquet,
 )
-from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
+from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 
 CHANGES = "changes.csv.gz"  # in the folder of what is staged

@@ -49,7 +49,10 @@ def _one(apprise: Any, order: dict[str, Any], number: int, url: str, answers: qu
 
 def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     """ "" where the service took it, else why not, in words of our own."""
-    asset = apprise.AppriseAsset(secure_logging=True, storage_mode=apprise.PersistentStoreMode.MEMORY)
+    # Secret headers are for the server that the URL names, not for one that it names in turn.
+    asset = apprise.AppriseAsset(
+        secure_logging=True, http_redirects=False, storage_mode=apprise.PersistentStoreMode.MEMORY
+    )
     service = apprise.Apprise(asset=asset)
     if not service.add(url):
         return "is not a usable Apprise URL: https://github.com/caronc/apprise/wiki"
@@ -78,7 +81,8 @@ def _why(logged: str) -> str:
     code = re.search(r"error=(\d{3})\b", logged)
     if code:
         known = int(code[1]) in HTTPStatus._value2member_map_
-        return f"answered {code[1]}{' ' + HTTPStatus(int(code[1])).phrase if known else ''}"
+        said = f"answered {code[1]}{' ' + HTTPStatus(int(code[1])).phrase if known else ''}"
+        return f"{said}, which is not followed: give the address that it leads to" if code[1][0] == "3" else said
     if re.search(r"(?i)connection error|timed? ?out|resolve|unreachable", logged):
         return "cannot be reached, or did not answer"
     return "did not take it"

@@ -35,7 +35,7 @@ FILES_BACK = "Put configuration files back, restart, health"
 WRITE_ASKED = "Wait until a write of the application is taken"
 """The stages of step 27 whose ends matter to people: clients can write at the source again; the target is clean."""
 UNCHANGED, COMPARED = "prove the source unchanged", "compare the target once more"  # phases of step 25
-RESTART, REPLAYED = "restart and wait for health", "replayed chunks"  # a phase of step 25; the check of a replay in step 27
+RESTART, REPLAYED = "restart and wait for health", "replayed chunks"  # a phase of step 25, a check of step 27
 REPLAY_ORDERED = "the replay of clients' writes was ordered beforehand"
 WITHOUT_ORDER = (
     "without that order a rollback that finds such writes stops before service is back, until somebody decides"

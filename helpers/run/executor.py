@@ -14,6 +14,8 @@ import logging
 import os
 import platform
 import secrets
+import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -24,7 +26,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-from helpers import audit
+from helpers import audit, is_ours
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.parameters import Endpoint, Parameters, SecretRef, resolve_path, schema_names
 from helpers.reason_codes import ReasonCode
@@ -39,6 +41,8 @@ ANSWERS = 10.0  # seconds for a scheduler to answer
 _PROBED = 120.0  # seconds for all workers to say what they are; they may be busy with slices of other runs
 _ALONE = 60.0  # seconds without any worker, after which the step ends
 _LOOK = 1.0  # seconds between two looks at a scheduler that a slice is waited for
+_SCRATCH = ".dask-"  # how the folder of a local cluster begins
+_MEMORY = {"distributed.worker.memory.target": False, "distributed.worker.memory.spill": False}
 _LIBRARIES = ("chromadb", "numpy", "pandas", "pyarrow", "distributed")  # what makes bytes and numbers, or carries them
 
 # -- on both sides -----------------------------------------------------------------------------------------------------
@@ -118,21 +122,40 @@ def read_source(order: Order, read: Callable[..., R], *arguments: Any) -> tuple[
 
 def _slice(order: Order, call: Callable[..., R], *arguments: Any) -> R:
     """A slice, on a worker. One that joined after the others were asked is asked now."""
-    if (why := _unfit(order.versions)) is not None:
-        raise Terminal(ReasonCode.WORKERS_UNFIT, why, where=f"worker {platform.node()}", next_step=_SAME)
+    if why := _unfit(order.versions):
+        what, _, next_step = why.partition(". ")
+        raise Terminal(ReasonCode.WORKERS_UNFIT, what, where=f"worker {platform.node()}", next_step=next_step)
     return call(*arguments)
 
 
-def _unfit(wanted: Mapping[str, str]) -> str | None:
+def _unfit(wanted: Mapping[str, str]) -> str:
+    """What is wrong with this worker itself, and what to do, as two sentences; "" where nothing is."""
     have = versions()
     wrong = next((name for name in wanted if have.get(name) != wanted[name]), None)
-    return wrong and f"has {wrong} {have.get(wrong, 'not at all')}, the run has {wanted[wrong]}"
+    if wrong is not None:
+        return f"has {wrong} {have.get(wrong, 'not at all')}, the run has {wanted[wrong]}. {_SAME}"
+    if (folder := _exposed()) is not None:
+        return f"imports modules from {folder}, where others can put them. {_OWN}"
+    return ""
+
+
+@cache
+def _exposed() -> Path | None:
+    """The folder of Dask that the worker of this process imports from, if anybody but its user can write there."""
+    import distributed
+
+    try:
+        folder = Path(distributed.get_worker().local_directory).parent
+    except ValueError:  # no worker
+        return None
+    closed = (place for place in folder.parents if not place.stat().st_mode & 0o077)
+    return None if any(is_ours(place) for place in (folder, *closed)) else folder
 
 
 def _probe(order: Order, tokens: Mapping[str, str]) -> str:
     """On a worker: why it is of no use for this order; "" where it is."""
-    if (why := _unfit(order.versions)) is not None:
-        return f"{why}. {_SAME}"
+    if why := _unfit(order.versions):
+        return why
     for file, token in tokens.items():
         folder, seen = Path(file).parent, ""
         with contextlib.suppress(OSError):
@@ -159,6 +182,7 @@ def _probe(order: Order, tokens: Mapping[str, str]) -> str:
 _WITHOUT = "--set migration.executor=threads --set migration.scheduler=null"
 _LOST = "the scheduler of Dask was lost"
 _SAME = "Start the workers from the installation that the run has."
+_OWN = "Start it with --local-directory and a folder that only its user can write."
 
 # -- in the process of the run -----------------------------------------------------------------------------------------
 
@@ -170,8 +194,8 @@ class Workers:
     A context manager: what was started for the step ends with it, a scheduler of others is only left.
     """
 
-    def __init__(self, order: Order, client: Any, cluster: Any = None) -> None:
-        self.order, self._client, self._cluster = order, client, cluster
+    def __init__(self, order: Order, client: Any) -> None:
+        self.order, self._client, self._leaving = order, client, contextlib.ExitStack()
         self._executor: Executor = client.get_executor(pure=False)  # one slice is no other, whatever its arguments are
         about = client.scheduler_info()
         self._scheduler, self._address = about["id"], about["address"]
@@ -186,24 +210,28 @@ class Workers:
     ) -> Workers:
         """The workers that the parameters order, each of which was asked what it is and what it reaches.
 
+        A local cluster has its files below the first of `folders`, where only this user can write.
+
         Raises `kind`, in one line, where there is no scheduler or no worker, or one of another version, one that does not
         see a folder of `folders` as this process does, or does not reach a server.
         """
         from helpers.stores.limits import within  # with httpx
 
-        distributed, scheduler = _distributed(), parameters.migration.scheduler or LOCAL
+        distributed, scheduler, folders = _distributed(), parameters.migration.scheduler or LOCAL, list(folders)
         where, cluster = f"migration.scheduler {scheduler}", None
         with contextlib.ExitStack() as undo:
             try:
                 if scheduler == LOCAL:
-                    cluster = undo.enter_context(_local(min(parameters.migration.workers, os.cpu_count() or 1)))
+                    cluster = undo.enter_context(
+                        _local(min(parameters.migration.workers, os.cpu_count() or 1), folders[0])
+                    )
                 # The workers of a local cluster are reached; those of others perhaps by their scheduler alone.
                 how = {"timeout": ANSWERS, "direct_to_workers": cluster is not None, "set_as_default": False}
                 silent = TimeoutError("what listens there is silent")  # Dask would wait without an end
                 connect = partial(distributed.Client, cluster or scheduler, name="runbook", **how)
                 client = within(2 * ANSWERS, connect, silent)
-                undo.enter_context(client)
-                found = cls(Order.of(parameters), client, cluster)
+                undo.callback(client.close, timeout=5)
+                found = cls(Order.of(parameters), client)
             except Exception as error:  # of sockets, of TLS, of what answers there and is no scheduler
                 why = one_line(f"{type(error).__name__}: {error}", 200)
                 what, first = (
@@ -219,14 +247,14 @@ class Workers:
                     found._require_fit(tokens, kind, where)
                 except (OSError, CancelledError) as error:
                     raise kind(ReasonCode.WORKERS_UNFIT, _LOST, where=where, next_step=resume) from error
-            undo.pop_all()
+            found._leaving = undo.pop_all()
         return found
 
     def _require_fit(self, tokens: Mapping[str, str], kind: type[RunbookError], where: str) -> None:
         names = sorted(self._client.scheduler_info()["workers"])
         if not names:
             raise kind(ReasonCode.WORKERS_UNFIT, "the scheduler has no worker", where=where,
-                       next_step=f"Start some: dask worker {self._address}.")  # fmt: skip
+                       next_step=f"Start some: dask worker {self._address} --local-directory DIR.")  # fmt: skip
         asked = {
             name: self._client.submit(_probe, self.order, tokens, workers=[name], pure=False, retries=0)
             for name in names
@@ -306,10 +334,7 @@ class Workers:
     def close(self) -> None:
         """Leave the scheduler; slices that are not done any more are dropped. A cluster of our own ends."""
         with contextlib.suppress(Exception):  # the work is done, or was given up
-            self._client.close(timeout=5)
-        if self._cluster is not None:
-            with contextlib.suppress(Exception):
-                self._cluster.close(timeout=10)
+            self._leaving.close()
 
     def __enter__(self) -> Self:
         return self
@@ -368,21 +393,32 @@ def _distributed() -> Any:
     return distributed
 
 
-def _local(processes: int) -> Any:
+@contextlib.contextmanager
+def _local(processes: int, folder: Path) -> Iterator[Any]:
     """A scheduler in this process and so many worker processes, which end with it.
 
     Whoever reaches a scheduler can run code as its user. So it listens on loopback alone, and by TLS with a key that is made
     for this cluster and is in the memory of these processes only. Nothing of the chunks is spilled to disk.
+
+    Dask imports modules from its own folder, and empties files there: it gets a new one of mode 700 below `folder`, which goes
+    with the cluster. What a killed process left is removed here.
     """
     import dask
     import distributed
 
-    kept = {"distributed.worker.memory.target": False, "distributed.worker.memory.spill": False}
-    with dask.config.set(kept):
-        return distributed.LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=processes, threads_per_worker=1, processes=True, host="127.0.0.1", security=True,
-            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-        )  # fmt: skip
+    for left in folder.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)  # which follows no link
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder.absolute(), ignore_cleanup_errors=True) as scratch:
+        with dask.config.set({**_MEMORY, "temporary-directory": scratch}):
+            cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=processes, threads_per_worker=1, processes=True, host="127.0.0.1", security=True,
+                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        try:
+            yield cluster
+        finally:
+            with contextlib.suppress(Exception):  # the work is done, or was given up
+                cluster.close(timeout=10)
 
 
 @contextlib.contextmanager

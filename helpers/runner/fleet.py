@@ -23,8 +23,9 @@ from types import FrameType
 from typing import Any
 
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
-from helpers.evidence.seals import LAST
+from helpers.evidence.seals import LAST, bound_by
 from helpers.formatting import count
+from helpers.parameters import load_parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, StepResult, append, contents, file_digest, json_text, utc_now, whole, write_text
 from helpers.rollback.outline import at_work
@@ -71,12 +72,7 @@ class FleetRow:
     @property
     def ordered(self) -> tuple[str, ...]:
         """What was ordered, without what became of it."""
-        return (
-            self.name,
-            self.run,
-            self.sha256,
-            *([self.shard] if self.shard else []),
-        )  # as an older toolkit, without one
+        return self.name, self.run, self.sha256, *([self.shard] if self.shard else [])  # an older toolkit has no shard
 
 
 @dataclass(slots=True)
@@ -194,9 +190,32 @@ def gone(row: FleetRow) -> str:
     if run.exists or not (row.begun or row.seals or run.workspace.is_dir()):
         return ""
     ended = f"; its process said: {row.line}" if row.line and not row.seals else ""
-    return one_line(
-        f"it was begun, and {run.reports / RunPath.RUN} is not there: put it back from a backup{ended}", 900
-    )
+    what = f"it was begun, and {run.reports / RunPath.RUN} is not there: put it back from a backup{ended}"
+    return one_line(what, 900)
+
+
+def unordered(fleet: Fleet, row: FleetRow) -> str:
+    """What this row's run does otherwise than was ordered, in one line; "" where it does all of it, or is not there.
+
+    What a resume may change, it may have changed. Raises `RunbookError` where the run cannot be read.
+    """
+    run, given = RunFolder.of(row.run).read(), folder_of(fleet.id).reports / ROWS / f"{row.name}.yaml"
+    if run.exists and run.facts["directory"] != fleet.directory:
+        return one_line(f"run {run.id} was begun in {run.facts['directory']}, the fleet in {fleet.directory}")
+    if not run.exists or hashlib.sha256(run.once(runs.raw, RunPath.PARAMETERS)).hexdigest() == row.sha256:
+        return ""
+    if given.is_symlink() or not given.is_file() or file_digest(given) != row.sha256:
+        return f"run {run.id} cannot be compared with what was ordered: {given} is gone, or another"
+    own, ordered = bound_by(run.parameters), bound_by(load_parameters(given))
+    differ = ", ".join(sorted(key for key in {*own, *ordered} if own.get(key) != ordered.get(key)))
+    return f"run {run.id} has other parameters than were ordered: {differ}" if differ else ""
+
+
+def require_ordered(fleet: Fleet, row: FleetRow) -> None:
+    """UsageError where the run of this row does something else than was ordered."""
+    if why := unordered(fleet, row):
+        raise UsageError(ReasonCode.OTHER_CONTEXT, why, where=f"fleet {fleet.id}, row {row.name}",
+                         next_step=f"Find out who changed it. The run by itself: {RUNBOOK} status {row.run}")  # fmt: skip
 
 
 def misfits(fleet: Fleet) -> Iterator[str]:
@@ -212,6 +231,9 @@ def misfits(fleet: Fleet) -> Iterator[str]:
         given = folder.reports / ROWS / f"{row.name}.yaml"
         if given.is_symlink() or not given.is_file() or file_digest(given) != row.sha256:
             yield f"{given}: gone, or not the parameters whose digest {Fleet.file} has"
+        with suppress(RunbookError):  # a run that cannot be read is named with its row
+            if why := unordered(fleet, row):
+                yield f"row {row.name}: {why}"
     for given in sorted((folder.reports / ROWS).glob("*.yaml")):
         if given.stem not in names:
             yield f"{given}: {Fleet.file} has no row {given.stem}"
@@ -358,9 +380,8 @@ def next_commands(fleet: Fleet, found: Sequence[RowState]) -> Iterator[str]:
     if any(not s.settled and s.word != _AT_WORK for s in found):
         yield fleet.command("resume")
     for gate in dict.fromkeys(s.at.gate for s in found if s.word == "waiting"):
-        yield fleet.command(
-            "sign", "--gate", gate, "--role", "ROLE", "--name", "NAME", "--decision", "go", "--key", "FILE"
-        )
+        who = ("--role", "ROLE", "--name", "NAME", "--decision", "go", "--key", "FILE")
+        yield fleet.command("sign", "--gate", gate, *who)
 
 
 def worst(found: Sequence[RowState]) -> int:
@@ -369,7 +390,6 @@ def worst(found: Sequence[RowState]) -> int:
 
 
 # -- work --------------------------------------------------------------------------------------------------------------
-
 
 Say = Callable[[str], None]
 
@@ -469,6 +489,7 @@ def _arguments(fleet: Fleet, row: FleetRow, run: RunFolder) -> list[str]:
     outside = ["--outside-window", fleet.outside_window] if fleet.outside_window else []
     command = [sys.executable, "-m", "helpers"]
     if run.exists:
+        require_ordered(fleet, row)
         return [*command, "resume", row.run, "--until", fleet.until, *outside]
     file = folder_of(fleet.id).reports / ROWS / f"{row.name}.yaml"
     if not file.is_file() or file_digest(file) != row.sha256:
@@ -558,9 +579,7 @@ def page(fleet: Fleet, found: Sequence[RowState]) -> str:
         rows.append({"of": s, "cells": cells, "chunks": chunks, "kind": _outcome(s),
                      "counted": chunks.source is not None})  # fmt: skip
     words = [s.word for s in found]
-    sums = [
-        (word, words.count(word), _outcome(next(s for s in found if s.word == word))) for word in dict.fromkeys(words)
-    ]
+    sums = [(word, words.count(word), kind) for word, kind in {s.word: _outcome(s) for s in found}.items()]
     return pages.rendered(
         "fleet.html.j2", fleet=fleet, steps=steps, rows=rows, totals=totals, sums=sums, legend=LEGEND,
         waiting=[s for s in found if s.waits], failed=[s for s in found if s.line and s.word != "waiting"],

@@ -37,11 +37,9 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots import remote
-from helpers.snapshots.export_journal import CHUNK, EXPORT, Journal, holds_another, write_parquet
+from helpers.snapshots.export_journal import CHUNK, EXPORT, PLAIN, Journal, Part, holds_another, write_parquet
 from helpers.snapshots.retention import Told, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
-    PLAIN,
-    Part,
     Snapshot,
     complete,
     decode_metadata,

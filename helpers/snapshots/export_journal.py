@@ -12,6 +12,7 @@ perhaps torn. What no line proves was not done.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -20,22 +21,25 @@ import re
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
 from helpers import audit
 from helpers.chunks import read_table
 from helpers.errors import one_line
 from helpers.formatting import Digested
 from helpers.results import append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
+from helpers.stores import CollectionInfo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +51,120 @@ OF_COLLECTION = re.compile(
 _LINES = "journal.jsonl"
 MOST_OWN = 2**32  # bytes that a part of any snapshot may become: more than what a reader holds while it makes one
 CHUNK = ("id", "document", "metadata", "uri", "embedding")  # the columns of a file of chunks
+MANIFEST = 1  # the format of a snapshot's manifest
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # the id of a snapshot: a folder's name, no words of a shell
+
+
+def _time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its distance from UTC")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_time)]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file: `file` is relative to the snapshot's folder, `bytes` its size on disk.
+
+    `without` are the rows of the file that the snapshot does not hold: later parts have these chunks, or they are gone. `rows`
+    and `lost` count the others.
+    """
+
+    file: str
+    rows: Count
+    bytes: Count
+    sha256: Sha256
+    lost: Count = 0
+    without: tuple[Count, ...] = ()
+
+    def __post_init__(self) -> None:
+        """ValueError for a file that would lie outside of the snapshot's folder."""
+        object.__setattr__(self, "without", tuple(self.without))
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts or len(path.parts) != 2:
+            raise ValueError(f"{one_line(self.file, 80)!r} is no file of a snapshot")
+
+    def entry(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "without" or value}
+
+    def only(self, rows: Collection[int]) -> Part:
+        """Of this file only these rows."""
+        left = set(range(self.rows + len(self.without))) - set(rows)
+        return dataclasses.replace(self, rows=len(rows), without=tuple(sorted(left)))
+
+
+@dataclass(kw_only=True)
+class _Session:
+    started: Time
+    ended: Time
+    chunks: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Collection(CollectionInfo):
+    count: Count
+    dimension: Count | None
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if any(
+            not isinstance(self.configuration.get(key) or {}, dict) for key in ("hnsw", "spann", "embedding_function")
+        ):
+            raise ValueError("a part of the configuration is no mapping")
+
+
+@dataclass(kw_only=True)
+class _Manifest:
+    """What each manifest of a snapshot says, by its types."""
+
+    id: str
+    status: Literal["created", "verified", "restored", "failed"]
+    created: Time
+    retain_until: Time
+    source: str
+    chroma_version: dict[Literal["source", "client"], str]
+    notes: list[str]
+    collections: list[_Collection]
+    sha256: Sha256
+    sessions: list[_Session] = field(default_factory=list)
+    verified_at: Time | None = None
+    restored_at: Time | None = None
+    failed_at: Time | None = None
+
+    def __post_init__(self) -> None:
+        if not PLAIN.fullmatch(self.id):
+            raise ValueError(f"its id is {one_line(self.id, 80)!r}")
+        if len({each.name for each in self.collections}) < len(self.collections):
+            raise ValueError("two collections have one name")
+        if len(self.chroma_version) < 2:
+            raise ValueError("a version of Chroma is missing")
+
+
+_manifest = cache(partial(TypeAdapter, _Manifest))
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # a lone one is read by Python alone
+
+
+def manifest_in(data: bytes) -> dict[str, Any]:
+    """What the manifest of a snapshot holds. ValueError, in one line, where a value is missing, or of another type or format, and
+    where its digest is not that of the rest."""
+    held = json_in(data)
+    if not isinstance(held, dict) or (was := held.get("format")) != MANIFEST:
+        what = f"format {one_line(str(was), 40)}" if isinstance(held, dict) else "no mapping"
+        raise ValueError(f"{what}, this toolkit reads format {MANIFEST}")
+    try:
+        _manifest().validate_json(_SURROGATE.sub(rb"\\u003f", data), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(one_line(f"{place}: {first['msg']}", 200)) from None
+    if held["sha256"] != own_digest(held):
+        raise ValueError("its content is not what was written")
+    return held
 
 
 class Journal:

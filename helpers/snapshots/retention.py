@@ -36,8 +36,11 @@ from helpers.run.record import RunRecord
 from helpers.snapshots import remote
 
 if TYPE_CHECKING:
-    from helpers.snapshots.export_journal import Journal  # with pyarrow, which `status` does not wait for
-    from helpers.snapshots.snapshot import Changed, Part, Snapshot, WritePart
+    from helpers.snapshots.export_journal import (
+        Journal,  # with pyarrow, which `status` does not wait for
+        Part,
+    )
+    from helpers.snapshots.snapshot import Changed, Snapshot, WritePart
     from helpers.stores import Reader
 
 CREATED = "snapshot created"  # the word of both audit logs: that beside the snapshots, and the run's

@@ -19,16 +19,14 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -45,14 +43,24 @@ from helpers.results import (
     file_digest,
     flush_folder,
     is_leftover,
-    json_in,
     silent,
     utc_now,
     write_json,
     writing,
 )
 from helpers.snapshots import remote
-from helpers.snapshots.export_journal import EXPORT, Journal, ahead, own_digest, read_parquet, signed, write_parquet
+from helpers.snapshots.export_journal import (
+    EXPORT,
+    MANIFEST,
+    Journal,
+    Part,
+    ahead,
+    manifest_in,
+    own_digest,
+    read_parquet,
+    signed,
+    write_parquet,
+)
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
 
@@ -60,42 +68,6 @@ Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
 """By collection: the ids that are not as they were, and those of them that are to be read now."""
 WritePart = Callable[[Path, str, str, Sequence[str], int], "Part"]  # root, file, collection, ids, dimension
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
-FORMAT = 1
-PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # the id of a snapshot: a folder's name, no words of a shell
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One Parquet file: `file` is relative to the snapshot's folder, `bytes` its size on disk.
-
-    `without` are the rows of the file that the snapshot does not hold: later parts have these chunks, or they are gone. `rows`
-    and `lost` count the others.
-    """
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-    lost: int = 0
-    without: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        """ValueError for a file that would lie outside of the snapshot's folder, or rows that no file can have."""
-        object.__setattr__(self, "without", tuple(self.without))
-        if not all(type(row) is int and row >= 0 for row in self.without):
-            raise ValueError("a row that is left out is no number")
-        path = PurePosixPath(self.file)
-        if path.is_absolute() or ".." in path.parts or len(path.parts) != 2:
-            raise ValueError(f"{one_line(self.file, 80)!r} is no file of a snapshot")
-
-    def entry(self) -> dict[str, Any]:
-        """For a manifest."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "without" or value}
-
-    def only(self, rows: Collection[int]) -> Part:
-        """Of this file only these rows."""
-        left = set(range(self.rows + len(self.without))) - set(rows)
-        return dataclasses.replace(self, rows=len(rows), without=tuple(sorted(left)))
 
 
 class Snapshot:
@@ -109,24 +81,15 @@ class Snapshot:
     def open(cls, folder: Path) -> Snapshot:
         """Raises `Terminal` where there is no readable manifest."""
         try:
-            manifest = json_in(contents(folder / "manifest.json"))
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"format {manifest['format']}, this toolkit reads {FORMAT}")
-            if manifest["sha256"] != own_digest(manifest):
-                raise ValueError("its content is not what was written")
+            manifest = manifest_in(contents(folder / "manifest.json"))
             if folder.name.endswith(".partial"):
                 raise ValueError("the export was interrupted before it was whole")
             found = cls(folder, manifest)
-            _ = found.collections(), found.total, [manifest[key] + "" for key in ("id", "created")]
-            times = [manifest["retain_until"], *(session["ended"] for session in manifest.get("sessions", ()))]
-            _ = [*map(datetime.fromisoformat, times), manifest["chroma_version"]["source"], *manifest["notes"]]
-            if not PLAIN.fullmatch(found.id) or len(set(found.names())) < len(found.names()):
-                raise ValueError(f"its id is {one_line(found.id, 80)!r}, or two collections have one name")
             for part in (part for name in found.names() for part in found.parts(name)):
                 if (folder / part.file).is_symlink() or (folder / part.file).parent.is_symlink():
                     raise ValueError(f"{part.file} is a link")
             return found
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise Terminal(
                 ReasonCode.SNAPSHOT_UNREADABLE, f"no readable manifest ({error})", where=f"snapshot {folder}",
                 next_step="Take the snapshot again (step 21).",
@@ -365,7 +328,7 @@ def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress
 def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
     """The manifest of the snapshot in `folder`, whose parts are written; `held` is what the manifest says of it."""
     until = datetime.now(UTC) + timedelta(days=retention_days)
-    about = {"format": FORMAT, "status": "created", "retain_until": until.isoformat(timespec="seconds")} | held
+    about = {"format": MANIFEST, "status": "created", "retain_until": until.isoformat(timespec="seconds")} | held
     write_json(folder / "manifest.json", signed(about, proven=True))
 
 

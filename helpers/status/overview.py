@@ -20,7 +20,7 @@ from helpers.evidence.signing import ALLOWED
 from helpers.evidence.signoffs import GateState, gate_state
 from helpers.evidence.statement import allowed_signers
 from helpers.fence import FenceState
-from helpers.formatting import count, duration, moment
+from helpers.formatting import bare, count, duration, moment
 from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict, as_kind, contents, file_digest, json_in, passed
@@ -326,8 +326,8 @@ class Console:
             self.clear()
             self._label = state.label
             self._bar = tqdm(
-                total=state.total, initial=state.done, desc=f"  {state.step} {self._label}", unit=f" {state.unit}",
-                leave=False, file=sys.stdout, dynamic_ncols=True, mininterval=0,
+                total=state.total, initial=state.done, desc=one_line(f"  {state.step} {self._label}", 80),
+                unit=one_line(f" {state.unit}", 20), leave=False, file=bare(sys.stdout), dynamic_ncols=True, mininterval=0,
             )  # fmt: skip
         self._bar.n = state.done
         self._bar.refresh()

@@ -53,7 +53,8 @@ def report(folder: RunState, now: dt.datetime) -> list[str]:
     lines = [f"Run {folder.id}, begun {moment(folder.facts['created'])}, in {folder.reports}", "", table(rows), ""]
     parts: list[tuple[str, Callable[[RunState, dt.datetime], str]]] = [
         ("Due", next_action), ("Window", _window), ("To do", _to_do), ("Rollback", _rollback),
-        ("Cutover", lambda f, _: _cutover(f)), ("Fence", lambda f, _: fence_sentence(f)),
+        ("Cutover", lambda f, _: one_line(_cutover(f))),
+        ("Fence", lambda f, _: one_line(fence_sentence(f))),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
         ("Kept", lambda f, _: kept_line(f)),
     ]  # fmt: skip

@@ -19,8 +19,8 @@ from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import over_limits
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Measures, WrongVectors
-from helpers.snapshots.export_journal import ahead
-from helpers.snapshots.snapshot import Part, Snapshot
+from helpers.snapshots.export_journal import Part, ahead
+from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Space, Store
 from helpers.stores.limits import known_of
 
