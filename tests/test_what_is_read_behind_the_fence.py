@@ -128,8 +128,9 @@ def test_a_request_counts_from_the_mark_on_or_where_it_had_no_answer() -> None:
     assert touched(iter([b"{}\n", *early, *late]), mark, {"0a1b"}) == ({"0a1b": Touched({"b", "c", "e", "f", "h"})}, "")
 
 
-def bodies(file: Path) -> list[str]:
-    """Of each logged write the ids."""
+def bodies(file: Path, lines: int) -> list[str]:
+    """Of each logged write the ids, once there are so many: a line comes after its answer."""
+    wait_for(lambda: len(file.read_bytes().splitlines()) > lines)
     return [json.loads(line)["ids"] for line in file.read_bytes().splitlines()[1:]]
 
 
@@ -147,7 +148,7 @@ def test_nginx_logs_the_ids_of_a_write_whole_or_not_at_all(fenced: Fenced) -> No
         docs.update(ids=many, metadatas=[{"n": n} for n in range(2_000)])
     with client_of(fenced.server.url) as source:
         assert len(source.get_collection("docs", embedding_function=None).get(ids=["long"])["documents"][0]) == 10**7  # type: ignore[index]
-    seen = bodies(Path(f"{fenced.config}.writes"))
+    seen = bodies(Path(f"{fenced.config}.writes"), 5)
     assert [json.loads(ids) if ids else None for ids in seen] == [odd, odd[:1], None, None, many]
 
 
@@ -171,7 +172,7 @@ def test_nginx_logs_the_ids_of_a_write_whole_or_not_at_all(fenced: Fenced) -> No
 def test_ids_that_stand_twice_in_a_body_are_not_known(nginx: Fenced, more: str, known: bool) -> None:
     body = f'{{"ids":["a"],{more}}}'
     httpx.post(f"{nginx.url}{DEFAULT}/{ONE}/update", content=body, headers={"content-type": "application/json"})
-    assert bodies(Path(f"{nginx.config}.writes")) == ['["a"]' if known else ""]
+    assert bodies(Path(f"{nginx.config}.writes"), 1) == ['["a"]' if known else ""]
 
 
 def test_a_body_of_millions_of_texts_has_its_ids_logged(nginx: Fenced) -> None:
@@ -179,8 +180,7 @@ def test_a_body_of_millions_of_texts_has_its_ids_logged(nginx: Fenced) -> None:
         texts = ",".join([text] * (9_900_000 // (len(text) + 1)))
         body = f'{{"ids":["a"],"documents":[{texts}]}}'
         httpx.post(f"{nginx.url}{DEFAULT}/{ONE}/update", content=body, timeout=60)
-    wait_for(lambda: len(bodies(Path(f"{nginx.config}.writes"))) == 2)  # a line comes after its answer
-    assert bodies(Path(f"{nginx.config}.writes")) == ['["a"]'] * 2
+    assert bodies(Path(f"{nginx.config}.writes"), 2) == ['["a"]'] * 2
     assert Path(f"{nginx.config}.writes.alerts").read_text().count("\n") == 1
 
 
@@ -281,10 +281,12 @@ def test_lines_that_nginx_lost_on_a_full_disk_make_every_collection_be_read(
     with client(fenced.url) as chroma:
         one = str(chroma.get_collection("alpha", embedding_function=None).id)
 
-    def write(text: str, pad: int = 0) -> None:
+    def write(text: str, pad: int = 0, *, kept: bool = True) -> None:
         before = log.stat().st_size
         body = {"ids": ["c7"], "documents": [text], "embeddings": [[1.0] * 16]}
         assert httpx.post(f"{fenced.url}{DEFAULT}/{one}/update?{'x' * pad}", json=body).status_code == 200
+        if kept:  # a line comes after its answer
+            wait_for(lambda: log.stat().st_size > before)
         lengths.append(log.stat().st_size - before)
 
     def lose(*_: object) -> str:
@@ -295,7 +297,7 @@ def test_lines_that_nginx_lost_on_a_full_disk_make_every_collection_be_read(
             while file.write(bytes(4096)):
                 pass
         for n in range(3):
-            write(f"lost {n}")
+            write(f"lost {n}", kept=False)
         assert lengths[-3:] == [0, 0, 0]
         (small / "ballast").unlink()
         return closed(control) if full.startswith("while") else ""
