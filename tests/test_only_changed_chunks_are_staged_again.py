@@ -196,12 +196,6 @@ def test_what_a_killed_process_left_of_a_snapshot_is_begun_anew_and_its_files_ar
             follow_snapshot(store, kept, "s2", ["alpha"], now, {"alpha": (["c4"], ())}, retention_days=7)
 
 
-@pytest.mark.parametrize("rows", [[-1], [1.5], ["1"], [True]])
-def test_a_manifest_names_rows_by_numbers(rows: list[Any]) -> None:
-    with pytest.raises(ValueError, match="no number"):
-        Part("001-a/00001.parquet", 3, 100, "0" * 64, without=rows)  # type: ignore[arg-type]
-
-
 def test_a_manifest_cannot_leave_out_a_row_that_the_file_lacks(tmp_path: Path) -> None:
     with embedded(tmp_path / "source") as store:
         fill(store, "alpha", chunks(3, 4), "l2")
