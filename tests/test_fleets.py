@@ -399,6 +399,17 @@ def test_a_fleet_that_is_whole_fits_and_a_row_that_was_never_begun_is_no_fault(
     assert f"no seal of a row has the expected SHA-256 {'0' * 64}" in said
 
 
+@pytest.mark.parametrize(("code", "verdict"), [(1, 0), (None, 1)])
+def test_a_row_that_ended_before_it_made_a_run_is_no_fault_and_one_that_was_killed_is(
+    code: int | None, verdict: int, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sealed(here)
+    fleet.note("f", "c", begun=utc_now(), ended=utc_now(), code=code, line="source.path x: no such folder.")
+    found, said = verified(capsys)
+    assert found == verdict, said
+    assert ("Row c: it made no run: source.path x: no such folder." in said) is (verdict == 0)
+
+
 @pytest.mark.parametrize("what", ["", "run.json"])
 @pytest.mark.parametrize("told", [True, False])
 def test_a_begun_row_that_is_gone_is_named(

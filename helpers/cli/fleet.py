@@ -258,7 +258,8 @@ def _each(rows: list[FleetRow], act: Callable[[FleetRow], int]) -> int:
     for row in rows:
         name = one_line(row.name)
         if not runs.RunFolder.of(row.run).exists:
-            print(f"Row {name}: {gone(row) or 'not begun; nothing was done.'}", flush=True)
+            nothing = f"it made no run: {one_line(row.line)}" if row.line else "not begun; nothing was done."
+            print(f"Row {name}: {gone(row) or nothing}", flush=True)
             codes.append(1 if gone(row) else 0)
             continue
         print(f"Row {name}, run {one_line(row.run)}:", flush=True)

@@ -184,10 +184,11 @@ def require_own(fleet: Fleet) -> Fleet:
 def gone(row: FleetRow) -> str:
     """What is missing of a row that was begun, in one line; "" where its run is there, or was never begun.
 
-    Begun is what fleet.json says so of, and what this workspace has worked on, whatever fleet.json says.
+    Begun is what fleet.json says so of, and what this workspace has worked on, whatever fleet.json says. A row whose process
+    ended before it made a run, without a seal, has made nothing.
     """
     run = RunFolder.of(row.run)
-    if run.exists or not (row.begun or row.seals or run.workspace.is_dir()):
+    if run.exists or not ((row.begun and row.code is None) or row.seals or run.workspace.is_dir()):
         return ""
     ended = f"; its process said: {row.line}" if row.line and not row.seals else ""
     what = f"it was begun, and {run.reports / RunPath.RUN} is not there: put it back from a backup{ended}"
