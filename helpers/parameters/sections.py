@@ -253,6 +253,8 @@ class Migration(Section):
     """What does the work: threads of the run's process, or workers of Dask for what servers hold (docs/scale.md)."""
     scheduler: Text | None = None
     """With `executor: dask`: `tcp://HOST:PORT` (or `tls://`), or `local`: workers started for each step. Not given: `local`."""
+    method: Literal["rows", "files"] = "rows"
+    """`files`: a directory's own index files are copied to a directory, where nothing is to be changed (docs/scale.md)."""
     id_policy: Literal["fail", "prefix"] = "fail"
     """Equal ids that meet in one target collection: stop, or write all ids as `<source collection>:<id>`."""
     minimum_valid: Annotated[float, Field(ge=0, le=1)] = 0.95
@@ -430,11 +432,9 @@ class EnvFile(Section):
     """Key and new value, such as `CHROMADB_URL: "{target_url}"`; a token or password as `env:NAME` or `file:PATH`."""
 
 
-class ComposeFile(Section):
+class ComposeFile(EnvFile):
     """A compose file and the environment keys of its services that point to the target."""
 
-    path: FilePath
-    """The file."""
     keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
     """Environment key and new value, such as `CHROMA_SERVER_HOST: "{target_host}"`; a token as `env:NAME` or `file:PATH`."""
     services: list[Text] = Field(default_factory=list)
@@ -495,7 +495,7 @@ class Cutover(Section):
                 found.setdefault(next(n for n in names if found.get(n, secret) == secret), secret)
         return found
 
-    def config_files(self) -> list[EnvFile | ComposeFile]:
+    def config_files(self) -> list[EnvFile]:
         """Every file that the cutover changes, in order."""
         return [*self.env_files, *self.compose_files]
 

@@ -1,0 +1,373 @@
+"""`migration.method: files`: a proven copy of a source directory becomes the target, file by file instead of row by row.
+
+Every opening of a source directory copies it first. The copy that the snapshot is read from is kept, proven whole and listed
+with the digest of each file (`keep`). It holds the target's lock of this run already. Step 22 brings its files into a folder
+of ours inside the target's (`ship`): by reflink where the file system has it. A file that arrived before a kill, by size and
+digest, is not brought again. The index folders are moved up, then the database is put in place of the empty one, in one
+renaming: before it the target is empty, after it the target is whole.
+
+What the files hold is never compared here: steps 22 and 23 compare the source and every chunk of the target as ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import re
+import shutil
+import sqlite3
+import stat
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from helpers.errors import RUNBOOK, Terminal, UsageError, one_line
+from helpers.fence import who_has_open
+from helpers.formatting import count, size
+from helpers.migration.source_changes import source_changes
+from helpers.migration.staging import Staged
+from helpers.migration.target_lock import files_refused
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
+from helpers.reason_codes import ReasonCode
+from helpers.results import (
+    PRIVATE,
+    Progress,
+    StateFile,
+    file_digest,
+    flush_folder,
+    is_leftover,
+    naming,
+    silent,
+    writing,
+)
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import LOCK_COLLECTION, Reader
+from helpers.stores.base import Finding
+from helpers.stores.client import ClientStore
+from helpers.stores.copying import newest, require_room
+from helpers.stores.creation import refused_name, unsupported
+from helpers.stores.diagnosis import examine
+from helpers.stores.layout import DATABASE, LOGS, OURS
+from helpers.stores.opening import MADE, make_ours
+from helpers.stores.repair import migrations
+
+FOLDER = "shipping"  # in the workspace of a run: the kept copy, and the list of its files
+COPY = "copy"
+ARRIVING = f"{OURS}shipping"  # in the target's folder, until every file is there
+CLONED, COPIED, KEPT = "cloned (reflink)", "copied", "kept from before"
+_FICLONE = 0x40049409  # Linux: a file shares the blocks of another one, on btrfs, XFS and the like
+_OF_AN_INDEX = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/\w{1,40}\.(bin|pickle)")
+_PIECE_BYTES = 8 * 2**20
+
+
+@dataclass(slots=True)
+class Shipment(StateFile):
+    """The files of a kept copy: by relative path, [bytes, SHA-256]. `snapshot` is the one that was read from it.
+
+    `ways` counts files by how they came into the target (`CLONED`, `COPIED`, `KEPT`), and `seconds` is how long that took;
+    both are there once all have arrived.
+    """
+
+    file = "shipping.json"
+    damaged = ReasonCode.CHECKPOINT_UNREADABLE
+    remedy = f"Take the snapshot again: {RUNBOOK} resume ID --retry 21"
+
+    folder: Path
+    snapshot: str
+    files: dict[str, tuple[int, str]]
+    ways: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """A name is also a path below the target, and part of it a folder that `clear` removes."""
+        if not all(name == DATABASE or _OF_AN_INDEX.fullmatch(name) for name in self.files):
+            raise ValueError("it names a file that no Chroma directory has")
+
+    @property
+    def bytes(self) -> int:
+        return sum(length for length, _ in self.files.values())
+
+    @property
+    def indexes(self) -> list[str]:
+        """The index folders, by name."""
+        return sorted({name.split("/")[0] for name in self.files if "/" in name})
+
+    def said(self) -> str:
+        """How many files and bytes, and how they came: one line."""
+        ways = ", ".join(f"{number:,} {way}" for way, number in sorted(self.ways.items()))
+        return f"{count(len(self.files), 'file')}, {size(self.bytes)}: {ways}"
+
+
+# -- the copy of the source --------------------------------------------------------------------------------------------
+
+
+def place(folder: Path) -> Path:
+    """Where the copy is kept of which the list is to lie in `folder`; nothing is there. For `open_source`."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    (folder / FOLDER).mkdir(parents=True)
+    return folder / FOLDER / COPY
+
+
+def require_whole(store: Reader, snapshot: Snapshot, endpoint: Endpoint, run_id: str) -> None:
+    """Mark the open copy with the lock of this run. Raises `UsageError` where it is not whole, or not what the snapshot holds.
+
+    Judged as `runbook doctor` judges a directory.
+    """
+    if why := not_whole(store) or _diagnosed(store, endpoint):
+        raise damaged_source(why)
+    if len(snapshot.manifest["sessions"]) > 1:  # its first parts were read from an earlier copy
+        changes = source_changes(store, snapshot)
+        if not changes.nothing:
+            raise UsageError(
+                ReasonCode.SOURCE_CHANGED, f"the source changed while its snapshot was interrupted: {changes.sentence()}",
+                where="migration.method: files", next_step=f"Take the snapshot again: {RUNBOOK} resume {run_id} --retry 21",
+            )  # fmt: skip
+    cast(ClientStore, store).acquire_lock(run_id)
+
+
+def not_whole(store: Reader) -> str:
+    """What was found when this copy was made and opened, for which its files may not be copied; "" where nothing was."""
+    if getattr(store, "repairs", ()):
+        return "values or records were repaired on the copy"
+    for info in store.collections():
+        name = one_line(info.name, 60)
+        if info.space != info.declared_space:
+            return f"{name} searches by {info.space} and its settings say {info.declared_space}"
+        if why := refused_name(info.name) or ", ".join(map(str, unsupported(info))):
+            return f"{name} is none that a current Chroma would make: {why}"
+        if worst := _worst(info.findings):
+            return f"{name}: {worst}"
+    return _worst(getattr(store, "findings", ()))
+
+
+def _worst(findings: tuple[str, ...]) -> str:
+    return next((str(one) for one in map(Finding.of, findings) if not one.severity.sound), "")
+
+
+def _diagnosed(store: Reader, endpoint: Endpoint) -> str:
+    found = examine(store, endpoint, store.names())
+    if found.verdict == "sound":
+        return ""
+    worst = found.problems[0]
+    return f"{f'{one_line(worst.where, 60)}: ' if worst.where else ''}{worst.what}"
+
+
+def damaged_source(why: str) -> UsageError:
+    """The one line for a source whose files are not to be copied."""
+    return UsageError(
+        ReasonCode.SOURCE_DAMAGED, f"files is impossible, the source is not whole: {why}", where="migration.method",
+        next_step=f"Begin a new run with rows, the default, which mends a copy; {RUNBOOK} doctor says more. "
+        "Nothing was written to the target.",
+    )  # fmt: skip
+
+
+def keep(folder: Path, source: Path, snapshot: Snapshot, *, prove: bool = True) -> Shipment:
+    """List the copy at `place(folder)`, which is closed: its files with their digests, on disk when this returns.
+
+    `prove`: its database is checked page by page, with its indexes. Raises `UsageError` where that fails, where its layout
+    is not that of the Chroma here, so that opening it changed it, or where its database was not closed.
+    """
+    copy = folder / FOLDER / COPY
+    if why := _unlike(source / DATABASE, copy / DATABASE) or (_unsound(copy / DATABASE) if prove else ""):
+        raise damaged_source(why)
+    names = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
+    names.sort(key=lambda name: name == DATABASE)  # the database last
+    files = {name: ((copy / name).stat().st_size, file_digest(copy / name)) for name in names}
+    found = Shipment(folder / FOLDER, snapshot.id, files)
+    found.save(folder / FOLDER)
+    return found
+
+
+def _unlike(source: Path, copy: Path) -> str:
+    """Why the copy's layout is another one than the source's; "" where it is the same."""
+    with newest(source) as db:
+        rows = db.execute("SELECT dir, max(version) FROM migrations GROUP BY dir ORDER BY dir").fetchall()
+    before, now = dict(rows), dict(migrations(copy))
+    if before != now:
+        shown = ", ".join(f"{part} {before.get(part, 0)} instead of {now[part]}" for part in now if before.get(part) != now[part])
+        return f"its layout is that of another Chroma ({shown})"
+    left = [suffix for suffix in LOGS if copy.with_name(f"{copy.name}{suffix}").exists()]
+    return f"its database was not closed, {copy.name}{left[0]} is there" if left else ""
+
+
+def _unsound(database: Path) -> str:
+    try:
+        with closing(sqlite3.connect(database)) as db:
+            (said,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+    return "" if said == "ok" else f"{database.name}: {one_line(said, 100)}"
+
+
+def kept(folder: Path, snapshot: Snapshot) -> Shipment:
+    """The list of the copy that this snapshot was read from. Raises `UsageError` where there is none."""
+    found = Shipment.load(folder / FOLDER)
+    if found is None or found.snapshot != snapshot.id or not (folder / FOLDER / COPY).is_dir():
+        raise UsageError(
+            ReasonCode.SNAPSHOT_ALTERED, f"no copy of the source is kept from which {snapshot.id} was read",
+            where=str(folder / FOLDER), next_step=f"Take the snapshot again: {RUNBOOK} resume ID --retry 21",
+        )  # fmt: skip
+    return found
+
+
+def require_unchanged(staged: Staged) -> None:
+    """Raises `UsageError` where rules change a chunk, set one aside or leave one out: files hold every chunk as it is."""
+    for what, found in (
+        ("chunks are set aside", staged.aside),
+        ("values are repaired", sum(row["chunks"] for row in staged.repairs)),
+        ("chunks are changed", staged.chunks_changed),
+        ("ids are rewritten", staged.rewritten),
+    ):
+        if found:
+            raise files_refused(f"{found:,} {what}, and files hold every chunk as it is")
+
+
+# -- into the target ---------------------------------------------------------------------------------------------------
+
+
+def ship(shipment: Shipment, target: Path, progress: Progress = silent) -> None:
+    """Make the copy's files the database in this folder, which is new or holds no collection; nobody has it open.
+
+    What a killed attempt brought is not brought again. `progress` advances by bytes. Raises `Terminal`: "target_not_empty",
+    "target_in_use", "disk_full", and "snapshot_altered" where the copy is not what was listed.
+    """
+    begun, ways = time.monotonic(), Counter[str]()
+    _require_empty(target)
+    arriving = target / ARRIVING
+    if not (arriving / MADE).is_file():
+        shutil.rmtree(arriving, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        make_ours(arriving)
+    _sweep(shipment, target)
+    mode = stat.S_IMODE((target / DATABASE).stat().st_mode) if (target / DATABASE).exists() else PRIVATE
+    require_room(arriving, _missing(shipment, target))
+    for name, (length, digest) in shipment.files.items():
+        where = _landing(target, name)
+        way = KEPT if _is(where, length, digest) else _bring(shipment.folder / COPY / name, where, digest, mode)
+        ways[way] += 1
+        progress.advance(length)
+    shipment.ways, shipment.seconds = dict(ways), time.monotonic() - begun
+    shipment.save(shipment.folder)
+    _switch(shipment, target)
+
+
+def _landing(target: Path, name: str) -> Path:
+    """Where a file arrives: in our folder, or where its index folder was moved to before a kill."""
+    folder = target / name.split("/")[0]
+    return target / name if "/" in name and folder.is_dir() else target / ARRIVING / name
+
+
+def _missing(shipment: Shipment, target: Path) -> int:
+    return sum(
+        length for name, (length, _) in shipment.files.items()
+        if not (where := _landing(target, name)).is_file() or where.stat().st_size != length
+    )  # fmt: skip
+
+
+def _sweep(shipment: Shipment, target: Path) -> None:
+    """What a killed attempt left half written, and files in our index folders that are not the copy's."""
+    for path in (target / ARRIVING).rglob("*"):
+        if path.is_file() and is_leftover(path.name):
+            path.unlink()
+    for folder in shipment.indexes:
+        for path in (target / folder).glob("*"):
+            if f"{folder}/{path.name}" not in shipment.files:
+                path.unlink()
+
+
+def _is(path: Path, length: int, digest: str) -> bool:
+    return path.is_file() and path.stat().st_size == length and file_digest(path) == digest
+
+
+def _bring(file: Path, where: Path, digest: str, mode: int) -> str:
+    """Clone or copy a file, whole and flushed or not at all; which of the two."""
+    where.parent.mkdir(exist_ok=True)
+    with writing(where, mode, file.stat().st_size) as temporary:
+        if clone(file, temporary):
+            way, found = CLONED, file_digest(temporary)
+        else:
+            way, found = COPIED, _copy(file, temporary)
+        if found != digest:
+            raise Terminal(
+                ReasonCode.SNAPSHOT_ALTERED, "is not as it was when it was proven whole", where=str(file),
+                next_step=f"Take the snapshot again: {RUNBOOK} resume ID --retry 21",
+            )  # fmt: skip
+    return way
+
+
+def clone(file: Path, to: Path) -> bool:
+    """Have one file share the blocks of another; False where the file system cannot."""
+    try:
+        with file.open("rb") as source, to.open("r+b") as target:
+            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def _copy(file: Path, to: Path) -> str:
+    """Copy the bytes; their SHA-256."""
+    digest = hashlib.sha256()
+    with naming(to), file.open("rb") as source, to.open("r+b") as target:
+        while piece := source.read(_PIECE_BYTES):
+            digest.update(piece)
+            target.write(piece)
+    return digest.hexdigest()
+
+
+def _require_empty(target: Path) -> None:
+    """`Terminal` unless this folder is new, or its database holds at most the lock of a run, and nobody has it open."""
+    if not (target / DATABASE).exists():
+        return
+    with newest(target / DATABASE) as db:
+        held = sorted(row[0] for row in db.execute("SELECT name FROM collections") if row[0] != LOCK_COLLECTION)
+        databases = db.execute("SELECT tenant_id, name FROM databases").fetchall()
+    held += [f"database {t}/{d}" for t, d in databases if (t, d) != (DEFAULT_TENANT, DEFAULT_DATABASE)]
+    if held:
+        raise Terminal(
+            ReasonCode.TARGET_NOT_EMPTY, f"holds {one_line(held[0], 60)}; files become a target that holds nothing",
+            where=f"target.path {target}", next_step="Name another target, or import by rows, in a new run.",
+        )  # fmt: skip
+    journals = [f"{DATABASE}{suffix}" for suffix in LOGS if (target / f"{DATABASE}{suffix}").exists()]
+    if who := who_has_open(target).sentence() or ", ".join(journals):
+        raise Terminal(
+            ReasonCode.TARGET_IN_USE, f"another process works on the target's database: {who}", where=f"target.path {target}",
+            next_step="Stop it, then repeat.",
+        )  # fmt: skip
+
+
+def _switch(shipment: Shipment, target: Path) -> None:
+    """The index folders first; then the database, whose renaming is the moment in which the target is there."""
+    arriving = target / ARRIVING
+    for folder in shipment.indexes:
+        if (arriving / folder).is_dir():
+            flush_folder(arriving / folder)
+            (arriving / folder).rename(target / folder)
+    flush_folder(target)
+    (arriving / DATABASE).replace(target / DATABASE)
+    flush_folder(target)
+    shutil.rmtree(arriving)
+
+
+def clear(folder: Path, target: Path) -> None:
+    """Remove what a shipment that did not end left in the target's folder: our folder, and index folders of no collection.
+
+    `folder` is the workspace of the run. For an undo, once its collections are gone; nothing where no files were shipped.
+    """
+    found = Shipment.load(folder / FOLDER)
+    if found is None or not target.is_dir():
+        return
+    if (target / ARRIVING / MADE).is_file():
+        shutil.rmtree(target / ARRIVING)
+    used: set[str] = set()
+    if (target / DATABASE).exists():
+        with newest(target / DATABASE) as db:
+            used = {str(row[0]) for row in db.execute("SELECT id FROM segments")}
+    for name in set(found.indexes) - used:
+        shutil.rmtree(target / name, ignore_errors=True)
