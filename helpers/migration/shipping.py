@@ -20,23 +20,26 @@ import sqlite3
 import stat
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from helpers.errors import RUNBOOK, Terminal, UsageError, one_line
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
 from helpers.fence import who_has_open
-from helpers.formatting import count, size
+from helpers.formatting import count, duration, size
 from helpers.migration.source_changes import source_changes
 from helpers.migration.staging import Staged
-from helpers.migration.target_lock import files_refused
+from helpers.migration.target_lock import FILES, already_holds, files_excluded, files_refused, target_names
+from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     PRIVATE,
     Progress,
     StateFile,
+    Verdict,
     file_digest,
     flush_folder,
     is_leftover,
@@ -44,6 +47,7 @@ from helpers.results import (
     silent,
     writing,
 )
+from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import LOCK_COLLECTION, Reader
 from helpers.stores.base import Finding
@@ -58,6 +62,7 @@ from helpers.stores.repair import migrations
 FOLDER = "shipping"  # in the workspace of a run: the kept copy, and the list of its files
 COPY = "copy"
 ARRIVING = f"{OURS}shipping"  # in the target's folder, until every file is there
+PROOF, LISTING = "prove the copy", "list the copy"  # phases of steps 13 and 21
 CLONED, COPIED, KEPT = "cloned (reflink)", "copied", "kept from before"
 _FICLONE = 0x40049409  # Linux: a file shares the blocks of another one, on btrfs, XFS and the like
 _OF_AN_INDEX = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/\w{1,40}\.(bin|pickle)")
@@ -184,12 +189,17 @@ def keep(folder: Path, source: Path, snapshot: Snapshot, *, prove: bool = True) 
 
 def _unlike(source: Path, copy: Path) -> str:
     """Why the copy's layout is another one than the source's; "" where it is the same."""
-    with newest(source) as db:
-        rows = db.execute("SELECT dir, max(version) FROM migrations GROUP BY dir ORDER BY dir").fetchall()
+    try:
+        with newest(source) as db:
+            rows = db.execute("SELECT dir, max(version) FROM migrations GROUP BY dir ORDER BY dir").fetchall()
+    except sqlite3.Error as error:
+        return f"its layout cannot be told ({one_line(str(error), 80)})"
     before, now = dict(rows), dict(migrations(copy))
     if before != now:
-        shown = ", ".join(f"{part} {before.get(part, 0)} instead of {now[part]}" for part in now if before.get(part) != now[part])
-        return f"its layout is that of another Chroma ({shown})"
+        parts = (
+            f"{part} {before.get(part, 0)} instead of {now[part]}" for part in now if before.get(part) != now[part]
+        )
+        return f"its layout is that of another Chroma ({', '.join(parts)})"
     left = [suffix for suffix in LOGS if copy.with_name(f"{copy.name}{suffix}").exists()]
     return f"its database was not closed, {copy.name}{left[0]} is there" if left else ""
 
@@ -214,8 +224,8 @@ def kept(folder: Path, snapshot: Snapshot) -> Shipment:
     return found
 
 
-def require_unchanged(staged: Staged) -> None:
-    """Raises `UsageError` where rules change a chunk, set one aside or leave one out: files hold every chunk as it is."""
+def changed(staged: Staged) -> str:
+    """How many chunks the rules change, set aside or leave out, where they do: files hold every chunk as it is."""
     for what, found in (
         ("chunks are set aside", staged.aside),
         ("values are repaired", sum(row["chunks"] for row in staged.repairs)),
@@ -223,7 +233,14 @@ def require_unchanged(staged: Staged) -> None:
         ("ids are rewritten", staged.rewritten),
     ):
         if found:
-            raise files_refused(f"{found:,} {what}, and files hold every chunk as it is")
+            return f"{found:,} {what}, and files hold every chunk as it is"
+    return ""
+
+
+def require_unchanged(staged: Staged) -> None:
+    """Raises `UsageError` where `changed` says something."""
+    if why := changed(staged):
+        raise files_refused(why)
 
 
 # -- into the target ---------------------------------------------------------------------------------------------------
@@ -355,19 +372,132 @@ def _switch(shipment: Shipment, target: Path) -> None:
     shutil.rmtree(arriving)
 
 
-def clear(folder: Path, target: Path) -> None:
+def clear(folder: Path, place: Endpoint) -> None:
     """Remove what a shipment that did not end left in the target's folder: our folder, and index folders of no collection.
 
     `folder` is the workspace of the run. For an undo, once its collections are gone; nothing where no files were shipped.
     """
-    found = Shipment.load(folder / FOLDER)
-    if found is None or not target.is_dir():
+    if not place.path:
         return
+    target, found = resolve_path(place.path), None
     if (target / ARRIVING / MADE).is_file():
         shutil.rmtree(target / ARRIVING)
+    with suppress(Terminal):  # an undo ends without that list: folders of no collection are in nobody's way
+        found = Shipment.load(folder / FOLDER)
+    if found is None or not target.is_dir():
+        return
     used: set[str] = set()
     if (target / DATABASE).exists():
         with newest(target / DATABASE) as db:
             used = {str(row[0]) for row in db.execute("SELECT id FROM segments")}
     for name in set(found.indexes) - used:
         shutil.rmtree(target / name, ignore_errors=True)
+
+
+# -- the dry run -------------------------------------------------------------------------------------------------------
+
+
+class Trial:
+    """Step 13: files are copied into a throw-away folder, to be measured; where they are ordered, step 13 tests them there.
+
+    Where files are impossible, `why` says so. Raises `UsageError` wherever that is found and files are ordered.
+    """
+
+    def __init__(self, run: RunRecord, folder: Path) -> None:
+        self.run, self.folder, self.target = run, folder, folder / "target-of-files"
+        self.ordered = run.parameters.migration.method == FILES
+        self.why, self.done = "", cast(Shipment | None, None)
+
+    @property
+    def by_rows(self) -> str:
+        """The name of the phase in which rows are imported; "4 import" is what the run will do."""
+        return "4 import by rows" if self.ordered else "4 import"
+
+    def place(self) -> Path | None:
+        """Where the source's copy is to be kept; None where parameters, or what the target holds, make files impossible."""
+        try:
+            self.why = files_excluded(self.run.parameters)
+            if not self.why and (held := set(target_names(self.run.parameters)) - {LOCK_COLLECTION}):
+                self.why = already_holds(held)
+        except RunbookError as error:
+            if self.ordered:
+                raise
+            self.why = error.what
+        if self.why and self.ordered:
+            raise files_refused(self.why)
+        return None if self.why else place(self.folder)
+
+    def judge(self, store: Reader, snapshot: Snapshot) -> None:
+        """The open copy: whole, and not only as far as opening it showed where its files are ordered."""
+        if self.ordered:
+            with self.run.phase(PROOF, snapshot.total):
+                require_whole(store, snapshot, self.run.parameters.source, self.run.id)
+        elif not self.why:
+            self.why = not_whole(store)
+
+    def ship(self, snapshot: Snapshot) -> None:
+        """Copy the files; the copy is removed again."""
+        source = resolve_path(str(self.run.parameters.source.path))
+        try:
+            if not self.why:
+                with self.run.phase(LISTING, snapshot.total):
+                    self.done = keep(self.folder, source, snapshot, prove=self.ordered)
+                with self.run.phase("4 import" if self.ordered else "4 import by files", snapshot.total):
+                    ship(self.done, self.target)
+        except (UsageError, Terminal) as error:
+            if self.ordered:
+                raise
+            self.done, self.why = None, error.what
+        finally:
+            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+            if not self.ordered:
+                shutil.rmtree(self.target, ignore_errors=True)
+
+    def require_unchanged(self, staged: Staged) -> None:
+        if self.ordered:
+            require_unchanged(staged)
+        elif not self.why:
+            self.why = changed(staged)
+
+    def estimates(self, took: Mapping[str, float], chunks: int, rate: float | None) -> list[tuple[str, float, str]]:
+        """Rows of the estimate (part, seconds, basis) for what the run will do. Both ways are put on record, with the faster one.
+
+        `took` are seconds by phase, `rate` is the write probe of the target in chunks a second.
+        """
+        seconds = took.get(self.by_rows, 0.0)
+        basis = "measured into a throw-away embedded Chroma on this machine"
+        if rate:
+            seconds = max(seconds, chunks / rate)
+            basis = f"the slower of the throw-away Chroma and the target's write probe ({rate:,.0f} chunks/s)"
+        before = took.get(PROOF, 0.0) + took.get(LISTING, 0.0)
+        ways = {"rows": (seconds, basis), FILES: self._by_files(before)}
+        method = self.run.parameters.migration.method
+        known = {name: way for name, way in ways.items() if way[0] is not None}
+        told = "; ".join(f"{n}: {b}" if s is None else f"{n}: {duration(s)}, {b}" for n, (s, b) in ways.items())
+        faster = f"{min(known, key=lambda name: known[name][0] or 0.0)} is faster. " if len(known) > 1 else ""
+        self.run.fact("methods", [{"method": name, "seconds": s, "basis": b} for name, (s, b) in ways.items()])
+        self.run.check("way of the import", Verdict.PASS, measured=method, threshold=method, parameter="migration.method",
+                       detail=faster + told)  # fmt: skip
+        if not self.ordered:
+            return [("22 import", seconds, basis)]
+        whole, basis = ways[FILES]
+        return [
+            ("21 proof of the copy", before, "measured here, same source"),
+            ("22 import", (whole or 0.0) - before, basis),
+        ]
+
+    def _by_files(self, before: float) -> tuple[float | None, str]:
+        """Seconds, those of the proof of the copy with them as far as it was made, and the basis; None and why not."""
+        done = self.done
+        if done is None or self.why:
+            return None, f"impossible: {self.why}"
+        pace = f" at {size(int(done.bytes / done.seconds))}/s" if done.seconds > 0.01 else ""
+        same = _device(resolve_path(str(self.run.parameters.target.path))) == _device(self.folder)
+        where = "on the target's disk" if same else "on the workspace's disk, which is not the target's"
+        proof = f"with {duration(before)} to prove the copy" if self.ordered else "without the proof of the copy"
+        return before + done.seconds, f"{done.said()}{pace}, measured {where}, {proof}"
+
+
+def _device(path: Path) -> int:
+    """The disk on which this path is, or will be."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists()).stat().st_dev

@@ -34,7 +34,7 @@ from helpers.run.folders import RunFolder, RunPath, RunState, reports_root, work
 from helpers.run.record import RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots import remote
-from helpers.stores import open_target, quick_holder, quick_names
+from helpers.stores import LOCK_COLLECTION, open_target, quick_holder, quick_names
 from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.layout import is_duckdb_layout
@@ -336,7 +336,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
             ReasonCode.PARAMETERS_INVALID, "source and target are one database under two addresses",
             where=parameters.target.label, next_step="Name another database as target; nothing was written.",
         )  # fmt: skip
-    if parameters.migration.method == FILES and (held := set(present) - set(owned)):
+    if parameters.migration.method == FILES and (held := set(present) - {LOCK_COLLECTION, *owned}):
         raise files_refused(already_holds(held))
     refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters, run_id)
 

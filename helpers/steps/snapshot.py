@@ -145,9 +145,10 @@ class SnapshotStep(NotebookStep):
         with open_chosen(self.run, shipping.place(folder) if files else None) as store:
             self.snapshot = take_snapshot(self.run, store)
             if files:
-                shipping.require_whole(store, self.snapshot, parameters.source, self.run.id)
+                with self.run.phase(shipping.PROOF, self.snapshot.total):
+                    shipping.require_whole(store, self.snapshot, parameters.source, self.run.id)
         if files:
-            with self.run.phase("prove the copy", self.snapshot.total):
+            with self.run.phase(shipping.LISTING, self.snapshot.total):
                 kept = shipping.keep(folder, resolve_path(str(parameters.source.path)), self.snapshot)
             self.run.check("copy of the source, to be shipped", Verdict.PASS, measured="whole", threshold="whole",
                            detail=f"{count(len(kept.files), 'file')}, {size(kept.bytes)}; judged as by runbook doctor, and every "
