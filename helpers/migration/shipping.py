@@ -41,6 +41,7 @@ from helpers.results import (
     StateFile,
     Verdict,
     file_digest,
+    flush_file,
     flush_folder,
     is_leftover,
     naming,
@@ -164,7 +165,8 @@ def _diagnosed(store: Reader, endpoint: Endpoint) -> str:
 def damaged_source(why: str) -> UsageError:
     """The one line for a source whose files are not to be copied."""
     return UsageError(
-        ReasonCode.SOURCE_DAMAGED, f"files is impossible, the source is not whole: {why}", where="migration.method",
+        ReasonCode.PARAMETERS_INVALID, f"files is impossible, the source's files cannot be taken as they are: {why}",
+        where="migration.method",
         next_step=f"Begin a new run with rows, the default, which mends a copy; {RUNBOOK} doctor says more. "
         "Nothing was written to the target.",
     )  # fmt: skip
@@ -173,8 +175,9 @@ def damaged_source(why: str) -> UsageError:
 def keep(folder: Path, source: Path, snapshot: Snapshot, *, prove: bool = True) -> Shipment:
     """List the copy at `place(folder)`, which is closed: its files with their digests, on disk when this returns.
 
-    `prove`: its database is checked page by page, with its indexes. Raises `UsageError` where that fails, where its layout
-    is not that of the Chroma here, so that opening it changed it, or where its database was not closed.
+    `prove`: its database is checked page by page, with its indexes, and the copy is on disk, too. Raises `UsageError` where
+    that fails, where its layout is not that of the Chroma here, so that opening it changed it, or where its database was not
+    closed.
     """
     copy = folder / FOLDER / COPY
     if why := _unlike(source / DATABASE, copy / DATABASE) or (_unsound(copy / DATABASE) if prove else ""):
@@ -182,6 +185,11 @@ def keep(folder: Path, source: Path, snapshot: Snapshot, *, prove: bool = True) 
     names = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
     names.sort(key=lambda name: name == DATABASE)  # the database last
     files = {name: ((copy / name).stat().st_size, file_digest(copy / name)) for name in names}
+    if prove:
+        for name in names:
+            flush_file(copy / name)
+        for path in (copy.parent, copy, *(path for path in copy.iterdir() if path.is_dir())):
+            flush_folder(path)
     found = Shipment(folder / FOLDER, snapshot.id, files)
     found.save(folder / FOLDER)
     return found

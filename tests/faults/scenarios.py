@@ -46,6 +46,7 @@ from tests.faults.special import (
     Rejected,
     Repaired,
     Ruled,
+    Shipped,
     anew,
     archive_unverified,
     begin_or_resume_all,
@@ -116,6 +117,13 @@ SCENARIOS: list[Scenario] = [
     Scenario("catch-up beside a quarantine", "changed", step_22, step_22, names("""
             migration.staging:Quarantine.write migration.staging:Quarantine.keep
         """), check=rejected, bench=lambda shared: shared.once("rejected", Rejected)),
+    Scenario("index files", "new", begin_or_resume, begin_or_resume, names("""
+            migration.shipping:_bring migration.shipping:_copy migration.shipping:_switch migration.shipping:clone
+            migration.shipping:keep migration.shipping:ship stores.opening:open_source
+        """), bench=lambda shared: shared.once("shipped", Shipped)),
+    Scenario("catch-up after index files", "changed", step_22, step_22, names("""
+            migration.source_changes:switch migration.delta:make_delta migration.checkpoint:Checkpoint.rebase
+        """), bench=lambda shared: shared.once("shipped", Shipped)),
     Scenario(
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
