@@ -408,7 +408,7 @@ def test_a_chunk_that_validation_sets_aside_stops_the_dry_run(made: Path, tmp_pa
     world = World(tmp_path, made)
     world.write("files", target="path: target, limits: {document_bytes: 10}")
     said = world.run("run", "trial.yaml", "--run-id", "one", "--until", "22", code=2)
-    assert "files is impossible: 1,230 chunks are set aside" in said
+    assert "files is impossible: 1,334 chunks are set aside" in said
     assert not (world.home / "target").exists()
 
 
@@ -463,6 +463,16 @@ def test_what_an_earlier_shipment_left_in_an_index_folder_is_not_mixed_in(shipme
     (folder / "other.bin").write_bytes(b"of another time")
     shipping.ship(shipment, tmp_path / "target")
     arrived(shipment, tmp_path / "target")
+
+
+def test_an_index_folder_of_no_collection_stays_behind(source: Path, tmp_path: Path) -> None:
+    stray = source / "0FC1D1A4-1111-4222-8333-123456789ABC"
+    shutil.copytree(index_folder(source, "docs"), stray)
+    shipment = kept_copy(source, tmp_path / "work")
+    assert (shipment.folder / COPY / stray.name).is_dir()
+    shipping.ship(shipment, tmp_path / "target")
+    assert stray.name not in shipment.indexes
+    assert sorted(p.name for p in (tmp_path / "target").iterdir()) == [*shipment.indexes, DATABASE]
 
 
 @pytest.mark.parametrize("where", ["copy", "copy, same length"])

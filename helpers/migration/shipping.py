@@ -66,7 +66,7 @@ ARRIVING = f"{OURS}shipping"  # in the target's folder, until every file is ther
 PROOF, LISTING = "prove the copy", "list the copy"  # phases of steps 13 and 21
 CLONED, COPIED, KEPT = "cloned (reflink)", "copied", "kept from before"
 _FICLONE = 0x40049409  # Linux: a file shares the blocks of another one, on btrfs, XFS and the like
-_OF_AN_INDEX = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/\w{1,40}\.(bin|pickle)")
+_OF_AN_INDEX = re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/\w{1,40}\.(bin|pickle)")
 _PIECE_BYTES = 8 * 2**20
 
 
@@ -182,8 +182,9 @@ def keep(folder: Path, source: Path, snapshot: Snapshot, *, prove: bool = True) 
     copy = folder / FOLDER / COPY
     if why := _unlike(source / DATABASE, copy / DATABASE) or (_unsound(copy / DATABASE) if prove else ""):
         raise damaged_source(why)
-    names = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
-    names.sort(key=lambda name: name == DATABASE)  # the database last
+    owned = _segments(copy / DATABASE)  # an index folder of no collection stays behind
+    indexes = sorted(str(path.relative_to(copy)) for path in copy.glob("*/*") if path.parent.name in owned)
+    names = [*indexes, DATABASE]  # the database last
     files = {name: ((copy / name).stat().st_size, file_digest(copy / name)) for name in names}
     if prove:
         for name in names:
@@ -193,6 +194,12 @@ def keep(folder: Path, source: Path, snapshot: Snapshot, *, prove: bool = True) 
     found = Shipment(folder / FOLDER, snapshot.id, files)
     found.save(folder / FOLDER)
     return found
+
+
+def _segments(database: Path) -> set[str]:
+    """The segments that the collections of a database have: the names of the index folders that are in use."""
+    with newest(database) as db:
+        return {str(row[0]) for row in db.execute("SELECT id FROM segments")}
 
 
 def _unlike(source: Path, copy: Path) -> str:
@@ -394,10 +401,7 @@ def clear(folder: Path, place: Endpoint) -> None:
         found = Shipment.load(folder / FOLDER)
     if found is None or not target.is_dir():
         return
-    used: set[str] = set()
-    if (target / DATABASE).exists():
-        with newest(target / DATABASE) as db:
-            used = {str(row[0]) for row in db.execute("SELECT id FROM segments")}
+    used = _segments(target / DATABASE) if (target / DATABASE).exists() else set()
     for name in set(found.indexes) - used:
         shutil.rmtree(target / name, ignore_errors=True)
 
