@@ -110,6 +110,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "links to any file, and to files without an end": """
             test_no_special_file_holds_us.py::test_no_file_behind_a_link_is_copied
             test_no_special_file_holds_us.py::test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size""",
+        "other files than were proven, in a shipment": """
+            test_index_files_are_shipped.py::test_a_list_that_names_other_files_is_damaged
+            test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",

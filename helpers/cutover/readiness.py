@@ -357,15 +357,15 @@ class Edit:
         return unified(self.file.path, self.changes)
 
 
-def edit(named: EnvFile, values: Mapping[str, str], original: bytes | None = None) -> Edit:
+def edit(named: EnvFile | ComposeFile, values: Mapping[str, str], original: bytes | None = None) -> Edit:
     """The edit of one file with these placeholders; `original` is its content before, where it was changed already."""
     file = read_config(named.path)
     content = file.content if original is None else original
     keys = {key: written(template, values) for key, template in named.keys.items()}
-    if isinstance(named, ComposeFile):
-        new, changes = edit_compose(content, keys, file.path, named.services)
-    else:
+    if isinstance(named, EnvFile):
         new, changes = edit_env(content, keys, file.path)
+    else:
+        new, changes = edit_compose(content, keys, file.path, named.services)
     return Edit(file, new, changes)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
 from helpers.fence import who_has_open
@@ -208,7 +208,7 @@ def _unlike(source: Path, copy: Path) -> str:
         with newest(source) as db:
             rows = db.execute("SELECT dir, max(version) FROM migrations GROUP BY dir ORDER BY dir").fetchall()
     except sqlite3.Error as error:
-        return f"its layout cannot be told ({one_line(str(error), 80)})"
+        return f"its layout cannot be read ({one_line(str(error), 80)})"
     before, now = dict(rows), dict(migrations(copy))
     if before != now:
         parts = (
@@ -319,10 +319,9 @@ def _bring(file: Path, where: Path, digest: str, mode: int) -> str:
     """Clone or copy a file, whole and flushed or not at all; which of the two."""
     where.parent.mkdir(exist_ok=True)
     with writing(where, mode, file.stat().st_size) as temporary:
-        if clone(file, temporary):
-            way, found = CLONED, file_digest(temporary)
-        else:
-            way, found = COPIED, _copy(file, temporary)
+        with naming(temporary), file.open("rb") as source, temporary.open("r+b") as target:
+            way = CLONED if _clone(source.fileno(), target.fileno()) else COPIED
+            found = hashlib.file_digest(target, "sha256").hexdigest() if way == CLONED else _copy(source, target)
         if found != digest:
             raise Terminal(
                 ReasonCode.SNAPSHOT_ALTERED, "is not as it was when it was proven whole", where=str(file),
@@ -331,11 +330,10 @@ def _bring(file: Path, where: Path, digest: str, mode: int) -> str:
     return way
 
 
-def clone(file: Path, to: Path) -> bool:
-    """Have one file share the blocks of another; False where the file system cannot."""
+def _clone(source: int, target: int) -> bool:
+    """Have one open file share the blocks of another; False where the file system cannot."""
     try:
-        with file.open("rb") as source, to.open("r+b") as target:
-            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -343,13 +341,12 @@ def clone(file: Path, to: Path) -> bool:
     return True
 
 
-def _copy(file: Path, to: Path) -> str:
+def _copy(source: BinaryIO, target: BinaryIO) -> str:
     """Copy the bytes; their SHA-256."""
     digest = hashlib.sha256()
-    with naming(to), file.open("rb") as source, to.open("r+b") as target:
-        while piece := source.read(_PIECE_BYTES):
-            digest.update(piece)
-            target.write(piece)
+    while piece := source.read(_PIECE_BYTES):
+        digest.update(piece)
+        target.write(piece)
     return digest.hexdigest()
 
 

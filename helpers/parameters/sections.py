@@ -280,10 +280,9 @@ class Migration(Section):
 
     @model_validator(mode="after")
     def _config_without_secrets(self) -> Migration:
-        if self.reembed_config and self.reembed is None:
-            raise ValueError("has reembed_config but no reembed")
-        if self.reembed_config and self.reembed is not None and self.reembed.collections:
-            raise ValueError("has reembed_config beside a section reembed; write it there, as config")
+        if self.reembed_config and (self.reembed is None or self.reembed.collections):
+            why = "but no reembed" if self.reembed is None else "beside a section reembed; write it there, as config"
+            raise ValueError(f"has reembed_config {why}")
         if (named := secret_key(self.reembed_config)) is not None:
             how = "secrets go by environment: functions have an option such as api_key_env_var for it"
             raise ValueError(f"has reembed_config with {one_line(named, 40)!r}; {how}")
@@ -432,9 +431,11 @@ class EnvFile(Section):
     """Key and new value, such as `CHROMADB_URL: "{target_url}"`; a token or password as `env:NAME` or `file:PATH`."""
 
 
-class ComposeFile(EnvFile):
+class ComposeFile(Section):
     """A compose file and the environment keys of its services that point to the target."""
 
+    path: FilePath
+    """The file."""
     keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
     """Environment key and new value, such as `CHROMA_SERVER_HOST: "{target_host}"`; a token as `env:NAME` or `file:PATH`."""
     services: list[Text] = Field(default_factory=list)
@@ -479,7 +480,6 @@ class Cutover(Section):
         """Values in the files that are secret, by `file:PATH KEY`: by the name of their key, comments included, or by their look.
 
         Further values of a key that occurs more than once, and further parts of a value, have `#2`, `#3` … at the end.
-
         A file that cannot be read has none; whoever changes it says so.
         """
         found: dict[str, str] = {}
@@ -495,7 +495,7 @@ class Cutover(Section):
                 found.setdefault(next(n for n in names if found.get(n, secret) == secret), secret)
         return found
 
-    def config_files(self) -> list[EnvFile]:
+    def config_files(self) -> list[EnvFile | ComposeFile]:
         """Every file that the cutover changes, in order."""
         return [*self.env_files, *self.compose_files]
 

@@ -151,8 +151,8 @@ class SnapshotStep(NotebookStep):
             with self.run.phase(shipping.LISTING, self.snapshot.total):
                 kept = shipping.keep(folder, resolve_path(str(parameters.source.path)), self.snapshot)
             self.run.check("copy of the source, to be shipped", Verdict.PASS, measured="whole", threshold="whole",
-                           detail=f"{count(len(kept.files), 'file')}, {size(kept.bytes)}; judged as by runbook doctor, and every "
-                           "page of its database. What was deleted may still be in files; rows leave it behind")  # fmt: skip
+                           detail=f"{count(len(kept.files), 'file')}, {size(kept.bytes)}; no damage, each page of its database "
+                           "checked. What was deleted may still be in files; rows leave it behind")  # fmt: skip
         judge_counts(self.run, self.snapshot, self.run.parameters)
         rows = [(i.name, i.count) for i in self.snapshot.collections()]
         return pd.DataFrame(rows, columns=["collection", "chunks"])
