@@ -24,7 +24,6 @@ from tests.faults.scenario import (
     lose_quarantine,
     names,
     no_go,
-    nothing,
     one_quarantined,
     open_again,
     pruned,
