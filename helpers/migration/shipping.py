@@ -321,6 +321,7 @@ def _bring(file: Path, where: Path, digest: str, mode: int) -> str:
     with writing(where, mode, file.stat().st_size) as temporary:
         with naming(temporary), file.open("rb") as source, temporary.open("r+b") as target:
             way = CLONED if _clone(source.fileno(), target.fileno()) else COPIED
+            target.seek(0)
             found = hashlib.file_digest(target, "sha256").hexdigest() if way == CLONED else _copy(source, target)
         if found != digest:
             raise Terminal(
