@@ -21,7 +21,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -221,7 +221,7 @@ def _unlike(source: Path, copy: Path) -> str:
 
 def _unsound(database: Path) -> str:
     try:
-        with closing(sqlite3.connect(database)) as db:
+        with newest(database) as db:
             (said,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
         said = str(error)
