@@ -454,10 +454,10 @@ class Trial:
                     self.done = keep(self.folder, source, snapshot, prove=self.ordered)
                 with self.run.phase("4 import" if self.ordered else "4 import by files", snapshot.total):
                     ship(self.done, self.target)
-        except (UsageError, Terminal) as error:
+        except (RunbookError, OSError, sqlite3.Error) as error:
             if self.ordered:
                 raise
-            self.done, self.why = None, error.what
+            self.done, self.why = None, error.what if isinstance(error, RunbookError) else one_line(str(error), 100)
         finally:
             shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
             if not self.ordered:
