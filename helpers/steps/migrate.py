@@ -190,7 +190,7 @@ class MigrateStep(NotebookStep):
                 if not arrived:
                     for name in names:
                         checkpoint.intend(name)
-                    with run.progress("Copy index files", shipment.bytes) as bar:
+                    with run.progress("Copy index files", shipment.bytes, "bytes") as bar:
                         shipping.ship(shipment, resolve_path(str(target.path)), bar)
                 for name in names:
                     checkpoint.confirm(name)
