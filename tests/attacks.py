@@ -110,6 +110,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "links to any file, and to files without an end": """
             test_no_special_file_holds_us.py::test_no_file_behind_a_link_is_copied
             test_no_special_file_holds_us.py::test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size""",
+        "other files than were proven, in a shipment": """
+            test_index_files_are_shipped.py::test_a_list_that_names_other_files_is_damaged
+            test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",
@@ -179,8 +182,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "secrets on their way to workers": "test_workers_of_dask.py::test_an_order_holds_references_and_absolute_paths",
         "an end of a run that frees its snapshots": """
             test_snapshots_command.py::test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot""",
-        "a planted cache of vectors": """
-            test_reembedding_of_collections.py::test_a_cache_that_others_may_have_planted_is_refused""",
+        "a planted cache of vectors": "test_reembedding_of_collections.py::test_a_cache_that_others_may_have_planted_is_refused",
         "a folder of theirs under a name of ours": """
             test_snapshots_without_a_migration.py::test_what_is_exported_and_imported_again_is_the_same
             test_after_the_cutover.py::test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open
@@ -256,8 +258,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_what_binds_a_run_is_what_its_seals_say.py::test_fewer_roles_below_seals_that_say_what_the_first_one_said_are_named
             test_what_binds_a_run_is_what_its_seals_say.py::test_another_target_below_seals_that_say_the_old_one_is_named
             test_what_binds_a_run_is_what_its_seals_say.py::test_a_parameter_that_was_unset_at_the_first_seal_is_not_set_unseen""",
-        "later seals that say less": """
-            test_what_binds_a_run_is_what_its_seals_say.py::test_a_later_seal_that_says_less_is_named""",
+        "later seals that say less": "test_what_binds_a_run_is_what_its_seals_say.py::test_a_later_seal_that_says_less_is_named",
         "another file between the check and the archive": """
             test_evidence_stays_where_it_is.py::test_what_changes_after_the_check_is_not_archived
             test_evidence_stays_where_it_is.py::test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it""",

@@ -28,6 +28,7 @@ from helpers import cli, errors
 from helpers.cutover.application import CutoverState
 from helpers.fence.control import FenceState
 from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.shipping import Shipment
 from helpers.migration.source_changes import Ledger
 from helpers.parameters import RESUMABLE, ROLES, SECTIONS, Parameters
 from helpers.reason_codes import ReasonCode
@@ -429,6 +430,7 @@ def test_the_state_files_have_the_keys_that_the_architecture_names(tmp_path: Pat
     Checkpoint(tmp_path / "checkpoint.json", {}).save()
     keys["checkpoint.json"] = set(json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8")))
     keys["retry.json"] = {field.name for field in dataclasses.fields(Retry)}
+    keys["shipping/shipping.json"] = {field.name for field in dataclasses.fields(Shipment)} - {"folder"}
     body = read("docs/architecture.md").split("Their keys, and the states in their order:", 1)[1]
     rows = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in table(body, "file")}
     assert rows == keys

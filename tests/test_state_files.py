@@ -14,6 +14,7 @@ from helpers.errors import Terminal
 from helpers.fence.control import FenceState
 from helpers.migration.checkpoint import Checkpoint, Kept, TargetState
 from helpers.migration.restore import _Restored
+from helpers.migration.shipping import Shipment
 from helpers.migration.source_changes import Ledger
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import MadeDatabase
@@ -39,6 +40,7 @@ STATES: list[Any] = [
     Staged(HERE, {"a": [("a.parquet", "a", 3)]}, 3, {"missing_author": 1}),
     Kept({"source": "s"}, "import", 3, 0, {"a": TargetState(3, 1, 0, [1, 2])}, [], 0, 0),
     _Restored({"place": "p"}, {"a": "complete"}),
+    Shipment(HERE, "snap", {"chroma.sqlite3": (5, "0")}),
     _Known(HERE, "s3://backups/chroma", {"key": "env:KEY"}, "0", "1"),
 ]
 

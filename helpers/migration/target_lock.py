@@ -22,8 +22,9 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
-from helpers.parameters.endpoint import ALL, Endpoint, lies_in, overlap
+from helpers.parameters.endpoint import ALL, DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint, lies_in, overlap
 from helpers.parameters.model import read_yaml_mapping
+from helpers.parameters.sections import Collections
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, Verdict, utc_now
 from helpers.run import folders as runs
@@ -33,11 +34,12 @@ from helpers.run.folders import RunFolder, RunPath, RunState, reports_root, work
 from helpers.run.record import RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots import remote
-from helpers.stores import open_target, quick_holder, quick_names
+from helpers.stores import LOCK_COLLECTION, open_target, quick_holder, quick_names
 from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.handshake import tried, with_candidates
+from helpers.stores.layout import is_duckdb_layout
 from helpers.stores.limits import NO_LIMIT, known_of
-from helpers.stores.opening import UNKNOWN, lacking, make, one_database, remove_database
+from helpers.stores.opening import UNKNOWN, databases_of, lacking, make, one_database, remove_database
 
 SHOWN = 5
 
@@ -246,6 +248,55 @@ def require_apart(*databases: Endpoint) -> None:
                 )  # fmt: skip
 
 
+FILES = "files"  # migration.method
+
+
+def files_excluded(parameters: Parameters) -> str:
+    """Why `migration.method: files` is impossible, as far as the parameters and the source's list of databases say it; else "".
+
+    The first parameter that asks for something else than the source's own files, by name.
+    """
+    source, target, rules = parameters.source, parameters.target, parameters.migration
+    for side, end in (("source", source), ("target", target)):
+        if not end.is_embedded:
+            return f"{side} is a server, and files are copied between directories"
+        if (end.tenant, end.database) != (DEFAULT_TENANT, DEFAULT_DATABASE):
+            return f"{side}.tenant or {side}.database is given, and files hold all databases of a directory"
+    for name, changes in (
+        ("schema", not load_schema(parameters.schema_name).is_identity),
+        ("collections", parameters.collections != Collections()),
+        ("migration.id_policy", rules.id_policy != "fail"),
+        ("migration.reembed", rules.reembed is not None),
+        ("migration.normalised", rules.normalised != "quarantine"),
+        ("migration.drop_indexes", bool(rules.drop_indexes)),
+        ("migration.index", bool(rules.index)),
+    ):
+        if changes:
+            return f"{name} asks for something else than the source's own files"
+    if is_duckdb_layout(resolve_path(str(source.path))):
+        return "source.path was written by Chroma 0.3"
+    every = databases_of(source.model_copy(update={"tenant": ALL, "database": ALL}))
+    other = [f"{tenant}/{name}" for tenant, name in every if (tenant, name) != (DEFAULT_TENANT, DEFAULT_DATABASE)]
+    return f"source.path holds other databases: {_listed(other)}" if other else ""
+
+
+def already_holds(names: Collection[str]) -> str:
+    """Why files cannot become a target that holds these collections."""
+    return f"target.path already holds {_listed(names)}, and files become a target that holds nothing"
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(one_line(name, 60) for name in sorted(names)[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+
+
+def files_refused(why: str) -> UsageError:
+    """The one line for a run whose `migration.method: files` cannot be done."""
+    return UsageError(
+        ReasonCode.PARAMETERS_INVALID, f"files is impossible: {why}", where="migration.method",
+        next_step="Begin a new run with rows, the default; nothing was written to the target.",
+    )  # fmt: skip
+
+
 def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str = "") -> None:
     """Raises `WorldError` where the source cannot be read or the target already holds what would be written.
 
@@ -258,6 +309,8 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
             )  # fmt: skip
     require_apart(parameters.source, parameters.target)
+    if parameters.migration.method == FILES and (why := files_excluded(parameters)):
+        raise files_refused(why)
     if parameters.collections.shard and parameters.fence.kind != "none":
         raise UsageError(
             ReasonCode.PARAMETERS_INVALID,
@@ -283,6 +336,8 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
             ReasonCode.PARAMETERS_INVALID, "source and target are one database under two addresses",
             where=parameters.target.label, next_step="Name another database as target; nothing was written.",
         )  # fmt: skip
+    if parameters.migration.method == FILES and (held := set(present) - {LOCK_COLLECTION, *owned}):
+        raise files_refused(already_holds(held))
     refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters, run_id)
 
 

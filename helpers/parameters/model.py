@@ -189,7 +189,7 @@ class Parameters(Section):
             "collections": self.collections.model_dump(mode="json", exclude_none=True),
             "id_policy": self.migration.id_policy,
             **(dump(mode="json", include={"reembed", "reembed_config"}, exclude=free) if order else {}),
-            **dump(mode="json", include={"normalised", "drop_indexes", "index"}, exclude_defaults=True),
+            **dump(mode="json", include={"normalised", "drop_indexes", "index", "method"}, exclude_defaults=True),
         }
 
     @property

@@ -253,6 +253,8 @@ class Migration(Section):
     """What does the work: threads of the run's process, or workers of Dask for what servers hold (docs/scale.md)."""
     scheduler: Text | None = None
     """With `executor: dask`: `tcp://HOST:PORT` (or `tls://`), or `local`: workers started for each step. Not given: `local`."""
+    method: Literal["rows", "files"] = "rows"
+    """`files`: a directory's own index files are copied to a directory, where nothing is to be changed (docs/scale.md)."""
     id_policy: Literal["fail", "prefix"] = "fail"
     """Equal ids that meet in one target collection: stop, or write all ids as `<source collection>:<id>`."""
     minimum_valid: Annotated[float, Field(ge=0, le=1)] = 0.95
@@ -278,10 +280,9 @@ class Migration(Section):
 
     @model_validator(mode="after")
     def _config_without_secrets(self) -> Migration:
-        if self.reembed_config and self.reembed is None:
-            raise ValueError("has reembed_config but no reembed")
-        if self.reembed_config and self.reembed is not None and self.reembed.collections:
-            raise ValueError("has reembed_config beside a section reembed; write it there, as config")
+        if self.reembed_config and (self.reembed is None or self.reembed.collections):
+            why = "but no reembed" if self.reembed is None else "beside a section reembed; write it there, as config"
+            raise ValueError(f"has reembed_config {why}")
         if (named := secret_key(self.reembed_config)) is not None:
             how = "secrets go by environment: functions have an option such as api_key_env_var for it"
             raise ValueError(f"has reembed_config with {one_line(named, 40)!r}; {how}")
@@ -479,7 +480,6 @@ class Cutover(Section):
         """Values in the files that are secret, by `file:PATH KEY`: by the name of their key, comments included, or by their look.
 
         Further values of a key that occurs more than once, and further parts of a value, have `#2`, `#3` … at the end.
-
         A file that cannot be read has none; whoever changes it says so.
         """
         found: dict[str, str] = {}

@@ -398,8 +398,8 @@ USAGE = "source_usage"  # the step's fact: requests, rows, bytes, refusals, seco
 
 
 @contextlib.contextmanager
-def open_chosen(run: RunRecord) -> Iterator[Reader]:
-    """A collection that is left out may be beyond reading: it is listed and let alone.
+def open_chosen(run: RunRecord, keep: Path | None = None) -> Iterator[Reader]:
+    """A collection that is left out may be beyond reading: it is listed and let alone. `keep`: as for `open_source`.
 
     Raises `Terminal` ("other_source") where the key opens another tenant or database than when the run began.
     """
@@ -408,7 +408,8 @@ def open_chosen(run: RunRecord) -> Iterator[Reader]:
 
     parameters = run.parameters
     normalised = parameters.migration.normalised == "migrate"
-    with open_source(parameters.source, run.workspace, parameters.collections.selects, normalised=normalised) as store:
+    selects = parameters.collections.selects
+    with open_source(parameters.source, run.workspace, selects, normalised=normalised, keep=keep) as store:
         part = sharded(store, parameters.collections.shard)
         if parameters.source.is_embedded:
             yield part

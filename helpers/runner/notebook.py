@@ -576,6 +576,7 @@ def _empty_target(folder: RunState) -> dict[str, int]:
     removed: dict[str, int] = {}
     target = folder.parameters.target
     owned = Checkpoint.read(ledger).owned() if ledger.exists() else []
+    from helpers.migration import shipping
     from helpers.stores import open_target, quick_names
 
     if owned and set(owned) & set(quick_names(target, "target")):
@@ -585,6 +586,7 @@ def _empty_target(folder: RunState) -> dict[str, int]:
                 removed[name] = store.count(name)
                 store.drop(name)
                 folder.log(f"retry: removed {name} from the target, {removed[name]} chunks")
+    shipping.clear(folder.workspace, target)
     if ledger.exists():
         aside = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
         aside.mkdir(parents=True)

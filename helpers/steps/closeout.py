@@ -167,7 +167,8 @@ def connections_at(url: str) -> int:
 # Only what is named here may go: nothing that a resume, a rollback or an audit needs while the snapshots are kept.
 _TEMPORARY = (
     "source-copy-*", ".*.tmp", "*.tmp", ".*.partial", "*.partial", "drill-restore", "drill-rollback", "dry-run/target",
-    "dry-run/staged", "integration", "performance", "rollback/.*.partial",
+    "dry-run/staged", "dry-run/target-of-files", "dry-run/shipping", "shipping/copy", "integration", "performance",
+    "rollback/.*.partial",
 )  # fmt: skip
 # What stays, in the order of the table: name in the workspace, what it is.
 _KEPT = (
@@ -187,6 +188,7 @@ _KEPT = (
     (RunPath.QUARANTINE, "chunks that were not migrated, each with its reason; the reports hold all of them, too"),
     (RunPath.MONITORING, "every sample of the watch after the cutover"),
     (RunPath.BATCHES, "every batch of the import"),
+    ("shipping", "the list of the index files that were copied, with their digests"),
 )
 
 

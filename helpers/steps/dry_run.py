@@ -9,8 +9,10 @@ from __future__ import annotations
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from helpers.migration.importing import (
     show_transform,
 )
 from helpers.migration.reembedding import COST, NEW_VECTORS, REEMBEDDED, judge_reembedded, make
+from helpers.migration.shipping import Trial
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode
@@ -47,6 +50,7 @@ from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.steps.validate import record_known, record_searches, record_values
 from helpers.stores import open_embedded
+from helpers.stores.client import ClientStore
 from helpers.stores.diagnosis import TIE, swapped
 from helpers.validation.expectation import Expectation
 from helpers.validation.fidelity import Examination
@@ -217,18 +221,21 @@ class DryRunStep(NotebookStep):
         self.run = run
         self.folder = run.workspace / "dry-run"
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.files = Trial(run, self.folder)
 
     @cached_property
     def _taken(self) -> tuple[Snapshot, dict[str, Any]]:
         """The snapshot and the baseline of the source, in one visit."""
-        with open_chosen(self.run) as store:
+        with open_chosen(self.run, self.files.place()) as store:
             judge_indexes(self.run, map(store.info, chosen(store.names(), self.run.parameters)), refuse=True)
             snapshot = take_snapshot(self.run, store)
             total = snapshot.total
             with self.run.phase("baseline", total), self.run.progress("Probe the source", total) as bar:
                 found = baseline(store, snapshot, self.run.parameters, progress=bar)
             known = answers_of_source(store, snapshot.names(), self.run.parameters.validation.retrieval)
-            return snapshot, {**found, "retrieval": known}
+            self.files.judge(store, snapshot)
+        self.files.ship(snapshot)
+        return snapshot, {**found, "retrieval": known}
 
     @property
     def snapshot(self) -> Snapshot:
@@ -331,35 +338,46 @@ class DryRunStep(NotebookStep):
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""
         judge_staging(self.run, self.staged, self.run.parameters)
+        self.files.require_unchanged(self.staged)
         judge_reembedded(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 
     def import_and_validate(self) -> pd.DataFrame:
-        """Phases 4 and 5 and the tests of step 23, against a throw-away Chroma that is removed afterwards."""
+        """Phases 4 and 5 and the tests of step 23, against a throw-away Chroma that is removed afterwards.
+
+        With `migration.method: files` it is the one whose files were copied; rows are imported all the same, to be timed.
+        """
         refuse_failed(self.run)
         total = sum(self.staged.rows(t) for t in self.staged.files)
         plans = self.job.plans(self.staged)
-        place = self.folder / "target"
-        here = self.run.parameters.target.model_copy(
-            update={"url": None, "path": str(place), "tenant": "default_tenant", "database": "default_database"}
-        )
         try:
-            with open_embedded(place, here, role="throw-away target", label="throw-away Chroma") as store:
+            with self._throw_away(self.folder / "target") as store:
                 with (
-                    self.run.phase("4 import", total),
+                    self.run.phase(self.files.by_rows, total),
                     self.run.progress("Import into a throw-away Chroma", total) as bar,
                 ):
                     importer = self.job.importer(store, self.staged, bar, lambda *_: None, self.run.workspace)
                     importer.prepare(plans)
                     importer.write()
-                with self.run.phase("5 verify", total):
-                    judge_arrivals(
-                        self.run, self.job.arrivals(store, self.staged), self.run.parameters.expected.minimum_imported
-                    )
-                return self._examine(store)
+                if not self.files.ordered:
+                    return self._verified(store, total)
+            with self._throw_away(self.files.target) as store:
+                return self._verified(store, total)
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            for place in (self.folder / "target", self.files.target):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _throw_away(self, place: Path) -> AbstractContextManager[ClientStore]:
+        update = {"url": None, "path": str(place), "tenant": "default_tenant", "database": "default_database"}
+        here = self.run.parameters.target.model_copy(update=update)
+        return open_embedded(place, here, role="throw-away target", label="throw-away Chroma")
+
+    def _verified(self, store: ClientStore, total: int) -> pd.DataFrame:
+        with self.run.phase("5 verify", total):
+            arrived = self.job.arrivals(store, self.staged)
+            judge_arrivals(self.run, arrived, self.run.parameters.expected.minimum_imported)
+        return self._examine(store)
 
     def _examine(self, store: Any) -> pd.DataFrame:
         of = Expectation(
@@ -438,7 +456,7 @@ class DryRunStep(NotebookStep):
         rows = [
             ("21 snapshot", took.get("snapshot", 0) + took.get("verify snapshot", 0), "measured here, same source"),
             ("22 transform and validate", took.get("2–3 transform and validate", 0), "measured here, same data"),
-            ("22 import", took.get("4 import", 0), "measured into a throw-away embedded Chroma on this machine"),
+            ("22 import", 0.0, ""),
             ("22 verify", took.get("5 verify", 0), "measured against the throw-away Chroma"),
             (
                 "22 catch-up",
@@ -450,9 +468,7 @@ class DryRunStep(NotebookStep):
         ]
         readiness = self.run.earlier(Step.TARGET_READINESS)
         rate = readiness.facts.get("probe_write_chunks_per_second") if readiness else None
-        if rate:
-            rows[2] = ("22 import", max(rows[2][1], chunks / rate),
-                       f"the slower of the throw-away Chroma and the target's write probe ({rate:,.0f} chunks/s)")  # fmt: skip
+        rows[2:3] = self.files.estimates(took, chunks, rate)
         measured = [
             s
             for r in (
@@ -479,6 +495,10 @@ class DryRunStep(NotebookStep):
                        parameter="migration.max_minutes", threshold=limit, relation="≤",
                        unit="s", reason=ReasonCode.TOO_SLOW if late else "", detail=f"{cause}not known: {unknown}")  # fmt: skip
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
+
+    def methods(self) -> pd.DataFrame:
+        """Both ways of the import, by `migration.method`: the seconds that each takes here, and their basis; NaN: impossible."""
+        return pd.DataFrame(self.run.result.facts.get("methods", []), columns=["method", "seconds", "basis"])
 
     def _again(self, took: Mapping[str, float]) -> list[tuple[str, float, str]]:
         """Step 22 takes every new vector from the cache; what changed since is embedded at the rate measured here."""

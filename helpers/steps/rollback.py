@@ -22,6 +22,7 @@ from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.fence import Control, FenceState, lift, used_by
 from helpers.fence.control import LIFTING, UNTRIED
 from helpers.formatting import count
+from helpers.migration import shipping
 from helpers.migration.source_changes import WrittenData
 from helpers.migration.target_lock import remove_made_database
 from helpers.monitoring import measure
@@ -294,6 +295,7 @@ class RollbackStep(NotebookStep):
                 if late := facts.get("late"):
                     self.run.check("clients' late writes", Verdict.WARNING, measured=len(late), threshold=0, unit="exports",
                                    reason=ReasonCode.CLIENT_WRITES, detail=f"not replayed: {', '.join(late)}")  # fmt: skip
+            shipping.clear(self.run.workspace, target)
             database = remove_made_database(self.run.home)
             chunks, of_clients = (sum(int(r[at]) for r in rows) for at in (1, 2))
             theirs = f", {of_clients:,} of them written by clients and exported before," if of_clients else ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from helpers.formatting import moment
+from helpers.formatting import count, moment, size
+from helpers.migration import shipping
 from helpers.migration.source_changes import take_logged
-from helpers.migration.target_lock import chosen
-from helpers.parameters import Parameters
+from helpers.migration.target_lock import FILES, chosen
+from helpers.parameters import Parameters, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
@@ -137,9 +138,21 @@ class SnapshotStep(NotebookStep):
         self.snapshot: Snapshot | None = None
 
     def take(self) -> pd.DataFrame:
-        """Read the source into a new snapshot; counts by collection."""
-        with open_chosen(self.run) as store:
+        """Read the source into a new snapshot; counts by collection. With `migration.method: files` the copy that it is read
+        from is kept and proven whole: its files are what step 22 copies."""
+        parameters, folder = self.run.parameters, self.run.workspace
+        files = parameters.migration.method == FILES
+        with open_chosen(self.run, shipping.place(folder) if files else None) as store:
             self.snapshot = take_snapshot(self.run, store)
+            if files:
+                with self.run.phase(shipping.PROOF, self.snapshot.total):
+                    shipping.require_whole(store, self.snapshot, parameters.source, self.run.id)
+        if files:
+            with self.run.phase(shipping.LISTING, self.snapshot.total):
+                kept = shipping.keep(folder, resolve_path(str(parameters.source.path)), self.snapshot)
+            self.run.check("copy of the source, to be shipped", Verdict.PASS, measured="whole", threshold="whole",
+                           detail=f"{count(len(kept.files), 'file')}, {size(kept.bytes)}; no damage, each page of its database "
+                           "checked. What was deleted may still be in files; rows leave it behind")  # fmt: skip
         judge_counts(self.run, self.snapshot, self.run.parameters)
         rows = [(i.name, i.count) for i in self.snapshot.collections()]
         return pd.DataFrame(rows, columns=["collection", "chunks"])

@@ -28,6 +28,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE, judge_indexes
 from helpers.migration.reembedding import refuse_order
 from helpers.migration.target_lock import (
+    FILES,
     NOT_THERE,
     chosen,
     judge_limits,
@@ -235,6 +236,8 @@ class TargetReadinessStep(NotebookStep):
         """Free space against an estimate of what the target, the snapshots, the staging and the reports need."""
         vectors = sum(i.count * (i.dimension or 0) * 4 for i in self._source)
         here = {self.run.workspace: 3 * vectors}  # staging, the dry run's throw-away target at 2.3 times
+        if self.run.parameters.migration.method == FILES:  # the source's copy, which is kept
+            here[self.run.workspace] += int(_PER_CHUNK * vectors)
         # Quarantined chunks as JSON, compressed.
         aside = int(3 * vectors * (1 - self.run.parameters.migration.minimum_valid))
         here[self.run.folder] = _REPORTS + aside

@@ -79,9 +79,11 @@ def prepare(
 
 @contextmanager
 def open_source(
-    endpoint: Endpoint, scratch: Path, wanted: Callable[[str], bool] = lambda name: True, *, normalised: bool = False
-) -> Iterator[Reader]:
-    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end.
+    endpoint: Endpoint, scratch: Path, wanted: Callable[[str], bool] = lambda name: True, *, normalised: bool = False,
+    keep: Path | None = None,
+) -> Iterator[Reader]:  # fmt: skip
+    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end, or moved to `keep`, a new
+    folder on the same disk, where nothing was raised.
 
     The copy is mended and, where indexes are damaged, rescued (`source_copy`). Only the collections that are `wanted` by
     name have to be readable; the others are listed and let alone. `normalised`: use vectors whose norm is lost.
@@ -106,6 +108,8 @@ def open_source(
         ) as store:
             store.note(found.source, found.collections, found.repairs)
             yield store
+        if keep is not None:
+            copy.rename(keep)
     finally:
         shutil.rmtree(copy, ignore_errors=True)
 

@@ -24,7 +24,6 @@ from tests.faults.scenario import (
     lose_quarantine,
     names,
     no_go,
-    nothing,
     one_quarantined,
     open_again,
     pruned,
@@ -46,6 +45,7 @@ from tests.faults.special import (
     Rejected,
     Repaired,
     Ruled,
+    Shipped,
     anew,
     archive_unverified,
     begin_or_resume_all,
@@ -171,10 +171,11 @@ SCENARIOS: list[Scenario] = [
         """),
     ),
     Scenario(
-        "gone on with an export", "ready", always("resume", "one", "--until", "21"), always("resume", "one", "--until", "21"),
-        names("""
+        "gone on with an export, then index files", "ready", always("resume", "one", "--until", "22"),
+        always("resume", "one", "--until", "22"), names("""
+            migration.shipping:_bring migration.shipping:_switch migration.shipping:keep migration.shipping:ship
             snapshots.export_journal:Journal.open
-        """), prepare=interrupt_export, check=nothing,
+        """), prepare=interrupt_export, bench=lambda shared: shared.once("shipped", Shipped),
     ),
     Scenario(
         "sign elsewhere", "decided", export_statement, export_statement, names("""
@@ -342,6 +343,8 @@ WITHOUT: dict[str, str] = {
             """migration.staging:_piece snapshots.retention:_by_workers""",
         "a file that shows whether workers see a folder, with a name of a leftover: it says nothing to anybody later":
             """run.executor:_tokens""",
+        "one renaming of a copy of the source in the workspace, which step 21 makes again":
+            """stores.opening:open_source""",
         "an empty file, which SQLite takes for a new database":
             """stores.copying:own_database""",
         "an empty file that asks a run to stop":

@@ -251,6 +251,18 @@ def _unit(vector: Any) -> Any:
     return vector / np.linalg.norm(vector)
 
 
+class Shipped(Bench):
+    """The source's own index files become the target."""
+
+    STATES = ("new", "ready", "snapshot", "migrated", "changed")
+
+    def _make_new(self) -> None:
+        super()._make_new()
+        trial = self.home / "trial.yaml"
+        order = "{batch_size: 15, method: files}"
+        trial.write_text(trial.read_text(encoding="utf-8").replace("{batch_size: 15}", order))
+
+
 class Rejected(Repaired):
     """The run's schema quarantines chunks before and after the source changes."""
 

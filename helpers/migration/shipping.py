@@ -1,0 +1,513 @@
+"""`migration.method: files`: a proven copy of a source directory becomes the target, file by file instead of row by row.
+
+Every opening of a source directory copies it first. The copy that the snapshot is read from is kept, proven whole and listed
+with the digest of each file (`keep`). It holds the target's lock of this run already. Step 22 brings its files into a folder
+of ours inside the target's (`ship`): by reflink where the file system has it. A file that arrived before a kill, by size and
+digest, is not brought again. The index folders are moved up, then the database is put in place of the empty one, in one
+renaming: before it the target is empty, after it the target is whole.
+
+What the files hold is never compared here: steps 22 and 23 compare the source and every chunk of the target as ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import re
+import shutil
+import sqlite3
+import stat
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
+from helpers.fence import who_has_open
+from helpers.formatting import count, duration, size
+from helpers.migration.source_changes import source_changes
+from helpers.migration.staging import Staged
+from helpers.migration.target_lock import FILES, already_holds, files_excluded, files_refused, target_names
+from helpers.parameters import resolve_path
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
+from helpers.reason_codes import ReasonCode
+from helpers.results import (
+    PRIVATE,
+    Progress,
+    StateFile,
+    Verdict,
+    file_digest,
+    flush_file,
+    flush_folder,
+    is_leftover,
+    naming,
+    silent,
+    writing,
+)
+from helpers.run.record import RunRecord
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import LOCK_COLLECTION, Reader
+from helpers.stores.base import Finding
+from helpers.stores.client import ClientStore
+from helpers.stores.copying import newest, require_room
+from helpers.stores.creation import refused_name, unsupported
+from helpers.stores.diagnosis import examine
+from helpers.stores.layout import DATABASE, LOGS, OURS
+from helpers.stores.opening import MADE, make_ours
+from helpers.stores.repair import migrations
+
+FOLDER = "shipping"  # in the workspace of a run: the kept copy, and the list of its files
+COPY = "copy"
+ARRIVING = f"{OURS}shipping"  # in the target's folder, until every file is there
+PROOF, LISTING = "prove the copy", "list the copy"  # phases of steps 13 and 21
+CLONED, COPIED, KEPT = "cloned (reflink)", "copied", "kept from before"
+_FICLONE = 0x40049409  # Linux: a file shares the blocks of another one, on btrfs, XFS and the like
+_OF_AN_INDEX = re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/\w{1,40}\.(bin|pickle)")
+_PIECE_BYTES = 8 * 2**20
+
+
+@dataclass(slots=True)
+class Shipment(StateFile):
+    """The files of a kept copy: by relative path, [bytes, SHA-256]. `snapshot` is the one that was read from it.
+
+    `ways` counts files by how they came into the target (`CLONED`, `COPIED`, `KEPT`), and `seconds` is how long that took;
+    both are there once all have arrived.
+    """
+
+    file = "shipping.json"
+    damaged = ReasonCode.CHECKPOINT_UNREADABLE
+    remedy = f"Take the snapshot again: {RUNBOOK} resume ID --retry 21"
+
+    folder: Path
+    snapshot: str
+    files: dict[str, tuple[int, str]]
+    ways: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """A name is also a path below the target, and part of it a folder that `clear` removes."""
+        if not all(name == DATABASE or _OF_AN_INDEX.fullmatch(name) for name in self.files):
+            raise ValueError("it names a file that no Chroma directory has")
+
+    @property
+    def bytes(self) -> int:
+        return sum(length for length, _ in self.files.values())
+
+    @property
+    def indexes(self) -> list[str]:
+        """The index folders, by name."""
+        return sorted({name.split("/")[0] for name in self.files if "/" in name})
+
+    def said(self) -> str:
+        """How many files and bytes, and how they came: one line."""
+        ways = ", ".join(f"{number:,} {way}" for way, number in sorted(self.ways.items()))
+        return f"{count(len(self.files), 'file')}, {size(self.bytes)}: {ways}"
+
+
+# -- the copy of the source --------------------------------------------------------------------------------------------
+
+
+def place(folder: Path) -> Path:
+    """Where the copy is kept of which the list is to lie in `folder`; nothing is there. For `open_source`."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    (folder / FOLDER).mkdir(parents=True)
+    return folder / FOLDER / COPY
+
+
+def require_whole(store: Reader, snapshot: Snapshot, endpoint: Endpoint, run_id: str) -> None:
+    """Mark the open copy with the lock of this run. Raises `UsageError` where it is not whole, or not what the snapshot holds.
+
+    Judged as `runbook doctor` judges a directory.
+    """
+    if why := not_whole(store) or _diagnosed(store, endpoint):
+        raise damaged_source(why)
+    if len(snapshot.manifest["sessions"]) > 1:  # its first parts were read from an earlier copy
+        changes = source_changes(store, snapshot)
+        if not changes.nothing:
+            raise UsageError(
+                ReasonCode.SOURCE_CHANGED, f"the source changed while its snapshot was interrupted: {changes.sentence()}",
+                where="migration.method: files", next_step=f"Take the snapshot again: {RUNBOOK} resume {run_id} --retry 21",
+            )  # fmt: skip
+    cast(ClientStore, store).acquire_lock(run_id)
+
+
+def not_whole(store: Reader) -> str:
+    """What was found when this copy was made and opened, for which its files may not be copied; "" where nothing was."""
+    if getattr(store, "repairs", ()):
+        return "values or records were repaired on the copy"
+    for info in store.collections():
+        name = one_line(info.name, 60)
+        if info.space != info.declared_space:
+            return f"{name} searches by {info.space} and its settings say {info.declared_space}"
+        if why := refused_name(info.name) or ", ".join(map(str, unsupported(info))):
+            return f"{name} is none that a current Chroma would make: {why}"
+        if worst := _worst(info.findings):
+            return f"{name}: {worst}"
+    return _worst(getattr(store, "findings", ()))
+
+
+def _worst(findings: tuple[str, ...]) -> str:
+    return next((str(one) for one in map(Finding.of, findings) if not one.severity.sound), "")
+
+
+def _diagnosed(store: Reader, endpoint: Endpoint) -> str:
+    found = examine(store, endpoint, store.names())
+    if found.verdict == "sound":
+        return ""
+    worst = found.problems[0]
+    return f"{f'{one_line(worst.where, 60)}: ' if worst.where else ''}{worst.what}"
+
+
+def damaged_source(why: str) -> UsageError:
+    """The one line for a source whose files are not to be copied."""
+    return UsageError(
+        ReasonCode.PARAMETERS_INVALID, f"files is impossible, the source's files cannot be taken as they are: {why}",
+        where="migration.method",
+        next_step=f"Begin a new run with rows, the default, which mends a copy; {RUNBOOK} doctor says more. "
+        "Nothing was written to the target.",
+    )  # fmt: skip
+
+
+def keep(folder: Path, source: Path, snapshot: Snapshot, *, prove: bool = True) -> Shipment:
+    """List the copy at `place(folder)`, which is closed: its files with their digests, on disk when this returns.
+
+    `prove`: its database is checked page by page, with its indexes, and the copy is on disk, too. Raises `UsageError` where
+    that fails, where its layout is not that of the Chroma here, so that opening it changed it, or where its database was not
+    closed.
+    """
+    copy = folder / FOLDER / COPY
+    if why := _unlike(source / DATABASE, copy / DATABASE) or (_unsound(copy / DATABASE) if prove else ""):
+        raise damaged_source(why)
+    owned = _segments(copy / DATABASE)  # an index folder of no collection stays behind
+    indexes = sorted(str(path.relative_to(copy)) for path in copy.glob("*/*") if path.parent.name in owned)
+    names = [*indexes, DATABASE]  # the database last
+    files = {name: ((copy / name).stat().st_size, file_digest(copy / name)) for name in names}
+    if prove:
+        for name in names:
+            flush_file(copy / name)
+        for path in (copy.parent, copy, *(path for path in copy.iterdir() if path.is_dir())):
+            flush_folder(path)
+    found = Shipment(folder / FOLDER, snapshot.id, files)
+    found.save(folder / FOLDER)
+    return found
+
+
+def _segments(database: Path) -> set[str]:
+    """The segments that the collections of a database have: the names of the index folders that are in use."""
+    with newest(database) as db:
+        return {str(row[0]) for row in db.execute("SELECT id FROM segments")}
+
+
+def _unlike(source: Path, copy: Path) -> str:
+    """Why the copy's layout is another one than the source's; "" where it is the same."""
+    try:
+        with newest(source) as db:
+            rows = db.execute("SELECT dir, max(version) FROM migrations GROUP BY dir ORDER BY dir").fetchall()
+    except sqlite3.Error as error:
+        return f"its layout cannot be read ({one_line(str(error), 80)})"
+    before, now = dict(rows), dict(migrations(copy))
+    if before != now:
+        parts = (
+            f"{part} {before.get(part, 0)} instead of {now[part]}" for part in now if before.get(part) != now[part]
+        )
+        return f"its layout is that of another Chroma ({', '.join(parts)})"
+    left = [suffix for suffix in LOGS if copy.with_name(f"{copy.name}{suffix}").exists()]
+    return f"its database was not closed, {copy.name}{left[0]} is there" if left else ""
+
+
+def _unsound(database: Path) -> str:
+    try:
+        with newest(database) as db:
+            (said,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+    return "" if said == "ok" else f"{database.name}: {one_line(said, 100)}"
+
+
+def kept(folder: Path, snapshot: Snapshot) -> Shipment:
+    """The list of the copy that this snapshot was read from. Raises `UsageError` where there is none."""
+    found = Shipment.load(folder / FOLDER)
+    if found is None or found.snapshot != snapshot.id or not (folder / FOLDER / COPY).is_dir():
+        raise UsageError(
+            ReasonCode.SNAPSHOT_ALTERED, f"no copy of the source is kept from which {snapshot.id} was read",
+            where=str(folder / FOLDER), next_step=f"Take the snapshot again: {RUNBOOK} resume ID --retry 21",
+        )  # fmt: skip
+    return found
+
+
+def changed(staged: Staged) -> str:
+    """How many chunks the rules change, set aside or leave out, where they do: files hold every chunk as it is."""
+    for what, found in (
+        ("chunks are set aside", staged.aside),
+        ("values are repaired", sum(row["chunks"] for row in staged.repairs)),
+        ("chunks are changed", staged.chunks_changed),
+        ("ids are rewritten", staged.rewritten),
+    ):
+        if found:
+            return f"{found:,} {what}, and files hold every chunk as it is"
+    return ""
+
+
+def require_unchanged(staged: Staged) -> None:
+    """Raises `UsageError` where `changed` says something."""
+    if why := changed(staged):
+        raise files_refused(why)
+
+
+# -- into the target ---------------------------------------------------------------------------------------------------
+
+
+def ship(shipment: Shipment, target: Path, progress: Progress = silent) -> None:
+    """Make the copy's files the database in this folder, which is new or holds no collection; nobody has it open.
+
+    What a killed attempt brought is not brought again. `progress` advances by bytes. Raises `Terminal`: "target_not_empty",
+    "target_in_use", "disk_full", and "snapshot_altered" where the copy is not what was listed.
+    """
+    begun, ways = time.monotonic(), Counter[str]()
+    _require_empty(target)
+    arriving = target / ARRIVING
+    if not (arriving / MADE).is_file():
+        shutil.rmtree(arriving, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        make_ours(arriving)
+    _sweep(shipment, target)
+    mode = stat.S_IMODE((target / DATABASE).stat().st_mode) if (target / DATABASE).exists() else PRIVATE
+    require_room(arriving, _missing(shipment, target))
+    for name, (length, digest) in shipment.files.items():
+        where = _landing(target, name)
+        way = KEPT if _is(where, length, digest) else _bring(shipment.folder / COPY / name, where, digest, mode)
+        ways[way] += 1
+        progress.advance(length)
+    shipment.ways, shipment.seconds = dict(ways), time.monotonic() - begun
+    shipment.save(shipment.folder)
+    _switch(shipment, target)
+
+
+def _landing(target: Path, name: str) -> Path:
+    """Where a file arrives: in our folder, or where its index folder was moved to before a kill."""
+    folder = target / name.split("/")[0]
+    return target / name if "/" in name and folder.is_dir() else target / ARRIVING / name
+
+
+def _missing(shipment: Shipment, target: Path) -> int:
+    return sum(
+        length for name, (length, _) in shipment.files.items()
+        if not (where := _landing(target, name)).is_file() or where.stat().st_size != length
+    )  # fmt: skip
+
+
+def _sweep(shipment: Shipment, target: Path) -> None:
+    """What a killed attempt left half written, and files in our index folders that are not the copy's."""
+    for path in (target / ARRIVING).rglob("*"):
+        if path.is_file() and is_leftover(path.name):
+            path.unlink()
+    for folder in shipment.indexes:
+        for path in (target / folder).glob("*"):
+            if f"{folder}/{path.name}" not in shipment.files:
+                path.unlink()
+
+
+def _is(path: Path, length: int, digest: str) -> bool:
+    return path.is_file() and path.stat().st_size == length and file_digest(path) == digest
+
+
+def _bring(file: Path, where: Path, digest: str, mode: int) -> str:
+    """Clone or copy a file, whole and flushed or not at all; which of the two."""
+    where.parent.mkdir(exist_ok=True)
+    with writing(where, mode, file.stat().st_size) as temporary:
+        with naming(temporary), file.open("rb") as source, temporary.open("r+b") as target:
+            way = CLONED if _clone(source.fileno(), target.fileno()) else COPIED
+            target.seek(0)
+            found = hashlib.file_digest(target, "sha256").hexdigest() if way == CLONED else _copy(source, target)
+        if found != digest:
+            raise Terminal(
+                ReasonCode.SNAPSHOT_ALTERED, "is not as it was when it was proven whole", where=str(file),
+                next_step=f"Take the snapshot again: {RUNBOOK} resume ID --retry 21",
+            )  # fmt: skip
+    return way
+
+
+def _clone(source: int, target: int) -> bool:
+    """Have one open file share the blocks of another; False where the file system cannot."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> str:
+    """Copy the bytes; their SHA-256."""
+    digest = hashlib.sha256()
+    while piece := source.read(_PIECE_BYTES):
+        digest.update(piece)
+        target.write(piece)
+    return digest.hexdigest()
+
+
+def _require_empty(target: Path) -> None:
+    """`Terminal` unless this folder is new, or its database holds at most the lock of a run, and nobody has it open."""
+    if not (target / DATABASE).exists():
+        return
+    with newest(target / DATABASE) as db:
+        held = sorted(row[0] for row in db.execute("SELECT name FROM collections") if row[0] != LOCK_COLLECTION)
+        databases = db.execute("SELECT tenant_id, name FROM databases").fetchall()
+    held += [f"database {t}/{d}" for t, d in databases if (t, d) != (DEFAULT_TENANT, DEFAULT_DATABASE)]
+    if held:
+        raise Terminal(
+            ReasonCode.TARGET_NOT_EMPTY, f"holds {one_line(held[0], 60)}; files become a target that holds nothing",
+            where=f"target.path {target}", next_step="Name another target, or import by rows, in a new run.",
+        )  # fmt: skip
+    journals = [f"{DATABASE}{suffix}" for suffix in LOGS if (target / f"{DATABASE}{suffix}").exists()]
+    if who := who_has_open(target).sentence() or ", ".join(journals):
+        raise Terminal(
+            ReasonCode.TARGET_IN_USE, f"another process works on the target's database: {who}", where=f"target.path {target}",
+            next_step="Stop it, then repeat.",
+        )  # fmt: skip
+
+
+def _switch(shipment: Shipment, target: Path) -> None:
+    """The index folders first; then the database, whose renaming is the moment in which the target is there."""
+    arriving = target / ARRIVING
+    for folder in shipment.indexes:
+        if (arriving / folder).is_dir():
+            flush_folder(arriving / folder)
+            (arriving / folder).rename(target / folder)
+    flush_folder(target)
+    (arriving / DATABASE).replace(target / DATABASE)
+    flush_folder(target)
+    shutil.rmtree(arriving)
+
+
+def clear(folder: Path, place: Endpoint) -> None:
+    """Remove what a shipment that did not end left in the target's folder: our folder, and index folders of no collection.
+
+    `folder` is the workspace of the run. For an undo, once its collections are gone; nothing where no files were shipped.
+    """
+    if not place.path:
+        return
+    target, found = resolve_path(place.path), None
+    if (target / ARRIVING / MADE).is_file():
+        shutil.rmtree(target / ARRIVING)
+    with suppress(Terminal):  # an undo ends without that list: folders of no collection are in nobody's way
+        found = Shipment.load(folder / FOLDER)
+    if found is None or not target.is_dir():
+        return
+    used = _segments(target / DATABASE) if (target / DATABASE).exists() else set()
+    for name in set(found.indexes) - used:
+        shutil.rmtree(target / name, ignore_errors=True)
+
+
+# -- the dry run -------------------------------------------------------------------------------------------------------
+
+
+class Trial:
+    """Step 13: files are copied into a throw-away folder, to be measured; where they are ordered, step 13 tests them there.
+
+    Where files are impossible, `why` says so. Raises `UsageError` wherever that is found and files are ordered.
+    """
+
+    def __init__(self, run: RunRecord, folder: Path) -> None:
+        self.run, self.folder, self.target = run, folder, folder / "target-of-files"
+        self.ordered = run.parameters.migration.method == FILES
+        self.why, self.done = "", cast(Shipment | None, None)
+
+    @property
+    def by_rows(self) -> str:
+        """The name of the phase in which rows are imported; "4 import" is what the run will do."""
+        return "4 import by rows" if self.ordered else "4 import"
+
+    def place(self) -> Path | None:
+        """Where the source's copy is to be kept; None where parameters, or what the target holds, make files impossible."""
+        try:
+            self.why = files_excluded(self.run.parameters)
+            if not self.why and (held := set(target_names(self.run.parameters)) - {LOCK_COLLECTION}):
+                self.why = already_holds(held)
+        except RunbookError as error:
+            if self.ordered:
+                raise
+            self.why = error.what
+        if self.why and self.ordered:
+            raise files_refused(self.why)
+        return None if self.why else place(self.folder)
+
+    def judge(self, store: Reader, snapshot: Snapshot) -> None:
+        """The open copy: whole, and not only as far as opening it showed where its files are ordered."""
+        if self.ordered:
+            with self.run.phase(PROOF, snapshot.total):
+                require_whole(store, snapshot, self.run.parameters.source, self.run.id)
+        elif not self.why:
+            self.why = not_whole(store)
+
+    def ship(self, snapshot: Snapshot) -> None:
+        """Copy the files; the copy is removed again."""
+        source = resolve_path(str(self.run.parameters.source.path))
+        try:
+            if not self.why:
+                with self.run.phase(LISTING, snapshot.total):
+                    self.done = keep(self.folder, source, snapshot, prove=self.ordered)
+                with self.run.phase("4 import" if self.ordered else "4 import by files", snapshot.total):
+                    ship(self.done, self.target)
+        except (RunbookError, OSError, sqlite3.Error) as error:
+            if self.ordered:
+                raise
+            self.done, self.why = None, error.what if isinstance(error, RunbookError) else one_line(str(error), 100)
+        finally:
+            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+            if not self.ordered:
+                shutil.rmtree(self.target, ignore_errors=True)
+
+    def require_unchanged(self, staged: Staged) -> None:
+        if self.ordered:
+            require_unchanged(staged)
+        elif not self.why:
+            self.why = changed(staged)
+
+    def estimates(self, took: Mapping[str, float], chunks: int, rate: float | None) -> list[tuple[str, float, str]]:
+        """Rows of the estimate (part, seconds, basis) for what the run will do. Both ways are put on record, with the faster one.
+
+        `took` are seconds by phase, `rate` is the write probe of the target in chunks a second.
+        """
+        seconds = took.get(self.by_rows, 0.0)
+        basis = "measured into a throw-away embedded Chroma on this machine"
+        if rate:
+            seconds = max(seconds, chunks / rate)
+            basis = f"the slower of the throw-away Chroma and the target's write probe ({rate:,.0f} chunks/s)"
+        before = took.get(PROOF, 0.0) + took.get(LISTING, 0.0)
+        ways = {"rows": (seconds, basis), FILES: self._by_files(before)}
+        method = self.run.parameters.migration.method
+        known = {name: way for name, way in ways.items() if way[0] is not None}
+        told = "; ".join(f"{n}: {b}" if s is None else f"{n}: {duration(s)}, {b}" for n, (s, b) in ways.items())
+        faster = f"{min(known, key=lambda name: known[name][0] or 0.0)} is faster. " if len(known) > 1 else ""
+        self.run.fact("methods", [{"method": name, "seconds": s, "basis": b} for name, (s, b) in ways.items()])
+        self.run.check("way of the import", Verdict.PASS, measured=method, threshold=method, parameter="migration.method",
+                       detail=faster + told)  # fmt: skip
+        if not self.ordered:
+            return [("22 import", seconds, basis)]
+        whole, basis = ways[FILES]
+        return [
+            ("21 proof of the copy", before, "measured here, same source"),
+            ("22 import", (whole or 0.0) - before, basis),
+        ]
+
+    def _by_files(self, before: float) -> tuple[float | None, str]:
+        """Seconds, those of the proof of the copy with them as far as it was made, and the basis; None and why not."""
+        done = self.done
+        if done is None or self.why:
+            return None, f"impossible: {self.why}"
+        pace = f" at {size(int(done.bytes / done.seconds))}/s" if done.seconds > 0.01 else ""
+        same = _device(resolve_path(str(self.run.parameters.target.path))) == _device(self.folder)
+        where = "on the target's disk" if same else "on the workspace's disk, which is not the target's"
+        proof = f"with {duration(before)} to prove the copy" if self.ordered else "without the proof of the copy"
+        return before + done.seconds, f"{done.said()}{pace}, measured {where}, {proof}"
+
+
+def _device(path: Path) -> int:
+    """The disk on which this path is, or will be."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists()).stat().st_dev
