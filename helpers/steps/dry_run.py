@@ -497,8 +497,10 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
 
     def methods(self) -> pd.DataFrame:
-        """Both ways of the import, by `migration.method`: the seconds that each takes here, and their basis; NaN: impossible."""
-        return pd.DataFrame(self.run.result.facts.get("methods", []), columns=["method", "seconds", "basis"])
+        """Both ways of the import, by `migration.method`: the seconds that each takes here, NaN where it is impossible, the
+        basis, and which is faster, where both are possible."""
+        columns = ["method", "ordered", "seconds", "faster", "basis"]
+        return pd.DataFrame(self.run.result.facts.get("methods", []), columns=columns)
 
     def _again(self, took: Mapping[str, float]) -> list[tuple[str, float, str]]:
         """Step 22 takes every new vector from the cache; what changed since is embedded at the rate measured here."""
