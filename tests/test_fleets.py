@@ -442,7 +442,7 @@ def test_a_row_whose_process_ended_before_it_made_its_run_is_begun_again(
     made(here, "a")
     fleet.note("f", "a", begun=utc_now(), ended=utc_now(), code=1, line="it broke")
     code, said = verified(capsys)
-    assert (code, "its process said: it broke" in said) == (1, True)
+    assert (code, "Row a: it made no run: it broke" in said) == (0, True)
     assert work(monkeypatch, here, {})[0] == 0
     assert begun(here) == ["f-a"]
 
