@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from tests import application
 from tests.commands import Runbook, only_line
-from tests.cutovers import decided, details, migrated, step, verdicts
+from tests.cutovers import cells, decided, details, keep, migrated, step, verdicts
 from tests.fences import rows
 from tests.servers import ChromaServer, client_of, free_port
 from tests.signers import Signers
@@ -140,22 +141,36 @@ def test_an_application_that_is_not_well_on_the_target_is_taken_back(
     assert app.uses() == source.url
 
 
+@pytest.mark.parametrize("before", [False, True])
 def test_connections_are_seen_where_the_health_answer_names_nothing(
-    ends: tuple[ChromaServer, ChromaServer], here: Path
+    ends: tuple[ChromaServer, ChromaServer], here: Path, before: bool
 ) -> None:
+    """One that was there before the switch is no sign of it."""
     source, target = ends
     folder = migrated(here, {}, source={"url": source.url}, target={"url": target.url})
     decided(folder)
     program = "import httpx, sys; c = httpx.Client(); c.get(sys.argv[1]); print('on', flush=True); sys.stdin.read()"
-    address = f"{target.url}/api/v2/heartbeat"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "on\n"
-        result = step(folder)
-        other.kill()
+    with ExitStack() as stack:
+
+        def connect() -> None:
+            command = [sys.executable, "-c", program, f"{target.url}/api/v2/heartbeat"]
+            other = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(other.kill)
+            assert other.stdout is not None
+            assert other.stdout.readline() == "on\n"
+
+        if before:
+            connect()
+        with cells(folder) as switch:
+            switch.switch()
+            if not before:
+                connect()
+            switch.watch()
+            switch.evidence()
+            result = keep(folder, switch.run)
     used = next(c for c in result.checks if c.name == "application at the target")
-    assert used.verdict is Verdict.PASS
-    assert "1 connections of other processes" in used.detail
+    assert used.verdict is (Verdict.WARNING if before else Verdict.PASS)
+    assert ("1 connections of other processes" in used.detail) is not before
     assert CutoverState.load(folder.workspace).state == DONE  # type: ignore[union-attr]

@@ -20,12 +20,14 @@ from helpers.cutover.application import APPLIED, APPLYING, BACKED_UP, DONE, REVE
 from helpers.cutover.files import put_in_place
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
 from helpers.evidence.signoffs import NO_GO
+from helpers.migration.source_changes import SourceChanges, prove_unchanged
 from helpers.parameters import Endpoint, parameters_from
 from helpers.results import Verdict, file_digest
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import used_by
 from helpers.run.folders import RunFolder
+from helpers.run.record import RunRecord
 from helpers.status.overview import open_gate
 from helpers.steps.cutover import Control
 from tests.conftest import at_home
@@ -374,6 +376,24 @@ def test_a_target_that_changed_since_it_was_validated_is_not_cut_over(night: Run
     assert (check.verdict, check.reason) == (Verdict.FAIL, "target_changed")
     assert kind in check.detail
     assert check.ids[0]["collection"] == name
+    assert untouched()
+    assert (ran(), state(night)) == (0, "")
+
+
+def test_a_target_that_changes_while_the_source_is_read_is_not_cut_over(
+    night: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_source = prove_unchanged
+
+    def meanwhile(run: RunRecord) -> SourceChanges:
+        with embedded(Path("target")) as store:
+            name = store.names()[0]
+            store.delete(name, sorted(store.ids(name))[:1])
+        return read_source(run)
+
+    monkeypatch.setattr("helpers.steps.cutover.prove_unchanged", meanwhile)
+    result = step(night)
+    assert verdicts(result)["target as it was validated"] is Verdict.FAIL
     assert untouched()
     assert (ran(), state(night)) == (0, "")
 

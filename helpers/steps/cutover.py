@@ -106,13 +106,10 @@ class CutoverStep(NotebookStep):
         rows = [("decision", decision), ("sign-offs", signed), ("required", ", ".join(required) or "nobody")]
         good = decision == "GO" and self.shut is None
         self.run.check(
-            "decision and sign-offs",
-            Verdict.PASS if good else Verdict.WARNING,
-            measured=f"{decision}, {word}",
+            "decision and sign-offs", Verdict.PASS if good else Verdict.WARNING, measured=f"{decision}, {word}",
             threshold="GO, signed" if required else "GO, nobody had to sign",
-            reason="" if good else ReasonCode.GATE_SHUT,
-            detail="" if good else signed,
-        )
+            reason="" if good else ReasonCode.GATE_SHUT, detail="" if good else signed,
+        )  # fmt: skip
         rows += [("an earlier rollback", said) for said in ([] if self.run.dry_run else self.control.finish_undoing())]
         return pd.DataFrame(rows, columns=["what", "found"])
 
@@ -139,6 +136,12 @@ class CutoverStep(NotebookStep):
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )  # fmt: skip
         self.run.check(name, Verdict.PASS, measured=0, threshold=0, unit="changes", detail=said)
+        if self.control.under_way is None and not used_by(
+            self.run.parameters.target
+        ):  # last: what came there meanwhile is seen
+            with open_target(self.run.parameters.target) as store:
+                readiness.check_as_validated(self.run, store, "")
+            self._failed = self._failed or "the target is not what was validated" * bool(self._failing())
         return said
 
     def _last_changes(self) -> str:
@@ -199,17 +202,13 @@ class CutoverStep(NotebookStep):
         self.run.fact("files", [str(e.file.path) for e in self._edits])
         nothing = not self._edits and not self.rules.restart
         self.run.check(
-            "configuration to change",
-            Verdict.WARNING if nothing else Verdict.PASS,
-            measured=len(self._edits) + len(self.rules.restart),
-            threshold=1,
-            relation="≥",
-            unit="files and commands",
+            "configuration to change", Verdict.WARNING if nothing else Verdict.PASS, unit="files and commands",
+            measured=len(self._edits) + len(self.rules.restart), threshold=1, relation="≥",
             reason=ReasonCode.NOTHING_TO_CUT_OVER if nothing else "",
             detail="the parameters name no file and no restart command: point the application to the target yourself"
             if nothing
             else f"{sum(len(e.changes) for e in self._edits)} lines",
-        )
+        )  # fmt: skip
         if warning := loopback_in_container(self.run.parameters):
             self.run.check("address of the target in a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
                            measured=self.run.parameters.target.address, threshold="not loopback", detail=warning)  # fmt: skip
@@ -238,7 +237,8 @@ class CutoverStep(NotebookStep):
             return (why,)
         self._seen = self._seen if begun else Evidence.before_the_switch(target)
         with open_target(target) as store:
-            readiness.check_as_validated(self.run, store, "clients may be there" * begun)
+            if self._late or begun:  # else `unchanged` does it; behind a fence that just went up it takes too long
+                readiness.check_as_validated(self.run, store, "clients may be there" * begun)
             counts = {name: store.count(name) for name in self._collections()}
         written = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).targets
         gone = [n for n, count in counts.items() if not count and written[n].completed > written[n].rejected]
