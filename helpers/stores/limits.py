@@ -78,7 +78,7 @@ class Limits:
 
     def read_step(self, dimension: int) -> int:
         """Chunks with vectors of this dimension that one request asks for."""
-        return min(self.read_rows, max(50, READ_BYTES // max(1, 4 * dimension)))
+        return min(self.read_rows, max(10, READ_BYTES // max(1, 4 * dimension)))
 
     def readers(self, usual: int) -> int:
         """How many threads should read at a time: as many as is usual for a server nearby; half of the places of one that
