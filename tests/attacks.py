@@ -222,6 +222,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_every_act_is_judged.py::test_a_cutover_that_failed_may_have_acted_though_no_line_says_so
             test_every_act_is_judged.py::test_step_20_by_hand_waits_for_the_approval_of_the_dry_run
             test_every_act_is_judged.py::test_another_principal_in_the_list_outside_is_named_by_both""",
+        "another limit, or words of one's own, in a statement": """
+            test_every_act_is_judged.py::test_a_statement_that_says_other_than_ours_is_named_by_both_verifiers
+            test_every_act_is_judged.py::test_a_statement_that_says_other_than_ours_is_not_recorded""",
         "a key that a planted file lends": """
             test_nothing_foreign_is_sealed.py::test_a_file_that_is_no_seal_lends_its_key_to_no_line""",
         "a run that was received": """

@@ -9,16 +9,17 @@ import json
 import re
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from helpers import audit, evidence
 from helpers.cli.evidence import verify
-from helpers.errors import RunbookError, Terminal
-from helpers.evidence import approvals
-from helpers.evidence.statement import stamp
+from helpers.errors import RunbookError, Terminal, UsageError
+from helpers.evidence import approvals, signing
+from helpers.evidence.signoffs import record
+from helpers.evidence.statement import canonical, stamp
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, Verdict, file_digest, json_text, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
@@ -26,6 +27,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.steps.fence_writes import FenceWritesStep
+from tests import signers as signers_module
 from tests.signers import Signers, finish, finish_step, plain, read, sign, signed_run, small_run
 from tests.test_a_step_that_needs_approvals_had_them_before import (
     act,
@@ -193,6 +195,81 @@ def test_a_statement_whose_name_has_another_time_is_named(folders: Path, signers
     told = plain(home)
     assert re.search(r"^signoffs/cutover-\S+: its name has another time", told, re.M)
     assert re.search(r"^earlier/\S+/signoffs/cutover-\S+: its name has another time", told, re.M)
+
+
+LIMIT = {"changes": 5000, "chunks": 100_000}
+OTHER_STATEMENTS: dict[
+    str, tuple[dict[str, object], str, str]
+] = {  # what is otherwise, how verify names it, and how VERIFY.txt
+    "a lower limit": (
+        {"delta_limit": {"changes": 0, "chunks": 100_000}},
+        "its limit of changes",
+        "its limit of changes",
+    ),
+    "no limit": ({"delta_limit": None}, "its limit of changes", "its limit of changes"),
+    "another limit": ({"delta_limit": {"nothing": "may change"}}, "its delta_limit is not", "is no statement"),
+    "one key more": ({"conditions": "none"}, "'conditions' is no part", "is no statement"),
+    "two lines in a name": ({"name": "Eve\nGO of security"}, "its name is not", "is no statement"),
+    "a name that turns the line": ({"name": "Dr. \u202eevE"}, "its name is not", "is no statement"),
+    "a number for a reason": ({"reason": 5}, "its reason is not", "is no statement"),
+    "another seal's name": ({"seal": "0001.json"}, "it names no seal of this run", "by another name"),
+    "another clock": ({"when": "+02:00"}, "its when is not", "is no statement"),
+}
+
+
+def stated_otherwise(home: RunFolder, **changes: object) -> dict[str, object]:
+    """What the toolkit would write for the dba now, but for these changes; None: without that key."""
+    said = stated(home, "dba", delta_limit=LIMIT)
+    time.sleep(0.002)  # each has its own name
+    if "when" in changes:
+        elsewhere = datetime.fromisoformat(said["when"]).astimezone(timezone(timedelta(hours=2)))
+        changes["when"] = elsewhere.isoformat(timespec="milliseconds")
+    if "seal" in changes:
+        changes["seal"] = {**said["seal"], "name": changes["seal"]}
+    return {key: value for key, value in (said | changes).items() if value is not None}
+
+
+@pytest.fixture
+def limited(folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A reviewed run whose decision allows 5,000 changes until the cutover."""
+    made = signers_module.StepResult
+
+    def result(number: str, *words: object, **facts: dict[str, object]) -> StepResult:
+        facts["facts"] |= {"delta_limit": LIMIT} if number == Step.REVIEW else {}
+        return made(number, *words, **facts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(signers_module, "StepResult", result)
+    return reviewed(signers)
+
+
+@pytest.mark.parametrize("what", OTHER_STATEMENTS)
+def test_a_statement_that_says_other_than_ours_is_not_recorded(limited: RunFolder, signers: Signers, what: str) -> None:
+    """Neither a limit that the run does not have, nor anything that VERIFY.txt would refuse for ever."""
+    before = [*limited.reports.glob("signoffs/*")]
+    data = canonical(stated_otherwise(limited, **OTHER_STATEMENTS[what][0]))
+    with pytest.raises(UsageError) as refused:
+        record(read(limited.reports), data, signing.sign(data, "dba", signers.key("dba")))
+    assert refused.value.exit_code == 2
+    assert OTHER_STATEMENTS[what][1] in refused.value.line()
+    assert "\n" not in refused.value.line()
+    assert [*limited.reports.glob("signoffs/*")] == before
+    data = canonical(stated_otherwise(limited))
+    assert record(read(limited.reports), data, signing.sign(data, "dba", signers.key("dba"))).is_file()
+
+
+def test_a_statement_that_says_other_than_ours_is_named_by_both_verifiers(limited: RunFolder, signers: Signers) -> None:
+    signers.approve(limited.reports)
+    finish(limited)
+    assert json.loads(max(limited.reports.glob("signoffs/cutover-*.json")).read_bytes())["delta_limit"] == LIMIT
+    assert (named(limited), plain(limited).splitlines()[-1]) == ("", "Everything fits.")
+    put = {what: record_by_hand(limited, stated_otherwise(limited, **changes), signers.key("dba"))[0].name
+           for what, (changes, _, _) in OTHER_STATEMENTS.items()}  # fmt: skip
+    finish(limited)
+    found, told = named(limited), plain(limited)
+    for what, name in put.items():
+        _, by_verify, by_shell = OTHER_STATEMENTS[what]
+        assert re.search(rf"signoffs/{name}: .*{re.escape(by_verify)}", found), (what, found)
+        assert re.search(rf"^signoffs/{name}.* {by_shell}", told, re.M), (what, told)
 
 
 @pytest.mark.more

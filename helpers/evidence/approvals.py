@@ -27,7 +27,7 @@ from helpers.evidence.signoffs import (
     problem_of,
     required_at,
 )
-from helpers.evidence.statement import REFUSED, SIGNATURE, Seal, kept, signers_of, trust
+from helpers.evidence.statement import REFUSED, SIGNATURE, Seal, kept, reviewed, signers_of, trust
 from helpers.results import Verdict, contents
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
@@ -143,7 +143,8 @@ def unapproved(run: RunState, allowed_now: Path | None = None) -> Iterator[str]:
             yield f"{seen.name}: step {act.step} acted, and the decision was {one_line(str(decision), 80) or 'open'}"
         if seen is not None and (other := _other(act, seen, sealed)):
             yield f"{seen.name}: step {act.step} acted, and {other} was another than in this seal, which was to be approved"
-        marginal = _marginal(acts.results, seen) if seen else []
+        accept = (reviewed(run.reports, seen) or {}).get("accept") if seen else None
+        marginal = accept if isinstance(accept, list) else []
         for role in required_at(run.parameters, gate):
             lines = act.signed.get((gate, role), [])
             why, signer = _why_not(run, lines, statements, seen, marginal, allowed_now, act.when)
@@ -213,12 +214,3 @@ def _other(act: _Act, seen: Seal, sealed: Sequence[Seal]) -> str:
             return ", ".join(apart)
     other = act.step == Step.CUTOVER and act.parameters not in ("", seen.subjects.get(RunPath.PARAMETERS))
     return RunPath.PARAMETERS if other else ""
-
-
-def _marginal(results: Mapping[tuple[str, str], Path], seen: Seal) -> list[Any]:
-    """What must be accepted explicitly, as the result of step 24 says that this seal covers."""
-    name = f"{GATES[CUTOVER]}.json"
-    path = results.get((name, seen.subjects.get(f"results/{name}", "")))
-    facts = statement_of(path).get("facts") if path else None
-    found = facts.get("accept") if isinstance(facts, dict) else None
-    return found if isinstance(found, list) else []

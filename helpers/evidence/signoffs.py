@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -29,6 +29,7 @@ from helpers.evidence.statement import (
     canonical,
     digest_of,
     kept,
+    reviewed,
     stamp,
     time_of,
     trusted,
@@ -100,7 +101,7 @@ def statement(
             next_step=f"Roles that do: {known}. {_other(run, gate)}".strip(),
         )
     for what, text in (("name", name), ("reason", reason)):
-        if len(text) > _NAME_LENGTH * (1 if what == "name" else 10) or any(not c.isprintable() for c in text):
+        if not _is_readable(what, text):
             raise UsageError(ReasonCode.BAD_SIGNATURE, f"the {what} must be one line of readable characters")
     if not name.strip():
         raise UsageError(
@@ -130,9 +131,53 @@ def statement(
             "rehearsal": bool(run.facts.get("rehearsal")),
             "when": utc_now(),
             "seal": {"name": seal.name, "sha256": seal.digest},
-            **({"delta_limit": facts["delta_limit"]} if facts.get("delta_limit") and gate == CUTOVER else {}),
+            **_limit(facts, gate),
         }
     )
+
+
+_TYPES = {
+    "type": str, "run": str, "gate": str, "role": str, "name": str, "decision": str, "reason": str, "accept": list,
+    "rehearsal": bool, "when": str, "seal": dict,
+}  # fmt: skip
+
+
+def _is_readable(what: str, text: str) -> bool:
+    """Whether a name or reason is one line of readable characters, and not too long."""
+    return len(text) <= _NAME_LENGTH * (10 if what == "reason" else 1) and text.isprintable()
+
+
+def _limit(facts: Mapping[str, Any], gate: str) -> dict[str, Any]:
+    """What a statement says of the changes that may still be brought over, of the facts of step 24; {} where it says nothing."""
+    limit = facts.get("delta_limit")
+    return {"delta_limit": limit} if limit and gate == CUTOVER else {}
+
+
+def _parsed(data: bytes) -> tuple[dict[str, Any], str]:
+    """(what a statement says, ""), or ({}, why its bytes are none that `statement` writes): no key, type or form but its own."""
+    try:
+        said = json_in(data)
+        if not isinstance(said, dict) or canonical(said) != data:
+            return {}, "it is not one line of JSON as the toolkit writes it"
+        if other := (said.keys() - {"delta_limit"}) ^ _TYPES.keys():
+            return {}, f"{one_line(min(other), 80)!r} is {'missing' if min(other) in _TYPES else 'no part of one'}"
+        wrong = [key for key, kind in _TYPES.items() if type(said[key]) is not kind]
+        wrong += [what for what in ("name", "reason") if what not in wrong and not _is_readable(what, said[what])]
+        if wrong:
+            return {}, f"its {wrong[0]} is not as the toolkit writes it"
+        accept, limit, when = said["accept"], said.get("delta_limit", {"changes": 0, "chunks": 0}), said["when"]
+        right = {
+            "accept": all(type(a) is str and a.isprintable() for a in accept) and accept == sorted(set(accept)),
+            "name": said["name"].strip() != "", "type": said["type"] == KIND,
+            "gate": said["gate"] in GATES, "decision": said["decision"] in (GO, NO_GO),
+            "delta_limit": type(limit) is dict
+            and {key: type(value) for key, value in limit.items()} == {"changes": int, "chunks": int},
+            "when": datetime.fromisoformat(when).astimezone(UTC).isoformat(timespec="milliseconds") == when,
+        }  # fmt: skip
+    except (ValueError, TypeError, OverflowError):
+        return {}, "it is not one line of JSON as the toolkit writes it, or its time is none"
+    wrong = [key for key, fits in right.items() if not fits]
+    return ({}, f"its {wrong[0]} is not as the toolkit writes it") if wrong else (said, "")
 
 
 def sign(run: RunState, data: bytes, key: Path) -> Path:
@@ -150,17 +195,15 @@ def record(run: RunState, data: bytes, signature: bytes) -> Path:
 
 
 def _record(run: RunState, data: bytes, signature: bytes) -> Path:
-    try:
-        said = json_in(data)
-        gate, role, when = str(said["gate"]), str(said["role"]), str(said["when"])
-        path = run.reports / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(when)}.json"
-        known = said["type"] == KIND and canonical(said) == data and gate in GATES
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known or role not in required_at(run.parameters, gate):
+    said, why = _parsed(data)
+    if not why and said["role"] not in required_at(run.parameters, said["gate"]):
+        why = "its role does not sign at its gate"
+    if why:
         raise UsageError(
-            ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run"
+            ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run: {why}"
         )
+    gate, role = said["gate"], said["role"]
+    path = run.reports / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(said['when'])}.json"
     if said.get("decision") == GO and gate == CUTOVER and _facts(run, gate).get("decision") != "GO":
         raise UsageError(ReasonCode.DECISION_NO_GO, "the decision of this run is not GO and cannot be signed off as go")
     log = recorded(run.reports)
@@ -362,27 +405,24 @@ def problem_of(
 ) -> Judged:
     """Why a statement counts for nothing, or ("", who signed it). `listed`: who may sign; None: the run's list as it is now."""
     match = SIGNATURE.fullmatch(path.name)
-    try:
-        said = json_in(data)
-        wanted = (match["gate"], match["role"], match["when"]) if match else ("", "", "")
-        right = (said["gate"], said["role"], stamp(str(said["when"]))) == wanted and said["type"] == KIND
-        right = (
-            right and said["decision"] in (GO, NO_GO) and bool(str(said["name"]).strip()) and canonical(said) == data
-        )
-        digest, whose, rehearsal = str(said["seal"]["sha256"]), str(said["run"]), said["rehearsal"]
-    except (ValueError, KeyError, TypeError):
-        right = False
-    if not right or match is None:
-        return f"signoffs/{path.name} is not a sign-off of this role for this gate", None
-    role, when = match["role"], time_of(match["when"])
-    sealed = next((seal for seal in chain(run) if seal.digest == digest), None)
-    if whose != run.id:
-        return f"it is of run {one_line(whose, 80)}", None
+    said, why = _parsed(data)
+    if match is None or why or (match["gate"], match["role"], match["when"]) != (
+        said["gate"], said["role"], stamp(said["when"])
+    ):  # fmt: skip
+        why = f": {why}" if why else ""
+        return f"signoffs/{path.name} is not a sign-off of this role for this gate{why}", None
+    role, when, rehearsal = match["role"], time_of(match["when"]), said["rehearsal"]
+    sealed = next((seal for seal in chain(run) if said["seal"] == {"name": seal.name, "sha256": seal.digest}), None)
+    if said["run"] != run.id:
+        return f"it is of run {one_line(said['run'], 80)}", None
     if sealed is None or sealed.after != GATES[match["gate"]]:
         return f"it names no seal of this run after step {GATES[match['gate']]}", None
     rehearses = bool(sealed.predicate["run"].get("rehearsal"))
     if rehearsal is not rehearses:
         return "it is a rehearsal's" if rehearsal else "it is not a rehearsal's, but the run is a rehearsal", None
+    facts = reviewed(run.reports, sealed) if match["gate"] == CUTOVER else {}
+    if facts is not None and said.get("delta_limit") != _limit(facts, match["gate"]).get("delta_limit"):
+        return f"its limit of changes (delta_limit) is not that of step {GATES[CUTOVER]}, which {sealed.name} has", None
     if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
     lists = [listed or run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]

@@ -301,6 +301,20 @@ def signers_of(folder: Path, seal: Seal) -> Path | None:
     return next((at for at in lists if [digest_of(at), digest_of(Path(f"{at}{REVOKED}"))] == wanted), None)
 
 
+def reviewed(folder: Path, seal: Seal) -> dict[str, Any] | None:
+    """The facts of the result of step 24 that this seal covers, wherever it is now; None where it is not here."""
+    name = f"{RunPath.RESULTS}/{Step.REVIEW}.json"
+    wanted = seal.subjects.get(name)
+    for path in (folder / name, *sorted(folder.glob(f"earlier/*/{name}"))):
+        if wanted and digest_of(path) == wanted:
+            try:
+                facts = json_in(contents(path)).get("facts")
+            except (ValueError, AttributeError):
+                facts = None
+            return facts if isinstance(facts, dict) else {}
+    return None
+
+
 def _is_plain(path: Path) -> bool:
     return not path.is_symlink() and path.is_file() and path.stat().st_size <= most_of(path)
 

@@ -42,7 +42,7 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #   fit, of the others nothing; the verify command compares them;
 # - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, or says that it was given after the step acted, and what a result means:
-#   read it.
+#   read it; nor every character in a name that is not to be seen.
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
 
@@ -275,8 +275,16 @@ good() {{ # statement, role, list, time: by whom it is signed, as that list allo
   done < <(ssh-keygen -Y find-principals -Overify-time="$4" -f "$3" -s "$1.sig" 2> /dev/null)
   return 1
 }}
+limit() {{ # seal: the limit of changes in the result of step {review} that it has, wherever that is now
+  local each digest=$(listed "$1" | sed -nE 's#^([0-9a-f]+)  results/{review}\.json$#\1#p')
+  for each in results/{review}.json earlier/*/results/{review}.json; do
+    [ -f "$each" ] && [ "$(sha256sum < "$each" | cut -c-64)" = "$digest" ] || continue
+    sed -n '/^    "delta_limit": {{$/,/^    }}/p' "$each" | tr -d ' \n' | sed 's/,$//'; return
+  done
+  return 1
+}}
 vouched() {{ # statement, gate, role, list: what is asked of every statement, by the list of signers under which it was given
-  local run=$(said run "$1") by named also over covering
+  local run=$(said run "$1") by named also over covering most
   local time=${{1##*-}} name="signoffs/${{1##*/}}"; time=${{time:0:8}}${{time:9:6}}Z
   [[ "$1" == *"-$(said when "$1" | sed -E 's/[-:.]//g; s/\+0000$/Z/').json" ]] || complain "$1: its name has another time"
   [ "$run" = "{run}" ] || complain "$1 is of another run"
@@ -285,8 +293,12 @@ vouched() {{ # statement, gate, role, list: what is asked of every statement, by
   [ -z "$over" ] || [[ ! "$(said when "$1")" < "$(said created "$over")" ]] || complain "$1 is older than the seal that it signs"
   [ -z "$over" ] || grep -qF "$(grep -oE '"rehearsal":(true|false)' "$1")" <(is "$over") ||
     complain "$1: a rehearsal and a run that is none sign nothing for each other"
-  grep -qxE "$form" "$1" && [ "$(wc -l < "$1")" = 1 ] && grep -qF "\"gate\":\"$2\"" "$1" && grep -qF "\"role\":\"$3\"" "$1" ||
-    complain "$1 is no statement of $3 for $2"
+  grep -qxE "$form" "$1" && [ "$(wc -l < "$1")" = 1 ] && grep -qF "\"gate\":\"$2\"" "$1" && grep -qF "\"role\":\"$3\"" "$1" &&
+    ! grep -qE "$unseen" "$1" || complain "$1 is no statement of $3 for $2"
+  [ -z "$over" ] || grep -qF "\"seal\":{{\"name\":\"$over\"," "$1" || complain "$1 calls the seal that it signs by another name"
+  most=''; [ "$2" != cutover ] || most=$(limit "$over") || most=unknown # a result that is not here is named above
+  [ "$most" = unknown ] || [ "$(grep -oE '"delta_limit":\{{[^{{}}]*\}}' "$1")" = "$most" ] ||
+    complain "$1: its limit of changes is not that of step {review}, which ${{over:-no seal}} has"
   by=$(good "$1" "$3" "$4" "$time") || complain "$1 is not signed by one who may, as $4 says"
   echo "$by"; named=${{by#* signature for }} named=${{named%% with *}}
   [[ $named != {rehearsal}* ]] || is "$over" | grep -q '"rehearsal":true' || complain "$1 is signed with a key of a rehearsal"
@@ -300,9 +312,12 @@ vouched() {{ # statement, gate, role, list: what is asked of every statement, by
   [ "${{also%% with *}}" = "$named" ] || complain "$1: its key is that of $named in $4, and of ${{also%% with *}} in $SIGNERS"
 }}
 sealed_by() {{ case $1 in {gates} *) echo none ;; esac; }}
-form='\{{"accept":\[('$text'(,'$text')*)?\],"decision":"(go|no-go)",("delta_limit":\{{[^{{}}]*\}},)?"gate":"[a-z-]+","name":'$text
-form+=',"reason":'$text',"rehearsal":(true|false),"role":"[a-z_]+","run":'$text',"seal":\{{"name":'$text
-form+=',"sha256":"[0-9a-f]{{64}}"\}},"type":"{kind}","when":'$text'\}}'
+line='"([^"\\[:cntrl:]]|\\["\\])*"' # readable: no control characters, and below none that nobody sees, or that turn the line
+unseen=$'\xc2[\x80-\xa0\xad]|\xd8\x9c|\xe2\x80[\x80-\x8f\xa8-\xaf]|\xe2\x81[\x9f-\xaf]|\xe3\x80\x80|\xef\xbb\xbf|\xf3\xa0'
+form='\{{"accept":\[('$line'(,'$line')*)?\],"decision":"(go|no-go)",("delta_limit":\{{"changes":[0-9]+,"chunks":[0-9]+\}},)?'
+form+='"gate":"[a-z-]+","name":'$line',"reason":'$line',"rehearsal":(true|false),"role":"[a-z_]+","run":'$line
+form+=',"seal":\{{"name":'$line',"sha256":"[0-9a-f]{{64}}"\}},"type":"{kind}",'
+form+='"when":"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}\.[0-9]{{3}}\+00:00"\}}'
 signed() {{ # statement, gate, role
   sed -E 's/.*"decision":"([a-z-]+)".*"gate":"([a-z-]+)".*"role":"([a-z_]+)".*/\2: \3 signed \1/' "$1"
   vouched "$1" "$2" "$3" allowed_signers
