@@ -15,9 +15,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
-from helpers.errors import one_line, redacted
+from helpers.errors import one_line, redacted, secrets_assigned, secrets_of, secrets_within, without_tokens
 
+_KEY = r"(?i)((?:token|key|secret|password|passwd|pwd|auth|sig)[\w.-]*"
+_SHORT = re.compile(_KEY + r"""(?:=|\\*["']\s*[:=]\s*\\*["']))[^&\s'"\\]+""")  # what is too short for the finders
+_SCHEME = re.compile(r"\b((?i:bearer|basic|digest|token|apikey)\s+)(?=\S*(?:[\d=]|[a-z][A-Z]))[\w.~+/=-]{8,}")
+_WORD, _ESCAPED_QUOTE = re.compile(r"""[^\s'"`,;()\[\]{}<>\\]+"""), re.compile(r"""\\+(?=["'])""")
+_LOOKED_AT = 4000  # characters of a line: more than is shown, and no more than a finder takes for one value
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def masked(text: str, limit: int = 300) -> str:
+    """A line that others wrote (a log, a program, a file) as one safe line of at most `limit` characters, without secrets.
+
+    Hidden is what the finders of `helpers.errors` find: assignments and JSON under the key of a secret, headers, what URLs carry,
+    tokens by their look. Of a value without quotes that is all to the end of the line.
+    """
+    if len(text) > _LOOKED_AT:  # a word that is cut may be a secret whose end tells that
+        text = re.sub(r"\S+\Z", "…", text[:_LOOKED_AT])
+    text = redacted(text)
+    found = {part for word in _WORD.findall(text) for part in secrets_of("", word.strip(".:"))}
+    for read in {text, _ESCAPED_QUOTE.sub("", text)}:
+        found |= {secret for *_, secret in secrets_assigned(read)} | {*secrets_within(read)}
+    for secret in sorted(found, key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return one_line(_SCHEME.sub(r"\1…", _SHORT.sub(r"\1…", without_tokens(text))), limit)
 
 
 def count(n: float, noun: str = "") -> str:

@@ -103,6 +103,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_source_gains_nothing.py::test_collections_that_no_page_counts_are_named""",
         "modules beside the application's tests": """
             test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tests""",
+        "a redacted value in an expression's error": """
+            test_schema_expressions.py::test_an_expression_that_fails_names_no_redacted_value""",
+        "secrets in lines of the application's log": "test_cutover_logs.py::test_no_line_of_a_log_shows_a_secret",
         "names that call people in chats": "test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat",
         "a pipe in place of an index file": """
             test_no_special_file_holds_us.py::test_each_file_of_a_source_is_read_past_or_refused_in_one_line

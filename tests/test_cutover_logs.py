@@ -82,3 +82,42 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path
     assert lines(watch) == []
     assert watch.unreadable == {str(tmp_path / "log"): "it is no plain file"}
     watch.close()
+
+
+SECRET = "sk-live-51Hq8tT0pSecret99"
+LINES = {  # an application's line by how it shows a secret, and what of it a reader needs
+    'error: 401 {"headers": {"Authorization": "Bearer %s"}}': "error: 401",
+    "error request failed Authorization: Bearer %s": "request failed",
+    "error sent Bearer %s to the service": "to the service",
+    'error config {"colour": "red", "api_key": "%s", "password": "hunter2"}': '"colour": "red"',
+    r"error config {\"colour\": \"red\", \"password\": \"%s\"}": "red",
+    "error {'pwd': '%s'} of notes": "of notes",
+    "error of postgres://app:%s@db/notes": "@db/notes",
+    "error X-Chroma-Token: %s": "X-Chroma-Token",
+    "error key %s was refused": "was refused",
+    "error password=%s": "password=",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("secret", [SECRET, SECRET + "x" * 5000])
+def test_no_line_of_a_log_shows_a_secret(log: Path, line: str, secret: str) -> None:
+    watch = watching(log)
+    append(log, f"\n{line % secret}\n".encode())
+    (shown,) = lines(watch)
+    assert (secret[:12] in shown, secret[-12:] in shown, "hunter2" in shown) == (False, False, False)
+    assert LINES[line] in shown or len(secret) > 5000
+    assert len(shown) <= 301
+    watch.close()
+
+
+@pytest.mark.parametrize("line", [
+    "2026-11-30T22:08:49.123Z error in notes: KeyError: 'documents' (request 550e8400-e29b-41d4-a716-446655440000)",
+    "error: 512 tokens of 8191, token: expired", "error: basic authentication is needed",
+    'error: GET https://db.example.org:8000/api/v2/heartbeat {"status": 503, "collection": "notes"}',
+])  # fmt: skip
+def test_a_line_without_a_secret_is_shown_whole(log: Path, line: str) -> None:
+    watch = watching(log)
+    append(log, f"\n{line}\n".encode())
+    assert lines(watch) == [line]
+    watch.close()

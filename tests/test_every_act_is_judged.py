@@ -232,11 +232,10 @@ def stated_otherwise(home: RunFolder, **changes: object) -> dict[str, object]:
 @pytest.fixture
 def limited(folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """A reviewed run whose decision allows 5,000 changes until the cutover."""
-    made = signers_module.StepResult
 
     def result(number: str, *words: object, **facts: dict[str, object]) -> StepResult:
         facts["facts"] |= {"delta_limit": LIMIT} if number == Step.REVIEW else {}
-        return made(number, *words, **facts)  # type: ignore[arg-type]
+        return StepResult(number, *words, **facts)  # type: ignore[arg-type]
 
     monkeypatch.setattr(signers_module, "StepResult", result)
     return reviewed(signers)

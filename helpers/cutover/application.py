@@ -15,10 +15,10 @@ from typing import Annotated, Any, Self
 
 from helpers import audit
 from helpers.audit import operator
-from helpers.cutover.files import beside, digest_of, masked, put_in_place, stage
+from helpers.cutover.files import beside, digest_of, put_in_place, stage
 from helpers.errors import RunbookError, Terminal, WorldError, one_line
 from helpers.fence import connections, used_by
-from helpers.formatting import count
+from helpers.formatting import count, masked
 from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode

@@ -29,14 +29,14 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from helpers.errors import Terminal, one_line, without_tokens
+from helpers.errors import Terminal, one_line
+from helpers.formatting import masked
 from helpers.parameters import NOT_YAML, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents, flush_folder
 
 _AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
 _COMMENT = re.compile(r"\s+\#.*", re.DOTALL)
-_TOKEN = re.compile(r"(?i)((?:token|key|secret|password|passwd|pwd|auth|sig)[\w.-]*=)[^&\s'\"]+")
 _MERGE = "tag:yaml.org,2002:merge"
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _PLAIN = re.compile(r"[A-Za-z/][\w./-]*|https?://[\w./:-]*[\w/]|[1-9]\d*|\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
@@ -244,11 +244,6 @@ def require_plain(values: Mapping[str, str], path: Path) -> None:
             raise refusal(path, f"cannot take the value of {key}: programs read the character {found[0]!r} differently")
         if value != value.strip() or not value:
             raise refusal(path, f"cannot take the value of {key}: it is empty, or begins or ends with a blank")
-
-
-def masked(text: str) -> str:
-    """A line without the credentials that a URL may carry, control characters escaped."""
-    return one_line(_TOKEN.sub(r"\1…", without_tokens(text)), 300)
 
 
 def unified(path: Path, changes: Sequence[Change]) -> str:

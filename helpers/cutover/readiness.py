@@ -21,7 +21,6 @@ from helpers.cutover.files import (
     ConfigFile,
     decoded,
     edit_compose,
-    masked,
     read_config,
     refusal,
     require_plain,
@@ -30,7 +29,7 @@ from helpers.cutover.files import (
 )
 from helpers.errors import RunbookError, WorldError
 from helpers.evidence import signing
-from helpers.formatting import count
+from helpers.formatting import count, masked
 from helpers.migration import catch_up
 from helpers.migration.source_changes import Ledger, WrittenData, altered, settings_changed
 from helpers.parameters import Endpoint, Parameters, resolve_path

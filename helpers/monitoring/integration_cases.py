@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from helpers.errors import UsageError, one_line
+from helpers.errors import UsageError
+from helpers.formatting import masked
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import Section
@@ -243,14 +244,14 @@ def _name(report: pytest.TestReport) -> str:
 
 def _why(report: pytest.TestReport) -> str:
     if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
-        return one_line(str(report.longrepr[2]).removeprefix("Skipped: "), _LONGEST)
+        return masked(str(report.longrepr[2]).removeprefix("Skipped: "), _LONGEST)
     crash = getattr(report.longrepr, "reprcrash", None)
-    return one_line(str(crash.message), _LONGEST) if crash is not None else _last(report.longreprtext)
+    return masked(str(crash.message), _LONGEST) if crash is not None else _last(report.longreprtext)
 
 
 def _last(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return one_line(lines[-1].strip(), _LONGEST) if lines else ""
+    return masked(lines[-1].strip(), _LONGEST) if lines else ""
 
 
 def _write(line: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ from types import FrameType
 
 import psutil
 
-from helpers.errors import Terminal, one_line
+from helpers.errors import Terminal
+from helpers.formatting import masked
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
@@ -89,7 +90,7 @@ class Done:
     @property
     def last_line(self) -> str:
         lines = [line for line in self.said.splitlines() if line.strip()]
-        return one_line(lines[-1], 300) if lines else "it printed nothing"
+        return masked(lines[-1]) if lines else "it printed nothing"
 
 
 _TAIL = 5
