@@ -235,6 +235,22 @@ def test_a_value_that_is_redacted_later_is_in_no_list_of_changes(tmp_path: Path)
     assert list(done.repairs["rule"]) == ["renamed", "rewritten", "redacted", "recomputed", "redacted", "redacted"]
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_an_expression_that_fails_names_no_redacted_value(tmp_path: Path, hidden: bool) -> None:
+    """What cannot be computed says why, and the reason may hold the value."""
+    broken = "document.extract(fields.pattern)"
+    schema = own(
+        tmp_path,
+        f"collections: [{{from: '*', to: abc, when: {broken} == 'x'}}]\nid: {broken}\nleave_out: [{{when: {broken} == 'x', because: y}}]\n"
+        f"fields: [{{name: kind, type: string, optional: true, value: {broken}}}]\n"
+        + "redact: [{name: ssn, pattern: '\\d{3}-\\d{2}-\\d{4}', fields: ['*']}]\n"
+        * hidden,
+    )
+    done = moved(schema, {"pattern": "123-45-6789("}, "text")
+    assert len(done.failures) == 4
+    assert done.failures["detail"].str.contains("123-45-6789", regex=False).tolist() == [not hidden] * 4
+
+
 def test_documents_are_derived_from_as_they_will_be(tmp_path: Path) -> None:
     schema = own(
         tmp_path,
