@@ -414,17 +414,20 @@ def test_a_mail_is_plain_text_so_that_names_in_it_are_no_markup() -> None:
     assert hostile in parts[0].get_content().replace("\r\n", "\n")
 
 
-def test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat() -> None:
+@pytest.mark.parametrize(
+    "chat", ["mmost://{}/hook", "nctalk://u:p@{}/room", "misskey://token@{}", "humhub://token@{}/1"]
+)
+def test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat(chat: str) -> None:
     """Services that render Markdown get the same words, with nothing that they would act on."""
-    body = "NO-GO: collection x [Sign here](https://evil/s) @everyone <!channel> dana@example.org"
-    with Listener() as chat, Listener() as tool:
-        urls = [chat.url.replace("json://", "mmost://"), tool.url]
+    body = "NO-GO: collection x [Sign](https://evil/s) @all @**all** @everyone <!channel> dana@example.org www.evil.org"
+    with Listener() as room, Listener() as tool:
+        urls = [chat.format(room.url.split("/")[2]), tool.url]
         order = {"urls": urls, "title": "t", "body": body, "kind": "failure", "attach": "", "seconds": 20}
         subprocess.run([sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True, check=True)
-        shown, kept = str(chat.got[0][1]["text"]), tool.got[0][1]["message"]
+        shown, kept = json.dumps(room.got[0][1], ensure_ascii=False), tool.got[0][1]["message"]
     assert kept == body
-    assert shown.replace("\u200b", "").endswith(body)
-    for active in ("](", "@everyone", "<!"):
+    assert body in shown.replace("\u200b", "")
+    for active in ("](", "@all", "@*", "@everyone", "@example", "<!", "https://evil", "www.evil"):
         assert active not in shown
 
 

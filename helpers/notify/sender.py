@@ -56,24 +56,23 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     service = apprise.Apprise(asset=asset)
     if not service.add(url):
         return "is not a usable Apprise URL: https://github.com/caronc/apprise/wiki"
-    attach = order["attach"] if order["attach"] and url.lower().startswith("mailto") else None
+    scheme = url.partition(":")[0].strip().lower()
+    attach = order["attach"] if order["attach"] and scheme.startswith("mailto") else None
     # Plain text, said so: a mail is HTML otherwise, and names and answers of others in it would be markup.
-    title, body = (_inert(order[part]) if url.lower().startswith(_CHATS) else order[part] for part in ("title", "body"))
+    title, body = (order[part] if scheme in _TOOLS else _inert(order[part]) for part in ("title", "body"))
     result = service.notify(
         title=title, body=body, notify_type=order["kind"], attach=attach, body_format=apprise.NotifyFormat.TEXT
     )
     return "" if result else _why(" ".join(str(entry.message) for entry in result.logs()))
 
 
-_CHATS = (
-    "discord", "gchat", "guilded", "matrix", "mmost", "msteams", "revolt", "rocket", "ryver", "slack", "tgram", "webex",
-    "workflow", "wxteams", "zulip",
-)  # fmt: skip
+# Mail and tools, which take the words as they are. All others are chats, also those that a new library knows.
+_TOOLS = frozenset({"form", "forms", "json", "jsons", "mailto", "mailtos", "syslog", "xml", "xmls"})
 
 
 def _inert(text: str) -> str:
     """The same words for a service that makes links, and calls people, of plain text: U+200B splits what it would read."""
-    return re.sub(r"@(?=\w)|\](?=\()|<(?=[!@#\w])", lambda found: f"{found[0]}\u200b", text)
+    return re.sub(r"@|\](?=[(\[])|<(?=[!@#\w])|:(?=//)|(?i:www)(?=\.)", lambda found: f"{found[0]}\u200b", text)
 
 
 def _why(logged: str) -> str:
