@@ -241,7 +241,8 @@ def test_an_expression_that_fails_names_no_redacted_value(tmp_path: Path, hidden
     broken = "document.extract(fields.pattern)"
     schema = own(
         tmp_path,
-        f"collections: [{{from: '*', to: abc, when: {broken} == 'x'}}]\nid: {broken}\nleave_out: [{{when: {broken} == 'x', because: y}}]\n"
+        f"collections: [{{from: '*', to: abc, when: {broken} == 'x'}}]\n"
+        f"id: {broken}\nleave_out: [{{when: {broken} == 'x', because: y}}]\n"
         f"fields: [{{name: kind, type: string, optional: true, value: {broken}}}]\n"
         + "redact: [{name: ssn, pattern: '\\d{3}-\\d{2}-\\d{4}', fields: ['*']}]\n"
         * hidden,

@@ -335,10 +335,7 @@ class _Work:
                 "id": self.batch.ids[i], "uri": self.batch.uris[i] or "", "collection": self.collection,
                 "date": self.context.date.isoformat(),
             }  # fmt: skip
-        try:
-            return self.schema.content.expression(text).of(self._given[i])
-        except ExpressionFailed as error:  # it may name a value
-            raise ExpressionFailed(self.schema.shown(str(error))) from None
+        return self.schema.content.expression(text).of(self._given[i], self.schema.shown)
 
     def _holds(self, text: str, i: int, name: str) -> bool:
         """Whether a condition is true; one that cannot be computed for this chunk, or gives no truth, is a failure."""

@@ -224,8 +224,8 @@ class Expression:
         self.names = tuple(name for name in VARIABLES if re.search(rf"\b{name}\b", text))
         self._listed = _LISTED.search(text) is not None
 
-    def of(self, chunk: Mapping[str, Any]) -> Any:
-        """ExpressionFailed where the expression cannot be computed for this chunk."""
+    def of(self, chunk: Mapping[str, Any], shown: Callable[[str], Any] = str) -> Any:
+        """ExpressionFailed where the expression cannot be computed for this chunk; `shown` hides what the reason may not hold."""
         given = {name: chunk[name] for name in self.names}
         length = 0
         for text in _texts(given):
@@ -240,10 +240,10 @@ class Expression:
         try:
             value = self._compiled.eval(data=given)
         except RuntimeError as error:
-            raise ExpressionFailed(_in_words(str(error))) from error
+            raise ExpressionFailed(_in_words(shown(str(error)))) from error
         kind = str(value.type())
         if kind == "ERROR":
-            raise ExpressionFailed(_in_words(str(value.value())))
+            raise ExpressionFailed(_in_words(shown(str(value.value()))))
         if kind.split("<")[0] not in _HELD:
             raise ExpressionFailed(f"gives {_type(kind)}, which no field can hold")
         plain = value.plain_value()
