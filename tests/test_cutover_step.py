@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.status.overview import open_gate
 from helpers.steps.cutover import Control
+from helpers.stores.layout import DATABASE
 from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
@@ -399,9 +402,9 @@ def test_a_target_that_changes_while_the_source_is_read_is_not_cut_over(
 
 
 SETTINGS = {
-    "space": "its space, configuration changed",
+    "space": "its space, configuration, indexes changed",
     "metadata": "its metadata changed",
-    "function": "its configuration changed",
+    "function": "its configuration, indexes changed",
 }
 
 
@@ -430,6 +433,25 @@ def test_a_target_whose_settings_changed_since_it_was_validated_is_not_cut_over(
     assert f"{name}: {SETTINGS[how]}" in check.detail
     assert untouched()
     assert (ran(), state(night)) == (0, "")
+
+
+@pytest.mark.parametrize("place", ["defaults", "source_key"])
+def test_what_a_client_would_build_by_a_changed_schema_is_seen_before_the_cutover(night: RunFolder, place: str) -> None:
+    """The configuration says nothing of either; a plain client builds the function, and sends it the application's texts."""
+    with embedded(Path("target")) as store:
+        name = store.names()[0]
+    with closing(sqlite3.connect(Path("target") / DATABASE)) as db, db:
+        [text] = db.execute("select schema_str from collections where name = ?", (name,)).fetchone()
+        schema = json.loads(text)
+        types = schema["defaults"] if place == "defaults" else schema["keys"]["#embedding"]
+        planted = {"embedding_function": {"type": "known", "name": "jina", "config": {}}, "source_key": "secret"}
+        key = "embedding_function" if place == "defaults" else "source_key"
+        types["float_list"]["vector_index"]["config"][key] = planted[key]
+        db.execute("update collections set schema_str = ? where name = ?", (json.dumps(schema), name))
+    check = next(c for c in step(night).checks if c.name == "settings of the target as validated")
+    assert (check.verdict, check.reason) == (Verdict.FAIL, "target_changed")
+    assert f"{name}: its indexes changed" in check.detail
+    assert (untouched(), ran(), state(night)) == (True, 0, "")
 
 
 def test_a_collection_that_somebody_made_at_the_target_is_named(night: RunFolder) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from chromadb import Schema
-from chromadb.api.types import FtsIndexConfig, HnswIndexConfig, StringInvertedIndexConfig, VectorIndexConfig
+from chromadb.api.types import (
+    FtsIndexConfig,
+    HnswIndexConfig,
+    IntInvertedIndexConfig,
+    StringInvertedIndexConfig,
+    VectorIndexConfig,
+)
 
 from helpers.chunks import ChunkBatch
+from helpers.migration.delta import settings_of
 from helpers.migration.importing import plan_targets
 from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import parameters_from
@@ -23,7 +32,8 @@ from helpers.validation.expectation import Expectation
 from helpers.validation.fidelity import Examination
 from helpers.validation.properties import judge_configuration
 from tests.schema_lines import DATE
-from tests.storage import plan
+from tests.servers import ChromaServer
+from tests.storage import chunks, plan
 
 RULES = {
     "renamed": "rename: [{from: writer, to: author}]",
@@ -108,3 +118,35 @@ def test_a_setting_that_a_renamed_collection_lost_fails(tmp_path: Path) -> None:
         check = judge_configuration(Examination(store, of).run().configuration)
     assert check.verdict is Verdict.FAIL
     assert "notes: ef_construction 150 became 100" in check.detail
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_metadata_that_arrives_and_a_restart_of_the_server_change_no_settings(tmp_path: Path, own: bool) -> None:
+    """A server lists the keys that came once it has written them down; what somebody chose is another digest at once."""
+    schema = Schema()
+    schema.delete_index(config=StringInvertedIndexConfig(), key="word")
+    schema.delete_index(config=IntInvertedIndexConfig())
+    with ChromaServer(tmp_path / "target") as server:
+
+        def settings() -> dict[str, dict[str, str]]:
+            with open_target(Endpoint(url=server.url)) as store:
+                return settings_of(store.collections())
+
+        with open_target(Endpoint(url=server.url)) as store:
+            store.client.create_collection("notes", schema=schema if own else None, embedding_function=None)
+            store.add("notes", chunks(2, 4))
+            listed = [set((store.info("notes").schema or {})["keys"])]
+            was = settings_of(store.collections())
+            batch = chunks(3, 4, prefix="d")
+            batch.metadatas = [{"a": "x", "b": 1, "c": 0.5, "d": True}, {"a": 1, "word": 2}, {"b": "one"}]
+            store.add("notes", batch)
+        assert settings() == was
+        server.restart()
+        assert settings() == was
+        with open_target(Endpoint(url=server.url)) as store:
+            other = copy.deepcopy(store.info("notes").schema) or {}
+            listed.append(set(other["keys"]))
+            assert listed[0] < listed[1], "the server's schema has grown"
+            other["keys"]["a"]["string"]["string_inverted_index"]["enabled"] = False
+            changed = settings_of([dataclasses.replace(store.info("notes"), schema=other)])
+        assert [key for key in was["notes"] if changed["notes"][key] != was["notes"][key]] == ["indexes"]

@@ -35,7 +35,7 @@ from helpers.snapshots.comparison import compare
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo
-from helpers.stores.base import Space, switches
+from helpers.stores.base import Space, chosen
 
 BY_ID = 0.1  # of a collection's chunks that may go or become others before it is written afresh
 _OPEN_FILES = 4  # staged files of the old state kept in memory; the two orders are nearly the same
@@ -231,17 +231,18 @@ def _plain(info: CollectionInfo, name: str) -> str:
 def settings_of(collections: Iterable[CollectionInfo]) -> dict[str, dict[str, str]]:
     """What each is besides its chunks, to be compared with itself later: by name, by setting, its text or the digest of it.
 
-    Of the server's schema the indexes that are not as usual: it grows by keys as metadata arrives, and these are as usual.
+    "indexes" is the server's schema, without the keys that it grows by as metadata arrives.
     """
     found = {}
     for info in collections:
-        schema = switches(info.schema or {})
-        usual = {place[1:]: on for place, on in schema.items() if place[0] == ""}
-        chosen = [(place, on) for place, on in schema.items() if place[0] == "" or on != usual.get(place[1:])]
         digests = {name: _digest(_plain(info, name)) for name in ("metadata", "configuration")}
-        digests["indexes"] = _digest(json.dumps(sorted(chosen)))
+        digests["indexes"] = _digest(_indexes(info))
         found[info.name] = {"space": info.space, "dimension": str(info.dimension), **digests}
     return found
+
+
+def _indexes(info: CollectionInfo) -> str:
+    return json.dumps(chosen(info.schema or {}), sort_keys=True, default=str)
 
 
 def _digest(text: str) -> str:

@@ -271,6 +271,21 @@ def switches(schema: Mapping[str, Any]) -> dict[tuple[str, str, str], bool]:
     }
 
 
+def chosen(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without what comes by itself: a server lists each metadata key that arrives, with the defaults of its type.
+
+    Two of these are equal where nobody chose anything else: index switches, their settings, and what a client is to build.
+    """
+    usual = schema.get("defaults") or {}
+    keys: dict[str, Any] = {}
+    for key, types in (schema.get("keys") or {}).items():
+        for kind, indexes in types.items():
+            own = {index: state for index, state in indexes.items() if state != (usual.get(kind) or {}).get(index)}
+            if own:
+                keys.setdefault(key, {})[kind] = own
+    return {**schema, "keys": keys}
+
+
 def is_usual(schema: Mapping[str, Any]) -> bool:
     """Whether a schema has no field of its own and no switch that anybody chose: the configuration then says all of it."""
     from helpers.stores.door import Schema
