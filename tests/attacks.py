@@ -30,6 +30,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "redirect by exported variables and a .env file": """
             test_door_settings.py::test_every_field_keeps_its_value
             test_door_settings.py::test_a_dry_run_touches_what_is_named_and_nothing_else""",
+        "settings of an index that would fill the memory": """
+            test_configuration_fidelity.py::test_settings_that_no_index_has_are_not_taken_over_and_said
+            test_restore_exactly.py::test_a_setting_that_no_index_has_is_not_restored_and_said""",
         "a length of vectors that would fill the memory": """
             test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix""",
         "a segment whose id is a path": """

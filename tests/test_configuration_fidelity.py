@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromadb import Schema
 
+from helpers.migration.importing import with_index
 from helpers.parameters.sections import Migration
 from helpers.results import Verdict
 from helpers.stores import CollectionInfo, Space
+from helpers.stores.creation import as_created
 from helpers.validation.properties import compare_configuration, judge_configuration, of_merged
 from tests.storage import embedded
 
@@ -24,6 +29,16 @@ LEGACY = {"hnsw:space": "cosine", "hnsw:construction_ef": 150, "hnsw:search_ef":
 def collection(space: Space, metadata: dict[str, Any] | None, **settings: Any) -> CollectionInfo:
     configuration = {"hnsw": {"space": "l2", **settings}, "spann": None, "embedding_function": FOREIGN}
     return CollectionInfo("notes", 0, 4, space, "l2", metadata=metadata, configuration=configuration)
+
+
+def sinking() -> dict[str, Any]:
+    """A schema with a field that is not indexed, and the links of its vectors' index."""
+    schema: dict[str, Any] = json.loads(json.dumps(Schema().serialize_to_json()))
+    schema["keys"]["page"] = {"int": {"int_inverted_index": {"enabled": False, "config": {}}}}
+    for types in (schema["defaults"], schema["keys"]["#embedding"]):
+        config = types["float_list"]["vector_index"]["config"]
+        config |= {"embedding_function": FOREIGN, "hnsw": {"max_neighbors": 400_000, "ef_search": 60}}
+    return schema
 
 
 def states(rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -73,6 +88,38 @@ def test_what_cannot_be_kept_is_explained() -> None:
     silent = dataclasses.replace(target, configuration={"hnsw": {"space": "l2"}, "embedding_function": FOREIGN})
     assert states(compare_configuration(source, silent, Migration()))["ef_search"] == "explained"
     assert judge_configuration([]).verdict is Verdict.NOT_APPLICABLE
+
+
+SINKS = {
+    "metadata": collection("l2", {"hnsw:M": 400_000, "hnsw:batch_size": math.inf, "hnsw:search_ef": 60, "owner": "me"}),
+    "configuration": collection("l2", {"owner": "me"}, max_neighbors=400_000, ef_search=60),
+    "schema": dataclasses.replace(collection("l2", {"owner": "me"}, ef_search=60), schema=sinking()),
+}
+
+
+@pytest.mark.parametrize("place", SINKS)
+def test_settings_that_no_index_has_are_not_taken_over_and_said(tmp_path: Path, place: str) -> None:
+    """400,000 links for each of 1,200 chunks took 4 GB of the target. Nobody is stopped by it; other settings arrive."""
+    source, rules = SINKS[place], Migration()
+    with embedded(tmp_path / "target") as store:
+        store.create(as_created(source, []))
+        made = store.info("notes")
+        assert (made.configuration["hnsw"]["max_neighbors"], made.configuration["hnsw"]["ef_search"]) == (16, 60)
+        assert "400000" not in json.dumps([made.schema, made.metadata])
+        rows = compare_configuration(source, made, rules)
+        assert judge_configuration(rows).verdict is Verdict.PASS, rows
+        [row] = [row for row in rows if row["setting"] == "max_neighbors"]
+        assert (row["source"], row["target"], row["state"]) == ("400000", "16", "explained")
+        store.drop("notes")
+        order = {"max_neighbors": 4000}
+        store.create(with_index(as_created(source, []), order))
+        made = store.info("notes")
+        assert made.configuration["hnsw"]["max_neighbors"] == 4000, "what the operator orders is taken"
+        rows = compare_configuration(source, made, Migration.model_validate({"index": {"notes": order}}))
+        assert judge_configuration(rows).verdict is Verdict.PASS, rows
+        store.drop("notes")
+        fine = collection("l2", None, max_neighbors=2048)
+        assert as_created(fine, []) is fine
 
 
 def test_what_merged_collections_share_no_more_is_a_row_a_setting() -> None:

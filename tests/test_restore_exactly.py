@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,25 @@ def test_everything_comes_back_exactly(snapshot: Snapshot, place: Endpoint) -> N
     log = snapshot.folder.parent / audit.NAME
     assert [e["action"] for e in audit.entries(log)] == ["restore begins", "restore ends"]
     assert audit.check(log) is None
+
+
+def test_a_setting_that_no_index_has_is_not_restored_and_said(tmp_path: Path) -> None:
+    """A target whose memory it would fill; the chunks come back, and `restore` proves them."""
+    hnsw = {"space": "l2", "max_neighbors": 3000, "ef_search": 60}
+    info = replace(plan("alpha"), configuration={"hnsw": hnsw, "spann": None, "embedding_function": None})
+    with embedded(tmp_path / "source") as store:
+        store.create(info)
+        store.add("alpha", chunks(3, 4))
+        snapshot = write_snapshot(store, tmp_path, "night", ["alpha"], retention_days=7)
+    done = restore(snapshot, Endpoint(path=str(tmp_path / "into")))
+    assert done.proven == {"alpha": 3}
+    [index] = done.dropped
+    assert (str(index), index.becomes, index.ordered) == (
+        "alpha: max_neighbors 3000 on #embedding", "Chroma's default", False,
+    )  # fmt: skip
+    with embedded(tmp_path / "into") as store:
+        made = store.info("alpha").configuration["hnsw"]
+    assert (made["max_neighbors"], made["ef_search"]) == (16, 60)
 
 
 @pytest.mark.more

@@ -533,7 +533,7 @@ def _restore(chosen: argparse.Namespace) -> int:
             for n, p in done.proven.items()]  # fmt: skip
     print(f"{table(rows)}\n\nRestored into {done.into}; every chunk was read back and compared with the snapshot.")
     for index in done.dropped:
-        print(f"dropped, as ordered: {index}: {index.becomes}")
+        print(f"{'dropped, as ordered' if index.ordered else 'not taken over'}: {index}: {index.becomes}")
     for name, ids in done.lost.items():
         print("".join(f"lost, not restored: {one_line(name)}  {one_line(chunk, 4000)}\n" for chunk in ids), end="")
     return 0

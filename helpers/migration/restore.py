@@ -36,7 +36,17 @@ from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.base import listed_ids
-from helpers.stores.creation import RESTORE, Index, allowed, effective_configuration, listed, reduced, unsupported
+from helpers.stores.creation import (
+    RESTORE,
+    VECTORS,
+    Index,
+    allowed,
+    effective_configuration,
+    excessive_settings,
+    listed,
+    reduced,
+    unsupported,
+)
 from helpers.stores.opening import quick_holder, quick_names
 
 BATCH = 500  # chunks in one write: chroma-facts, Speed
@@ -45,7 +55,7 @@ BATCH = 500  # chunks in one write: chroma-facts, Speed
 @dataclass(slots=True)
 class Restored:
     """What a restore did, by collection: `written` in this attempt, `proven` compared and equal, `lost` not restorable.
-    `dropped` names what was given up, as ordered, `version` the Chroma that it went into.
+    `dropped` names what was given up, as ordered or since no index has as much, `version` the Chroma that it went into.
     """
 
     snapshot: str
@@ -195,6 +205,10 @@ class _Restore:
         if kept:
             raise _not_held(listed(kept), [index.collection for index in kept])
         done.dropped = [index for info in infos for index in unsupported(info)]
+        done.dropped += [
+            Index(info.name, f"{name} {value}", VECTORS)
+            for info in infos for name, value in sorted(excessive_settings(info).items())
+        ]  # fmt: skip
         infos = [reduced(info) for info in infos]
         snapshot.verify()
         done.lost = lost_vectors(snapshot, infos)

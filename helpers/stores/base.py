@@ -33,6 +33,10 @@ HNSW_METADATA = {
     "hnsw:sync_threshold": "sync_threshold",
     "hnsw:resize_factor": "resize_factor",
 }
+# No index has more of it. One with as many links as a source likes would fill the target's memory (400,000: 4 GB for 1,200
+# chunks of 4 numbers); neighbours looked at cost time, and chunks that wait for the index are held in memory.
+MOST_OF_A_SETTING = {"max_neighbors": 2048, "ef_construction": 10_000, "ef_search": 100_000, "num_threads": 1024,
+                     "batch_size": 10**6, "sync_threshold": 10**8, "resize_factor": 100}  # fmt: skip
 AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add a chunk is not there (chroma-facts 19)
 MOST_DIMENSION = 10**6  # numbers of a vector; a matrix of as many as a source likes would fill the memory
 _ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
@@ -116,15 +120,21 @@ def from_metadata(metadata: Mapping[str, Any] | None) -> Space | None:
     return cast(Space, value) if value in SPACES else None
 
 
+def excessive(name: str, value: Any) -> bool:
+    """Whether this setting of an HNSW index, under its name of today, is a number that no index has."""
+    return isinstance(value, int | float) and name in MOST_OF_A_SETTING and not value <= MOST_OF_A_SETTING[name]
+
+
 def legacy_parameters(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """The index parameters that 0.x kept as `hnsw:*` metadata, under their names of today.
 
-    Values that current servers refuse or die of (M of 0 or below 2, text) are left out (chroma-facts, 1.5.9 writing).
+    Values that current servers refuse or die of (M of 0 or below 2, text) are left out (chroma-facts, 1.5.9 writing), and so
+    are those that are `excessive`.
     """
     found: dict[str, Any] = {}
     for key, name in HNSW_METADATA.items():
         value = (metadata or {}).get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or excessive(name, value):
             continue
         if name == "resize_factor":
             found[name] = float(value)

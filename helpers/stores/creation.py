@@ -34,7 +34,15 @@ from helpers.errors import RUNBOOK, Terminal, UsageError, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
-from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, declared, is_usual, legacy_parameters
+from helpers.stores.base import (
+    HNSW_METADATA,
+    LOCK_COLLECTION,
+    CollectionInfo,
+    declared,
+    excessive,
+    is_usual,
+    legacy_parameters,
+)
 from helpers.stores.door import (
     EMBEDDING_FUNCTIONS,
     LOCAL_FUNCTIONS,
@@ -75,9 +83,14 @@ class Index:
         return f"{one_line(self.collection, 80)}: {self.kind} on {one_line(self.key, 80)}"
 
     @property
+    def ordered(self) -> bool:
+        """Whether it goes only where `migration.drop_indexes` names its collection; else it is a setting that no index has."""
+        return self.kind in _BECOMES
+
+    @property
     def becomes(self) -> str:
         """What is there in its place where it is dropped."""
-        return _BECOMES[self.kind]
+        return _BECOMES.get(self.kind, "Chroma's default")
 
 
 def unsupported(info: CollectionInfo) -> list[Index]:
@@ -99,8 +112,35 @@ def _found(info: CollectionInfo) -> Iterator[Index]:
             yield Index(info.name, QUANTISED, VECTORS)
 
 
+def excessive_settings(info: CollectionInfo) -> dict[str, Any]:
+    """The settings of its HNSW index that no index has, by name: whoever wrote the source chose them."""
+    legacy = {name: (info.metadata or {}).get(key) for key, name in HNSW_METADATA.items()}
+    places = [*(config.get("hnsw") for config in _with_hnsw(info)), legacy]
+    return {name: value for place in places for name, value in (place or {}).items() if excessive(name, value)}
+
+
+def _with_hnsw(info: CollectionInfo) -> list[dict[str, Any]]:
+    return [info.configuration, *vector_configs(info.schema)]
+
+
+def moderate(info: CollectionInfo) -> CollectionInfo:
+    """The collection without these: a target takes its default."""
+    if not (names := excessive_settings(info).keys()):
+        return info
+    made = copy.deepcopy(info)
+    for config in _with_hnsw(made):
+        config["hnsw"] = {
+            name: value for name, value in (config.get("hnsw") or {}).items() if name not in names
+        } or None
+    metadata = {key: value for key, value in (made.metadata or {}).items() if HNSW_METADATA.get(key) not in names}
+    return dataclasses.replace(made, metadata=metadata or None)
+
+
 def reduced(info: CollectionInfo) -> CollectionInfo:
-    """The collection without them: what a local Chroma can hold of it, its effective space among that."""
+    """The collection without them: what a local Chroma can hold of it, its effective space among that, and without settings of
+    its index that no index has.
+    """
+    info = moderate(info)
     if not unsupported(info):
         return info
     kept = {"hnsw": info.configuration.get("hnsw") or {"space": info.space}, "spann": None}

@@ -21,7 +21,15 @@ from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import metadata_differences, same_value, show
 from helpers.stores.base import HNSW_METADATA, CollectionInfo, Reader, legacy_parameters, switches
 from helpers.stores.client import ClientStore
-from helpers.stores.creation import VECTORS, allowed, effective_configuration, reduced, unsupported
+from helpers.stores.creation import (
+    VECTORS,
+    allowed,
+    effective_configuration,
+    excessive_settings,
+    moderate,
+    reduced,
+    unsupported,
+)
 
 if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
     from helpers.schema import Schema, Transformed
@@ -32,6 +40,7 @@ COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
 KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
 ORDERED = "migration.index orders it"
 SILENT = "the target does not say"
+EXCESSIVE = "no index has as much; the default is used"
 MERGED = "several collections of the source become one, which has what they share"
 NAME, REASON = "configuration", ReasonCode.CONFIGURATION_DIFFERS
 
@@ -46,13 +55,13 @@ def compare_configuration(source: CollectionInfo, target: CollectionInfo, rules:
     if allowed(source, rules.drop_indexes):
         why = "migration.drop_indexes gives it up"
         dropped = [_row(source.name, f"{i.kind} on {i.key}", "yes", i.becomes, why) for i in unsupported(source)]
-        source = reduced(source)
+    beyond, source = excessive_settings(source), reduced(source) if dropped else moderate(source)
     was, now = effective_configuration(source), effective_configuration(target)
     kind = "spann" if was.get("spann") else "hnsw"
     before, after = dict(was[kind] or {}), dict(now.get(kind) or {})
     order = index_order(rules.index, target.name)
     rows = [] if "space" in order else [_row(source.name, "space", source.space, target.space)]
-    rows += ordered_settings(target, rules, before)
+    rows += ordered_settings(target, rules, {**before, **beyond})
     for setting in sorted(before.keys() - {"space"} - order.keys()):
         why = "" if setting in after else SILENT
         rows.append(_row(source.name, setting, before[setting], after.get(setting), why))
@@ -60,6 +69,11 @@ def compare_configuration(source: CollectionInfo, target: CollectionInfo, rules:
     refused, kept = "current servers refuse this value or break on it; the default is used", legacy_parameters(metadata)
     left_out = [key for key in sorted(metadata) if key in HNSW_METADATA and HNSW_METADATA[key] not in kept]
     rows += [_row(source.name, HNSW_METADATA[key], metadata[key], None, refused) for key in left_out]
+    rows += [
+        _row(source.name, name, value, after.get(name), EXCESSIVE)
+        for name, value in sorted(beyond.items())
+        if name not in order
+    ]
     rows.append(_function(source.name, was["embedding_function"], now["embedding_function"]))
     return rows + dropped + _switches(source, target) + _metadata(source, target, order)
 
