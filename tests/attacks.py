@@ -523,6 +523,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_in_object_storage.py::test_wrong_credentials_are_one_line_before_the_source_is_read
             test_directories_of_snapshots.py::test_an_error_of_a_storage_is_not_repeated
             test_directories_of_snapshots.py::test_names_and_manifests_that_repeat_a_credential_are_not_taken""",
+        "a storage that lies about lengths": """
+            test_directories_of_snapshots.py::test_an_object_that_is_longer_than_its_storage_said_ends_there""",
         "a prune of what others put into a shared storage": """
             test_snapshots_in_object_storage.py::test_an_id_that_another_machine_gave_is_taken
             test_snapshots_in_object_storage.py::test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_needs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from helpers import cli
-from helpers.errors import UsageError
+from helpers.errors import Terminal, UsageError
 from helpers.parameters import parameters_from
 from helpers.parameters.snapshots import SnapshotSection
 from helpers.snapshots import objects, remote, retention
@@ -417,6 +418,51 @@ def test_names_and_manifests_that_repeat_a_credential_are_not_taken(tmp_path: Pa
     for text in (said, *map(str, kept), *(path.read_text() for path in kept if path.is_file())):
         assert KEY not in text
         assert TOKEN not in text
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("how", ["announced", "without an end", "honest"])
+def test_an_object_that_is_longer_than_its_storage_said_ends_there(tmp_path: Path, how: str) -> None:
+    """Whoever runs the storage says 500 bytes, and sends 64 MB: neither memory nor disk is filled with them."""
+    block, blocks, sent = b"x" * 2**20, 64, [0]
+
+    def answer(to: http.server.BaseHTTPRequestHandler) -> None:
+        lies = to.command == "GET" and how != "honest"
+        to.send_response(200)
+        if not lies or how == "announced":
+            to.send_header("content-length", str(blocks * len(block) if lies else 500))
+        to.send_header("ETag", '"x"')
+        to.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        to.end_headers()
+        with suppress(OSError):
+            for _ in range(blocks if lies else 0):
+                to.wfile.write(block)
+                sent[0] += 1
+            to.wfile.write(b"x" * 500 if to.command == "GET" and not lies else b"")
+
+    sha256, part = hashlib.sha256(b"x" * 500).hexdigest(), tmp_path / "part.parquet"
+    with hostile(answer) as url, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(objects, "MOST_READ", 2**20)
+        given = {"endpoint_url": url, "region": "us-east-1", "key": "env:K", "secret": "env:S"}
+        rules = SnapshotSection.model_validate({"directory": "s3://b/pre", "storage": given})
+        storage = remote.Remote(rules, tmp_path)
+        if how == "honest":
+            assert len(storage._read("snapshots/night.json")) == 500
+            storage.bring(part, sha256, 500)
+            storage.prove(part, sha256, 500)
+            return
+        for call in (lambda: storage._read("snapshots/night.json"), lambda: storage.bring(part, sha256, 500)):
+            with pytest.raises(Terminal, match=r"more than .* bytes come of it") as told:
+                call()
+            assert told.value.where.startswith("s3://b/pre/")
+        assert not part.exists()
+        part.write_bytes(b"x" * 500)
+        with pytest.raises(Terminal, match="more than 500 bytes"):
+            storage.prove(part, sha256, 500)
+        with pytest.raises(UsageError, match="of another version of the toolkit, or of something else"):
+            storage.require(write=False)
+    assert sent[0] < 100, "of 256 blocks: what was on its way"
+    assert list(tmp_path.iterdir()) == [part]
 
 
 @pytest.mark.usefixtures("credentials")

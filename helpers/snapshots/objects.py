@@ -8,12 +8,12 @@ folder of the storage may be a link: what is written and removed there would be 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shutil
 import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line, redacted
 from helpers.parameters.snapshots import SnapshotSection, Storage
 from helpers.reason_codes import ReasonCode
-from helpers.results import MOST_READ, shortage, write_bytes, writing
+from helpers.results import MOST_READ, file_digest, shortage, write_bytes, writing
 
 if TYPE_CHECKING:
     import tenacity  # on first use: `status` does not wait for it
@@ -34,7 +34,6 @@ T = TypeVar("T")
 TRIES = 3  # of a driver, one after another, before this module waits
 LONGEST_PAUSE = 20  # seconds
 CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this size
-BLOCK = 4 * 2**20  # bytes that are read at a time where nothing is kept
 LEAST = 15  # seconds that a request has, however short the patience
 SLOWEST = 100_000  # bytes that a request moves in a second, at least: it has so much more time
 PART = re.compile(r"([0-9a-f]{64})\.parquet")
@@ -83,7 +82,7 @@ class Objects:
         def read(fs: Any, path: str) -> bytes:
             if (size := int(fs.info(path)["size"])) > MOST_READ:
                 raise Terminal(ReasonCode.SNAPSHOT_UNREADABLE, f"has {size:,} bytes", where=f"{self.url}/{name}")
-            return bytes(fs.cat_file(path))
+            return small(MOST_READ, self.rules.driver, fs, path)
 
         return self._call("read", name, read)
 
@@ -191,6 +190,11 @@ class Objects:
             needs, said = self.rules.driver or "fsspec", one_line(f"{type(error).__name__}: {error}", 240)
             return self._unusable(f"its driver is not installed ({said})", f"Install it: .venv/bin/pip install {needs}")
         said = _kind(error)
+        if isinstance(error, Longer):
+            what_comes = f"more than {error.most:,} bytes come of it, and it can have no more"
+            unreadable = Terminal(ReasonCode.SNAPSHOT_UNREADABLE, what_comes, where=f"{self.url}/{name}",
+                                  next_step="Nothing of it was kept. Find out who runs this storage.")  # fmt: skip
+            return self._damaged(part, what_comes) if part else unreadable
         if isinstance(error, FileNotFoundError) and part:
             return self._damaged(part, "it is not in the storage any more")
         if isinstance(error, FileNotFoundError) and "/" in name and what != "put":
@@ -259,14 +263,43 @@ def send(file: Path, driver: str, fs: Any, path: str) -> None:
         fs.put_file(str(file), path)
 
 
-def get(temporary: Path, fs: Any, path: str) -> None:
-    """Bring a file. One that a request which took too long is still writing is another one."""
+class Longer(Exception):
+    """More bytes come of an object than `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+
+def get(temporary: Path, most: int, driver: str, fs: Any, path: str) -> None:
+    """Bring a file, in one stream that ends with `Longer` after `most` bytes, whatever the storage said of it before.
+
+    One that a request which took too long is still writing is another one.
+    """
+    from fsspec.callbacks import Callback  # who keeps snapshots in a folder needs none of it
+
+    def count(size: int | None, value: int, **_: Any) -> None:  # fsspec names them
+        if value > most:
+            raise Longer(most)
+
     temporary.unlink(missing_ok=True)
-    fs.get_file(path, str(temporary))
+    one_stream = {"max_concurrency": 1} if driver == "s3fs" else {}  # else each piece is taken whole, of any length
+    fs.get_file(path, str(temporary), callback=Callback(hooks={"count": count}), **one_stream)
+    if temporary.stat().st_size > most:  # a driver that does not count
+        raise Longer(most)
 
 
-def digest(size: int, fs: Any, path: str) -> str:
-    """The SHA-256 of what is there; of another length, which may be any, that length."""
-    with fs.open(path, "rb", block_size=BLOCK, cache_type="readahead") as file:
-        other = f"{file.size:,} bytes, and not {size:,}" if file.size != size else ""
-        return other or hashlib.file_digest(file, "sha256").hexdigest()
+def small(most: int, driver: str, fs: Any, path: str) -> bytes:
+    """All that is there, at most so many bytes."""
+    with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+        get(file := Path(folder, "object"), most, driver, fs, path)
+        return file.read_bytes()
+
+
+def digest(size: int, driver: str, fs: Any, path: str) -> str:
+    """The SHA-256 of what is there; of another length, which may be any, that length. Nothing is kept."""
+    if (found := int(fs.info(path)["size"])) == size:
+        with tempfile.TemporaryDirectory(prefix="runbook-") as folder:
+            get(file := Path(folder, "object"), size, driver, fs, path)
+            return file_digest(file)
+    return f"{found:,} bytes, and not {size:,}"

@@ -48,7 +48,19 @@ from helpers.results import (
     write_json,
     writing,
 )
-from helpers.snapshots.objects import MANIFEST, PART, Objects, digest, fitting, get, part_name, root_of, send
+from helpers.snapshots.objects import (
+    MANIFEST,
+    PART,
+    Longer,
+    Objects,
+    digest,
+    fitting,
+    get,
+    part_name,
+    root_of,
+    send,
+    small,
+)
 
 FORMAT = 1
 MARK = "chroma-snapshots.json"
@@ -103,7 +115,7 @@ class Remote(Objects):
 
     def require(self, *, write: bool = True) -> None:
         """The storage can be reached, is one of snapshots or empty, and with `write` takes a file."""
-        found = self._call("read", MARK, _start)
+        found = self._call("read", MARK, partial(_mark, self.rules.driver))
         try:
             if found is not None and json_in(found)["format"] != FORMAT:
                 raise ValueError
@@ -216,7 +228,7 @@ class Remote(Objects):
         """
         self._require_size(sha256, size)
         with writing(path, needed=size) as temporary:
-            self._call("get", part_name(sha256), partial(get, temporary), sha256, size)
+            self._call("get", part_name(sha256), partial(get, temporary, size, self.rules.driver), sha256, size)
             self._compare(sha256, file_digest(temporary))
 
     def prove(self, path: Path, sha256: str, size: int) -> None:
@@ -225,7 +237,9 @@ class Remote(Objects):
             self.bring(path, sha256, size)
             return
         try:
-            self._compare(sha256, self._call("read", part_name(sha256), partial(digest, size), sha256, size))
+            self._compare(
+                sha256, self._call("read", part_name(sha256), partial(digest, size, self.rules.driver), sha256, size)
+            )
         except Terminal as error:
             if error.code == ReasonCode.SNAPSHOT_DAMAGED and file_digest(path) == sha256:
                 error.next_step = f"Put {path}, which is whole, there in its place."
@@ -448,8 +462,11 @@ def made_here(manifest: Mapping[str, Any]) -> bool:
     return bool(secret) and hmac.compare_digest(proof.encode(errors="replace"), made.encode())
 
 
-def _start(fs: Any, path: str) -> bytes | None:
+def _mark(driver: str, fs: Any, path: str) -> bytes | None:
+    """What the storage says that it is, None where it says nothing; b"" where that is too long to be ours."""
     try:
-        return bytes(fs.cat_file(path, start=0, end=LONGEST_MARK))
+        return small(LONGEST_MARK, driver, fs, path)
     except FileNotFoundError:
         return None
+    except Longer:
+        return b""
