@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
+from helpers.errors import Terminal
+from helpers.migration.delta import different_settings
+from helpers.migration.restore import prove
 from helpers.migration.source_changes import SourceChanges, source_changes
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores.client import ClientStore
 from helpers.stores.limits import refuse_gateway_answers
-from tests.storage import chunks, embedded, fill, lose_vectors, plan
+from tests.storage import chunks, contents, embedded, fill, lose_vectors, plan
 
 HELD = {"alpha": ("l2", chunks(230, 4, prefix="a")), "beta": ("cosine", chunks(40, 6, seed=1, prefix="b"))}
 
@@ -108,6 +113,50 @@ def test_collections_that_come_go_or_are_made_anew(source: ClientStore, snapshot
     sentence = found.sentence()
     assert "collection gamma is new" in sentence
     assert "alpha has another space" in sentence
+
+
+@pytest.mark.parametrize("what", ["text search", "a field", "a function", "nothing", "of an older server"])
+def test_a_collection_made_anew_with_other_indexes_has_changed(
+    source: ClientStore, snapshot: Snapshot, tmp_path: Path, what: str
+) -> None:
+    """Every chunk is as it was, and searches of the application fail, or its texts go elsewhere."""
+    info = source.info("alpha")
+    schema = copy.deepcopy(info.schema) or {}
+    if what == "text search":
+        schema["keys"]["#document"]["string"]["fts_index"]["enabled"] = False
+    elif what == "a field":
+        schema["keys"]["word"] = {"string": {"string_inverted_index": {"enabled": False, "config": {}}}}
+    elif what == "a function":
+        planted = {"type": "known", "name": "jina", "config": {}}
+        schema["defaults"]["float_list"]["vector_index"]["config"]["embedding_function"] = planted
+    now = replace(info, schema=schema or None) if what != "of an older server" else replace(info, schema=None)
+    assert different_settings(info, now) == ([] if what in ("nothing", "of an older server") else ["index schema"])
+    if what in ("text search", "a field"):
+        batch = contents(source, "alpha")
+        source.drop("alpha")
+        source.create(now)
+        source.add("alpha", batch)
+        found = source_changes(source, snapshot)
+        assert not found.nothing
+        assert found.collections["alpha"].settings == ["index schema"]
+        with pytest.raises(Terminal, match="its indexes, or the functions that its schema names, are others"):
+            prove(source, snapshot, snapshot.collections()[0])
+    else:
+        assert source_changes(source, snapshot).nothing
+        assert prove(source, snapshot, snapshot.collections()[0]) == 230
+
+
+def test_a_source_that_lists_more_fields_or_is_of_another_version_has_no_other_indexes(
+    source: ClientStore, snapshot: Snapshot
+) -> None:
+    again(source, "alpha", 0, metadatas=[{"new": "x", "newer": 1}])
+    info = source.info("alpha")
+    schema = copy.deepcopy(info.schema) or {}
+    schema["keys"]["new"] = {"string": copy.deepcopy(schema["defaults"]["string"])}
+    schema["defaults"]["string"]["of_a_newer_server"] = {"enabled": True, "config": {}}
+    del schema["defaults"]["sparse_vector"]["sparse_vector_index"]["config"]["bm25"]
+    schema["defaults"]["float_list"]["vector_index"]["config"]["space"] = "ip"  # the effective one is compared apart
+    assert different_settings(snapshot.collections()[0], replace(info, schema=schema)) == []
 
 
 def test_an_empty_collection_that_gets_its_first_chunks_keeps_its_settings(

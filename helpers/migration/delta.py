@@ -35,7 +35,7 @@ from helpers.snapshots.comparison import compare
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo
-from helpers.stores.base import Space, chosen
+from helpers.stores.base import Space, chosen, same_choices
 
 BY_ID = 0.1  # of a collection's chunks that may go or become others before it is written afresh
 _OPEN_FILES = 4  # staged files of the old state kept in memory; the two orders are nearly the same
@@ -215,11 +215,14 @@ def _changes(before: Path, gone: Path, came: Path, into: Path) -> None:
 
 
 def different_settings(before: CollectionInfo, now: CollectionInfo) -> list[str]:
-    """Which of space, dimension, metadata and configuration differ.
+    """Which of space, dimension, metadata, configuration and index schema differ.
 
-    Not the server's schema: it grows by every metadata key that arrives. A dimension that was not yet known is no change.
+    "index schema" is what the server's schema chooses (`same_choices`), where both have one: older servers, and snapshots of
+    these, have none, and nothing is compared. A dimension that was not yet known is no change.
     """
     found = [name for name in ("space", "metadata", "configuration") if _plain(before, name) != _plain(now, name)]
+    if before.schema and now.schema and not same_choices(before.schema, now.schema):
+        found.append("index schema")
     return ["dimension", *found] if before.dimension and now.dimension not in (None, before.dimension) else found
 
 

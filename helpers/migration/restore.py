@@ -35,7 +35,7 @@ from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
-from helpers.stores.base import listed_ids
+from helpers.stores.base import listed_ids, same_choices
 from helpers.stores.creation import (
     RESTORE,
     VECTORS,
@@ -311,7 +311,8 @@ def prove(
     progress: Progress = silent,
     drop_indexes: Sequence[str] = (),
 ) -> int:
-    """Compare a collection with its snapshot: ids, every chunk, space, metadata, configuration. The chunks compared.
+    """Compare a collection with its snapshot: ids, every chunk, space, metadata, configuration, and the indexes where
+    both have a schema. The chunks compared.
 
     Raises `Terminal` ("restore_differs") that names the first difference.
     """
@@ -335,6 +336,8 @@ def prove(
     ):
         if before != after:
             raise _differs(store, name, f"its {what} is {after} and was {before}")
+    if info.schema and found.schema and not same_choices(info.schema, found.schema):
+        raise _differs(store, name, "its indexes, or the functions that its schema names, are others")
     return chunks
 
 

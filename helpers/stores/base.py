@@ -296,6 +296,32 @@ def chosen(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**schema, "keys": keys}
 
 
+def same_choices(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two schemas choose the same: fields, functions and where they read, and of all else what both speak of.
+
+    Servers of other versions know settings of which these say nothing. What the configuration says is compared there.
+    """
+    fields, chromas = zip(*map(_sides, (one, other)), strict=True)
+    return bool(fields[0] == fields[1]) and _agree(*chromas)
+
+
+def _sides(schema: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was chosen for fields of the metadata; all that it says of the rest, Chroma's own `#document` and `#embedding`."""
+    fields = {key: types for key, types in chosen(schema)["keys"].items() if not key.startswith("#")}
+    own = {key: types for key, types in (schema.get("keys") or {}).items() if key.startswith("#")}
+    return fields, {**schema, "keys": own}
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return bool(one == other)
+    told = {"embedding_function", "source_key"}
+    if any(one.get(name) != other.get(name) for name in told):
+        return False
+    configured = {"space", "hnsw", "spann"}  # a schema may declare another space than searches have
+    return all(_agree(one[name], other[name]) for name in one.keys() & other.keys() - told - configured)
+
+
 def is_usual(schema: Mapping[str, Any]) -> bool:
     """Whether a schema has no field of its own and no switch that anybody chose: the configuration then says all of it."""
     from helpers.stores.door import Schema
