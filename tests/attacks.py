@@ -325,7 +325,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_cutover_step.py::test_what_a_client_would_build_by_a_changed_schema_is_seen_before_the_cutover
             test_cutover_step.py::test_a_target_that_somebody_has_open_is_not_cut_over""",
         "a collection made anew with other indexes": """
-            test_source_changes.py::test_a_collection_made_anew_with_other_indexes_has_changed""",
+            test_source_changes.py::test_a_collection_made_anew_with_other_indexes_has_changed
+            test_source_changes.py::test_a_source_that_lists_more_fields_or_is_of_another_version_has_no_other_indexes""",
         "a chunk of another shard, to be replayed": "test_shards.py::test_a_rollback_leaves_chunks_of_other_shards_to_a_person",
         "reports or workspace inside a source": """
             test_nothing_is_written_inside_a_database.py::test_a_folder_inside_the_source_is_refused_before_anything_is_made""",

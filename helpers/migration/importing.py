@@ -45,16 +45,8 @@ from helpers.schema import Context, Schema, load_schema
 from helpers.schema.engine import DOCUMENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
-from helpers.stores.base import HNSW_METADATA, absent, add_singly, listed_ids
-from helpers.stores.creation import (
-    allowed,
-    as_created,
-    effective_configuration,
-    listed,
-    refusal,
-    unsupported,
-    vector_configs,
-)
+from helpers.stores.base import HNSW_METADATA, absent, add_singly, listed_ids, vector_configs
+from helpers.stores.creation import allowed, as_created, effective_configuration, listed, refusal, unsupported
 from helpers.stores.limits import known_of
 
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it

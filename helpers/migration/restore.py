@@ -35,18 +35,8 @@ from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
-from helpers.stores.base import listed_ids, same_choices
-from helpers.stores.creation import (
-    RESTORE,
-    VECTORS,
-    Index,
-    allowed,
-    effective_configuration,
-    excessive_settings,
-    listed,
-    reduced,
-    unsupported,
-)
+from helpers.stores.base import VECTORS, excessive_settings, listed_ids, same_choices
+from helpers.stores.creation import RESTORE, Index, allowed, effective_configuration, listed, reduced, unsupported
 from helpers.stores.opening import quick_holder, quick_names
 
 BATCH = 500  # chunks in one write: chroma-facts, Speed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import time
@@ -37,6 +38,7 @@ HNSW_METADATA = {
 # chunks of 4 numbers); neighbours looked at cost time, and chunks that wait for the index are held in memory.
 MOST_OF_A_SETTING = {"max_neighbors": 2048, "ef_construction": 10_000, "ef_search": 100_000, "num_threads": 1024,
                      "batch_size": 10**6, "sync_threshold": 10**8, "resize_factor": 100}  # fmt: skip
+VECTORS = "#embedding"  # the key under which a schema keeps the index of the embeddings
 AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add a chunk is not there (chroma-facts 19)
 MOST_DIMENSION = 10**6  # numbers of a vector; a matrix of as many as a source likes would fill the memory
 _ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
@@ -181,6 +183,40 @@ class CollectionInfo:
     schema: dict[str, Any] | None = None
     embedding_function: str | None = None
     findings: tuple[str, ...] = ()
+
+
+def vector_configs(schema: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Both places of a schema that hold the settings of its vectors' index, where they do: to be changed."""
+    places = ((schema or {}).get("defaults"), (schema or {}).get("keys", {}).get(VECTORS))
+    return [config for config in map(vector_config, places) if config]
+
+
+def vector_config(types: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], ((types or {}).get("float_list") or {}).get("vector_index", {}).get("config") or {})
+
+
+def excessive_settings(info: CollectionInfo) -> dict[str, Any]:
+    """The settings of its HNSW index that no index has, by name: whoever wrote the source chose them."""
+    legacy = {name: (info.metadata or {}).get(key) for key, name in HNSW_METADATA.items()}
+    places = [*(config.get("hnsw") for config in _with_hnsw(info)), legacy]
+    return {name: value for place in places for name, value in (place or {}).items() if excessive(name, value)}
+
+
+def _with_hnsw(info: CollectionInfo) -> list[dict[str, Any]]:
+    return [info.configuration, *vector_configs(info.schema)]
+
+
+def moderate(info: CollectionInfo) -> CollectionInfo:
+    """The collection without these: a target takes its default."""
+    if not (names := excessive_settings(info).keys()):
+        return info
+    made = copy.deepcopy(info)
+    for config in _with_hnsw(made):
+        config["hnsw"] = {
+            name: value for name, value in (config.get("hnsw") or {}).items() if name not in names
+        } or None
+    metadata = {key: value for key, value in (made.metadata or {}).items() if HNSW_METADATA.get(key) not in names}
+    return dataclasses.replace(made, metadata=metadata or None)
 
 
 Read = TypeVar("Read", bound=Callable[..., Any])

@@ -35,13 +35,15 @@ from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.stores.base import (
-    HNSW_METADATA,
     LOCK_COLLECTION,
+    VECTORS,
     CollectionInfo,
     declared,
-    excessive,
     is_usual,
     legacy_parameters,
+    moderate,
+    vector_config,
+    vector_configs,
 )
 from helpers.stores.door import (
     EMBEDDING_FUNCTIONS,
@@ -61,7 +63,6 @@ from helpers.stores.door import Collection as DoorCollection
 from helpers.stores.limits import Usage, done_once, heed, retried, within
 
 SPARSE, SPARSE_VALUES, SPANN, QUANTISED = "sparse index", "sparse vectors", "SPANN index", "quantisation"
-VECTORS = "#embedding"  # the key under which a schema keeps the index of the embeddings
 _BECOMES = {
     SPARSE: "no index; its vectors are kept as text of JSON",
     SPARSE_VALUES: "kept as text of JSON",
@@ -105,35 +106,11 @@ def _found(info: CollectionInfo) -> Iterator[Index]:
         if sparse is not None:
             on = (sparse.get("sparse_vector_index") or {}).get("enabled")
             yield Index(info.name, SPARSE if on else SPARSE_VALUES, key)
-    configurations = [info.configuration.get("spann"), _vector_config(schema.get("keys", {}).get(VECTORS)).get("spann")]
+    configurations = [info.configuration.get("spann"), vector_config(schema.get("keys", {}).get(VECTORS)).get("spann")]
     for spann in filter(None, configurations):
         yield Index(info.name, SPANN, VECTORS)
         if str(spann.get("quantize") or "none").lower() != "none":
             yield Index(info.name, QUANTISED, VECTORS)
-
-
-def excessive_settings(info: CollectionInfo) -> dict[str, Any]:
-    """The settings of its HNSW index that no index has, by name: whoever wrote the source chose them."""
-    legacy = {name: (info.metadata or {}).get(key) for key, name in HNSW_METADATA.items()}
-    places = [*(config.get("hnsw") for config in _with_hnsw(info)), legacy]
-    return {name: value for place in places for name, value in (place or {}).items() if excessive(name, value)}
-
-
-def _with_hnsw(info: CollectionInfo) -> list[dict[str, Any]]:
-    return [info.configuration, *vector_configs(info.schema)]
-
-
-def moderate(info: CollectionInfo) -> CollectionInfo:
-    """The collection without these: a target takes its default."""
-    if not (names := excessive_settings(info).keys()):
-        return info
-    made = copy.deepcopy(info)
-    for config in _with_hnsw(made):
-        config["hnsw"] = {
-            name: value for name, value in (config.get("hnsw") or {}).items() if name not in names
-        } or None
-    metadata = {key: value for key, value in (made.metadata or {}).items() if HNSW_METADATA.get(key) not in names}
-    return dataclasses.replace(made, metadata=metadata or None)
 
 
 def reduced(info: CollectionInfo) -> CollectionInfo:
@@ -175,16 +152,6 @@ def refusal(lost: Collection[Index]) -> Terminal:
 def listed(lost: Collection[Index]) -> str:
     """`docs: sparse index on sparse_key; docs: SPANN index on #embedding`, the first eight."""
     return "; ".join(str(index) for index in list(lost)[:8]) + (f"; and {len(lost) - 8} more" if len(lost) > 8 else "")
-
-
-def vector_configs(schema: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Both places of a schema that hold the settings of its vectors' index, where they do: to be changed."""
-    places = ((schema or {}).get("defaults"), (schema or {}).get("keys", {}).get(VECTORS))
-    return [config for config in map(_vector_config, places) if config]
-
-
-def _vector_config(types: Any) -> dict[str, Any]:
-    return cast(dict[str, Any], ((types or {}).get("float_list") or {}).get("vector_index", {}).get("config") or {})
 
 
 def _without(schema: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -235,7 +202,7 @@ def effective_schema(info: CollectionInfo) -> dict[str, Any] | None:
 
 
 def _hidden_parameters(schema: dict[str, Any] | None) -> dict[str, Any]:
-    hnsw = _vector_config((schema or {}).get("keys", {}).get(VECTORS)).get("hnsw") or {}
+    hnsw = vector_config((schema or {}).get("keys", {}).get(VECTORS)).get("hnsw") or {}
     return {name: hnsw[name] for name in ("num_threads", "batch_size") if name in hnsw}
 
 

@@ -19,17 +19,18 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict, kind_of
 from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import metadata_differences, same_value, show
-from helpers.stores.base import HNSW_METADATA, CollectionInfo, Reader, legacy_parameters, switches
-from helpers.stores.client import ClientStore
-from helpers.stores.creation import (
+from helpers.stores.base import (
+    HNSW_METADATA,
     VECTORS,
-    allowed,
-    effective_configuration,
+    CollectionInfo,
+    Reader,
     excessive_settings,
+    legacy_parameters,
     moderate,
-    reduced,
-    unsupported,
+    switches,
 )
+from helpers.stores.client import ClientStore
+from helpers.stores.creation import allowed, effective_configuration, reduced, unsupported
 
 if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
     from helpers.schema import Schema, Transformed
