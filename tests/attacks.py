@@ -420,6 +420,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_decision_signoffs.py::test_the_keys_of_a_rehearsal_are_refused_by_a_production_run""",
     },
     "clients at the target of a rollback": {
+        "a collection made anew under a name of the run": """
+            test_a_collection_made_anew_is_anothers.py::test_a_rollback_removes_what_the_run_made_and_leaves_what_was_made_anew
+            test_a_collection_made_anew_is_anothers.py::test_a_rollback_of_a_run_that_was_given_up_leaves_its_successors_data
+            test_a_collection_made_anew_is_anothers.py::test_a_catch_up_neither_drops_nor_writes_what_was_made_anew
+            test_a_collection_made_anew_is_anothers.py::test_a_restore_goes_on_in_its_own_collection_and_never_in_one_made_anew""",
         "a write between the last look and the removal": """
             test_rollback_parts.py::test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays""",
     },

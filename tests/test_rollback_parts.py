@@ -101,7 +101,8 @@ def test_only_what_the_client_changed_goes_over_the_original_metadata(
 def made_of(target: str, ids: list[str], staged: ChunkBatch | None = None) -> WrittenData:
     pieces = [SimpleNamespace(rows=staged)] if staged is not None else []
     return cast(WrittenData, SimpleNamespace(
-        collections=[target], ids=lambda name: set(ids), folder=SimpleNamespace(id="r"), pieces=lambda name: iter(pieces),
+        collections=[target], replaced=lambda store: [], ids=lambda name: set(ids), folder=SimpleNamespace(id="r"),
+        pieces=lambda name: iter(pieces),
     ))  # fmt: skip
 
 

@@ -46,6 +46,7 @@ from helpers.snapshots.retention import Told, differences, logged, take, told
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, listed_ids
+from helpers.stores.client import ClientStore
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
@@ -420,12 +421,12 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     snapshot = open_sealed(run.home, Path(at["snapshot"]))
     done = Checkpoint.read(folder / RunPath.CHECKPOINT)  # every chunk that the target refused was offered in this round
     rejected = at.get("rejected", {}) | {name: state.rejected for name, state in done.targets.items()}
+    checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
     targets = {
-        name: TargetState(rows, rows, rejected[name], intended=True, created=True)
+        name: TargetState(rows, rows, rejected[name], intended=True, created=True, uuid=checkpoint.targets[name].uuid)
         for name in staged.files
         for rows in [staged.rows(name)]
     }
-    checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
     schema = load_schema(run.parameters.schema_name)
     checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.aside, targets)
     ledger.enter(APPLIED)
@@ -461,6 +462,11 @@ class WrittenData:
     def collections(self) -> list[str]:
         """The target's collections that this run made, or was about to make when it died."""
         return self.checkpoint.owned() if self.checkpoint is not None else []
+
+    def replaced(self, target: Reader | Mapping[str, str]) -> list[str]:
+        """Names of `collections` under which the target, or these uuids of it, have others' (`Checkpoint.replaced`)."""
+        there = target.identities() if isinstance(target, ClientStore) else cast(Mapping[str, str], target)
+        return self.checkpoint.replaced(there) if self.checkpoint is not None else []
 
     @cached_property
     def snapshot(self) -> Snapshot | None:
