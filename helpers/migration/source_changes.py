@@ -469,6 +469,20 @@ class WrittenData:
         return self.checkpoint.replaced(there) if self.checkpoint is not None else []
 
     @cached_property
+    def noted(self) -> dict[str, dict[str, str]] | None:
+        """See `noted_settings`."""
+        return noted_settings(self.run)
+
+    def other_settings(self, info: CollectionInfo) -> dict[str, str]:
+        """What clients can change of a collection itself and that is not as it was `noted`: its digest now, by name."""
+        was, now = (self.noted or {}).get(info.name, {}), settings_of([info])[info.name]
+        return {
+            what: now[what]
+            for what in ("metadata", "configuration", "indexes")
+            if now[what] != was.get(what, now[what])
+        }
+
+    @cached_property
     def snapshot(self) -> Snapshot | None:
         """The snapshot that the target is held to, None where the run has taken none."""
         taken = self.folder.result(Step.SNAPSHOT)
@@ -530,12 +544,22 @@ def validated_rounds(run: RunRecord) -> int:
     return len((run.require(Step.MIGRATE).facts.get("catch_up") or {}).get("rounds") or [])
 
 
+def noted_settings(run: RunRecord) -> dict[str, dict[str, str]] | None:
+    """What `settings_of` said of the target when it was last compared, by step 23 or a later round; None where none noted it."""
+    if (validated := run.earlier(Step.VALIDATE)) is None:
+        return None
+    rounds = Ledger.read(run).rounds
+    return cast(
+        dict[str, dict[str, str]] | None,
+        (rounds[-1] if len(rounds) > validated_rounds(run) else validated.facts).get("settings"),
+    )
+
+
 def settings_changed(run: RunRecord, store: Reader, made: WrittenData) -> tuple[list[str] | None, list[str]]:
     """Sentences on collections of this run whose settings are not as they were when the target was last compared, by step 23 or
     by a later round, None where a version did that which did not note them; names of others that were not there then."""
-    rounds, validated = Ledger.read(run).rounds, run.require(Step.VALIDATE).facts
-    was = (rounds[-1] if len(rounds) > validated_rounds(run) else validated).get("settings")
-    if was is None:
+    run.require(Step.VALIDATE)
+    if (was := noted_settings(run)) is None:
         return None, []
     now = settings_of(store.collections())
     both = [(n, [k for k in now[n] if now[n][k] != was[n].get(k)]) for n in made.collections if n in was.keys() & now]

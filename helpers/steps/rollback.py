@@ -88,8 +88,8 @@ def remove(
         extra[name] = set(present[name]) - made.ids(name)
         if keep is not None and (held := known.get(name)):
             extra[name] -= {*held.chunks.ids, *held.unreadable}
-    if keep is not None and any(extra.values()):
-        raise _in_use(store, run_id, extra, keep)
+    if keep is not None:
+        _require_as_read(store, made, known, extra, keep)
     late: dict[str, set[str]] = {}
     for name in owned:
         ids = [chunk for chunk in present[name] if chunk not in extra[name]]
@@ -110,18 +110,38 @@ def remove(
             store.drop(name)
             done.dropped.append(name)
     if keep is not None and late:
-        raise _in_use(store, run_id, late, keep)
+        raise _in_use(store, made, late, keep)
     store.release_lock(run_id)
     return done
 
 
-def _in_use(store: Store, run_id: str, late: dict[str, set[str]], keep: Callable[[list[Written]], Path]) -> Terminal:
-    found = {name: ids for name, ids in late.items() if ids}
-    folder = keep([as_added(store, name, ids) for name, ids in found.items()])
-    name, number = min(found), sum(map(len, found.values()))
+def _require_as_read(
+    store: Store, made: WrittenData, known: dict[str, Exported], extra: dict[str, set[str]], keep: Callable[[list[Written]], Path]
+) -> None:  # fmt: skip
+    """Raises as `remove` where a collection has settings or chunks (`extra`) that no look has read."""
+    for name, ids in extra.items():
+        others, read = made.other_settings(store.info(name)), known.get(name, Exported()).settings
+        if any(read.get(what) != value for what, value in others.items()):
+            raise _in_use(store, made, {name: ids}, keep, f"its {', '.join(others)}")
+    if any(extra.values()):
+        raise _in_use(store, made, extra, keep)
+
+
+def _in_use(
+    store: Store,
+    made: WrittenData,
+    late: dict[str, set[str]],
+    keep: Callable[[list[Written]], Path],
+    settings: str = "",
+) -> Terminal:
+    """`late` are ids by collection, of the one collection whose `settings` changed where these are named."""
+    found = {name: ids for name, ids in late.items() if ids or settings}
+    folder = keep([as_added(store, made, name, ids) for name, ids in found.items()])
+    name, number, run_id = min(found), sum(map(len, found.values())), made.folder.id
+    what = f"{number:,} chunks came or changed since it was read, such as {min(found[name])}" if number else settings
     return Terminal(
-        ReasonCode.TARGET_IN_USE, f"{number:,} chunks came or changed since it was read, such as {min(found[name])}. They are "
-        f"still there, and exported to {folder}",
+        ReasonCode.TARGET_IN_USE, f"{what}{'' if number else ' changed since it was read'}. They are still there, and exported "
+        f"to {folder}",
         where=f"collection {name} of {store.label}",
         next_step="Find out who still writes there and stop it; put into the source what is wanted of them. Then repeat, which "
         f"removes them: {RUNBOOK} rollback {run_id}",
