@@ -167,6 +167,27 @@ def test_the_uuids_after_a_catch_up_are_those_in_the_target(night: Night) -> Non
     assert "collections of others in the target" not in night.rollback()
 
 
+def test_a_collection_that_a_killed_catch_up_made_and_somebody_made_anew_is_theirs(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night.migrate()
+    with embedded(night.home / "source") as store:
+        store.delete("alpha", [f"a{i}" for i in range(55)])
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientStore, "_add_piece", killed)
+        with pytest.raises(Killed):
+            night.migrate()
+    theirs = anew(night)
+    with pytest.raises(Terminal, match="already holds alpha"):
+        night.migrate()
+    night.rollback()
+    assert still(night, theirs) == ["alpha", "other-people"]
+
+
 @pytest.mark.parametrize("theirs", [False, True], ids=["its own", "another's"])
 def test_a_restore_goes_on_in_its_own_collection_and_never_in_one_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, theirs: bool

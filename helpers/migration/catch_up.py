@@ -120,18 +120,17 @@ class Round:
             self.refuse_foreign(store)
             self._drop(store)
             for name in sorted(set(state.targets) - set(self.delta.create)):
-                state.intend(name)
                 state.confirm(name, self.job.checkpoint.targets[name].uuid)
             state.enter("import")
         if state.phase == "import":
-            for name in self.delta.create:
-                self.job.checkpoint.own(name)  # before it exists: a rollback must know that it is ours
+            for name in self.delta.create:  # before it exists: a rollback must know that it is ours
+                self.job.checkpoint.own(name, state.targets[name].uuid)
             progress.advance(sum(t.completed for t in state.targets.values()))
             work = dataclasses.replace(self.job, checkpoint=state, quarantine=self.quarantine)
             importer = work.importer(store, self.delta.add, progress, lambda *_: None, watch)
             importer.prepare(self.plans)
             for name in self.delta.create:
-                self.job.checkpoint.confirm(name, state.targets[name].uuid)
+                self.job.checkpoint.own(name, state.targets[name].uuid)
             importer.write()
             state.enter("probe")
 
@@ -200,9 +199,8 @@ class Round:
                 asked = some.slice(start, start + _BATCH)
                 asked = asked.take(i for i, chunk in enumerate(asked.ids) if chunk not in left_out)
                 rows += len(asked)
-                lost += [
-                    {"collection": name, "id": i, "problem": UNREACHED} for i in unreachable(store, name, asked, space)
-                ]
+                named = unreachable(store, name, asked, space)
+                lost += [{"collection": name, "id": i, "problem": UNREACHED} for i in named]
         return lost, rows
 
     def _refused(self, name: str) -> set[str]:

@@ -190,11 +190,12 @@ class Checkpoint:
             self.targets[name].intended, self.targets[name].uuid = True, ""
             self._changed(name)
 
-    def own(self, name: str) -> None:
-        """About to create a collection that was not staged when the migration began (catch-up)."""
+    def own(self, name: str, uuid: str = "") -> None:
+        """About to create a collection that was perhaps not staged when the migration began (catch-up), or it is made: `uuid`."""
         with self._guard:
-            self.targets.setdefault(name, TargetState(0))
-            self.intend(name)
+            state = self.targets.setdefault(name, TargetState(0))
+            state.intended, state.uuid = True, uuid
+            self._changed(name)
 
     def rebase(self, context: dict[str, Any], total: int, quarantined: int, targets: dict[str, TargetState]) -> None:
         """Go over to another snapshot whose chunks are all in the target already (catch-up)."""
@@ -213,7 +214,8 @@ class Checkpoint:
     def confirm(self, name: str, uuid: str) -> None:
         """The collection is there; `uuid` tells it from one that somebody makes under its name later."""
         with self._guard:
-            self.targets[name].created, self.targets[name].uuid = True, uuid
+            state = self.targets[name]
+            state.intended, state.created, state.uuid = True, True, uuid
             self._changed(name)
 
     def begin(self, name: str, start: int, stop: int) -> None:
