@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from helpers.errors import Terminal
 from helpers.migration import restore as restoring
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.restore import look, restore
+from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run import plan as plans
@@ -22,8 +23,10 @@ from helpers.run.record import RunRecord
 from helpers.runner import notebook
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps.migrate import MigrateStep
+from helpers.stores import open_target
 from helpers.stores.client import ClientStore
-from tests.rollbacks import Night, snapshotted
+from helpers.troubleshooting.target import Mend
+from tests.rollbacks import Night, snapshotted, usual_source
 from tests.storage import assert_same, chunks, contents, embedded, fill, plan
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -108,7 +111,7 @@ def test_a_catch_up_neither_drops_nor_writes_what_was_made_anew(night: Night) ->
 def test_a_resume_writes_nothing_into_what_was_made_anew(night: Night) -> None:
     night.migrate_half()
     theirs = anew(night)
-    with pytest.raises(Terminal, match="already holds alpha"):
+    with pytest.raises(Terminal, match=r"already holds alpha.*Made anew by somebody"):
         night.migrate()
     still(night, theirs)
 
@@ -118,6 +121,30 @@ def test_a_retry_leaves_what_was_made_anew(night: Night) -> None:
     theirs = anew(night)
     notebook.take_back(night.folder.read(), plans.find("22"), lambda _: None)
     assert still(night, theirs) == ["alpha", "other-people"]
+
+
+def test_a_mend_changes_nothing_in_what_was_made_anew(night: Night) -> None:
+    night.migrate()
+    theirs, run = anew(night), RunRecord(night.folder.read(), "46")
+    with open_target(run.parameters.target) as store:
+        assert isinstance(store, ClientStore)
+        mend = Mend(run, {}, store, cast(Staged, None), cast(Quarantine, None))
+        with pytest.raises(Terminal, match=r"already holds alpha.*Made anew by somebody"):
+            mend.apply({"alpha": ["a1"]})
+        assert mend.apply({"beta": []}).empty, "beta is the run's own"
+    still(night, theirs)
+
+
+def test_the_collections_of_copied_index_files_are_known_by_their_uuids_too(tmp_path: Path) -> None:
+    usual_source(tmp_path / "source")
+    night = Night(tmp_path, migration={"method": "files"})
+    night.snapshot()
+    night.migrate()
+    with embedded(tmp_path / "target") as store:
+        assert {n: s.uuid for n, s in Checkpoint.read(ledger(night)).targets.items()} == store.identities()
+    theirs = anew(night)
+    night.rollback()
+    assert still(night, theirs) == ["alpha"]
 
 
 class Killed(BaseException):

@@ -91,7 +91,8 @@ class Importer:
         foreign = sorted(p.name for p in plans if p.name in present and not self._is_ours(p, uuids[p.name]))
         if foreign:
             self.store.release_lock(self.run_id)
-            raise target_lock.taken(foreign, self.target, self.store.label, None, self.run_id)
+            anew = "Made anew by somebody since the run made its own. " if self.checkpoint.replaced(uuids) else ""
+            raise target_lock.taken(foreign, self.target, self.store.label, None, self.run_id, anew)
         for plan in plans:
             if plan.name not in present:
                 self._create(plan)
