@@ -427,6 +427,17 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_decision_signoffs.py::test_the_keys_of_a_rehearsal_are_refused_by_a_production_run""",
     },
     "clients at the target of a rollback": {
+        "a collection made anew under a name of the run": """
+            test_a_collection_made_anew_is_anothers.py::test_a_rollback_removes_what_the_run_made_and_leaves_what_was_made_anew
+            test_a_collection_made_anew_is_anothers.py::test_a_rollback_of_a_run_that_was_given_up_leaves_its_successors_data
+            test_a_collection_made_anew_is_anothers.py::test_a_catch_up_neither_drops_nor_writes_what_was_made_anew
+            test_a_collection_made_anew_is_anothers.py::test_a_restore_goes_on_in_its_own_collection_and_never_in_one_made_anew""",
+        "another setting of a collection, or a collection made anew": """
+            test_rollback.py::test_what_clients_did_to_a_collection_itself_is_exported_and_waits_for_a_person
+            test_rollback.py::test_what_clients_do_to_a_collection_after_the_last_look_keeps_it
+            test_rollback.py::test_a_collection_that_clients_made_anew_is_exported_waits_for_a_person_and_stays""",
+        "a chunk moved between two collections": """
+            test_rollback_parts.py::test_a_chunk_that_clients_moved_to_another_collection_of_the_target_is_not_deleted_at_the_source""",
         "a write between the last look and the removal": """
             test_rollback_parts.py::test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays""",
     },

@@ -11,6 +11,7 @@ import pytest
 from helpers import audit
 from helpers.cutover.application import DONE
 from helpers.errors import Interrupted
+from helpers.migration.delta import settings_of
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict, file_digest, utc_now, worst
@@ -84,7 +85,11 @@ class Night:
         self.folder.stop_file.unlink()
 
     def cut_over(self) -> None:
-        """What step 25 does once it may: the file is changed, and the cutover is done."""
+        """What step 23 notes of the target, and step 25 does once it may: the file is changed, and the cutover is done."""
+        record = RunRecord(self.folder.read(), "23")
+        with open_target(record.parameters.target) as store:
+            record.fact("settings", settings_of(store.collections()))
+        self.keep(record)
         control = Control(self.folder, self.folder.read().parameters)
         edits = control.edits()
         state = control.begin(edits)

@@ -29,7 +29,7 @@ def begun(path: Path, **rows: int) -> Checkpoint:
 def test_what_is_written_is_what_is_read(path: Path) -> None:
     first = begun(path, one=100, two=50)
     first.intend("one")
-    first.confirm("one")
+    first.confirm("one", "a-uuid")
     first.begin("one", 0, 20)
     first.complete("one", 20, 2, 0.5)
     first.begin("one", 20, 40)

@@ -15,6 +15,7 @@ from helpers.results import Verdict, file_digest
 from helpers.rollback import RollbackState, postmortem
 from helpers.rollback.outline import DRILL, STAGES
 from helpers.run.record import RunRecord
+from helpers.steps.rollback import RollbackStep
 from helpers.stores import CollectionInfo
 from tests.rollbacks import ENV, Night, everything, others, snapshotted, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree
@@ -137,6 +138,76 @@ def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night)
     assert sorted(found["beta"][3]) == sorted(wanted["beta"][3])
     assert everything(night.target).keys() == {"other-people"}
     assert night.env == ENV.encode()
+
+
+def as_a_client(night: Night, **changes: Any) -> None:
+    with embedded(night.home / "target") as store:
+        store.client.get_collection("alpha", embedding_function=None).modify(**changes)
+
+
+@pytest.mark.parametrize("changes", [
+    pytest.param({"metadata": {"retention": "do not delete before 2031"}}, id="metadata"),
+    pytest.param({"configuration": {"hnsw": {"ef_search": 777}}}, id="configuration"),
+])  # fmt: skip
+def test_what_clients_did_to_a_collection_itself_is_exported_and_waits_for_a_person(
+    night: Night, changes: dict[str, Any]
+) -> None:
+    (what,) = changes
+    night.migrate()
+    night.cut_over()
+    as_a_client(night, **changes)
+    wanted = everything(night.target)
+    with pytest.raises(Terminal, match=r"1 changed settings since the cutover, exported to.*--replay") as caught:
+        night.rollback()
+    assert (caught.value.code, everything(night.target)) == ("client_writes", wanted)
+    (row,) = json.loads(Path(night.state.facts["exports"][0], "index.json").read_text())["collections"]
+    assert (list(row["settings"]), row["collection"]) == ([what], "alpha")
+    told = row["now"]["metadata"] if what == "metadata" else row["now"]["configuration"]["hnsw"]["ef_search"]
+    assert told == (changes["metadata"] if what == "metadata" else 777)
+    with pytest.raises(Terminal, match=f"clients changed its {what}: set it at the source by hand") as caught:
+        night.rollback(replay=True)
+    assert (caught.value.code, everything(night.target)) == ("replay_open", wanted)
+    night.rollback(replay=True, discard="set at the source by hand")
+    assert everything(night.target).keys() == {"other-people"}
+    assert night.state.facts["given_up"][0]["why"].startswith(f"clients changed its {what}")
+
+
+def test_what_clients_do_to_a_collection_after_the_last_look_keeps_it(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night.migrate()
+    night.cut_over()
+    real = RollbackStep.remove
+
+    def late(self: RollbackStep) -> Any:
+        as_a_client(night, metadata={"retention": "do not delete before 2031"})
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RollbackStep, "remove", late)
+        with pytest.raises(Terminal, match=r"its metadata changed since it was read.*exported to") as caught:
+            night.rollback()
+    assert caught.value.code == "target_in_use"
+    with embedded(night.home / "target") as store:
+        assert (store.count("alpha"), store.count("beta")) == (60, 25), "nothing was removed"
+    night.rollback()
+    assert everything(night.target).keys() == {"other-people"}, "it is exported by now"
+
+
+def test_a_collection_that_clients_made_anew_is_exported_waits_for_a_person_and_stays(night: Night) -> None:
+    night.migrate()
+    night.cut_over()
+    with embedded(night.home / "target") as store:
+        store.drop("alpha")
+        fill(store, "alpha", chunks(5, 4, seed=3, prefix="new"))
+    source = everything(night.source)
+    with pytest.raises(Terminal, match=r"5 added, 1 vanished, 1 new collections"):
+        night.rollback()
+    with pytest.raises(Terminal, match=r"the source holds another collection of this name.*is gone from the target"):
+        night.rollback(replay=True)
+    night.rollback(discard="a test of the clients")
+    assert everything(night.source) == source
+    assert everything(night.target).keys() == {"alpha", "other-people"}
 
 
 @pytest.mark.more

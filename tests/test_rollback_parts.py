@@ -30,6 +30,8 @@ from helpers.run.advice import triggers
 from helpers.run.folders import RunLock
 from helpers.run.kernel import RUNNER_PID
 from helpers.run.record import RunRecord
+from helpers.schema import Schema
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps import rollback
 from helpers.steps.rollback import remove
 from tests.conftest import ROOT
@@ -102,6 +104,7 @@ def made_of(target: str, ids: list[str], staged: ChunkBatch | None = None) -> Wr
     pieces = [SimpleNamespace(rows=staged)] if staged is not None else []
     return cast(WrittenData, SimpleNamespace(
         collections=[target], ids=lambda name: set(ids), folder=SimpleNamespace(id="r"), pieces=lambda name: iter(pieces),
+        replaced=lambda store: [], other_settings=lambda info: {},
     ))  # fmt: skip
 
 
@@ -266,6 +269,34 @@ def test_a_new_chunk_goes_where_its_id_its_field_or_the_operator_says(
     metadata = {"x": 1} if field is None else {"source_collection": field}
     batch = ChunkBatch([chunk], ["text"], np.ones((1, 2), np.float32), [metadata])
     assert _origin(batch, target, {"notes", "notes:old", "papers"}, True, to) == expected
+
+
+@pytest.mark.parametrize("to", ["T2", "T1"])
+def test_a_chunk_that_clients_moved_to_another_collection_of_the_target_is_not_deleted_at_the_source(
+    tmp_path: Path, to: str
+) -> None:
+    """Moved to T2 it is gone from T1 and new in T2: neither half is replayed alone. Under another id it is a new chunk."""
+    none, moved = ChunkBatch.empty(), chunks(10, 4, prefix="a").take([3])
+    moved.documents = ["the client's newer text"]
+    if to == "T1":
+        moved.ids = ["a99"]
+    with embedded(tmp_path / "db") as store:
+        fill(store, "corpus", chunks(10, 4, prefix="a"))
+        snapshot = write_snapshot(store, tmp_path / "snapshots", "one", ["corpus"], retention_days=7)
+    found = [
+        Written("T1", "l2", none, none, [], none, deleted=[("a3", ("corpus", "a3")), ("a4", ("corpus", "a4"))]),
+        Written(to, "l2", none, none, [], moved),
+    ]
+    schema = cast(Schema, SimpleNamespace(
+        only_source=lambda target, names: "corpus", content=SimpleNamespace(as_in_source=lambda c, held, m: m),
+    ))  # fmt: skip
+    planned = replay.plan(found, snapshot, set(), schema=schema, prefixed=False)
+    if to == "T1":
+        assert (planned.delete, planned.put["corpus"].ids, planned.open) == ({"corpus": ["a3", "a4"]}, ["a99"], [])
+        return
+    assert (planned.delete, planned.put) == ({"corpus": ["a4"]}, {})
+    assert [(row["collection"], row["id"]) for row in planned.open] == [("T2", "a3")]
+    assert "moved it here from another collection" in planned.open[0]["why"]
 
 
 def test_a_list_of_the_post_mortem_that_is_cut_says_how_many_more_there_are() -> None:

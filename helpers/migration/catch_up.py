@@ -101,10 +101,11 @@ class Round:
         return cls(run, job, snapshot, folder, delta, plans, checkpoint, quarantine)
 
     def refuse_foreign(self, store: Store) -> None:
-        """Raises `Terminal` ("target_not_empty") where a collection that would be made is there and not this run's own."""
-        taken = sorted(set(self.delta.create) & set(store.names()) - set(self.job.checkpoint.owned()))
-        if taken:
-            new = f"{'It is' if len(taken) == 1 else 'They are'} new in the source since the run began. "
+        """Raises `Terminal` ("target_not_empty") where a collection that would be made, or that the run made, is another's."""
+        owned, others = self.job.checkpoint.owned(), self.job.checkpoint.replaced(store.identities())
+        if taken := others or sorted(set(self.delta.create) & set(store.names()) - set(owned)):
+            what = "made anew by somebody" if others else "new in the source"
+            new = f"{'It is' if len(taken) == 1 else 'They are'} {what} since the run began. "
             raise target_lock.taken(taken, self.job.parameters.target, store.label, None, self.run.id, new)
 
     def apply(self, store: Store, progress: Progress = silent, watch: Path | None = None) -> None:
@@ -116,26 +117,26 @@ class Round:
         if state.phase in ("export", "drop"):
             state.stage(self.delta.add.total, 0, {name: self.delta.add.rows(name) for name in self.delta.add.files})
             state.enter("drop")
+            self.refuse_foreign(store)
             self._drop(store)
-            for name in self.delta.create:
-                self.job.checkpoint.own(name)  # before it exists: a rollback must know that it is ours
             for name in sorted(set(state.targets) - set(self.delta.create)):
-                state.intend(name)
-                state.confirm(name)
+                state.confirm(name, self.job.checkpoint.targets[name].uuid)
             state.enter("import")
         if state.phase == "import":
+            for name in self.delta.create:  # before it exists: a rollback must know that it is ours
+                self.job.checkpoint.own(name, state.targets[name].uuid)
             progress.advance(sum(t.completed for t in state.targets.values()))
             work = dataclasses.replace(self.job, checkpoint=state, quarantine=self.quarantine)
             importer = work.importer(store, self.delta.add, progress, lambda *_: None, watch)
             importer.prepare(self.plans)
+            for name in self.delta.create:
+                self.job.checkpoint.own(name, state.targets[name].uuid)
             importer.write()
             state.enter("probe")
 
     def _drop(self, store: Store) -> None:
-        present = set(store.names())
-        for name in self.delta.drop:
-            if name in present:
-                store.drop(name)  # the records first: fact 18
+        for name in set(store.names()).intersection(self.delta.drop):
+            store.drop(name)  # the records first: fact 18
         for name, ids in self.delta.remove.items():
             store.delete(name, ids)
 
@@ -189,9 +190,8 @@ class Round:
         whole = Staged.load(self.folder / RunPath.STAGED)
         assert whole is not None  # it was made before the round was begun
         left_out = {*added, *self._refused(name)}
-        files, rows = [file for file, *_ in whole.files[name]], 0
+        files, lost, rows = [file for file, *_ in whole.files[name]], list[dict[str, Any]](), 0
         files = files[:: -(-len(files) // _FILES) or 1]
-        lost: list[dict[str, Any]] = []
         for file in files:
             table = whole.table(file)
             some = from_table(table.take(list(range(0, len(table), max(1, len(table) * len(files) // _BESIDE)))))

@@ -15,6 +15,7 @@ import json
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class TargetState:
     inflight: list[int] | None = None
     intended: bool = False  # creation was about to be asked for
     created: bool = False  # and was confirmed
+    uuid: str = ""  # as Chroma named what was made; "" before that is noted, and in checkpoints of older toolkits
 
 
 @dataclass(slots=True)
@@ -185,13 +187,14 @@ class Checkpoint:
     def intend(self, name: str) -> None:
         """About to create this collection: from here on it is this run's own, should it exist after a kill."""
         with self._guard:
-            self.targets[name].intended = True
+            self.targets[name].intended, self.targets[name].uuid = True, ""
             self._changed(name)
 
-    def own(self, name: str) -> None:
-        """About to create a collection that was not staged when the migration began (catch-up)."""
+    def own(self, name: str, uuid: str = "") -> None:
+        """About to create a collection that was perhaps not staged when the migration began (catch-up), or it is made: `uuid`."""
         with self._guard:
-            self.targets.setdefault(name, TargetState(0)).intended = True
+            state = self.targets.setdefault(name, TargetState(0))
+            state.intended, state.uuid = True, uuid
             self._changed(name)
 
     def rebase(self, context: dict[str, Any], total: int, quarantined: int, targets: dict[str, TargetState]) -> None:
@@ -208,9 +211,11 @@ class Checkpoint:
             self.targets[name].intended = False
             self._changed(name)
 
-    def confirm(self, name: str) -> None:
+    def confirm(self, name: str, uuid: str) -> None:
+        """The collection is there; `uuid` tells it from one that somebody makes under its name later."""
         with self._guard:
-            self.targets[name].created = True
+            state = self.targets[name]
+            state.intended, state.created, state.uuid = True, True, uuid
             self._changed(name)
 
     def begin(self, name: str, start: int, stop: int) -> None:
@@ -241,6 +246,14 @@ class Checkpoint:
     def owned(self) -> list[str]:
         """Collections in the target that this run made, or was about to make."""
         return sorted(name for name, state in self.targets.items() if state.intended)
+
+    def replaced(self, there: Mapping[str, str]) -> list[str]:
+        """Collections that are not the ones this run made, but have their names: somebody's, whatever they hold.
+
+        `there`: the target's uuids by name. A kill between a creation and its note leaves a name without a uuid, as older
+        toolkits did: that collection counts as this run's own, and a resume of the import takes it only while it is empty.
+        """
+        return sorted(n for n, s in self.targets.items() if s.uuid and there.get(n, s.uuid) != s.uuid)
 
     def stats(self) -> dict[str, Any]:
         """Average batch time (s), throughput (chunks/s) and estimated remaining time (s) of this attempt."""

@@ -79,20 +79,21 @@ class Importer:
         Raises `Terminal` where the target holds one of them that this run did not make; then nothing was created.
         """
         self.store.acquire_lock(self.run_id)
-        present = set(self.store.names())
-        foreign = sorted(p.name for p in plans if p.name in present and not self._is_ours(p))
+        present, uuids = set(self.store.names()), self.store.identities()
+        foreign = sorted(p.name for p in plans if p.name in present and not self._is_ours(p, uuids[p.name]))
         if foreign:
             self.store.release_lock(self.run_id)
-            raise target_lock.taken(foreign, self.target, self.store.label, None, self.run_id)
+            anew = "Made anew by somebody since the run made its own. " if self.checkpoint.replaced(uuids) else ""
+            raise target_lock.taken(foreign, self.target, self.store.label, None, self.run_id, anew)
         for plan in plans:
             if plan.name not in present:
                 self._create(plan)
-            self.checkpoint.confirm(plan.name)
+            self.checkpoint.confirm(plan.name, uuids.get(plan.name) or self.store.identity(plan.name))
 
-    def _is_ours(self, plan: CollectionInfo) -> bool:
-        """Whether this run made the collection that is there: the ledger saw it, or meant to, and nothing is in it yet."""
+    def _is_ours(self, plan: CollectionInfo, uuid: str) -> bool:
+        """Whether this run made the collection there, by its uuid; without one it saw it, or meant to, and it is still empty."""
         state = self.checkpoint.targets[plan.name]
-        return state.created or (state.intended and self.store.as_created(plan))
+        return uuid == state.uuid if state.uuid else state.created or (state.intended and self.store.as_created(plan))
 
     def _create(self, plan: CollectionInfo) -> None:
         self.checkpoint.intend(plan.name)

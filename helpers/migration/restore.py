@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.base import VECTORS, excessive_settings, listed_ids, same_choices
 from helpers.stores.creation import RESTORE, Index, allowed, effective_configuration, listed, reduced, unsupported
-from helpers.stores.opening import quick_holder, quick_names
+from helpers.stores.opening import quick_holder, quick_identities, quick_names
 
 BATCH = 500  # chunks in one write: chroma-facts, Speed
 
@@ -75,7 +75,11 @@ class _Restored(StateFile):
 
 
 class Ledger:
-    """Which collections a restore of this snapshot made at one destination: intended, then complete. One JSON file."""
+    """Which collections a restore of this snapshot made at one destination: intended, then complete. One JSON file.
+
+    With the uuid of each as soon as it is made: one of that name with another uuid is somebody else's. A kill just before
+    the uuid is noted leaves none, as older toolkits did; then the name counts, and nothing is written where other chunks are.
+    """
 
     def __init__(self, snapshot: Snapshot, endpoint: Endpoint) -> None:
         place = str(resolve_path(endpoint.path)) if endpoint.path else endpoint.address
@@ -85,19 +89,27 @@ class Ledger:
         self.path = snapshot.folder.parent / f"{snapshot.id}.restore-{key}.json"
         self.context = context
         self.states: dict[str, str] = {}
+        self.uuids: dict[str, str] = {}
         # Others may write beside the snapshot, and a restore writes into what its ledger calls its own. What this workspace
         # has not proven, or wrote of another destination, says nothing.
         found = _Restored.read_file(self.path)
         proven = found is not None and asdict(found) == signed(asdict(found), proven=True)
         self.doubted = found is not None and not (proven and found.context == context)
         if found is not None and not self.doubted:
-            self.states = found.collections
+            told = {name: text.partition(" ") for name, text in found.collections.items()}
+            self.states = {name: state for name, (state, _, _) in told.items()}
+            self.uuids = {name: uuid for name, (_, _, uuid) in told.items() if uuid}
 
-    def put(self, name: str, state: str) -> None:
+    def put(self, name: str, state: str, uuid: str = "") -> None:
         """`intended` before the collection is created, `complete` once it is proven, "" where it is not ours."""
-        self.states[name] = state
+        self.states[name], self.uuids[name] = state, uuid
         self.states = {n: s for n, s in self.states.items() if s}
-        write_json(self.path, signed(asdict(_Restored(self.context, self.states, utc_now())), proven=True))
+        kept = {name: f"{state} {self.uuids.get(name, '')}".strip() for name, state in self.states.items()}
+        write_json(self.path, signed(asdict(_Restored(self.context, kept, utc_now())), proven=True))
+
+    def is_ours(self, name: str, uuid: str) -> bool:
+        """Whether a restore of this ledger made the collection of this name and uuid; `uuid` "" is not known."""
+        return name in self.states and not (uuid and self.uuids.get(name) and uuid != self.uuids[name])
 
 
 @contextlib.contextmanager
@@ -154,10 +166,10 @@ def look(
     snapshot: Snapshot, endpoint: Endpoint, names: Sequence[str] = (), drop_indexes: Sequence[str] = ()
 ) -> list[tuple[CollectionInfo, str]]:
     """What a restore would do, by collection, without writing a byte: create, go on, prove again, or refuse."""
-    ledger, there = Ledger(snapshot, endpoint), set(quick_names(endpoint, "target"))
+    ledger, there = Ledger(snapshot, endpoint), _there(endpoint)
     found = []
     for info in chosen(snapshot, names):
-        state = ledger.states.get(info.name, "")
+        state = ledger.states.get(info.name, "") if ledger.is_ours(info.name, there.get(info.name, "")) else ""
         would = {"": "refuse: it exists there", "intended": "go on", "complete": "prove again"}[state]
         if unsupported(info) and not allowed(info, drop_indexes):
             would = "refuse: a local Chroma needs --drop-indexes for it"
@@ -165,6 +177,12 @@ def look(
             would = "create"
         found.append((info, would))
     return found
+
+
+def _there(endpoint: Endpoint) -> dict[str, str]:
+    """The collections of a target with their uuids, without writing a byte."""
+    uuids = quick_identities(endpoint) if (names := quick_names(endpoint, "target")) else {}
+    return {name: uuids.get(name, "") for name in names}
 
 
 def chosen(snapshot: Snapshot, names: Sequence[str]) -> list[CollectionInfo]:
@@ -211,21 +229,24 @@ class _Restore:
                 next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
             )  # fmt: skip
         holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
-        self._refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), holder)
+        self._refuse_foreign(Ledger(snapshot, endpoint), infos, _there(endpoint), holder)
         with open_target(endpoint) as store:
             done.version = store.version
             store.acquire_lock(holder)
             try:  # a kill leaves the lock; the same command finds it to be its own
                 ledger = Ledger(snapshot, endpoint)
-                self._refuse_foreign(ledger, infos, store.names(), holder)
+                uuids = store.identities()
+                self._refuse_foreign(ledger, infos, {name: uuids[name] for name in store.names()}, holder)
                 for info in infos:
                     self._collection(store, info, ledger, done)
             finally:
                 store.release_lock(holder)
         return done
 
-    def _refuse_foreign(self, ledger: Ledger, infos: Sequence[CollectionInfo], there: Sequence[str], own: str) -> None:
-        foreign = [i.name for i in infos if i.name in there and i.name not in ledger.states]
+    def _refuse_foreign(
+        self, ledger: Ledger, infos: Sequence[CollectionInfo], there: Mapping[str, str], own: str
+    ) -> None:
+        foreign = [i.name for i in infos if i.name in there and not ledger.is_ours(i.name, there[i.name])]
         if foreign:
             holder = quick_holder(self.endpoint)
             lead = "Nothing was written. "
@@ -243,6 +264,7 @@ class _Restore:
                 if error.code == ReasonCode.EXISTS:  # somebody else made it since we looked
                     ledger.put(name, "")
                 raise
+            ledger.put(name, "intended", store.identity(name))
         present = set(listed_ids(store, name))
         extra = present.difference(*map(self.snapshot.ids, self.snapshot.parts(name)))
         if extra:  # somebody replaced or uses the collection since an earlier attempt
@@ -261,7 +283,7 @@ class _Restore:
                     store.add(name, absent.slice(start, start + BATCH))
                 done.written[name] += len(absent)
         done.proven[name] = prove(store, self.snapshot, info, self.progress, self.drop_indexes)
-        ledger.put(name, "complete")
+        ledger.put(name, "complete", ledger.uuids.get(name, ""))
 
 
 def _restorable(snapshot: Snapshot, info: CollectionInfo, drop_indexes: Sequence[str]) -> Iterator[ChunkBatch]:

@@ -46,6 +46,7 @@ from helpers.snapshots.retention import Told, differences, logged, take, told
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, listed_ids
+from helpers.stores.client import ClientStore
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
@@ -420,12 +421,12 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     snapshot = open_sealed(run.home, Path(at["snapshot"]))
     done = Checkpoint.read(folder / RunPath.CHECKPOINT)  # every chunk that the target refused was offered in this round
     rejected = at.get("rejected", {}) | {name: state.rejected for name, state in done.targets.items()}
+    checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
     targets = {
-        name: TargetState(rows, rows, rejected[name], intended=True, created=True)
+        name: TargetState(rows, rows, rejected[name], intended=True, created=True, uuid=checkpoint.targets[name].uuid)
         for name in staged.files
         for rows in [staged.rows(name)]
     }
-    checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
     schema = load_schema(run.parameters.schema_name)
     checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.aside, targets)
     ledger.enter(APPLIED)
@@ -461,6 +462,25 @@ class WrittenData:
     def collections(self) -> list[str]:
         """The target's collections that this run made, or was about to make when it died."""
         return self.checkpoint.owned() if self.checkpoint is not None else []
+
+    def replaced(self, target: Reader | Mapping[str, str]) -> list[str]:
+        """Names of `collections` under which the target, or these uuids of it, have others' (`Checkpoint.replaced`)."""
+        there = target.identities() if isinstance(target, ClientStore) else cast(Mapping[str, str], target)
+        return self.checkpoint.replaced(there) if self.checkpoint is not None else []
+
+    @cached_property
+    def noted(self) -> dict[str, dict[str, str]] | None:
+        """See `noted_settings`."""
+        return noted_settings(self.run)
+
+    def other_settings(self, info: CollectionInfo) -> dict[str, str]:
+        """What clients can change of a collection itself and that is not as it was `noted`: its digest now, by name."""
+        was, now = (self.noted or {}).get(info.name, {}), settings_of([info])[info.name]
+        return {
+            what: now[what]
+            for what in ("metadata", "configuration", "indexes")
+            if now[what] != was.get(what, now[what])
+        }
 
     @cached_property
     def snapshot(self) -> Snapshot | None:
@@ -524,12 +544,22 @@ def validated_rounds(run: RunRecord) -> int:
     return len((run.require(Step.MIGRATE).facts.get("catch_up") or {}).get("rounds") or [])
 
 
+def noted_settings(run: RunRecord) -> dict[str, dict[str, str]] | None:
+    """What `settings_of` said of the target when it was last compared, by step 23 or a later round; None where none noted it."""
+    if (validated := run.earlier(Step.VALIDATE)) is None:
+        return None
+    rounds = Ledger.read(run).rounds
+    return cast(
+        dict[str, dict[str, str]] | None,
+        (rounds[-1] if len(rounds) > validated_rounds(run) else validated.facts).get("settings"),
+    )
+
+
 def settings_changed(run: RunRecord, store: Reader, made: WrittenData) -> tuple[list[str] | None, list[str]]:
     """Sentences on collections of this run whose settings are not as they were when the target was last compared, by step 23 or
     by a later round, None where a version did that which did not note them; names of others that were not there then."""
-    rounds, validated = Ledger.read(run).rounds, run.require(Step.VALIDATE).facts
-    was = (rounds[-1] if len(rounds) > validated_rounds(run) else validated).get("settings")
-    if was is None:
+    run.require(Step.VALIDATE)
+    if (was := noted_settings(run)) is None:
         return None, []
     now = settings_of(store.collections())
     both = [(n, [k for k in now[n] if now[n][k] != was[n].get(k)]) for n in made.collections if n in was.keys() & now]

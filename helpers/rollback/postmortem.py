@@ -124,7 +124,7 @@ def _data(state: RollbackState) -> list[str]:
         replayed = facts.get("replayed")
         lines.append(f"Replayed to the source and compared there: {count(replayed, 'chunk')}." if replayed
                      else f"They were not replayed: {state.orders.discard or 'not decided yet'}.")  # fmt: skip
-        given_up = [f"Given up ({state.orders.discard}): {row['id']} of {row['collection']}, {row['why']}."
+        given_up = [f"Given up ({state.orders.discard}): {row['id'] or 'the whole'} of {row['collection']}, {row['why']}."
                     for row in facts.get("given_up", [])]  # fmt: skip
         lines += _first(given_up, "chunks given up; all are in results/27.json")
     else:

@@ -28,7 +28,7 @@ from helpers.migration.source_changes import Origin, SourceChanges, WrittenData,
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, as_kind, contents, file_digest, json_in, reading, silent, whole, write_json
 from helpers.schema import Schema
-from helpers.snapshots.comparison import compare, compared, same_value, same_vectors, unreachable
+from helpers.snapshots.comparison import compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
@@ -43,7 +43,8 @@ class Written:
     """One target collection. `changed`: as it was staged, as it is now, and whence, row by row. `added`: chunks that
     nobody staged. `deleted`: staged, written, and gone. `unreadable`: ids that are listed without a vector.
 
-    `vanished`: the collection as a whole is gone. `made`: a client made it, so all of its chunks are `added`.
+    `vanished`: the collection as a whole is gone. `made`: a client made it, so all of its chunks are `added`; both where one of
+    this run was made anew. `settings`: what of the collection itself is another, its digest now; `info` is all of it now.
     """
 
     target: str
@@ -56,15 +57,18 @@ class Written:
     unreadable: list[str] = field(default_factory=list)
     vanished: bool = False
     made: CollectionInfo | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    info: CollectionInfo | None = None
 
     @property
     def nothing(self) -> bool:
-        whole = self.vanished or self.made is not None
+        whole = self.vanished or self.made is not None or self.settings
         return not (len(self.changed) or len(self.added) or self.deleted or self.unreadable or whole)
 
     @property
     def counts(self) -> dict[str, int]:
-        return {kind: len(getattr(self, kind)) for kind in ("added", "changed", "deleted", "unreadable")}
+        chunks = {kind: len(getattr(self, kind)) for kind in ("added", "changed", "deleted", "unreadable")}
+        return {**chunks, "changed settings": len(self.settings)}
 
 
 def written(store: Reader, made: WrittenData, before: list[str] | None, progress: Progress = silent) -> list[Written]:
@@ -72,9 +76,9 @@ def written(store: Reader, made: WrittenData, before: list[str] | None, progress
 
     `before`: the target's collections when clients came. Others are theirs, and are listed whole; None: not known.
     """
-    there = set(store.names())
+    there, others = set(store.names()), set(made.replaced(store))
     found = []
-    for target in made.collections:
+    for target in sorted(set(made.collections) - others):
         if target not in there:
             none = ChunkBatch.empty()
             found.append(Written(target, "l2", none, none, [], none, vanished=True))
@@ -82,10 +86,11 @@ def written(store: Reader, made: WrittenData, before: list[str] | None, progress
         one = _collection(store, made, target, progress)
         if not one.nothing:
             found.append(one)
-    for target in sorted(there - set(before) - set(made.collections)) if before is not None else []:
+    fresh = there - set(before) - set(made.collections) if before is not None else set()
+    for target in sorted(fresh | others):
         info, none = store.info(target), ChunkBatch.empty()
         added, unread = _added(store, target, sorted(listed_ids(store, target)))
-        found.append(Written(target, info.space, none, none, [], added, unreadable=unread, made=info))
+        found.append(Written(target, info.space, none, none, [], added, [], unread, target in others, info))
     return found
 
 
@@ -115,9 +120,10 @@ def _collection(store: Reader, made: WrittenData, target: str, progress: Progres
         ]
         left.difference_update(ids)
         progress.advance(len(ids))
-    added, unread = _added(store, target, sorted(left))
     before, after = ChunkBatch.concatenate(was), ChunkBatch.concatenate(now)
-    return Written(target, space, before, after, origins, added, deleted, unreadable + unread)
+    whole = as_added(store, made, target, left)
+    return replace(whole, staged=before, changed=after, origins=origins, deleted=deleted,
+                   unreadable=unreadable + whole.unreadable)  # fmt: skip
 
 
 def _added(store: Reader, target: str, ids: list[str]) -> tuple[ChunkBatch, list[str]]:
@@ -127,8 +133,8 @@ def _added(store: Reader, target: str, ids: list[str]) -> tuple[ChunkBatch, list
 
 def summary(found: list[Written]) -> dict[str, int]:
     """Chunks by kind, over all collections; `vanished` and `new collections` count collections."""
-    total = {"added": 0, "changed": 0, "deleted": 0, "unreadable": 0, "vanished": sum(w.vanished for w in found),
-             "new collections": sum(w.made is not None for w in found)}  # fmt: skip
+    total = {"added": 0, "changed": 0, "deleted": 0, "unreadable": 0, "changed settings": 0,
+             "vanished": sum(w.vanished for w in found), "new collections": sum(w.made is not None for w in found)}  # fmt: skip
     for one in found:
         for kind, number in one.counts.items():
             total[kind] += number
@@ -156,68 +162,42 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
                 "made": asdict(one.made) if one.made is not None else None, "added_ids": one.added.ids,
                 "changed_ids": [[i, *o] for i, o in zip(one.changed.ids, one.origins, strict=True)],
                 "deleted_ids": [[i, *o] for i, o in one.deleted], "unreadable_ids": one.unreadable,
+                "settings": one.settings, "now": asdict(one.info) if one.settings and one.info is not None else None,
             })  # fmt: skip
         write_json(partial / "index.json", {"collections": index, "files": digests})
         digests["index.json"] = file_digest(partial / "index.json")
     return digests
 
 
-def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
-    """What clients wrote after this export was made (None: since the cutover), by target collection: chunks by kind.
-
-    A chunk that they added before and that is gone now counts as deleted, one that they put back as it was as changed.
-    `vanished` and `new collections` are 1 where the whole collection went or came.
-    """
-    rows = {row["collection"]: row for row in _index(folder)} if folder is not None else {}
-    known = exported([str(folder)] if folder is not None else [])
-    mine, none = {one.target: one for one in found}, ChunkBatch.empty()
-    nothing: dict[str, Any] = dict.fromkeys(("added_ids", "changed_ids", "deleted_ids", "unreadable_ids"), ())
-    nothing |= {"vanished": False, "made": None}
-    news = {}
-    for name in sorted(rows.keys() | mine.keys()):
-        row, one = rows.get(name, nothing), mine.get(name, Written(name, "l2", none, none, [], none))
-        counts = {kind: _unlike(batch, known[name].chunks, one.space)
-                  for kind, batch in (("added", one.added), ("changed", one.changed))}  # fmt: skip
-        was, gone = ({chunk for chunk, *_ in ids} for ids in (row["deleted_ids"], one.deleted))
-        changed = {chunk for chunk, *_ in row["changed_ids"]}
-        there = {*one.added.ids, *one.changed.ids, *one.unreadable}
-        counts["changed"] += len((changed | was) - gone - there)  # put back as they were
-        counts["deleted"] = len(gone - was | {*row["added_ids"]} - there)
-        counts["unreadable"] = len({*one.unreadable} - {*row["unreadable_ids"]})
-        made, vanished = (one.made is not None, row["made"] is not None), (one.vanished, row["vanished"])
-        counts["vanished"] = int(vanished > vanished[::-1] or made < made[::-1])
-        counts["new collections"] = int(made > made[::-1] or vanished < vanished[::-1])
-        news[name] = counts
-    return {name: counts for name, counts in news.items() if any(counts.values())}
-
-
-def _index(folder: Path) -> list[dict[str, Any]]:
+def index_of(folder: Path) -> list[dict[str, Any]]:
     """What an export says of each target collection; `Terminal` where it is damaged."""
     with reading(path := folder / "index.json"):
         rows = json_in(contents(path, 2**31))["collections"]
         for row in rows:  # of the types that all rely on
             _ = row["collection"] + "", {*row["unreadable_ids"]}, row["number"] + row["added"] + row["changed"]
+            _ = {**row.get("settings", {})}
         return [
-            {"added_ids": (), "changed_ids": (), "deleted_ids": (), "vanished": False, "made": None, **row}
+            {
+                "added_ids": (),
+                "changed_ids": (),
+                "deleted_ids": (),
+                "vanished": False,
+                "made": None,
+                "settings": {},
+                **row,
+            }
             for row in rows
         ]
 
 
-def _unlike(batch: ChunkBatch, was: ChunkBatch, space: Space) -> int:
-    """How many of these chunks were not there, or were others, in `was`."""
-    if not len(batch) or not len(was):
-        return len(batch)
-    own = {*batch.ids}
-    pair = compare(batch, was.take([i for i, chunk in enumerate(was.ids) if chunk in own]), space)
-    return len(pair.differing())
-
-
 @dataclass(slots=True)
 class Exported:
-    """What exports hold of a target collection: each chunk as it was read last, and ids whose vector could not be read."""
+    """What exports hold of a target collection: each chunk as it was read last, ids whose vector could not be read, and its
+    other settings by their digest."""
 
     chunks: ChunkBatch = field(default_factory=ChunkBatch.empty)
     unreadable: set[str] = field(default_factory=set)
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 def exported(folders: Sequence[str]) -> dict[str, Exported]:
@@ -226,12 +206,13 @@ def exported(folders: Sequence[str]) -> dict[str, Exported]:
     found: dict[str, Exported] = defaultdict(Exported)
     seen: dict[str, set[str]] = defaultdict(set)
     for folder in map(Path, reversed(folders)):
-        for row in _index(folder):
+        for row in index_of(folder):
             name, files = (
                 row["collection"],
                 [f"{row['number']:03d}-{k}.parquet" for k in ("added", "changed") if row[k]],
             )
             found[name].unreadable |= {*row["unreadable_ids"]} - seen[name]
+            found[name].settings = {**row["settings"], **found[name].settings}
             for file in files:
                 batch = from_table(read_parquet(folder / file))
                 batches[name].append(batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in seen[name]]))
@@ -260,11 +241,12 @@ def _same(
         yield [chunk for chunk in pair.found.ids if chunk not in differing]
 
 
-def as_added(store: Reader, target: str, ids: Iterable[str]) -> Written:
-    """These chunks as they are now, to be exported."""
-    none = ChunkBatch.empty()
+def as_added(store: Reader, made: WrittenData, target: str, ids: Iterable[str]) -> Written:
+    """These chunks as they are now, and the settings that are not as they were validated, to be exported."""
+    info, none = store.info(target), ChunkBatch.empty()
     added, unread = _added(store, target, sorted(ids))
-    return Written(target, store.info(target).space, none, none, [], added, unreadable=unread)
+    settings = made.other_settings(info)
+    return Written(target, info.space, none, none, [], added, unreadable=unread, settings=settings, info=info)
 
 
 def next_folder(workspace: Path, name: str) -> Path:
@@ -312,10 +294,9 @@ def plan(
     out = Plan()
     puts: dict[str, list[ChunkBatch]] = defaultdict(list)
     deletes: dict[str, list[str]] = defaultdict(list)
-    names = set(snapshot.names())
+    names, gone, moved = set(snapshot.names()), {o for one in found for _, o in one.deleted}, set[Origin]()
     for one in found:
-        if one.vanished:
-            out.open.append({"collection": one.target, "id": "", "why": "the whole collection is gone from the target"})
+        _of_the_whole(out, one)
         if one.made is not None:
             _made_by_clients(out, one, one.made, taken)
             continue
@@ -333,6 +314,9 @@ def plan(
             home, source_id = _origin(chunk, schema.only_source(one.target, names), names, prefixed, to)
             if home not in names:
                 out.open.append({"collection": one.target, "id": chunk.ids[0], "why": home})
+            elif (home, source_id) in gone:
+                out.open.append({"collection": one.target, "id": chunk.ids[0], "why": _MOVED})
+                moved.add((home, source_id))
             else:
                 chunk.ids = [source_id]
                 puts[home].append(_back(chunk, schema, home))
@@ -343,8 +327,23 @@ def plan(
         keep = _one_each(out, name, fit, known, found)
         if len(keep):
             out.put[name] = keep
-    out.delete = {name: sorted(ids) for name, ids in sorted(deletes.items())}
+    stays = {name: sorted(i for i in ids if (name, i) not in moved) for name, ids in sorted(deletes.items())}
+    out.delete = {name: ids for name, ids in stays.items() if ids}
     return out
+
+
+_MOVED = "clients moved it here from another collection of the target: at the source it stays as it is, change it there by hand"
+
+
+def _of_the_whole(out: Plan, one: Written) -> None:
+    """What clients did to a collection itself is nobody's to repeat at the source but a person's."""
+    if one.vanished:
+        out.open.append({"collection": one.target, "id": "", "why": "the whole collection is gone from the target"})
+    if one.settings:
+        what = " and ".join(sorted(one.settings))
+        out.open.append(
+            {"collection": one.target, "id": "", "why": f"clients changed its {what}: set it at the source by hand"}
+        )
 
 
 def _has_its_vector(out: Plan, snapshot: Snapshot, name: str, chunk: ChunkBatch) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import audit
+from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.fence import used_by
 from helpers.formatting import count, harmless
@@ -21,13 +22,23 @@ from helpers.results import Verdict, utc_now, write_text
 from helpers.rollback import replay
 from helpers.rollback.outline import REPLAY
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
-from helpers.rollback.replay import Plan, Written, export, next_folder, said, since, summary, written
+from helpers.rollback.replay import Plan, Written, export, exported, index_of, next_folder, said, summary, written
 from helpers.schema import load_schema
-from helpers.stores import Reader, open_source
+from helpers.snapshots.comparison import compare
+from helpers.stores import Reader, Space, open_source
 from helpers.stores.base import shard_of
 from helpers.stores.opening import quick_names
 
-COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "gone as a whole", "made by clients"]
+COLUMNS = [
+    "collection",
+    "added",
+    "changed",
+    "deleted",
+    "unreadable",
+    "changed settings",
+    "gone as a whole",
+    "made by clients",
+]
 NOBODY = "no client was ever sent to the target"
 
 
@@ -48,6 +59,47 @@ def leave_other_shards(planned: Plan, shard: str) -> None:
         planned.open += [{"collection": name, "id": chunk, "why": why} for chunk in others]
         if mine:
             planned.put[name] = batch.take(mine)
+
+
+def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
+    """What clients wrote after this export was made (None: since the cutover), by target collection: chunks by kind.
+
+    A chunk that they added before and that is gone now counts as deleted, one that they put back as it was as changed.
+    `vanished` and `new collections` are 1 where the whole collection went or came.
+    """
+    rows = {row["collection"]: row for row in index_of(folder)} if folder is not None else {}
+    known = exported([str(folder)] if folder is not None else [])
+    mine, none = {one.target: one for one in found}, ChunkBatch.empty()
+    nothing: dict[str, Any] = dict.fromkeys(("added_ids", "changed_ids", "deleted_ids", "unreadable_ids"), ())
+    nothing |= {"vanished": False, "made": None, "settings": {}}
+    news = {}
+    for name in sorted(rows.keys() | mine.keys()):
+        row, one = rows.get(name, nothing), mine.get(name, Written(name, "l2", none, none, [], none))
+        counts = {kind: _unlike(batch, known[name].chunks, one.space)
+                  for kind, batch in (("added", one.added), ("changed", one.changed))}  # fmt: skip
+        was, gone = ({chunk for chunk, *_ in ids} for ids in (row["deleted_ids"], one.deleted))
+        changed = {chunk for chunk, *_ in row["changed_ids"]}
+        there = {*one.added.ids, *one.changed.ids, *one.unreadable}
+        counts["changed"] += len((changed | was) - gone - there)  # put back as they were
+        counts["deleted"] = len(gone - was | {*row["added_ids"]} - there)
+        counts["unreadable"] = len({*one.unreadable} - {*row["unreadable_ids"]})
+        held = row["settings"]
+        counts["changed settings"] = sum(held.get(what) != value for what, value in one.settings.items())
+        counts["changed settings"] += len(held.keys() - one.settings.keys())  # put back as they were
+        made, vanished = (one.made is not None, row["made"] is not None), (one.vanished, row["vanished"])
+        counts["vanished"] = int(vanished > vanished[::-1] or made < made[::-1])
+        counts["new collections"] = int(made > made[::-1] or vanished < vanished[::-1])
+        news[name] = counts
+    return {name: counts for name, counts in news.items() if any(counts.values())}
+
+
+def _unlike(batch: ChunkBatch, was: ChunkBatch, space: Space) -> int:
+    """How many of these chunks were not there, or were others, in `was`."""
+    if not len(batch) or not len(was):
+        return len(batch)
+    own = {*batch.ids}
+    pair = compare(batch, was.take([i for i, chunk in enumerate(was.ids) if chunk in own]), space)
+    return len(pair.differing())
 
 
 class ReturnWrites:
@@ -158,6 +210,8 @@ class ReturnWrites:
             verdict, more = Verdict.NOT_EXERCISED, "; there was nothing to export or replay"
         elif self._orders_replay:  # the decision is taken: nothing is left to a person
             verdict, more, left = Verdict.PASS, "; to be replayed, as ordered", 0
+        if self.of.made.noted is None:
+            more += "; settings of collections were not compared: step 23 did not note them"
         self.run.forget("clients' writes")
         self.run.check("clients' writes", verdict, measured=left, threshold=0, unit="writes not to be replayed",
                        detail="; ".join(self.looks) + more,
@@ -258,6 +312,7 @@ class ReturnWrites:
             )  # fmt: skip
         earlier = replay.saved(self.run.workspace)
         assert self.of.made.snapshot is not None
+        state.facts["given_up"] = planned.open
         replay.taken_back(planned, earlier, self.of.made.snapshot)
         if planned.nothing:
             self.wrote.append("")
@@ -275,7 +330,6 @@ class ReturnWrites:
         self.wrote.append(told + f", {there:,} there already" * bool(there))
         audit.append(log, "clients' writes replayed", **about, written=wrote, there_already=there)
         state.facts["replayed"] = planned.chunks
-        state.facts["given_up"] = planned.open
         state.save(self.run.workspace)
         return planned
 

@@ -573,16 +573,17 @@ def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> 
 def _empty_target(folder: RunState) -> dict[str, int]:
     """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
     ledger = folder.workspace / RunPath.CHECKPOINT
-    removed: dict[str, int] = {}
-    target = folder.parameters.target
-    owned = Checkpoint.read(ledger).owned() if ledger.exists() else []
+    removed, target = dict[str, int](), folder.parameters.target
+    made = Checkpoint.read(ledger) if ledger.exists() else Checkpoint(ledger, {})
     from helpers.migration import shipping
     from helpers.stores import open_target, quick_names
 
-    if owned and set(owned) & set(quick_names(target, "target")):
+    if (owned := set(made.owned())) and owned & set(quick_names(target, "target")):
         with open_target(target) as store:
             store.acquire_lock(folder.id)
-            for name in sorted(set(owned) & set(store.names())):
+            if others := made.replaced(store.identities()):
+                folder.log(f"retry: made anew by somebody since the run began, left alone: {', '.join(others)}")
+            for name in sorted(owned & set(store.names()) - set(others)):
                 removed[name] = store.count(name)
                 store.drop(name)
                 folder.log(f"retry: removed {name} from the target, {removed[name]} chunks")

@@ -183,8 +183,10 @@ class MigrateStep(NotebookStep):
             with run.phase("4 import", rows):
                 with open_target(target) as store:
                     store.acquire_lock(run.id)
-                    present, label = store.names(), store.label
-                arrived = set(names) <= set(present) & set(checkpoint.owned())  # before a kill: they come all at once
+                    present, label, others = store.names(), store.label, checkpoint.replaced(store.identities())
+                arrived = set(names) <= set(present) & set(checkpoint.owned()) - set(
+                    others
+                )  # before a kill: all at once
                 if present and not arrived:
                     raise taken(present, target, label, None, run.id)
                 if not arrived:
@@ -192,8 +194,10 @@ class MigrateStep(NotebookStep):
                         checkpoint.intend(name)
                     with run.progress("Copy index files", shipment.bytes, "bytes") as bar:
                         shipping.ship(shipment, resolve_path(str(target.path)), bar)
+                with open_target(target) as store:  # the uuids that the source's collections have
+                    uuids = store.identities()
                 for name in names:
-                    checkpoint.confirm(name)
+                    checkpoint.confirm(name, uuids[name])
                     checkpoint.begin(name, 0, self.staged.rows(name))
                     checkpoint.complete(name, self.staged.rows(name), 0, shipment.seconds)
         done = shipping.Shipment.load(run.workspace / shipping.FOLDER)

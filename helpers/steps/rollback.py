@@ -40,7 +40,7 @@ from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.stores import Store, open_target
 from helpers.stores.base import listed_ids
 from helpers.stores.layout import is_new
-from helpers.stores.opening import lacking, quick_names
+from helpers.stores.opening import lacking, quick_identities, quick_names
 
 # -- removal -----------------------------------------------------------------------------------------------------------
 
@@ -57,13 +57,14 @@ LONGEST_INTERVAL = 60.0  # seconds between two samples
 
 @dataclass(slots=True)
 class Removed:
-    """Chunks removed by collection (`of_clients`: those among them that clients wrote, exported before), collections dropped, and
-    those that stay because others wrote into them."""
+    """Chunks removed by collection (`of_clients`: those among them that clients wrote, exported before), collections dropped,
+    those that stay because others wrote into them, and those that others made under the name of one of this run."""
 
     chunks: dict[str, int] = field(default_factory=dict)
     of_clients: dict[str, int] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
 
 
 def remove(
@@ -75,10 +76,10 @@ def remove(
     A chunk of a target in use is compared directly before it is deleted. What came or changed since it was read stays there,
     is exported, and raises `Terminal` ("target_in_use"). Between the comparison of a batch and its deletion a write is lost.
     """
-    run_id, done = made.folder.id, Removed()
-    there = set(store.names())
+    run_id, done = made.folder.id, Removed(others=made.replaced(store))
+    there = set(store.names()) - set(done.others)
     owned = [name for name in made.collections if name in there]
-    if not owned and store.lock_holder() is None:
+    if not owned and (store.lock_holder() or {}).get("run_id") != run_id:
         return done
     store.acquire_lock(run_id)
     extra: dict[str, set[str]] = {}
@@ -87,8 +88,8 @@ def remove(
         extra[name] = set(present[name]) - made.ids(name)
         if keep is not None and (held := known.get(name)):
             extra[name] -= {*held.chunks.ids, *held.unreadable}
-    if keep is not None and any(extra.values()):
-        raise _in_use(store, run_id, extra, keep)
+    if keep is not None:
+        _require_as_read(store, made, known, extra, keep)
     late: dict[str, set[str]] = {}
     for name in owned:
         ids = [chunk for chunk in present[name] if chunk not in extra[name]]
@@ -109,18 +110,38 @@ def remove(
             store.drop(name)
             done.dropped.append(name)
     if keep is not None and late:
-        raise _in_use(store, run_id, late, keep)
+        raise _in_use(store, made, late, keep)
     store.release_lock(run_id)
     return done
 
 
-def _in_use(store: Store, run_id: str, late: dict[str, set[str]], keep: Callable[[list[Written]], Path]) -> Terminal:
-    found = {name: ids for name, ids in late.items() if ids}
-    folder = keep([as_added(store, name, ids) for name, ids in found.items()])
-    name, number = min(found), sum(map(len, found.values()))
+def _require_as_read(
+    store: Store, made: WrittenData, known: dict[str, Exported], extra: dict[str, set[str]], keep: Callable[[list[Written]], Path]
+) -> None:  # fmt: skip
+    """Raises as `remove` where a collection has settings or chunks (`extra`) that no look has read."""
+    for name, ids in extra.items():
+        others, read = made.other_settings(store.info(name)), known.get(name, Exported()).settings
+        if any(read.get(what) != value for what, value in others.items()):
+            raise _in_use(store, made, {name: ids}, keep, f"its {', '.join(others)}")
+    if any(extra.values()):
+        raise _in_use(store, made, extra, keep)
+
+
+def _in_use(
+    store: Store,
+    made: WrittenData,
+    late: dict[str, set[str]],
+    keep: Callable[[list[Written]], Path],
+    settings: str = "",
+) -> Terminal:
+    """`late` are ids by collection, of the one collection whose `settings` changed where these are named."""
+    found = {name: ids for name, ids in late.items() if ids or settings}
+    folder = keep([as_added(store, made, name, ids) for name, ids in found.items()])
+    name, number, run_id = min(found), sum(map(len, found.values())), made.folder.id
+    what = f"{number:,} chunks came or changed since it was read, such as {min(found[name])}" if number else settings
     return Terminal(
-        ReasonCode.TARGET_IN_USE, f"{number:,} chunks came or changed since it was read, such as {min(found[name])}. They are "
-        f"still there, and exported to {folder}",
+        ReasonCode.TARGET_IN_USE, f"{what}{'' if number else ' changed since it was read'}. They are still there, and exported "
+        f"to {folder}",
         where=f"collection {name} of {store.label}",
         next_step="Find out who still writes there and stop it; put into the source what is wanted of them. Then repeat, which "
         f"removes them: {RUNBOOK} rollback {run_id}",
@@ -272,6 +293,7 @@ class RollbackStep(NotebookStep):
         target = self.run.parameters.target
         if self.run.dry_run:
             there = set(self.clients.names())
+            there -= set(self.of.made.replaced(quick_identities(target)) if there else ())
             would = [
                 (n, f"{len(self.of.made.ids(n)):,} at most", "", "", "") for n in self.of.made.collections if n in there
             ]
@@ -279,6 +301,7 @@ class RollbackStep(NotebookStep):
         with self.of.stage(outline.REMOVE) as row:
             before = self._target_names()
             rows: list[tuple[str, int, int, bool, int]] = []
+            others: list[str] = []
             if before is not None:
                 self._refuse_open_target()
                 facts = self.of.state.facts
@@ -289,9 +312,10 @@ class RollbackStep(NotebookStep):
                     done = remove(store, self.of.made, known, keep, progress=bar)
                     rows = [(n, c, done.of_clients[n], n in done.dropped, done.kept.get(n, 0))
                             for n, c in sorted(done.chunks.items())]  # fmt: skip
-                    left = sorted(set(store.names()) & set(self.of.made.collections) - set(done.kept))
+                    others = done.others
+                    left = sorted(set(store.names()) & set(self.of.made.collections) - set(done.kept) - set(others))
                     marker = store.lock_holder()
-                self._judge_removal(left, marker, done.kept)
+                self._judge_removal(left, marker, done.kept, others)
                 if late := facts.get("late"):
                     self.run.check("clients' late writes", Verdict.WARNING, measured=len(late), threshold=0, unit="exports",
                                    reason=ReasonCode.CLIENT_WRITES, detail=f"not replayed: {', '.join(late)}")  # fmt: skip
@@ -304,6 +328,7 @@ class RollbackStep(NotebookStep):
                 if rows
                 else "there was nothing to remove"
             ) + (f"; {database}" if database else "")
+            row["said"] += f"; not of this run, so left alone: {', '.join(others)}" if others else ""
             self.of.state.facts["removed_of_clients"] = of_clients or self.of.state.facts.get("removed_of_clients", 0)
             self.of.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.of.state.facts.get(
                 "removed", {}
@@ -325,12 +350,18 @@ class RollbackStep(NotebookStep):
                 next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
 
-    def _judge_removal(self, left: list[str], marker: dict[str, Any] | None, kept: dict[str, int]) -> None:
+    def _judge_removal(
+        self, left: list[str], marker: dict[str, Any] | None, kept: dict[str, int], others: list[str]
+    ) -> None:
         ours = [*left, *(["its lock"] if marker and marker.get("run_id") == self.run.id else [])]
         self.run.check(
             "collections of this run in the target", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours), threshold=0,
             unit="collections", reason=ReasonCode.TARGET_NOT_CLEAN if ours else "", detail=", ".join(ours),
         )  # fmt: skip
+        if others:
+            self.run.check("collections of others in the target", Verdict.WARNING, measured=len(others), threshold=0,
+                           unit="collections", reason=ReasonCode.FOREIGN_CHUNKS,
+                           detail=f"made anew by somebody since this run did, so they stay: {', '.join(others)}")  # fmt: skip
         if kept:
             detail = ", ".join(f"{name}: {count(n, 'chunk')}" for name, n in kept.items())
             self.run.check(

@@ -142,9 +142,15 @@ class ClientStore(TargetLock, Closing):
             if len(found) == before:
                 return list(found.values())
 
-    def identifiers(self) -> set[str]:
-        """The uuids of the collections, by which a server is known under another address."""
-        return {str(collection.id) for collection in self._listed()}
+    @fitting
+    def identities(self) -> dict[str, str]:
+        """The uuid of each collection, by name: a rename or a restart keeps it, one that is made anew has another."""
+        return {collection.name: str(collection.id) for collection in self._listed()}
+
+    @fitting
+    def identity(self, name: str) -> str:
+        """The uuid of this collection."""
+        return str(self._collection(name).id)
 
     @fitting
     def info(self, name: str) -> CollectionInfo:

@@ -7,7 +7,7 @@ not find one. What the target holds is exported first: a mend can be undone, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import pandas as pd
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
+from helpers.migration import target_lock
+from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, as_kind, contents, json_in, reading, silent, utc_now, write_json
@@ -126,11 +128,22 @@ class Mend:
     def folder(self) -> Path:
         return self.run.workspace / RunPath.UNDO
 
+    @property
+    def ledger(self) -> Checkpoint:
+        return Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT)
+
+    def _refuse_others(self, names: Iterable[str]) -> None:
+        """Raises `Terminal` ("target_not_empty") where one of these collections is not the one that this run made."""
+        if taken := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
+            anew = "Made anew by somebody since the run began; nothing was changed there. "
+            raise target_lock.taken(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
+
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
         """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""
         void_verdicts(self.run)
         held = self._lock()
         try:
+            self._refuse_others(ids)
             exported = self._export(ids)
             self._audit("target mended", "begun", ids, export=exported.name)
             rows = [(name, *self._one(name, wanted)) for name, wanted in sorted(ids.items()) if wanted]
@@ -148,6 +161,7 @@ class Mend:
         try:
             for folder in reversed(exports(self.folder)):
                 manifest = manifest_of(folder)
+                self._refuse_others(manifest["ids"])
                 self._audit("repairs undone", "begun", manifest["ids"], export=folder.name)
                 for name, wanted in sorted(manifest["ids"].items()):
                     rows.append((folder.name, name, *self._back(folder, name, wanted, manifest["files"][name])))
@@ -173,7 +187,10 @@ class Mend:
 
     def _afresh(self, name: str) -> int:
         """The collection created, and all that is staged for it added; adds alone keep an index whole."""
+        ledger = self.ledger
+        ledger.intend(name)  # it gets another uuid
         self.store.create(self.plans[name])
+        ledger.confirm(name, self.store.identity(name))
         return self._add(name, None)
 
     def _add(self, name: str, todo: set[str] | None) -> int:
