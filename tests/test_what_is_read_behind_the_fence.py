@@ -271,7 +271,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("full", ["before the fence", "while the fence is put up", "never"])
 def test_lines_that_nginx_lost_on_a_full_disk_make_every_collection_be_read(
-    fenced: Fenced, small: Path, full: str, monkeypatch: pytest.MonkeyPatch
+    small: Path, fenced: Fenced, full: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log ends where a block ends, so that no half line is left of those that are lost."""
     fenced.config = small / "fence.conf"
