@@ -138,9 +138,8 @@ class Bench:
     def fleets(self) -> None:
         """What a second row at work at the same time gains: seconds of one at a time over those of two."""
         size = f"{ways.ROWS} rows"
-        taken = self.in_turn(
-            size, {f"{n} at a time": partial(ways.fleet, self.folder, parallel=n) for n in (1, 2)}
-        )  # fmt: skip
+        each: dict[str, Way] = {f"{n} at a time": partial(ways.fleet, self.folder, parallel=n) for n in (1, 2)}
+        taken = self.in_turn(size, each)
         one, two = ([t.seconds for t in turns] for turns in taken.values())
         if len(one) == len(two) == self.turns:
             self.row("setting", size, ratios(one, two), what="rows 1 at a time over 2", unit="×")

@@ -151,17 +151,23 @@ class Killed(BaseException):
     """What kill -9 would be."""
 
 
-@pytest.mark.parametrize("theirs", [False, True], ids=["empty as it was made", "with chunks of somebody"])
-def test_a_collection_of_which_a_kill_left_no_uuid_is_ours_while_it_is_empty(
-    night: Night, monkeypatch: pytest.MonkeyPatch, *, theirs: bool
-) -> None:
+def migrate_killed_at(night: Night, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 22 dies where it calls this method of the target."""
+
     def killed(*_: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClientStore, "identity", killed)
+        patch.setattr(ClientStore, method, killed)
         with pytest.raises(Killed):
             night.migrate()
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["empty as it was made", "with chunks of somebody"])
+def test_a_collection_of_which_a_kill_left_no_uuid_is_ours_while_it_is_empty(
+    night: Night, monkeypatch: pytest.MonkeyPatch, *, theirs: bool
+) -> None:
+    migrate_killed_at(night, "identity", monkeypatch)
     states = Checkpoint.read(ledger(night)).targets
     assert (states["alpha"].intended, states["alpha"].uuid) == (True, "")
     with embedded(night.home / "target") as store:
@@ -200,14 +206,7 @@ def test_a_collection_that_a_killed_catch_up_made_and_somebody_made_anew_is_thei
     night.migrate()
     with embedded(night.home / "source") as store:
         store.delete("alpha", [f"a{i}" for i in range(55)])
-
-    def killed(*_: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ClientStore, "_add_piece", killed)
-        with pytest.raises(Killed):
-            night.migrate()
+    migrate_killed_at(night, "_add_piece", monkeypatch)
     theirs = anew(night)
     with pytest.raises(Terminal, match="already holds alpha"):
         night.migrate()

@@ -421,7 +421,7 @@ def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_us
     total = made.require_staged().total
     again = "find out who writes there, and begin again from 22: this is not what was signed"
     with run.phase("compare the target once more", total), run.progress("Compare the target", total) as bar:
-        changed, fresh = settings_changed(run, store, made)
+        changed, fresh = settings_changed(store, made)
         found, examples = altered(store, made, bar)
     told = ", ".join(f"{number:,} {kind}" for kind, number in sorted(found.items()))
     run.check(

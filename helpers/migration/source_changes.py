@@ -470,17 +470,19 @@ class WrittenData:
 
     @cached_property
     def noted(self) -> dict[str, dict[str, str]] | None:
-        """See `noted_settings`."""
-        return noted_settings(self.run)
+        """What `settings_of` said of the target when step 23 or a later round compared it last; None where neither did."""
+        if (validated := self.run.earlier(Step.VALIDATE)) is None:
+            return None
+        rounds = Ledger.read(self.run).rounds
+        last = rounds[-1] if len(rounds) > validated_rounds(self.run) else validated.facts
+        return cast(dict[str, dict[str, str]] | None, last.get("settings"))
 
     def other_settings(self, info: CollectionInfo) -> dict[str, str]:
         """What clients can change of a collection itself and that is not as it was `noted`: its digest now, by name."""
-        was, now = (self.noted or {}).get(info.name, {}), settings_of([info])[info.name]
-        return {
-            what: now[what]
-            for what in ("metadata", "configuration", "indexes")
-            if now[what] != was.get(what, now[what])
-        }
+        if (was := (self.noted or {}).get(info.name)) is None:
+            return {}
+        now = settings_of([info])[info.name]
+        return {what: now[what] for what in _differing(was, now) if what in ("metadata", "configuration", "indexes")}
 
     @cached_property
     def snapshot(self) -> Snapshot | None:
@@ -544,25 +546,18 @@ def validated_rounds(run: RunRecord) -> int:
     return len((run.require(Step.MIGRATE).facts.get("catch_up") or {}).get("rounds") or [])
 
 
-def noted_settings(run: RunRecord) -> dict[str, dict[str, str]] | None:
-    """What `settings_of` said of the target when it was last compared, by step 23 or a later round; None where none noted it."""
-    if (validated := run.earlier(Step.VALIDATE)) is None:
-        return None
-    rounds = Ledger.read(run).rounds
-    return cast(
-        dict[str, dict[str, str]] | None,
-        (rounds[-1] if len(rounds) > validated_rounds(run) else validated.facts).get("settings"),
-    )
+def _differing(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [what for what in now if now[what] != was.get(what)]
 
 
-def settings_changed(run: RunRecord, store: Reader, made: WrittenData) -> tuple[list[str] | None, list[str]]:
-    """Sentences on collections of this run whose settings are not as they were when the target was last compared, by step 23 or
-    by a later round, None where a version did that which did not note them; names of others that were not there then."""
-    run.require(Step.VALIDATE)
-    if (was := noted_settings(run)) is None:
+def settings_changed(store: Reader, made: WrittenData) -> tuple[list[str] | None, list[str]]:
+    """Sentences on collections of this run whose settings are not as they were `noted`, None where nothing was; names of others
+    that were not there then."""
+    made.run.require(Step.VALIDATE)
+    if (was := made.noted) is None:
         return None, []
     now = settings_of(store.collections())
-    both = [(n, [k for k in now[n] if now[n][k] != was[n].get(k)]) for n in made.collections if n in was.keys() & now]
+    both = [(name, _differing(was[name], now[name])) for name in made.collections if name in was.keys() & now]
     said = [f"{name}: its {', '.join(found)} changed" for name, found in both if found]
     return said, sorted(now.keys() - was.keys())
 

@@ -29,16 +29,8 @@ from helpers.stores import Reader, Space, open_source
 from helpers.stores.base import shard_of
 from helpers.stores.opening import quick_names
 
-COLUMNS = [
-    "collection",
-    "added",
-    "changed",
-    "deleted",
-    "unreadable",
-    "changed settings",
-    "gone as a whole",
-    "made by clients",
-]
+COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "changed settings", "gone as a whole",
+           "made by clients"]  # fmt: skip
 NOBODY = "no client was ever sent to the target"
 
 

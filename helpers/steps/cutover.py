@@ -136,10 +136,9 @@ class CutoverStep(NotebookStep):
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )  # fmt: skip
         self.run.check(name, Verdict.PASS, measured=0, threshold=0, unit="changes", detail=said)
-        if self.control.under_way is None and not used_by(
-            self.run.parameters.target
-        ):  # last: what came there meanwhile is seen
-            with open_target(self.run.parameters.target) as store:
+        target = self.run.parameters.target
+        if self.control.under_way is None and not used_by(target):  # last: what came there meanwhile is seen
+            with open_target(target) as store:
                 readiness.check_as_validated(self.run, store, "")
             self._failed = self._failed or "the target is not what was validated" * bool(self._failing())
         return said

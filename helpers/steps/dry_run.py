@@ -453,10 +453,12 @@ class DryRunStep(NotebookStep):
         """How long the migration will take, with the basis of each figure; and what cannot be known from here."""
         took = {phase.name: phase.seconds for phase in self.run.result.phases}
         chunks = sum(self.staged.rows(t) for t in self.staged.files)
+        readiness = self.run.earlier(Step.TARGET_READINESS)
+        rate = readiness.facts.get("probe_write_chunks_per_second") if readiness else None
         rows = [
             ("21 snapshot", took.get("snapshot", 0) + took.get("verify snapshot", 0), "measured here, same source"),
             ("22 transform and validate", took.get("2–3 transform and validate", 0), "measured here, same data"),
-            ("22 import", 0.0, ""),
+            *self.files.estimates(took, chunks, rate),
             ("22 verify", took.get("5 verify", 0), "measured against the throw-away Chroma"),
             (
                 "22 catch-up",
@@ -466,9 +468,6 @@ class DryRunStep(NotebookStep):
             *self._again(took),
             ("23 validation suite", took.get("6 validation suite", 0), "measured against the throw-away Chroma"),
         ]
-        readiness = self.run.earlier(Step.TARGET_READINESS)
-        rate = readiness.facts.get("probe_write_chunks_per_second") if readiness else None
-        rows[2:3] = self.files.estimates(took, chunks, rate)
         measured = [
             s
             for r in (

@@ -184,9 +184,8 @@ class MigrateStep(NotebookStep):
                 with open_target(target) as store:
                     store.acquire_lock(run.id)
                     present, label, others = store.names(), store.label, checkpoint.replaced(store.identities())
-                arrived = set(names) <= set(present) & set(checkpoint.owned()) - set(
-                    others
-                )  # before a kill: all at once
+                # Before a kill they arrived all at once, or none did.
+                arrived = set(names) <= set(present) & set(checkpoint.owned()) - set(others)
                 if present and not arrived:
                     raise taken(present, target, label, None, run.id)
                 if not arrived:

@@ -112,14 +112,9 @@ def judged_away(
     workers: Workers, of: Expectation, context: Context, name: str, aside: Collection[str], spaces: Mapping[str, Space]
 ) -> Iterator[Judged]:
     """As `judged`, part by part in order, done by workers."""
-    shared, rest = (
-        Shared.of(workers, of.snapshot, of.schema, of.reembedded),
-        (context, name, frozenset(aside), dict(spaces)),
-    )
-    most = min(_AHEAD, workers.at_once)
-    yield from ahead(
-        lambda part: workers.call(_judged, workers.order, shared, part, *rest), of.snapshot.parts(name), most
-    )
+    shared, rest = Shared.of(workers, of.snapshot, of.schema, of.reembedded), (name, frozenset(aside), dict(spaces))
+    given, most = (_judged, workers.order, shared), min(_AHEAD, workers.at_once)
+    yield from ahead(lambda part: workers.call(*given, part, context, *rest), of.snapshot.parts(name), most)
 
 
 def _judged(order: Order, shared: Shared, part: Part, context: Context, name: str, *rest: Any) -> Judged:
