@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError
 from helpers.migration.restore import Ledger, in_use, look, restore
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.snapshots.export_journal import proof_of, signed
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_source, open_target
@@ -347,6 +349,9 @@ def test_a_ledger_that_is_a_pipe_is_one_line(snapshot: Snapshot, tmp_path: Path)
     assert not (tmp_path / "into").exists()
 
 
+GUARD = threading.Lock()
+
+
 class Killed(BaseException):
     """What kill -9 would be inside one process: nothing may catch it and go on."""
 
@@ -374,17 +379,45 @@ def test_killed_around_each_write(
 
 
 def mortal(real: object, left: list[int], when: str) -> object:
-    """A real method that dies at the moment given, before or after it did its work."""
+    """A real method that dies at the moment given, before or after it did its work; other threads die with it."""
     assert callable(real)
     call = real
 
     def method(*arguments: object) -> object:
-        left[0] -= 1
-        if left[0] == 0 and when == "before":
+        with GUARD:
+            left[0] -= 1
+            mine = left[0]
+        if mine < 0 or (mine == 0 and when == "before"):
             raise Killed
         answer = call(*arguments)
-        if left[0] == 0:
+        if mine == 0:
             raise Killed
         return answer
 
     return method
+
+
+def test_an_error_of_one_collection_stops_the_others_before_they_are_complete(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Endpoint(path=str(tmp_path / "into"))
+    refused, add = threading.Event(), ClientStore.add
+
+    def refuse(self: ClientStore, name: str, batch: ChunkBatch) -> None:
+        if name == "beta":
+            refused.set()
+            raise Terminal(ReasonCode.REFUSED_BY_TARGET, "no room", where="the target")
+        assert refused.wait(30)  # so it is still at work when the other one fails
+        add(self, name, batch)
+
+    monkeypatch.setattr(ClientStore, "add", refuse)
+    with pytest.raises(Terminal, match="no room") as caught:
+        restore(snapshot, place)
+    assert caught.value.code == "refused_by_target"
+    states = Ledger(snapshot, place).states
+    assert states["beta"] == "intended"
+    assert all(states.get(info.name) != "complete" for info in snapshot.collections() if snapshot.parts(info.name))
+    monkeypatch.undo()
+    restored = restore(snapshot, place)
+    assert list(restored.proven) == list(restored.written) == [info.name for info in snapshot.collections()]
+    judge(place, snapshot)

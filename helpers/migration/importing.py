@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -27,7 +26,7 @@ import pandas as pd
 
 from helpers import plots
 from helpers.chunks import ChunkBatch
-from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
+from helpers.errors import RUNBOOK, Terminal, UsageError, one_line
 from helpers.formatting import count
 from helpers.migration import reembedding, target_lock
 from helpers.migration.checkpoint import Checkpoint
@@ -43,6 +42,7 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
 from helpers.schema.engine import DOCUMENT
+from helpers.snapshots.export_journal import together
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
 from helpers.stores.base import HNSW_METADATA, absent, add_singly, listed_ids, vector_configs
@@ -109,25 +109,9 @@ class Importer:
 
     def write(self) -> None:
         """Write what is not yet completed. Every chunk ends in the target or in quarantine, or an error is raised."""
-        stop = threading.Event()
         self._before = sum(t.rejected for t in self.checkpoint.targets.values())
         self._refused.clear()
-        with ThreadPoolExecutor(max_workers=max(1, self.workers), thread_name_prefix="write") as pool:
-            futures = [pool.submit(self._write_or_stop, name, stop) for name in sorted(self.staged.files)]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:  # one failed, or Ctrl-C fell in here: the others finish the batch in hand
-                stop.set()
-        errors = [e for f in futures if (e := f.exception())]
-        if errors:
-            raise next((e for e in errors if not isinstance(e, Interrupted)), errors[0])
-
-    def _write_or_stop(self, name: str, stop: threading.Event) -> None:
-        try:
-            self._write_target(name, stop)
-        except BaseException:  # at once: the thread that is free now must not begin another target
-            stop.set()
-            raise
+        together(self._write_target, sorted(self.staged.files), self.workers)
 
     def _write_target(self, name: str, stop: threading.Event) -> None:
         state = self.checkpoint.targets[name]

@@ -16,8 +16,10 @@ import fcntl
 import hashlib
 import json
 import shlex
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, contents, json_in, private, silent, utc_now, write_json
 from helpers.schema.engine import sparse_as_text
 from helpers.snapshots.comparison import READERS, compared
-from helpers.snapshots.export_journal import signed
+from helpers.snapshots.export_journal import Stopping, signed, together
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.base import VECTORS, excessive_settings, listed_ids, same_choices
@@ -40,6 +42,7 @@ from helpers.stores.creation import RESTORE, Index, allowed, effective_configura
 from helpers.stores.opening import quick_holder, quick_identities, quick_names
 
 BATCH = 500  # chunks in one write: chroma-facts, Speed
+AT_ONCE = 2  # collections: one is compared while the next is written
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class Ledger:
         key = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:16]
         self.path = snapshot.folder.parent / f"{snapshot.id}.restore-{key}.json"
         self.context = context
+        self._guard = threading.Lock()
         self.states: dict[str, str] = {}
         self.uuids: dict[str, str] = {}
         # Others may write beside the snapshot, and a restore writes into what its ledger calls its own. What this workspace
@@ -102,10 +106,11 @@ class Ledger:
 
     def put(self, name: str, state: str, uuid: str = "") -> None:
         """`intended` before the collection is created, `complete` once it is proven, "" where it is not ours."""
-        self.states[name], self.uuids[name] = state, uuid
-        self.states = {n: s for n, s in self.states.items() if s}
-        kept = {name: f"{state} {self.uuids.get(name, '')}".strip() for name, state in self.states.items()}
-        write_json(self.path, signed(asdict(_Restored(self.context, kept, utc_now())), proven=True))
+        with self._guard:
+            self.states[name], self.uuids[name] = state, uuid
+            self.states = {n: s for n, s in self.states.items() if s}
+            kept = {name: f"{state} {self.uuids.get(name, '')}".strip() for name, state in self.states.items()}
+            write_json(self.path, signed(asdict(_Restored(self.context, kept, utc_now())), proven=True))
 
     def is_ours(self, name: str, uuid: str) -> bool:
         """Whether a restore of this ledger made the collection of this name and uuid; `uuid` "" is not known."""
@@ -237,8 +242,9 @@ class _Restore:
                 ledger = Ledger(snapshot, endpoint)
                 uuids = store.identities()
                 self._refuse_foreign(ledger, infos, {name: uuids[name] for name in store.names()}, holder)
-                for info in infos:
-                    self._collection(store, info, ledger, done)
+                together(partial(self._collection, store, ledger, done), infos, AT_ONCE)
+                for counts in (done.written, done.proven):  # in the order of the snapshot, whichever ended first
+                    counts.update({info.name: counts.pop(info.name) for info in infos})
             finally:
                 store.release_lock(holder)
         return done
@@ -254,8 +260,10 @@ class _Restore:
                 lead += f"{ledger.path} is not of this workspace and destination, and says nothing of what is there. "
             raise target_lock.taken(foreign, self.endpoint, self.endpoint.label, holder, own, lead)
 
-    def _collection(self, store: Store, info: CollectionInfo, ledger: Ledger, done: Restored) -> None:
-        name = info.name
+    def _collection(
+        self, store: Store, ledger: Ledger, done: Restored, info: CollectionInfo, stop: threading.Event
+    ) -> None:
+        name, progress = info.name, Stopping(self.progress, stop)
         if name not in store.names():
             ledger.put(name, "intended")
             try:
@@ -277,12 +285,12 @@ class _Restore:
             ledger.states[name] != "complete"
         ):  # else an earlier command finished: nothing is written, all is proven again
             for batch in _restorable(self.snapshot, info, self.drop_indexes):
-                self.progress.advance(len(batch))
+                progress.advance(len(batch))
                 absent = batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
                 for start in range(0, len(absent), BATCH):
                     store.add(name, absent.slice(start, start + BATCH))
                 done.written[name] += len(absent)
-        done.proven[name] = prove(store, self.snapshot, info, self.progress, self.drop_indexes)
+        done.proven[name] = prove(store, self.snapshot, info, progress, self.drop_indexes)
         ledger.put(name, "complete", ledger.uuids.get(name, ""))
 
 

@@ -22,7 +22,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -36,9 +36,10 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, Vali
 
 from helpers import audit
 from helpers.chunks import read_table
-from helpers.errors import one_line
+from helpers.errors import Interrupted, one_line
 from helpers.formatting import Digested
-from helpers.results import append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
+from helpers.reason_codes import ReasonCode
+from helpers.results import Progress, append, contents, file_digest, is_leftover, json_in, reading, utc_now, writing
 from helpers.stores import CollectionInfo
 
 T = TypeVar("T")
@@ -485,3 +486,41 @@ def ahead(call: Callable[[T], R], items: Iterable[T], most: int = 1) -> Iterator
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+class Stopping:
+    """Progress that ends its work, by `Interrupted`, once an event is set."""
+
+    def __init__(self, progress: Progress, stop: threading.Event) -> None:
+        self._progress, self._stop = progress, stop
+
+    def advance(self, n: int = 1) -> None:
+        if self._stop.is_set():
+            raise Interrupted(ReasonCode.INTERRUPTED, "stopped, since other work beside it failed or was stopped")
+        self._progress.advance(n)
+
+
+def together(call: Callable[[T, threading.Event], object], items: Iterable[T], most: int) -> None:
+    """Call it with each item, at most so many at a time, in threads.
+
+    The first error, or Ctrl-C, sets the event that each call has: it ends as soon as it can. Then the error is raised.
+    """
+    stop = threading.Event()
+
+    def one(item: T) -> None:
+        try:
+            if not stop.is_set():
+                call(item, stop)
+        except BaseException:  # at once: the thread that is free now must not begin another one
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(max(1, most), thread_name_prefix="together") as pool:
+        futures = [pool.submit(one, item) for item in items]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+    errors = [e for f in futures if (e := f.exception())]
+    if errors:
+        raise next((e for e in errors if not isinstance(e, Interrupted)), errors[0])
