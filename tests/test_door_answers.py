@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
+import orjson
 import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Transient
 from helpers.parameters.endpoint import Endpoint
-from helpers.stores import creation, open_source, open_target
+from helpers.stores import creation, open_source, open_target, wire
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.handshake import session_of
 from helpers.stores.limits import attempt
@@ -125,3 +128,58 @@ def test_api_v1_reads_and_refuses_in_the_same_way(proxy: FaultyProxy) -> None:
         with session_of(endpoint, {}) as session, pytest.raises(Transient) as caught:
             ApiV1Store(session, endpoint.label, tenant="default_tenant", database="default_database")
         assert caught.value.code == code
+
+
+def answer_of(content: bytes, path: str = "/api/v2/collections/x/get") -> Any:
+    request = httpx.Request("POST", f"http://loopback{path}")
+    answer = wire._Answer(200, content=content, request=request)
+    return answer.json()
+
+
+ODD = [
+    rb'"\ud83d\ude00 \u0000 \/ "', rb'"\ud800"', b'"\xff"', b"12345678901234567890123", b"18446744073709551615", b"-0",
+    b"-0.0", b"1e400", b"5e-324", b"NaN", b"01", b"[1,]", b"null", b"true", b'{"a":1,"a":[{"b":[]}]}', b"1.0", b"1",
+    b"1" + b"0" * 20 + b".0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_what_stands_beside_vectors_is_read_as_orjson_reads_it(odd: bytes) -> None:
+    body = b'{"ids":["a","b"],"embeddings":[[1,2.5],[-0.0,3e-5]],"metadatas":[{"k":' + odd + b"},null]}"
+    try:
+        wanted = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        with pytest.raises(orjson.JSONDecodeError):
+            answer_of(body)
+        return
+    found = answer_of(body)
+    assert np.array_equal(np.asarray(found.pop("embeddings"), np.float32), np.float32(wanted.pop("embeddings")))
+    assert repr(found) == repr(wanted)  # also the kinds of numbers, and the sign of zero
+
+
+def test_vectors_are_the_same_bits_as_through_lists() -> None:
+    numbers = np.random.default_rng(7).integers(0, 2**32, 60_000, dtype=np.uint32).view(np.float32)
+    numbers = np.concatenate([numbers, np.float32([0.0, -0.0, 1e-45, 3.4028235e38, 1.1754944e-38])])
+    numbers = numbers[np.isfinite(numbers)]
+    rows = numbers[: len(numbers) // 5 * 5].reshape(-1, 5)
+    body = orjson.dumps({"ids": [], "embeddings": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    found = answer_of(body)["embeddings"]
+    assert found.dtype == np.float32
+    assert np.array_equal(found.view(np.uint32), rows.view(np.uint32))
+    assert isinstance(answer_of(body, "/api/v2/collections/x/query")["embeddings"], list)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    ["null", "[]", "[[1,2],[3]]", "[[1,null]]", "[[1,[2,3]]]", '["ab"]', "[[true]]", "[null,[1]]", '"ab"', "7", "{}"],
+)
+def test_what_is_no_array_of_numbers_stays_as_it_was_sent(vectors: str) -> None:
+    body = f'{{"ids":["a"],"embeddings":{vectors}}}'.encode()
+    found = answer_of(body)
+    assert {**found, "embeddings": np.asarray(found["embeddings"], object).tolist()} == orjson.loads(body)
+
+
+def test_a_deep_answer_with_vectors_is_refused() -> None:
+    body = b'{"embeddings":[[1]],"metadatas":' + b"[" * 200 + b"]" * 200 + b"}"
+    with pytest.raises(orjson.JSONDecodeError, match="deeply"):
+        answer_of(body)
