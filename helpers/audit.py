@@ -30,6 +30,7 @@ import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,7 @@ LOG_KEY = "log_key"  # the part of a seal that names the key of the log's lines;
 FILES = "files"  # the part of a seal that says that the log names every file; the first seal of an older toolkit's run has none
 FIRST_LINE = "first-line"  # in a run's workspace: the digest of the line with which its log begins
 FIRST = "0" * 64  # what the first line has in place of a digest
+of_the_order: ContextVar[Path | None] = ContextVar("order", default=None)  # in a worker's thread: the run's workspace
 # Actions of lines that name files with their digests:
 BEGUN, STEP_ENDS, NOTEBOOK_KEPT = "run begun", "step ends", "notebook kept"
 PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # the last moved one below earlier/
@@ -453,7 +455,7 @@ def _digest(line: bytes) -> str:
 
 def workspace_root() -> Path:
     """Where runs work, and where the key is that signs for the toolkit: RUNBOOK_WORKSPACE, or workspace/ beside the package."""
-    return Path(os.environ.get("RUNBOOK_WORKSPACE") or REPOSITORY / "workspace").absolute()
+    return of_the_order.get() or Path(os.environ.get("RUNBOOK_WORKSPACE") or REPOSITORY / "workspace").absolute()
 
 
 def own_key() -> str:
@@ -583,8 +585,7 @@ def digest_of_lists(found: Mapping[str, bytes | None]) -> str:
 def make_key(key: Path, who: str) -> None:
     """A key without a passphrase, its public half beside it; `WorldError` where ssh-keygen is missing or makes none."""
     make = [program(), "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
-    done = subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
+    if (done := subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)).returncode != 0:
         said = one_line(done.stderr.decode("utf-8", "replace"), 200)
         raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {said}", where=str(key))
 

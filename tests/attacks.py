@@ -523,6 +523,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_other_content_than_was_written.py::test_a_manifest_with_a_value_of_another_type_is_one_line
             test_other_content_than_was_written.py::test_what_is_no_manifest_is_one_line
             test_directories_of_snapshots.py::test_a_pipe_or_a_link_is_no_object
+            test_staging_in_a_storage.py::test_a_damaged_or_missing_object_is_one_line_and_a_retry_stages_again
+            test_staging_in_a_storage.py::test_a_storage_that_forgets_what_was_put_there_is_noticed_before_the_index
             test_directories_of_snapshots.py::test_a_storage_that_drips_is_not_waited_for""",
         "an upload broken off, so that a half snapshot counts": """
             test_snapshots_in_object_storage.py::test_a_killed_backup_counts_for_nothing_until_the_same_command_has_ended_it
@@ -530,6 +532,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_in_object_storage.py::test_a_file_in_pieces_that_never_ended_is_no_file_and_is_removed_later""",
         "a planted file that sends snapshots elsewhere": """
             test_snapshots_in_object_storage.py::test_only_this_workspace_says_where_a_storage_is
+            test_staging_in_a_storage.py::test_an_index_leads_to_no_storage_that_this_workspace_did_not_write
             test_directories_of_snapshots.py::test_a_storage_with_a_link_in_it_is_refused
             test_directories_of_snapshots.py::test_a_storage_has_no_folder_in_or_around_a_database""",
         "credentials of a storage in files and messages": """
@@ -543,6 +546,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_in_object_storage.py::test_an_id_that_another_machine_gave_is_taken
             test_snapshots_in_object_storage.py::test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_needs
             test_snapshots_in_object_storage.py::test_what_was_begun_and_not_gone_on_with_is_removed_after_its_retention
+            test_staging_in_a_storage.py::test_a_prune_removes_what_nobody_names_and_nothing_else
             test_directories_of_snapshots.py::test_a_prune_leaves_what_another_machine_put_under_the_same_id
             test_directories_of_snapshots.py::test_a_prune_leaves_what_took_the_place_of_its_own
             test_directories_of_snapshots.py::test_uploads_of_other_applications_are_not_taken_for_ours""",

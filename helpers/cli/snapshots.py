@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,7 +274,7 @@ def _places(chosen: argparse.Namespace) -> list[Path]:
 
 
 def _list(chosen: argparse.Namespace) -> int:
-    from helpers.snapshots import remote
+    from helpers.snapshots import remote, staged
     from helpers.snapshots.retention import held
     from helpers.status.overview import table
 
@@ -284,7 +284,7 @@ def _list(chosen: argparse.Namespace) -> int:
         try:
             if storage is not None:
                 look = storage.mirror()
-                said = storage.told(look)
+                said = staged.told(storage, look)
         except RunbookError as error:  # what is here is listed all the same
             code, said = error.exit_code, [error.line()]
         items = held(place)
@@ -453,7 +453,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 def _prune(chosen: argparse.Namespace) -> int:
     from helpers.migration.restore import in_use
     from helpers.run.folders import find
-    from helpers.snapshots import remote, retention
+    from helpers.snapshots import remote, retention, staged
 
     for run_id in chosen.abandoned:
         find(run_id)
@@ -468,8 +468,7 @@ def _prune(chosen: argparse.Namespace) -> int:
     for place in places:
         items = retention.held(place)
         if chosen.yes:
-            for said in retention.sweep(place):
-                print(one_line(said))
+            _say(retention.sweep(place))
         for item in items:
             reason = _without(item, chosen.abandoned)
             if not reason:
@@ -480,10 +479,10 @@ def _prune(chosen: argparse.Namespace) -> int:
         for item in may_go:
             with in_use(item.folder):
                 retention.remove([item])
-        _sweep(storages, remove=True)
+        _say(staged.sweep(storages, remove=True))
         print(f"{count(len(may_go), 'snapshot')} removed.")
         return 0
-    _sweep(storages, remove=False)
+    _say(staged.sweep(storages, remove=False))
     freed = sum(item.size for item in may_go)
     print(f"{count(len(may_go), 'snapshot')} would be removed ({size(freed)}). Nothing was changed. To remove: --yes")
     print("A snapshot stays within its retention, and as long as a run needs it: until step 53 has closed the run out,")
@@ -491,10 +490,9 @@ def _prune(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _sweep(storages: list[Remote], *, remove: bool) -> None:
-    for storage in storages:
-        for said in storage.sweep(remove=remove):
-            print(one_line(said))
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(one_line(line))
 
 
 def _without(item: Held, abandoned: list[str]) -> str:

@@ -399,7 +399,7 @@ class CatchUp:
                 return stage(
                     reembedding.as_written(some, made), self.job.schema, context, folder / name, quarantine,
                     dimensions=rules.expected.dimensions, limits=self.job.limits,
-                    progress=silent if name == "gone" else bar,
+                    progress=silent if name == "gone" else bar, there=self.job.there(folder) if name != "gone" else None,
                 )  # fmt: skip
 
             both = restage(self.staged, self.job.quarantine, was, snapshot, folder, make, whole=whole)

@@ -90,7 +90,7 @@ def _left(before: Staged, gone: Staged) -> dict[str, list[int]] | None:
         found = 0
         for file, collection, _ in before.files.get(target, []) if ids else ():
             if collection in ids:
-                column = read_parquet(before.folder / file, ["source_id"]).column(0)
+                column = before.table(file, ["source_id"], without=()).column(0)
                 rows = np.flatnonzero(pc.is_in(column, pa.array(ids[collection], pa.large_string()))).tolist()
                 if rows := sorted(set(rows) - set(before.without.get(file, ()))):
                     left[file] = rows
@@ -108,7 +108,7 @@ def _collide(before: Staged, left: Mapping[str, list[int]], gone: Staged, came: 
         ids = pa.array([chunk for _, some in came.ids(target) for chunk in some], pa.large_string())
         for file, _, _ in before.files.get(target, []) if len(ids) else ():
             without = [*before.without.get(file, ()), *left.get(file, ())]
-            column = read_parquet(before.folder / file, ["id"], without=without).column(0)
+            column = before.table(file, ["id"], without=without).column(0)
             if pc.any(pc.is_in(column, ids)).as_py():
                 return True
     return False
@@ -124,8 +124,7 @@ def _followed(
     made.left_out = sum(aside.left_out().values())
 
     def share(source: Staged, file: str, name: str, collection: str, rows: int, without: list[int]) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(source.folder / file, folder / name)
+        source.share(file, made, name)
         made.files[target].append((name, collection, rows))
         if without:
             made.without[name] = without
@@ -364,7 +363,7 @@ def _make_anew(delta: Delta, new: Staged, name: str, number: int) -> None:
     delta.add.files[name] = []
     for file, collection, rows in new.files[name]:
         link = f"{number:03d}/{len(delta.add.files[name]) + 1:05d}.parquet"
-        os.link(new.folder / file, delta.add.folder / link)
+        new.share(file, delta.add, link)
         if file in new.without:
             delta.add.without[link] = new.without[file]
         delta.add.files[name].append((link, collection, rows))

@@ -44,6 +44,7 @@ from helpers.schema import Context, Schema, load_schema
 from helpers.schema.engine import DOCUMENT
 from helpers.snapshots.export_journal import together
 from helpers.snapshots.snapshot import Snapshot
+from helpers.snapshots.staged import StagedFiles, for_staging
 from helpers.stores import CollectionInfo, Store
 from helpers.stores.base import HNSW_METADATA, absent, add_singly, listed_ids, vector_configs
 from helpers.stores.creation import allowed, as_created, effective_configuration, listed, refusal, unsupported
@@ -343,8 +344,13 @@ class Job:
         return stage(
             reembedding.as_written(self.snapshot, self.reembedded), self.schema, self.context, folder, quarantine,
             dimensions=self.parameters.expected.dimensions, limits=self.limits, progress=progress,
-            away=(workers, made) if workers else None,
+            away=(workers, made) if workers else None, there=self.there(folder),
         )  # fmt: skip
+
+    def there(self, folder: Path) -> StagedFiles | None:
+        """The storage for what is staged in a folder of the run; None where it stays in that folder."""
+        stored = self.parameters.migration.staging == "storage"
+        return for_staging(self.parameters.snapshot, folder) if stored else None
 
     def plans(self, staged: Staged) -> list[CollectionInfo]:
         """The collections to create in the target (`plan_targets`)."""

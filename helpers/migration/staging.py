@@ -1,8 +1,8 @@
 """Phases 2 and 3: from a snapshot to what will be written, target by target, and what will not.
 
 One pass over the snapshot, one part ahead in memory: transform, check, route. What passes is staged as Parquet under
-`staged/<target>/`, in an order that never changes, so that writing can stop and start anywhere; what does not goes to
-quarantine with its reason. The staged rows remember where they came from (source collection and source id).
+`staged/<target>/`, or put into a storage (`snapshots.staged`), in an order that never changes, so that writing can stop and
+start anywhere; what does not goes to quarantine with its reason. Staged rows remember their source collection and id there.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import io
 import itertools
 import json
 import math
+import os
 import shutil
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Annotated, Any, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pydantic import StringConstraints
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, one_line, redacted
@@ -48,17 +50,13 @@ from helpers.results import (
     writing,
 )
 from helpers.run.executor import Workers
+from helpers.run.plan import Step
 from helpers.schema import Context, Schema, load_schema
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import over_limits
-from helpers.snapshots.export_journal import (
-    OwnFile,
-    Part,
-    ahead,
-    read_parquet,
-    write_parquet,
-)
+from helpers.snapshots.export_journal import Count, OwnFile, Part, Sha256, ahead, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
+from helpers.snapshots.staged import StagedFiles, staged_at
 from helpers.stores import CollectionInfo
 
 CHANGES = "changes.csv.gz"  # in the folder of what is staged
@@ -174,7 +172,8 @@ class Staged(StateFile):
     `collisions` name ids that two chunks claim in one target: {target, id, first, second}, the first 1,000 of `collided`.
     `rewritten` chunks have another id than in the source, `chunks_changed` at least one value that replaced another:
     `changes.csv.gz` beside the index lists each, old and new. `without` are, by file, the rows that count no more: a catch-up
-    staged these chunks anew, in later files, or they are gone.
+    staged these chunks anew, in later files, or they are gone. `stored` are the files that are in a storage, and not here:
+    (SHA-256, bytes); `storage` is the name of its folder in the workspace.
     """
 
     file = "index.json"
@@ -194,10 +193,27 @@ class Staged(StateFile):
     rewritten: int | None = None  # None: staged by an older version, which did not count them
     chunks_changed: int | None = None  # likewise
     without: dict[str, list[int]] = field(default_factory=dict)
+    stored: dict[OwnFile, tuple[Sha256, Count]] = field(default_factory=dict)
+    storage: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]*$")] = ""
 
-    def table(self, file: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a staged file, in order."""
-        return read_parquet(self.folder / file, columns, without=self.without.get(file, ()))
+    def table(self, file: str, columns: list[str] | None = None, without: Sequence[int] | None = None) -> pa.Table:
+        """The rows of a staged file, in order; those of `without` (not given: that count no more) left out.
+
+        Raises `Terminal` ("staging_unreadable") where the storage does not have the file as it was put there.
+        """
+        data, without = b"", self.without.get(file, ()) if without is None else without
+        if (held := self.stored.get(file)) is not None:
+            step = Step.DRY_RUN if self.folder.parent.name == "dry-run" else Step.MIGRATE
+            data = staged_at(self.folder, self.storage).read(*held, step)
+        return read_parquet(self.folder / file, columns, without=without, data=data)
+
+    def share(self, file: str, into: Staged, name: str) -> None:
+        """Let `into` have this file under a name of its own. Nothing is copied."""
+        if file in self.stored:
+            into.stored[name], into.storage = self.stored[file], self.storage
+            return
+        (into.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(self.folder / file, into.folder / name)
 
     @property
     def aside(self) -> int:
@@ -269,12 +285,14 @@ SLICES = "slices"  # in the folder of what is staged: files of workers that have
 
 @dataclass(slots=True)
 class _Rows:
-    """What of a part goes to one target: ids there, ids in the source, and the rows or the file that a worker wrote."""
+    """What of a part goes to one target: ids there, ids in the source, and the rows or what a worker wrote: a file here, or one
+    that is in the storage (SHA-256, bytes)."""
 
     ids: list[str]
     sources: list[str]
     table: pa.Table | None = None
     file: str = ""
+    stored: tuple[str, int] | None = None
 
 
 @dataclass(slots=True)
@@ -401,15 +419,16 @@ class Shared:
 
 
 def _piece(
-    shared: Shared, staged: Path, quarantine: Path, rules: tuple[Any, ...], info: CollectionInfo, part: Part
-) -> _Piece:
-    """On a worker: as `Rules.piece`, the rows written to files whose names no other attempt has."""
+    shared: Shared, staged: Path, storage: str, quarantine: Path, rules: tuple[Any, ...], info: CollectionInfo, part: Part
+) -> _Piece:  # fmt: skip
+    """On a worker: as `Rules.piece`, the rows written to files whose names no other attempt has; put in `storage`, if named."""
     by = Rules(shared.schema, *rules)
     piece = by.piece(info, part, shared.read(part), Quarantine(quarantine))
     for rows in piece.rows.values():
         rows.file = f"{SLICES}/{uuid.uuid4().hex}.parquet"
-        write_parquet(staged / rows.file, rows.table, **HOW)
-        rows.table = None
+        sha256, rows.table = write_parquet(staged / rows.file, rows.table, **HOW), None
+        if storage:
+            rows.stored = staged_at(staged, storage).send(staged / rows.file, sha256)
     return piece
 
 
@@ -422,6 +441,7 @@ class _Staging:
     def __init__(self, staged: Staged, quarantine: Quarantine, rules: Mapping[str, str]) -> None:
         self.staged, self.quarantine = staged, quarantine
         self.rules = rules  # of `derive`, by field
+        self.send: Callable[[Path, str], None] | None = None  # to the storage, if the files go there
         # By number: a collection's name need not be a legal file name everywhere.
         self.folders = {target: f"{number:03d}" for number, target in enumerate(staged.files, start=1)}
         for name in self.folders.values():
@@ -451,10 +471,16 @@ class _Staging:
                 self.collisions.append({"target": target, "id": chunk, **both})
         files = self.staged.files[target]
         file = f"{self.folders[target]}/{len(files) + 1:05d}.parquet"
-        if rows.table is not None:
-            write_parquet(self.staged.folder / file, rows.table, **HOW)
-        else:  # a worker wrote it
-            (self.staged.folder / rows.file).replace(self.staged.folder / file)
+        path = self.staged.folder / file
+        if rows.stored is not None:
+            self.staged.stored[file] = rows.stored
+        elif rows.table is None:  # a worker wrote it
+            (self.staged.folder / rows.file).replace(path)
+        else:
+            sha256 = write_parquet(path, rows.table, **HOW)
+            if self.send is not None:
+                self.staged.stored[file] = (sha256, path.stat().st_size)
+                self.send(path, sha256)
         files.append((file, collection, len(rows.ids)))
         rewritten = sum(new != old for new, old in zip(rows.ids, rows.sources, strict=True))
         self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
@@ -533,18 +559,21 @@ def stage(
     limits: Mapping[str, tuple[int, str]] = NO_LIMITS,
     progress: Progress = silent,
     away: tuple[Workers, Path | None] | None = None,
+    there: StagedFiles | None = None,
 ) -> Staged:
     """Transform and check every chunk of the snapshot; deterministic, so repeating it after a kill gives the same.
 
     `dimensions` are the vector sizes that the parameters allow (none: each collection's own). `limits` are
     those of the target (`known_of`); a chunk over one of them goes to quarantine. `away`: workers that do it for a snapshot
-    that is whole on disk, and where its vectors made anew are, if some were ordered; the files are the same.
+    that is whole on disk, and where its vectors made anew are, if some were ordered; the files are the same. `there`: the storage
+    that gets the files, before `index.json` names them.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(quarantine.folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files: dict[str, list[tuple[str, str, int]]] = {target: [] for target in sorted(schema.targets(snapshot.names()))}
-    staging = _Staging(Staged(folder, files, rewritten=0, chunks_changed=0), quarantine, schema.derivations)
+    staged = Staged(folder, files, rewritten=0, chunks_changed=0, storage=there.storage if there else "")
+    staging = _Staging(staged, quarantine, schema.derivations)
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
     rules = Rules(schema, context, dimensions, limits, frozenset(made_anew(snapshot)))
 
@@ -554,15 +583,17 @@ def stage(
 
     def elsewhere(workers: Workers, reembedded: Path | None) -> Iterator[_Piece]:
         by = (context, tuple(dimensions), dict(limits), rules.anew)
-        given = (Shared.of(workers, snapshot, schema, reembedded), folder, quarantine.folder, by)
+        given = (Shared.of(workers, snapshot, schema, reembedded), folder, staged.storage, quarantine.folder, by)
         (folder / SLICES).mkdir()
         yield from ahead(lambda item: workers.call(_piece, *given, *item), work, workers.at_once + 1)
         for name in staging.folders.values():
             flush_folder(folder / name)
         shutil.rmtree(folder / SLICES)  # of a slice that was done twice
 
-    with closing(staging):
+    with closing(staging), there.sending() if there else nullcontext() as staging.send:
         for piece in here() if away is None else elsewhere(*away):
             staging.take(piece)
             progress.advance(piece.chunks)
+    if there is not None:
+        there.require_all(staged.stored.values())
     return staging.finish()

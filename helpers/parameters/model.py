@@ -63,8 +63,8 @@ __all__ = [
 PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
 IDENTITY = "identity"
 RESUMABLE = (
-    "migration.batch_size", "migration.workers", "migration.executor", "migration.scheduler", "source.timeout_seconds",
-    "target.timeout_seconds", "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers",
+    *(f"migration.{key}" for key in ("batch_size", "workers", "executor", "scheduler", "staging")),
+    *(f"{section}.timeout_seconds" for section in ("source", "target", "fence", "cutover")), "signoff.allowed_signers",
     "signoff.push_digest", "fence.at_closeout", *(f"expected.target_disk{key}" for key in ("", ".free_gb", ".attested_by")),
     *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
     *(f"contacts.{key}" for key in Contacts.model_fields), "notify.stakeholders", "notify.impact", "notify.affected",
@@ -165,7 +165,7 @@ class Parameters(Section):
         for name in self.expected.collections:
             if not self.collections.selects(name):
                 yield f"'expected.collections' counts '{one_line(name, 80)}', which 'collections' leaves out"
-        yield from self.migration.of_workers()
+        yield from (*self.migration.of_workers(), *self.snapshot.of_staging(self.migration.staging))
         values = [value for file in self.cutover.config_files() for value in file.keys.values()]
         for place in sorted(set().union(*map(template_places, values)) - set(self.target.template_values())):
             kind = "a directory" if self.target.is_embedded else "a server"

@@ -60,8 +60,7 @@ def _distinct(values: list[T]) -> list[T]:
 
 def _checked_address(text: str) -> str:
     """`HOST:PORT` and nothing else: it is written into the configuration of nginx."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None or not 1 <= int(match[1]) <= 65535:
+    if (match := _ADDRESS.fullmatch(text)) is None or not 1 <= int(match[1]) <= 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:8001")
     return text
 
@@ -195,8 +194,7 @@ class Expected(Section):
             return self
         if (self.collections or self.unlisted) and listed + self.unlisted != total:
             found = f"{listed} listed + {self.unlisted} unlisted = {listed + self.unlisted}"
-            missing = total - listed
-            hint = f"; expected.unlisted: {missing} would make it so" if missing >= 0 else ""
+            hint = f"; expected.unlisted: {left} would make it so" if (left := total - listed) >= 0 else ""
             raise ValueError(f"has counts that do not sum to its total: {found}, not {total}{hint}")
         if self.minimum_imported > total:
             raise ValueError(f"wants minimum_imported {self.minimum_imported}, more than its total {total}")
@@ -255,6 +253,8 @@ class Migration(Section):
     """With `executor: dask`: `tcp://HOST:PORT` (or `tls://`), or `local`: workers started for each step. Not given: `local`."""
     method: Literal["rows", "files"] = "rows"
     """`files`: a directory's own index files are copied to a directory, where nothing is to be changed (docs/scale.md)."""
+    staging: Literal["workspace", "storage"] = "workspace"
+    """Where staged Parquet files are: in the workspace, or in the storage that `snapshot.directory` names (docs/scale.md)."""
     id_policy: Literal["fail", "prefix"] = "fail"
     """Equal ids that meet in one target collection: stop, or write all ids as `<source collection>:<id>`."""
     minimum_valid: Annotated[float, Field(ge=0, le=1)] = 0.95

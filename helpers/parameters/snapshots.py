@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -27,7 +27,7 @@ from helpers.reason_codes import ReasonCode
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": ""}
 """The schemes of a storage, each with the package that brings its driver for fsspec."""
-FOLDERS = ("parts", "begun", "snapshots")  # of a storage
+FOLDERS = ("parts", "begun", "snapshots", "staged")  # of a storage
 STORED = ".stored"  # in the workspace: a folder for each storage; no run can have this name
 _SECRETS = {"s3fs": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "gcsfs": (),
             "adlfs": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN",
@@ -143,6 +143,11 @@ class SnapshotSection(Section):
             f"{(self.storage and self.storage.endpoint_url) or ''} {self.directory}".encode()
         ).hexdigest()[:12]
         return resolve_path(moved_with_workspace(STORED)) / f"{name}-{digest}"
+
+    def of_staging(self, staging: str) -> Iterator[str]:
+        """What contradicts `migration.staging`."""
+        if staging == "storage" and not is_url(self.directory):
+            yield "'migration.staging' is storage, but 'snapshot.directory' is a folder; name a URL there, or workspace"
 
     def overlaps(self, path: str) -> bool:
         """Whether a folder of it lies inside this path, or, of a file:// URL, around it."""

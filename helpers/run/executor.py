@@ -63,7 +63,8 @@ def versions() -> dict[str, str]:
 class Order:
     """What the slices of one step have in common: both ends with references in place of secrets, the schema by name or path.
 
-    `token` names the process that gave the order: what a worker has opened for another one is closed.
+    `token` names the process that gave the order: what a worker has opened for another one is closed. `workspace` is that of
+    the run, whose key proves where a storage is.
     """
 
     token: str
@@ -71,6 +72,7 @@ class Order:
     target: Endpoint
     schema: str
     versions: Mapping[str, str]
+    workspace: Path
 
     @classmethod
     def of(cls, parameters: Parameters) -> Order:
@@ -78,7 +80,7 @@ class Order:
         name = parameters.schema_name
         schema = name if name in schema_names() else str(resolve_path(name))
         ends = (_absolute(parameters.source), _absolute(parameters.target))
-        return cls(uuid.uuid4().hex, *ends, schema, versions())
+        return cls(uuid.uuid4().hex, *ends, schema, versions(), audit.workspace_root())
 
 
 def _absolute(endpoint: Endpoint) -> Endpoint:
@@ -125,7 +127,11 @@ def _slice(order: Order, call: Callable[..., R], *arguments: Any) -> R:
     if why := _unfit(order.versions):
         what, _, next_step = why.partition(". ")
         raise Terminal(ReasonCode.WORKERS_UNFIT, what, where=f"worker {platform.node()}", next_step=next_step)
-    return call(*arguments)
+    token = audit.of_the_order.set(order.workspace)  # this worker may have been started without RUNBOOK_WORKSPACE
+    try:
+        return call(*arguments)
+    finally:
+        audit.of_the_order.reset(token)
 
 
 def _unfit(wanted: Mapping[str, str]) -> str:

@@ -445,15 +445,16 @@ def write_parquet(path: Path, table: pa.Table, **how: Any) -> str:
 
 
 def read_parquet(
-    path: Path, columns: list[str] | None = None, sha256: str = "", without: Sequence[int] = ()
+    path: Path, columns: list[str] | None = None, sha256: str = "", without: Sequence[int] = (), data: bytes = b""
 ) -> pa.Table:
     """A Parquet file of ours, whole or these columns of it; a third of the time that a data set of one file would take.
 
-    `sha256` is that of the bytes that are read, `without` are rows that are left out. Raises `Terminal` ("run_damaged") where
+    `sha256` is that of the bytes that are read, `data` are these bytes where they are known, `without` are rows that are left
+    out. Raises `Terminal` ("run_damaged") where
     it is another, or where they hold no chunks, not these rows, or not as `to_table` writes them.
     """
     with reading(path):
-        table = read_table(path, columns, _proven(path, sha256) if sha256 else b"", MOST_OWN)
+        table = read_table(path, columns, _proven(path, sha256) if sha256 else data, MOST_OWN)
         table.validate(full=True)  # else texts that are none are found where somebody reads them
         for name in columns or {*CHUNK, *table.column_names}:
             column = table.column(name)

@@ -37,6 +37,7 @@ CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this s
 LEAST = 15  # seconds that a request has, however short the patience
 SLOWEST = 100_000  # bytes that a request moves in a second, at least: it has so much more time
 PART = re.compile(r"([0-9a-f]{64})\.parquet")
+STAGED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}/[0-9a-f]{64}\.parquet")  # as `staged.folder_of`
 MANIFEST = re.compile(r"(?!.*\.(?:partial|lock|jsonl?)\.json)([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")  # not as ours
 _REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
 _CODES = re.compile(
@@ -65,16 +66,16 @@ class Objects:
     def _patience(self) -> float:
         return (self.rules.storage or Storage()).patience_seconds
 
-    def _list(self, where: str) -> dict[str, int]:
-        """Bytes by name."""
+    def _list(self, where: str, kind: str = "file") -> dict[str, int]:
+        """Bytes by name; of each `directory` there, 0."""
 
         def listed(fs: Any, path: str) -> dict[str, int]:
             try:
                 found = fs.ls(path, detail=True)
             except FileNotFoundError:  # nothing has been put there
                 return {}
-            files = (each for each in found if each["type"] == "file" and not each.get("islink"))
-            return {str(each["name"]).rpartition("/")[2]: int(each["size"] or 0) for each in files}
+            files = (each for each in found if each["type"] == kind and not each.get("islink"))
+            return {str(each["name"]).rstrip("/").rpartition("/")[2]: int(each["size"] or 0) for each in files}
 
         return self._call("list", where, listed)
 
@@ -105,7 +106,7 @@ class Objects:
         found = self._call(
             "list", where, lambda fs, _: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
         )
-        form = PART if where == "parts" else MANIFEST
+        form = {"parts": PART, "staged": STAGED}.get(where, MANIFEST)
         return [
             each for each in found.get("Uploads", ())
             if each["Key"].startswith(prefix) and form.fullmatch(each["Key"].removeprefix(prefix))
@@ -120,8 +121,8 @@ class Objects:
 
         self._call("remove", key, gone)
 
-    def _damaged(self, sha256: str, what: str) -> Terminal:
-        return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{part_name(sha256)}",
+    def _damaged(self, name: str, what: str) -> Terminal:
+        return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{name}",
                         next_step="Bring back this object from a version or a copy of it, or use another snapshot.")  # fmt: skip
 
     def _unusable(
@@ -129,10 +130,10 @@ class Objects:
     ) -> UsageError:
         return UsageError(ReasonCode.STORAGE_UNUSABLE, what, where=self.url, next_step=next_step)
 
-    def _call(self, what: str, name: str, call: Callable[[Any, str], T], part: str = "", moves: int = 0) -> T:
+    def _call(self, what: str, name: str, call: Callable[[Any, str], T], part: bool = False, moves: int = 0) -> T:
         """What the call makes of the file system and the path of `name`; again, with growing pauses, where it may yet succeed.
 
-        `moves`: the bytes that are sent or brought.
+        `part`: it is a file of chunks, which has to be there. `moves`: the bytes that are sent or brought.
         """
         import tenacity
 
@@ -184,7 +185,7 @@ class Objects:
         if state.attempt_number == 1 and sys.stderr.isatty():
             print(f"{self.url} does not answer; it is asked again for {self._patience:g} seconds.", file=sys.stderr)
 
-    def _meaning(self, error: Exception, what: str, name: str, part: str) -> RunbookError:
+    def _meaning(self, error: Exception, what: str, name: str, part: bool) -> RunbookError:
         """The one line for what a driver raised."""
         if isinstance(error, ImportError):  # of Python, not of a storage
             needs, said = self.rules.driver or "fsspec", one_line(f"{type(error).__name__}: {error}", 240)
@@ -194,9 +195,9 @@ class Objects:
             what_comes = f"more than {error.most:,} bytes come of it, and it can have no more"
             unreadable = Terminal(ReasonCode.SNAPSHOT_UNREADABLE, what_comes, where=f"{self.url}/{name}",
                                   next_step="Nothing of it was kept. Find out who runs this storage.")  # fmt: skip
-            return self._damaged(part, what_comes) if part else unreadable
+            return self._damaged(name, what_comes) if part else unreadable
         if isinstance(error, FileNotFoundError) and part:
-            return self._damaged(part, "it is not in the storage any more")
+            return self._damaged(name, "it is not in the storage any more")
         if isinstance(error, FileNotFoundError) and "/" in name and what != "put":
             return Terminal(ReasonCode.SNAPSHOT_UNREADABLE, "it is not in the storage", where=f"{self.url}/{name}")
         if isinstance(error, FileNotFoundError):
@@ -250,6 +251,14 @@ def part_name(sha256: str) -> str:
 def root_of(url: str) -> str:
     """What a driver calls the place of a storage; of a disk, its folder."""
     return unquote(urlsplit(url).path) if url.startswith("file://") else url.partition("://")[2]
+
+
+def send_missing(file: Path, driver: str, fs: Any, path: str) -> None:
+    """As `send`, where the file is not there in its size."""
+    with suppress(FileNotFoundError):
+        if int(fs.info(path)["size"]) == file.stat().st_size:
+            return
+    send(file, driver, fs, path)
 
 
 def send(file: Path, driver: str, fs: Any, path: str) -> None:

@@ -6,6 +6,9 @@ Layout below `snapshot.directory`, where that is a URL::
     parts/<sha256>.parquet    a file of chunks, by the digest of what it holds: snapshots share what is the same
     begun/<id>.json           the manifest of a snapshot whose files are being put there; it counts for nothing
     snapshots/<id>.json       the manifest, put there after all that it names: a snapshot without it does not count
+    staged/<run id>-<proof>/<sha256>.parquet   what a run staged (`migration.staging`); `staged/index.json` of the run names it
+
+The proof needs the key of the run's workspace: runs of two workspaces may have one id, and each removes only its own files.
 
 A snapshot is made in a folder of this workspace as any other, then put there, then given its name here. What is read is here
 too: a file that is not is brought first, and its digest is compared. Credentials are references (`parameters.snapshots`); the
@@ -19,7 +22,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,7 +35,7 @@ from helpers import audit
 from helpers.errors import RunbookError, Terminal, UsageError, redacted
 from helpers.formatting import count
 from helpers.parameters.endpoint import moved_with_workspace, resolve_path
-from helpers.parameters.snapshots import STORED, SnapshotSection, is_url, rules_of
+from helpers.parameters.snapshots import FOLDERS, STORED, SnapshotSection, is_url, rules_of
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -67,6 +70,7 @@ MARK = "chroma-snapshots.json"
 LONGEST_MARK = 4096  # bytes
 AT_ONCE = 4  # files that are on their way at the same time
 BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
+KNOWN = "storage.json"  # in the folder of a storage in a workspace
 REMEDY = "Remove this file: it is brought from the storage again."  # where one that was brought is damaged
 
 
@@ -74,7 +78,7 @@ REMEDY = "Remove this file: it is brought from the storage again."  # where one 
 class _Known(StateFile):
     """What `storage.json` in the folder of a storage keeps: where it is, and which references lead there."""
 
-    file: ClassVar[str] = "storage.json"
+    file: ClassVar[str] = KNOWN
     damaged: ClassVar[ReasonCode] = ReasonCode.RUN_DAMAGED
     remedy: ClassVar[str] = "Remove it, and name the storage again: --directory URL, or a parameters file."
 
@@ -176,11 +180,15 @@ class Remote(Objects):
         """(Key, id) of files that were sent in pieces and never ended; such pieces are no file. Google and Azure drop them."""
         since = datetime.now(UTC) - BROKEN_OFF
         if self.rules.driver == "s3fs":
-            found = [each for where in ("parts", "snapshots", "begun") for each in self._uploads(where)]
+            found = [each for where in FOLDERS for each in self._uploads(where)]
             return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < since]
-        left = Path(root_of(self.url), "parts").glob(".*.tmp") if not self.rules.driver and self._list("parts") else ()
-        old = (path.name for path in left if path.lstat().st_mtime < since.timestamp())
-        return [(f"parts/{name}", "") for name in old if is_leftover(name)]
+        if self.rules.driver:
+            return []
+        root = Path(root_of(self.url))
+        folders = ["parts", *(f"staged/{name}" for name in self._list("staged", "directory"))]
+        left = (path for where in folders if self._list(where) is not None for path in (root / where).glob(".*.tmp"))
+        old = (path for path in left if path.lstat().st_mtime < since.timestamp())
+        return [(path.relative_to(root).as_posix(), "") for path in old if is_leftover(path.name)]
 
     # -- what is put there and brought from there ----------------------------------------------------------------------
 
@@ -206,14 +214,9 @@ class Remote(Objects):
             self._call("put", part_name(sha256), partial(send, file, self.rules.driver), moves=file.stat().st_size)
 
         for _ in range(3):  # more than once only where a `prune` on another machine removed what this one found there
-            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="put") as pool:
-                try:
-                    for _ in pool.map(put, look.lacks(manifest)):
-                        progress.advance(0)  # where a run stops that was asked to
-                except BaseException:
-                    self._end.set()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            with self.threads() as pool:
+                for _ in pool.map(put, look.lacks(manifest)):
+                    progress.advance(0)  # where a run stops that was asked to
             if not (look := self.look()).lacks(manifest):
                 self._write(f"snapshots/{name}.json", data)
                 if not (look := self.look()).lacks(manifest):
@@ -221,15 +224,26 @@ class Remote(Objects):
                     return
         raise self._unusable(f"{part_name(look.lacks(manifest)[0])} was put there, and is not there in its size")
 
+    @contextmanager
+    def threads(self) -> Iterator[ThreadPoolExecutor]:
+        """For `AT_ONCE` requests. Once an error comes they give up, and nothing is waited for."""
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="put") as pool:
+            try:
+                yield pool
+            except BaseException:
+                self._end.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
     def bring(self, path: Path, sha256: str, size: int) -> None:
         """The file of chunks of this digest and so many bytes, to this path, whole or not at all.
 
         Raises `Terminal` ("snapshot_damaged") where the storage has another one, or none.
         """
-        self._require_size(sha256, size)
+        self._require_size(name := part_name(sha256), size)
         with writing(path, needed=size) as temporary:
-            self._call("get", part_name(sha256), partial(get, temporary, size, self.rules.driver), sha256, size)
-            self._compare(sha256, file_digest(temporary))
+            self._call("get", name, partial(get, temporary, size, self.rules.driver), True, size)
+            self._compare(name, sha256, file_digest(temporary))
 
     def prove(self, path: Path, sha256: str, size: int) -> None:
         """Read this file of chunks there, and compare it with its digest; it is brought to `path` where it is not there."""
@@ -237,9 +251,8 @@ class Remote(Objects):
             self.bring(path, sha256, size)
             return
         try:
-            self._compare(
-                sha256, self._call("read", part_name(sha256), partial(digest, size, self.rules.driver), sha256, size)
-            )
+            read = partial(digest, size, self.rules.driver)
+            self._compare(name := part_name(sha256), sha256, self._call("read", name, read, True, size))
         except Terminal as error:
             if error.code == ReasonCode.SNAPSHOT_DAMAGED and file_digest(path) == sha256:
                 error.next_step = f"Put {path}, which is whole, there in its place."
@@ -321,15 +334,15 @@ class Remote(Objects):
                 raise
             return None
 
-    def _require_size(self, sha256: str, size: int) -> None:
+    def _require_size(self, name: str, size: int) -> None:
         """Before it is read: whoever writes there may have put anything of any length."""
-        found = self._call("read", part_name(sha256), lambda fs, path: int(fs.info(path)["size"]), sha256)
+        found = self._call("read", name, lambda fs, path: int(fs.info(path)["size"]), True)
         if found != size:
-            raise self._damaged(sha256, f"it has {found:,} bytes, and {size:,} were put there")
+            raise self._damaged(name, f"it has {found:,} bytes, and {size:,} were put there")
 
-    def _compare(self, sha256: str, found: str) -> None:
+    def _compare(self, name: str, sha256: str, found: str) -> None:
         if found != sha256:
-            raise self._damaged(sha256, f"its bytes are not those that were put there: {found}")
+            raise self._damaged(name, f"its bytes are not those that were put there: {found}")
 
 
 # -- the storage of a folder -------------------------------------------------------------------------------------------
@@ -345,11 +358,14 @@ def named(directory: str, options: Sequence[str] = ()) -> SnapshotSection:
     return known[0] if not storage and len(known) == 1 else rules_of(directory, storage)
 
 
-def prepared(rules: SnapshotSection) -> Path:
-    """The folder in which these snapshots are made and read; of a storage, it is made, and keeps where the storage is."""
+def prepared(rules: SnapshotSection, workspace: Path | None = None) -> Path:
+    """The folder in which these snapshots are made and read; of a storage, it is made, and keeps where the storage is.
+
+    With `workspace` the folder of the storage in that one, which may be another than the current folder has.
+    """
     from helpers.snapshots.export_journal import signed
 
-    folder = rules.folder
+    folder = workspace / STORED / rules.folder.name if workspace is not None else rules.folder
     if is_url(rules.directory):
         if shutil.which("ssh-keygen"):  # else nothing can be proven here
             audit.runner_key(None, audit.workspace_root())
@@ -386,6 +402,8 @@ def every() -> list[Path]:
 
 def _state(rules: SnapshotSection) -> dict[str, Any]:
     storage = rules.storage.model_dump(mode="json", exclude_none=True) if rules.storage else {}
+    files = {name: value for name, value in storage.items() if str(value).startswith("file:")}
+    storage |= {name: f"file:{resolve_path(value.removeprefix('file:'))}" for name, value in files.items()}
     return {"directory": rules.directory, "storage": storage}
 
 

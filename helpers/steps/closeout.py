@@ -38,7 +38,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import longest_part
-from helpers.snapshots import retention
+from helpers.snapshots import retention, staged
 from helpers.snapshots.export_journal import holds_another
 from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
@@ -247,7 +247,8 @@ def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     for name, what in _KEPT:
         path = folder.workspace / name
         if path.exists():
-            found.append(Kept(what, str(path), tree_size(path), until, f"rm -r {shlex.quote(str(path))}"))
+            where, how, more = staged.kept(path, parameters.snapshot, folder.id)
+            found.append(Kept(what, where, tree_size(path) + more, until, f"rm -r {shlex.quote(str(path))}{how}"))
     source = parameters.source.label
     found += [
         Kept("the source: the old database, for a rollback", source, 0, until, "its operator's decision"),

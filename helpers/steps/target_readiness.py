@@ -235,7 +235,9 @@ class TargetReadinessStep(NotebookStep):
     def disk(self) -> pd.DataFrame:
         """Free space against an estimate of what the target, the snapshots, the staging and the reports need."""
         vectors = sum(i.count * (i.dimension or 0) * 4 for i in self._source)
-        here = {self.run.workspace: 3 * vectors}  # staging, the dry run's throw-away target at 2.3 times
+        # The dry run's throw-away target at 2.3 times, and staging, of which few files are here where they go to a storage.
+        there = self.run.parameters.migration.staging == "storage"
+        here = {self.run.workspace: int((2.3 if there else 3) * vectors)}
         if self.run.parameters.migration.method == FILES:  # the source's copy, which is kept
             here[self.run.workspace] += int(_PER_CHUNK * vectors)
         # Quarantined chunks as JSON, compressed.

@@ -41,6 +41,7 @@ from tests.faults.special import (
     GIVEN_UP,
     Anew,
     FencedUp,
+    InStorage,
     Many,
     Rejected,
     Repaired,
@@ -52,6 +53,7 @@ from tests.faults.special import (
     damage_source,
     database_gone,
     drop_in_target,
+    in_storage,
     late_kept,
     listed_as_open,
     migrate_all,
@@ -116,6 +118,9 @@ SCENARIOS: list[Scenario] = [
     Scenario("catch-up beside a quarantine", "changed", step_22, step_22, names("""
             migration.staging:Quarantine.write migration.staging:Quarantine.keep
         """), check=rejected, bench=lambda shared: shared.once("rejected", Rejected)),
+    Scenario("staged in a storage", "new", begin_or_resume, begin_or_resume, names("""
+            snapshots.objects:send migration.staging:_Staging._write migration.staging:_Staging.finish
+        """), check=in_storage, bench=lambda shared: shared.once("in-storage", InStorage)),
     Scenario(
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
@@ -331,7 +336,7 @@ WITHOUT: dict[str, str] = {
             """snapshots.backup:_collection snapshots.backup:_to_jsonl snapshots.backup:export""",
         "of snapshots in a storage, killed at its requests: tests/test_snapshots_in_object_storage.py":
             """snapshots.remote:Remote.bring snapshots.remote:Remote.mirror snapshots.remote:prepared
-            snapshots.objects:Objects._write snapshots.objects:send""",
+            snapshots.objects:Objects._write""",
         "one renaming of what is not ours: before and after it the next command finds either name":
             """snapshots.export_journal:Journal.clear""",
         "of a fleet, whose runs' own writes are killed here: tests/test_fleets.py, test_the_table_of_a_fleet_is_checked_first.py":

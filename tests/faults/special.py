@@ -263,6 +263,30 @@ class Shipped(Bench):
         trial.write_text(trial.read_text(encoding="utf-8").replace("{batch_size: 15}", order))
 
 
+class InStorage(Bench):
+    """What is staged goes to the storage of the snapshots, which is a folder of the bench."""
+
+    STATES = ("new", "ready", "snapshot", "migrated", "changed")
+
+    def _make_new(self) -> None:
+        super()._make_new()
+        (self.home / "disk").mkdir()
+        trial = self.home / "trial.yaml"
+        text = trial.read_text(encoding="utf-8").replace("{batch_size: 15}", "{batch_size: 15, staging: storage}")
+        trial.write_text(text.replace("{directory: kept}", f"{{directory: 'file://{self.home}/disk'}}"))
+
+
+def in_storage(bench: Bench) -> None:
+    """No staged file is left here, and the storage has each that the index names."""
+    folder = bench.home / "workspace/one/staged"
+    if left := list(folder.rglob("*.parquet")):
+        raise Fault(DOUBLED, f"staged here, too: {left[:3]}")
+    named = {sha256 for sha256, _ in json.loads((folder / "index.json").read_bytes())["stored"].values()}
+    there = {path.stem for path in (bench.home / "disk/staged").rglob("*.parquet")}
+    if not named or named - there:
+        raise Fault(LOST, f"named and not in the storage: {sorted(named - there)[:3]}")
+
+
 class Rejected(Repaired):
     """The run's schema quarantines chunks before and after the source changes."""
 
