@@ -201,6 +201,7 @@ def test_a_catch_up_shares_what_is_in_the_storage(tmp_path: Path, monkeypatch: p
     assert_target_is_source(folder)
 
 
+@pytest.mark.more
 def test_a_killed_catch_up_ends_with_files_in_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = on_disk(tmp_path, monkeypatch)
     migrate(folder)
@@ -332,6 +333,7 @@ def staged_there(server: S3Server) -> dict[str, int]:
     return {key: size for key, size in server.objects().items() if "/staged/" in key}
 
 
+@pytest.mark.more
 def test_a_busy_storage_is_waited_for(
     server: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

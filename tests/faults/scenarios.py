@@ -120,6 +120,7 @@ SCENARIOS: list[Scenario] = [
         """), check=rejected, bench=lambda shared: shared.once("rejected", Rejected)),
     Scenario("staged in a storage", "new", begin_or_resume, begin_or_resume, names("""
             snapshots.objects:send migration.staging:_Staging._write migration.staging:_Staging.finish
+            snapshots.snapshot:complete snapshots.snapshot:write_manifest
         """), check=in_storage, bench=lambda shared: shared.once("in-storage", InStorage)),
     Scenario(
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
