@@ -131,6 +131,12 @@ def findings(report: Mapping[str, Any]) -> Outcome:
     return Outcome("bandit", PASS, f"{total['loc']:,} lines, {total['skipped_tests'] + total['nosec']} excused by line")
 
 
+_MIT = (
+    "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation "
+    'files (the "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, '
+    "modify, merge, publish, distribute, sublicense, and/or sell copies of the Software"
+)
+
 # -- licences ----------------------------------------------------------------------------------------------------------
 
 
@@ -141,17 +147,22 @@ def licences() -> Outcome:
     found: dict[str, str] = {}
     for name in locked:
         try:
-            found[name] = licence_of(importlib.metadata.metadata(name))
+            package = importlib.metadata.distribution(name)
+            named = (f"licenses/{file}" for file in package.metadata.get_all("License-File") or ())
+            found[name] = licence_of(package.metadata, " ".join(package.read_text(file) or "" for file in named))
         except importlib.metadata.PackageNotFoundError:
             continue  # for another platform
     return allowed(found, [name for name in locked if name not in found])
 
 
-def licence_of(metadata: Any) -> str:
-    """The expression; or the classifiers; or the first line of the text."""
+def licence_of(metadata: Any, files: str = "") -> str:
+    """The expression; or the classifiers; or the first line of the text; or MIT where the files of the licence grant that."""
     named = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if c.startswith("License :: ")]
     text = (metadata.get("License") or "").strip().split("\n")[0]
-    return metadata.get("License-Expression") or " AND ".join(n for n in named if n != "OSI Approved") or text or "none"
+    granted = "MIT" if _MIT in " ".join(files.split()) else "none"
+    return (
+        metadata.get("License-Expression") or " AND ".join(n for n in named if n != "OSI Approved") or text or granted
+    )
 
 
 def allowed(found: Mapping[str, str], absent: Iterable[str] = ()) -> Outcome:

@@ -153,13 +153,15 @@ def test_what_stands_beside_vectors_is_read_as_orjson_reads_it(odd: bytes) -> No
             answer_of(body)
         return
     found = answer_of(body)
-    assert np.array_equal(np.asarray(found.pop("embeddings"), np.float32), np.float32(wanted.pop("embeddings")))
+    assert np.array_equal(
+        np.asarray(found.pop("embeddings"), np.float32), np.array(wanted.pop("embeddings"), np.float32)
+    )
     assert repr(found) == repr(wanted)  # also the kinds of numbers, and the sign of zero
 
 
 def test_vectors_are_the_same_bits_as_through_lists() -> None:
     numbers = np.random.default_rng(7).integers(0, 2**32, 60_000, dtype=np.uint32).view(np.float32)
-    numbers = np.concatenate([numbers, np.float32([0.0, -0.0, 1e-45, 3.4028235e38, 1.1754944e-38])])
+    numbers = np.concatenate([numbers, np.array([0.0, -0.0, 1e-45, 3.4028235e38, 1.1754944e-38], np.float32)])
     numbers = numbers[np.isfinite(numbers)]
     rows = numbers[: len(numbers) // 5 * 5].reshape(-1, 5)
     body = orjson.dumps({"ids": [], "embeddings": rows}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -83,6 +83,11 @@ def test_a_licence_that_is_not_allowed_fails(headers: dict[str, str], outcome: s
     assert audit.allowed({"it": audit.licence_of(metadata)}).outcome == outcome
 
 
+def test_a_licence_that_only_its_file_names_is_known_by_its_words() -> None:
+    assert audit.licence_of(Message(), audit._MIT.replace(" ", "\n", 9) + " and more") == "MIT"
+    assert audit.licence_of(Message(), "Permission is hereby granted, on Tuesdays") == "none"
+
+
 def test_every_locked_package_has_an_allowed_licence() -> None:
     found = audit.licences()
     assert found.outcome == PASS, found.detail

@@ -211,7 +211,7 @@ def test_a_local_cluster_takes_nothing_from_a_folder_that_others_made(
     assert list(home.iterdir()) == []
     assert precious.read_text(encoding="utf-8") == "kept"
 
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None):  # type: ignore[no-untyped-call]
+    with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0"):  # type: ignore[no-untyped-call]
         pass
     assert precious.read_text(encoding="utf-8") == "", "by itself Dask empties what the link names"
 
