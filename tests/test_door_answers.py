@@ -181,6 +181,10 @@ def test_what_is_no_array_of_numbers_stays_as_it_was_sent(vectors: str) -> None:
     assert {**found, "embeddings": np.asarray(found["embeddings"], object).tolist()} == orjson.loads(body)
 
 
+def test_of_a_key_that_is_there_twice_the_last_one_counts() -> None:
+    assert answer_of(b'{"ids":["a"],"embeddings":[[1.0]],"ids":["b"]}') == {"ids": ["b"], "embeddings": [[1.0]]}
+
+
 def test_a_deep_answer_with_vectors_is_refused() -> None:
     body = b'{"embeddings":[[1]],"metadatas":' + b"[" * 200 + b"]" * 200 + b"}"
     with pytest.raises(orjson.JSONDecodeError, match="deeply"):

@@ -136,7 +136,10 @@ def _chunks(content: bytes) -> dict[str, Any] | None:
             return None
         with np.errstate(over="ignore"):  # as in an array of float32 that is made of a list
             rows = numbers.astype(np.float32).reshape(len(vectors), -1)
-        return {key: rows if key == "embeddings" else plain(value) for key, value in found.items()}
+        keys = list(found.keys())  # its items would make a Python object of each number
+        if len(set(keys)) < len(keys):
+            return None
+        return {key: rows if key == "embeddings" else plain(found[key]) for key in keys}
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
         return None
 
