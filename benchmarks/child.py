@@ -71,8 +71,10 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
 def restore(order: dict[str, Any]) -> dict[str, Any]:
     """A snapshot into an empty server, every chunk compared."""
     from helpers.migration.restore import restore as bring
+    from helpers.run.command import be_frugal
     from helpers.snapshots.snapshot import Snapshot
 
+    be_frugal()  # as the command
     begun = time.perf_counter()
     bring(Snapshot.open(Path(order["snapshot"])), Endpoint(url=order["url"]))
     return {"seconds": time.perf_counter() - begun}

@@ -421,3 +421,17 @@ def test_an_error_of_one_collection_stops_the_others_before_they_are_complete(
     restored = restore(snapshot, place)
     assert list(restored.proven) == list(restored.written) == [info.name for info in snapshot.collections()]
     judge(place, snapshot)
+
+
+def test_a_command_that_moves_chunks_gives_memory_back_as_kernels_do() -> None:
+    code = (
+        "import pyarrow as pa; from helpers.cli.snapshots import _bar\n"
+        "before = pa.default_memory_pool().backend_name\n"
+        "with _bar('Restore', 1): print(before, pa.default_memory_pool().backend_name)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ARROW_")}
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    before, after = said.stdout.split()
+    assert after == "system" != before

@@ -565,6 +565,9 @@ def _endpoint(chosen: argparse.Namespace) -> Endpoint:
 def _bar(label: str, total: int) -> Iterator[_Bar]:
     from tqdm import tqdm
 
+    from helpers.run.command import be_frugal
+
+    be_frugal()  # whoever has a bar moves chunks
     hidden = not sys.stdout.isatty()
     with tqdm(total=total, desc=label, unit=" chunks", leave=False, file=bare(sys.stdout), disable=hidden) as shown:
         yield _Bar(shown)

@@ -40,7 +40,7 @@ from helpers.results import StepResult, Verdict, disk_full, flush_file, passed, 
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
-from helpers.run.command import python_environment, stop_requests
+from helpers.run.command import FRUGAL, python_environment, stop_requests
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
@@ -55,19 +55,12 @@ from helpers.status.overview import Console, open_gate, step_line, summary
 # says so, every code cell was executed, and no output is an error.
 
 Choice = Sequence[plan.Step] | Callable[[RunState], Sequence[plan.Step]]  # what they are by then
-# Blocks of megabytes go back to the system as soon as they are freed. glibc and mimalloc would keep them for the next
-# one: a snapshot over HTTP peaked at 510 MB with their defaults, at 250 MB with these, in the same time.
-_FRUGAL = {
-    "MALLOC_ARENA_MAX": "2",
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-}
 
 
 def every_kernel() -> dict[str, str]:
     """What every kernel of this runner has in its environment."""
     own = {kernel.RUNNER_PID: str(os.getpid()), "RUNBOOK_REPORTS": str(runs.reports_root())}
-    return {**own, **python_environment(), **_FRUGAL}
+    return {**own, **python_environment(), **FRUGAL}
 
 
 class _Files(LocalHandler):  # type: ignore[misc]
