@@ -123,11 +123,12 @@ _TEXTS = {
     "UPDATE embedding_metadata SET string_value = ? WHERE rowid = ?",
     f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.key AS BLOB) {_OWNERS}
     WHERE NOT is_text(CAST(m.key AS BLOB))""": "UPDATE OR IGNORE embedding_metadata SET key = ? WHERE rowid = ?",
-}
+}  # fmt: skip
 _TEXTS_OF_LISTS = {
     f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.{column} AS BLOB) {_LISTS}
     WHERE typeof(m.{column}) = 'text' AND NOT is_text(CAST(m.{column} AS BLOB))""":
-    f"UPDATE embedding_metadata_array SET {column} = ? WHERE rowid = ?" for column in ("string_value", "key")
+    f"UPDATE embedding_metadata_array SET {column} = ? WHERE rowid = ?"  # noqa: S608  # nosec B608
+    for column in ("string_value", "key")
 }  # fmt: skip
 
 
@@ -255,15 +256,14 @@ def _not_shown(db: sqlite3.Connection, found: Found) -> None:
     types all items but the last ones of one type; a document or a URI that is no text.
     """
     values, lists = _columns(db, "embedding_metadata"), _columns(db, "embedding_metadata_array")
-    kinds, sound = _kinds(values)
-    reserved = ", ".join(f"'{key}'" for key in _RESERVED)
-    suspects = f"""SELECT id, CAST(key AS BLOB) FROM embedding_metadata WHERE {kinds} NOT IN ({sound}, '{"null" * len(values)}')
-        OR (key IN ({reserved}) AND coalesce({", ".join(values[1:])}) IS NOT NULL)"""
+    column, reserved = _column(values, -1), ", ".join(f"'{key}'" for key in _RESERVED)
+    suspects = f"""SELECT id, CAST(key AS BLOB) FROM embedding_metadata
+        WHERE {column} = 0 OR ({column} > 1 AND key IN ({reserved}))"""  # noqa: S608  # nosec B608  columns and keys from above
     if lists:
-        kinds, sound = _kinds(lists)
+        column = _column(lists, 0)
         suspects += f""" UNION SELECT id, CAST(key AS BLOB) FROM embedding_metadata_array a GROUP BY id, key
-            HAVING min({kinds}) <> max({kinds}) OR max({kinds}) NOT IN ({sound}) OR key IN ({reserved})
-            OR EXISTS (SELECT 1 FROM embedding_metadata m WHERE m.id = a.id AND m.key = a.key)"""
+            HAVING min({column}) <> max({column}) OR max({column}) = 0 OR key IN ({reserved})
+            OR EXISTS (SELECT 1 FROM embedding_metadata m WHERE m.id = a.id AND m.key = a.key)"""  # noqa: S608  # nosec B608
     owner = """SELECT s.collection, CAST(e.embedding_id AS BLOB) FROM embeddings e JOIN segments s ON e.segment_id = s.id
         WHERE e.id = ? AND s.scope = 'METADATA'"""
     rows = []
@@ -280,10 +280,34 @@ def _not_shown(db: sqlite3.Connection, found: Found) -> None:
     )  # fmt: skip
 
 
-def _kinds(columns: list[str]) -> tuple[str, str]:
-    """What types a row's values have, as SQL, and the answers that a sound row can give."""
-    answers = ("".join(_TYPES[c] if c == own else "null" for c in columns) for own in columns)
-    return " || ".join(f"typeof({c})" for c in columns), ", ".join(f"'{answer}'" for answer in answers)
+def _column(columns: list[str], empty: int) -> str:
+    """SQL: which column of a row holds its value, from 1; 0 where another does too, or its type is not the column's."""
+    cases = []
+    for i, name in enumerate(columns):
+        alone = " AND ".join(
+            [f"typeof({name}) = '{_TYPES[name]}'", *(f"{other} IS NULL" for other in columns[i + 1 :])]
+        )
+        cases.append(f"WHEN {name} IS NOT NULL THEN ({alone}) * {i + 1}")
+    return f"CASE {' '.join(cases)} ELSE {empty} END"
+
+
+def _cells(columns: list[str]) -> str:
+    """SQL: type and value of each column; texts as bytes, since they need not be UTF-8."""
+    numbers = "IN ('integer', 'real')"
+    return ", ".join(
+        f"typeof({c}), CASE WHEN typeof({c}) {numbers} THEN {c} ELSE CAST({c} AS BLOB) END" for c in columns
+    )
+
+
+def _held(columns: list[str], cells: list[Any]) -> dict[str, tuple[str, str]]:
+    """The columns that hold something: type, and the value as it is said."""
+    held = {}
+    for column, kind, value in zip(columns, cells[::2], cells[1::2], strict=True):
+        if kind == "text":
+            held[column] = kind, f"{column} {value.decode('utf-8', 'backslashreplace')!r}"
+        elif kind != "null":
+            held[column] = kind, f"{column} x'{value.hex()}'" if kind == "blob" else f"{column} {value!r}"
+    return held
 
 
 def _hidden(
@@ -293,33 +317,25 @@ def _hidden(
 
     `behind`: a list of the same key is given instead.
     """
-    cells = ", ".join(f"typeof({column}), CAST({column} AS BLOB)" for column in columns)
-    query = f"SELECT rowid, {cells} FROM {table} WHERE id = ? AND key = CAST(? AS TEXT) ORDER BY rowid DESC"
+    query = f"SELECT rowid, {_cells(columns)} FROM {table} WHERE id = ? AND key = CAST(? AS TEXT) ORDER BY rowid DESC"  # noqa: S608  # nosec B608
     given: str | None = None  # the column of the list's last items
     ended, hidden = behind, []
     for row, *read in db.execute(query, (number, key)).fetchall():
-        held = {c: (kind, raw) for c, kind, raw in zip(columns, read[::2], read[1::2], strict=True) if kind != "null"}
+        held = _held(columns, read)
         own = next((column for column, (kind, _) in held.items() if kind == _TYPES[column]), None)
         given = given or own
         ended = ended or own not in (given, None)
         no_text = key.decode("utf-8", "replace") in _RESERVED and (own != "string_value" or "array" in table)
         kept = None if ended or no_text else own
         if out := [column for column in held if column != kept]:
-            hidden += [f"{column} {_literal(*held[column])}" for column in reversed(out)]
-            db.execute(f"UPDATE {table} SET {', '.join(f'{c} = NULL' for c in out)} WHERE rowid = ?", (row,))
+            hidden += [held[column][1] for column in reversed(out)]
+            nothing = ", ".join(f"{column} = NULL" for column in out)
+            db.execute(f"UPDATE {table} SET {nothing} WHERE rowid = ?", (row,))  # noqa: S608  # nosec B608
         elif not held:
             hidden.append("NaN, or nothing")
         if kept is None:
-            db.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))
+            db.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))  # noqa: S608  # nosec B608
     return given is not None, hidden[::-1]
-
-
-def _literal(kind: str, raw: bytes) -> str:
-    """A value as SQL would write it; bytes that are no UTF-8 are escaped."""
-    if kind == "blob":
-        return f"x'{raw.hex()}'"
-    text = raw.decode("utf-8", "backslashreplace")
-    return repr(text) if kind == "text" else text
 
 
 def _not_listed(db: sqlite3.Connection, found: Found) -> None:
@@ -329,13 +345,14 @@ def _not_listed(db: sqlite3.Connection, found: Found) -> None:
         "ON c.id = s.collection JOIN embeddings e ON e.segment_id = s.id WHERE s.scope <> 'METADATA' ORDER BY e.id"
     )
     columns = _columns(db, "embedding_metadata")
-    cells = ", ".join(f"typeof({column}), CAST({column} AS BLOB)" for column in columns)
+    query = f"SELECT CAST(key AS BLOB), {_cells(columns)} FROM embedding_metadata WHERE id = ?"  # noqa: S608  # nosec B608
     rows = []
     for number, own, chunk, scope, segment in under.fetchall():
         removed: dict[str, Any] = {"": f"filed under segment {segment} of scope {scope}"}
-        for key, *read in db.execute(f"SELECT CAST(key AS BLOB), {cells} FROM embedding_metadata WHERE id = ?", (number,)):
-            held = [_literal(kind, raw) for kind, raw in zip(read[::2], read[1::2], strict=True) if kind != "null"]
-            removed[key.decode("utf-8", "backslashreplace")] = ", ".join(held)
+        for key, *read in db.execute(query, (number,)):
+            removed[key.decode("utf-8", "backslashreplace")] = ", ".join(
+                said for _, said in _held(columns, read).values()
+            )
         rows.append((own, chunk.decode("utf-8", "replace"), removed))
     found.repaired("not_listed", rows, "{n} chunks are filed under a segment that lists none; not migrated",
                    meaning="They are invisible to the application today.")  # fmt: skip
