@@ -13,6 +13,7 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source
+from helpers.stores.diagnosis import examine
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import mend
 from tests.storage import chunks, contents, embedded, fill, tree, writable_copy
@@ -239,6 +240,8 @@ def test_values_that_chroma_wrote_itself_are_sound(new: Path, tmp_path: Path) ->
     with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
         found, repairs, said = contents(store, "notes"), store.repairs, store.info("notes").findings  # type: ignore[attr-defined]
     assert (repairs, list(said)) == ([], [])
+    row = found.ids.index("c19")
+    assert (found.metadatas[row] or {})["word"] == ["several"]
     row = found.ids.index("c18")
     assert (found.metadatas[row] or {})["l"] == "one"
     assert found.metadatas == as_chroma_shows(writable_copy(new, tmp_path / "opened")).metadatas
@@ -276,6 +279,8 @@ def test_chunks_under_a_segment_that_lists_none_are_said_with_what_they_hold(
     with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
         found, [repair] = contents(store, "notes"), store.repairs  # type: ignore[attr-defined]
         [said] = store.info("notes").findings
+        headline = examine(store, Endpoint(path=str(new)), ["notes"]).headline
+    assert "1 chunk that no collection lists cannot be migrated; all 20 chunks" in headline
     assert (found.ids, found.metadatas) == (wanted.ids, wanted.metadatas)
     assert (repair["repair"], repair["collection_id"], repair["id"]) == ("not_listed", collection, "hidden")
     assert repair["removed"]["chroma:document"] == "string_value 'unseen'"
