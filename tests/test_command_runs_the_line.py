@@ -93,7 +93,7 @@ def exercised_what_it_can(reports: Path) -> None:
 
 
 def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbook, tmp_path: Path) -> None:
-    done = runbook("rehearse", "--chunks", "200", "--dimension", "16", "--run-id", "try")
+    done = runbook("rehearse", "--chunks", "200", "--dimension", "24", "--run-id", "try")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     page = tmp_path / "reports" / "try" / "index.html"
     assert "Verdict: GO" in done.stdout

@@ -57,6 +57,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("rehearse --chunks 0", 2, "--chunks"),
         ("rehearse --chunks many", 2, "--chunks"),
         ("rehearse --chunks 10", 2, "10 chunks"),
+        ("rehearse --chunks 300 --dimension 16", 2, "--dimension 24 or more"),
         ("rehearse --run-id a/b", 2, "cannot be the id of a run"),
         ("schema missing.yaml", 2, "missing.yaml"),
         ("run trial.yaml", 1, "nowhere"),

@@ -69,6 +69,32 @@ def test_a_poisoned_log_migrates_whole_and_is_reported(
         assert words in page(runbook, "10")
 
 
+def test_what_chroma_does_not_show_is_said_by_every_step(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with embedded(source) as store:
+        fill(store, "notes", chunks(60))
+    sql(source, "update embedding_metadata set int_value = 'abc' where key = 'n' and id = 3")
+    vectors = "select id from segments where scope = 'VECTOR'"
+    sql(source, f"insert into embeddings (segment_id, embedding_id, seq_id) values (({vectors}), 'hidden', 1)")
+    before, runbook = tree(source), Runbook(tmp_path)
+    said = runbook("doctor", str(source)).stdout
+    assert said.startswith("Damaged: 1 chunk that no collection lists cannot be migrated; all 60 chunks")
+    assert "1 values or documents are stored so that Chroma does not show them" in " ".join(said.split())
+    done = runbook("run", runbook.write("night", "path: source", "path: target"), "--run-id", "one", "--until", "23")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert tree(source) == before
+    [found] = [c for c in result(runbook, "10")["checks"] if c["name"] == "damage in the source"]
+    assert (found["verdict"], found["measured"]) == ("warning", 2)
+    assert all(words in found["detail"] for words in ("1 values or documents", "1 chunks are filed under a segment"))
+    assert "2 records or folders had to be repaired on the copy" in page(runbook, "10")
+    [manifest] = [json.loads(file.read_bytes()) for file in tmp_path.rglob("one-21/manifest.json")]
+    repairs = {(r["repair"], r["id"]): r["removed"] for r in manifest["repairs"]}
+    assert set(repairs) == {("not_shown", "c2"), ("not_listed", "hidden")}
+    assert repairs["not_shown", "c2"] == {"n": ["int_value 'abc'"]}
+    with opened(tmp_path / "target") as client:
+        assert "n" not in held(client)["notes"].metadatas["c2"]
+
+
 def test_records_without_an_embedding_are_quarantined_with_what_is_left_of_them(
     whole: dict[str, Held], real_databases: Path, tmp_path: Path
 ) -> None:

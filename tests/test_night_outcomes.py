@@ -125,7 +125,7 @@ def test_ctrl_c_stops_all_that_the_rehearsal_started(tmp_path: Path) -> None:
     require_component("nginx", "the fence of the rehearsal is one")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RUNBOOK_REPORTS": str(tmp_path / "reports"),
                    "RUNBOOK_WORKSPACE": str(tmp_path / "workspace")}  # fmt: skip
-    command = [sys.executable, "-m", "helpers", "rehearse", "--servers", "--chunks", "200", "--dimension", "16"]
+    command = [sys.executable, "-m", "helpers", "rehearse", "--servers", "--chunks", "200", "--dimension", "24"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -13,9 +13,10 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source
+from helpers.stores.diagnosis import examine
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import mend
-from tests.storage import contents, tree, writable_copy
+from tests.storage import chunks, contents, embedded, fill, tree, writable_copy
 
 NAME = "yok_student_rights"
 DOCUMENT = '"chroma:document": "'
@@ -175,3 +176,125 @@ def test_emoji_are_no_surrogates(old: Path) -> None:
     sql(old, "update embeddings_queue set metadata = ? where seq_id = 5", escaped)
     assert mend(old, old).repairs == []
     assert sql(old, "select metadata from embeddings_queue where seq_id = 5") == [(escaped,)]
+
+
+# What is put into the database by hand for a chunk, and what is said to be hidden of it, by key. `{i}` is its row.
+ODD: dict[str, tuple[str, dict[str, list[str]]]] = {
+    "c0": ("update embedding_metadata set int_value = 'abc' where id = {i} and key = 'n'", {"n": ["int_value 'abc'"]}),
+    "c1": ("update embedding_metadata set string_value = x'6162' where id = {i} and key = 'word'",
+           {"word": ["string_value x'6162'"]}),
+    "c2": ("update embedding_metadata set int_value = 5, bool_value = 1 where id = {i} and key = 'word'",
+           {"word": ["int_value 5", "bool_value 1"]}),
+    "c3": ("update embedding_metadata set string_value = null, int_value = 77 where id = {i} and key = 'chroma:document'",
+           {"chroma:document": ["int_value 77"]}),
+    "c4": ("insert into embedding_metadata_array (id, key, string_value) values ({i}, 'chroma:document', 'zz')",
+           {"chroma:document": ["string_value 'zz'", "string_value 'text 4 of c'"]}),
+    "c5": ("""insert into embedding_metadata_array (id, key, string_value, int_value, float_value, bool_value) values
+           ({i}, 'arr', 'x', null, null, null), ({i}, 'arr', null, 3, null, null), ({i}, 'arr', null, null, 2.5, null),
+           ({i}, 'arr', null, null, null, 1)""", {"arr": ["string_value 'x'", "int_value 3", "float_value 2.5"]}),
+    "c6": ("""insert into embedding_metadata_array (id, key, string_value) values ({i}, 'arr', 'x'), ({i}, 'arr', x'00'),
+           ({i}, 'arr', null), ({i}, 'arr', 'y')""", {"arr": ["string_value x'00'", "NaN, or nothing"]}),
+    "c7": ("insert into embedding_metadata_array (id, key, string_value) values ({i}, 'word', 'x')",
+           {"word": ["string_value 'w2'"]}),
+    "c8": ("insert into embedding_metadata (id, key, float_value) values ({i}, 'chroma:uri', 2.5)",
+           {"chroma:uri": ["float_value 2.5"]}),
+}  # fmt: skip
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    """A directory of the current version with lists of every type, a list that became a value and a value that became one."""
+    batch = chunks(20)
+    lists: list[dict[str, Any]] = [{"l": ["a", "b"]}, {"l": [1, 2]}, {"l": [1.0, 2.5]}, {"l": [True, False]}]
+    metadatas: list[dict[str, Any] | None] = [{**(m or {}), **lists[i % 4]} for i, m in enumerate(batch.metadatas)]
+    with embedded(tmp_path / "new") as store:
+        fill(store, "notes", ChunkBatch(batch.ids, batch.documents, batch.embeddings, metadatas, batch.uris))
+        collection = store.client.get_collection("notes", embedding_function=None)
+        collection.update(ids=["c18", "c19"], metadatas=[{"l": "one"}, {"word": ["several"]}])
+    return tmp_path / "new"
+
+
+def as_chroma_shows(folder: Path) -> ChunkBatch:
+    with embedded(folder) as store:
+        return contents(store, "notes")
+
+
+def test_what_chroma_hides_of_a_chunk_is_said_and_the_rest_is_what_chroma_shows(new: Path, tmp_path: Path) -> None:
+    for chunk, (statement, _) in ODD.items():
+        [(row,)] = sql(new, "select id from embeddings where embedding_id = ?", chunk)
+        sql(new, statement.format(i=row))
+    before = tree(new)
+    with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
+        found, repairs = contents(store, "notes"), store.repairs  # type: ignore[attr-defined]
+        [said] = store.info("notes").findings
+    assert tree(new) == before
+    assert {r["id"]: r["removed"] for r in repairs} == {chunk: hidden for chunk, (_, hidden) in ODD.items()}
+    assert {r["repair"] for r in repairs} == {"not_shown"}
+    assert str(said).startswith(f"{len(ODD)} values or documents are stored so that Chroma does not show")
+    shown = as_chroma_shows(writable_copy(new, tmp_path / "opened"))
+    assert (found.ids, found.documents, found.metadatas) == (shown.ids, shown.documents, shown.metadatas)
+    assert [found.ids[i] for i, document in enumerate(found.documents) if document is None] == ["c3", "c4"]
+
+
+def test_values_that_chroma_wrote_itself_are_sound(new: Path, tmp_path: Path) -> None:
+    with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
+        found, repairs, said = contents(store, "notes"), store.repairs, store.info("notes").findings  # type: ignore[attr-defined]
+    assert (repairs, list(said)) == ([], [])
+    row = found.ids.index("c19")
+    assert (found.metadatas[row] or {})["word"] == ["several"]
+    row = found.ids.index("c18")
+    assert (found.metadatas[row] or {})["l"] == "one"
+    assert found.metadatas == as_chroma_shows(writable_copy(new, tmp_path / "opened")).metadatas
+
+
+@pytest.mark.parametrize("column", ["string_value", "key"])
+def test_bytes_that_are_no_utf8_are_replaced_in_lists_too(new: Path, tmp_path: Path, column: str) -> None:
+    [(row,)] = sql(new, "select id from embeddings where embedding_id = 'c0'")
+    broken = f"update embedding_metadata_array set {column} = cast(x'61ff' as text) where id = ?"
+    sql(new, broken, row)
+    with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
+        found, repairs = contents(store, "notes"), store.repairs  # type: ignore[attr-defined]
+    wanted = {"l": ["a\ufffd", "a\ufffd"]} if column == "string_value" else {"a\ufffd": ["a", "b"]}
+    metadata = found.metadatas[found.ids.index("c0")] or {}
+    assert {key: metadata[key] for key in wanted} == wanted
+    assert [(r["repair"], r["id"], r["removed"]) for r in repairs] == [("no_utf8", "c0", r"a\xff")] * 2
+
+
+@pytest.mark.parametrize("scope", ["VECTOR", "RECORD"])
+def test_chunks_under_a_segment_that_lists_none_are_said_with_what_they_hold(
+    new: Path, tmp_path: Path, scope: str
+) -> None:
+    wanted = as_chroma_shows(writable_copy(new, tmp_path / "opened"))
+    [(collection, segment)] = sql(new, "select collection, id from segments where scope = 'VECTOR'")
+    if scope == "RECORD":
+        segment = "33333333-1111-4111-8111-111111111111"
+        sql(
+            new,
+            "insert into segments values (?, 'urn:chroma:segment/metadata/sqlite', 'RECORD', ?)",
+            segment,
+            collection,
+        )
+    sql(new, "insert into embeddings (id, segment_id, embedding_id, seq_id) values (900, ?, 'hidden', 1)", segment)
+    sql(new, "insert into embedding_metadata (id, key, string_value) values (900, 'chroma:document', 'unseen')")
+    with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
+        found, [repair] = contents(store, "notes"), store.repairs  # type: ignore[attr-defined]
+        [said] = store.info("notes").findings
+        headline = examine(store, Endpoint(path=str(new)), ["notes"]).headline
+    assert "1 chunk that no collection lists cannot be migrated; all 20 chunks" in headline
+    assert (found.ids, found.metadatas) == (wanted.ids, wanted.metadatas)
+    assert (repair["repair"], repair["collection_id"], repair["id"]) == ("not_listed", collection, "hidden")
+    assert repair["removed"]["chroma:document"] == "string_value 'unseen'"
+    assert f"segment {segment} of scope {scope}" in repair["removed"][""]
+    assert str(said).startswith("1 chunks are filed under a segment that lists none")
+
+
+def test_a_database_without_lists_and_booleans_is_looked_through(old: Path) -> None:
+    sql(old, "update embedding_metadata set int_value = 'abc' where id = 5 and key = 'source'")
+    for statement in (
+        "drop index if exists embedding_metadata_bool_value",
+        "alter table embedding_metadata drop column bool_value",
+    ):
+        sql(old, statement)
+    assert [(r["repair"], r["removed"]) for r in mend(old, old).repairs] == [
+        ("not_shown", {"source": ["int_value 'abc'"]})
+    ]

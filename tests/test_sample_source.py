@@ -22,6 +22,7 @@ from helpers.errors import Terminal, UsageError
 from helpers.parameters import Endpoint
 from helpers.rehearsal import COLLECTIONS, FULL, collection_counts, expected_findings, sample_batches
 from helpers.rehearsal import write_sample as write
+from helpers.rehearsal.sample_source import LEAST_DIMENSION, NOTES, require_size
 from helpers.stores import open_source
 from helpers.stores.creation import RehearsalEmbedding
 from tests.conftest import ROOT
@@ -97,6 +98,31 @@ def test_the_queries_of_the_runbook_find_their_chunks_everywhere() -> None:
             best = int(np.argmin(distances))
             assert distances[best] < 0.8, (name, query)
             assert word in (batch.documents[best] or "").lower(), (name, query)
+
+
+def found_words(chunks: int, dimension: int) -> list[str]:
+    """The queries whose ten nearest chunks of all collections but the notes hold their word."""
+    embed = RehearsalEmbedding(dimension)
+    batches = [batch for name, batch in _whole(chunks, dimension).items() if name != NOTES]
+    documents = [document for batch in batches for document in batch.documents]
+    vectors = np.concatenate([batch.embeddings for batch in batches]).astype(np.float64)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+    nearest = {query: np.argsort(-(vectors @ embed.vectors([query])[0]))[:10] for query in QUERIES}
+    return [q for q, word in QUERIES.items() if any(word in (documents[i] or "").lower() for i in nearest[q])]
+
+
+@pytest.mark.parametrize("chunks", [50, 300, 950])
+def test_a_rehearsal_of_any_size_that_is_accepted_finds_the_words_of_its_queries(chunks: int) -> None:
+    require_size(chunks, LEAST_DIMENSION)
+    assert found_words(chunks, LEAST_DIMENSION) == list(QUERIES)
+
+
+def test_a_rehearsal_that_could_not_find_them_is_refused() -> None:
+    assert "error handling" not in found_words(300, 16)
+    with pytest.raises(UsageError, match="in 16 dimensions"):
+        require_size(300, 16)
+    with pytest.raises(UsageError, match="sample of 49 chunks"):
+        require_size(49, LEAST_DIMENSION)
 
 
 def test_the_sample_holds_what_a_migration_must_keep() -> None:

@@ -54,8 +54,12 @@ def parser() -> argparse.ArgumentParser:
         "It kills step 22 in the middle of its import and resumes it, signs with throw-away keys, then drills the restore of its "
         "snapshot and the rollback of the run. It touches nothing outside reports/ and workspace/.",
     )  # fmt: skip
-    rehearse.add_argument("--chunks", type=run.positive, default=9832, metavar="N", help="chunks in the sample source")
-    rehearse.add_argument("--dimension", type=run.positive, default=1536, metavar="D", help="dimension of its vectors")
+    rehearse.add_argument(
+        "--chunks", type=run.positive, default=9832, metavar="N", help="chunks in the sample source, 50 or more"
+    )
+    rehearse.add_argument(
+        "--dimension", type=run.positive, default=1536, metavar="D", help="dimension of its vectors, 24 or more"
+    )
     rehearse.add_argument(
         "--servers",
         action="store_true",

@@ -173,7 +173,7 @@ def _first(endpoint: Endpoint, found: Diagnosis) -> list[str]:
     """What to know before the parameters file is written."""
     if found.verdict == "sound":
         return ["  Sound. To migrate it, write parameters.yaml:"]
-    losing = any(c.lost or c.normalised or c.unreadable for c in found.collections)
+    losing = found.unlisted or any(c.lost or c.normalised or c.unreadable for c in found.collections)
     backup = []
     if losing and found.minimum_valid < _HALF:
         backup = ["  Look for a backup first: run doctor on it, it may hold more."]

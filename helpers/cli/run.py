@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 def rehearse(chosen: argparse.Namespace) -> int:
     from helpers import audit
+    from helpers.rehearsal.sample_source import require_size
     from helpers.rehearsal.setup import application_at_work, free_id, prepare, with_application
 
+    require_size(chosen.chunks, chosen.dimension)
     chosen.run_id = chosen.run_id or (runs.new_run_id("rehearsal") if chosen.servers else free_id())
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():

@@ -30,6 +30,7 @@ from helpers.stores.door import ClientAPI, embedded_client
 SEED = 20251201
 FULL = 9832
 BATCH = 500
+LEAST_DIMENSION = 24  # of a rehearsal: in shorter vectors the words of the runbook's queries do not lie apart
 DATE = "2025-11-30"
 LONG = 100_000  # characters of a long document
 NOTES = "sergio_personality_notes"
@@ -180,6 +181,17 @@ def collection_counts(chunks: int = FULL) -> dict[str, int]:
     for name in by_remainder[: chunks - sum(counts.values())]:
         counts[name] += 1
     return counts
+
+
+def require_size(chunks: int, dimension: int) -> None:
+    """`UsageError("sample_too_small")` where a rehearsal on such a sample cannot end with GO."""
+    collection_counts(chunks)
+    if dimension < LEAST_DIMENSION:
+        raise UsageError(
+            ReasonCode.SAMPLE_TOO_SMALL,
+            f"a rehearsal in {dimension} dimensions: its vectors are too short for the named queries to find their words",
+            next_step=f"Ask for --dimension {LEAST_DIMENSION} or more.",
+        )  # fmt: skip
 
 
 def expected_findings(chunks: int = FULL) -> dict[str, int]:

@@ -117,6 +117,7 @@ class Diagnosis:
     facts: dict[str, str]
     collections: list[CollectionHealth]
     problems: list[Problem] = field(default_factory=list)
+    unlisted: int = 0  # chunks that the database holds and no collection lists
 
     @property
     def verdict(self) -> str:
@@ -146,6 +147,9 @@ class Diagnosis:
         if closed or directions:
             return f"Damaged: {closed}{exact:,} of {count(read, 'vector')}{of} can be saved exactly{unit}."
         whole = "all " if not of else ""
+        if self.unlisted:
+            unlisted = f"{count(self.unlisted, 'chunk')} that no collection lists cannot be migrated"
+            return f"Damaged: {unlisted}; {whole}{count(read, 'chunk')}{of} that are listed can be saved."
         return f"Damaged, but no chunk and no vector is lost: {whole}{count(read, 'chunk')}{of} can be saved."
 
     @property
@@ -252,7 +256,8 @@ def examine(
         problems += _foreign_pickles(endpoint)
     order = list(Severity)
     facts = _facts(store, endpoint, found)
-    return Diagnosis(facts, found, sorted(problems, key=lambda p: order.index(p.severity)))
+    unlisted = sum(r["repair"] == "not_listed" for r in getattr(store, "repairs", ()))
+    return Diagnosis(facts, found, sorted(problems, key=lambda p: order.index(p.severity)), unlisted)
 
 
 def _fates(store: Reader) -> dict[str, dict[str, set[str]]]:

@@ -77,10 +77,12 @@ def mend(copy: Path, source: Path) -> Found:
             _texts(db, found)
             _log_json(db, found)
             _no_numbers(db, found)
+            _not_shown(db, found)
             _null_documents(db, found)
             _foreign_values(db, found)
             _without_vectors(db, found)
             _never_taken_in(db, found)
+            _not_listed(db, found)
             _ghosts(db, found)
             _strays(db, copy, found)
             _with_nul(db, found)
@@ -111,21 +113,30 @@ def _is_text(value: bytes | None) -> bool:
 
 
 # Where texts are, what they belong to, and how one is replaced. Ids are not touched: two of them might become one.
-_OWNERS = """FROM embedding_metadata m JOIN embeddings e ON m.id = e.id JOIN segments s ON e.segment_id = s.id"""
+_JOINED = "m JOIN embeddings e ON m.id = e.id JOIN segments s ON e.segment_id = s.id"
+_OWNERS, _LISTS = f"FROM embedding_metadata {_JOINED}", f"FROM embedding_metadata_array {_JOINED}"
 _TEXTS = {
     """SELECT rowid, topic, CAST(id AS BLOB), CAST(metadata AS BLOB) FROM embeddings_queue
     WHERE NOT is_text(CAST(metadata AS BLOB))""": "UPDATE embeddings_queue SET metadata = ? WHERE rowid = ?",
     f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.string_value AS BLOB) {_OWNERS}
-    WHERE NOT is_text(CAST(m.string_value AS BLOB))""": "UPDATE embedding_metadata SET string_value = ? WHERE rowid = ?",
+    WHERE typeof(m.string_value) = 'text' AND NOT is_text(CAST(m.string_value AS BLOB))""":
+    "UPDATE embedding_metadata SET string_value = ? WHERE rowid = ?",
     f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.key AS BLOB) {_OWNERS}
     WHERE NOT is_text(CAST(m.key AS BLOB))""": "UPDATE OR IGNORE embedding_metadata SET key = ? WHERE rowid = ?",
-}
+}  # fmt: skip
+_TEXTS_OF_LISTS = {
+    f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.{column} AS BLOB) {_LISTS}
+    WHERE typeof(m.{column}) = 'text' AND NOT is_text(CAST(m.{column} AS BLOB))""":
+    f"UPDATE embedding_metadata_array SET {column} = ? WHERE rowid = ?"  # noqa: S608  # nosec B608
+    for column in ("string_value", "key")
+}  # fmt: skip
 
 
 def _texts(db: sqlite3.Connection, found: Found) -> None:
     """Bytes that are not UTF-8 in a document, a value or a key: replaced by U+FFFD; no engine reads the record otherwise."""
     rows = []
-    for query, replace in _TEXTS.items():
+    lists = _columns(db, "embedding_metadata_array")
+    for query, replace in (_TEXTS | (_TEXTS_OF_LISTS if lists else {})).items():
         for row, owner, chunk, raw in db.execute(query).fetchall():
             db.execute(replace, (raw.decode("utf-8", "replace"), row))
             shown = raw.decode("utf-8", "backslashreplace")
@@ -218,7 +229,7 @@ def _no_numbers(db: sqlite3.Connection, found: Found) -> None:
         "SELECT m.rowid, s.collection, e.embedding_id, m.key, m.float_value FROM embedding_metadata m "
         "JOIN embeddings e ON m.id = e.id JOIN segments s ON e.segment_id = s.id WHERE m.float_value IN (9e999, -9e999) "
         "OR (m.string_value IS NULL AND m.int_value IS NULL AND m.float_value IS NULL AND m.bool_value IS NULL)"
-    ).fetchall() if _has_bools(db) else []  # fmt: skip
+    ).fetchall() if "bool_value" in _columns(db, "embedding_metadata") else []  # fmt: skip
     rows = []
     for row, own, chunk, key, value in bad:
         db.execute("DELETE FROM embedding_metadata WHERE rowid = ?", (row,))
@@ -227,8 +238,124 @@ def _no_numbers(db: sqlite3.Connection, found: Found) -> None:
     found.repaired("no_number", rows, sentence, told="unreadable_value")
 
 
-def _has_bools(db: sqlite3.Connection) -> bool:
-    return any(row[1] == "bool_value" for row in db.execute("PRAGMA table_info(embedding_metadata)"))
+def _columns(db: sqlite3.Connection, table: str) -> list[str]:
+    """The columns of values that a table has, in the order in which an engine looks at them; none where it is absent."""
+    present = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+    return [column for column in _TYPES if column in present]
+
+
+# A value is in one column, with that column's type. An engine gives the first that has it, and says nothing of the rest.
+_TYPES = {"string_value": "text", "int_value": "integer", "float_value": "real", "bool_value": "integer"}
+_RESERVED = (_DOCUMENT, "chroma:uri")  # texts, and nothing else
+
+
+def _not_shown(db: sqlite3.Connection, found: Found) -> None:
+    """Values, documents and items of lists that Chroma passes over: taken out, so that the chunk is what Chroma shows of it.
+
+    Of another type than their column's, beside another in the same row or behind a list of the same key; of a list of several
+    types all items but the last ones of one type; a document or a URI that is no text.
+    """
+    values, lists = _columns(db, "embedding_metadata"), _columns(db, "embedding_metadata_array")
+    column, reserved = _column(values, -1), ", ".join(f"'{key}'" for key in _RESERVED)
+    suspects = f"""SELECT id, CAST(key AS BLOB) FROM embedding_metadata
+        WHERE {column} = 0 OR ({column} > 1 AND key IN ({reserved}))"""  # noqa: S608  # nosec B608  columns and keys from above
+    if lists:
+        column = _column(lists, 0)
+        suspects += f""" UNION SELECT id, CAST(key AS BLOB) FROM embedding_metadata_array a GROUP BY id, key
+            HAVING min({column}) <> max({column}) OR max({column}) = 0 OR key IN ({reserved})
+            OR EXISTS (SELECT 1 FROM embedding_metadata m WHERE m.id = a.id AND m.key = a.key)"""  # noqa: S608  # nosec B608
+    owner = """SELECT s.collection, CAST(e.embedding_id AS BLOB) FROM embeddings e JOIN segments s ON e.segment_id = s.id
+        WHERE e.id = ? AND s.scope = 'METADATA'"""
+    rows = []
+    for number, raw in db.execute(suspects).fetchall():
+        key = raw.decode("utf-8", "backslashreplace")
+        for own, chunk in db.execute(owner, (number,)).fetchall():
+            listed, hidden = _hidden(db, "embedding_metadata_array", lists, number, raw) if lists else (False, [])
+            hidden += _hidden(db, "embedding_metadata", values, number, raw, behind=listed)[1]
+            if hidden:
+                rows.append((own, chunk.decode("utf-8", "replace"), {key: hidden}))
+    found.repaired(
+        "not_shown", rows, "{n} values or documents are stored so that Chroma does not show them, or not all of them (another "
+        "type than their column's, two at once, a list of several types, behind a list); taken out, the rest stays",
+    )  # fmt: skip
+
+
+def _column(columns: list[str], empty: int) -> str:
+    """SQL: which column of a row holds its value, from 1; 0 where another does too, or its type is not the column's."""
+    cases = []
+    for i, name in enumerate(columns):
+        alone = " AND ".join(
+            [f"typeof({name}) = '{_TYPES[name]}'", *(f"{other} IS NULL" for other in columns[i + 1 :])]
+        )
+        cases.append(f"WHEN {name} IS NOT NULL THEN ({alone}) * {i + 1}")
+    return f"CASE {' '.join(cases)} ELSE {empty} END"
+
+
+def _cells(columns: list[str]) -> str:
+    """SQL: type and value of each column; texts as bytes, since they need not be UTF-8."""
+    numbers = "IN ('integer', 'real')"
+    return ", ".join(
+        f"typeof({c}), CASE WHEN typeof({c}) {numbers} THEN {c} ELSE CAST({c} AS BLOB) END" for c in columns
+    )
+
+
+def _held(columns: list[str], cells: list[Any]) -> dict[str, tuple[str, str]]:
+    """The columns that hold something: type, and the value as it is said."""
+    held = {}
+    for column, kind, value in zip(columns, cells[::2], cells[1::2], strict=True):
+        if kind == "text":
+            held[column] = kind, f"{column} {value.decode('utf-8', 'backslashreplace')!r}"
+        elif kind != "null":
+            held[column] = kind, f"{column} x'{value.hex()}'" if kind == "blob" else f"{column} {value!r}"
+    return held
+
+
+def _hidden(
+    db: sqlite3.Connection, table: str, columns: list[str], number: int, key: bytes, *, behind: bool = False
+) -> tuple[bool, list[str]]:
+    """Take out of a key's rows what an engine passes over; whether it gave any of them, and what was taken out, in order.
+
+    `behind`: a list of the same key is given instead.
+    """
+    query = f"SELECT rowid, {_cells(columns)} FROM {table} WHERE id = ? AND key = CAST(? AS TEXT) ORDER BY rowid DESC"  # noqa: S608  # nosec B608
+    given: str | None = None  # the column of the list's last items
+    ended, hidden = behind, []
+    for row, *read in db.execute(query, (number, key)).fetchall():
+        held = _held(columns, read)
+        own = next((column for column, (kind, _) in held.items() if kind == _TYPES[column]), None)
+        given = given or own
+        ended = ended or own not in (given, None)
+        no_text = key.decode("utf-8", "replace") in _RESERVED and (own != "string_value" or "array" in table)
+        kept = None if ended or no_text else own
+        if out := [column for column in held if column != kept]:
+            hidden += [held[column][1] for column in reversed(out)]
+            nothing = ", ".join(f"{column} = NULL" for column in out)
+            db.execute(f"UPDATE {table} SET {nothing} WHERE rowid = ?", (row,))  # noqa: S608  # nosec B608
+        elif not held:
+            hidden.append("NaN, or nothing")
+        if kept is None:
+            db.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))  # noqa: S608  # nosec B608
+    return given is not None, hidden[::-1]
+
+
+def _not_listed(db: sqlite3.Connection, found: Found) -> None:
+    """Chunks under a segment that lists no chunks: no engine counts or gives them, and neither does this migration."""
+    under = db.execute(
+        "SELECT e.id, s.collection, CAST(e.embedding_id AS BLOB), s.scope, s.id FROM segments s JOIN collections c "
+        "ON c.id = s.collection JOIN embeddings e ON e.segment_id = s.id WHERE s.scope <> 'METADATA' ORDER BY e.id"
+    )
+    columns = _columns(db, "embedding_metadata")
+    query = f"SELECT CAST(key AS BLOB), {_cells(columns)} FROM embedding_metadata WHERE id = ?"  # noqa: S608  # nosec B608
+    rows = []
+    for number, own, chunk, scope, segment in under.fetchall():
+        removed: dict[str, Any] = {"": f"filed under segment {segment} of scope {scope}"}
+        for key, *read in db.execute(query, (number,)):
+            removed[key.decode("utf-8", "backslashreplace")] = ", ".join(
+                said for _, said in _held(columns, read).values()
+            )
+        rows.append((own, chunk.decode("utf-8", "replace"), removed))
+    found.repaired("not_listed", rows, "{n} chunks are filed under a segment that lists none; not migrated",
+                   meaning="They are invisible to the application today.")  # fmt: skip
 
 
 def _never_taken_in(db: sqlite3.Connection, found: Found) -> None:

@@ -526,7 +526,7 @@ def late_kept(bench: Bench) -> None:
 def rehearse_at_once() -> int:
     """A small rehearsal whose window does not wait for a slow machine; kernels of a campaign are in its process."""
     setup._LEAD_SECONDS = 2.0
-    return cli.main(("rehearse", "--chunks", "60", "--dimension", "8"))
+    return cli.main(("rehearse", "--chunks", "60", "--dimension", "24"))
 
 
 def rehearsed(bench: Bench) -> None:

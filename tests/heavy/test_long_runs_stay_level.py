@@ -108,7 +108,7 @@ def _write(url: str, over: threading.Event) -> None:
 def test_rehearsals_in_a_row_grow_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the command, in one process that does them all, with kernels of their own; one is killed on its way before."""
     monkeypatch.setenv("RUNBOOK_BROWSER", "none")
-    small = ["--chunks", "60", "--dimension", "8"]
+    small = ["--chunks", "60", "--dimension", "24"]
     killed = subprocess.Popen(
         [sys.executable, "-m", "helpers", "rehearse", *small, "--run-id", "killed"], start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
