@@ -15,7 +15,7 @@ import shutil
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,15 +155,24 @@ def held(directory: Path) -> list[Held]:
             doubt = doubt or "another workspace put it into the storage"  # under an id that one was begun with here
         found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt, differs))
     found.sort(key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
-    last: dict[str, int] = {}  # by source, where its newest whole one is
+    return _replaced(found, taken)
+
+
+def _replaced(found: list[Held], taken: Mapping[str, Told]) -> list[Held]:
+    """The newest whole one of each source with the name of the first incomplete one after it, where those are all that is newer."""
+    last: dict[
+        str, tuple[int, str]
+    ] = {}  # by source: where its newest whole one is, and the first incomplete one after it
     for place, each in enumerate(found):
         if each.snapshot is None or each.doubt or each.differs:  # what nobody proves replaces nothing
             continue
         source, told_here = str(each.snapshot.manifest["source"]), taken.get(each.id)
         if not each.snapshot.missing() or (told_here is not None and told_here.without_lost):
-            last[source] = place
-        elif source in last and not found[last[source]].not_replaced:
-            found[last[source]] = dataclasses.replace(found[last[source]], not_replaced=each.id)
+            last[source] = place, ""
+        elif source in last and not last[source][1]:
+            last[source] = last[source][0], each.id
+    for place, later in last.values():
+        found[place] = dataclasses.replace(found[place], not_replaced=later)
     return found
 
 
