@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers import cli
@@ -110,7 +111,8 @@ def test_a_torn_index_is_not_backed_up_without_a_word(tmp_path: Path, capsys: Sa
         small: Any = {"hnsw": {"sync_threshold": 10, "batch_size": 5}}
         notes = client.create_collection("notes", configuration=small, embedding_function=None)
         for start in range(0, 60, 10):
-            notes.add([f"n{i}" for i in range(start, start + 10)], [[float(i)] * 8 for i in range(start, start + 10)])
+            vectors = np.arange(start, start + 10, dtype=np.float32)[:, None].repeat(8, axis=1)
+            notes.add([f"n{i}" for i in range(start, start + 10)], vectors)
     with (index_folder(torn, "notes") / "data_level0.bin").open("r+b") as file:
         file.truncate(2_000)
     run("create", "backup.yaml", "--id", "torn", "--set", f"source.path={torn}", code=1)

@@ -479,7 +479,10 @@ def lines(*rows: dict[str, Any]) -> Callable[[Path], None]:
 
 
 def text(line: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "notes.jsonl").write_text(f"{line}\n", encoding="utf-8") and None
+    def write(folder: Path) -> None:
+        (folder / "notes.jsonl").write_text(f"{line}\n", encoding="utf-8")
+
+    return write
 
 
 def table(**columns: Any) -> Callable[[Path], None]:

@@ -159,10 +159,8 @@ def held(directory: Path) -> list[Held]:
 
 
 def _replaced(found: list[Held], taken: Mapping[str, Told]) -> list[Held]:
-    """The newest whole one of each source with the name of the first incomplete one after it, where those are all that is newer."""
-    last: dict[
-        str, tuple[int, str]
-    ] = {}  # by source: where its newest whole one is, and the first incomplete one after it
+    """The newest whole one of each source names the first incomplete one after it, where there is one."""
+    last: dict[str, tuple[int, str]] = {}
     for place, each in enumerate(found):
         if each.snapshot is None or each.doubt or each.differs:  # what nobody proves replaces nothing
             continue
