@@ -260,12 +260,12 @@ def _plainly(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def json_in(data: bytes | str) -> Any:
-    """What this JSON holds; ValueError where they hold none, nested more than `DEEPEST` levels, or `is_crowded`."""
+def json_in(data: bytes | str, **hooks: Any) -> Any:
+    """What this JSON holds, by `hooks` of `json.loads`; ValueError for none, more than `DEEPEST` levels, or `is_crowded`."""
     if is_crowded(data):
         raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects")
     with suppress(RecursionError):
-        if not is_deep(value := json.loads(data)):
+        if not is_deep(value := json.loads(data, **hooks)):
             return value
     raise ValueError("nested too deeply")
 

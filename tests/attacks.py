@@ -119,6 +119,10 @@ ATTACKS: dict[str, dict[str, str]] = {
         "other files than were proven, in a shipment": """
             test_index_files_are_shipped.py::test_a_list_that_names_other_files_is_damaged
             test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target""",
+        "losses that a backup hides, and two places of one collection": """
+            test_backup_losses.py::test_a_backup_that_lacks_vectors_is_kept_named_and_fails
+            test_backup_losses.py::test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete
+            test_backup_losses.py::test_two_places_of_one_collection_are_refused_in_one_line""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",
@@ -186,6 +190,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_workers_of_dask.py::test_a_local_cluster_takes_nothing_from_a_folder_that_others_made
             test_workers_of_dask.py::test_a_worker_that_imports_from_a_folder_of_others_is_refused""",
         "secrets on their way to workers": "test_workers_of_dask.py::test_an_order_holds_references_and_absolute_paths",
+        "an expectation that is empty": "test_backup_losses.py::test_an_expectation_that_is_no_digest_is_refused",
+        "an output inside a source": "test_backup_losses.py::test_nothing_is_exported_or_restored_into_the_folder_of_the_source",
         "an end of a run that frees its snapshots": """
             test_snapshots_command.py::test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot""",
         "a planted cache of vectors": "test_reembedding_of_collections.py::test_a_cache_that_others_may_have_planted_is_refused",
@@ -577,20 +583,15 @@ ATTACKS: dict[str, dict[str, str]] = {
 
 def attack_of() -> dict[str, tuple[str, str]]:
     """(Attacker, attack) by test, as FILE::TEST below tests/."""
-    return {
-        test: (who, attack)
-        for who, attacks in ATTACKS.items()
-        for attack, tests in attacks.items()
-        for test in tests.split()
-    }
+    return {test: (who, attack) for who, attacks in ATTACKS.items() for attack, tests in attacks.items()
+            for test in tests.split()}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
     """Run them all; 1 where one broke."""
     tally, tests = Tally(), attack_of()
     code = pytest.main([*(str(ROOT / "tests" / test) for test in tests), *arguments], plugins=[tally])
-    rows = outcomes(tally, tests)
-    print(table(rows))
+    print(table(rows := outcomes(tally, tests)))
     return 1 if any(row[2] == BROKE for row in rows) else int(code)
 
 

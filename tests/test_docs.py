@@ -218,7 +218,7 @@ def test_generated_files_are_those_of_the_code(name: str) -> None:
 
 def parsed(arguments: list[str]) -> None:
     try:
-        cli.parser().parse_args(arguments)
+        cli.parser().parse_args(["0" * 64 if each == "SHA256" else each for each in arguments])  # a placeholder
     except (errors.UsageError, SystemExit) as error:
         pytest.fail(f"runbook {shlex.join(arguments)}: {error}")
 

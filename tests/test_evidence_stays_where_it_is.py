@@ -142,6 +142,17 @@ def test_what_changes_after_the_check_is_not_archived(
     assert not list(home.workspace.glob("archive-*"))
 
 
+def test_no_archive_is_written_into_the_folder_of_a_database(signers: Signers, capsys: Said) -> None:
+    home = signed_run(signers)
+    for name in ("from", "to", "from-afar"):
+        Path(name).mkdir()
+    for name in ("from", "to"):
+        assert cli.main(["archive", home.id, "--output", f"{name}/out.zip"]) == 2
+        assert "lies inside the database" in capsys.readouterr().err
+        assert not list(Path(name).iterdir())
+    assert cli.main(["archive", home.id, "--output", "from-afar/out.zip"]) == 0
+
+
 def test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it(
     signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

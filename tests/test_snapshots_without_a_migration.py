@@ -148,7 +148,7 @@ def test_a_missed_backup_is_told(source: Path, capsys: Said) -> None:
     said = capsys.readouterr().err
     assert "there is none in" in said
     assert "NOBODY" in said  # the channel that could not be told
-    taken = create("today")
+    taken = create("today", "--without-lost")
     run("check", "backup.yaml")
     assert "recent enough" in capsys.readouterr().out
     long_ago = (datetime.now(UTC) - timedelta(hours=26)).isoformat(timespec="seconds")
@@ -204,7 +204,7 @@ def odd(source: Path) -> None:
 def test_what_is_exported_and_imported_again_is_the_same(source: Path, tmp_path: Path, capsys: Said, form: str) -> None:
     odd(source)
     lose_vectors(source, "beta", ["gone"])
-    taken = create("today")
+    taken = create("today", "--without-lost")
     killed, theirs = (tmp_path / name for name in (".files.0123456789abcdef.partial", ".files.partial"))
     for folder in (killed, theirs):
         folder.mkdir()
@@ -234,7 +234,7 @@ def test_what_is_exported_and_imported_again_is_the_same(source: Path, tmp_path:
 
 
 def test_pandas_reads_an_export_without_this_toolkit(source: Path) -> None:
-    taken = create("today")
+    taken = create("today", "--without-lost")
     wanted = next(taken.batches("alpha"))
     for form, read in (("parquet", pd.read_parquet), ("jsonl", lambda path: pd.read_json(path, lines=True))):
         run("export", "today", "--directory", "kept", "--into", form, "--format", form, "--collection", "alpha")
@@ -478,6 +478,13 @@ def lines(*rows: dict[str, Any]) -> Callable[[Path], None]:
     return write
 
 
+def text(line: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "notes.jsonl").write_text(f"{line}\n", encoding="utf-8")
+
+    return write
+
+
 def table(**columns: Any) -> Callable[[Path], None]:
     return lambda folder: pq.write_table(pa.table(columns), folder / "notes.parquet")
 
@@ -497,6 +504,15 @@ def described(twice: bool = False, **changed: Any) -> Callable[[Path], None]:
 WRONG = {
     "no files": (lambda folder: None, "no .parquet or .jsonl file"),
     "no JSON": (lambda folder: (folder / "notes.jsonl").write_text("{"), "line 1"),
+    "a key twice": (text('{"id": "a", "id": "b", "embedding": [1]}'), "notes.jsonl, line 1: no JSON (the key 'id' twice)"),
+    "a key of metadata twice": (text('{"id": "a", "metadata": {"k": 1, "k": 2}}'), "line 1: no JSON (the key 'k' twice)"),
+    "metadata of NaN": (text('{"id": "a", "metadata": {"k": NaN}}'), "line 1: no JSON (NaN, which JSON does not have)"),
+    "a vector of Infinity": (text('{"id": "a", "embedding": [-Infinity]}'), "line 1: no JSON (-Infinity"),
+    "a number beyond a double": (text('{"id": "a", "embedding": [1e400]}'), "line 1: an embedding with a number that"),
+    "metadata beyond a double": (text('{"id": "a", "metadata": {"k": [1e400]}}'), "line 1: metadata with a value that JSON"),
+    "metadata as text with NaN": (text('{"id": "a", "metadata": "{\\"k\\": NaN}"}'), "line 1: metadata that is no JSON (NaN"),
+    "Parquet with a key twice": (table(id=["a"], embedding=[[1.0]], metadata=['{"k": 1, "k": 2}']), "row 1: metadata that"),
+    "Parquet with 1e400": (table(id=["a"], embedding=[[1.0]], metadata=['{"k": 1e400}']), "row 1: metadata that"),
     "no object": (lambda folder: (folder / "notes.jsonl").write_text("[]"), "no object"),
     "no id": (lines({"embedding": [1.0]}), "an id that is no text"),
     "an id twice": (lines(ROW, ROW), "line 2"),

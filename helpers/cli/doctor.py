@@ -76,6 +76,30 @@ def endpoint_of(chosen: argparse.Namespace) -> Endpoint:
     return parameters_from({"source": given, "target": {"path": "doctor-needs-no-target"}}).source
 
 
+def destination_of(chosen: argparse.Namespace) -> Endpoint:
+    """The destination of a restore (`--into`) as an endpoint of the parameters, with all their rules."""
+    from pydantic import ValidationError
+
+    from helpers.parameters.endpoint import Endpoint
+
+    headers = {}
+    for given in chosen.header:
+        name, mark, reference = given.partition("=")
+        if not mark or name in headers:
+            raise UsageError(ReasonCode.USAGE, "--header takes NAME=env:VAR or NAME=file:PATH, each NAME once")
+        headers[name] = reference
+    place = {"url" if "://" in chosen.into else "path": chosen.into}
+    try:
+        return Endpoint.model_validate(
+            {**place, "tenant": chosen.tenant, "database": chosen.database, "headers": headers}
+        )
+    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
+        said = error.errors(include_input=False, include_url=False)[0]
+        option = {"headers": "--header", "tenant": "--tenant", "database": "--database"}
+        where = option.get(str(said["loc"][0]) if said["loc"] else "", "--into")
+        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+
+
 def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
     from tqdm import tqdm
 
@@ -90,10 +114,10 @@ def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
     ):
         names = store.names()
         with tqdm(desc="Reading", unit=" chunks", leave=False, file=bare(sys.stderr), disable=None, delay=1) as bar:
-            return examine(store, endpoint, names, full=full, progress=_Bar(bar.update))
+            return examine(store, endpoint, names, full=full, progress=Bar(bar.update))
 
 
-class _Bar:
+class Bar:
     """Progress on a bar."""
 
     def __init__(self, update: Callable[[int], object]) -> None:

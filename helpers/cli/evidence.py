@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import tempfile
@@ -158,11 +159,18 @@ def sign_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def expect_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--expect", action="append", default=[], metavar="SHA256",
-        help="digest of a seal that was noted elsewhere, which must be among the seals; repeatable",
-    )  # fmt: skip
+def expect_option(command: argparse.ArgumentParser, of: str = "") -> None:
+    """`--expect SHA256`: seals, and then more than once; or the one digest of something else, None where none is given."""
+    how: dict[str, Any] = {} if of else {"action": "append", "default": []}
+    seals = "digest of a seal that was noted elsewhere, which must be among the seals; repeatable"
+    command.add_argument("--expect", type=_sha256, metavar="SHA256", help=of or seals, **how)
+
+
+def _sha256(text: str) -> str:
+    """A digest as it was noted. An empty one is a variable that was not set: nothing would be compared with it."""
+    if not re.fullmatch(r"[0-9a-f]{64}", digest := text.strip().lower()):
+        raise argparse.ArgumentTypeError(f"takes a SHA-256 of 64 hexadecimal digits, not {one_line(text, 80)!r}")
+    return digest
 
 
 def authority_option(command: argparse.ArgumentParser) -> None:
@@ -311,9 +319,7 @@ def verify_run(chosen: argparse.Namespace) -> int:
         raise UsageError(
             ReasonCode.FILE_UNREADABLE, "there is no such certificate", where=one_line(str(chosen.timestamp_authority))
         )
-    found = verify(
-        folder.reports, [digest.lower() for digest in chosen.expect], chosen.allowed_signers, chosen.timestamp_authority
-    )
+    found = verify(folder.reports, chosen.expect, chosen.allowed_signers, chosen.timestamp_authority)
     found.problems += [*_cut_off(folder), *_snapshots(folder)]
     for line in [*found.problems, *found.notes]:
         print(one_line(line, 2000))
@@ -414,15 +420,19 @@ def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def _archive(chosen: argparse.Namespace) -> int:
+    from helpers.migration.target_lock import require_outside
+
     folder = runs.find(chosen.run_id)
     path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
-    expect = [digest.lower() for digest in chosen.expect]
-    found = verify(folder.reports, expect)
+    found = verify(folder.reports, chosen.expect)
     found.problems += _cut_off(folder)
     _refuse_problems(folder, found)
     _refuse_output(folder.reports, path)
+    if (folder.reports / RunPath.PARAMETERS).is_file():
+        ends = (folder.parameters.source, folder.parameters.target)
+        require_outside(path, "--output", *(str(Path(folder.facts["directory"], e.path)) for e in ends if e.path))
     with _copied(folder) as copy:  # what somebody changes from here on is not archived
-        _refuse_problems(folder, verify(copy, expect))
+        _refuse_problems(folder, verify(copy, chosen.expect))
         print(archive(copy, path))
     return 0
 

@@ -232,7 +232,7 @@ def _verify(chosen: argparse.Namespace) -> int:
     code = _each(found.rows, verify)
     problems = list(fleet.misfits(found))
     problems += [
-        f"no seal of a row has the expected SHA-256 {digest}" for digest in chosen.expect if digest.lower() not in held
+        f"no seal of a row has the expected SHA-256 {digest}" for digest in chosen.expect if digest not in held
     ]
     print(f"Fleet {found.id}:")
     for line in problems:

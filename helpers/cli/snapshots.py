@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.cli.doctor import Bar, destination_of
+from helpers.cli.evidence import expect_option
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import bare, count, moment, size
 from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
-    from helpers.parameters.endpoint import Endpoint
     from helpers.snapshots.remote import Look, Remote
     from helpers.snapshots.retention import Held
     from helpers.snapshots.snapshot import Snapshot
@@ -30,12 +31,13 @@ def declare(declared: Declare) -> None:
         "create", _create, "take a snapshot of a source now, without a migration",
         "The parameters file names source, collections, snapshot.directory and snapshot.retention_days; a target is not "
         "needed. Every chunk is read; parts that are as in the newest snapshot of this source share its files, so that it "
-        "takes the room of what changed. With --id the same command continues after a kill.",
+        "takes the room of what changed. With --id the same command continues after a kill. Where the source lost vectors, or "
+        "counts more than it gives, the snapshot is kept and the exit code is 1, unless --without-lost accepts it.",
     )  # fmt: skip
     check = declared(
         "check", _check, "say whether the newest snapshot of a source is recent enough",
-        "Where none is, the exit code is 1, and the channels of notify.urls get a notice. Run it on a schedule of its own: "
-        "it notices a `snapshots create` that did not run.",
+        "Where none is, or the newest is incomplete and was not taken with --without-lost, the exit code is 1, and the channels "
+        "of notify.urls get a notice. Run it on a schedule of its own: it notices a `snapshots create` that did not run.",
     )  # fmt: skip
     for command in (create, check):
         command.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
@@ -43,18 +45,24 @@ def declare(declared: Declare) -> None:
                              help="change a parameter; repeatable")  # fmt: skip
     create.add_argument("--id", default="", metavar="ID", help="id of the snapshot; default: the name and the time")
     create.add_argument("--full", action="store_true", help="share no file with an earlier snapshot")
+    create.add_argument(
+        "--without-lost",
+        action="store_true",
+        help="accept that chunks are missing if the source lost them; each is named",
+    )
     create.add_argument("--dry-run", action="store_true", help="show what would be read; nothing is written")
     check.add_argument("--within", type=float, default=25.0, metavar="HOURS", help="how old it may be")
     declared("list", _list, "list the snapshots: when, of what, how large, kept until when, and which run needs them")
     info = declared("info", _info, "show what a snapshot holds, by collection")
     verify = declared(
         "verify", _verify, "read every byte of a snapshot again",
-        "The exit code is 1 if a file is damaged, or the digest is not the one that the evidence of the run holds.",
+        "The exit code is 1 if a file is damaged, or the digest is not the one that the evidence of the run holds. What the "
+        "source had lost already is named.",
     )  # fmt: skip
     prune = declared(
         "prune", _prune, "show which snapshots can be removed; with --yes remove them",
         "A snapshot is kept until its retention ends, and while a run needs it: until closeout, or until the run is "
-        "declared abandoned.",
+        "declared abandoned. The newest whole one of a source is kept while those after it are incomplete.",
     )  # fmt: skip
     restore = declared(
         "restore", _restore, "restore a snapshot, or some of its collections, into a directory or a server",
@@ -84,10 +92,7 @@ def declare(declared: Declare) -> None:
     for command in (info, verify, restore, export):
         command.add_argument("snapshot", metavar="ID", help="its id, or its folder")
     for command in (verify, restore, export):
-        command.add_argument(
-            "--expect", default="", metavar="SHA256",
-            help="digest that the snapshot must have, from outside its folder, such as step 21's page",
-        )  # fmt: skip
+        expect_option(command, "digest that the snapshot must have, from outside its folder, such as step 21's page")
     prune.add_argument("--yes", action="store_true", help="remove them; without it nothing is changed")
     prune.add_argument(
         "--abandoned", action="append", default=[], metavar="RUN_ID",
@@ -177,14 +182,19 @@ def _create(chosen: argparse.Namespace) -> int:
             return 0
         directory.mkdir(parents=True, exist_ok=True)
         with in_use(directory / name), _bar("Snapshot", sum(i.count for i in infos)) as bar:
-            taken = backup.take(parameters, store, [i.name for i in infos], name, base, bar)
-    for note in taken.manifest["notes"]:
-        print(one_line(note))
+            names = [i.name for i in infos]
+            taken = backup.take(parameters, store, names, name, base, bar, without_lost=chosen.without_lost)
+    _say(backup.remarks(taken))
     held = f"{count(taken.total, 'chunk')} in {count(len(taken.names()), 'collection')} of {taken.manifest['source']}"
     print(
         f"Snapshot {taken.id}: {held}, {size(taken.size())}, of which {size(backup.own_bytes(taken))} of its own, {shares}."
     )
     print(f"Folder: {taken.folder}{_put(storage)}\nDigest: {taken.digest}")
+    if not backup.is_accepted(taken):
+        raise Terminal(
+            ReasonCode.VECTORS_LOST, f"it is kept, but incomplete: {'; '.join(taken.missing())}", where=f"snapshot {taken.id}",
+            next_step=f"Look at the source: {RUNBOOK} doctor. To accept what is missing, take one with --without-lost.",
+        )  # fmt: skip
     return 0
 
 
@@ -201,24 +211,38 @@ def _check(chosen: argparse.Namespace) -> int:
     label = parameters.source_said  # as the label of what was read, with its shard
     snapshot = backup.newest(directory, label)
     if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
-        print(f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough.")
-        return 0
-    where = directory if remote.of(parameters.snapshot) is None else parameters.snapshot.directory
-    found = f"the newest, {snapshot.id}, is {hours:.1f} h old" if snapshot is not None else f"there is none in {where}"
-    said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
+        _say(f"Missing: {each}" for each in snapshot.missing())
+        if backup.is_accepted(snapshot):
+            print(
+                f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough."
+            )
+            return 0
+        said = f"Snapshot {snapshot.id} of {label} is incomplete: {'; '.join(snapshot.missing())}. Look at the source: "
+        said += f"{RUNBOOK} doctor. To accept what is missing: snapshots create --without-lost."
+    else:
+        where = directory if remote.of(parameters.snapshot) is None else parameters.snapshot.directory
+        found = (
+            f"the newest, {snapshot.id}, is {hours:.1f} h old" if snapshot is not None else f"there is none in {where}"
+        )
+        said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
     print(said, file=sys.stderr)
     rules = parameters.notify
-    for answer in send(rules.urls, f"{parameters.name}: snapshot missed", said, "failure", rules.timeout_seconds):
+    for answer in send(
+        rules.urls, f"{parameters.name}: snapshot missed or incomplete", said, "failure", rules.timeout_seconds
+    ):
         print(answer.sentence(), file=sys.stderr)
     return 1
 
 
 def _export(chosen: argparse.Namespace) -> int:
     from helpers.migration.restore import chosen as collections
+    from helpers.migration.target_lock import require_outside
     from helpers.snapshots import backup
 
     snapshot, compared = _compared(chosen)
+    require_outside(chosen.into, "--into", snapshot.manifest["source"])
     print(compared, flush=True)
+    _say(f"Missing: {each}" for each in snapshot.missing())
     infos = collections(snapshot, chosen.collection)
     with _stoppable("Nothing was written."), _bar("Export", sum(i.count for i in infos)) as bar:
         written = backup.export(snapshot, chosen.into.absolute(), chosen.format, [i.name for i in infos], bar)
@@ -249,8 +273,7 @@ def _import(chosen: argparse.Namespace) -> int:
         storage.mirror()  # a name that another machine has given is taken
     with _stoppable("Nothing was made of it."), in_use(directory / name), _bar("Import", 0) as bar:
         made, rounded = backup.from_files(folder, directory, name, chosen.retention_days, chosen.space, bar)
-    for note in made.manifest["notes"]:
-        print(one_line(note))
+    _say(backup.remarks(made))
     for collection, numbers in rounded.items():
         print(f"{one_line(collection)}: {count(numbers, 'number')} rounded to float32, which is what Chroma holds")
     print(
@@ -308,7 +331,7 @@ def _row(item: Held, look: Look | None) -> dict[str, Any]:
     if item.snapshot is not None:
         held = item.snapshot.manifest
         row |= {"created": moment(held["created"]), "source": held["source"], "chunks": count(item.snapshot.total)}
-        row |= {"status": held["status"]}
+        row |= {"status": "; ".join([held["status"], *item.snapshot.missing()])}
     elif item.export is not None:
         row |= {"created": moment(item.export.sessions[0]["started"]), "source": item.export.about["source"]}
         row |= {"chunks": count(item.export.chunks)}
@@ -343,7 +366,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     from helpers.snapshots.retention import digests, told
 
     snapshot = _find(chosen)
-    expected = chosen.expect.strip().lower()
+    expected = chosen.expect or ""
     where, doubts, unproven = list[str](), "", False
 
     def compare(digest: str, why: str, of: str = "digest", now: str = snapshot.digest) -> None:
@@ -443,8 +466,11 @@ def _verify(chosen: argparse.Namespace) -> int:
             snapshot.mark("failed")
         raise
     audit.append(log, "verify", snapshot=snapshot.id, digest=snapshot.digest, chunks=sum(counted.values()))
+    missing = snapshot.missing()
+    _say(f"Missing: {each}" for each in missing)
+    how = "incomplete, and as it was taken" if missing else "whole"
     print(
-        f"Snapshot {snapshot.id} is whole: {count(sum(counted.values()), 'chunk')} in "
+        f"Snapshot {snapshot.id} is {how}: {count(sum(counted.values()), 'chunk')} in "
         f"{count(len(counted), 'collection')}, {size(snapshot.size())}, every byte as its manifest says.\n{compared}"
     )
     return 0
@@ -504,10 +530,14 @@ def _without(item: Held, abandoned: list[str]) -> str:
 
 def _restore(chosen: argparse.Namespace) -> int:
     from helpers.migration import restore
+    from helpers.migration.target_lock import require_outside
     from helpers.status.overview import table
 
-    (snapshot, compared), endpoint = _compared(chosen), _endpoint(chosen)
+    (snapshot, compared), endpoint = _compared(chosen), destination_of(chosen)
+    if endpoint.path:
+        require_outside(Path(endpoint.path), "--into", snapshot.manifest["source"])
     print(compared, flush=True)
+    _say(f"Missing: {each}" for each in snapshot.missing())
     if chosen.dry_run:
         rows = [
             {
@@ -537,32 +567,8 @@ def _restore(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _endpoint(chosen: argparse.Namespace) -> Endpoint:
-    """The destination as an endpoint of the parameters, with all their rules."""
-    from pydantic import ValidationError
-
-    from helpers.parameters.endpoint import Endpoint
-
-    headers = {}
-    for given in chosen.header:
-        name, mark, reference = given.partition("=")
-        if not mark or name in headers:
-            raise UsageError(ReasonCode.USAGE, "--header takes NAME=env:VAR or NAME=file:PATH, each NAME once")
-        headers[name] = reference
-    place = {"url" if "://" in chosen.into else "path": chosen.into}
-    try:
-        return Endpoint.model_validate(
-            {**place, "tenant": chosen.tenant, "database": chosen.database, "headers": headers}
-        )
-    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
-        said = error.errors(include_input=False, include_url=False)[0]
-        option = {"headers": "--header", "tenant": "--tenant", "database": "--database"}
-        where = option.get(str(said["loc"][0]) if said["loc"] else "", "--into")
-        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
-
-
 @contextmanager
-def _bar(label: str, total: int) -> Iterator[_Bar]:
+def _bar(label: str, total: int) -> Iterator[Bar]:
     from tqdm import tqdm
 
     from helpers.run.command import be_frugal
@@ -570,17 +576,7 @@ def _bar(label: str, total: int) -> Iterator[_Bar]:
     be_frugal()  # whoever has a bar moves chunks
     hidden = not sys.stdout.isatty()
     with tqdm(total=total, desc=label, unit=" chunks", leave=False, file=bare(sys.stdout), disable=hidden) as shown:
-        yield _Bar(shown)
-
-
-class _Bar:
-    """A progress bar of tqdm as the package's own `Progress`."""
-
-    def __init__(self, shown: Any) -> None:
-        self._shown = shown
-
-    def advance(self, n: int = 1) -> None:
-        self._shown.update(n)
+        yield Bar(shown.update)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ collection any more is deleted again; a tenant stays, since Chroma deletes none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +246,24 @@ def require_apart(*databases: Endpoint) -> None:
                 raise UsageError(
                     ReasonCode.PARAMETERS_INVALID, f"the folder of the {name} lies inside the database {database.label}",
                     where=str(root), next_step=f"Name another one: export RUNBOOK_{name.upper()}=FOLDER; nothing was written.",
+                )  # fmt: skip
+
+
+def require_outside(place: Path, option: str, *labels: str) -> None:
+    """UsageError where `place` lies below the folder of a database of these labels; that of a server names no folder.
+
+    The folder itself is no such place: a restore may go there, and touches nothing that exists.
+    """
+    for label in labels:
+        for end in (
+            len(label),
+            *(at.start() for at in re.finditer(r" \(", label)),
+        ):  # a label may name a shard or a tenant
+            folder = label[:end]
+            if folder and Path(folder).is_dir() and lies_in(str(place), folder) and not lies_in(folder, str(place)):
+                raise UsageError(
+                    ReasonCode.BAD_OUTPUT, f"lies inside the database {label}, beside whose files nothing is written",
+                    where=one_line(str(place)), next_step=f"Name another place: {option}. Nothing was written.",
                 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -108,11 +109,12 @@ def chosen(parameters: Parameters, store: Reader) -> list[str]:
 
 def take(
     parameters: Parameters, store: Reader, names: Sequence[str], snapshot_id: str, base: Snapshot | None,
-    progress: Progress = silent,
+    progress: Progress = silent, *, without_lost: bool = False,
 ) -> Snapshot:  # fmt: skip
     """A snapshot of these collections of an open source; what is as in `base` shares its files.
 
-    Every chunk is read: Chroma does not say what changed. Raises `Terminal` ("snapshot_exists") for an id that is taken.
+    Every chunk is read: Chroma does not say what changed. `without_lost` accepts what is missing in it, which the signed line
+    then says. Raises `Terminal` ("snapshot_exists") for an id that is taken.
     """
     rules = parameters.snapshot
     directory = remote.prepared(rules)
@@ -125,8 +127,29 @@ def take(
         store, directory, snapshot_id, names, retention_days=rules.retention_days,
         readers=store.limits().readers(min(2, parameters.migration.workers)), progress=progress, same=base,
     )  # fmt: skip
-    record(directory, taken=taken, source=store.label, base=about["base"])
+    accepted: dict[str, Any] = {"without_lost": True} if without_lost and taken.missing() else {}
+    record(directory, taken=taken, source=store.label, base=about["base"], **accepted)
     return taken
+
+
+def is_accepted(snapshot: Snapshot) -> bool:
+    """Whether nothing is missing in it, or the signed line beside it says that this was accepted when it was taken."""
+    told = digests(snapshot.folder.parent).get(snapshot.folder.name)
+    return not snapshot.missing() or (told is not None and told.without_lost)
+
+
+def remarks(taken: Snapshot) -> Iterator[str]:
+    """What a reading found, a line each: notes, findings, the kinds of repairs on the copy, and what is missing."""
+    held = taken.manifest
+    yield from held["notes"]
+    yield from (f"Found: {finding}" for finding in held.get("findings", ()))
+    for entry in held["collections"]:
+        yield from (f"Found in {one_line(entry['name'], 80)}: {finding}" for finding in entry["findings"])
+    kinds = Counter[str]()
+    for repair in held.get("repairs", ()):
+        kinds[repair["repair"]] += repair.get("count", 1)
+    yield from (f"On the copy, as the manifest lists under repairs: {n:,} {kind}" for kind, n in kinds.items())
+    yield from (f"Missing: {said}" for said in taken.missing())
 
 
 def own_bytes(snapshot: Snapshot) -> int:
@@ -275,7 +298,7 @@ def _described(folder: Path, space: Space | None) -> tuple[Files, str]:
     if not (folder / ABOUT).exists():
         return _plain_files(folder, space), "unknown"
     try:
-        about = json_in(contents(folder / ABOUT))
+        about = json_in(contents(folder / ABOUT), **_EXACT)
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}, this toolkit reads {FORMAT}")
         found = [_exported(folder, entry) for entry in about["collections"]]
@@ -372,6 +395,7 @@ def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str
     documents: list[str | None] = []
     uris: list[str | None] = []
     metadatas: list[Any] = []
+    finite = file.suffix != ".parquet"  # JSON has no other numbers; an export as Parquet writes what the source held
     for number, (where, row, _) in enumerate(rows):
 
         def wrong(what: str, where: str = where) -> NoReturn:
@@ -390,19 +414,21 @@ def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str
             if not isinstance(value := row.get(name), str | None) or not _is_text(value or ""):
                 wrong(f"a {name} that is no text")
             column.append(value)
-        metadatas.append(_metadata(row.get("metadata"), wrong))
+        metadatas.append(_metadata(row.get("metadata"), wrong, finite))
         vector = row.get("embedding")
         lost[number] = vector is None
         if vector is None:
             continue
-        vectors[number], exact = _vector(vector, width, wrong)
+        vectors[number], exact = _vector(vector, width, wrong, finite)
         rounded += int((vectors[number] != exact).sum() - np.isnan(exact).sum())
     return ChunkBatch(
         ids=ids, documents=documents, embeddings=vectors, metadatas=metadatas, uris=uris, lost=lost
     ), rounded
 
 
-def _vector(vector: Any, width: int, wrong: Callable[[str], NoReturn]) -> tuple[Vectors, npt.NDArray[np.float64]]:
+def _vector(
+    vector: Any, width: int, wrong: Callable[[str], NoReturn], finite: bool
+) -> tuple[Vectors, npt.NDArray[np.float64]]:
     """As Chroma holds it, and as it was given."""
     if not isinstance(vector, list) or not all(type(one) in (int, float) for one in vector):
         wrong("an embedding that is no list of numbers")
@@ -414,7 +440,7 @@ def _vector(vector: Any, width: int, wrong: Callable[[str], NoReturn]) -> tuple[
         wrong(_TOO_LARGE)
     with np.errstate(over="ignore"):
         held = exact.astype(np.float32)
-    if not np.array_equal(np.isfinite(held), np.isfinite(exact)):
+    if (finite and not np.isfinite(exact).all()) or not np.array_equal(np.isfinite(held), np.isfinite(exact)):
         wrong(_TOO_LARGE)
     return held, exact
 
@@ -427,18 +453,18 @@ def _is_text(value: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _metadata(value: Any, wrong: Callable[[str], NoReturn]) -> Any:
+def _metadata(value: Any, wrong: Callable[[str], NoReturn], finite: bool) -> Any:
     if isinstance(value, str):
         try:
-            value = json_in(value.encode())
-        except ValueError:
-            wrong("metadata that is no JSON")
+            value = json_in(value.encode(), **(_FINITE if finite else _EXACT))
+        except ValueError as error:
+            wrong(f"metadata that is no JSON ({one_line(str(error), 120)})")
     if value is None:
         return None
     if not isinstance(value, Mapping):
         wrong("metadata that is no object")
     try:
-        known = decode_metadata(json.dumps(value)) or {}
+        known = decode_metadata(json.dumps(value, allow_nan=not finite)) or {}
     except (TypeError, ValueError):
         wrong("metadata with a value that JSON does not have")
     if not _is_text(json.dumps(known, ensure_ascii=False)):
@@ -471,12 +497,35 @@ def _jsonl_rows(file: Path) -> Iterator[Row]:
         number = 0
         while line := _line(file, lines, number := number + 1):
             try:
-                row = json_in(line)
+                row = json_in(line, object_pairs_hook=_each_once, parse_constant=_no_number)
             except ValueError as error:
                 _refuse(f"no JSON ({one_line(str(error), 120)})", f"{file}, line {number:,}")
             if not isinstance(row, dict):
                 _refuse("no object", f"{file}, line {number:,}")
             yield f"line {number:,}", row, len(line)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {one_line(key, 60)!r} twice")
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text}, which JSON does not have")
+
+
+def _finite(text: str) -> float:
+    if np.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"the number {one_line(text, 40)}, which no double has")
+
+
+# Readers of JSON that guess nothing: of a key that is there twice another tool may take the other value.
+_EXACT: dict[str, Any] = {"object_pairs_hook": _each_once, "parse_float": _finite}
+_FINITE = {**_EXACT, "parse_constant": _no_number}
 
 
 def _line(file: Path, lines: BinaryIO, number: int) -> bytes:

@@ -15,7 +15,7 @@ import shutil
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,6 +62,7 @@ class Held:
     export: Journal | None = None
     doubt: str = ""  # why nobody knows which runs need it
     differs: str = ""  # how it is not the snapshot that a run took
+    not_replaced: str = ""  # a newer one of its source, where it and those after it are incomplete
 
     @property
     def id(self) -> str:
@@ -92,6 +93,8 @@ class Held:
             return f"needed by run {', '.join(self.needed_by)}, not closed out"
         if self.retain_until > datetime.now(UTC):
             return f"kept until {self.retain_until.isoformat(timespec='seconds')}"
+        if self.not_replaced:
+            return f"the newest whole one of its source: {self.not_replaced} is incomplete, which nobody has accepted"
         return ""
 
 
@@ -151,7 +154,24 @@ def held(directory: Path) -> list[Held]:
         if stored and snapshot is not None and name not in taken and not remote.made_here(snapshot.manifest):
             doubt = doubt or "another workspace put it into the storage"  # under an id that one was begun with here
         found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt, differs))
-    return sorted(found, key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
+    found.sort(key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
+    return _replaced(found, taken)
+
+
+def _replaced(found: list[Held], taken: Mapping[str, Told]) -> list[Held]:
+    """The newest whole one of each source names the first incomplete one after it, where there is one."""
+    last: dict[str, tuple[int, str]] = {}
+    for place, each in enumerate(found):
+        if each.snapshot is None or each.doubt or each.differs:  # what nobody proves replaces nothing
+            continue
+        source, told_here = str(each.snapshot.manifest["source"]), taken.get(each.id)
+        if not each.snapshot.missing() or (told_here is not None and told_here.without_lost):
+            last[source] = place, ""
+        elif source in last and not last[source][1]:
+            last[source] = last[source][0], each.id
+    for place, later in last.values():
+        found[place] = dataclasses.replace(found[place], not_replaced=later)
+    return found
 
 
 def find(name: str, places: Sequence[Path]) -> Snapshot:
@@ -203,6 +223,7 @@ class Told:
     digest: str
     manifest: str
     where: str
+    without_lost: bool = False  # what the source had lost was accepted
 
     @classmethod
     def of(cls, taken: dict[str, Any], where: str) -> Told:
@@ -337,7 +358,13 @@ def digests(directory: Path, *, copied: bool = False) -> dict[str, Told]:
     """
     lines = (entry["facts"] for entry in _signed(directory, copied=copied) if _names_a_snapshot(entry, "digest"))
     return {
-        f["snapshot"]: Told(f["snapshot"], f["digest"], str(f.get("manifest", "")), f"{audit.NAME} beside it")
+        f["snapshot"]: Told(
+            f["snapshot"],
+            f["digest"],
+            str(f.get("manifest", "")),
+            f"{audit.NAME} beside it",
+            f.get("without_lost") is True,
+        )
         for f in lines
     }
 

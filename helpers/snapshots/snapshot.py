@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line, redacted
-from helpers.formatting import numbered
+from helpers.formatting import count, numbered
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
@@ -111,6 +111,24 @@ class Snapshot:
         """SHA-256 over what of the manifest never changes: when, of what and until when, beside what it holds."""
         held = {k: v for k, v in self.manifest.items() if k != "status" and not k.endswith("_at")}
         return own_digest(held)
+
+    def missing(self) -> list[str]:
+        """What the source counted and this has not, a sentence for each collection; none where it is whole.
+
+        A server may have writers, so a chunk of it that went while it was read is not missing.
+        """
+        said = []
+        for entry in self.manifest["collections"]:
+            name, rows, counted = (
+                one_line(entry["name"], 80),
+                entry["count"],
+                entry.get("reported_count", entry["count"]),
+            )
+            if lost := sum(part.lost for part in self.parts(entry["name"])):
+                said.append(f"{name}: {lost:,} of {count(rows, 'chunk')} lost their vector")
+            if counted != rows and "://" not in self.manifest["source"]:
+                said.append(f"{name}: the source counts {count(counted, 'chunk')}, {rows:,} are here")
+        return said
 
     def names(self) -> list[str]:
         return [c["name"] for c in self.manifest["collections"]]

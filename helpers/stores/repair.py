@@ -74,6 +74,7 @@ def mend(copy: Path, source: Path) -> Found:
     try:
         with closing(sqlite3.connect(copy / DATABASE)) as db, db:
             db.create_function("is_text", 1, _is_text, deterministic=True)
+            require_one_each(db)
             _texts(db, found)
             _log_json(db, found)
             _no_numbers(db, found)
@@ -89,6 +90,30 @@ def mend(copy: Path, source: Path) -> Found:
     except sqlite3.Error as error:
         raise damaged(error, source / DATABASE) from error
     return found
+
+
+_TWICE = """SELECT c.id, c.name, s.scope, count(*) FROM segments s JOIN collections c ON s.collection = c.id
+    GROUP BY c.id, s.scope HAVING count(*) > 1"""
+
+
+def require_one_each(db: sqlite3.Connection) -> None:
+    """`sqlite3.DataError` where a collection has two segments of one scope, or two names in the log: chunks would be taken from
+    one of them, and those of the other would be missing without a word.
+    """
+    for own, name, scope, n in db.execute(_TWICE):
+        raise sqlite3.DataError(
+            f"{_said(own, name)} has {n} segments {str(scope)[:40]}, and nothing says which one counts"
+        )
+    topics = Counter(_collection(topic) for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue"))
+    for own, name in db.execute("SELECT id, name FROM collections"):
+        if topics[own] > 1:
+            raise sqlite3.DataError(
+                f"{_said(own, name)} has {topics[own]} names in the log, and nothing says which one counts"
+            )
+
+
+def _said(own: Any, name: Any) -> str:
+    return f"collection {str(name)[:60]!r} ({str(own)[:60]})"
 
 
 def migrations(database: Path) -> list[tuple[str, int]]:

@@ -33,7 +33,7 @@ from helpers.stores.copying import require_room
 from helpers.stores.door import Collection
 from helpers.stores.index_files import IndexFolder, IndexHealth
 from helpers.stores.layout import DATABASE
-from helpers.stores.repair import Found, sequence
+from helpers.stores.repair import Found, require_one_each, sequence
 
 _ROWS = 8_192  # vectors compared at a time
 FOLDER = "rescued"
@@ -85,7 +85,8 @@ class Rescued:
 
 
 def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> list[Stored]:
-    """The collections of a directory's database that have both of their segments."""
+    """The collections of a directory's database that have both of their segments. `sqlite3.DataError` as `require_one_each`."""
+    require_one_each(db)
     segments = {(own, scope): i for i, scope, own in db.execute("SELECT id, scope, collection FROM segments")}
     for segment in segments.values():
         _require_id("segment", segment)
