@@ -118,7 +118,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_no_special_file_holds_us.py::test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size""",
         "other files than were proven, in a shipment": """
             test_index_files_are_shipped.py::test_a_list_that_names_other_files_is_damaged
-            test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target""",
+            test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target
+            test_places_are_proven_first.py::test_an_index_folder_that_this_run_did_not_bring_is_refused""",
+        "links, hard links and mounts in a target": """
+            test_places_are_proven_first.py::test_a_target_through_which_another_place_would_be_written_is_refused
+            test_places_are_proven_first.py::test_a_folder_of_the_source_mounted_in_a_target_is_refused""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",
@@ -577,12 +581,8 @@ ATTACKS: dict[str, dict[str, str]] = {
 
 def attack_of() -> dict[str, tuple[str, str]]:
     """(Attacker, attack) by test, as FILE::TEST below tests/."""
-    return {
-        test: (who, attack)
-        for who, attacks in ATTACKS.items()
-        for attack, tests in attacks.items()
-        for test in tests.split()
-    }
+    of = [(who, attack, tests) for who, attacks in ATTACKS.items() for attack, tests in attacks.items()]
+    return {test: (who, attack) for who, attack, tests in of for test in tests.split()}
 
 
 def main(arguments: list[str]) -> int:

@@ -144,7 +144,7 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
     try:
-        with open_target(endpoint) as embedded:
+        with open_target(endpoint, links=True) as embedded:  # its own Chroma follows them, too
             yield embedded
     except Terminal as error:
         if error.code != ReasonCode.TARGET_OLDER_LAYOUT:
