@@ -121,6 +121,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target
             test_places_are_proven_first.py::test_an_index_folder_that_this_run_did_not_bring_is_refused""",
         "links, hard links and mounts in a target": """
+            test_places_are_proven_first.py::test_a_rollback_cleans_no_target_that_leads_into_the_source
+            test_rollback.py::test_a_source_that_the_removal_reached_is_named
             test_places_are_proven_first.py::test_a_target_through_which_another_place_would_be_written_is_refused
             test_places_are_proven_first.py::test_a_folder_of_the_source_mounted_in_a_target_is_refused""",
         "triggers and views in the database": """
@@ -589,8 +591,7 @@ def main(arguments: list[str]) -> int:
     """Run them all; 1 where one broke."""
     tally, tests = Tally(), attack_of()
     code = pytest.main([*(str(ROOT / "tests" / test) for test in tests), *arguments], plugins=[tally])
-    rows = outcomes(tally, tests)
-    print(table(rows))
+    print(table(rows := outcomes(tally, tests)))
     return 1 if any(row[2] == BROKE for row in rows) else int(code)
 
 

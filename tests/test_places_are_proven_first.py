@@ -38,7 +38,7 @@ from helpers.stores import copying, open_source, open_target, quick_names
 from helpers.stores.layout import DATABASE
 from helpers.stores.opening import MADE
 from tests.commands import tree as digests
-from tests.shipments import kept_copy, make_source
+from tests.shipments import World, kept_copy, make_source
 from tests.storage import chunks, embedded, fill
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -303,6 +303,24 @@ def test_an_index_folder_that_this_run_did_not_bring_is_refused(kind: str, tmp_p
     shipping.clear(tmp_path / "work", Endpoint(path=str(target)))
     assert (refused.value.code, "\n" in refused.value.line()) == ("target_foreign_file", False)
     assert (digests(source), digests(target)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", [True, False])
+def test_a_rollback_cleans_no_target_that_leads_into_the_source(planted: bool, tmp_path: Path) -> None:
+    """The link came after the import: nothing is removed, and the source stays as it is."""
+    made = with_index(tmp_path / "made", "alpha")
+    world = World(tmp_path / "world", made.parent)
+    world.write("files")
+    world.run("run", "trial.yaml", "--run-id", "one", "--until", "22")
+    target = world.home / "target"
+    if planted:
+        put(target / made.name, os.symlink, world.home / "source" / made.name)
+    before = digests(world.home / "source"), digests(target)
+    said = world.run("rollback", "one", "--why", "trial", code=1 if planted else 0)
+    assert ("is a link" in said) is planted
+    assert digests(world.home / "source") == before[0] == digests(made.parent)
+    assert (digests(target) == before[1]) is planted
 
 
 @pytest.mark.usefixtures("source")

@@ -377,10 +377,10 @@ def own_database(file: Path, table: str) -> sqlite3.Connection:
 def _copy(source: Path, destination: Path) -> str:
     for _ in range(TRIES):
         try:
-            before = _fingerprint(source)
+            before = fingerprint(source)
             require_room(destination, sum(bloat(file).stored for _, file in _members(source) if not _torn(file)))
             _copy_files(source, destination, with_database=True)
-            if _fingerprint(source) == before:
+            if fingerprint(source) == before:
                 return ""
         except FileNotFoundError:  # a journal that came and went: somebody writes here
             continue
@@ -465,7 +465,8 @@ def _is_uuid(name: str) -> bool:
         return False
 
 
-def _fingerprint(source: Path) -> list[_File]:
+def fingerprint(source: Path) -> list[_File]:
+    """The files of a directory by name, bytes and time of the last change. Raises OSError, and `Terminal` as a copy does."""
     found = []
     for name, file in _members(source):
         status = file.stat()
@@ -475,7 +476,7 @@ def _fingerprint(source: Path) -> list[_File]:
 
 def _index_files(source: Path) -> list[_File]:
     """The part of the fingerprint that the backup API does not see."""
-    return [file for file in _fingerprint(source) if not file[0].startswith(DATABASE)]
+    return [file for file in fingerprint(source) if not file[0].startswith(DATABASE)]
 
 
 def _copy_files(source: Path, destination: Path, *, with_database: bool) -> None:
