@@ -20,7 +20,7 @@ import pytest
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.migration import shipping, staging
 from helpers.migration.importing import Job
-from helpers.migration.shipping import COPY
+from helpers.migration.shipping import COPIED, COPY
 from helpers.migration.staging import Quarantine
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
@@ -293,6 +293,8 @@ def test_an_index_folder_that_this_run_did_not_bring_is_refused(kind: str, tmp_p
         (target / folder.name / "notes.txt" if "beside" in kind else target / folder.name / "header.bin").write_text(
             "x"
         )
+    shipment.ways = {COPIED: 3}  # by an attempt that was taken back
+    shipment.save(shipment.folder)
     before = digests(source), digests(target)
     if kind == "ours":  # byte for byte what a killed attempt moved up
         shipping.ship(shipment, target)

@@ -270,8 +270,11 @@ def ship(shipment: Shipment, target: Path, progress: Progress = silent) -> None:
     begun, ways = time.monotonic(), Counter[str]()
     require_place(target)
     _require_empty(target)
-    there = _moved_up(shipment, target)
     arriving = target / ARRIVING
+    if shipment.ways and not (arriving / MADE).is_file():  # what was moved up then was taken back
+        shipment.ways = {}
+        shipment.save(shipment.folder)
+    there = _moved_up(shipment, target)
     if not (arriving / MADE).is_file():
         shutil.rmtree(arriving, ignore_errors=True)
         target.mkdir(parents=True, exist_ok=True)
