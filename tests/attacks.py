@@ -15,14 +15,13 @@ from tests.tally import BROKE, Tally, outcomes, table
 # attacker → attack → tests, as FILE::TEST below tests/
 ATTACKS: dict[str, dict[str, str]] = {
     "source": {
-        "a stored function with a URL and a variable": """
+        "a stored function with a URL and a variable, also one that changes after the first look": """
             test_a_hostile_source_gains_nothing.py::test_the_list_of_what_a_stored_configuration_can_name_is_chromas_own
             test_a_hostile_source_gains_nothing.py::test_no_function_is_built_because_a_collection_names_it
             test_a_hostile_source_gains_nothing.py::test_a_variable_of_the_services_name_is_not_sent_in_its_place
             test_a_hostile_source_gains_nothing.py::test_new_vectors_are_made_by_what_the_operator_named
             test_a_hostile_source_gains_nothing.py::test_the_applications_tests_get_allowed_functions_only
-            test_a_hostile_source_gains_nothing.py::test_a_run_tells_the_thief_nothing""",
-        "a configuration that changes after the first look": """
+            test_a_hostile_source_gains_nothing.py::test_a_run_tells_the_thief_nothing
             test_a_hostile_source_gains_nothing.py::test_a_configuration_that_changes_after_the_look_is_not_built_either""",
         "variables of the runner": """
             test_a_hostile_source_gains_nothing.py::test_a_kernel_has_the_usual_variables_and_those_that_the_parameters_name
@@ -30,10 +29,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "redirect by exported variables and a .env file": """
             test_door_settings.py::test_every_field_keeps_its_value
             test_door_settings.py::test_a_dry_run_touches_what_is_named_and_nothing_else""",
-        "settings of an index that would fill the memory": """
+        "settings of an index, and a length of vectors, that would fill the memory": """
             test_configuration_fidelity.py::test_settings_that_no_index_has_are_not_taken_over_and_said
-            test_restore_exactly.py::test_a_setting_that_no_index_has_is_not_restored_and_said""",
-        "a length of vectors that would fill the memory": """
+            test_restore_exactly.py::test_a_setting_that_no_index_has_is_not_restored_and_said
             test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix""",
         "a segment whose id is a path": """
             test_rescue_of_damaged_directories.py::test_a_segment_whose_id_is_a_path_is_refused_and_nothing_is_removed
@@ -118,11 +116,17 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_no_special_file_holds_us.py::test_an_index_folder_that_is_a_link_brings_its_index_only_and_to_its_size""",
         "other files than were proven, in a shipment": """
             test_index_files_are_shipped.py::test_a_list_that_names_other_files_is_damaged
-            test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target""",
+            test_index_files_are_shipped.py::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target
+            test_places_are_proven_first.py::test_an_index_folder_that_this_run_did_not_bring_is_refused""",
         "losses that a backup hides, and two places of one collection": """
             test_backup_losses.py::test_a_backup_that_lacks_vectors_is_kept_named_and_fails
             test_backup_losses.py::test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete
             test_backup_losses.py::test_two_places_of_one_collection_are_refused_in_one_line""",
+        "links, hard links and mounts in a target": """
+            test_places_are_proven_first.py::test_a_rollback_cleans_no_target_that_leads_into_the_source
+            test_rollback.py::test_a_source_that_the_removal_reached_is_named
+            test_places_are_proven_first.py::test_a_target_through_which_another_place_would_be_written_is_refused
+            test_places_are_proven_first.py::test_a_folder_of_the_source_mounted_in_a_target_is_refused""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",
@@ -217,11 +221,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing
             test_a_step_that_needs_approvals_had_them_before.py::test_what_was_marginal_and_accepted_afterwards_is_named
             test_a_step_that_needs_approvals_had_them_before.py::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
-        "a pipe or a device that the parameters or a run name": """
+        "a pipe or a device that is named; another rehearsal, time or user in run.json": """
             test_no_special_file_holds_us.py::test_what_the_parameters_name_holds_no_command
             test_no_special_file_holds_us.py::test_a_secret_in_what_is_no_plain_file_is_refused_in_one_line
-            test_no_special_file_holds_us.py::test_no_file_of_a_run_that_is_a_pipe_holds_status""",
-        "another rehearsal, time or user in run.json": """
+            test_no_special_file_holds_us.py::test_no_file_of_a_run_that_is_a_pipe_holds_status
             test_what_binds_a_run_is_what_its_seals_say.py::test_what_run_json_says_that_a_run_is_is_what_the_seals_say""",
         "a line of the log without an end": """
             test_the_log_counts_the_seals.py::test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever
@@ -279,12 +282,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_stays_where_it_is.py::test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it""",
         "an older copy in place of the folder": """
             test_evidence_stays_where_it_is.py::test_an_older_copy_of_the_folder_is_named_where_the_newest_seal_is_known""",
-        "a log and seals of any types": """
+        "a log and seals of any types, or of no key": """
             test_the_log_counts_the_seals.py::test_forged_lines_behind_a_log_do_not_hold_verify
             test_the_log_counts_the_seals.py::test_a_log_that_nobody_signed_may_hold_any_types
             test_the_log_counts_the_seals.py::test_a_line_without_an_action_and_facts_is_no_line_of_the_log
-            test_the_log_counts_the_seals.py::test_a_seal_with_parts_of_another_type_is_named_with_all_else""",
-        "a run that was invented without any key": """
+            test_the_log_counts_the_seals.py::test_a_seal_with_parts_of_another_type_is_named_with_all_else
             test_evidence_stays_where_it_is.py::test_a_chain_that_was_invented_is_unsigned_and_fits_nothing_that_was_kept_elsewhere""",
         "sixty forgeries of the archive": "test_sixty_forgeries_are_named.py::test_each_forgery_is_named",
         "flip a bit": """
@@ -448,9 +450,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_rollback_parts.py::test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays""",
     },
     "thief of the folder": {
-        "a line that says that a digest was pushed, behind what was sealed": """
-            test_nothing_foreign_is_sealed.py::test_no_line_counts_behind_the_sealed_part_of_a_log_that_nobody_signs""",
-        "a planted first seal, with other parameters": """
+        "a line that a digest was pushed, behind what was sealed; a planted first seal": """
+            test_nothing_foreign_is_sealed.py::test_no_line_counts_behind_the_sealed_part_of_a_log_that_nobody_signs
             test_what_binds_a_run_is_what_its_seals_say.py::test_a_planted_seal_makes_no_run_one_of_an_older_toolkit""",
         "one giant line": """
             test_what_binds_a_run_is_what_its_seals_say.py::test_one_giant_line_behind_the_log_does_not_hold_verify
@@ -548,15 +549,14 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_directories_of_snapshots.py::test_names_and_manifests_that_repeat_a_credential_are_not_taken""",
         "a storage that lies about lengths": """
             test_directories_of_snapshots.py::test_an_object_that_is_longer_than_its_storage_said_ends_there""",
-        "a prune of what others put into a shared storage": """
+        "a prune of what others put into a shared storage; a part that is replaced": """
             test_snapshots_in_object_storage.py::test_an_id_that_another_machine_gave_is_taken
             test_snapshots_in_object_storage.py::test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_needs
             test_snapshots_in_object_storage.py::test_what_was_begun_and_not_gone_on_with_is_removed_after_its_retention
             test_staging_in_a_storage.py::test_a_prune_removes_what_nobody_names_and_nothing_else
             test_directories_of_snapshots.py::test_a_prune_leaves_what_another_machine_put_under_the_same_id
             test_directories_of_snapshots.py::test_a_prune_leaves_what_took_the_place_of_its_own
-            test_directories_of_snapshots.py::test_uploads_of_other_applications_are_not_taken_for_ours""",
-        "a part replaced as soon as it appears": """
+            test_directories_of_snapshots.py::test_uploads_of_other_applications_are_not_taken_for_ours
             test_snapshots_without_a_migration.py::test_a_part_that_is_replaced_as_soon_as_it_appears_is_not_recorded""",
         "other times in the manifest of a backup": """
             test_snapshots_without_a_migration.py::test_times_that_somebody_changed_in_a_manifest_count_for_nothing""",
@@ -583,8 +583,8 @@ ATTACKS: dict[str, dict[str, str]] = {
 
 def attack_of() -> dict[str, tuple[str, str]]:
     """(Attacker, attack) by test, as FILE::TEST below tests/."""
-    return {test: (who, attack) for who, attacks in ATTACKS.items() for attack, tests in attacks.items()
-            for test in tests.split()}  # fmt: skip
+    of = [(who, attack, tests) for who, attacks in ATTACKS.items() for attack, tests in attacks.items()]
+    return {test: (who, attack) for who, attack, tests in of for test in tests.split()}
 
 
 def main(arguments: list[str]) -> int:

@@ -457,15 +457,6 @@ def test_a_file_of_the_right_length_with_other_bytes_is_copied_again(shipment: S
     arrived(shipment, target)
 
 
-def test_what_an_earlier_shipment_left_in_an_index_folder_is_not_mixed_in(shipment: Shipment, tmp_path: Path) -> None:
-    folder = tmp_path / "target" / shipment.indexes[0]
-    folder.mkdir(parents=True)
-    (folder / "index_metadata.pickle").write_bytes(b"of another time")
-    (folder / "other.bin").write_bytes(b"of another time")
-    shipping.ship(shipment, tmp_path / "target")
-    arrived(shipment, tmp_path / "target")
-
-
 def test_an_index_folder_of_no_collection_stays_behind(source: Path, tmp_path: Path) -> None:
     stray = source / "0FC1D1A4-1111-4222-8333-123456789ABC"
     shutil.copytree(index_folder(source, "docs"), stray)

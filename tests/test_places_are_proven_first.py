@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import chromadb
+import numpy as np
 import pytest
 
 from helpers.errors import Terminal, UsageError, WorldError
-from helpers.migration import staging
+from helpers.migration import shipping, staging
 from helpers.migration.importing import Job
+from helpers.migration.shipping import COPIED, COPY
 from helpers.migration.staging import Quarantine
+from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Check, Verdict
+from helpers.rollback.proof import open_for_writing
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
@@ -26,9 +34,11 @@ from helpers.snapshots.retention import directories
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps.source_health import SourceHealthStep
 from helpers.steps.target_readiness import TargetReadinessStep
-from helpers.stores import open_source, open_target, quick_names
+from helpers.stores import copying, open_source, open_target, quick_names
 from helpers.stores.layout import DATABASE
 from helpers.stores.opening import MADE
+from tests.commands import tree as digests
+from tests.shipments import World, kept_copy, make_source
 from tests.storage import chunks, embedded, fill
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -165,6 +175,154 @@ def test_a_folder_in_a_new_target_that_only_has_a_name_of_ours_stays(tmp_path: P
     assert sorted(path.name for path in target.rglob("*")) == before
     if kind != "file":
         assert (left / "letter.txt").read_text() == "kept"
+
+
+# -- a target that would write elsewhere -----------------------------------------------------------------------------------
+
+
+def with_index(folder: Path, name: str) -> Path:
+    """A directory with one collection whose index is on disk; the index folder."""
+    client: Any = chromadb.PersistentClient(folder)
+    try:
+        hnsw = {"sync_threshold": 10, "batch_size": 5}
+        made = client.create_collection(name, configuration={"hnsw": hnsw}, embedding_function=None)
+        for at in range(0, 20, 5):
+            made.add([f"{name}{i}" for i in range(at, at + 5)], np.random.default_rng(at).random((5, 8)))
+    finally:
+        client.close()
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+PLANTED: dict[str, Callable[[Path, Path], None]] = {
+    "index folder linked": lambda mine, theirs: put(mine, os.symlink, theirs),
+    "index file linked": lambda mine, theirs: put(mine / "length.bin", os.symlink, theirs / "length.bin"),
+    "index file, hard link": lambda mine, theirs: put(mine / "length.bin", os.link, theirs / "length.bin"),
+    "database, hard link": lambda mine, theirs: os.link(mine.parent / DATABASE, theirs.parent.parent / "second"),
+    "linked to a foreign file": lambda mine, theirs: put(mine / "data_level0.bin", os.symlink, theirs.parent.parent / "x"),
+    "link anywhere": lambda mine, theirs: (mine.parent / "docs").symlink_to(theirs.parent.parent),
+    "write-ahead log linked": lambda mine, theirs: (mine.parent / f"{DATABASE}-wal").symlink_to(theirs / "header.bin"),
+    "pipe": lambda mine, theirs: os.mkfifo(mine / "pipe"),
+}  # fmt: skip
+
+
+def put(file: Path, link: Callable[[Path, Path], None], theirs: Path) -> None:
+    shutil.rmtree(file) if file.is_dir() else file.unlink()
+    link(theirs, file)
+
+
+def openings() -> dict[str, Callable[[], object]]:
+    """Each way to a target that is there."""
+    parameters, target = given("target"), Endpoint(path="target")
+
+    def opened() -> None:
+        with open_target(target) as store:
+            store.names()
+
+    return {
+        "before a run": lambda: preflight(parameters),
+        "quick look": lambda: quick_names(target, "target"),
+        "opening": opened,
+        "step 12": lambda: TargetReadinessStep(RunRecord(runs.create(parameters, uuid.uuid4().hex), "12")).reach(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_target_through_which_another_place_would_be_written_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("precious " * 9000)
+    theirs, mine = with_index(tmp_path / "source", "alpha"), with_index(tmp_path / "target", "existing")
+    PLANTED[kind](mine, theirs)
+    before = digests(tmp_path / "source"), digests(tmp_path / "target")
+    for way, look in openings().items():
+        with pytest.raises(Terminal, match=r"is a link|hard links|no plain file") as refused:
+            look()
+        assert (refused.value.code, "\n" in refused.value.line()) == ("target_foreign_file", False), way
+        assert str(Path("target")) in refused.value.where
+    assert (digests(tmp_path / "source"), digests(tmp_path / "target")) == before
+    assert (tmp_path / "x").read_text() == "precious " * 9000
+
+
+def test_a_target_of_files_and_folders_of_its_own_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs, mine = with_index(tmp_path / "source", "alpha"), with_index(tmp_path / "target", "existing")
+    shutil.copytree(theirs, mine.parent / "a-copy-of-theirs")
+    for look in openings().values():
+        look()
+    monkeypatch.setattr(copying, "_MOST_ENTRIES", 5)
+    with pytest.raises(Terminal, match="one of more than 5 files and folders"):
+        quick_names(Endpoint(path="target"), "target")
+
+
+def test_a_folder_of_the_source_mounted_in_a_target_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs, mine = with_index(tmp_path / "source", "alpha"), with_index(tmp_path / "target", "existing")
+    if subprocess.run(["mount", "--bind", str(theirs), str(mine)], capture_output=True, check=False).returncode:
+        pytest.skip("a folder can be mounted by root only")
+    try:
+        with pytest.raises(Terminal, match="is also in the source"):
+            preflight(given("target"))
+    finally:
+        subprocess.run(["umount", str(mine)], check=True)
+    preflight(given("target"))
+
+
+def test_a_source_may_have_its_index_on_another_volume_when_it_is_mended(tmp_path: Path) -> None:
+    theirs = with_index(tmp_path / "source", "alpha")
+    theirs.rename(tmp_path / "volume")
+    theirs.symlink_to(tmp_path / "volume")
+    with open_for_writing(Endpoint(path=str(tmp_path / "source"))) as store:
+        assert store.count("alpha") == 20
+    with pytest.raises(Terminal, match="is a link"), open_target(Endpoint(path=str(tmp_path / "source"))):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["link", "others", "others beside ours", "ours"])
+def test_an_index_folder_that_this_run_did_not_bring_is_refused(kind: str, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    shipment = kept_copy(source, tmp_path / "work")
+    folder, target = source / shipment.indexes[0], tmp_path / "target"
+    (folder / "notes.txt").write_text("of the operator")
+    target.mkdir()
+    if kind == "link":
+        (target / folder.name).symlink_to(folder)
+    else:
+        shutil.copytree(shipment.folder / COPY / folder.name, target / folder.name)
+    if kind.startswith("others"):
+        (target / folder.name / "notes.txt" if "beside" in kind else target / folder.name / "header.bin").write_text(
+            "x"
+        )
+    shipment.ways = {COPIED: 3}  # by an attempt that was taken back
+    shipment.save(shipment.folder)
+    before = digests(source), digests(target)
+    if kind == "ours":  # byte for byte what a killed attempt moved up
+        shipping.ship(shipment, target)
+        assert digests(target) == digests(shipment.folder / COPY)
+        return
+    with pytest.raises(Terminal, match="is a link" if kind == "link" else "is not what this run brings") as refused:
+        shipping.ship(shipment, target)
+    shipping.clear(tmp_path / "work", Endpoint(path=str(target)))
+    assert (refused.value.code, "\n" in refused.value.line()) == ("target_foreign_file", False)
+    assert (digests(source), digests(target)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", [True, False])
+def test_a_rollback_cleans_no_target_that_leads_into_the_source(planted: bool, tmp_path: Path) -> None:
+    """The link came after the import: nothing is removed, and the source stays as it is."""
+    made = with_index(tmp_path / "made", "alpha")
+    world = World(tmp_path / "world", made.parent)
+    world.write("files")
+    world.run("run", "trial.yaml", "--run-id", "one", "--until", "22")
+    target = world.home / "target"
+    if planted:
+        put(target / made.name, os.symlink, world.home / "source" / made.name)
+    before = digests(world.home / "source"), digests(target)
+    said = world.run("rollback", "one", "--why", "trial", code=1 if planted else 0)
+    assert ("is a link" in said) is planted
+    assert digests(world.home / "source") == before[0] == digests(made.parent)
+    assert (digests(target) == before[1]) is planted
 
 
 @pytest.mark.usefixtures("source")

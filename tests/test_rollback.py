@@ -14,9 +14,12 @@ from helpers.errors import Interrupted, Terminal, UsageError, WorldError
 from helpers.results import Verdict, file_digest
 from helpers.rollback import RollbackState, postmortem
 from helpers.rollback.outline import DRILL, STAGES
+from helpers.rollback.proof import AFTERWARDS
 from helpers.run.record import RunRecord
+from helpers.steps import rollback
 from helpers.steps.rollback import RollbackStep
 from helpers.stores import CollectionInfo
+from helpers.stores.layout import DATABASE
 from tests.rollbacks import ENV, Night, everything, others, snapshotted, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree
 
@@ -48,10 +51,43 @@ def test_everything_is_as_it_was_before(night: Night, point: str) -> None:
     assert everything(night.source) == source
     assert night.env == ENV.encode()
     assert Verdict.FAIL not in verdicts.values()
-    assert verdicts["source against the snapshot"] is Verdict.PASS
+    assert verdicts["source against the snapshot"] is verdicts[AFTERWARDS] is Verdict.PASS
     assert [night.state.did(stage) for stage in ("stop", "files", "lift", "remove", "watch")] == [True] * 5
     assert night.state.finished
     assert (night.folder.reports / "rollback.html").read_text().count("UTC") > 5
+
+
+def test_a_source_that_the_removal_reached_is_named(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as through a link that came into the target since it was last looked at."""
+    night.migrate()
+    clean = rollback.remove
+
+    def reaches(*given: Any, **named: Any) -> Any:
+        with embedded(night.home / "source") as store:
+            store.drop("alpha")
+        return clean(*given, **named)
+
+    monkeypatch.setattr(rollback, "remove", reaches)
+    verdicts = night.rollback()
+    assert (verdicts["source against the snapshot"], verdicts[AFTERWARDS]) == (Verdict.PASS, Verdict.FAIL)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_source_whose_files_change_during_the_removal_is_compared_again(
+    night: Night, monkeypatch: pytest.MonkeyPatch, *, damaged: bool
+) -> None:
+    night.migrate()
+    clean = rollback.remove
+
+    def writes(*given: Any, **named: Any) -> Any:
+        with embedded(night.home / "source") as store:
+            store.add("alpha", chunks(2, 4, seed=9, prefix="new"))
+        if damaged:
+            (night.home / "source" / DATABASE).write_bytes(b"SQLite")
+        return clean(*given, **named)
+
+    monkeypatch.setattr(rollback, "remove", writes)
+    assert night.rollback()[AFTERWARDS] is (Verdict.FAIL if damaged else Verdict.WARNING)
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["before it began", "while it took it"])

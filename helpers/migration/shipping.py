@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import os
 import re
 import shutil
 import sqlite3
@@ -56,7 +57,7 @@ from helpers.stores.copying import newest, require_room
 from helpers.stores.creation import refused_name, unsupported
 from helpers.stores.diagnosis import examine
 from helpers.stores.layout import DATABASE, LOGS, OURS
-from helpers.stores.opening import MADE, make_ours
+from helpers.stores.opening import MADE, make_ours, require_place
 from helpers.stores.repair import migrations
 
 FOLDER = "shipping"  # in the workspace of a run: the kept copy, and the list of its files
@@ -264,21 +265,28 @@ def ship(shipment: Shipment, target: Path, progress: Progress = silent) -> None:
     """Make the copy's files the database in this folder, which is new or holds no collection; nobody has it open.
 
     What a killed attempt brought is not brought again. `progress` advances by bytes. Raises `Terminal`: "target_not_empty",
-    "target_in_use", "disk_full", and "snapshot_altered" where the copy is not what was listed.
+    "target_foreign_file", "target_in_use", "disk_full", and "snapshot_altered" where the copy is not what was listed.
     """
     begun, ways = time.monotonic(), Counter[str]()
+    require_place(target)
     _require_empty(target)
     arriving = target / ARRIVING
+    if shipment.ways and not (arriving / MADE).is_file():  # what was moved up then was taken back
+        shipment.ways = {}
+        shipment.save(shipment.folder)
+    there = _moved_up(shipment, target)
     if not (arriving / MADE).is_file():
         shutil.rmtree(arriving, ignore_errors=True)
         target.mkdir(parents=True, exist_ok=True)
         make_ours(arriving)
-    _sweep(shipment, target)
+    _sweep(arriving)
     mode = stat.S_IMODE((target / DATABASE).stat().st_mode) if (target / DATABASE).exists() else PRIVATE
-    require_room(arriving, _missing(shipment, target))
+    require_room(arriving, _missing(shipment, arriving, there))
     for name, (length, digest) in shipment.files.items():
-        where = _landing(target, name)
-        way = KEPT if _is(where, length, digest) else _bring(shipment.folder / COPY / name, where, digest, mode)
+        if name in there or _is(arriving / name, length, digest):
+            way = KEPT
+        else:
+            way = _bring(shipment.folder / COPY / name, arriving / name, digest, mode)
         ways[way] += 1
         progress.advance(length)
     shipment.ways, shipment.seconds = dict(ways), time.monotonic() - begun
@@ -286,32 +294,45 @@ def ship(shipment: Shipment, target: Path, progress: Progress = silent) -> None:
     _switch(shipment, target)
 
 
-def _landing(target: Path, name: str) -> Path:
-    """Where a file arrives: in our folder, or where its index folder was moved to before a kill."""
-    folder = target / name.split("/")[0]
-    return target / name if "/" in name and folder.is_dir() else target / ARRIVING / name
+def _moved_up(shipment: Shipment, target: Path) -> set[str]:
+    """The files in index folders that were moved up before a kill: whole, byte for byte, and nothing else beside them.
+
+    Raises `Terminal` ("target_foreign_file") where a folder of that name is anything else: this run did not make it.
+    """
+    found = set[str]()
+    for folder in shipment.indexes:
+        if not os.path.lexists(target / folder):
+            continue
+        ours = {name for name in shipment.files if name.startswith(f"{folder}/")}
+        held = {str(path.relative_to(target)) for path in (target / folder).glob("*")}
+        if held != ours or not all(_is(target / name, *shipment.files[name]) for name in ours):
+            raise Terminal(
+                ReasonCode.TARGET_FOREIGN_FILE, f"{folder} is there already, and is not what this run brings: the folder of an "
+                "index in the source has this name", where=f"target.path {target}",
+                next_step="See what it is, and move it away, or name another target.",
+            )  # fmt: skip
+        found |= ours
+    return found
 
 
-def _missing(shipment: Shipment, target: Path) -> int:
+def _missing(shipment: Shipment, arriving: Path, there: set[str]) -> int:
     return sum(
         length for name, (length, _) in shipment.files.items()
-        if not (where := _landing(target, name)).is_file() or where.stat().st_size != length
+        if name not in there and (not (arriving / name).is_file() or (arriving / name).stat().st_size != length)
     )  # fmt: skip
 
 
-def _sweep(shipment: Shipment, target: Path) -> None:
-    """What a killed attempt left half written, and files in our index folders that are not the copy's."""
-    for path in (target / ARRIVING).rglob("*"):
+def _sweep(arriving: Path) -> None:
+    """Remove what a killed attempt left half written."""
+    for path in arriving.rglob("*"):
         if path.is_file() and is_leftover(path.name):
             path.unlink()
-    for folder in shipment.indexes:
-        for path in (target / folder).glob("*"):
-            if f"{folder}/{path.name}" not in shipment.files:
-                path.unlink()
 
 
 def _is(path: Path, length: int, digest: str) -> bool:
-    return path.is_file() and path.stat().st_size == length and file_digest(path) == digest
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != length:
+        return False
+    return file_digest(path) == digest
 
 
 def _bring(file: Path, where: Path, digest: str, mode: int) -> str:
@@ -396,7 +417,7 @@ def clear(folder: Path, place: Endpoint) -> None:
         shutil.rmtree(target / ARRIVING)
     with suppress(Terminal):  # an undo ends without that list: folders of no collection are in nobody's way
         found = Shipment.load(folder / FOLDER)
-    if found is None or not target.is_dir():
+    if found is None or not target.is_dir() or not found.ways:  # before all arrived none is moved up
         return
     used = _segments(target / DATABASE) if (target / DATABASE).exists() else set()
     for name in set(found.indexes) - used:

@@ -36,9 +36,10 @@ from helpers.run.record import RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots import remote
 from helpers.stores import LOCK_COLLECTION, open_target, quick_holder, quick_names
+from helpers.stores.copying import require_own_files
 from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.handshake import tried, with_candidates
-from helpers.stores.layout import is_duckdb_layout
+from helpers.stores.layout import is_duckdb_layout, is_new
 from helpers.stores.limits import NO_LIMIT, known_of
 from helpers.stores.opening import UNKNOWN, databases_of, lacking, make, one_database, remove_database
 
@@ -347,6 +348,8 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
     if (storage := remote.of(parameters.snapshot)) is not None:
         storage.require()
     present = target_names(parameters)
+    if parameters.target.path and parameters.source.path and not is_new(there := resolve_path(parameters.target.path)):
+        require_own_files(there, resolve_path(parameters.source.path))
     # a directory that nobody has open is a copy of what the target serves, a backup say: that is a source like any other
     directory = parameters.source.path
     alive = parameters.source.url or (directory and who_has_open(resolve_path(directory)).processes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -42,10 +42,12 @@ from helpers.snapshots.export_journal import write_parquet
 from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.stores import Store, open_target
 from helpers.stores.base import listed_ids
+from helpers.stores.copying import fingerprint
 from helpers.stores.opening import open_server
 
 BATCH = 100
 _AS_TAKEN = "no difference"
+AFTERWARDS = "source after the removal"
 COLUMNS = ["collection", "in the snapshot", "added", "changed", "deleted", "verdict"]
 
 
@@ -144,7 +146,7 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
     try:
-        with open_target(endpoint) as embedded:
+        with open_target(endpoint, links=True) as embedded:  # its own Chroma follows them, too
             yield embedded
     except Terminal as error:
         if error.code != ReasonCode.TARGET_OLDER_LAYOUT:
@@ -299,6 +301,44 @@ class SourceProof:
                 compared += f" What clients wrote to it since stays there: {said(damage.by_clients)}."
             self.of.state.facts |= {"compared": compared, "unproven": False}
         return self._table(snapshot, damage)
+
+    def files(self) -> list[tuple[str, int, int]] | None:
+        """The files of an embedded source; None of a server, or where they cannot be listed."""
+        path = self.run.parameters.source.path
+        with suppress(OSError, Terminal):
+            return fingerprint(Path(path)) if path else None
+        return None
+
+    def prove_after(self, before: list[tuple[str, int, int]] | None) -> str:
+        """Whether the removal from the target left an embedded source alone: its files are those `before`, or every chunk of it
+        is compared once more. One sentence, "" where there is nothing to tell; a FAIL where it is damaged or cannot be read.
+        """
+        if before is None:
+            return ""
+        if self.files() == before:
+            detail = f"{count(len(before), 'file')} of the source: none changed while the target was cleaned"
+            self.run.check(AFTERWARDS, Verdict.PASS, measured=_AS_TAKEN, threshold=_AS_TAKEN, detail=detail)
+            return ""
+        reason: Reason = ""
+        try:
+            if (snapshot := self.of.made.snapshot) is None:
+                raise WorldError(
+                    ReasonCode.SOURCE_MOVED_ON, "its files changed, and this run has no snapshot to compare with"
+                )
+            _, damage = self._compare(snapshot)
+            found, verdict = said(damage.by_clients), Verdict.PASS
+            if damage.damaged:
+                found, verdict, reason = said(damage.damaged, damage.vanished), Verdict.FAIL, ReasonCode.SOURCE_DAMAGED
+            elif damage.by_clients:
+                verdict, reason = Verdict.WARNING, ReasonCode.SOURCE_MOVED_ON
+        except RunbookError as error:
+            mild = error.code in (ReasonCode.SOURCE_IN_USE, ReasonCode.SOURCE_MOVED_ON)
+            found, verdict, reason = error.line(), Verdict.WARNING if mild else Verdict.FAIL, error.code
+        detail = f"files of the source changed while the target was cleaned, so it was read again: {found or _AS_TAKEN}"
+        self.run.check(
+            AFTERWARDS, verdict, measured=found or _AS_TAKEN, threshold=_AS_TAKEN, reason=reason, detail=detail
+        )
+        return f"; {detail}"
 
     def _go_without(self, error: Terminal) -> None:
         """Raises the error: no snapshot proves the source. Goes on where the source was accepted as it is."""

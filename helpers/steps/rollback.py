@@ -299,7 +299,7 @@ class RollbackStep(NotebookStep):
             ]
             return pd.DataFrame(would, columns=columns)
         with self.of.stage(outline.REMOVE) as row:
-            before = self._target_names()
+            before, files = self._target_names(), self.source.files()
             rows: list[tuple[str, int, int, bool, int]] = []
             others: list[str] = []
             if before is not None:
@@ -328,6 +328,7 @@ class RollbackStep(NotebookStep):
                 if rows
                 else "there was nothing to remove"
             ) + (f"; {database}" if database else "")
+            row["said"] += self.source.prove_after(files)
             row["said"] += f"; not of this run, so left alone: {', '.join(others)}" if others else ""
             self.of.state.facts["removed_of_clients"] = of_clients or self.of.state.facts.get("removed_of_clients", 0)
             self.of.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.of.state.facts.get(

@@ -51,6 +51,7 @@ _WITH_LOG = 2  # the version in a database's header: it has a write-ahead log wh
 _ONLY_READ = "readonly_shm=1"  # the index of a log is not written to either, and none is made
 _MAGIC = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that ends so names a super-journal before
 _PIECE_BYTES = 8 * 2**20
+_MOST_ENTRIES = 1_000_000  # files and folders of a target; an index has six
 MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
 
 _File = tuple[str, int, int]  # relative path, bytes, time of the last change (ns)
@@ -202,6 +203,58 @@ def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[s
         return None
 
 
+# -- a look at the files of a target ------------------------------------------------------------------------------------
+
+
+def require_own_files(target: Path, source: Path | None = None) -> None:
+    """`Terminal` ("target_foreign_file") where writing to this folder would write elsewhere: something in it is a link, has a
+    hard link, is no plain file or folder, or is also a file or folder of `source`, by a mount say. The folder may be a link.
+
+    Chroma writes index files in place, whatever they lead to. Nothing is opened; at most `_MOST_ENTRIES` are looked at.
+    """
+    theirs = set[tuple[int, int]]()
+    for path in (*source.glob("*"), *source.glob("*/*")) if source else ():
+        with suppress(OSError):
+            theirs.add(((facts := path.stat()).st_dev, facts.st_ino))
+    for number, (path, facts) in enumerate(_entries(target), start=1):
+        if stat.S_ISLNK(facts.st_mode):
+            why = "is a link: what Chroma writes there would change another place"
+        elif not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+            why = "is no plain file or folder"
+        elif stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1:
+            why = f"has {facts.st_nlink} hard links: what Chroma writes there would change the same file elsewhere"
+        elif (facts.st_dev, facts.st_ino) in theirs:
+            why = "is also in the source, which would change"
+        elif number > _MOST_ENTRIES:
+            why = f"is one of more than {_MOST_ENTRIES:,} files and folders, too many to look at"
+        else:
+            continue
+        raise Terminal(
+            ReasonCode.TARGET_FOREIGN_FILE, f"{one_line(path.name, 60)} {why}", where=one_line(str(path)),
+            next_step="Find out who made it. Name another target, or put a file or folder of the target's own in its place.",
+        )  # fmt: skip
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """All in a folder and in those below it, no link followed; not what is in a volume's own `lost+found`."""
+    folders = [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as found:
+                for path in map(Path, found):
+                    try:
+                        facts = path.lstat()
+                    except FileNotFoundError:  # a journal that came and went
+                        continue
+                    yield path, facts
+                    if stat.S_ISDIR(facts.st_mode) and path != folder / "lost+found":
+                        folders.append(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unreadable(error, folder, "target") from error
+
+
 # -- a copy of the directory -------------------------------------------------------------------------------------------
 
 
@@ -324,10 +377,10 @@ def own_database(file: Path, table: str) -> sqlite3.Connection:
 def _copy(source: Path, destination: Path) -> str:
     for _ in range(TRIES):
         try:
-            before = _fingerprint(source)
+            before = fingerprint(source)
             require_room(destination, sum(bloat(file).stored for _, file in _members(source) if not _torn(file)))
             _copy_files(source, destination, with_database=True)
-            if _fingerprint(source) == before:
+            if fingerprint(source) == before:
                 return ""
         except FileNotFoundError:  # a journal that came and went: somebody writes here
             continue
@@ -412,7 +465,8 @@ def _is_uuid(name: str) -> bool:
         return False
 
 
-def _fingerprint(source: Path) -> list[_File]:
+def fingerprint(source: Path) -> list[_File]:
+    """The files of a directory by name, bytes and time of the last change. Raises OSError, and `Terminal` as a copy does."""
     found = []
     for name, file in _members(source):
         status = file.stat()
@@ -422,7 +476,7 @@ def _fingerprint(source: Path) -> list[_File]:
 
 def _index_files(source: Path) -> list[_File]:
     """The part of the fingerprint that the backup API does not see."""
-    return [file for file in _fingerprint(source) if not file[0].startswith(DATABASE)]
+    return [file for file in fingerprint(source) if not file[0].startswith(DATABASE)]
 
 
 def _copy_files(source: Path, destination: Path, *, with_database: bool) -> None:

@@ -30,7 +30,7 @@ from helpers.stores import door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import LOCK_COLLECTION, Reader
 from helpers.stores.client import ClientStore
-from helpers.stores.copying import copy_directory, newest, stored_identifiers, stored_metadata
+from helpers.stores.copying import copy_directory, newest, require_own_files, stored_identifiers, stored_metadata
 from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of
 from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
@@ -115,11 +115,11 @@ def open_source(
 
 
 @contextmanager
-def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
-    """A target to write to. An embedded one is opened in place, and made where there is none."""
+def open_target(endpoint: Endpoint, *, links: bool = False) -> Iterator[ClientStore]:
+    """A target to write to. An embedded one is opened in place, and made where there is none. `links` are for a source only."""
     if endpoint.path:
         path = Path(endpoint.path)
-        require_place(path)
+        (layout.require_writable if links else require_place)(path)
         if layout.is_new(path):
             _make_directory(path, endpoint)
         _require_current(path)
@@ -169,7 +169,7 @@ def _is_ours(left: Path) -> bool:
 
 
 def require_place(path: Path) -> None:
-    """As `layout.require_writable`; in a new folder nothing is there that only has a name of ours."""
+    """As `layout.require_writable` and `require_own_files`; in a new folder nothing is there that only has a name of ours."""
     layout.require_writable(path)
     left = sorted(path.glob(f"{layout.OURS}*")) if is_new(path) else []
     if foreign := [one for one in left if not _is_ours(one)]:
@@ -177,6 +177,8 @@ def require_place(path: Path) -> None:
             ReasonCode.TARGET_FOREIGN_FILE, f"{one_line(foreign[0].name, 100)} was not made by this toolkit, or by an older one "
             "that did not say so", where=f"target.path {path}", next_step="See what it is, and move it away.",
         )  # fmt: skip
+    if path.exists():
+        require_own_files(path)
 
 
 def quick_names(endpoint: Endpoint, role: str) -> list[str]:
