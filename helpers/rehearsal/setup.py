@@ -52,7 +52,7 @@ SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.02
 BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
 
-_LEAD_SECONDS = 30.0  # from the rehearsal's begin to its window, and for each second that the sample took:
+_LEAD_SECONDS = 38.0  # from the rehearsal's begin to its window, and for each second that the sample took:
 _LEAD_OF_SAMPLE = 4.5
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
