@@ -48,7 +48,7 @@ _CLI_CODES = """\
 | exit code | meaning |
 |---|---|
 | 0 | done; GO if a decision was due |
-| 1 | failed: source, target or disk cannot be used, or another run holds the lock |
+| 1 | failed: source, target or disk cannot be used; another run holds the lock, or a backup is incomplete |
 | 2 | the command or its parameters are wrong; nothing was started |
 | 3 | NO-GO, also if the run was rolled back automatically |
 | 4 | waiting for signatures |
