@@ -118,9 +118,10 @@ class Probe(Closing):
             return answers
         some = {"limit": 1, "include": ["embeddings"]}
         answers.append(self._ask("get", "POST", f"/{full}/get", some))
-        vectors = self._json("POST", f"/{full}/get", some).get("embeddings") or [] if answers[-1].answered else []
-        if vectors and vectors[0] is not None:
-            body = {"query_embeddings": vectors[:1], "n_results": 1, "include": ["distances"]}
+        found = self._json("POST", f"/{full}/get", some).get("embeddings") if answers[-1].answered else None
+        vectors = [[float(x) for x in row] for row in found[:1] if row is not None] if found is not None else []
+        if vectors:
+            body = {"query_embeddings": vectors, "n_results": 1, "include": ["distances"]}
             answers.append(self._ask("query", "POST", f"/{full}/query", body))
         return answers
 
