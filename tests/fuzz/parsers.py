@@ -406,8 +406,7 @@ def staged_read(bench: Bench, path: Path) -> object:
     from helpers.migration.staging import Quarantine
     from helpers.snapshots.staged import in_use
 
-    folder = bench.home / "staging"
-    in_use(folder)
+    in_use(folder := bench.home / "staging")
     staged = Delta.load(folder / "staged").add
     for target in staged.files:
         _ = list(staged.stream(target, 0, 7)), list(staged.ids(target)), staged.origins(target, 0, staged.rows(target))
