@@ -33,7 +33,7 @@ from helpers.migration.source_changes import Ledger
 from helpers.parameters import RESUMABLE, ROLES, SECTIONS, Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
-from helpers.rollback.outline import RollbackState
+from helpers.rollback import RollbackState
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.runner.fleet import Fleet

@@ -13,7 +13,7 @@ from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.rollback.outline import STAGES, Orders, RollbackState
+from helpers.rollback import STAGES, Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder

@@ -23,7 +23,7 @@ from helpers.parameters import SecretRef, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import run_page
 from helpers.results import StepResult, Verdict
-from helpers.rollback.outline import Orders, RollbackState
+from helpers.rollback import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState

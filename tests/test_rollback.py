@@ -12,8 +12,7 @@ import pytest
 
 from helpers.errors import Interrupted, Terminal, UsageError, WorldError
 from helpers.results import Verdict, file_digest
-from helpers.rollback import RollbackState, postmortem
-from helpers.rollback.outline import DRILL, STAGES
+from helpers.rollback import DRILL, STAGES, RollbackState, postmortem
 from helpers.rollback.proof import AFTERWARDS
 from helpers.run.record import RunRecord
 from helpers.steps import rollback

@@ -20,7 +20,7 @@ from helpers.migration.staging import Staged
 from helpers.migration.target_lock import MadeDatabase
 from helpers.notify.delivery import Silenced
 from helpers.results import StateFile, write_json
-from helpers.rollback.outline import Orders, RollbackState
+from helpers.rollback import Orders, RollbackState
 from helpers.runner.fleet import Fleet, FleetRow
 from helpers.runner.notebook import Retry
 from helpers.snapshots.remote import _Known

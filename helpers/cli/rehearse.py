@@ -43,8 +43,7 @@ from helpers.report import numbers
 from helpers.report.facts import read_run
 from helpers.report.pages import leave
 from helpers.results import Verdict, json_text, utc_now, write_text
-from helpers.rollback import postmortem
-from helpers.rollback.outline import DRILL, KILL_DRILL, Orders, at_work
+from helpers.rollback import DRILL, KILL_DRILL, Orders, at_work, postmortem
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import python_environment, run_or_fail

@@ -24,8 +24,7 @@ from helpers.report import numbers
 from helpers.report.pages import rollback_page
 from helpers.report.record import SUCCESS
 from helpers.results import Verdict, file_digest, utc_now, worst
-from helpers.rollback import replay
-from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState
+from helpers.rollback import DRILL, FILES, STAGES, TITLES, RollbackState, replay
 from helpers.rollback.replay import said
 from helpers.run import plan
 from helpers.run.advice import HISTORIES, triggers

@@ -19,8 +19,7 @@ from helpers.formatting import count, harmless
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
-from helpers.rollback import replay
-from helpers.rollback.outline import REPLAY
+from helpers.rollback import REPLAY, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import Plan, Written, export, exported, index_of, next_folder, said, summary, written
 from helpers.schema import load_schema

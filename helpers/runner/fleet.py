@@ -28,7 +28,7 @@ from helpers.formatting import count
 from helpers.parameters import load_parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, StepResult, append, contents, file_digest, json_text, utc_now, whole, write_text
-from helpers.rollback.outline import at_work
+from helpers.rollback import at_work
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import python_environment, stop_requests

@@ -19,8 +19,7 @@ from helpers.fence import FenceState
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import leave
 from helpers.results import utc_now
-from helpers.rollback import Orders, RollbackState
-from helpers.rollback.outline import at_work, outline, stop
+from helpers.rollback import Orders, RollbackState, at_work, outline, stop
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import triggers_of

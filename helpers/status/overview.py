@@ -24,7 +24,7 @@ from helpers.formatting import bare, count, duration, moment
 from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict, as_kind, contents, file_digest, json_in, passed
-from helpers.rollback.outline import RollbackState, at_work
+from helpers.rollback import RollbackState, at_work
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder, RunPath, RunState

@@ -39,7 +39,7 @@ from helpers.report.clients import KILLED, continued, downtime_as_predicted
 from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict, kind_of
-from helpers.rollback.outline import REMOVE, SOURCE, TITLES
+from helpers.rollback import REMOVE, SOURCE, TITLES
 from helpers.run import plan, window
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory

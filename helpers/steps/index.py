@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helpers import plots
+from helpers import rollback as outline
 from helpers.formatting import duration, moment
 from helpers.notify.delivery import levels
 from helpers.parameters import Parameters
 from helpers.report import numbers
 from helpers.report.facts import instant, read_run, timed
 from helpers.results import Verdict, passed
-from helpers.rollback import outline
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import rapid, steps_for

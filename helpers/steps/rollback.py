@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
+from helpers import rollback as outline
 from helpers.cutover import CutoverState, put_back
 from helpers.cutover.application import NOT_TAKEN, try_write
 from helpers.errors import RUNBOOK, Terminal, WorldError
@@ -31,8 +32,7 @@ from helpers.parameters.sections import Fence, Rollback
 from helpers.reason_codes import ReasonCode
 from helpers.report.outcome import FENCE_END
 from helpers.results import Progress, Verdict, silent, utc_now
-from helpers.rollback import outline, postmortem
-from helpers.rollback.outline import others_at_work
+from helpers.rollback import others_at_work, postmortem
 from helpers.rollback.proof import SourceProof, StageContext
 from helpers.rollback.replay import Exported, Written, as_added, as_known, exported
 from helpers.rollback.return_writes import ReturnWrites

@@ -134,7 +134,7 @@ SCENARIOS: list[Scenario] = [
     Scenario(
         "sign", "decided", sign, sign, names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign evidence.signoffs:_record
-            report.pages:render_pages rollback.outline:at_work run.folders:RunFolder._append run.folders:RunLock.acquire
+            report.pages:render_pages rollback.__init__:at_work run.folders:RunFolder._append run.folders:RunLock.acquire
         """),
         codes=(0, 4), check=signed, over=lambda done: "already" in done.line,
     ),
@@ -154,7 +154,7 @@ SCENARIOS: list[Scenario] = [
         "rollback", "cutover", always("rollback", "one", "--why", "trial", "--replay"),
         always("rollback", "one", "--why", "trial", "--replay"), names("""
             audit:append cutover.application:CutoverState.enter cutover.files:stage evidence.seals:_write_recipe
-            evidence.seals:seal evidence.signing:sign rollback.outline:RollbackState.begin rollback.outline:at_work
+            evidence.seals:seal evidence.signing:sign rollback.__init__:RollbackState.begin rollback.__init__:at_work
             rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.replay:export
             rollback.return_writes:ReturnWrites._export
             rollback.return_writes:ReturnWrites._replay run.folders:RunFolder._append run.folders:RunFolder._replace
