@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import WorldError
-from helpers.notify import Event
-from helpers.notify.delivery import render
+from helpers.notify import Event, render
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal.setup import prepare, with_application

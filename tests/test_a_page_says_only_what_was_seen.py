@@ -13,9 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from helpers import plots
+from helpers import notify, plots
 from helpers.formatting import harmless, moment, unpacked_rows
-from helpers.notify import delivery
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
@@ -207,7 +206,7 @@ def test_nothing_is_cut_off_on_the_page_of_a_rollback() -> None:
 
 
 def test_no_notice_says_of_reads_what_nobody_observed() -> None:
-    templates = list((Path(delivery.__file__).parent / "templates").glob("*.j2"))
+    templates = list((Path(notify.__file__).parent / "templates").glob("*.j2"))
     assert templates
     assert [path.name for path in templates if re.search(r"(?i)\breads?\b", path.read_text(encoding="utf-8"))] == []
 

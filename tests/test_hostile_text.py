@@ -20,7 +20,7 @@ from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.fence import FenceState
 from helpers.formatting import bare, harmless
-from helpers.notify.delivery import Event, render
+from helpers.notify import Event, render
 from helpers.parameters import parameters_from
 from helpers.plots.style import name
 from helpers.reason_codes import ReasonCode

@@ -203,7 +203,7 @@ def _put(storage: Remote | None) -> str:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from helpers.notify.delivery import send
+    from helpers.notify import send
     from helpers.snapshots import backup, remote
 
     parameters = _parameters(chosen)

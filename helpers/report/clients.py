@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from helpers.errors import RUNBOOK
-from helpers.fence.control import BEFORE, NO_WRITES, THROUGH
+from helpers.fence import BEFORE, NO_WRITES, THROUGH
 from helpers.formatting import (
     count,
     duration,
@@ -23,7 +23,7 @@ from helpers.formatting import (
     share_range,
     text,
 )
-from helpers.notify.delivery import CRITICAL, LEVELS
+from helpers.notify import CRITICAL, LEVELS
 from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers

@@ -27,7 +27,7 @@ from helpers.formatting import (
     share_range,
     text,
 )
-from helpers.notify.delivery import CRITICAL, LEVELS
+from helpers.notify import CRITICAL, LEVELS
 from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.report.clients import ASKED, answers, clients_get, unseen

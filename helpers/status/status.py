@@ -15,9 +15,8 @@ from helpers.errors import Terminal, WorldError, one_line
 from helpers.fence import FenceState
 from helpers.formatting import duration, moment
 from helpers.migration.checkpoint import Checkpoint
-from helpers.notify import FAILED, Around
+from helpers.notify import FAILED, Around, level, levels
 from helpers.notify import read as read_notices
-from helpers.notify.delivery import level, levels
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import StepResult, passed

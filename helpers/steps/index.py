@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from helpers import plots
 from helpers import rollback as outline
 from helpers.formatting import duration, moment
-from helpers.notify.delivery import levels
+from helpers.notify import levels
 from helpers.parameters import Parameters
 from helpers.report import numbers
 from helpers.report.facts import instant, read_run, timed

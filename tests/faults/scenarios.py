@@ -80,7 +80,7 @@ SCENARIOS: list[Scenario] = [
             audit:runner_key evidence.signing:sign migration.checkpoint:Checkpoint._changed
             migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open
             migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write migration.staging:_Staging._write
-            migration.staging:_Staging.finish notify.delivery:Around._save run.folders:RunFolder._append
+            migration.staging:_Staging.finish notify.__init__:Around._save run.folders:RunFolder._append
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze

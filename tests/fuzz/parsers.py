@@ -22,9 +22,8 @@ from typing import Any
 
 import httpx
 
-from helpers import audit, cli
+from helpers import audit, cli, notify
 from helpers.errors import Terminal, without_tokens
-from helpers.notify import delivery
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult
 from helpers.run.folders import RunFolder
@@ -565,7 +564,7 @@ PARSERS = [
     Parser("notebooks", "json", reports("22_migrate.ipynb"), notebook_read, share=0.15),
     Parser("audit log", "jsonl", reports("audit.jsonl"),
            lambda bench, path: (audit.check(path), audit.check(path, torn=True), audit.entries(path), command("audit", RUN))),
-    Parser("notices", "jsonl", reports("notices.jsonl"), lambda bench, path: delivery.read(path.parent)),
+    Parser("notices", "jsonl", reports("notices.jsonl"), lambda bench, path: notify.read(path.parent)),
     Parser("group", "json", reports("../many/group.json"), lambda bench, path: (group.read("many"), command("status", "many")), share=0.8),
     Parser("seals, envelopes, archive", "json", reports("seals/*", "VERIFY.txt", "run.json", "22_migrate.ipynb", "allowed_signers", "audit.jsonl"), verified, share=0.1),
     Parser("sign-offs", "json", reports("signoffs/*"), gates, share=0.3),
