@@ -10,8 +10,7 @@ import pytest
 
 from helpers import audit, cli
 from helpers.errors import RunbookError, Terminal
-from helpers.fence import FenceState
-from helpers.fence.control import Control
+from helpers.fence import Control, FenceState
 from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now, writing

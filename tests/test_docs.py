@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 from docs.generate import GENERATED, unit
 from helpers import cli, errors
 from helpers.cutover.application import CutoverState
-from helpers.fence.control import FenceState
+from helpers.fence import FenceState
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.shipping import Shipment
 from helpers.migration.source_changes import Ledger

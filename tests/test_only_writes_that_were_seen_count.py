@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers.fence.control import UNTRIED
+from helpers.fence import UNTRIED
 from helpers.parameters import Parameters, parameters_from
 from helpers.rehearsal.setup import application_at_work, prepare, with_application
 from helpers.report import numbers

@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import audit
+from helpers import audit, fence
 from helpers.cutover.application import CutoverState
 from helpers.cutover.files import edit_compose
 from helpers.errors import RunbookError, Terminal, UsageError, secrets_assigned, secrets_of
-from helpers.fence import control
-from helpers.fence.control import FenceState
+from helpers.fence import FenceState
 from helpers.fence.nginx import servers
 from helpers.migration.delta import Delta
 from helpers.migration.staging import Quarantine, Staged
@@ -266,10 +265,10 @@ def test_a_fence_whose_rules_are_none_is_one_line(tmp_path: Path) -> None:
     state = FenceState("command", "up", "lift it", rules={"kind": 5}, source={"url": "http://127.0.0.1:1"})
     state.save(tmp_path)
     with (
-        patch.object(control, "Control"),
+        patch.object(fence, "Control"),
         pytest.raises(Terminal, match=r"fence\.json: cannot be read: .*kind") as caught,
     ):
-        control.lift(RunFolder("one", tmp_path, tmp_path).read())
+        fence.lift(RunFolder("one", tmp_path, tmp_path).read())
     assert "\\n" not in caught.value.line()
 
 

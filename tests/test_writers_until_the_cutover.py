@@ -279,7 +279,7 @@ def test_a_log_whose_end_a_killed_process_did_not_see_is_not_trusted(
     folder = run(fenced)
     ready(folder)
 
-    dies("helpers.fence.control.Control.settle", folder, monkeypatch)
+    dies("helpers.fence.Control.settle", folder, monkeypatch)
     last = step(folder).facts["last_changes"]
     assert (last["unread"], last["read"]) == (
         [],

@@ -26,8 +26,7 @@ import httpx
 
 from helpers import audit
 from helpers.errors import RUNBOOK, WorldError, one_line
-from helpers.fence import FenceState
-from helpers.fence.control import LIFTING, UP
+from helpers.fence import LIFTING, UP, FenceState
 from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint

@@ -20,7 +20,6 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
-from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import ALL, DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint, lies_in, overlap
@@ -30,6 +29,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.command import who_has_open
 from helpers.run.executor import require_workers
 from helpers.run.folders import RunFolder, RunPath, RunState, reports_root, workspace_root
 from helpers.run.record import RunRecord

@@ -22,13 +22,14 @@ from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.cutover.application import APPLYING
 from helpers.errors import WorldError
-from helpers.fence import FenceState, who_has_open
+from helpers.fence import FenceState
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, private, utc_now
 from helpers.run import kernel
+from helpers.run.command import who_has_open
 from helpers.run.folders import RunFolder, RunPath, RunState
 
 LOCKS = ("runner", "step")

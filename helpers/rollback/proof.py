@@ -23,7 +23,7 @@ from helpers import audit, rollback
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import Control, FenceState, takes_no_writes, used_by
+from helpers.fence import Control, FenceState, takes_no_writes
 from helpers.formatting import count
 from helpers.migration.restore import chosen, lost_vectors, prove
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, selected, source_changes
@@ -34,6 +34,7 @@ from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import SOURCE, RollbackState, replay
 from helpers.rollback.replay import next_folder
+from helpers.run.command import used_by
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen

@@ -21,8 +21,7 @@ import pandas as pd
 from helpers import audit, plots
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, one_line
-from helpers.fence import Control, FenceState, connections, lift, takes_no_writes, used_by
-from helpers.fence.control import UNTRIED
+from helpers.fence import UNTRIED, Control, FenceState, lift, takes_no_writes
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
 from helpers.parameters import Endpoint, Parameters
@@ -34,6 +33,7 @@ from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import FENCE_END, outcome
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
+from helpers.run.command import connections, used_by
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord

@@ -38,7 +38,7 @@ from helpers.cutover.application import (
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
 from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import FenceState, used_by
+from helpers.fence import FenceState
 from helpers.formatting import count, duration
 from helpers.migration.catch_up import bring_over
 from helpers.migration.checkpoint import Checkpoint
@@ -50,6 +50,7 @@ from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import Verdict, utc_now
+from helpers.run.command import used_by
 from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord

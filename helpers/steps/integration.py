@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import RunbookError, UsageError, one_line, redacted
-from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.migration.source_changes import WrittenData
 from helpers.monitoring import integration_cases, measure
@@ -26,7 +25,7 @@ from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, contents, json_in, write_json, write_text
-from helpers.run.command import set_aside
+from helpers.run.command import set_aside, used_by
 from helpers.run.record import NotebookStep, RunRecord
 
 _OWN_TEST = re.compile(r"^integration_cases\.py::test_case\[(\d+)\]$")

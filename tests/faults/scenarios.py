@@ -200,7 +200,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "fence", "new", begin_or_resume, begin_or_resume, names("""
-            fence.control:FenceState.enter
+            fence.__init__:FenceState.enter
         """), bench=lambda shared: shared.bench("fenced", more=FENCED),
     ),
     Scenario(  # step 20 puts the fence up, the end of the command takes it away again
@@ -210,7 +210,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "nginx's log of writes", "new", begin_or_resume, begin_or_resume, names("""
-            fence.control:Control.record fence.control:Control.read_since
+            fence.__init__:Control.record fence.control:Control.read_since
         """), check=open_again, bench=recorded,
     ),
     Scenario("validation fails", "migrated", always("resume", "one", "--until", "23"), always("resume", "one", "--until", "23"),

@@ -144,10 +144,10 @@ def fence_read(bench: Bench, path: Path) -> object:
     """`fence --lift`, but for the lifting: what it needs is read from the fence's file alone."""
     from unittest.mock import patch
 
-    from helpers.fence import control
+    from helpers import fence
 
-    with patch.object(control, "Control"):
-        return control.lift(RunFolder(RUN, path.parent, path.parent).read())
+    with patch.object(fence, "Control"):
+        return fence.lift(RunFolder(RUN, path.parent, path.parent).read())
 
 
 def page(bench: Bench, path: Path) -> object:
