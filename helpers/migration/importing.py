@@ -40,8 +40,7 @@ from helpers.run.executor import Order, Workers, opened, workers_of
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
-from helpers.schema import Context, Schema, load_schema
-from helpers.schema.engine import DOCUMENT
+from helpers.schema import DOCUMENT, Context, Schema, load_schema
 from helpers.snapshots.export_journal import together
 from helpers.snapshots.snapshot import Snapshot
 from helpers.snapshots.staged import StagedFiles, for_staging

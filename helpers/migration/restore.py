@@ -32,7 +32,7 @@ from helpers.migration import target_lock
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, contents, json_in, private, silent, utc_now, write_json
-from helpers.schema.engine import sparse_as_text
+from helpers.schema import sparse_as_text
 from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import Stopping, signed, together
 from helpers.snapshots.snapshot import Snapshot

@@ -15,8 +15,7 @@ from helpers.formatting import count
 from helpers.parameters import Parameters
 from helpers.profiling.search import EXCERPT
 from helpers.reason_codes import ReasonCode
-from helpers.schema import REPAIRS, Context, Schema
-from helpers.schema.engine import DOCUMENT
+from helpers.schema import DOCUMENT, REPAIRS, Context, Schema
 from helpers.schema.file import Drop, FieldRule, LeaveOut, Redact, Rename, Replace
 from helpers.schema.rules import unicode_problem
 from helpers.stores import CollectionInfo

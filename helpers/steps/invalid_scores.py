@@ -22,8 +22,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import write_text
 from helpers.run.folders import RunPath
 from helpers.run.kernel import cut
-from helpers.schema import Context, Schema, load_schema
-from helpers.schema.engine import Transformed
+from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import SchemaFile
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
