@@ -153,8 +153,7 @@ def _create(chosen: argparse.Namespace) -> int:
     from helpers.run.folders import workspace_root
     from helpers.snapshots import backup, remote
     from helpers.status.overview import table
-    from helpers.stores import open_source
-    from helpers.stores.base import sharded
+    from helpers.stores import open_source, sharded
 
     parameters = _parameters(chosen)
     require_apart(parameters.source)

@@ -21,7 +21,7 @@ import httpx
 from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import Closing
+from helpers.stores import Closing
 from helpers.stores.handshake import heartbeat, request_headers, resolved
 from helpers.stores.wire import Session, json_of
 

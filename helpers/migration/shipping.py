@@ -50,8 +50,7 @@ from helpers.results import (
 from helpers.run.command import who_has_open
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores import LOCK_COLLECTION, Reader
-from helpers.stores.base import Finding
+from helpers.stores import LOCK_COLLECTION, Finding, Reader
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import newest, require_room
 from helpers.stores.creation import refused_name, unsupported

@@ -33,8 +33,7 @@ from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
 from helpers.schema.rules import PYTHON_TYPES
-from helpers.stores import CollectionInfo
-from helpers.stores.base import listed_ids
+from helpers.stores import CollectionInfo, listed_ids
 
 LIMIT = 200_000  # chunks whose ids and contents are remembered
 NORMS = 20_000  # norms kept of a collection, for the figure and the median

@@ -27,7 +27,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, writing
 from helpers.run import kernel
 from helpers.run.folders import FINDINGS
-from helpers.stores.base import Space
+from helpers.stores import Space
 
 SHOWN = 100  # groups of duplicates or collisions in a table
 ASKED = 500  # chunks whose neighbours are sought, among all of the sample

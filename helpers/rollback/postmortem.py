@@ -32,8 +32,7 @@ from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import open_source, open_target
-from helpers.stores.base import sharded
+from helpers.stores import open_source, open_target, sharded
 from helpers.stores.layout import DATABASE
 
 PAGE, NOTICE = "rollback.html", "rollback-notice.txt"

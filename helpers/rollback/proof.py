@@ -40,8 +40,7 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.export_journal import write_parquet
 from helpers.snapshots.snapshot import Snapshot, to_table
-from helpers.stores import Store, open_target
-from helpers.stores.base import listed_ids
+from helpers.stores import Store, listed_ids, open_target
 from helpers.stores.copying import fingerprint
 from helpers.stores.opening import open_server
 

@@ -24,8 +24,7 @@ from helpers.rollback.replay import Plan, Written, export, exported, index_of, n
 from helpers.run.command import used_by
 from helpers.schema import load_schema
 from helpers.snapshots.comparison import compare
-from helpers.stores import Reader, Space, open_source
-from helpers.stores.base import shard_of
+from helpers.stores import Reader, Space, open_source, shard_of
 from helpers.stores.opening import quick_names
 
 COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "changed settings", "gone as a whole",

@@ -41,7 +41,7 @@ from helpers.schema.rules import (
 )
 
 if TYPE_CHECKING:
-    from helpers.stores.base import Space
+    from helpers.stores import Space
 
 # -- engine ------------------------------------------------------------------------------------------------------------
 

@@ -61,8 +61,7 @@ from helpers.snapshots.export_journal import (
     signed,
     write_parquet,
 )
-from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import AGAIN_AFTER, counted_ids
+from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, counted_ids
 
 Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
 """By collection: the ids that are not as they were, and those of them that are to be read now."""

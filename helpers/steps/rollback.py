@@ -37,8 +37,7 @@ from helpers.rollback.replay import Exported, Written, as_added, as_known, expor
 from helpers.rollback.return_writes import ReturnWrites
 from helpers.run.command import used_by
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
-from helpers.stores import Store, open_target
-from helpers.stores.base import listed_ids
+from helpers.stores import Store, listed_ids, open_target
 from helpers.stores.layout import is_new
 from helpers.stores.opening import lacking, quick_identities, quick_names
 

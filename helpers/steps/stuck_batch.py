@@ -19,7 +19,7 @@ from helpers.run.folders import RunPath
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.steps import network
-from helpers.stores.base import LOCK_COLLECTION
+from helpers.stores import LOCK_COLLECTION
 from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
 
 SMALLER = 50  # the runbook's own remedy: half of its 100

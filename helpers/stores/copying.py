@@ -31,8 +31,7 @@ from helpers.errors import Terminal, one_line
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.results import naming
-from helpers.stores import layout
-from helpers.stores.base import damage
+from helpers.stores import damage, layout
 from helpers.stores.index_files import HEADER, LENGTHS, LINKS, ROWS, bloat, links_bloated
 from helpers.stores.index_pickle import PICKLE
 from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_plain, unreadable

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import Mask, Vectors
-from helpers.stores.base import MOST_DIMENSION
+from helpers.stores import MOST_DIMENSION
 from helpers.stores.index_pickle import PICKLE, IdMap, IndexDamage, read_pickle
 
 HEADER, ROWS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"

@@ -26,9 +26,8 @@ import httpx
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.parameters.endpoint import ALL, DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
 from helpers.reason_codes import ReasonCode
-from helpers.stores import door, layout, repair
+from helpers.stores import LOCK_COLLECTION, Reader, door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
-from helpers.stores.base import LOCK_COLLECTION, Reader
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory, newest, require_own_files, stored_identifiers, stored_metadata
 from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of

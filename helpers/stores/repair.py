@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.results import is_crowded
-from helpers.stores.base import damage
+from helpers.stores import damage
 from helpers.stores.layout import DATABASE, damaged, reading
 
 _DOCUMENT = "chroma:document"

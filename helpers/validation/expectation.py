@@ -21,7 +21,7 @@ from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Measures, WrongVectors
 from helpers.snapshots.export_journal import Part, ahead
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores.base import CollectionInfo, Space, Store
+from helpers.stores import CollectionInfo, Space, Store
 from helpers.stores.limits import known_of
 
 _AHEAD = 8  # parts of both sides that the run holds, 25 MB each; it takes them in no faster than five workers give them

@@ -26,7 +26,7 @@ from helpers.schema import Transformed
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.export_journal import ahead
-from helpers.stores.base import CollectionInfo, Space, Store
+from helpers.stores import CollectionInfo, Space, Store
 from helpers.validation.expectation import Expectation, Judged, Seen, judged, judged_away, unexcused
 from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Sent, Write, announced, unwritten
 from helpers.validation.properties import (

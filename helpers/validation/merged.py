@@ -18,7 +18,7 @@ from helpers.errors import WorldError
 from helpers.formatting import Digested, Wrote, harmless, packed_rows, untold
 from helpers.results import Verdict, writing
 from helpers.schema import Context, Schema
-from helpers.stores.base import Neighbours, Space, Store
+from helpers.stores import Neighbours, Space, Store
 from helpers.validation.search import (
     OVER_QUERY_MAY_FALL_BY,
     QUERIES,
