@@ -23,7 +23,7 @@ from helpers import plots
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import one_line
 from helpers.formatting import core_missing, count
-from helpers.profiling.sample import Places, Sampler, plain_text
+from helpers.profiling import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, changes_told

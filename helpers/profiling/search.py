@@ -23,7 +23,7 @@ import pandas as pd
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import harmless
-from helpers.profiling.sample import Place, Places
+from helpers.profiling import Place, Places
 from helpers.reason_codes import ReasonCode
 from helpers.results import writing
 from helpers.run import kernel

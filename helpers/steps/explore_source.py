@@ -14,9 +14,8 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
-from helpers.profiling import explain, search, similarity
+from helpers.profiling import Place, Sample, explain, search, similarity
 from helpers.profiling.profile import Profile, Scan
-from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, Picker, file_stem, is_known, of_groups, of_places, write_csv
 from helpers.reason_codes import ReasonCode
 from helpers.results import file_digest

@@ -324,7 +324,7 @@ WITHOUT: dict[str, str] = {
             """monitoring.measure:main monitoring.integration_cases:_write""",
         "asked for by a person in notebook 11, who asks again":
                         """
-            profiling.sample:Places.note profiling.search:write_csv profiling.similarity:outliers
+            profiling.__init__:Places.note profiling.search:write_csv profiling.similarity:outliers
             steps.explore_source:ExploreSourceStep.distribution
         """,
         "of a record without a notebook, which only tests make; of a notebook's: runner.notebook:Run._write":

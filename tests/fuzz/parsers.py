@@ -417,7 +417,7 @@ def small_read(bench: Bench, path: Path) -> object:
 
     from helpers.migration import reembedding
     from helpers.monitoring import watcher
-    from helpers.profiling.sample import Places
+    from helpers.profiling import Places
     from helpers.rollback import replay
     from helpers.snapshots.export_journal import read_parquet
     from helpers.troubleshooting import target
