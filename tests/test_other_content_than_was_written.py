@@ -43,8 +43,7 @@ from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.status import overview
 from helpers.stores import CollectionInfo, open_source, opening
 from helpers.stores.creation import refused_name
-from helpers.stores.index_files import _LAYOUT, HEADER, IndexFolder
-from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
+from helpers.stores.index_files import _LAYOUT, HEADER, PICKLE, IndexDamage, IndexFolder, read_pickle
 from helpers.stores.layout import DATABASE, EMBEDDINGS
 from helpers.stores.rescue import Stored, _from_log
 from helpers.troubleshooting.target import manifest_of

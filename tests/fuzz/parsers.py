@@ -379,12 +379,12 @@ def doctor(bench: Bench, path: Path) -> object:
 
 
 def index_read(bench: Bench, path: Path) -> object:
-    from helpers.stores.index_files import IndexFolder, inspect_index, links_bloated
+    from helpers.stores.index_files import IndexFolder, links_bloated
 
     folder = path.parent
     links_bloated(folder)
-    inspect_index(folder)
-    seen = inspect_index(folder, dimension=6, m=16, cosine=True)
+    assert IndexFolder(folder).health
+    seen = IndexFolder(folder, dimension=6, m=16, cosine=True).health
     index = IndexFolder(folder, dimension=6, m=16, cosine=True)
     index.vectors(["c1", "late3", "nobody"])
     return seen
