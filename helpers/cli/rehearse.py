@@ -51,8 +51,7 @@ from helpers.run.plan import Step
 from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
 from helpers.status.overview import Console, open_steps
-from helpers.stores.handshake import heartbeat
-from helpers.stores.wire import Session
+from helpers.stores.wire import Session, heartbeat
 
 # -- drills ------------------------------------------------------------------------------------------------------------
 
