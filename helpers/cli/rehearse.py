@@ -50,7 +50,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
-from helpers.status.overview import Console, open_steps
+from helpers.status import Console, open_steps
 from helpers.stores.wire import Session, heartbeat
 
 # -- drills ------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,18 @@ from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc
-from helpers.status.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state
-from helpers.status.status import escalation, estimated_seconds, measured_rollback, rollback_seconds
+from helpers.status import (
+    RUN_COLUMNS,
+    TO_DO,
+    escalation,
+    estimated_seconds,
+    measured_rollback,
+    next_action,
+    rollback_seconds,
+    rolled_back,
+    run_rows,
+    state,
+)
 from helpers.steps import troubleshooting
 from helpers.troubleshooting.troubleshooter import symptoms_of
 

@@ -202,13 +202,13 @@ def results_read(bench: Bench, path: Path) -> object:
 def progress_read(bench: Bench, path: Path) -> object:
     from unittest.mock import patch
 
-    from helpers.status import overview
+    from helpers import status
 
-    overview._progress(path)
+    status._progress(path)
     import datetime as dt
 
-    with patch.object(overview, "at_work", lambda folder: {1: "host"}):
-        return overview.at_work_now(RunFolder.of(RUN), dt.datetime.now(dt.UTC))
+    with patch.object(status, "at_work", lambda folder: {1: "host"}):
+        return status.at_work_now(RunFolder.of(RUN), dt.datetime.now(dt.UTC))
 
 
 def yaml_value(read: str) -> Callable[[Bench, Path], object]:
