@@ -36,7 +36,7 @@ from helpers.status import (
     state,
 )
 from helpers.steps import troubleshooting
-from helpers.troubleshooting.troubleshooter import symptoms_of
+from helpers.troubleshooting import symptoms_of
 
 if TYPE_CHECKING:
     import pandas as pd

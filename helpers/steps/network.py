@@ -25,7 +25,7 @@ from helpers.run.plan import Step
 from helpers.stores.limits import ATTEMPTS, attempt
 from helpers.stores.opening import quick_names
 from helpers.stores.wire import Session, greet, heartbeat, request_headers
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, Found, Troubleshooter
 
 ROLES = ("source", "target")
 

@@ -17,7 +17,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.snapshots.snapshot import PART_BYTES
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter, child, symptoms
+from helpers.troubleshooting import Condition, Found, Troubleshooter, child, symptoms
 
 CODES = (ReasonCode.OUT_OF_MEMORY, ReasonCode.KERNEL_DIED)
 SIZES = (25, 100, 500, 5_000)

@@ -21,7 +21,7 @@ from helpers.run import plan
 from helpers.run.advice import TREE, command, openable, remedy, steps_for
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.troubleshooting.troubleshooter import SYMPTOMS, symptoms
+from helpers.troubleshooting import SYMPTOMS, symptoms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
