@@ -23,9 +23,9 @@ from helpers.stores import CollectionInfo, Space, Store, open_target
 from helpers.validation.expectation import Expectation
 from helpers.validation.fidelity import Examination
 from helpers.validation.judgement import Judgement
-from helpers.validation.merged import searches
 from helpers.validation.properties import FieldTests
 from helpers.validation.search import Answers, Probes, Truth, answers_within, baseline, records
+from helpers.validation.equivalence import searches
 from tests.documentation import blocks
 
 DATE = datetime.date(2025, 12, 1)

@@ -34,9 +34,9 @@ from helpers.stores import open_target
 from helpers.validation.expectation import Expectation
 from helpers.validation.fidelity import Examination, Findings, SourceCount
 from helpers.validation.judgement import AS_ANNOUNCED, OWN, WHOLE, Judgement
-from helpers.validation.merged import searches
 from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext, known_fact
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
+from helpers.validation.equivalence import searches
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
 _LISTS = ("plain", "over")

@@ -172,7 +172,7 @@ class Judgement:
         return Check(AS_ANNOUNCED, verdict, good, len(told["rows"]), "source collections", reason, detail)
 
     def _announced(self) -> dict[str, Any]:
-        """The searches as announced: rows (`merged.announced`) with low and high, and the same pooled by queries, or None."""
+        """The searches as announced: rows (`equivalence.announced`) with low and high, and the same pooled by queries, or None."""
         rows = []
         for r in self.found.announced:
             known = r["same"] is not None and r["queries"] > 0

@@ -332,7 +332,7 @@ WITHOUT: dict[str, str] = {
         "proposals and tables of notebooks 42 and 46, which are made again: tests/test_troubles_of_the_data.py":
             """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look""",
         "lists of steps 11 and 23, before the result of the step, which makes them again: tests/test_explore_findings.py":
-            """profiling.similarity:keep validation.merged:searches""",
+            """profiling.similarity:keep validation.equivalence:searches""",
         "of an export or an import of files, which is begun anew: tests/test_snapshots_without_a_migration.py":
             """snapshots.backup:_collection snapshots.backup:_to_jsonl snapshots.backup:export""",
         "of snapshots in a storage, killed at its requests: tests/test_snapshots_in_object_storage.py":
