@@ -14,8 +14,7 @@ from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_source, open_target
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 
 

@@ -17,8 +17,7 @@ from helpers.run.plan import CONTRADICTIONS, EMBEDDINGS
 from helpers.snapshots.comparison import CONTENT, COSINE_TOLERANCE
 
 if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait
-    from helpers.validation.expectation import Expectation
-    from helpers.validation.fidelity import Findings
+    from helpers.validation.fidelity import Expectation, Findings
 
 COUNTS, METADATA, COMPLETENESS = "counts", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"
@@ -172,7 +171,7 @@ class Judgement:
         return Check(AS_ANNOUNCED, verdict, good, len(told["rows"]), "source collections", reason, detail)
 
     def _announced(self) -> dict[str, Any]:
-        """The searches as announced: rows (`equivalence.announced`) with low and high, and the same pooled by queries, or None."""
+        """The searches as announced: rows (`equivalence.announced`) with low and high, and all pooled by queries, or None."""
         rows = []
         for r in self.found.announced:
             known = r["same"] is not None and r["queries"] > 0
