@@ -356,7 +356,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
     """One chunk, of each collection that holds it, before and after the schema."""
     import datetime as dt
 
-    from helpers.profiling.explain import explained, explanation
+    from helpers.profiling.search import explained, explanation
     from helpers.schema import Context
     from helpers.stores import open_source
 
