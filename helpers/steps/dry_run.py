@@ -34,9 +34,8 @@ from helpers.migration.shipping import Trial
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
+from helpers.report import StepRow, numbers
 from helpers.report.clients import KILLED, continued, downtime_as_predicted
-from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict, kind_of
 from helpers.rollback import REMOVE, SOURCE, TITLES

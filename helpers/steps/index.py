@@ -13,8 +13,7 @@ from helpers import rollback as outline
 from helpers.formatting import duration, moment
 from helpers.notify import levels
 from helpers.parameters import Parameters
-from helpers.report import numbers
-from helpers.report.facts import instant, read_run, timed
+from helpers.report import instant, numbers, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.run import folders as runs
 from helpers.run import plan

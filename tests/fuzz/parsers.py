@@ -159,7 +159,7 @@ def page(bench: Bench, path: Path) -> object:
 
 
 def page_of_figure(bench: Bench, path: Path) -> object:
-    from helpers.report.facts import picture, read_run
+    from helpers.report import picture, read_run
 
     list(read_run(run_of(bench)).changes)
     return picture(path, "x") if path.suffix == ".svg" else None
@@ -185,7 +185,7 @@ def verified(bench: Bench, path: Path) -> object:
 
 def gates(bench: Bench, path: Path) -> object:
     from helpers.evidence import signoffs
-    from helpers.report.facts import read_signoffs
+    from helpers.report import read_signoffs
 
     run = run_of(bench)
     read_signoffs(run)
