@@ -51,8 +51,8 @@ from helpers.steps.validate import record_known, record_searches, record_values
 from helpers.stores import open_embedded
 from helpers.stores.client import ClientStore
 from helpers.stores.diagnosis import TIE, swapped
+from helpers.validation import Judgement
 from helpers.validation.fidelity import Examination, Expectation
-from helpers.validation.judgement import Judgement
 from helpers.validation.properties import answers_of_source
 from helpers.validation.search import baseline
 
