@@ -112,7 +112,7 @@ def test_a_disk_by_its_url_is_a_storage_too(tmp_path: Path, monkeypatch: pytest.
     assert names == {"chroma-snapshots.json", "snapshots/first.json"}
     (part,) = (tmp_path / "disk" / "parts").iterdir()
     part.with_name(f".{'0' * 64}.parquet.1-{'0' * 16}.tmp").write_bytes(b"half")
-    monkeypatch.setattr(remote, "BROKEN_OFF", timedelta(0))
+    monkeypatch.setattr(objects, "BROKEN_OFF", timedelta(0))
     run("prune", "--yes")
     assert "removed: 1 × file whose upload never ended" in capsys.readouterr().out
     assert list((tmp_path / "disk" / "parts").iterdir()) == [part]
