@@ -33,7 +33,7 @@ from helpers.formatting import count, masked
 from helpers.migration import catch_up
 from helpers.migration.source_changes import Ledger, WrittenData, altered, settings_changed
 from helpers.parameters import Endpoint, Parameters, resolve_path
-from helpers.parameters.new_values import written
+from helpers.parameters.model import written
 from helpers.parameters.sections import ComposeFile, EnvFile
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
