@@ -123,7 +123,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_places_are_proven_first.py::test_a_rollback_cleans_no_target_that_leads_into_the_source
             test_rollback.py::test_a_source_that_the_removal_reached_is_named
             test_places_are_proven_first.py::test_a_target_through_which_another_place_would_be_written_is_refused
-            test_places_are_proven_first.py::test_a_folder_of_the_source_mounted_in_a_target_is_refused""",
+            test_places_are_proven_first.py::test_a_folder_of_the_source_mounted_in_a_target_is_refused
+            test_places_are_proven_first.py::test_a_target_that_is_exchanged_between_the_look_and_the_end_is_named
+            ::test_a_source_through_which_another_place_would_be_written_is_not_mended
+            test_directories_of_snapshots.py::test_a_folder_that_becomes_a_link_during_the_request_is_named""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",

@@ -231,6 +231,27 @@ def test_a_storage_with_a_link_in_it_is_refused(disk: Path, tmp_path: Path, caps
     run("create", "backup.yaml", "--id", "second")
 
 
+def test_a_folder_that_becomes_a_link_during_the_request_is_named(
+    disk: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at it and the end of the request; what went elsewhere is said at once, and nothing counts of it."""
+    run("create", "backup.yaml", "--id", "first")
+    (private := tmp_path / "private").mkdir()
+    real = objects.write_bytes
+
+    def exchanged(path: Path, data: bytes) -> None:
+        if path.name == "second.json" and path.parent.name == "snapshots":
+            path.parent.rename(tmp_path / "aside")
+            path.parent.symlink_to(private)
+        real(path, data)
+
+    monkeypatch.setattr(objects, "write_bytes", exchanged)
+    capsys.readouterr()
+    run("create", "backup.yaml", "--id", "second", code=2)
+    assert "snapshots there is a link. Find out who made it, and remove it." in only_line(capsys)
+    monkeypatch.undo()
+
+
 def test_a_pipe_or_a_link_is_no_object(disk: Path, capsys: Said) -> None:
     run("create", "backup.yaml", "--id", "first")
     mark, manifest = disk / "chroma-snapshots.json", disk / "snapshots" / "first.json"

@@ -154,7 +154,9 @@ class Objects:
                         seconds = max(self._patience, LEAST) + moves / SLOWEST
                         return within(seconds, partial(call, self._fs, path), TimeoutError(errno.ETIMEDOUT, ""))
                     self._require_plain(name, what)
-                    return call(self._fs, path)
+                    made = call(self._fs, path)
+                    self._require_plain(name, what)  # a folder that became a link meanwhile was followed
+                    return made
                 except RunbookError:
                     raise
                 except (
