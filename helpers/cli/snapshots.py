@@ -240,7 +240,7 @@ def _export(chosen: argparse.Namespace) -> int:
     from helpers.snapshots import backup
 
     snapshot, compared = _compared(chosen)
-    require_outside(chosen.into, "--into", snapshot.manifest["source"])
+    require_outside(chosen.into, "--into", snapshot.manifest["source"], base=snapshot.manifest.get("directory", ""))
     print(compared, flush=True)
     _say(f"Missing: {each}" for each in snapshot.missing())
     infos = collections(snapshot, chosen.collection)
@@ -535,7 +535,9 @@ def _restore(chosen: argparse.Namespace) -> int:
 
     (snapshot, compared), endpoint = _compared(chosen), destination_of(chosen)
     if endpoint.path:
-        require_outside(Path(endpoint.path), "--into", snapshot.manifest["source"])
+        require_outside(
+            Path(endpoint.path), "--into", snapshot.manifest["source"], base=snapshot.manifest.get("directory", "")
+        )
     print(compared, flush=True)
     _say(f"Missing: {each}" for each in snapshot.missing())
     if chosen.dry_run:

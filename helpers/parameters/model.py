@@ -230,9 +230,9 @@ class Parameters(Section):
             yield from (((file.path, key), new_value(value)) for key, value in file.keys.items())
 
     def secrets_of_files(self) -> dict[str, str]:
-        """Secrets in the files that the cutover changes; what the parameters themselves name is none."""
-        named = json.dumps(self.document(), ensure_ascii=False)
-        return {where: value for where, value in self.cutover.secret_values().items() if value not in named}
+        """Secrets in the files that the cutover changes, and that a storage's driver reads; what the parameters name is none."""
+        named, found = json.dumps(self.document(), ensure_ascii=False), self.cutover.secret_values()
+        return {k: value for k, value in (found | self.snapshot.secrets_of_files()).items() if value not in named}
 
     def environment(self) -> list[str]:
         """Every environment variable that the parameters name, once each, sorted: a step's kernel gets those and no others."""

@@ -16,11 +16,12 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -40,6 +41,8 @@ TRIES = 3  # of a driver, one after another, before this module waits
 LONGEST_PAUSE = 20  # seconds
 BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
 CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this size
+MOST_ANSWER = 16 * 2**20  # bytes of a page of a list (1,000 names of at most 1,024 bytes), or of an error
+MOST_ANSWERED = 512 * 2**20  # bytes of all pages of a list: about a million names
 LEAST = 15  # seconds that a request has, however short the patience
 SLOWEST = 100_000  # bytes that a request moves in a second, at least: it has so much more time
 PART = re.compile(r"([0-9a-f]{64})\.parquet")
@@ -66,7 +69,7 @@ class Objects:
 
     @cached_property
     def _fs(self) -> Any:
-        return self.rules.file_system(TRIES)
+        return self.rules.file_system(TRIES, _bounded_sessions)
 
     @property
     def _patience(self) -> float:
@@ -179,9 +182,12 @@ class Objects:
                 try:
                     if self.rules.driver:
                         seconds = max(self._patience, LEAST) + moves / SLOWEST
-                        return within(seconds, partial(call, self._fs, path), TimeoutError(errno.ETIMEDOUT, ""))
+                        asked = partial(_counted, call, self._fs, path)
+                        return within(seconds, asked, TimeoutError(errno.ETIMEDOUT, ""))
                     self._require_plain(name, what)
-                    return call(self._fs, path)
+                    made = call(self._fs, path)
+                    self._require_plain(name, what)  # a folder that became a link meanwhile was followed
+                    return made
                 except RunbookError:
                     raise
                 except (
@@ -305,6 +311,55 @@ class Longer(Exception):
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
+
+
+_left: ContextVar[list[int]] = ContextVar("left")  # bytes of whole answers that the request at work may yet take
+
+
+def _counted(call: Callable[[Any, str], T], fs: Any, path: str) -> T:
+    """The call, whose answers are read up to `MOST_ANSWERED` bytes: its driver works in a copy of this context."""
+    _left.set([MOST_ANSWERED])
+    return call(fs, path)
+
+
+@cache
+def _bounded_sessions() -> type:
+    """The sessions of S3's driver, by which an answer that is read as a whole (a page of a list, an error) ends with `Longer`."""
+    from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped]
+    from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+
+    class Answer(AioAWSResponse):  # type: ignore[misc]
+        kept: bytes | None = None
+
+        @property
+        def content(self) -> Awaitable[bytes]:
+            return self._whole()
+
+        async def _whole(self) -> bytes:
+            if self.kept is None:
+                found, left = bytearray(), _left.get([MOST_ANSWERED])
+                async for piece in self.raw.content.iter_any():
+                    found += piece
+                    left[0] -= len(piece)
+                    if len(found) > MOST_ANSWER or left[0] < 0:
+                        self.raw.close()
+                        raise Longer(MOST_ANSWER if len(found) > MOST_ANSWER else MOST_ANSWERED)
+                self.kept = bytes(found)
+            return self.kept
+
+    class Sessions(AIOHTTPSession):  # type: ignore[misc]
+        async def send(self, request: Any) -> Answer:
+            streamed, request.stream_output = request.stream_output, True  # read here, and not by the driver
+            try:
+                found = await super().send(request)
+            finally:
+                request.stream_output = streamed
+            answer = Answer(found.url, found.status_code, found.headers, found.raw)
+            if not streamed:
+                await answer.content
+            return answer
+
+    return Sessions
 
 
 def get(temporary: Path, most: int, driver: str, fs: Any, path: str) -> None:
