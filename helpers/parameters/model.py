@@ -51,21 +51,17 @@ from helpers.results import contents
 
 PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
 IDENTITY = "identity"
+_OF_NOTICES = tuple(f"notify.{key}" for key in ("stakeholders", "impact", "affected", "by_hand"))
 RESUMABLE = (
     *(f"migration.{key}" for key in ("batch_size", "workers", "executor", "scheduler", "staging")),
     *(f"{section}.timeout_seconds" for section in ("source", "target", "fence", "cutover")), "signoff.allowed_signers",
     "signoff.push_digest", "fence.at_closeout", *(f"expected.target_disk{key}" for key in ("", ".free_gb", ".attested_by")),
     *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
-    *(f"contacts.{key}" for key in Contacts.model_fields), "notify.stakeholders", "notify.impact", "notify.affected",
-    "notify.by_hand",
+    *(f"contacts.{key}" for key in Contacts.model_fields), *_OF_NOTICES,
 )  # fmt: skip
 """What `runbook resume --set` may change; everything else would make it another migration."""
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
-_FOR_PEOPLE = (
-    "contacts.",
-    "window.blackout",
-    *(f"notify.{k}" for k in ("stakeholders", "impact", "affected", "by_hand")),
-)
+_FOR_PEOPLE = ("contacts.", "window.blackout", *_OF_NOTICES)
 
 
 def schema_names() -> list[str]:
