@@ -12,7 +12,6 @@ which must never reach the source.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +23,7 @@ import numpy as np
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal, one_line
 from helpers.migration.catch_up import UNFOUND
-from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
+from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
@@ -562,30 +561,6 @@ def outcome_of(plans: Iterable[Plan]) -> dict[tuple[str, str], ChunkBatch | None
         last |= {(n, chunk): batch.take([i]) for n, batch in plan.put.items() for i, chunk in enumerate(batch.ids)}
         last |= {(n, chunk): None for n, ids in plan.delete.items() for chunk in ids}
     return last
-
-
-def unexplained(
-    store: Reader, snapshot: Snapshot, plans: Iterable[Plan], names: Sequence[str]
-) -> tuple[SourceChanges, list[str]]:
-    """The source as it is now against the snapshot, and a sentence for each difference that these plans, written in their
-    order, do not explain. `names`: the collections that the source is judged by."""
-    changes = source_changes(store, snapshot, names=names)
-    plans = list(plans)
-    last, made = outcome_of(plans), {name for plan in plans for name in plan.create}
-    wrong = [
-        f"{row['collection']} {row['id']}: {row['change']}"
-        for row in changes.examples(sys.maxsize)
-        if (row["collection"], row["id"]) not in last and not (row["change"] == "new" and row["collection"] in made)
-    ]
-    for name in sorted({name for name, _ in last}.intersection(names)):
-        batches = {chunk: batch for (n, chunk), batch in last.items() if n == name}
-        written = [batch for batch in batches.values() if batch is not None]
-        if written:
-            pair = next(compared(store, name, [ChunkBatch.concatenate(written)], store.info(name).space))
-            wrong += [f"{name} {chunk}: not as it was replayed" for chunk in pair.differing()]
-        gone = [chunk for chunk, batch in batches.items() if batch is None]
-        wrong += [f"{name} {chunk}: there again" for chunk in present(store, name, gone)]
-    return changes, wrong
 
 
 def present(store: Reader, name: str, ids: list[str]) -> list[str]:

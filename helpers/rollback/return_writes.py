@@ -15,6 +15,7 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.formatting import count, harmless
+from helpers.migration.source_changes import schema_of_run
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
@@ -36,7 +37,6 @@ from helpers.rollback.replay import (
     written,
 )
 from helpers.run.command import used_by
-from helpers.schema import load_schema
 from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Reader, Space, Store, open_source, shard_of
@@ -192,7 +192,7 @@ class ReturnWrites:
         self.wrote: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
-        self.schema = load_schema(self.run.parameters.schema_name)
+        self.schema = schema_of_run(self.run)
         self.prefixed = self.run.parameters.migration.id_policy == "prefix"
 
     @contextmanager
@@ -482,6 +482,6 @@ class ReturnWrites:
                        unit="chunks", ids=planned.open, reason=ReasonCode.REPLAY_OPEN if planned.open else "",
                        detail="nothing to replay" if verdict is Verdict.NOT_EXERCISED else detail)  # fmt: skip
         if planned.nothing:
-            return "nothing to replay"
+            return "nothing more to replay" if exercised else "nothing to replay"
         made = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
         return f"{self.wrote[-1]}; {count(planned.chunks, 'chunk')} compared there{made}"

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pandas as pd
 
+from helpers.migration.source_changes import schema_of_run
 from helpers.reason_codes import ReasonCode
-from helpers.schema import load_schema
 from helpers.snapshots.comparison import CONTENT
 from helpers.troubleshooting import Found, StagedTroubleshooter
 
@@ -35,7 +35,7 @@ class MissingMetadataStep(StagedTroubleshooter):
         there now.
         """
         staged = self.staged
-        schema = load_schema(self.run.parameters.schema_name)
+        schema = schema_of_run(self.run)
         if staged is None:
             return pd.DataFrame(columns=ORIGINS)
         gone = self.differences()

@@ -17,7 +17,7 @@ from helpers import plots
 from helpers.errors import RunbookError
 from helpers.formatting import judged_queries, scope
 from helpers.migration.reembedding import REEMBEDDED, judge_reembedded
-from helpers.migration.source_changes import current_snapshot, open_sealed
+from helpers.migration.source_changes import current_snapshot, open_sealed, schema_of_run
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
@@ -26,7 +26,6 @@ from helpers.run.folders import SEARCHES, RunPath
 from helpers.run.kernel import cut
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.schema import load_schema
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import CONTENT
 from helpers.snapshots.snapshot import Snapshot
@@ -111,7 +110,7 @@ class ValidateStep(NotebookStep):
         snapshot = current_snapshot(run)
         self.of = Expectation(
             snapshot=snapshot,
-            schema=load_schema(run.parameters.schema_name),
+            schema=schema_of_run(run),
             parameters=run.parameters,
             date=run.date,
             quarantined=quarantine_of(run),
