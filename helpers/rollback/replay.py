@@ -496,7 +496,7 @@ def load(folder: Path) -> Plan:
 
 
 def note_done(folder: Path) -> None:
-    """Say beside a saved plan that `apply` has ended well."""
+    """Note beside a saved plan that `apply` has finished."""
     write_text(folder / _DONE, utc_now() + "\n")
 
 

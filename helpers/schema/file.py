@@ -369,7 +369,15 @@ class Replace(_OfFields):
         return pattern(self.pattern).search(text) is not None
 
     def apply(self, text: str) -> str:
-        return str(pattern(self.pattern).sub(self.replacement, text))
+        """The text with each match replaced, from left to right. RE2's binding gives some empty matches twice."""
+        last = None
+
+        def replaced(match: Any) -> str:
+            nonlocal last
+            again, last = match.span() == last, match.span()
+            return "" if again else str(match.expand(self.replacement))
+
+        return str(pattern(self.pattern).sub(replaced, text))
 
 
 class Redact(Replace):
