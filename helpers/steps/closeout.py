@@ -107,7 +107,7 @@ class FenceEnd:
         return "kept: somebody is seen at it" if self.seen else "lifted"
 
     def end(self, *, act: bool) -> str:
-        """Lift the fence, or say why it stays; record a check. `act` is False in a dry run, or where an earlier step has failed."""
+        """Lift the fence, or say why it stays; record a check. `act` is False in a dry run, or where a step before failed."""
         if self.state is None:
             self.run.check(FENCE_END, Verdict.NOT_APPLICABLE, detail="there is none to lift")
             return "There is no fence to lift."
