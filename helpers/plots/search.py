@@ -159,15 +159,15 @@ def _marks(axes: Axes, shares: pd.Series, rows: NDArray[Any], side: str, size: f
               label=label, gid=side, clip_on=False)  # fmt: skip
 
 
-def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
+def neighbour_distances(table: pd.DataFrame, note: str) -> Figure:
     """How far the nearest neighbour is: in the own collection, and in the nearest other one.
 
     `table`: collection, id, space, distance, within (bool), one row for each chunk and collection. One panel for each of
     the first two spaces, whose distances cannot be compared.
     """
     if not len(table):
-        why = "There are no two chunks with vectors of one dimension."
-        return empty("No distance to a neighbour was measured", why)
+        reason = "There are no two chunks with vectors of one dimension."
+        return empty("No distance to a neighbour was measured", reason)
     nearest = table.groupby(["space", "collection", "id", "within"], sort=True)["distance"].min().reset_index()
     spaces = nearest["space"].value_counts().index.sort_values()[:2].tolist()
     medians = nearest.groupby("within")["distance"].median()
@@ -176,7 +176,7 @@ def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
         where = "closer at hand than" if medians[True] < medians[False] else "no closer than"
         both = f"{small(float(medians[True]))} and {small(float(medians[False]))}"
         title = f"The nearest neighbour in the own collection is {where} in the others: {both} at the median"
-    with draw(3.8, title, said, panels=len(spaces), squeeze=False) as (figure, panels):
+    with draw(3.8, title, note, panels=len(spaces), squeeze=False) as (figure, panels):
         for axes, space in zip(panels[0], spaces, strict=True):
             for within, color, style, label in ((True, BLUE, "-", "own collection"), (False, ORANGE, "--", "others")):
                 part = nearest[(nearest["space"] == space) & (nearest["within"] == within)]
@@ -207,19 +207,19 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
     if "left_out" in frame:  # older runs do not have it
         frame = frame.assign(source=frame["source"] - frame["left_out"])
     frame = frame.assign(off=frame["target"] + frame["quarantined"] - frame["source"])
-    wrong = frame[frame["off"] != 0]
+    unmatched = frame[frame["off"] != 0]
     totals = frame[["source", "target", "quarantined"]].sum()
-    if wrong.empty:
+    if unmatched.empty:
         title = (
             f"Every chunk is accounted for: {count(whole)} in the source, {count(totals['target'])} in the "
             f"target, {count(totals['quarantined'])} in quarantine"
         )
     else:
-        missing, extra = -wrong["off"].clip(upper=0).sum(), wrong["off"].clip(lower=0).sum()
+        missing, extra = -unmatched["off"].clip(upper=0).sum(), unmatched["off"].clip(lower=0).sum()
         parts = [f"{count(missing, 'chunk')} missing"] * bool(missing) + [f"{count(extra)} too many"] * bool(extra)
-        title = f"{' and '.join(parts)}, in {len(wrong)} of {count(len(frame), 'collection')}"
-    if out := int(frame["left_out"].sum()) if "left_out" in frame else 0:
-        title += f", {count(out)} left out by the schema"
+        title = f"{' and '.join(parts)}, in {len(unmatched)} of {count(len(frame), 'collection')}"
+    if left_out := int(frame["left_out"].sum()) if "left_out" in frame else 0:
+        title += f", {count(left_out)} left out by the schema"
     note = "Right: the quarantined chunks alone, on a scale of their own."
     if len(frame) > _BARS:
         note += (
@@ -229,24 +229,26 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         frame = order.sort_values("_ok", kind="stable").head(_BARS)
     with draw(1.8 + 0.36 * len(frame), title, note, panels=2, sharey=True, width_ratios=[3.2, 1]) as (figure, panels):
         axes, alone = panels
-        source, target, aside = (frame[c].to_numpy(dtype=np.int64) for c in ("source", "target", "quarantined"))
+        source, target, quarantined = (frame[c].to_numpy(dtype=np.int64) for c in ("source", "target", "quarantined"))
         rows = np.arange(len(frame))
         axes.barh(rows, target, height=0.52, color=BLUE, label="target", gid="target")
-        axes.barh(rows, aside, left=target, height=0.52, color=ORANGE, label="quarantined", gid="quarantined")
+        axes.barh(rows, quarantined, left=target, height=0.52, color=ORANGE, label="quarantined", gid="quarantined")
         axes.barh(rows, source, height=0.74, facecolor="none", edgecolor=INK, linewidth=1, label="source", gid="source")
-        widest = int(max(source.max(), (target + aside).max(), 1))
-        for row, (was, now, kept) in enumerate(zip(source.tolist(), target.tolist(), aside.tolist(), strict=True)):
-            off = now + kept - was
-            text = f"{count(was)} → {count(now)}" + (f" + {count(kept)}" if kept else "")
-            text += f"   ✗ {count(abs(off))} {'missing' if off < 0 else 'too many'}" if off else ""
-            end = max(was, now + kept) + 0.01 * widest
-            axes.text(end, row, text, va="center", fontsize=9, color=RED if off else INK)
+        widest = int(max(source.max(), (target + quarantined).max(), 1))
+        for row, (was, now, held_back) in enumerate(
+            zip(source.tolist(), target.tolist(), quarantined.tolist(), strict=True)
+        ):
+            excess = now + held_back - was
+            text = f"{count(was)} → {count(now)}" + (f" + {count(held_back)}" if held_back else "")
+            text += f"   ✗ {count(abs(excess))} {'missing' if excess < 0 else 'too many'}" if excess else ""
+            end = max(was, now + held_back) + 0.01 * widest
+            axes.text(end, row, text, va="center", fontsize=9, color=RED if excess else INK)
         axes.set_xlim(0, widest * 1.5)
         axes.set_xlabel("chunks: source → target + quarantined")
         names = [name(c) for c in frame["collection"]]
         rows_axis(axes, names)
         whole_numbers(axes)
-        bars(alone, names, aside, ORANGE, 1.45, series="quarantined alone")
+        bars(alone, names, quarantined, ORANGE, 1.45, series="quarantined alone")
         whole_numbers(alone, 3)
         alone.set_xlabel("quarantined chunks")
         alone.tick_params(axis="y", labelleft=False)
@@ -336,7 +338,7 @@ def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
     return figure
 
 
-def completeness_heatmap(df: pd.DataFrame, what: str = "field", meaning: str = "") -> Figure:
+def completeness_heatmap(df: pd.DataFrame, noun: str = "field", meaning: str = "") -> Figure:
     """Share of chunks that hold each field. `df`: one row a field (its index), one column a collection, values 0–1.
 
     `what` names the fields that are counted, `meaning` says which these are.
@@ -346,12 +348,12 @@ def completeness_heatmap(df: pd.DataFrame, what: str = "field", meaning: str = "
         return empty("No metadata field was measured", "No chunk, or no field to look for.")
     worst_row, worst_column = divmod(int(np.nanargmin(values)), values.shape[1])
     partial = int((np.nanmin(np.where(np.isfinite(values), values, np.inf), axis=1) < 1).sum())
-    title = f"All {count(len(df), what)} are complete in all {count(df.shape[1], 'collection')}"
+    title = f"All {count(len(df), noun)} are complete in all {count(df.shape[1], 'collection')}"
     if partial:
         lowest = f"{name(df.index[worst_row], 28)} in {name(df.columns[worst_column], 28)}, {percent(float(np.nanmin(values)))}"
-        title = f"{count(partial)} of {count(len(df), what)} incomplete; lowest: {lowest} of the chunks"
+        title = f"{count(partial)} of {count(len(df), noun)} incomplete; lowest: {lowest} of the chunks"
     rows = min(len(df), 40)
-    note = (meaning + only(40, "first", len(df), what)).lstrip()
+    note = (meaning + only(40, "first", len(df), noun)).lstrip()
     with draw(2.2 + 0.3 * rows, title, note) as (figure, axes):
         heat(axes, values[:rows])
         axes.grid(visible=False)
@@ -371,8 +373,8 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     """
     frame = df[df["chunks"] > 0] if len(df) else df
     if not len(frame):
-        why = "Every field of every chunk was as the schema wants it."
-        return empty("The schema changed no value and filled none", why)
+        reason = "Every field of every chunk was as the schema wants it."
+        return empty("The schema changed no value and filled none", reason)
     frame = frame.assign(field=frame["field"].astype(str), kind=frame["rule"].map(kind_of))
     table = frame.pivot_table(index="field", columns="kind", values="chunks", aggfunc="sum", fill_value=0)
     table = table.reindex(columns=[*_FILLED, "changed"], fill_value=0)
@@ -382,9 +384,9 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     note = "Counted: fields in which the schema filled or changed a value. Each side has its own scale."
     if len(table) > _BARS:
         changed = table.nlargest(_BARS // 3, "changed", keep="first")  # what a reader looks for
-        kept = pd.concat([changed[changed["changed"] > 0], table]).drop_duplicates("field")
+        ranked = pd.concat([changed[changed["changed"] > 0], table]).drop_duplicates("field")
         note += f" {_BARS} of {count(len(table), 'field')} are drawn: those with most changes, then the most frequent."
-        table = kept.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
+        table = ranked.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
     with draw(2.1 + 0.26 * len(table), title, note, panels=2, sharey=True) as (figure, panels):
         end, names = np.zeros(len(table)), [name(f, 26) for f in table["field"]]
         for kind, (color, words) in _FILLED.items():
@@ -458,7 +460,7 @@ class Node:
 
 
 def decision_tree(
-    nodes: Mapping[str, Node], edges: Sequence[tuple[str, str]], way: Collection[str], title: str
+    nodes: Mapping[str, Node], edges: Sequence[tuple[str, str]], path: Collection[str], title: str
 ) -> Figure:
     """Boxes and arrows; those of `way` have a bold blue frame, so that they stand out without colour too."""
     levels = max(node.level for node in nodes.values())
@@ -467,16 +469,16 @@ def decision_tree(
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(levels + 0.5, -0.5)
         for start, end in edges:
-            color, width = _frame(start in way and end in way)
+            color, width = _frame(start in path and end in path)
             ends = (nodes[start].across, nodes[start].level + 0.28), (nodes[end].across, nodes[end].level - 0.28)
             axes.annotate("", xytext=ends[0], xy=ends[1], arrowprops={"arrowstyle": "->", "color": color, "lw": width})
         for key, node in nodes.items():
-            color, width = _frame(key in way)
+            color, width = _frame(key in path)
             frame = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": color, "linewidth": width}
             style = {"ha": "center", "va": "center", "fontsize": 8.5, "color": INK, "bbox": frame}
-            axes.text(node.across, node.level, node.text, fontweight="bold" if key in way else "normal", **style)
+            axes.text(node.across, node.level, node.text, fontweight="bold" if key in path else "normal", **style)
     return figure
 
 
-def _frame(on_way: bool) -> tuple[str, float]:
-    return (BLUE, 2.5) if on_way else (GREY, 0.8)
+def _frame(on_path: bool) -> tuple[str, float]:
+    return (BLUE, 2.5) if on_path else (GREY, 0.8)

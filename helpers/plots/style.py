@@ -101,13 +101,13 @@ def drawn(figure: Figure) -> dict[str, list[tuple[Any, ...]]]:
     On axes with named rows: (row, length of a bar), (row, place of a mark), (row, from, to) of a line, (row, column, share)
     of a heat map, (row, column, text) of words. Elsewhere: (x, y) of a point, (left, right, height) of a histogram's bar.
     """
-    found: dict[str, list[tuple[Any, ...]]] = {}
+    series_values: dict[str, list[tuple[Any, ...]]] = {}
     for axes in figure.axes:
         rows = _fixed(axes.yaxis)
         for shape in (*axes.patches, *axes.lines, *axes.collections, *axes.images, *axes.texts):
             if series := shape.get_gid():
-                found.setdefault(series, []).extend(_values(shape, rows, _fixed(axes.xaxis)))
-    return found
+                series_values.setdefault(series, []).extend(_values(shape, rows, _fixed(axes.xaxis)))
+    return series_values
 
 
 def _fixed(axis: Axis) -> dict[int, str]:
@@ -154,11 +154,11 @@ def save(figure: Figure, path: Path) -> str:
     return write_bytes(path, svg(figure) if path.suffix == ".svg" else png(figure))
 
 
-def empty(title: str, why: str) -> Figure:
+def empty(title: str, reason: str) -> Figure:
     """The figure of a question to which there are no data: says so, instead of an empty frame."""
     with draw(1.2, title) as (figure, axes):
         axes.set_axis_off()
-        axes.text(0.0, 0.5, wrapped(why, 100), transform=axes.transAxes, va="center", fontsize=10.5, color=GREY)
+        axes.text(0.0, 0.5, wrapped(reason, 100), transform=axes.transAxes, va="center", fontsize=10.5, color=GREY)
     return figure
 
 
@@ -263,9 +263,9 @@ def curve(axes: Axes, values: NDArray[np.float64], color: str, line: str, label:
     axes.set_ylim(-0.02, 1.04)
 
 
-def only(most: int, which: str, total: int, what: str) -> str:
+def only(most: int, which: str, total: int, noun: str) -> str:
     """The sentence that not all are drawn, after a blank; "" where all are."""
-    return f" The {most} {which} of {count(total, what)} are drawn." if total > most else ""
+    return f" The {most} {which} of {count(total, noun)} are drawn." if total > most else ""
 
 
 def finite(values: Any) -> NDArray[np.float64]:
@@ -306,30 +306,30 @@ def disagreements(figure_name: str, figure: Figure, result: StepResult) -> list[
     `figure_name` is the one under which the step saves it. Series of which the result keeps nothing are not judged.
     """
     shown = drawn(figure)
-    found = _outside(figure)
+    lines = _outside(figure)
     key = next((k for k in EXPECTED if f"{result.step}_{figure_name}".startswith(k)), "")
     if key and shown:  # without shapes the figure says in words that there is nothing to draw
         title = " ".join(figure.get_suptitle().split())
         cut = " are drawn" in (figure.get_supxlabel() or "").replace("\n", " ")
         for series, values in EXPECTED[key](result, shown).items():
             if series == "title":
-                found += [f"the title lacks {word!r}" for (word,) in values if word not in title]
+                lines += [f"the title lacks {word!r}" for (word,) in values if word not in title]
             else:
-                found += [f"{series}: {line}" for line in _differ(shown.get(series, []), values, cut)]
-    return [f"{figure_name}: {line}" for line in found]
+                lines += [f"{series}: {line}" for line in _differ(shown.get(series, []), values, cut)]
+    return [f"{figure_name}: {line}" for line in lines]
 
 
 def _differ(shown: list[Value], expected: list[Value], cut: bool) -> list[str]:
     """Values of one series that only one side has; `cut`: the figure says that it leaves some out."""
-    left, lines = list(expected), []
+    unmatched, lines = list(expected), []
     for value in shown:
-        at = next((i for i, other in enumerate(left) if _same(value, other)), None)
+        at = next((i for i, other in enumerate(unmatched) if _same(value, other)), None)
         if at is None:
             lines.append(f"{value} is drawn, and the result does not say so")
         else:
-            del left[at]
-    if left and not cut:
-        lines.append(f"{left[0]} is missing" + (f", and {len(left) - 1} more" if len(left) > 1 else ""))
+            del unmatched[at]
+    if unmatched and not cut:
+        lines.append(f"{unmatched[0]} is missing" + (f", and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""))
     return lines[:3]
 
 
@@ -402,9 +402,9 @@ def _overlap(result: StepResult, _: Series) -> Series:
 
 def _recall(result: StepResult, _: Series) -> Series:
     series: Series = {"before": [], "after": [], "before interval": [], "after interval": []}
-    told = result.facts.get("recall") or {"rows": [], "pooled": {"unrestricted": None}}
-    whole = told["pooled"]["unrestricted"]  # of merged collections, all as one
-    for row in [r for r in told["rows"] if r["scope"] == "restricted"] + [whole] * bool(whole):
+    recall = result.facts.get("recall") or {"rows": [], "pooled": {"unrestricted": None}}
+    whole = recall["pooled"]["unrestricted"]  # of merged collections, all as one
+    for row in [r for r in recall["rows"] if r["scope"] == "restricted"] + [whole] * bool(whole):
         label = name(row["collection"] if row["scope"] == "restricted" else f"{row['collection']}, without filter", 44)
         for side, share, prefix in (("before", row["before"], "before_"), ("after", row["recall"], "")):
             if share is not None:
@@ -461,8 +461,8 @@ def _written(result: StepResult, shown: Series) -> Series:
         return {}
     last, expected = shown["written"][-1], done["expected_seconds"]
     known = _same(last, (done["seconds"], float(done["chunks"])))
-    found: Series = {"estimate": [(0.0, 0.0), (expected, float(done["to_write"]))] if expected else []}
-    return found if known else {**found, "written": [(done["seconds"], float(done["chunks"]))]}
+    series: Series = {"estimate": [(0.0, 0.0), (expected, float(done["to_write"]))] if expected else []}
+    return series if known else {**series, "written": [(done["seconds"], float(done["chunks"]))]}
 
 
 def _watch(result: StepResult, _: Series) -> Series:
@@ -474,7 +474,7 @@ def _watch(result: StepResult, _: Series) -> Series:
 
 def _levels(result: StepResult) -> dict[str, list[dict[str, Any]]]:
     sides = (result.facts.get("performance") or {}).items()
-    return {side: [level for level in found.get("levels", []) if level["queries"]] for side, found in sides}
+    return {side: [level for level in measured.get("levels", []) if level["queries"]] for side, measured in sides}
 
 
 def _performance(result: StepResult, _: Series) -> Series:

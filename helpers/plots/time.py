@@ -235,7 +235,7 @@ _TICKS = (0.1, 1, 10, 60, 600, 3600, 36_000)  # seconds that people know
 
 
 def watch_timeline(
-    looks: pd.DataFrame, *, limit_ms: float, validated: int, planned: float, gaps: Sequence[tuple[float, float]] = (),
+    samples: pd.DataFrame, *, limit_ms: float, validated: int, planned: float, gaps: Sequence[tuple[float, float]] = (),
     ended: str = "",
 ) -> Figure:  # fmt: skip
     """Latency percentiles and chunks of a target over a watch of `planned` seconds.
@@ -243,15 +243,15 @@ def watch_timeline(
     `looks`: second, p50, p95, p99 (ms or None), chunks, failed. `gaps`: (second, seconds that nobody looked). `ended` says
     why the watch ended before its time.
     """
-    timed = looks[looks[["p50", "p95", "p99"]].notna().all(axis=1)] if len(looks) else looks
+    timed = samples[samples[["p50", "p95", "p99"]].notna().all(axis=1)] if len(samples) else samples
     if not len(timed):
         return empty("The target was not asked", "No sample has an answered query.")
-    unit = _Clock(planned, float(looks["second"].max()))
+    unit = _Clock(planned, float(samples["second"].max()))
     x = unit.of(timed["second"])
     worst = float(finite(timed["p95"]).max())
     within = "within" if worst <= limit_ms else "above"
-    title = f"{count(len(looks), 'look')}: p95 at most {small(worst)} ms, {within} {limit_ms:g} ms"
-    failed = int(looks["failed"].sum())
+    title = f"{count(len(samples), 'look')}: p95 at most {small(worst)} ms, {within} {limit_ms:g} ms"
+    failed = int(samples["failed"].sum())
     title += f"; {count(failed, 'look')} failed" if failed else "; none failed"
     missed = "".join(f" No samples for {duration(s)} before {duration(at)} (dotted)." for at, s in gaps[:3])
     note = f"One dot per sample. Lower is better.{missed}"
@@ -260,12 +260,16 @@ def watch_timeline(
         for column, color, marker in (("p99", SKY, "^"), ("p95", ORANGE, "s"), ("p50", BLUE, "o")):
             ms = timed[column].astype(float)
             left.plot(x, ms, color=color, marker=marker, markersize=4, label=column, gid=column)
-        bad = looks[looks["failed"].astype(bool)]
-        if len(bad):
+        failed_samples = samples[samples["failed"].astype(bool)]
+        if len(failed_samples):
             marks: dict[str, Any] = {"linestyle": "", "marker": "X", "color": RED, "markersize": 8, "clip_on": False}
-            foot = np.full(len(bad), 0.03)
+            foot = np.full(len(failed_samples), 0.03)
             left.plot(
-                unit.of(bad["second"]), foot, transform=left.get_xaxis_transform(), label="failed sample", **marks
+                unit.of(failed_samples["second"]),
+                foot,
+                transform=left.get_xaxis_transform(),
+                label="failed sample",
+                **marks,
             )
         top = float(finite(timed["p99"]).max())
         left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit for p95: {limit_ms:g} ms")
@@ -281,7 +285,7 @@ def watch_timeline(
         legend_above(left, 3)
         for at, _ in gaps:
             left.axvline(at / unit.seconds, color=GREY, linestyle=":", linewidth=1.2)
-        _chunks(right, looks, validated, unit)
+        _chunks(right, samples, validated, unit)
     return figure
 
 
@@ -302,8 +306,8 @@ class _Clock:
         axes.set_xlabel(f"{self.name} watched")
 
 
-def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> None:
-    known = looks[looks["chunks"].notna()]
+def _chunks(axes: Axes, samples: pd.DataFrame, validated: int, unit: _Clock) -> None:
+    known = samples[samples["chunks"].notna()]
     style: dict[str, Any] = {"color": GREEN, "marker": "o", "markersize": 4, "label": "in the target", "gid": "chunks"}
     axes.plot(unit.of(known["second"]), known["chunks"].astype(float), **style)
     axes.axhline(validated, color=GREY, linestyle="--", label=f"validated: {validated:,}")
@@ -399,8 +403,8 @@ def latency_cdf(
         log_axis(axes, max(float(every.min()), 1e-3), max(float(every.max()), limit_ms))
         for label, values, color, style, gid in sides:
             if values.size:
-                said = f"{label} ({count(queries.get(gid, 0), 'query')})"
-                axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid, label=said)
+                text = f"{label} ({count(queries.get(gid, 0), 'query')})"
+                axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid, label=text)
         axes.axvline(limit_ms, color=RED, linestyle="--", label=f"limit of the mean: {limit_ms:g} ms")
         axes.set_ylim(0, 1.03)
         share_axis(axes.yaxis)
@@ -423,11 +427,11 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
     known = [r for r in timed if r.get("estimate") is not None]
     title = f"The steps took {duration(actual)}"
     if known:
-        done, said = (
+        done, estimated = (
             sum(float(r["actual"]) + float(r.get("carried", 0)) for r in known),
             sum(float(r["estimate"]) for r in known),
         )
-        title += f"; those that the dry run estimated, {duration(done)} instead of {duration(said)}"
+        title += f"; those that the dry run estimated, {duration(done)} instead of {duration(estimated)}"
     note = "Logarithmic: equal lengths are equal ratios. People, sign-offs and pauses between steps are not in it."
     keys = ("actual", "estimate", "runbook_low", "runbook_high")
     positive = [float(row[key]) for row in timed for key in keys if row.get(key)]

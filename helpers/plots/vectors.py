@@ -149,7 +149,7 @@ def few(axes: Axes, heights: NDArray[Any], edges: NDArray[np.float64], base: flo
                   label=f"fewer than 3 % of the highest bar ({count(heights[low].sum())})")  # fmt: skip
 
 
-def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
+def norms_histogram(norms: Mapping[str, ArrayLike], sample: str = "") -> Figure:
     """Norms of the vectors of each collection, one row each on a common axis; zero and non-finite norms are counted.
 
     `said`: of how many vectors these are a sample, or that they are all.
@@ -169,7 +169,7 @@ def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
             others = f"the others {'have length 1' if np.abs(positive - 1).max() < 1e-3 else ends}"
         title = f"Of {count(whole.size, 'vector')}: {count(zero)} zero, {count(broken)} not a number, {others}"
     wide = bool(positive.size) and positive.max() / positive.min() > 50
-    note = f"{said} Height: share of the collection's vectors, each row by itself. A dot: a bar too low to be seen."
+    note = f"{sample} Height: share of the collection's vectors, each row by itself. A dot: a bar too low to be seen."
     if len(arrays) > _ROWS:
         note += f" {len(arrays) - _ROWS} further collections are not drawn."
     shown = dict(list(arrays.items())[:_ROWS])
@@ -196,7 +196,7 @@ def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
 
 def _norm_label(array: NDArray[np.float64]) -> str:
     zero, broken = int((array == 0).sum()), array.size - finite(array).size
-    odd = [f"{count(n)} {what}" for n, what in ((zero, "zero"), (broken, "not a number")) if n]
+    odd = [f"{count(n)} {noun}" for n, noun in ((zero, "zero"), (broken, "not a number")) if n]
     return ", ".join([count(array.size, "vector"), *odd])
 
 
@@ -209,8 +209,8 @@ def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str], tot
     a, b = np.atleast_2d(np.asarray(source, dtype=np.float64)), np.atleast_2d(np.asarray(target, dtype=np.float64))
     too_few = "Illustration: too few paired vectors to draw a plane"
     if a.size == 0 or a.shape != b.shape or len(a) < 3:
-        why = f"Needs at least three pairs of vectors; got {a.shape} and {b.shape} (vectors, dimensions)."
-        return empty(too_few, why)
+        reason = f"Needs at least three pairs of vectors; got {a.shape} and {b.shape} (vectors, dimensions)."
+        return empty(too_few, reason)
     rows = np.flatnonzero(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
     left_out, every = len(a) - rows.size, total if total is not None else len(a)
     if rows.size < 3:
@@ -292,8 +292,8 @@ def fit_plane(vectors: ArrayLike) -> PlaneFit:
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
     """Where values (n,) usually lie, with room on both sides: one in two hundred at either end does not widen it."""
     ordered = np.sort(values)
-    aside = -(-ordered.size // 200) if ordered.size >= 8 else 0
-    low, high = float(ordered[aside]), float(ordered[-1 - aside])
+    trimmed = -(-ordered.size // 200) if ordered.size >= 8 else 0
+    low, high = float(ordered[trimmed]), float(ordered[-1 - trimmed])
     room = 0.5 * (high - low) or 1e-9 + abs(high)
     return max(low - room, float(ordered[0])), min(high + room, float(ordered[-1]))
 
@@ -368,7 +368,7 @@ _VALUES = 15
 
 
 def collection_portrait(
-    collection: str, facts: str, complete: Mapping[str, float], characters: ArrayLike, norms: ArrayLike, said: str
+    collection: str, facts: str, complete: Mapping[str, float], characters: ArrayLike, norms: ArrayLike, sample: str
 ) -> Figure:
     """One collection: the fields that its chunks lack most, the lengths of its documents, the norms of its vectors.
 
@@ -376,7 +376,7 @@ def collection_portrait(
     (n,) and `norms` (n,) are those of the sample that `said` describes.
     """
     title = f"{name(collection)}: {facts}"
-    with draw(3.7, title, f"Fields: every chunk. Lengths and norms: {said}", panels=3) as (
+    with draw(3.7, title, f"Fields: every chunk. Lengths and norms: {sample}", panels=3) as (
         figure,
         (fields, left, right),
     ):
@@ -406,18 +406,18 @@ def _norms(axes: Axes, norms: NDArray[np.float64]) -> None:
     heights = np.histogram(inside, edges)[0]
     axes.stairs(heights, edges, fill=True, color=SKY, gid="norms")
     few(axes, heights, edges)
-    said = ["norm (L2)"]
+    notes = ["norm (L2)"]
     if inside.size < norms.size:
-        said.append(f"{count(norms.size - inside.size)} beyond, up to {small(norms.max())}")
+        notes.append(f"{count(norms.size - inside.size)} beyond, up to {small(norms.max())}")
     if norms.min() <= 1 <= norms.max():
         axes.axvline(1.0, color=INK, linestyle=":")
-        said.append("dotted: 1, normalised")
+        notes.append("dotted: 1, normalised")
     if any(line.get_gid() == "few" for line in axes.lines):
-        said.append("dot: a bar too low to be seen")
-    axes.set_xlabel("\n".join(said))  # a legend would cover bars
+        notes.append("dot: a bar too low to be seen")
+    axes.set_xlabel("\n".join(notes))  # a legend would cover bars
 
 
-def field_values(values: pd.Series, field: str, low: float | None, high: float | None, said: str) -> Figure:
+def field_values(values: pd.Series, field: str, low: float | None, high: float | None, sample: str) -> Figure:
     """The values of one metadata field: a histogram of numbers, with its allowed range, or the commonest texts.
 
     `values` (n,) are those of the sample that `said` describes, NaN or None where a chunk lacks the field; `low` and `high`
@@ -425,18 +425,18 @@ def field_values(values: pd.Series, field: str, low: float | None, high: float |
     """
     present = values.dropna()
     if present.empty:
-        return empty(f"No chunk has the field {name(field)}", said)
+        return empty(f"No chunk has the field {name(field)}", sample)
     numbers = present[present.map(lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool))]
     if len(numbers) > 0.5 * len(present):
         return _numbers(
-            finite(numbers.astype(float)), len(numbers), len(present) - len(numbers), field, (low, high), said
+            finite(numbers.astype(float)), len(numbers), len(present) - len(numbers), field, (low, high), sample
         )
     counts = present.map(str).value_counts(sort=False)
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     shown = counts.head(_VALUES)
     title = f"{name(field)}: {count(len(counts), 'different value')}; the commonest, {name(shown.index[0], 28)}, in "
     title += f"{percent(float(shown.iloc[0]) / len(values))} of the chunks"
-    note = said if len(shown) == len(counts) else f"The {_VALUES} commonest are drawn. {said}"
+    note = sample if len(shown) == len(counts) else f"The {_VALUES} commonest are drawn. {sample}"
     with draw(1.7 + 0.27 * len(shown), title, note) as (figure, axes):
         bars(axes, [name(value, 36) or "(empty)" for value in shown.index], shown, BLUE, 1.12)
         axes.set_xlabel(f"chunks; {count(len(values) - len(present))} lack the field")
@@ -449,7 +449,7 @@ def _numbers(
     others: int,
     field: str,
     allowed: tuple[float | None, float | None],
-    said: str,
+    sample: str,
 ) -> Figure:
     """`usable` are the finite ones of so many `numbers`."""
     low, high = allowed
@@ -464,7 +464,7 @@ def _numbers(
         title += f"; {count(outside)} of {count(numbers)} outside of {within}" if outside else f", all within {within}"
     if others:
         title += f"; {count(others)} no number"
-    with draw(3.4, title, said) as (figure, axes):
+    with draw(3.4, title, sample) as (figure, axes):
         if usable.size:
             edges = _ranged_bins(usable, least, most)
             good = edges[(edges >= least) & (edges <= most)]
@@ -472,8 +472,8 @@ def _numbers(
                 heights, label = np.histogram(usable[~bad], good)[0], "within the range" if outside else "chunks"
                 axes.stairs(heights, good, fill=True, color=BLUE, label=label, gid="good")
             if bad.any():
-                wrong, label = np.histogram(usable[bad], edges)[0], f"outside ({count(bad.sum())})"
-                axes.stairs(wrong, edges, fill=True, color=RED, label=label, gid="outside")
+                outside_heights, label = np.histogram(usable[bad], edges)[0], f"outside ({count(bad.sum())})"
+                axes.stairs(outside_heights, edges, fill=True, color=RED, label=label, gid="outside")
             few(axes, np.histogram(usable, edges)[0], edges)
             for edge in (edge for edge in (low, high) if edge is not None):
                 axes.axvline(edge, color=INK, linestyle="--")
@@ -524,10 +524,10 @@ def _fields(axes: Axes, complete: Mapping[str, float]) -> None:
     axes.set_xlabel("share of chunks that hold it")
 
 
-def _nothing(axes: Axes, why: str) -> None:
+def _nothing(axes: Axes, reason: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
 def _bins(values: NDArray[np.float64], bins: int = 30) -> NDArray[np.float64]:

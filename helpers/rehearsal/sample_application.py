@@ -66,17 +66,17 @@ def serve(folder: Path, port: int) -> None:
                     file.write(body.replace(b"\n", b" ") + b"\n")
                 self._answer(200, {})
             elif self.path in ("/probe", "/write"):
-                self._answer(*_tried(folder, path, stays=self.path == "/write"))
+                self._answer(*_answer_to_write(folder, path, stays=self.path == "/write"))
             else:
                 self._answer(404, {"problem": "no such page"})
 
         def _answer(self, status: int, value: dict[str, Any]) -> None:
-            said = json.dumps(value).encode()
+            body = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             log(folder, f"{self.command} {self.path}")
@@ -117,15 +117,15 @@ def _locked(folder: Path, path: str) -> bool:
     return lock.exists() and lock.read_text(encoding="utf-8") == path
 
 
-def _tried(folder: Path, path: str, *, stays: bool) -> tuple[int, dict[str, str]]:
+def _answer_to_write(folder: Path, path: str, *, stays: bool) -> tuple[int, dict[str, str]]:
     """The status and the answer of a request to write."""
     if _locked(folder, path):
         return 403, {"problem": "read-only"}
-    said = _written(path, stays=stays)
-    return 500 if "problem" in said else 200, said
+    answer = _write_in_child(path, stays=stays)
+    return 500 if "problem" in answer else 200, answer
 
 
-def _written(path: str, *, stays: bool) -> dict[str, str]:
+def _write_in_child(path: str, *, stays: bool) -> dict[str, str]:
     """What the process that writes one chunk into this database says, or the problem that it had."""
     call = f"from helpers.rehearsal.sample_application import write; write({path!r}, stays={stays})"
     root = str(Path(__file__).resolve().parents[2])
@@ -236,8 +236,8 @@ def main(command: str, folder: Path, port: int) -> None:
     if command == "unlock":
         (folder / LOCKED).unlink(missing_ok=True)
     if command in ("probe", "write"):
-        status, said = ask(port, f"/{command}", b"{}", 2 * WRITE_SECONDS)
-        print(f"{status} {said}")
+        status, answer = ask(port, f"/{command}", b"{}", 2 * WRITE_SECONDS)
+        print(f"{status} {answer}")
         if status != 200:
             raise SystemExit(1 if status == 403 else NOT_TRIED)
     if command != "serve":

@@ -201,7 +201,7 @@ def expected_findings(chunks: int = FULL) -> dict[str, int]:
     own = sum(_own_type(plan, (name, i)) is not None for name, count in plan.counts.items() for i in range(count))
     missing = {field: n[f"missing {field}"] + n["no metadata"] for field in FIELDS}
     missing |= {"collection_type": chunks - own, "source_collection": chunks}
-    found = {f"missing_{field}": count for field, count in missing.items()} | {
+    findings = {f"missing_{field}": count for field, count in missing.items()} | {
         "chunks": chunks,
         "out_of_range_authenticity_score": sum(
             n[f"score {how}"] for how in ("above one", "below zero", "as text", "as word")
@@ -229,7 +229,7 @@ def expected_findings(chunks: int = FULL) -> dict[str, int]:
     kinds = Counter(plan.kinds.values())
     targets = {"personality": plan.counts[NOTES], "rhetorical": kinds["rhetorical"], "humor": kinds["humor"]}
     targets["corpus"] = chunks - sum(targets.values()) - n["no document"]
-    return found | {f"target_sergio_{kind}": count for kind, count in targets.items()}
+    return findings | {f"target_sergio_{kind}": count for kind, count in targets.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,13 +267,13 @@ def _plan(chunks: int) -> _Plan:
     kinds |= dict.fromkeys(take(six, scaled(RHETORICAL)), "rhetorical")
     defects = dict.fromkeys(take(six, scaled(NONE_DOCUMENTS)), "no document")
     # From the other end: at this one the six collections were drawn from, and only notes are left.
-    left = [place for place in reversed(places) if place not in kinds and place not in defects]
+    remaining = [place for place in reversed(places) if place not in kinds and place not in defects]
     originals: dict[Place, Place] = {}
     for defect, full in DEFECTS.items():
-        chosen = take(left, scaled(full))
+        chosen = take(remaining, scaled(full))
         defects |= dict.fromkeys(chosen, defect)
         if defect in _COPIES:
-            originals |= dict(zip(chosen, take(left, len(chosen)), strict=True))
+            originals |= dict(zip(chosen, take(remaining, len(chosen)), strict=True))
     return _Plan(counts, kinds, defects, originals, scaled(COLLIDING), scaled(COLLIDING_THRICE), scaled(UNUSUAL_IDS))
 
 

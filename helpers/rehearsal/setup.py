@@ -363,8 +363,8 @@ class Client:
             try:
                 client = self._client(url)
                 first = min(client.list_collections(), key=lambda c: c.name)
-                found = client.get_collection(first.name, embedding_function=None).get(limit=1, include=["documents"])
-                assert found["ids"]
+                page = client.get_collection(first.name, embedding_function=None).get(limit=1, include=["documents"])
+                assert page["ids"]
             except Exception as error:
                 self.failed_reads[f"{url} {type(error).__name__}: {str(error)[:80]}"] += 1
                 continue

@@ -355,12 +355,12 @@ def as_html(frame: pd.DataFrame) -> str:
 
     with pd.option_context("display.html.use_mathjax", False):
         page = str(for_people(frame)._repr_html_())  # type: ignore[operator]
-    said = cut_said(frame) or "No row." * (not len(frame))
-    return page + (f"<p>{html.escape(said)}</p>" if said else "")
+    note = cut_note(frame) or "No row." * (not len(frame))
+    return page + (f"<p>{html.escape(note)}</p>" if note else "")
 
 
 def _as_text(table: Table) -> str:
-    return "\n".join(filter(None, [repr(for_people(table)), cut_said(table)]))
+    return "\n".join(filter(None, [repr(for_people(table)), cut_note(table)]))
 
 
 def cut(frame: pd.DataFrame, of: int, whole: str = "") -> pd.DataFrame:
@@ -373,7 +373,7 @@ def cut(frame: pd.DataFrame, of: int, whole: str = "") -> pd.DataFrame:
     return frame
 
 
-def cut_said(frame: pd.DataFrame | pd.Series[Any]) -> str:
+def cut_note(frame: pd.DataFrame | pd.Series[Any]) -> str:
     """What a cut frame says of itself; "" where it is whole."""
     if "rows_in_all" not in frame.attrs:
         return ""

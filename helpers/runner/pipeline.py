@@ -98,7 +98,7 @@ class Execution:
         self._thread = threading.Thread(target=self._run, name=f"notebook-{step.number}", daemon=True)
 
     def start(self) -> None:
-        self._take_over_what_was_printed()  # of a kernel whose runner was killed
+        self._log_kernel_output()  # of a kernel whose runner was killed
         runs.supersede(self.folder, plan.outdated_by(self.step))
         _files.written.pop(str(self.output), None)
         self.folder.log(audit.NOTEBOOK_BEGINS, self.step.number)
@@ -118,25 +118,25 @@ class Execution:
 
     def result(self) -> StepResult:
         """What became of the step. A failure that the step could not record itself is written to its result here."""
-        said = self._said()
-        if said is not None and said.error is not None and self._error_is_of_a_cell():
-            return said
-        fault = self._fault(said)
-        if fault is None and said is not None:
-            return said
-        if said is None:
+        result = self._recorded()
+        if result is not None and result.error is not None and self._error_is_of_a_cell():
+            return result
+        fault = self._fault(result)
+        if fault is None and result is not None:
+            return result
+        if result is None:
             if isinstance(self._error, PapermillExecutionError):
                 self.folder.log_block("a cell failed before the step began", str(self._error), self.step.number)
-            said = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
-        said.error, said.verdict, said.finished = fault, Verdict.FAIL, utc_now()
+            result = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
+        result.error, result.verdict, result.finished = fault, Verdict.FAIL, utc_now()
         path = self.folder.reports / RunPath.RESULTS / f"{self.step.number}.json"
-        digest = said.write(path)
-        outcome = said.error["code"] if said.error else "failed"
+        digest = result.write(path)
+        outcome = result.error["code"] if result.error else "failed"
         digests = {f"{RunPath.RESULTS}/{path.name}": digest}
         about = {"step": self.step.number, "result": digest, "digests": digests, "died": True}
         audit.append(self.folder.reports / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
-        self.folder.log(f"step failed: {said.error['line'] if said.error else ''}", self.step.number)
-        return said
+        self.folder.log(f"step failed: {result.error['line'] if result.error else ''}", self.step.number)
+        return result
 
     def _run(self) -> None:
         try:
@@ -159,7 +159,7 @@ class Execution:
             ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
             with suppress(OSError):  # there may be none; papermill does not flush it, and a passed step needs it
                 flush_file(self.output)
-            self._take_over_what_was_printed()
+            self._log_kernel_output()
 
     @property
     def notebook(self) -> bytes | None:
@@ -171,7 +171,7 @@ class Execution:
         """What the kernel's process itself prints; a library may print what a source holds, so it is no log yet."""
         return self.folder.workspace / "kernel.log"
 
-    def _take_over_what_was_printed(self) -> None:
+    def _log_kernel_output(self) -> None:
         """Into run.log, escaped and indented: no text of a source can look like a line of ours."""
         with suppress(FileNotFoundError, RunbookError):
             text = self.printed.read_text(encoding="utf-8", errors="backslashreplace")
@@ -185,23 +185,23 @@ class Execution:
     def kernel_started(self, group: int | None) -> None:
         self._group = group
 
-    def _said(self) -> StepResult | None:
+    def _recorded(self) -> StepResult | None:
         """The result file, if this execution wrote it."""
         try:
-            found = self.folder.read().result(self.step.number)
+            result = self.folder.read().result(self.step.number)
         except RunbookError:
             return None
-        return found if found is not None and found.facts.get("execution") == self._token else None
+        return result if result is not None and result.facts.get("execution") == self._token else None
 
     def _error_is_of_a_cell(self) -> bool:
         return not isinstance(self._error, DeadKernelError | CellTimeoutError)
 
-    def _fault(self, said: StepResult | None) -> dict[str, str] | None:
+    def _fault(self, result: StepResult | None) -> dict[str, str] | None:
         """Why the step has not passed whatever its result says; None where there is nothing against it."""
         name = f"notebook {self.step.notebook}"
         if isinstance(self._error, DeadKernelError):
-            why = notices.how_it_died(self.folder)
-            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {why}", "WorldError")
+            cause = notices.how_it_died(self.folder)
+            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {cause}", "WorldError")
         if isinstance(self._error, CellTimeoutError):
             return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
         if self._error is not None and (full := disk_full(self._error, self.output.parent)) is not None:
@@ -218,11 +218,11 @@ class Execution:
             return _error(ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
         skipped = kernel.cells_not_executed(self.output, written)
         if skipped:
-            what = f"{name}: {skipped} of its code cells were never executed"
-            return _error(ReasonCode.CELLS_NOT_EXECUTED, what, "WorldError")
-        if said is None or not said.finished:
-            what = f"{name} ended without a result; its last cell must be step.finish()"
-            return _error(ReasonCode.NO_RESULT, what, "WorldError")
+            problem = f"{name}: {skipped} of its code cells were never executed"
+            return _error(ReasonCode.CELLS_NOT_EXECUTED, problem, "WorldError")
+        if result is None or not result.finished:
+            problem = f"{name} ended without a result; its last cell must be step.finish()"
+            return _error(ReasonCode.NO_RESULT, problem, "WorldError")
         return None
 
 
