@@ -42,11 +42,11 @@ _LOW_IS_CONSPICUOUS = LinearSegmentedColormap.from_list("shares", ["#e08a4a", "#
 
 
 def overlap_heatmap(df: pd.DataFrame, asked: str = "", *, within: bool = False) -> Figure:
-    """Share of the source's k nearest that the target's k nearest hold.
+    """Draw the share of the source's k nearest that are among the target's k nearest.
 
-    `df`: collection, kind, k, overlap (0–1), where kind is "exact" (brute force over the vectors) or "approximate"
-    (what the index of each side answers). `asked` says what was searched for, and under which filter. `within`: of the
-    target's answers only chunks of the query's own source collection were compared, since collections were merged.
+    `df`: collection, kind, k, overlap (0–1); kind is "exact" (brute force over the vectors) or "approximate" (the answer of
+    each side's index). `asked` states the queries and their filter. `within`: collections were merged, so only the target's
+    chunks of the query's own source collection were compared.
     """
     if not len(df) or not finite(df["overlap"]).size:
         return empty("No overlap was measured: no probe was answered", "There is no collection with a vector to probe.")
@@ -90,7 +90,7 @@ def _overlap_panel(axes: Axes, part: pd.DataFrame, rows: list[str], kind: str) -
 
 
 def heat(axes: Axes, values: NDArray[np.float64], series: str = "shares") -> None:
-    """Shares (rows, columns) as coloured cells with their number written in; a NaN is an empty hatched cell."""
+    """Draw shares (rows, columns) as coloured cells with their number; a NaN is a cell without colour."""
     axes.set_facecolor("#f0f1f3")
     axes.imshow(
         values, gid=series, cmap=_LOW_IS_CONSPICUOUS, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest"
@@ -103,10 +103,10 @@ def heat(axes: Axes, values: NDArray[np.float64], series: str = "shares") -> Non
 
 
 def recall_by_collection(df: pd.DataFrame) -> Figure:
-    """Recall of the index against brute force, per collection, before (source) and after (target), with 95 % intervals.
+    """Draw recall of the index by collection, before (source) and after (target), with 95 % intervals.
 
     `df`: collection, before, after, floor, and the ends of the intervals before_low, before_high, after_low, after_high
-    (0–1; NaN or None where not measured), queries. Below its floor a collection fails.
+    (0–1; NaN or None where not measured), queries. A collection below its floor fails.
     """
     if not len(df) or not finite(df[["before", "after"]]).size:
         return empty("Recall was not measured: no probe was answered", "There is no collection with a vector to probe.")
@@ -128,7 +128,8 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
         "Recall: share of the true nearest neighbours (brute force on the same side) that the index returns. It may "
         "fall as far as chance explains."
     )
-    if (asked := finite(frame["queries"])).size:
+    asked = finite(frame["queries"])
+    if asked.size:
         low, high = int(asked.min()), int(asked.max())
         many = count(high) if low == high else f"{count(low)} to {count(high)}"
         note += f" Bars: 95 % confidence interval (Wilson) of {many} queries a row. The verdict pairs equal queries."
@@ -153,17 +154,17 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
 
 
 def _marks(axes: Axes, shares: pd.Series, rows: NDArray[Any], side: str, size: float) -> None:
-    """A ring for each row of the source ("before"), a dot of the target ("after")."""
+    """Draw a ring for each row of the source ("before"), a dot for each row of the target ("after")."""
     label, color, face = ("before (source)", ORANGE, "white") if side == "before" else ("after (target)", BLUE, BLUE)
     axes.plot(shares, rows, "o", markerfacecolor=face, markeredgecolor=color, markersize=size, markeredgewidth=1.8,
               label=label, gid=side, clip_on=False)  # fmt: skip
 
 
 def neighbour_distances(table: pd.DataFrame, note: str) -> Figure:
-    """How far the nearest neighbour is: in the own collection, and in the nearest other one.
+    """Draw the distance to the nearest neighbour in the own collection, and in the nearest other one.
 
     `table`: collection, id, space, distance, within (bool), one row for each chunk and collection. One panel for each of
-    the first two spaces, whose distances cannot be compared.
+    the two commonest spaces, whose distances cannot be compared. `note` describes the sample.
     """
     if not len(table):
         reason = "There are no two chunks with vectors of one dimension."
@@ -195,16 +196,16 @@ _BARS = 30
 
 
 def counts_by_collection(df: pd.DataFrame) -> Figure:
-    """Chunks of each source collection: in the source, in the target, in quarantine.
+    """Draw the chunks of each source collection: in the source, in the target, in quarantine.
 
     `df`: collection, source, target, quarantined (whole numbers). A count matches when target + quarantined = source. Chunks
-    that the schema leaves out (`left_out`, where there is that column) are not drawn: the title names them.
+    that the schema leaves out (optional column `left_out`) are not drawn, but stated in the title.
     """
     if not len(df):
         return empty("There is no collection to count", "The source holds no collection, or the filter left none.")
     frame = df.fillna(0).assign(collection=df["collection"].astype(str)).sort_values("collection", kind="stable")
     whole = frame["source"].sum()
-    if "left_out" in frame:  # older runs do not have it
+    if "left_out" in frame:  # older runs lack it
         frame = frame.assign(source=frame["source"] - frame["left_out"])
     frame = frame.assign(off=frame["target"] + frame["quarantined"] - frame["source"])
     unmatched = frame[frame["off"] != 0]
@@ -218,7 +219,8 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         missing, extra = -unmatched["off"].clip(upper=0).sum(), unmatched["off"].clip(lower=0).sum()
         parts = [f"{count(missing, 'chunk')} missing"] * bool(missing) + [f"{count(extra)} too many"] * bool(extra)
         title = f"{' and '.join(parts)}, in {len(unmatched)} of {count(len(frame), 'collection')}"
-    if left_out := int(frame["left_out"].sum()) if "left_out" in frame else 0:
+    left_out = int(frame["left_out"].sum()) if "left_out" in frame else 0
+    if left_out:
         title += f", {count(left_out)} left out by the schema"
     note = "Right: the quarantined chunks alone, on a scale of their own."
     if len(frame) > _BARS:
@@ -257,7 +259,7 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
 
 
 def routing(df: pd.DataFrame) -> Figure:
-    """Which target collection the chunks of each source collection go to: one bubble a pair, its number beside it.
+    """Draw the target collections of each source collection's chunks: one dot for each pair, with its number.
 
     `df`: source, target, chunks; a target of "" is the quarantine.
     """
@@ -300,7 +302,7 @@ def routing(df: pd.DataFrame) -> Figure:
 
 
 def _stacked(text: str, room: int) -> str:
-    """A name as a label of at most two lines of so many characters, cut where it has a sign between words."""
+    """A name as a label of at most two lines of `room` characters, cut at a separator."""
     whole = name(text, 2 * room)
     if len(whole) <= room:
         return whole
@@ -310,9 +312,9 @@ def _stacked(text: str, room: int) -> str:
 
 
 def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
-    """Every kind of difference between target and expectation, by collection, with the first id of each.
+    """Draw the differences between target and expectation by kind and collection, with the first id of each.
 
-    `df`: collection, id, difference, one row a difference; `total` is how many there are where not all are in `df`.
+    `df`: collection, id, difference, one row a difference; `total`: the number of all, where `df` does not hold all.
     """
     if not len(df):
         return empty("Nothing in the target differs from what it should be", "Every chunk was compared, by id.")
@@ -339,9 +341,9 @@ def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
 
 
 def completeness_heatmap(df: pd.DataFrame, noun: str = "field", meaning: str = "") -> Figure:
-    """Share of chunks that hold each field. `df`: one row a field (its index), one column a collection, values 0–1.
+    """Draw the share of chunks that hold each field. `df`: one row a field (its index), one column a collection, values 0–1.
 
-    `what` names the fields that are counted, `meaning` says which these are.
+    `noun` names the counted fields in the title, `meaning` describes them in the note.
     """
     values = df.to_numpy(dtype=np.float64)
     if not values.size or not finite(values).size:
@@ -367,7 +369,7 @@ def completeness_heatmap(df: pd.DataFrame, noun: str = "field", meaning: str = "
 
 
 def repairs_bar(df: pd.DataFrame) -> Figure:
-    """How many values the schema filled in, by where they come from, and how many it changed, by field.
+    """Draw how many values the schema filled in, by their origin, and how many it changed, by field.
 
     `df`: field, rule, chunks.
     """
@@ -383,7 +385,7 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     title = f"Of missing values {', '.join(filled)}; {count(table['changed'].sum())} changed, in {count(len(table), 'field')}"
     note = "Counted: fields in which the schema filled or changed a value. Each side has its own scale."
     if len(table) > _BARS:
-        changed = table.nlargest(_BARS // 3, "changed", keep="first")  # what a reader looks for
+        changed = table.nlargest(_BARS // 3, "changed", keep="first")  # the most interesting ones
         ranked = pd.concat([changed[changed["changed"] > 0], table]).drop_duplicates("field")
         note += f" {_BARS} of {count(len(table), 'field')} are drawn: those with most changes, then the most frequent."
         table = ranked.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
@@ -413,13 +415,13 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     return figure
 
 
-_FILLED = {  # of a value that was missing: its colour, and where the new one comes from
+_FILLED = {  # kind of a filled value → its colour, and its origin in words
     "default": (BLUE, "got a default"), "derived": (GREEN, "what the document tells"), "set": (SKY, "set by the schema"),
 }  # fmt: skip
 
 
 def completeness_before_after(df: pd.DataFrame) -> Figure:
-    """Share of chunks that hold each field: in the source, and in the target. `df`: field, before, after (0–1)."""
+    """Draw the share of chunks that hold each field, in the source and in the target. `df`: field, before, after (0–1)."""
     if not len(df) or not finite(df[["before", "after"]]).size:
         return empty("No metadata field was measured", "No chunk, or no field to look for.")
     frame = df.assign(field=df["field"].astype(str)).sort_values(["before", "field"], kind="stable")
@@ -439,7 +441,7 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
         _marks(axes, frame["before"], rows, "before", 9)
         _marks(axes, frame["after"], rows, "after", 5)
         rows_axis(axes, [name(f, 28) for f in frame["field"]])
-        axes.set_xlim(-0.03, 1.03)  # a ring at an end covers no label
+        axes.set_xlim(-0.03, 1.03)  # so that a ring at an end covers no label
         axes.set_xticks(np.linspace(0, 1, 6))
         share_axis(axes.xaxis)
         axes.set_xlabel("share of chunks that hold the field")
@@ -447,12 +449,12 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
     return figure
 
 
-# -- a decision tree, top to bottom, with one way through it marked -----------------------------------------------------
+# -- a decision tree, top to bottom, with one path through it marked ----------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A box: its text, its level from 0 at the top, and its place in the width (0 left, 1 right)."""
+    """A box: its text, its level (0 at the top), and its horizontal position (0 left, 1 right)."""
 
     text: str
     level: int
@@ -462,7 +464,7 @@ class Node:
 def decision_tree(
     nodes: Mapping[str, Node], edges: Sequence[tuple[str, str]], path: Collection[str], title: str
 ) -> Figure:
-    """Boxes and arrows; those of `way` have a bold blue frame, so that they stand out without colour too."""
+    """Draw boxes and arrows; those of `path` are bold and blue, so that they stand out without colour too."""
     levels = max(node.level for node in nodes.values())
     with draw(1.1 * (levels + 1) + 0.8, title, "Bold frames and lines: the way of this run.") as (figure, axes):
         axes.set_axis_off()
