@@ -204,9 +204,11 @@ class Execution:
             return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {cause}", "WorldError")
         if isinstance(self._error, CellTimeoutError):
             return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
-        if self._error is not None and (full := disk_full(self._error, self.output.parent)) is not None:
+        full = disk_full(self._error, self.output.parent) if self._error is not None else None
+        if full is not None:
             return _error(full.code, full.line(), "WorldError")
-        if (written := self.notebook) is None:
+        written = self.notebook
+        if written is None:
             return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "WorldError")
         try:
             shown = kernel.first_error(self.output, written)
@@ -252,7 +254,8 @@ class ForkProvisioner(LocalProvisioner):
         if template is not None:
             folder = str(options.get("cwd") or Path.cwd())
             arguments = cmd[cmd.index(kernel.LAUNCHER) + 1 :]
-            if forked := template.fork(arguments, options["env"], folder, options["stdout"].name):
+            forked = template.fork(arguments, options["env"], folder, options["stdout"].name)
+            if forked is not None:
                 self.process, self.pid, self.pgid = forked, forked.pid, forked.pid
                 return self.connection_info
         return await super().launch_kernel(cmd, **options)

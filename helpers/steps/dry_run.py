@@ -122,7 +122,7 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
         DOWNTIME: downtime_as_predicted(results, attempts),
         MEMORY: (_most_memory(results), f"the highest of steps {named}{unknown}"),
     }
-    compared: list[Prediction | None] = []
+    compared: list[Prediction] = []
     for row in window.predictions(results.get(Step.DRY_RUN)):
         value, contains = measured.get(row["what"], (None, ""))
         contains = contains if value is not None else ""
@@ -137,10 +137,9 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
                                 "the sum above; fence, restart and health checks at most; the watch of step 25; no people",
                                 f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included{killed}; not compared, for "
                                 "allowances are no prediction", comparable=False))  # fmt: skip
-        compared.append(
-            _rollback_prediction(results, float(night["way_back_seconds"])) if "way_back_seconds" in night else None
-        )
-    return [row for row in compared if row is not None]
+        if "way_back_seconds" in night:
+            compared.append(_rollback_prediction(results, float(night["way_back_seconds"])))
+    return compared
 
 
 def _rollback_prediction(results: numbers.Results, announced: float) -> Prediction:
@@ -398,14 +397,8 @@ class DryRunStep(NotebookStep):
         record_searches(self.run, judged)
         record_known(self.run, judged)
         record_values(self.run, judged)
-        self.run.fact(
-            "not_applicable",
-            [
-                {"test": c.name, "why": c.detail}
-                for c in checks
-                if c.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
-            ],
-        )
+        skipped = [c for c in checks if c.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)]
+        self.run.fact("not_applicable", [{"test": c.name, "why": c.detail} for c in skipped])
         rows = [(c.name, str(c.verdict), c.found, c.expected, c.detail) for c in checks]
         return pd.DataFrame(rows, columns=["test", "verdict", "measured", "expected", "detail"])
 
@@ -468,14 +461,9 @@ class DryRunStep(NotebookStep):
             *self._embedding_estimate(took),
             ("23 validation suite", took.get("6 validation suite", 0), "measured against the throw-away Chroma"),
         ]
-        measured = [
-            s
-            for r in (
-                *map(self.run.earlier, (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE, Step.TARGET_READINESS)),
-                self.run.result,
-            )
-            if r and (s := start_seconds(r))
-        ]
+        earlier = map(self.run.earlier, (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE, Step.TARGET_READINESS))
+        starts = [start_seconds(result) for result in (*earlier, self.run.result) if result is not None]
+        measured = [seconds for seconds in starts if seconds]
         if measured:
             each = sum(measured) / len(measured)
             rows.append((f"{WINDOW[0].number}–{WINDOW[-1].number} {STARTS}", len(WINDOW) * each,

@@ -67,8 +67,8 @@ class HoldAndTroubleshootStep(NotebookStep):
     def __init__(self, run: RunRecord, now: datetime | None = None) -> None:
         self.run = run
         self.now = now or datetime.now(UTC)
-        self.results = {s.number: r for s in plan.Step if s.number not in _UNMIGRATED
-                        and (r := run.home.result(s.number)) is not None}  # fmt: skip
+        results = {step.number: run.home.result(step.number) for step in plan.Step if step.number not in _UNMIGRATED}
+        self.results = {number: result for number, result in results.items() if result is not None}
 
     def failed(self) -> pd.DataFrame:
         """One row for each check that failed or was marginal, and one for each step that stopped without such a check."""

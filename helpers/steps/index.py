@@ -240,10 +240,8 @@ def plan_and_measured(folder: RunState | None, parameters: Parameters | None) ->
     if hours is not None:
         start, start_is = hours.start, f"T is the window's start, {moment(hours.start)}"
     elif Step.FENCE_WRITES in measured:
-        start, start_is = (
-            measured[Step.FENCE_WRITES].start,
-            f"T is when the fence went up, {moment(measured[Step.FENCE_WRITES].start)}",
-        )
+        start = measured[Step.FENCE_WRITES].start
+        start_is = f"T is when the fence went up, {moment(start)}"
     rows = []
     for row in _planned(folder, parameters):
         step = measured.get(row.step) if row.step != _BACK[0] else None
@@ -293,13 +291,18 @@ def _measured_elsewhere(row: Row, folder: RunState | None, start: dt.datetime | 
         return row
     begun = ended = None
     open_ = False
-    if row.step == Step.ROLLBACK and (rollback := numbers.rollback(done := measured_rollback(folder))) is not None:
-        begun = numbers.ordered(done)
-        ended = begun + dt.timedelta(seconds=rollback.clean) if begun is not None else None
-    elif row.title == _KEPT and passed(snapshot := folder.result(Step.SNAPSHOT)) and snapshot is not None:
-        begun, ended = instant(snapshot.finished), instant(snapshot.facts["snapshot"]["retain_until"])
-        if ended is not None and (open_ := ended > now_utc()):
-            ended = now_utc()
+    if row.step == Step.ROLLBACK:
+        result = measured_rollback(folder)
+        rollback = numbers.rollback(result)
+        begun = numbers.ordered(result) if rollback is not None else None
+        if rollback is not None and begun is not None:
+            ended = begun + dt.timedelta(seconds=rollback.clean)
+    elif row.title == _KEPT:
+        snapshot = folder.result(Step.SNAPSHOT)
+        if snapshot is not None and passed(snapshot):
+            begun, ended = instant(snapshot.finished), instant(snapshot.facts["snapshot"]["retain_until"])
+        open_ = ended is not None and ended > now_utc()
+        ended = now_utc() if open_ else ended
     if begun is None or ended is None:
         return row
     real = ((begun - start).total_seconds(), (ended - start).total_seconds())

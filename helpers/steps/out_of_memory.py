@@ -105,7 +105,8 @@ class OutOfMemoryStep(Troubleshooter):
         """Bytes needed: the process, and for each worker several copies of its batch and two parts that are read ahead."""
         rules = self.run.parameters.migration
         size, threads = batch_size or rules.batch_size, workers or rules.workers
-        targets = max(1, len(staged.files) if (staged := self.staged) is not None else 1)
+        staged = self.staged
+        targets = max(1, len(staged.files)) if staged is not None else 1
         heaviest = max((min(size, i.count) * (i.dimension or 0) * 4 for i in self.snapshot.collections()), default=0)
         return KERNEL + min(threads, targets) * (COPIES * heaviest + 4 * PART_BYTES)
 

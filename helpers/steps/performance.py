@@ -149,9 +149,8 @@ class PerformanceStep(NotebookStep):
 
     def _judge_slowdown(self, before: dict[str, Any] | None, after: dict[str, Any]) -> None:
         """Check the target's mean latency against the source's, for each level, with the spread over the repetitions."""
-        ratios = {
-            clients: pair for clients in CLIENTS if (pair := _ratio(_level(before, clients), _level(after, clients)))
-        }
+        pairs = {clients: _ratio(_level(before, clients), _level(after, clients)) for clients in CLIENTS}
+        ratios = {clients: pair for clients, pair in pairs.items() if pair is not None}
         limit = self.rules.maximum_slowdown
         if not ratios:
             reason = (self.sides[SOURCE].get("error") or {}).get("line", "the source was not measured")

@@ -240,10 +240,8 @@ class SourceHealthStep(NotebookStep):
             detail="; ".join(f"{one_line(n, 60)}: counts {a}, lists {b}, gives {c}" for n, (a, b, c) in absent.items()),
             ids=[{"collection": name} for name in absent],
         )  # fmt: skip
-        swapped, missed = (
-            [c for c in diagnosis.collections if c.swapped],
-            [c for c in diagnosis.collections if c.unfound],
-        )
+        swapped = [c for c in diagnosis.collections if c.swapped]
+        missed = [c for c in diagnosis.collections if c.unfound]
         self.run.check(
             "stored vectors not found by a search",
             Verdict.FAIL if swapped else Verdict.WARNING if missed else Verdict.PASS,
@@ -285,9 +283,11 @@ class SourceHealthStep(NotebookStep):
             )
         if observed.protocol == "API v1":
             risks.append("an old server keeps no embedding function: text queries cannot be compared")
-        if trapped := [i.name for i in observed.infos if i.space != i.declared_space]:
+        trapped = [i.name for i in observed.infos if i.space != i.declared_space]
+        if trapped:
             risks.append(f"a copied configuration would search {', '.join(trapped[:5])} by another distance")
-        if old := [i.name for i in observed.infos if any(k.startswith("hnsw:") for k in i.metadata or {})]:
+        old = [i.name for i in observed.infos if any(k.startswith("hnsw:") for k in i.metadata or {})]
+        if old:
             risks.append(f"index settings kept as metadata become configuration: {', '.join(old[:5])}")
         return risks
 
