@@ -70,7 +70,7 @@ class MonitorStep(NotebookStep):
         )  # fmt: skip
 
     @property
-    def looks(self) -> list[Sample]:
+    def samples(self) -> list[Sample]:
         return self.journal.samples if self.journal is not None else [self.first] if self.first is not None else []
 
     def source(self) -> str:
@@ -114,7 +114,7 @@ class MonitorStep(NotebookStep):
 
     def counts(self) -> pd.DataFrame:
         """Chunks by collection: validated, in the first and the last sample, and the growth."""
-        first, last = (self.looks[0].counts, self.looks[-1].counts) if self.looks else ({}, {})
+        first, last = (self.samples[0].counts, self.samples[-1].counts) if self.samples else ({}, {})
         rows = [
             (n, v, first.get(n), last.get(n), last[n] - v if n in last else None) for n, v in self.validated.items()
         ]
@@ -155,30 +155,30 @@ class MonitorStep(NotebookStep):
         return bool(rules.health or rules.log_files)
 
     def _judge(self, journal: Journal) -> None:
-        run, looks = self.run, journal.samples
-        values = [look.p95 for look in looks if look.p95 is not None]
+        run, samples = self.run, journal.samples
+        values = [sample.p95 for sample in samples if sample.p95 is not None]
         breached = self.breach
         run.fact("monitoring", {
-            "looks": len(looks), "failed_looks": sum(bool(k.problems or k.ill or k.shrunk) for k in looks),
-            "seconds": round(looks[-1].second, 1) if looks else 0.0, "worst_p95_ms": max(values, default=None),
-            "cold_ms": [round(look.cold, 1) for look in looks if look.cold is not None],
+            "looks": len(samples), "failed_looks": sum(bool(s.problems or s.ill or s.shrunk) for s in samples),
+            "seconds": round(samples[-1].second, 1) if samples else 0.0, "worst_p95_ms": max(values, default=None),
+            "cold_ms": [round(sample.cold, 1) for sample in samples if sample.cold is not None],
             "breach": breached.code if breached else "", "journal": journal.path.name,
-            "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
+            "counts": self.counts().to_dict("records"), "rows": [sample.row() for sample in samples[-500:]],
         })  # fmt: skip
         if self.watcher.skipped:
             run.check("answers of the target", Verdict.NOT_EXERCISED, measured="not queried", threshold="answered",
                       reason=ReasonCode.NOT_QUERIED, detail=self.watcher.skipped)  # fmt: skip
         else:
-            self._judge_target(looks, values)
-        watched = looks[-1].second if looks else 0.0
+            self._judge_target(samples, values)
+        watched = samples[-1].second if samples else 0.0
         whole = run.lasted("time watched", watched, 60 * Monitoring().minutes, "monitoring.minutes")
         if self._asks_application:
-            ill = [look for look in looks if look.ill]
+            ill = [sample for sample in samples if sample.ill]
             ended = breached is not None and breached.code == ReasonCode.NOT_HEALTHY
             lines = "; ".join(filter(None, [whole.detail, f"{self.watcher.logs.seen} new log lines"]))
             detail = self._ended() if ended else ill[0].ill[0] if ill else lines
             run.check("health of the application", Verdict.FAIL if ended else Verdict.WARNING if ill else whole.verdict,
-                      measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
+                      measured=len(samples) - len(ill), threshold=len(samples), unit="looks",
                       reason=ReasonCode.NOT_HEALTHY if ill else "", detail=detail)  # fmt: skip
         else:
             run.check("health of the application", Verdict.NOT_EXERCISED, measured="not asked", threshold="healthy",
@@ -196,16 +196,16 @@ class MonitorStep(NotebookStep):
                 detail=f"the watch was interrupted; {unseen} were not watched",
             )
 
-    def _judge_target(self, looks: list[Sample], values: list[float]) -> None:
-        run, failed = self.run, [look for look in looks if look.problems or look.shrunk]
+    def _judge_target(self, samples: list[Sample], values: list[float]) -> None:
+        run, failed = self.run, [sample for sample in samples if sample.problems or sample.shrunk]
         ended = self.breach is not None and self.breach.code != ReasonCode.NOT_HEALTHY
         code: Reason = (
             self.breach.code if ended and self.breach is not None else ReasonCode.TARGET_ERRORS if failed else ""
         )
         run.check("answers of the target", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
-                  measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
+                  measured=len(samples) - len(failed), threshold=len(samples), unit="looks", reason=code,
                   detail=self._ended() if ended else self._detail(failed))  # fmt: skip
-        last = looks[-1]
+        last = samples[-1]
         shrunk, fewer = last.shrunk, last.fewer
         run.check(
             "collections below their validated count",
@@ -219,7 +219,7 @@ class MonitorStep(NotebookStep):
             or f"{count(sum(last.counts.values()), 'chunk')}; {sum(self.validated.values()):,} were validated",
         )
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
-        cold = [look.cold for look in looks if look.cold is not None]
+        cold = [sample.cold for sample in samples if sample.cold is not None]
         opened = (
             f"; opened {count(len(cold), 'time')}, cold start up to {max(cold):,.0f} ms, apart from it" if cold else ""
         )
@@ -239,8 +239,8 @@ class MonitorStep(NotebookStep):
         unjudged = f"; {len(self.watcher.blind)} not judged: the index did not find them in the first sample either"
         return f"{len(self.watcher.probes)} stored vectors per sample" + (unjudged if self.watcher.blind else "")
 
-    def _problem(self, look: Sample) -> str:
-        return next(iter([*look.problems, *look.ill, *look.shrunk]), "")
+    def _problem(self, sample: Sample) -> str:
+        return next(iter([*sample.problems, *sample.ill, *sample.shrunk]), "")
 
     def _way_out(self) -> str:
         return f"Clients still use the target. To roll back: {self.run.home.command('rollback', '--dry-run')}"
@@ -266,8 +266,8 @@ class MonitorStep(NotebookStep):
     def figure(self) -> Figure:
         gaps = self.journal.gaps(self.rules.interval_seconds) if self.journal is not None else []
         rows = [
-            {"second": k.second, "p50": k.p50, "p95": k.p95, "p99": k.p99, "chunks": sum(k.counts.values()) if k.counts else None,
-             "failed": bool(k.problems or k.ill or k.shrunk)} for k in self.looks
+            {"second": s.second, "p50": s.p50, "p95": s.p95, "p99": s.p99, "chunks": sum(s.counts.values()) if s.counts else None,
+             "failed": bool(s.problems or s.ill or s.shrunk)} for s in self.samples
         ]  # fmt: skip
         frame = pd.DataFrame(rows, columns=["second", "p50", "p95", "p99", "chunks", "failed"])
         ended = self.breach.sentence if self.breach is not None else ""
@@ -275,4 +275,4 @@ class MonitorStep(NotebookStep):
                                     planned=60 * self.rules.minutes, gaps=gaps, ended=ended)  # fmt: skip
 
     def _table(self) -> pd.DataFrame:
-        return pd.DataFrame([look.row() for look in self.looks], columns=COLUMNS)
+        return pd.DataFrame([sample.row() for sample in self.samples], columns=COLUMNS)

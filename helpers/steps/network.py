@@ -123,12 +123,12 @@ def layers(endpoint: Endpoint, role: str) -> list[Layer]:
     """The layers from the lowest on, up to the first that failed, or all."""
     checks = _server(endpoint, role) if endpoint.url else _directory(endpoint, role)
     layers: list[Layer] = []
-    for name, look in checks:
+    for name, check in checks:
         begun = time.monotonic()
         code: Reason = ""
         ok = True
         try:
-            seen = look()
+            seen = check()
         except RunbookError as error:
             ok, seen, code = False, error.line(), error.code
         except (OSError, httpx.HTTPError, ssl.SSLError) as error:
