@@ -339,9 +339,8 @@ def run_line(folder: RunFolder, steps: Choice, terminal: Console, *, dry_run: bo
     Raises what stopped the run: NoGo, WaitingForSignoffs, Interrupted, or the error of the step that failed.
     """
     with RunLock(folder, "runner").acquire():
-        RunLock(
-            folder, "step"
-        ).acquire().release()  # wait for the kernel of a killed runner, which ends within a second
+        # wait for the kernel of a killed runner, which ends within a second
+        RunLock(folder, "step").acquire().release()
         folder.stop_file.unlink(missing_ok=True)
         (folder.workspace / RunPath.PROGRESS).unlink(missing_ok=True)
         with _library_messages_in(folder):
