@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import WorldError
-from helpers.notify import Event
-from helpers.notify.delivery import render
+from helpers.notify import Event, render
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal.setup import prepare, with_application
 from helpers.results import StepResult, Verdict
-from helpers.rollback.outline import KILL_DRILL
+from helpers.rollback import KILL_DRILL
 from helpers.run import folders as runs
 from helpers.run.advice import page_remedy
 from helpers.run.folders import RunState

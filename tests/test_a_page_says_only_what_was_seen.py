@@ -13,14 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from helpers import plots
+from helpers import notify, plots
 from helpers.formatting import harmless, moment, unpacked_rows
-from helpers.notify import delivery
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers, record
+from helpers.report import numbers, read_run, record
 from helpers.report.clients import beside_prediction, downtime_parts, to_source, way_back
-from helpers.report.facts import read_run
 from helpers.report.outcome import decision_tree, due_by_warnings, ends, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.report.record import untried
@@ -207,7 +205,7 @@ def test_nothing_is_cut_off_on_the_page_of_a_rollback() -> None:
 
 
 def test_no_notice_says_of_reads_what_nobody_observed() -> None:
-    templates = list((Path(delivery.__file__).parent / "templates").glob("*.j2"))
+    templates = list((Path(notify.__file__).parent / "templates").glob("*.j2"))
     assert templates
     assert [path.name for path in templates if re.search(r"(?i)\breads?\b", path.read_text(encoding="utf-8"))] == []
 
@@ -431,7 +429,7 @@ def test_what_draws_a_sample_to_judge_by_says_so() -> None:
     """Whoever draws some of the stored chunks and judges by them records it; only figures and a rollback's repair do not."""
     draws = re.compile(r"default_rng\(|some_ids\(|choose_probes\(|\.flatnonzero\(~batch\.lost\)\[:")
     silent = {
-        "profiling/similarity.py", "profiling/sample.py",  # step 11 says it
+        "profiling/similarity.py", "profiling/__init__.py",  # step 11 says it
         "validation/search.py", "validation/fidelity.py",  # steps 13 and 23 say it
         "steps/target_readiness.py",  # its vectors are of its own
         "rollback/replay.py",  # beside what was replayed, some others: whether the write hid them

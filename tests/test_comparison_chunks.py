@@ -9,7 +9,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.snapshots.comparison import compare, owners, same_value
-from helpers.stores.base import SPACES, Space
+from helpers.stores import SPACES, Space
 
 
 def batch(n: int = 6, dimension: int = 8, seed: int = 1) -> ChunkBatch:

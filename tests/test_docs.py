@@ -26,14 +26,14 @@ from ruamel.yaml import YAML
 from docs.generate import GENERATED, unit
 from helpers import cli, errors
 from helpers.cutover.application import CutoverState
-from helpers.fence.control import FenceState
+from helpers.fence import FenceState
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.shipping import Shipment
 from helpers.migration.source_changes import Ledger
 from helpers.parameters import RESUMABLE, ROLES, SECTIONS, Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
-from helpers.rollback.outline import RollbackState
+from helpers.rollback import RollbackState
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.runner.fleet import Fleet

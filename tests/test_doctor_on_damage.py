@@ -18,7 +18,7 @@ from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.steps.source_health import SourceHealthStep
-from helpers.stores.base import Severity
+from helpers.stores import Severity
 from helpers.stores.diagnosis import CollectionHealth, Diagnosis, Problem
 from tests.damaged import DAMAGES, make, sound
 from tests.storage import tree

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.profiling.sample import MOST, MOST_BYTES, TEXT, Places, Sampler, quotas
+from helpers.profiling import MOST, MOST_BYTES, TEXT, Places, Sampler, quotas
 from helpers.profiling.similarity import labels, near_documents, near_vectors
 from helpers.stores import CollectionInfo
 

@@ -12,16 +12,17 @@ import pytest
 
 from helpers import cli
 from helpers.errors import Terminal, UsageError
-from helpers.fence import Control, FenceState, lift, who_has_open
+from helpers.fence import Control, FenceState, lift
 from helpers.parameters import parameters_from
 from helpers.rehearsal import write_sample
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.command import who_has_open
 from helpers.run.folders import RunFolder, RunState
 from helpers.runner.outcome import with_fence
 from helpers.runner.pipeline import run_line
-from helpers.status.overview import Console as Screen
+from helpers.status import Console as Screen
 from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import at_step, wait_for
 

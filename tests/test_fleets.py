@@ -24,7 +24,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.parameters import parameters_from
 from helpers.report.pages import leave
 from helpers.results import StepResult, file_digest, utc_now
-from helpers.rollback.outline import at_work
+from helpers.rollback import at_work
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder

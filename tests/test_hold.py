@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.cutover.application import DONE, CutoverState
-from helpers.notify.delivery import level
+from helpers.notify import level
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict

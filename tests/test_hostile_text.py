@@ -20,7 +20,7 @@ from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.fence import FenceState
 from helpers.formatting import bare, harmless
-from helpers.notify.delivery import Event, render
+from helpers.notify import Event, render
 from helpers.parameters import parameters_from
 from helpers.plots.style import name
 from helpers.reason_codes import ReasonCode
@@ -31,7 +31,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.kernel import as_html, for_people, readable
 from helpers.run.plan import find as find_step
 from helpers.run.window import Hours
-from helpers.status.overview import step_line, table
+from helpers.status import step_line, table
 from helpers.steps.schedule_and_notify import invitation
 from helpers.stores.creation import refused_name
 from tests import hostile

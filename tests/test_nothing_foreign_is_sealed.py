@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from helpers import audit, errors, evidence
+from helpers import audit, errors, evidence, notify
 from helpers.cli.evidence import verify
 from helpers.errors import NoGo, Terminal, UsageError
 from helpers.evidence import signing, verification
 from helpers.evidence.signoffs import gate_state, record, statement
-from helpers.notify import delivery
 from helpers.parameters import parameters_from
 from helpers.report import pages
 from helpers.results import file_digest
@@ -229,7 +228,7 @@ def test_a_line_that_says_two_things_is_no_line_of_the_log(home: RunFolder) -> N
 def test_no_line_counts_behind_the_sealed_part_of_a_log_that_nobody_signs(folders: Path, signers: Signers) -> None:
     """Not even one as the audit log has it there, where a key signs it; nor an empty one."""
     home = small_run("night-33", signers, signoff={"allowed_signers": str(signers.allowed), "required": []})
-    delivery.by_hand(home.reports, "plan", "Ada")
+    notify.by_hand(home.reports, "plan", "Ada")
     finish(home)
     newest = evidence.seals(home.reports)[-1]
     assert verify(home.reports).problems == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from helpers.notify import delivery
+from helpers import notify
 from tests.commands import Runbook
 from tests.conftest import ROOT
 from tests.storage import chunks, embedded, fill
@@ -156,6 +156,6 @@ def test_the_process_that_sends_notices_has_the_same_cache(monkeypatch: pytest.M
 
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(OSError, match="not here"):
-        delivery._answers("{}", 1)
+        notify._answers("{}", 1)
     assert sys.pycache_prefix
     assert f"pycache_prefix={sys.pycache_prefix}" in asked[0]

@@ -23,12 +23,12 @@ from helpers.parameters import SecretRef, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import run_page
 from helpers.results import StepResult, Verdict
-from helpers.rollback.outline import Orders, RollbackState
+from helpers.rollback import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
 from helpers.runner import notices
-from helpers.status.status import report
+from helpers.status import report
 from tests.listeners import TOKEN, Listener
 from tests.signers import Signers, small_run
 

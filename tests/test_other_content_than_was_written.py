@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import audit
+from helpers import audit, fence, status
 from helpers.cutover.application import CutoverState
 from helpers.cutover.files import edit_compose
 from helpers.errors import RunbookError, Terminal, UsageError, secrets_assigned, secrets_of
-from helpers.fence import control
-from helpers.fence.control import FenceState
+from helpers.fence import FenceState
 from helpers.fence.nginx import servers
 from helpers.migration.delta import Delta
 from helpers.migration.staging import Quarantine, Staged
@@ -41,14 +40,12 @@ from helpers.runner import group
 from helpers.schema.file import read_schema_file
 from helpers.snapshots.export_journal import MANIFEST, Journal, read_parquet, signed
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
-from helpers.status import overview
 from helpers.stores import CollectionInfo, open_source, opening
 from helpers.stores.creation import refused_name
-from helpers.stores.index_files import _LAYOUT, HEADER, IndexFolder
-from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
+from helpers.stores.index_files import _LAYOUT, HEADER, PICKLE, IndexDamage, IndexFolder, read_pickle
 from helpers.stores.layout import DATABASE, EMBEDDINGS
 from helpers.stores.rescue import Stored, _from_log
-from helpers.troubleshooting.target import manifest_of
+from helpers.troubleshooting import manifest_of
 from tests.damaged import sound
 from tests.fuzz.files import Bench, old_answers
 from tests.fuzz.parsers import old_server_read
@@ -266,10 +263,10 @@ def test_a_fence_whose_rules_are_none_is_one_line(tmp_path: Path) -> None:
     state = FenceState("command", "up", "lift it", rules={"kind": 5}, source={"url": "http://127.0.0.1:1"})
     state.save(tmp_path)
     with (
-        patch.object(control, "Control"),
+        patch.object(fence, "Control"),
         pytest.raises(Terminal, match=r"fence\.json: cannot be read: .*kind") as caught,
     ):
-        control.lift(RunFolder("one", tmp_path, tmp_path).read())
+        fence.lift(RunFolder("one", tmp_path, tmp_path).read())
     assert "\\n" not in caught.value.line()
 
 
@@ -472,7 +469,7 @@ def test_the_progress_of_a_step_that_is_none_is_left_out(tmp_path: Path) -> None
     good = {"step": "22", "label": "x", "done": 1, "total": 2, "unit": "chunks"}
     for number, state in enumerate([good, {**good, "step": []}, {**good, "total": None}, "text", [], {}]):
         write_json(tmp_path / "progress.json", state)
-        assert (overview._progress(tmp_path / "progress.json") is None) == (number > 0)
+        assert (status._progress(tmp_path / "progress.json") is None) == (number > 0)
 
 
 @pytest.mark.parametrize("number", ["-1e400", "%s", float("inf")])

@@ -15,8 +15,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, WorldError
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import distance, open_source, opening
-from helpers.stores.base import told_dimension
+from helpers.stores import distance, open_source, opening, told_dimension
 from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import LINKS, bloat
 from helpers.stores.layout import DATABASE, reading, stored_names

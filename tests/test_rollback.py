@@ -12,8 +12,7 @@ import pytest
 
 from helpers.errors import Interrupted, Terminal, UsageError, WorldError
 from helpers.results import Verdict, file_digest
-from helpers.rollback import RollbackState, postmortem
-from helpers.rollback.outline import DRILL, STAGES
+from helpers.rollback import DRILL, STAGES, RollbackState, postmortem
 from helpers.rollback.proof import AFTERWARDS
 from helpers.run.record import RunRecord
 from helpers.steps import rollback
@@ -371,7 +370,7 @@ def test_a_source_collection_that_was_deleted_is_restored_exactly_when_ordered(n
 def test_damage_under_a_fence_is_mended_chunk_by_chunk(night: Night) -> None:
     source = everything(night.source)
     night.migrate()
-    from helpers.fence.control import UP, FenceState
+    from helpers.fence import UP, FenceState
 
     state = FenceState("command", UP, "runbook fence night --lift", since="2020-01-01T00:00:00.000+00:00")
     state.rules = {"kind": "none"}

@@ -22,8 +22,7 @@ from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback import outline, postmortem, replay
-from helpers.rollback.outline import at_work, stop
+from helpers.rollback import FILES, LIFT, REMOVE, STAGES, TITLES, TRY, at_work, outline, postmortem, replay, stop
 from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
 from helpers.run.advice import triggers
@@ -213,11 +212,9 @@ def test_our_own_process_is_stopped_and_no_other(tmp_path: Path, monkeypatch: py
         assert worker.stdout is not None
         worker.stdout.readline()
         assert at_work(folder).keys() == {worker.pid}
-        assert outline.outline(folder.read())[0][1].startswith(f"stop process {worker.pid} on ")
+        assert outline(folder.read())[0][1].startswith(f"stop process {worker.pid} on ")
         monkeypatch.setenv(RUNNER_PID, str(worker.pid))  # as in the kernel of step 27, whose runner holds the lock
-        assert (
-            outline.outline(folder.read())[0][1] == "no other process works on the run; the rollback's own are left out"
-        )
+        assert outline(folder.read())[0][1] == "no other process works on the run; the rollback's own are left out"
         monkeypatch.delenv(RUNNER_PID)
         begun = time.monotonic()
         assert stop(folder, patience=1.0) == [worker.pid]
@@ -307,8 +304,8 @@ def test_a_list_of_the_post_mortem_that_is_cut_says_how_many_more_there_are() ->
 
 def test_the_times_of_a_rollback_are_those_of_its_stages() -> None:
     """The numbers of a run look for stages by their title: a renamed one would be measured no more."""
-    assert outline.TITLES[outline.LIFT] == numbers.SERVICE_BACK
-    assert outline.TITLES[outline.TRY] == numbers.WRITE_ASKED
-    assert outline.TITLES[outline.FILES] == numbers.FILES_BACK
-    assert outline.TITLES[outline.REMOVE] == numbers.CLEAN
-    assert list(outline.TITLES) == list(outline.STAGES)
+    assert TITLES[LIFT] == numbers.SERVICE_BACK
+    assert TITLES[TRY] == numbers.WRITE_ASKED
+    assert TITLES[FILES] == numbers.FILES_BACK
+    assert TITLES[REMOVE] == numbers.CLEAN
+    assert list(TITLES) == list(STAGES)

@@ -18,7 +18,7 @@ from helpers.evidence import signing
 from helpers.parameters import Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.rollback.outline import at_work
+from helpers.rollback import at_work
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunLock

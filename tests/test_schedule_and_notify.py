@@ -12,7 +12,7 @@ import pytest
 from helpers import evidence
 from helpers.errors import UsageError
 from helpers.formatting import moment
-from helpers.notify.delivery import Event, render
+from helpers.notify import Event, render
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs

@@ -10,13 +10,12 @@ import pytest
 from helpers.errors import UsageError
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
-from helpers.report.facts import RunView
+from helpers.report import RunView
 from helpers.report.outcome import ends
 from helpers.rollback.replay import Plan
 from helpers.rollback.return_writes import leave_other_shards
 from helpers.runner import fleet_table
-from helpers.stores import open_source
-from helpers.stores.base import shard_of, sharded
+from helpers.stores import open_source, shard_of, sharded
 from tests.commands import Runbook
 from tests.storage import assert_same, chunks, contents, embedded, fill, plan
 

@@ -15,8 +15,7 @@ import pytest
 
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
-from helpers.stores import open_source, open_target, quick_names
-from helpers.stores.base import Space, distance
+from helpers.stores import Space, distance, open_source, open_target, quick_names
 from helpers.stores.layout import COLLECTIONS, EMBEDDINGS
 from tests.storage import chunks, fill, tree, writable_copy
 from tests.test_command_runs_the_line import Runbook, runbook  # noqa: F401  a fixture

@@ -20,8 +20,7 @@ from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps.dry_run import DryRunStep
 from helpers.steps.source_health import SourceHealthStep
-from helpers.stores import open_source
-from helpers.stores.base import listed_ids
+from helpers.stores import listed_ids, open_source
 from tests.proxies import EMPTY, PASS, SWAPPED, FaultyProxy
 from tests.servers import ChromaServer, client_of
 from tests.storage import chunks

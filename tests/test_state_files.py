@@ -11,16 +11,16 @@ import pytest
 
 from helpers.cutover.application import ChangedFile, CutoverState
 from helpers.errors import Terminal
-from helpers.fence.control import FenceState
+from helpers.fence import FenceState
 from helpers.migration.checkpoint import Checkpoint, Kept, TargetState
 from helpers.migration.restore import _Restored
 from helpers.migration.shipping import Shipment
 from helpers.migration.source_changes import Ledger
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import MadeDatabase
-from helpers.notify.delivery import Silenced
+from helpers.notify import Silenced
 from helpers.results import StateFile, write_json
-from helpers.rollback.outline import Orders, RollbackState
+from helpers.rollback import Orders, RollbackState
 from helpers.runner.fleet import Fleet, FleetRow
 from helpers.runner.notebook import Retry
 from helpers.snapshots.remote import _Known

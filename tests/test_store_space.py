@@ -12,8 +12,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.parameters.endpoint import Endpoint
-from helpers.stores import SPACES, Space, distance, open_source
-from helpers.stores.base import consistent_spaces, legacy_parameters, resolve
+from helpers.stores import SPACES, Space, consistent_spaces, distance, legacy_parameters, open_source, resolve
 from helpers.stores.client import ClientStore
 from tests.storage import chunks, embedded, fill, plan
 

@@ -15,8 +15,9 @@ from chromadb.base_types import SparseVector
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
-from helpers.stores import CollectionInfo, Limits, open_source, open_target
+from helpers.stores import CollectionInfo, open_source, open_target
 from helpers.stores.client import ClientStore, pieces
+from helpers.stores.limits import Limits
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, contents, embedded, exact, fill, in_order, plan
 

@@ -17,13 +17,12 @@ from helpers import audit
 from helpers.audit import operator
 from helpers.cutover.files import beside, digest_of, put_in_place, stage
 from helpers.errors import RunbookError, Terminal, WorldError, one_line
-from helpers.fence import connections, used_by
 from helpers.formatting import count, masked
 from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, section, utc_now
-from helpers.run.command import run_or_fail, run_program
+from helpers.run.command import connections, run_or_fail, run_program, used_by
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 

@@ -51,8 +51,7 @@ from helpers.schema import Context
 from helpers.snapshots.comparison import compared, unreachable
 from helpers.snapshots.retention import take
 from helpers.snapshots.snapshot import Snapshot, from_table
-from helpers.stores import CollectionInfo, Store, open_target
-from helpers.stores.base import Space, listed_ids
+from helpers.stores import CollectionInfo, Space, Store, listed_ids, open_target
 
 _BATCH = 500  # chunks deleted or probed at a time
 _BESIDE, _FILES = 500, 4  # chunks that stayed where others went, searched for after it, of so many files

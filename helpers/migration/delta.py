@@ -34,8 +34,7 @@ from helpers.run.folders import RunPath
 from helpers.snapshots.comparison import compare
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
-from helpers.stores import CollectionInfo
-from helpers.stores.base import Space, chosen, same_choices
+from helpers.stores import CollectionInfo, Space, chosen, same_choices
 
 BY_ID = 0.1  # of a collection's chunks that may go or become others before it is written afresh
 _OPEN_FILES = 4  # staged files of the old state kept in memory; the two orders are nearly the same

@@ -40,13 +40,11 @@ from helpers.run.executor import Order, Workers, opened, workers_of
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
-from helpers.schema import Context, Schema, load_schema
-from helpers.schema.engine import DOCUMENT
+from helpers.schema import DOCUMENT, Context, Schema, load_schema
 from helpers.snapshots.export_journal import together
+from helpers.snapshots.remote import StagedFiles, for_staging
 from helpers.snapshots.snapshot import Snapshot
-from helpers.snapshots.staged import StagedFiles, for_staging
-from helpers.stores import CollectionInfo, Store
-from helpers.stores.base import HNSW_METADATA, absent, add_singly, listed_ids, vector_configs
+from helpers.stores import HNSW_METADATA, CollectionInfo, Store, absent, add_singly, listed_ids, vector_configs
 from helpers.stores.creation import allowed, as_created, effective_configuration, listed, refusal, unsupported
 from helpers.stores.limits import known_of
 

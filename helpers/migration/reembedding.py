@@ -41,8 +41,7 @@ from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
 from helpers.snapshots.export_journal import Part, ahead, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
-from helpers.stores import CollectionInfo
-from helpers.stores.base import vector_configs
+from helpers.stores import CollectionInfo, vector_configs
 from helpers.stores.copying import own_database
 from helpers.stores.creation import Function, own_function
 from helpers.stores.limits import passing, retried

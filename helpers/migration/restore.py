@@ -32,12 +32,11 @@ from helpers.migration import target_lock
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, contents, json_in, private, silent, utc_now, write_json
-from helpers.schema.engine import sparse_as_text
+from helpers.schema import sparse_as_text
 from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import Stopping, signed, together
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores import CollectionInfo, Store, open_target
-from helpers.stores.base import VECTORS, excessive_settings, listed_ids, same_choices
+from helpers.stores import VECTORS, CollectionInfo, Store, excessive_settings, listed_ids, open_target, same_choices
 from helpers.stores.creation import RESTORE, Index, allowed, effective_configuration, listed, reduced, unsupported
 from helpers.stores.opening import quick_holder, quick_identities, quick_names
 

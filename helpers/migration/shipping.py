@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, one_line
-from helpers.fence import who_has_open
 from helpers.formatting import count, duration, size
 from helpers.migration.source_changes import source_changes
 from helpers.migration.staging import Staged
@@ -48,10 +47,10 @@ from helpers.results import (
     silent,
     writing,
 )
+from helpers.run.command import who_has_open
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores import LOCK_COLLECTION, Reader
-from helpers.stores.base import Finding
+from helpers.stores import LOCK_COLLECTION, Finding, Reader
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import newest, require_room
 from helpers.stores.creation import refused_name, unsupported

@@ -44,8 +44,7 @@ from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import Part, ahead
 from helpers.snapshots.retention import Told, differences, logged, take, told
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
-from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import AGAIN_AFTER, Space, counted_ids, incomplete, listed_ids
+from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
 from helpers.stores.client import ClientStore
 
 FOLDER = RunPath.CATCH_UP

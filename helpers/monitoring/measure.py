@@ -25,13 +25,12 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted, RunbookError, Terminal
-from helpers.fence import used_by
 from helpers.migration.source_changes import WrittenData
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_json
 from helpers.run import folders as runs
 from helpers.run import kernel
-from helpers.run.command import python_environment
+from helpers.run.command import python_environment, used_by
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.snapshot import from_table

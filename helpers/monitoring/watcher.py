@@ -23,13 +23,13 @@ import numpy as np
 from helpers import plots
 from helpers.cutover.application import Answer, LogWatch, ask_all
 from helpers.errors import RunbookError, one_line
-from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import append, as_kind, contents, json_in, utc_now
 from helpers.run import kernel
+from helpers.run.command import used_by
 from helpers.run.folders import RunPath
 from helpers.run.record import Progress
 from helpers.stores import Reader, Space, open_target

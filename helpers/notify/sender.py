@@ -1,4 +1,4 @@
-"""A process of its own that hands one notice to every channel at once; `delivery.py` starts it and ends it.
+"""A process of its own that hands one notice to every channel at once; the package starts it and ends it.
 
 It reads an order as JSON from standard input (so no URL is in a list of processes) and writes one line of JSON for each
 channel that has answered. What a library or a server says is not repeated: it may hold the URL. A channel that hangs holds

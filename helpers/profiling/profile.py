@@ -23,7 +23,7 @@ from helpers import plots
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import one_line
 from helpers.formatting import core_missing, count
-from helpers.profiling.sample import Places, Sampler, plain_text
+from helpers.profiling import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, changes_told
@@ -33,8 +33,7 @@ from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
 from helpers.schema.rules import PYTHON_TYPES
-from helpers.stores import CollectionInfo
-from helpers.stores.base import listed_ids
+from helpers.stores import CollectionInfo, listed_ids
 
 LIMIT = 200_000  # chunks whose ids and contents are remembered
 NORMS = 20_000  # norms kept of a collection, for the figure and the median

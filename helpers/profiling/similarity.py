@@ -1,6 +1,6 @@
 """What repeats in a source, what lies near each other in its sample, what lies apart, and a plane to look at.
 
-`duplicates` and `collisions` are of the whole source, exact; all else works on the sample (`profiling.sample`). Each
+`duplicates` and `collisions` are of the whole source, exact; all else works on the sample (`helpers.profiling`). Each
 near-duplicate is listed with the one before it that is most like it, so that a hundred copies are 99 rows and not 4,950.
 Documents: MinHash in bands finds candidates, then their true Jaccard similarity counts. Vectors: candidates by a seeded
 random projection, then their true cosine.
@@ -21,13 +21,13 @@ import pandas as pd
 from helpers.chunks import Vectors
 from helpers.errors import one_line
 from helpers.formatting import Digested, harmless, packed_rows
+from helpers.profiling import Sample, lengths_of, plain_text
 from helpers.profiling.profile import Profile, Scan
-from helpers.profiling.sample import Sample, lengths_of, plain_text
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, writing
 from helpers.run import kernel
 from helpers.run.folders import FINDINGS
-from helpers.stores.base import Space
+from helpers.stores import Space
 
 SHOWN = 100  # groups of duplicates or collisions in a table
 ASKED = 500  # chunks whose neighbours are sought, among all of the sample

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from helpers.errors import RUNBOOK
-from helpers.fence.control import BEFORE, NO_WRITES, THROUGH
+from helpers.fence import BEFORE, NO_WRITES, THROUGH
 from helpers.formatting import (
     count,
     duration,
@@ -23,11 +23,10 @@ from helpers.formatting import (
     share_range,
     text,
 )
-from helpers.notify.delivery import CRITICAL, LEVELS
+from helpers.notify import CRITICAL, LEVELS
 from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
-from helpers.report.facts import RunView, StepRow, instant
+from helpers.report import RunView, StepRow, instant, numbers
 from helpers.report.outcome import FENCE_END, possible_until, writers
 from helpers.results import StepResult, Verdict
 from helpers.run import window

@@ -24,8 +24,7 @@ from helpers.report import numbers
 from helpers.report.pages import rollback_page
 from helpers.report.record import SUCCESS
 from helpers.results import Verdict, file_digest, utc_now, worst
-from helpers.rollback import replay
-from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState
+from helpers.rollback import DRILL, FILES, STAGES, TITLES, RollbackState, replay
 from helpers.rollback.replay import said
 from helpers.run import plan
 from helpers.run.advice import HISTORIES, triggers
@@ -33,8 +32,7 @@ from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import open_source, open_target
-from helpers.stores.base import sharded
+from helpers.stores import open_source, open_target, sharded
 from helpers.stores.layout import DATABASE
 
 PAGE, NOTICE = "rollback.html", "rollback-notice.txt"

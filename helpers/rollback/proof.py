@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers import audit
+from helpers import audit, rollback
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import Control, FenceState, takes_no_writes, used_by
+from helpers.fence import Control, FenceState, takes_no_writes
 from helpers.formatting import count
 from helpers.migration.restore import chosen, lost_vectors, prove
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, selected, source_changes
@@ -32,17 +32,16 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
-from helpers.rollback import outline, replay
-from helpers.rollback.outline import SOURCE, RollbackState
+from helpers.rollback import SOURCE, RollbackState, replay
 from helpers.rollback.replay import next_folder
+from helpers.run.command import used_by
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.export_journal import write_parquet
 from helpers.snapshots.snapshot import Snapshot, to_table
-from helpers.stores import Store, open_target
-from helpers.stores.base import listed_ids
-from helpers.stores.copying import fingerprint
+from helpers.stores import Store, listed_ids, open_target
+from helpers.stores.copying import fingerprint, require_own_files
 from helpers.stores.opening import open_server
 
 BATCH = 100
@@ -133,7 +132,7 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
     """The source itself, to be mended or replayed to; a directory in place, which nobody else may have open.
 
     Raises `WorldError` where another process has it open; `Terminal` where an older Chroma wrote the directory: opening
-    it here would upgrade it for good.
+    it here would upgrade it for good, and "source_foreign_file" where Chroma would write through it into another place.
     """
     if endpoint.url:
         with open_server(endpoint, "source") as store:
@@ -146,7 +145,8 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
     try:
-        with open_target(endpoint, links=True) as embedded:  # its own Chroma follows them, too
+        require_own_files(path, role="source")
+        with open_target(endpoint, role="source") as embedded:
             yield embedded
     except Terminal as error:
         if error.code != ReasonCode.TARGET_OLDER_LAYOUT:
@@ -234,33 +234,33 @@ class StageContext:
         if not run.dry_run:
             self.state.save(run.workspace)
         self.cutover = CutoverState.load(run.workspace)
-        self.in_use = outline.clients_came(self.cutover)
+        self.in_use = rollback.clients_came(self.cutover)
         run.fact("dry_run", run.dry_run)
         run.fact("ordered", self.state.since)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
         """Record a stage on disk and in the audit log, before and after. What it did goes into the row's "said"."""
-        row: dict[str, Any] = {"state": outline.BEGUN, "when": utc_now(), "seconds": 0.0, "said": ""}
+        row: dict[str, Any] = {"state": rollback.BEGUN, "when": utc_now(), "seconds": 0.0, "said": ""}
         if self.run.dry_run:
-            with self.run.phase(outline.TITLES[name]):
+            with self.run.phase(rollback.TITLES[name]):
                 yield row
             return
         before = self.state.stages.get(name)
-        if before is None or before["state"] != outline.DONE:
+        if before is None or before["state"] != rollback.DONE:
             self.state.stages[name] = row
             self.state.save(self.run.workspace)
-        log, action = self.run.folder / audit.NAME, f"rollback: {outline.TITLES[name].lower()}"
+        log, action = self.run.folder / audit.NAME, f"rollback: {rollback.TITLES[name].lower()}"
         audit.append(log, action, outcome="begun")
         begun = time.monotonic()
         try:
-            with self.run.phase(outline.TITLES[name]):
+            with self.run.phase(rollback.TITLES[name]):
                 yield row
         except BaseException as error:
             why = error.line() if isinstance(error, RunbookError) else type(error).__name__
             audit.append(log, action, outcome="failed", why=why)
             raise
-        row |= {"state": outline.DONE, "seconds": round(time.monotonic() - begun, 3), "finished": utc_now()}
+        row |= {"state": rollback.DONE, "seconds": round(time.monotonic() - begun, 3), "finished": utc_now()}
         self.state.stages[name] = row
         self.state.save(self.run.workspace)
         audit.append(log, action, said=row["said"])
@@ -268,7 +268,7 @@ class StageContext:
     @property
     def settled(self) -> bool:
         """Whether source and clients' writes are done with: afterwards clients write to the source, and it moves on."""
-        return not self.run.dry_run and self.state.did(outline.SETTLE)
+        return not self.run.dry_run and self.state.did(rollback.SETTLE)
 
 
 class SourceProof:

@@ -31,8 +31,7 @@ from helpers.schema import Schema
 from helpers.snapshots.comparison import compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
-from helpers.stores import CollectionInfo, Reader, Space, Store
-from helpers.stores.base import listed_ids
+from helpers.stores import CollectionInfo, Reader, Space, Store, listed_ids
 
 PROBED = 200  # chunks of a collection that nobody wrote, searched for after a replay
 BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes

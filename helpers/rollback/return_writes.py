@@ -14,19 +14,17 @@ import pandas as pd
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError, WorldError
-from helpers.fence import used_by
 from helpers.formatting import count, harmless
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
-from helpers.rollback import replay
-from helpers.rollback.outline import REPLAY
+from helpers.rollback import REPLAY, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import Plan, Written, export, exported, index_of, next_folder, said, summary, written
+from helpers.run.command import used_by
 from helpers.schema import load_schema
 from helpers.snapshots.comparison import compare
-from helpers.stores import Reader, Space, open_source
-from helpers.stores.base import shard_of
+from helpers.stores import Reader, Space, open_source, shard_of
 from helpers.stores.opening import quick_names
 
 COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "changed settings", "gone as a whole",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from helpers.stores import CollectionInfo, Reader  # with Chroma's client, which not every step needs
+    from helpers.stores import CollectionInfo, Reader
 
 
 PEAK_MEMORY = "peak_memory_bytes"  # the fact of a step: the most that its process has held
@@ -403,8 +403,7 @@ def open_chosen(run: RunRecord, keep: Path | None = None) -> Iterator[Reader]:
 
     Raises `Terminal` ("other_source") where the key opens another tenant or database than when the run began.
     """
-    from helpers.stores import open_source
-    from helpers.stores.base import sharded
+    from helpers.stores import open_source, sharded
 
     parameters = run.parameters
     normalised = parameters.migration.normalised == "migrate"

@@ -17,7 +17,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.notify import Around, Event, read, tell
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, file_digest, passed
-from helpers.rollback.outline import DRILL, KILL_DRILL, RollbackState
+from helpers.rollback import DRILL, KILL_DRILL, RollbackState
 from helpers.run import plan
 from helpers.run.advice import advice, triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState

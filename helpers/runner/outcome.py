@@ -19,8 +19,7 @@ from helpers.fence import FenceState
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import leave
 from helpers.results import utc_now
-from helpers.rollback import Orders, RollbackState
-from helpers.rollback.outline import at_work, outline, stop
+from helpers.rollback import Orders, RollbackState, at_work, outline, stop
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import triggers_of
@@ -30,7 +29,7 @@ from helpers.runner import notices
 from helpers.runner.pipeline import Choice, run_line
 from helpers.snapshots.remote import manifest_at_hand
 from helpers.snapshots.snapshot import Snapshot
-from helpers.status.overview import Console
+from helpers.status import Console
 
 SOURCE_CHANGED, OUTSIDE_WINDOW = ReasonCode.SOURCE_CHANGED, ReasonCode.OUTSIDE_WINDOW
 _MOST = 3  # catch-ups before a cutover; a source that changes behind each of them has a writer who must be found

@@ -50,8 +50,7 @@ from helpers.snapshots.snapshot import (
     write_manifest,
     write_snapshot,
 )
-from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import Space
+from helpers.stores import CollectionInfo, Reader, Space
 
 FORMAT = 1
 ABOUT = "export.json"

@@ -26,7 +26,7 @@ from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
 from helpers.errors import one_line, short
 from helpers.reason_codes import ReasonCode
 from helpers.snapshots.export_journal import ahead
-from helpers.stores.base import AGAIN_AFTER, Reader, Space, distance
+from helpers.stores import AGAIN_AFTER, Reader, Space, distance
 
 COSINE_TOLERANCE = 5e-7
 FLOAT_UNITS = 2  # in the last place of a double

@@ -61,8 +61,7 @@ from helpers.snapshots.export_journal import (
     signed,
     write_parquet,
 )
-from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import AGAIN_AFTER, counted_ids
+from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, counted_ids
 
 Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
 """By collection: the ids that are not as they were, and those of them that are to be read now."""
@@ -344,9 +343,13 @@ def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress
 
 
 def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
-    """The manifest of the snapshot in `folder`, whose parts are written; `held` is what the manifest says of it."""
+    """The manifest of the snapshot in `folder`, whose parts are written; `held` is what the manifest says of it.
+
+    `directory` is the folder from which a relative path counts that is the snapshot's source.
+    """
     until = datetime.now(UTC) + timedelta(days=retention_days)
-    about = {"format": MANIFEST, "status": "created", "retain_until": until.isoformat(timespec="seconds")} | held
+    about = {"format": MANIFEST, "status": "created", "retain_until": until.isoformat(timespec="seconds"),
+             "directory": str(Path.cwd())} | held  # fmt: skip
     write_json(folder / "manifest.json", signed(about, proven=True))
 
 

@@ -21,24 +21,23 @@ import pandas as pd
 from helpers import audit, plots
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, one_line
-from helpers.fence import Control, FenceState, connections, lift, takes_no_writes, used_by
-from helpers.fence.control import UNTRIED
+from helpers.fence import UNTRIED, Control, FenceState, lift, takes_no_writes
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
 from helpers.parameters import Endpoint, Parameters
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers, record
+from helpers.report import RunView, StepRow, numbers, read_run, record
 from helpers.report.clients import KILLED, beside_prediction, who_orders
-from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import FENCE_END, outcome
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
+from helpers.run.command import connections, used_by
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import longest_part
-from helpers.snapshots import retention, staged
+from helpers.snapshots import remote, retention
 from helpers.snapshots.export_journal import holds_another
 from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
@@ -244,7 +243,7 @@ def what_stays(folder: RunFolder, parameters: Parameters) -> list[Retained]:
     for name, what in _RETAINED:
         path = folder.workspace / name
         if path.exists():
-            where, how, extra = staged.kept(path, parameters.snapshot, folder.id)
+            where, how, extra = remote.staged_at_closeout(path, parameters.snapshot, folder.id)
             how = f"rm -r {shlex.quote(str(path))}{how}"
             rows.append(Retained(what, where, tree_size(path) + extra, until, how))
     source = parameters.source.label

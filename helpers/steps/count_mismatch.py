@@ -9,9 +9,8 @@ import pandas as pd
 from helpers.errors import RunbookError
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
-from helpers.stores import open_source
-from helpers.stores.base import sharded
-from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
+from helpers.stores import open_source, sharded
+from helpers.troubleshooting import Found, StagedTroubleshooter
 
 COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quarantine", "missing", "matches"]
 

@@ -12,7 +12,7 @@ from helpers import audit
 from helpers.cutover.application import CutoverState
 from helpers.errors import one_line
 from helpers.formatting import duration
-from helpers.notify.delivery import level, levels
+from helpers.notify import level, levels
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import plan

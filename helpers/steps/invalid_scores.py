@@ -22,12 +22,11 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import write_text
 from helpers.run.folders import RunPath
 from helpers.run.kernel import cut
-from helpers.schema import Context, Schema, load_schema
-from helpers.schema.engine import Transformed
+from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import SchemaFile
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, Found, Troubleshooter
 
 COLUMNS = ["collection", "id", "field", "before", "outcome", "after"]
 KEPT = 2_000  # rows shown; the counts are of all

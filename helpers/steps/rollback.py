@@ -16,11 +16,11 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
+from helpers import rollback as outline
 from helpers.cutover import CutoverState, put_back
 from helpers.cutover.application import NOT_TAKEN, try_write
 from helpers.errors import RUNBOOK, Terminal, WorldError
-from helpers.fence import Control, FenceState, lift, used_by
-from helpers.fence.control import LIFTING, UNTRIED
+from helpers.fence import LIFTING, UNTRIED, Control, FenceState, lift
 from helpers.formatting import count
 from helpers.migration import shipping
 from helpers.migration.source_changes import WrittenData
@@ -31,14 +31,13 @@ from helpers.parameters.sections import Fence, Rollback
 from helpers.reason_codes import ReasonCode
 from helpers.report.outcome import FENCE_END
 from helpers.results import Progress, Verdict, silent, utc_now
-from helpers.rollback import outline, postmortem
-from helpers.rollback.outline import others_at_work
+from helpers.rollback import others_at_work, postmortem
 from helpers.rollback.proof import SourceProof, StageContext
 from helpers.rollback.replay import Exported, Written, as_added, as_known, exported
 from helpers.rollback.return_writes import ReturnWrites
+from helpers.run.command import used_by
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
-from helpers.stores import Store, open_target
-from helpers.stores.base import listed_ids
+from helpers.stores import Store, listed_ids, open_target
 from helpers.stores.layout import is_new
 from helpers.stores.opening import lacking, quick_identities, quick_names
 

@@ -18,8 +18,22 @@ from icalendar import Event as CalendarEntry
 from helpers import formatting
 from helpers.errors import RUNBOOK, UsageError
 from helpers.formatting import count, duration, moment
-from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announcement, read, tell
-from helpers.notify.delivery import DONE_BY_HAND, UNNAMED, WRITES_LATE, by_hand, must_be_named, unnamed
+from helpers.notify import (
+    DELIVERED,
+    DONE_BY_HAND,
+    UNNAMED,
+    WRITES_LATE,
+    Around,
+    Entry,
+    Event,
+    Notified,
+    announcement,
+    by_hand,
+    must_be_named,
+    read,
+    tell,
+    unnamed,
+)
 from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict

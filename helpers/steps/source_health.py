@@ -19,7 +19,7 @@ import pandas as pd
 from helpers.errors import WorldError, one_line
 from helpers.formatting import count, duration, size
 from helpers.migration.importing import judge_indexes
-from helpers.notify.delivery import UNNAMED, levels, must_be_named, unnamed
+from helpers.notify import UNNAMED, levels, must_be_named, unnamed
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import Reason, ReasonCode

@@ -19,8 +19,8 @@ from helpers.run.folders import RunPath
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.steps import network
-from helpers.stores.base import LOCK_COLLECTION
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
+from helpers.stores import LOCK_COLLECTION
+from helpers.troubleshooting import Condition, Found, Troubleshooter
 
 SMALLER = 50  # the runbook's remedy: half of its batch size of 100
 QUIET = 120  # seconds without a write to the checkpoint after which a run is called stuck

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import (
+from helpers.stores import (
     Closing,
     CollectionInfo,
     Neighbours,

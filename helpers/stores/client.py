@@ -21,8 +21,7 @@ from helpers.chunks import ChunkBatch, align
 from helpers.errors import Terminal, WorldError, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
-from helpers.stores import creation
-from helpers.stores.base import (
+from helpers.stores import (
     LOCK_COLLECTION,
     Closing,
     CollectionInfo,
@@ -30,6 +29,7 @@ from helpers.stores.base import (
     Reader,
     Space,
     consistent_spaces,
+    creation,
     declared,
     fitting,
     from_metadata,

@@ -34,7 +34,7 @@ from helpers.errors import RUNBOOK, Terminal, UsageError, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
-from helpers.stores.base import (
+from helpers.stores import (
     LOCK_COLLECTION,
     VECTORS,
     CollectionInfo,

@@ -25,7 +25,7 @@ from helpers.chunks import ChunkBatch, Metadata, align, read_table
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.results import json_in
-from helpers.stores.base import Closing, CollectionInfo, Neighbours, damage, distance, from_metadata
+from helpers.stores import Closing, CollectionInfo, Neighbours, damage, distance, from_metadata
 from helpers.stores.limits import NO_LIMIT, Limits, Usage
 
 DATABASE = "chroma.sqlite3"

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, Mask, Vectors
 from helpers.results import json_in
-from helpers.stores.base import MOST_DIMENSION, Neighbours, Space, damage, distance
+from helpers.stores import MOST_DIMENSION, Neighbours, Space, damage, distance
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import require_room
 from helpers.stores.door import Collection

@@ -19,7 +19,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict, kind_of
 from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import metadata_differences, same_value, show
-from helpers.stores.base import (
+from helpers.stores import (
     HNSW_METADATA,
     VECTORS,
     CollectionInfo,

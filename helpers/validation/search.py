@@ -33,7 +33,7 @@ from helpers.formatting import count
 from helpers.parameters import Parameters
 from helpers.results import Progress, Verdict, silent
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores.base import CollectionInfo, Neighbours, Reader, Space
+from helpers.stores import CollectionInfo, Neighbours, Reader, Space
 
 # The named text queries, asked of the collections whose own embedding function is at hand
 
@@ -224,7 +224,7 @@ class Truth:
             self.nearest[p] = sorted(best)[: self.k]
 
     def _distances(self, vectors: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Probes to vectors (p, n), by one matrix product; as `stores.base.distance` otherwise."""
+        """Probes to vectors (p, n), by one matrix product; as `stores.distance` otherwise."""
         dot = self._q @ vectors.T
         if self._space == "ip":
             return np.asarray(1.0 - dot)

@@ -80,7 +80,7 @@ SCENARIOS: list[Scenario] = [
             audit:runner_key evidence.signing:sign migration.checkpoint:Checkpoint._changed
             migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open
             migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write migration.staging:_Staging._write
-            migration.staging:_Staging.finish notify.delivery:Around._save run.folders:RunFolder._append
+            migration.staging:_Staging.finish notify.__init__:Around._save run.folders:RunFolder._append
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
@@ -134,7 +134,7 @@ SCENARIOS: list[Scenario] = [
     Scenario(
         "sign", "decided", sign, sign, names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign evidence.signoffs:_record
-            report.pages:render_pages rollback.outline:at_work run.folders:RunFolder._append run.folders:RunLock.acquire
+            report.pages:render_pages rollback.__init__:at_work run.folders:RunFolder._append run.folders:RunLock.acquire
         """),
         codes=(0, 4), check=signed, over=lambda done: "already" in done.line,
     ),
@@ -154,7 +154,7 @@ SCENARIOS: list[Scenario] = [
         "rollback", "cutover", always("rollback", "one", "--why", "trial", "--replay"),
         always("rollback", "one", "--why", "trial", "--replay"), names("""
             audit:append cutover.application:CutoverState.enter cutover.files:stage evidence.seals:_write_recipe
-            evidence.seals:seal evidence.signing:sign rollback.outline:RollbackState.begin rollback.outline:at_work
+            evidence.seals:seal evidence.signing:sign rollback.__init__:RollbackState.begin rollback.__init__:at_work
             rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.replay:export
             rollback.return_writes:ReturnWrites._export
             rollback.return_writes:ReturnWrites._replay run.folders:RunFolder._append run.folders:RunFolder._replace
@@ -200,7 +200,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "fence", "new", begin_or_resume, begin_or_resume, names("""
-            fence.control:FenceState.enter
+            fence.__init__:FenceState.enter
         """), bench=lambda shared: shared.bench("fenced", more=FENCED),
     ),
     Scenario(  # step 20 puts the fence up, the end of the command takes it away again
@@ -210,7 +210,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "nginx's log of writes", "new", begin_or_resume, begin_or_resume, names("""
-            fence.control:Control.record fence.control:Control.read_since
+            fence.__init__:Control.record fence.__init__:Control.read_since
         """), check=open_again, bench=recorded,
     ),
     Scenario("validation fails", "migrated", always("resume", "one", "--until", "23"), always("resume", "one", "--until", "23"),
@@ -228,7 +228,7 @@ SCENARIOS: list[Scenario] = [
             migration.staging:_Staging._write migration.staging:_Staging.finish
         """), check=anew, bench=lambda shared: shared.once("anew", Anew)),
     Scenario("remedy 46", "migrated", always(), always(), names("""
-            troubleshooting.target:Mend._export
+            troubleshooting:Mend._export
         """), prepare=lose_fields, does=remedy("46"),
     ),
     Scenario("remedy 47", "migrated", always(), always(), names("""
@@ -237,7 +237,7 @@ SCENARIOS: list[Scenario] = [
         bench=lambda shared: shared.once("damaged", Damaged),
     ),
     Scenario("remedy 48", "migrated", always(), always(), names("""
-            troubleshooting.target:Mend._export troubleshooting.target:_state
+            troubleshooting:Mend._export troubleshooting:_state
         """), prepare=lose_chunks, does=remedy("48"),
     ),
     Scenario("a new database", "new", begin_or_resume, begin_or_resume, names("""
@@ -324,7 +324,7 @@ WITHOUT: dict[str, str] = {
             """monitoring.measure:main monitoring.integration_cases:_write""",
         "asked for by a person in notebook 11, who asks again":
                         """
-            profiling.sample:Places.note profiling.search:write_csv profiling.similarity:outliers
+            profiling.__init__:Places.note profiling.search:write_csv profiling.similarity:outliers
             steps.explore_source:ExploreSourceStep.distribution
         """,
         "of a record without a notebook, which only tests make; of a notebook's: runner.notebook:Run._write":
@@ -332,7 +332,7 @@ WITHOUT: dict[str, str] = {
         "proposals and tables of notebooks 42 and 46, which are made again: tests/test_troubles_of_the_data.py":
             """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look""",
         "lists of steps 11 and 23, before the result of the step, which makes them again: tests/test_explore_findings.py":
-            """profiling.similarity:keep validation.merged:searches""",
+            """profiling.similarity:keep validation.equivalence:searches""",
         "of an export or an import of files, which is begun anew: tests/test_snapshots_without_a_migration.py":
             """snapshots.backup:_collection snapshots.backup:_to_jsonl snapshots.backup:export""",
         "of snapshots in a storage, killed at its requests: tests/test_snapshots_in_object_storage.py":

@@ -2,7 +2,7 @@
 
 `named_writes` reads them off the code, `name_of` off the stack of a process that is about to write. The name of a write is
 the innermost function that is no primitive (those of `helpers/results.py`, every `save`, `write_parquet`), such as
-`fence.control:FenceState.enter`.
+`fence.__init__:FenceState.enter`.
 """
 
 from __future__ import annotations

@@ -62,12 +62,12 @@ class Bench:
 
 def a_run(bench: Bench) -> RunFolder:
     """A finished rehearsal, with what the archive of it lacks: notices, a notebook, a figure, a list of changes, an envelope."""
-    from helpers.notify import delivery
+    from helpers import notify
 
     with tarfile.open(ROOT / "tests/data/run-of-2026-11.tar.xz") as packed:
         packed.extractall(bench.home, filter="data")
     run = RunFolder(RUN, bench.home / "reports" / RUN, bench.home / "workspace" / RUN)
-    delivery.by_hand(run.reports, "backup", "me")
+    notify.by_hand(run.reports, "backup", "me")
     bench.put(f"reports/{RUN}/22_migrate.ipynb", _notebook("<p>SHA-256 <code>0</code></p>"))
     bench.put(
         f"reports/{RUN}/figures/23_counts.svg",
@@ -263,7 +263,7 @@ def path_of(name: str, paths: list[Path]) -> Path:
 
 
 def a_fence(bench: Bench) -> list[Path]:
-    from helpers.fence.control import FenceState
+    from helpers.fence import FenceState
 
     rules = {"kind": "command", "command": {"lock": ["true"], "unlock": ["true"]}}
     source = {"url": "http://127.0.0.1:1", "headers": {"A": "env:X"}}

@@ -22,9 +22,8 @@ from typing import Any
 
 import httpx
 
-from helpers import audit, cli
+from helpers import audit, cli, notify
 from helpers.errors import Terminal, without_tokens
-from helpers.notify import delivery
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult
 from helpers.run.folders import RunFolder
@@ -145,10 +144,10 @@ def fence_read(bench: Bench, path: Path) -> object:
     """`fence --lift`, but for the lifting: what it needs is read from the fence's file alone."""
     from unittest.mock import patch
 
-    from helpers.fence import control
+    from helpers import fence
 
-    with patch.object(control, "Control"):
-        return control.lift(RunFolder(RUN, path.parent, path.parent).read())
+    with patch.object(fence, "Control"):
+        return fence.lift(RunFolder(RUN, path.parent, path.parent).read())
 
 
 def page(bench: Bench, path: Path) -> object:
@@ -160,7 +159,7 @@ def page(bench: Bench, path: Path) -> object:
 
 
 def page_of_figure(bench: Bench, path: Path) -> object:
-    from helpers.report.facts import picture, read_run
+    from helpers.report import picture, read_run
 
     list(read_run(run_of(bench)).changes)
     return picture(path, "x") if path.suffix == ".svg" else None
@@ -186,7 +185,7 @@ def verified(bench: Bench, path: Path) -> object:
 
 def gates(bench: Bench, path: Path) -> object:
     from helpers.evidence import signoffs
-    from helpers.report.facts import read_signoffs
+    from helpers.report import read_signoffs
 
     run = run_of(bench)
     read_signoffs(run)
@@ -203,13 +202,13 @@ def results_read(bench: Bench, path: Path) -> object:
 def progress_read(bench: Bench, path: Path) -> object:
     from unittest.mock import patch
 
-    from helpers.status import overview
+    from helpers import status
 
-    overview._progress(path)
+    status._progress(path)
     import datetime as dt
 
-    with patch.object(overview, "at_work", lambda folder: {1: "host"}):
-        return overview.at_work_now(RunFolder.of(RUN), dt.datetime.now(dt.UTC))
+    with patch.object(status, "at_work", lambda folder: {1: "host"}):
+        return status.at_work_now(RunFolder.of(RUN), dt.datetime.now(dt.UTC))
 
 
 def yaml_value(read: str) -> Callable[[Bench, Path], object]:
@@ -380,12 +379,12 @@ def doctor(bench: Bench, path: Path) -> object:
 
 
 def index_read(bench: Bench, path: Path) -> object:
-    from helpers.stores.index_files import IndexFolder, inspect_index, links_bloated
+    from helpers.stores.index_files import IndexFolder, links_bloated
 
     folder = path.parent
     links_bloated(folder)
-    inspect_index(folder)
-    seen = inspect_index(folder, dimension=6, m=16, cosine=True)
+    assert IndexFolder(folder).health
+    seen = IndexFolder(folder, dimension=6, m=16, cosine=True).health
     index = IndexFolder(folder, dimension=6, m=16, cosine=True)
     index.vectors(["c1", "late3", "nobody"])
     return seen
@@ -404,9 +403,9 @@ def old_directory_read(bench: Bench, path: Path) -> object:
 def staged_read(bench: Bench, path: Path) -> object:
     from helpers.migration.delta import Delta
     from helpers.migration.staging import Quarantine
-    from helpers.snapshots.staged import in_use
+    from helpers.snapshots.remote import staged_in_use
 
-    in_use(folder := bench.home / "staging")
+    staged_in_use(folder := bench.home / "staging")
     staged = Delta.load(folder / "staged").add
     for target in staged.files:
         _ = list(staged.stream(target, 0, 7)), list(staged.ids(target)), staged.origins(target, 0, staged.rows(target))
@@ -418,14 +417,14 @@ def small_read(bench: Bench, path: Path) -> object:
 
     from helpers.migration import reembedding
     from helpers.monitoring import watcher
-    from helpers.profiling.sample import Places
+    from helpers.profiling import Places
     from helpers.rollback import replay
     from helpers.snapshots.export_journal import read_parquet
-    from helpers.troubleshooting import target
+    from helpers.troubleshooting import exports, manifest_of, unfinished
 
     match path.relative_to(bench.home).parts[0]:
         case "undo":
-            found = [(e, target.manifest_of(e), target.unfinished(e)) for e in target.exports(path.parent.parent)]
+            found = [(e, manifest_of(e), unfinished(e)) for e in exports(path.parent.parent)]
             return [
                 read_parquet(e / file) for e, made, _ in found for name in made["ids"] for file in made["files"][name]
             ]
@@ -565,7 +564,7 @@ PARSERS = [
     Parser("notebooks", "json", reports("22_migrate.ipynb"), notebook_read, share=0.15),
     Parser("audit log", "jsonl", reports("audit.jsonl"),
            lambda bench, path: (audit.check(path), audit.check(path, torn=True), audit.entries(path), command("audit", RUN))),
-    Parser("notices", "jsonl", reports("notices.jsonl"), lambda bench, path: delivery.read(path.parent)),
+    Parser("notices", "jsonl", reports("notices.jsonl"), lambda bench, path: notify.read(path.parent)),
     Parser("group", "json", reports("../many/group.json"), lambda bench, path: (group.read("many"), command("status", "many")), share=0.8),
     Parser("seals, envelopes, archive", "json", reports("seals/*", "VERIFY.txt", "run.json", "22_migrate.ipynb", "allowed_signers", "audit.jsonl"), verified, share=0.1),
     Parser("sign-offs", "json", reports("signoffs/*"), gates, share=0.3),

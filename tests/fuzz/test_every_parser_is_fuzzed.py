@@ -34,7 +34,7 @@ EXCUSED = {
     "evidence.signoffs:sign": OWN,
     "evidence.secret_scan:foreign_bytecode": "the installed package", "evidence.verification:_envelope": "envelopes are forged in tests/forgeries.py",
     "migration.importing:show_transform": OWN, "migration.target_lock:_runs_that_made": "documents of runs, behind a guard of its own",
-    "notify.delivery:_answers": CHILD, "notify.sender:main": CHILD, "runner.notebook:be_template": CHILD,
+    "notify.__init__:_answers": CHILD, "notify.sender:main": CHILD, "runner.notebook:be_template": CHILD,
     "steps.out_of_memory:OutOfMemoryStep.measure": CHILD, "stores.engine_page:main": CHILD, "stores.opening:_last": CHILD,
     "steps.integration:IntegrationStep._outcomes": CHILD, "steps.performance:PerformanceStep.sides": CHILD,
     "profiling.similarity:_runs": OWN, "run.folders:parameters_text": OWN, "runner.notebook:_assigned": OWN, "steps.invalid_scores:_write_yaml": OWN,

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers.rollback.outline import at_work
+from helpers.rollback import at_work
 from helpers.run import folders as runs
 from tests.commands import tree
 from tests.fleets import source

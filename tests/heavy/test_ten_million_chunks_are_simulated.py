@@ -31,11 +31,9 @@ from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
-from helpers.stores import CollectionInfo
-from helpers.stores.base import Store
+from helpers.stores import CollectionInfo, Store
 from helpers.stores.limits import Limits, Usage
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
+from helpers.validation.fidelity import Examination, Expectation
 from tests.schema_lines import DATE
 from tests.storage import plan
 
