@@ -57,7 +57,7 @@ class IntegrationStep(NotebookStep):
 
     @cached_property
     def _without_answer(self) -> set[str]:
-        """The named queries that step 23 found without an answer of use: the decision weighed them, and none fails here."""
+        """The named queries without a useful answer in step 23: the decision weighed them, so none fails here."""
         validated = self.run.home.result(Step.VALIDATE)
         asked = validated.facts.get("queries", []) if validated is not None else []
         return {f"named query: {q['text']}" for q in asked if q["applicable"] and not q["ok"]}
