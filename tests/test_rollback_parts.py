@@ -130,7 +130,7 @@ def test_a_removal_leaks_no_lists(tmp_path: Path) -> None:
     with embedded(tmp_path / "db") as store:
         fill(store, "made", batch)
         done = remove(store, made_of("made", batch.ids), {})
-        assert (done.chunks, done.dropped, done.kept) == ({"made": 20}, ["made"], {})
+        assert (done.chunks, done.dropped, done.foreign) == ({"made": 20}, ["made"], {})
         store.create(plan("later"))
         plain = dataclasses.replace(batch, metadatas=[{"n": i} for i in range(20)])
         store.add("later", plain)
