@@ -128,7 +128,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_directories_of_snapshots.py::test_a_folder_that_becomes_a_link_during_the_request_is_named""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
-            test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",
+            test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either
+            test_what_cannot_be_read_is_no_answer.py::test_a_schema_that_is_no_utf8_is_refused
+            ::test_uuids_that_cannot_be_read_are_not_taken_for_none
+            ::test_a_table_that_cannot_be_asked_hides_no_value_in_others""",
     },
     "server": {
         "a small answer that becomes a large one": """

@@ -48,9 +48,9 @@ def reading(database: Path, *, how: str = "immutable=1") -> closing[sqlite3.Conn
     connection = sqlite3.connect(uri, uri=True)
     try:
         require_plain(connection, database)
-    except BaseException as error:  # what SQLite says of a damaged schema may be no text
+    except BaseException:
         connection.close()
-        raise sqlite3.DatabaseError(str(error)) if isinstance(error, UnicodeDecodeError) else error from None
+        raise
     return closing(connection)
 
 
@@ -78,20 +78,18 @@ SELECT 'condition (CHECK) of a table', name, '' FROM sqlite_master WHERE type = 
 
 def require_plain(connection: sqlite3.Connection, database: Path) -> None:
     """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows.
+    `sqlite3.Error` where its schema cannot be read: then nothing is known, and it is not to be used.
 
     From then on the connection reads no value of more than `MOST_VALUE` bytes (`sqlite3.DataError`).
     """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE)
-    objects, length = connection.execute("SELECT count(*), total(length(sql)) FROM sqlite_master").fetchone()
-    if objects > _MOST_OBJECTS or length > _MOST_SQL:
-        found = [("schema", f"{objects:,} tables and indexes in {length / 1e6:,.1f} MB")]
-    else:
-        every = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-        found = [(kind, name) for kind, name, sql in every if not _PLAIN.fullmatch(f"{kind}: {sql}")]
-        computed = [] if found else connection.execute(_COMPUTED)
-        found += [(what, name) for what, name, value in computed if what[0] != "d" or not _LITERAL.fullmatch(value)]
-        indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '%where%'")
-        found += [("partial index", name) for name, sql in indexes if not _PARTIAL.fullmatch(sql)]
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # SQLite runs what is no UTF-8, too
+    try:
+        found = _code(connection)
+    except UnicodeDecodeError as error:  # what SQLite says of a damaged schema may be no text
+        raise sqlite3.DatabaseError(str(error)) from None
+    finally:
+        connection.text_factory = str
     if found:
         kind, name = found[0]
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -103,6 +101,22 @@ def require_plain(connection: sqlite3.Connection, database: Path) -> None:
         )  # fmt: skip
 
 
+def _code(connection: sqlite3.Connection) -> list[tuple[str, Any]]:
+    """(kind, name) of all in a schema that Chroma does not make and that SQLite may run."""
+    objects, length = connection.execute("SELECT count(*), total(length(sql)) FROM sqlite_master").fetchone()
+    if objects > _MOST_OBJECTS or length > _MOST_SQL:
+        return [("schema", f"{objects:,} tables and indexes in {length / 1e6:,.1f} MB")]
+    every = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    if found := [("statement that is no UTF-8", row[1]) for row in every if "\ufffd" in "".join(map(str, row))]:
+        return found
+    if found := [(str(kind), name) for kind, name, sql in every if not _PLAIN.fullmatch(f"{kind}: {sql}")]:
+        return found
+    computed = connection.execute(_COMPUTED)
+    found = [(what, name) for what, name, value in computed if what[0] != "d" or not _LITERAL.fullmatch(value)]
+    indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '%where%'")
+    return found + [("partial index", name) for name, sql in indexes if not _PARTIAL.fullmatch(sql)]
+
+
 def has_log(database: Path) -> bool:
     """Whether the newest of a database may still sit in its write-ahead log, which lies beside the real file."""
     file = database.resolve()
@@ -111,7 +125,12 @@ def has_log(database: Path) -> bool:
 
 
 def damaged(error: Exception | str, file: Path, role: str = "source") -> Terminal:
-    """What SQLite says of a database, as our error."""
+    """What SQLite says of a database, as our error: damage, or that a source is locked."""
+    if role == "source" and getattr(error, "sqlite_errorcode", 0) & 255 in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Terminal(
+            ReasonCode.SOURCE_IN_USE, f"SQLite says: {error}", where=str(file),
+            next_step="Stop the application that writes to it, then repeat.",
+        )  # fmt: skip
     return Terminal(
         ReasonCode(f"{role}_damaged"), f"SQLite says: {error}", where=str(file),
         next_step="Copy the folder again, take the last backup, or recover the file with `sqlite3 .recover` and try that.",
@@ -302,19 +321,6 @@ def unreadable(error: OSError, path: Path, role: str) -> Terminal:
         ReasonCode(f"{role}_unreadable"), f"cannot be read: {error.strerror}", where=str(error.filename or path),
         next_step="Run as a user who may read the whole folder.",
     )  # fmt: skip
-
-
-def stored_spaces(copy: Path) -> dict[str, str]:
-    """`hnsw:space` by collection id from the vector segments: the truth for collections of 0.4–0.6 (chroma-facts 2)."""
-    query = (
-        "SELECT s.collection, m.str_value FROM segments s JOIN segment_metadata m ON m.segment_id = s.id "
-        "WHERE s.scope = 'VECTOR' AND m.key = 'hnsw:space' AND m.str_value IS NOT NULL"
-    )
-    try:
-        with closing(sqlite3.connect(copy / DATABASE)) as db:
-            return {row[0]: row[1] for row in db.execute(query)}
-    except sqlite3.Error:
-        return {}
 
 
 # -- duckdb layout -----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from helpers.stores.copying import copy_directory, newest, require_own_files, st
 from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
 from helpers.stores.repair import Found
-from helpers.stores.rescue import Rescued, RescuedStore, rescue
+from helpers.stores.rescue import Rescued, RescuedStore, rescue, stored_spaces
 from helpers.stores.wire import EVERY, greet, identity_of, request_headers, session_of
 
 BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
@@ -101,7 +101,7 @@ def open_source(
     try:
         found, rescued = prepare(endpoint, copy, wanted, normalised=normalised)
         found.source += layout.leftovers(Path(endpoint.path))
-        spaces = layout.stored_spaces(copy)
+        spaces = stored_spaces(copy)
         with open_embedded(
             copy, endpoint, role="source", label=endpoint.label, spaces=spaces, rescued=rescued
         ) as store:
