@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import chromadb
+import numpy as np
 import pytest
 
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
+from helpers.runner.fleet_table import discover
 from helpers.stores import layout, open_source
 from helpers.stores.copying import copy_directory, stored_identifiers
 from helpers.stores.layout import DATABASE
-from helpers.stores.opening import databases_of, quick_names
+from helpers.stores.opening import databases_of, holds_nothing, quick_names
 from helpers.stores.rescue import stored_spaces
 from tests.storage import chunks, embedded, fill
 
@@ -149,3 +155,71 @@ def test_a_space_that_cannot_be_read_is_not_taken_for_the_default(source: Path) 
     with pytest.raises(Terminal) as caught:
         stored_spaces(source)
     assert caught.value.code == "source_damaged"
+
+
+def old_directory(folder: Path) -> Path:
+    """As Chroma 0.4.0 to 0.4.14 left it, by Chroma's own migrations: two collections, and no table of databases."""
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / DATABASE)) as db:
+        db.execute("CREATE TABLE migrations (dir TEXT NOT NULL, version INTEGER NOT NULL, filename TEXT NOT NULL, "
+                   "sql TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (dir, version))")  # fmt: skip
+        for part, newest in (("embeddings_queue", 1), ("metadb", 3), ("sysdb", 3)):
+            for file in sorted((Path(chromadb.__file__).parent / "migrations" / part).glob("*.sql"))[:newest]:
+                migrate(db, file)
+        for name in ("contracts", "letters"):
+            own = str(uuid.uuid4())
+            topic = f"persistent://default/default/{own}"
+            db.execute("INSERT INTO collections (id, topic, name, dimension) VALUES (?, ?, ?, 4)", (own, topic, name))
+            for kind, scope in (("vector/hnsw-local-persisted", "VECTOR"), ("metadata/sqlite", "METADATA")):
+                db.execute("INSERT INTO segments (id, type, scope, topic, collection) VALUES (?, ?, ?, ?, ?)",
+                           (str(uuid.uuid4()), f"urn:chroma:segment/{kind}", scope, topic, own))  # fmt: skip
+            for n in range(3):
+                db.execute(
+                    "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata) "
+                    "VALUES (0, ?, ?, ?, 'FLOAT32', ?)",
+                    (topic, f"c{n}", np.full(4, n, "<f4").tobytes(), json.dumps({"chroma:document": f"text {n}"})),
+                )
+        db.commit()
+    return folder
+
+
+def migrate(db: sqlite3.Connection, file: Path) -> None:
+    sql = file.read_text()
+    db.executescript(sql)
+    digest = hashlib.md5(sql.encode(), usedforsecurity=False).hexdigest()
+    number = int(file.name.split("-")[0])
+    db.execute("INSERT INTO migrations VALUES (?, ?, ?, ?, ?)", (file.parent.name, number, file.name, sql, digest))
+
+
+def test_only_a_database_whose_collections_were_counted_is_empty(source: Path, tmp_path: Path) -> None:
+    old = Endpoint(path=str(old_directory(tmp_path / "old")))
+    assert quick_names(old, "source") == ["contracts", "letters"]
+    with pytest.raises(Terminal, match="no database other"):
+        quick_names(old.model_copy(update={"database": "other"}), "source")
+    new = Endpoint(path=str(source))
+    assert not holds_nothing(old)
+    assert not holds_nothing(new)
+    with closing(sqlite3.connect(source / DATABASE)) as db:
+        db.execute("UPDATE collections SET name = CAST(x'6eff' AS TEXT)")
+        db.commit()
+        assert not holds_nothing(new), "a name that is no UTF-8 is one"
+        with pytest.raises(Terminal) as caught:
+            quick_names(new, "source")
+        assert caught.value.code == "source_damaged"
+    with closing(sqlite3.connect(source / DATABASE)) as db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        db.execute("DELETE FROM collections")
+        db.commit()
+    assert holds_nothing(new)
+    (source / f"{DATABASE}-journal").write_bytes(b"what a crash left")
+    assert not holds_nothing(new)
+
+
+def test_a_directory_without_databases_is_migrated_and_discovered(tmp_path: Path) -> None:
+    source = Endpoint(path=str(old_directory(tmp_path / "old")))
+    with open_source(source, tmp_path / "scratch") as store:
+        assert {name: store.count(name) for name in store.names()} == {"contracts": 3, "letters": 3}
+    with open_source(source, tmp_path / "scratch", lambda name: name == "letters") as store:
+        assert store.count("letters") == 3
+    discover(source, [], tmp_path / "table.yaml")
+    assert "default_database" in (tmp_path / "table.yaml").read_text()

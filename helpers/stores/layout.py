@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from helpers.chunks import ChunkBatch, Metadata, align, read_table
 from helpers.errors import Terminal, one_line
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
 from helpers.results import json_in
 from helpers.stores import Closing, CollectionInfo, Neighbours, damage, distance, from_metadata
@@ -35,6 +36,8 @@ VOLUMES = (
     "the image of 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place is unused"
 )
 IN_DATABASE = "FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
+_DATABASES = "SELECT tenant_id, name FROM databases"
+USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
 _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
@@ -118,10 +121,10 @@ def _code(connection: sqlite3.Connection) -> list[tuple[str, Any]]:
 
 
 def has_log(database: Path) -> bool:
-    """Whether the newest of a database may still sit in its write-ahead log, which lies beside the real file."""
+    """Whether the newest of a database may still sit in its write-ahead log or journal, which lie beside the real file."""
     file = database.resolve()
-    log = file.with_name(f"{file.name}-wal")
-    return log.is_file() and log.stat().st_size > 0
+    logs = (file.with_name(f"{file.name}{suffix}") for suffix in ("-wal", "-journal"))
+    return any(log.is_file() and log.stat().st_size > 0 for log in logs)
 
 
 def damaged(error: Exception | str, file: Path, role: str = "source") -> Terminal:
@@ -247,9 +250,10 @@ def _recognise_database(database: Path, role: str) -> None:
 
 
 def stored_names(path: Path, tenant: str, database: str, *, role: str = "source") -> list[str]:
-    """The collections that a directory's database lists, read without writing a byte. `Terminal` where it is no Chroma's.
+    """The collections that a directory's database lists, read without writing a byte. `Terminal` where it is no Chroma's, or
+    cannot be read.
 
-    For a quick look before a run only: what still sits in a write-ahead log is not seen, so beside a log nothing that is
+    For a quick look before a run only: what still sits in a log is not seen, so beside a log (`has_log`) nothing that is
     absent proves anything.
     """
     file = (path / DATABASE).resolve()
@@ -262,19 +266,19 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
                     ReasonCode(f"{role}_foreign_file"), "an SQLite database, but not one that Chroma wrote", where=str(file),
                     next_step="Name the folder that Chroma persists to.",
                 )  # fmt: skip
-            if not {"collections", "databases"} <= tables:  # before 0.4.15 there were no databases
-                return []
+            old = "databases" not in tables  # before 0.4.15: all are in what is the default today
             if complete:
-                _require_database(db, path, tenant, database, role)
+                _require_database({USUAL} if old else set(db.execute(_DATABASES)), path, tenant, database, role)
+            if "collections" not in tables or (old and (tenant, database) != USUAL):
+                return []
+            if old:
+                return sorted(row[0] for row in db.execute("SELECT name FROM collections"))
             return sorted(row[0] for row in db.execute(f"SELECT c.name {IN_DATABASE}", (tenant, database)))
-    except sqlite3.OperationalError:  # a layout that this look does not know; opening it will say
-        return []
     except sqlite3.DatabaseError as error:
         raise damaged(error, file, role) from error
 
 
-def _require_database(db: sqlite3.Connection, path: Path, tenant: str, database: str, role: str) -> None:
-    known = {(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")}
+def _require_database(known: set[tuple[str, str]], path: Path, tenant: str, database: str, role: str) -> None:
     if (tenant, database) in known:
         return
     what, name = ("database", database) if tenant in {t for t, _ in known} else ("tenant", tenant)
