@@ -56,8 +56,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a value in a database that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_a_value_that_no_request_can_bring_is_refused_before_it_is_read""",
         "markup and scripts in pages": """
-            test_hostile_text.py::test_the_browser_sees_what_a_careless_page_does
-            test_hostile_text.py::test_nothing_hostile_acts_on_any_page
+            test_hostile_text.py::test_the_browser_sees_what_a_careless_page_does ::test_nothing_hostile_acts_on_any_page
             test_hostile_text.py::test_a_hostile_source_goes_through_the_whole_line""",
         "JupyterLab's live outputs": """
             test_hostile_text.py::test_tables_of_a_notebook_show_one_printable_line_a_value
@@ -130,9 +129,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either
             test_what_cannot_be_read_is_no_answer.py::test_a_schema_that_is_no_utf8_is_refused
-            ::test_uuids_that_cannot_be_read_are_not_taken_for_none
-            ::test_a_table_that_cannot_be_asked_hides_no_value_in_others
+            ::test_uuids_that_cannot_be_read_are_not_taken_for_none ::test_a_table_that_cannot_be_asked_hides_no_value_in_others
             ::test_only_a_database_whose_collections_were_counted_is_empty""",
+        "a collection of Chroma 0.3 beside a database with the same ids": """
+            test_source_layout_0_3.py::test_a_chunk_of_0_3_was_taken_over_only_where_its_collection_lists_it""",
     },
     "server": {
         "a small answer that becomes a large one": """
@@ -172,8 +172,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "smuggled requests": "test_fence_nginx.py::test_no_request_is_smuggled_behind_another",
         "a second server in the same nginx": """
             test_fence_nginx.py::test_a_listener_that_leads_to_the_source_in_a_roundabout_way_is_asked
-            test_fence_ways_round.py::test_a_way_round_the_fence_is_refused
-            test_fence_ways_round.py::test_a_stream_is_a_way_round_too
+            test_fence_ways_round.py::test_a_way_round_the_fence_is_refused ::test_a_stream_is_a_way_round_too
             test_fence_ways_round.py::test_where_only_a_request_decides_is_said""",
         "a fence with a hole": "test_fence_nginx.py::test_a_fence_with_a_hole_fails_and_what_got_through_is_removed",
         "workers of the old configuration": """
@@ -287,8 +286,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_stays_where_it_is.py::test_a_chain_that_was_invented_is_unsigned_and_fits_nothing_that_was_kept_elsewhere""",
         "sixty forgeries of the archive": "test_sixty_forgeries_are_named.py::test_each_forgery_is_named",
         "flip a bit": """
-            test_evidence_verify.py::test_one_bit_in_any_file_is_named
-            test_evidence_verify.py::test_the_plain_commands_find_the_same""",
+            test_evidence_verify.py::test_one_bit_in_any_file_is_named ::test_the_plain_commands_find_the_same""",
         "delete a file": "test_evidence_verify.py::test_any_file_taken_away_is_named",
         "add a file": "test_evidence_verify.py::test_a_file_that_is_added_is_named",
         "reorder the log": """

@@ -107,7 +107,7 @@ def test_what_an_upgrade_left_beside_a_database_is_bounded_too(tmp_path: Path, m
     with pytest.raises(Terminal), open_source(Endpoint(path=str(folder)), tmp_path / "scratch"):
         pass
     assert refused
-    assert all(line.startswith("['id']: decoded it would have") for line in refused)
+    assert all(line.startswith("['collection_uuid', 'id']: decoded it would have") for line in refused)
 
 
 def test_a_page_that_holds_more_than_the_footer_says_is_refused(tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ def recognise(path: Path, *, role: str = "source") -> None:
         both = holds == "both"
         raise Terminal(
             ReasonCode(f"{role}_layout_0_3"),
-            f"files of Chroma 0.3 (duckdb and parquet) with chunks that the {DATABASE} beside them lacks: two databases in "
-            "one folder"
+            f"files of Chroma 0.3 (duckdb and parquet) with chunks that the {DATABASE} beside them does not list in a "
+            "collection of that name: two databases in one folder"
             if both
             else "a directory of Chroma 0.3 (duckdb and parquet), which a current client opens as an empty database",
             where=where,
@@ -186,26 +186,42 @@ def contents(path: Path) -> Literal["database", "parquet", "both"]:
     if not (path / DATABASE).exists():
         return "parquet"
     try:
-        left = _parquet_ids(path / EMBEDDINGS)
+        left = _parquet_chunks(path)
         with reading(path / DATABASE) as db:
-            if (
-                left
-                and not has_log(path / DATABASE)
-                and not db.execute("SELECT count(*) FROM collections").fetchone()[0]
-            ):
+            held = has_log(path / DATABASE) or db.execute("SELECT count(*) FROM collections").fetchone()[0]
+            if left and not held:
                 return "parquet"
-            for query in ("SELECT embedding_id FROM embeddings", "SELECT id FROM embeddings_queue") if left else ():
-                left.difference_update(row[0] for row in db.execute(query))
-    except (OSError, pa.ArrowException, ValueError, KeyError, sqlite3.Error):
+            left = left and left - _listed(db)
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, sqlite3.Error):
         return "both"
     return "both" if left else "database"
 
 
-def _parquet_ids(file: Path) -> set[str]:
-    """The ids in the chunks' file of 0.3; none where it is absent or has no byte."""
-    if not file.exists() or not file.stat().st_size:
+def _parquet_chunks(path: Path) -> set[tuple[str, str]]:
+    """(collection, id) of the chunks in the files of 0.3; none where theirs is absent or has no byte. A chunk that an upgrade
+    cannot have taken over is of "": one of no collection, or of the second of one name.
+    """
+    if not (file := path / EMBEDDINGS).exists() or not file.stat().st_size:
         return set()
-    return {str(chunk) for chunk in read_table(file, ["id"]).column("id").to_pylist()}
+    first: dict[str, str] = {}
+    for row in read_table(path / COLLECTIONS, ["uuid", "name"]).to_pylist() if (path / COLLECTIONS).exists() else ():
+        first.setdefault(row["name"], _uuid(row))
+    names = {own: name for name, own in first.items()}
+    chunks = read_table(file, ["collection_uuid", "id"])
+    owners, ids = _owners(chunks).to_pylist(), chunks.column("id").to_pylist()
+    return {(names.get(own, ""), str(chunk)) for own, chunk in zip(owners, ids, strict=True)}
+
+
+def _listed(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    """(collection, id) of the chunks that the default database lists: those taken in, and what the log did since."""
+    new = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone()
+    where, given = (IN_DATABASE, USUAL) if new else ("FROM collections c", ())
+    names = dict(db.execute(f"SELECT c.id, c.name {where}", given))
+    taken = "SELECT s.collection, e.embedding_id FROM embeddings e JOIN segments s ON e.segment_id = s.id"
+    log = "SELECT topic, id, operation FROM embeddings_queue WHERE operation <> 1 ORDER BY seq_id"  # 1: an update
+    last = {(topic.rpartition("/")[2], chunk): operation for topic, chunk, operation in db.execute(log)}
+    found = {chunk for chunk in {*db.execute(taken), *last} if last.get(chunk) != 3}
+    return {(name, chunk) for own, chunk in found if (name := names.get(own))}
 
 
 def leftovers(path: Path) -> list[str]:
@@ -242,11 +258,9 @@ def _recognise_database(database: Path, role: str) -> None:
     pages = int.from_bytes(head[28:32], "big")
     if page < 512 or size < page * pages or size % page:
         raise Terminal(
-            ReasonCode(f"{role}_truncated"),
-            f"truncated: {size:,} bytes, its header promises {page * pages:,}",
-            where=str(database),
-            next_step="Copy the folder again, or take the last backup.",
-        )
+            ReasonCode(f"{role}_truncated"), f"truncated: {size:,} bytes, its header promises {page * pages:,}",
+            where=str(database), next_step="Copy the folder again, or take the last backup.",
+        )  # fmt: skip
 
 
 def stored_names(path: Path, tenant: str, database: str, *, role: str = "source") -> list[str]:
@@ -559,11 +573,9 @@ def _read(file: Path) -> pa.Table:
         ) from error  # fmt: skip
     except (OSError, pa.ArrowException, ValueError) as error:
         raise Terminal(
-            ReasonCode.SOURCE_DAMAGED,
-            f"no readable Parquet file: {error}",
-            where=where,
+            ReasonCode.SOURCE_DAMAGED, f"no readable Parquet file: {error}", where=where,
             next_step="Copy the folder again. If it is as it should be, find out who made it.",
-        ) from error
+        ) from error  # fmt: skip
     if pointer:
         raise Terminal(
             ReasonCode.SOURCE_LFS_POINTER, "a Git LFS pointer, not the file itself", where=where,
