@@ -157,13 +157,13 @@ def test_a_space_that_cannot_be_read_is_not_taken_for_the_default(source: Path) 
     assert caught.value.code == "source_damaged"
 
 
-def old_directory(folder: Path) -> Path:
+def old_directory(folder: Path, metadb: int = 3) -> Path:
     """As Chroma 0.4.0 to 0.4.14 left it, by Chroma's own migrations: two collections, and no table of databases."""
     folder.mkdir()
     with closing(sqlite3.connect(folder / DATABASE)) as db:
         db.execute("CREATE TABLE migrations (dir TEXT NOT NULL, version INTEGER NOT NULL, filename TEXT NOT NULL, "
                    "sql TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (dir, version))")  # fmt: skip
-        for part, newest in (("embeddings_queue", 1), ("metadb", 3), ("sysdb", 3)):
+        for part, newest in (("embeddings_queue", 1), ("metadb", metadb), ("sysdb", 3)):
             for file in sorted((Path(chromadb.__file__).parent / "migrations" / part).glob("*.sql"))[:newest]:
                 migrate(db, file)
         for name in ("contracts", "letters"):
@@ -223,3 +223,17 @@ def test_a_directory_without_databases_is_migrated_and_discovered(tmp_path: Path
         assert store.count("letters") == 3
     discover(source, [], tmp_path / "table.yaml")
     assert "default_database" in (tmp_path / "table.yaml").read_text()
+
+
+@pytest.mark.parametrize("metadb", [2, 3])
+def test_a_full_text_index_is_not_made_before_the_engines_own_migration_makes_it(tmp_path: Path, metadb: int) -> None:
+    old = old_directory(tmp_path / "old", metadb)
+    if metadb == 3:  # made once, and lost: then it is made anew
+        with closing(sqlite3.connect(old / DATABASE)) as db:
+            db.execute("DROP TABLE embedding_fulltext_search")
+            db.commit()
+    said = copy_directory(old, tmp_path / "copy")
+    assert [line for line in said if "the full-text index was missing" in line] == said[: metadb == 3]
+    with open_source(Endpoint(path=str(old)), tmp_path / "scratch") as store:
+        assert {name: store.count(name) for name in store.names()} == {"contracts": 3, "letters": 3}
+        assert store.read("letters", ["c1"]).documents == ["text 1"]

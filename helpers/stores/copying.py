@@ -88,10 +88,11 @@ def _rebuilt(db: sqlite3.Connection) -> list[str]:
 
 def _fulltext(db: sqlite3.Connection, tables: set[str]) -> str:
     """What is wrong with the full-text index: "missing", "damaged" or nothing, ""."""
-    if FULLTEXT not in tables:
-        return "missing"
-    (made,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (FULLTEXT,)).fetchone()
-    if not str(made).startswith("CREATE VIRTUAL TABLE"):
+    if FULLTEXT not in tables:  # the engine's own migration makes it where that has not run
+        made = db.execute("SELECT 1 FROM migrations WHERE dir = 'metadb' AND version >= 3").fetchone()
+        return "missing" if made else ""
+    (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (FULLTEXT,)).fetchone()
+    if not str(sql).startswith("CREATE VIRTUAL TABLE"):
         return "damaged"
     try:
         db.execute(_ASK)
