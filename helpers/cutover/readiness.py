@@ -29,7 +29,6 @@ from helpers.cutover.files import (
 )
 from helpers.errors import RUNBOOK, RunbookError, WorldError
 from helpers.evidence import signing
-from helpers.fence import used_by
 from helpers.formatting import count, masked
 from helpers.migration import catch_up
 from helpers.migration.source_changes import Ledger, WrittenData, altered, settings_changed
@@ -38,6 +37,7 @@ from helpers.parameters.model import written
 from helpers.parameters.sections import ComposeFile, EnvFile
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
+from helpers.run.command import used_by
 from helpers.run.record import RunRecord
 from helpers.stores import Reader, open_target
 from helpers.stores.wire import open_door

@@ -72,8 +72,7 @@ class CutoverStep(NotebookStep):
     """The notebook's view: may it begin, the diff, probes, is the source unchanged, the switch, the watch, evidence.
 
     With `fence.when: cutover` writers go on until `unchanged`, which stops them and brings over what they changed. `shut` is
-    what keeps the gate shut (a NO-GO, missing sign-offs), or None. No configuration is touched before `switch`.
-    """
+    what keeps the gate shut (a NO-GO, missing sign-offs), or None. No configuration is touched before `switch`."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.shut = run, open_gate(run.home, [Step.REVIEW])
