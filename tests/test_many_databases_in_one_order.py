@@ -101,7 +101,7 @@ def test_step_10_warns_of_other_databases_where_nobody_chose(
     directory: Path, server: ChromaServer, tmp_path: Path
 ) -> None:
     shutil.copytree(directory, source := tmp_path / "source")
-    place = {"path": str(source)}
+    place: dict[str, Any] = {"path": str(source)}
     with open_target(Endpoint(**place)) as store:
         store.create(plan("mine", "cosine"))
     before = tree(source)

@@ -7,7 +7,7 @@ import json
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def schema(folder: Path) -> Iterator[sqlite3.Connection]:
         db.commit()
 
 
-LOOKS = {
+LOOKS: dict[str, Callable[[Path, Path], object]] = {
     "the copy": lambda folder, scratch: copy_directory(folder, scratch),
     "a quick look": lambda folder, _: quick_names(Endpoint(path=str(folder)), "source"),
     "the uuids": lambda folder, _: stored_identifiers(folder),
