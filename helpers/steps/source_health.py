@@ -160,7 +160,8 @@ class SourceHealthStep(NotebookStep):
             said = f"not read by this run: {', '.join(others[:5])}{more}. Name source.tenant and source.database, or * for all"
         self.run.check(
             "other databases with collections", verdict, measured=None if others is None else len(others),
-            threshold=None if chosen and others else 0, unit="databases", reason=ReasonCode.SOURCE_FINDINGS if verdict is Verdict.WARNING else "", detail=said,
+            threshold=None if chosen and others else 0, unit="databases",
+            reason=ReasonCode.SOURCE_FINDINGS if verdict is Verdict.WARNING else "", detail=said,
         )  # fmt: skip
 
     def identity(self) -> pd.DataFrame:
