@@ -51,7 +51,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_lists_of_one_number_without_end_are_refused ::test_texts_by_their_beginnings_are_refused
             ::test_the_file_of_collections_is_no_way_round ::test_what_an_upgrade_left_beside_a_database_is_bounded_too
             ::test_a_page_that_holds_more_than_the_footer_says_is_refused ::test_vectors_that_are_not_there_take_no_place
-            ::test_a_part_of_a_snapshot_is_bounded_too""",
+            ::test_a_part_of_a_snapshot_is_bounded_too
+            ::test_lists_of_a_fixed_size_inside_other_types_are_refused""",
         "a value in a database that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_a_value_that_no_request_can_bring_is_refused_before_it_is_read""",
         "markup and scripts in pages": """
@@ -127,7 +128,12 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_directories_of_snapshots.py::test_a_folder_that_becomes_a_link_during_the_request_is_named""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
-            test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",
+            test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either
+            test_what_cannot_be_read_is_no_answer.py::test_a_schema_that_is_no_utf8_is_refused
+            ::test_uuids_that_cannot_be_read_are_not_taken_for_none ::test_a_table_that_cannot_be_asked_hides_no_value_in_others
+            ::test_only_a_database_whose_collections_were_counted_is_empty""",
+        "a collection of Chroma 0.3 beside a database with the same ids": """
+            test_source_layout_0_3.py::test_a_chunk_of_0_3_was_taken_over_only_where_its_collection_lists_it""",
     },
     "server": {
         "a small answer that becomes a large one": """

@@ -32,8 +32,8 @@ from helpers.snapshots.snapshot import part_rows
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
 from helpers.stores.creation import refused_name, unsupported
-from helpers.stores.diagnosis import Diagnosis, examine, of_1_x, source_layout, source_version
-from helpers.stores.layout import DATABASE, VOLUMES, is_duckdb_layout
+from helpers.stores.diagnosis import Diagnosis, examine, of_1_x, other_databases, source_layout, source_version
+from helpers.stores.layout import DATABASE, USUAL, VOLUMES, is_duckdb_layout
 from helpers.stores.repair import migrations
 from helpers.stores.rescue import ARRIVED
 
@@ -130,6 +130,7 @@ class SourceHealthStep(NotebookStep):
             else "Nothing to migrate. Check tenant, database, path and the collections filter"
             + (f", and the server's volume: {VOLUMES}." if self.run.parameters.source.url else "."),
         )
+        self._other_databases()
         self.run.fact("source", observed.label)
         self.run.fact("source_version", observed.version)
         hint = " (every 1.x server says 1.0.0)" if observed.version == "1.0.0" else ""
@@ -143,6 +144,25 @@ class SourceHealthStep(NotebookStep):
             "chunks": sum(info.count for info in observed.infos) + sum(n or 0 for n in observed.left_out.values()),
         }
         return pd.DataFrame({"value": pd.Series(facts, dtype=object)})
+
+    def _other_databases(self) -> None:
+        """A warning where others hold collections and the parameters chose none: neither by name nor by `*` or a table."""
+        source = self.run.parameters.source
+        tenant, _, database = self._observed.place.partition(" / ")
+        others = other_databases(source, (tenant, database))
+        chosen = (source.tenant, source.database) != USUAL or self.run.home.facts.get("group")
+        verdict = (
+            Verdict.NOT_EXERCISED if others is None else Verdict.WARNING if others and not chosen else Verdict.PASS
+        )
+        said = "the source does not list its databases" if others is None else ""
+        if others:
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            said = f"not read by this run: {', '.join(others[:5])}{more}. Name source.tenant and source.database, or * for all"
+        self.run.check(
+            "other databases with collections", verdict, measured=None if others is None else len(others),
+            threshold=None if chosen and others else 0, unit="databases",
+            reason=ReasonCode.SOURCE_FINDINGS if verdict is Verdict.WARNING else "", detail=said,
+        )  # fmt: skip
 
     def identity(self) -> pd.DataFrame:
         """The source's layout, protocol, version as far as it can be known, findings, and the risks that follow."""
