@@ -435,6 +435,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_a_collection_that_clients_made_anew_is_exported_waits_for_a_person_and_stays""",
         "a change of the source after its proof, of a schema, and of a field under its old name": """
             test_rollback_parts.py::test_what_clients_write_to_the_source_after_the_restart_stays
+            ::test_step_22_writes_over_nothing_that_clients_wrote_to_the_target
+            ::test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside
+            ::test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one
             ::test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_alone
             test_writes_return_through_the_schema.py::test_a_schema_that_was_edited_since_replays_nothing
             ::test_names_are_led_back_through_chains_and_shifts

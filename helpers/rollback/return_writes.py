@@ -13,13 +13,14 @@ import pandas as pd
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
+from helpers.cutover import CutoverState
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.formatting import count, harmless
-from helpers.migration.source_changes import schema_of_run
+from helpers.migration.source_changes import WrittenData, schema_of_run
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
-from helpers.rollback import REPLAY, replay
+from helpers.rollback import REPLAY, clients_came, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import (
     BATCH,
@@ -37,6 +38,9 @@ from helpers.rollback.replay import (
     written,
 )
 from helpers.run.command import used_by
+from helpers.run.folders import RunPath, RunState
+from helpers.run.plan import Step
+from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Reader, Space, Store, open_source, shard_of
@@ -138,6 +142,31 @@ def moved(store: Store, planned: Plan, earlier: Sequence[Plan], snapshot: Snapsh
                 unexplained -= {*piece.ids} - pair.differing().keys()
         found |= {(name, chunk) for chunk in unexplained | ({*wanted} - {*there} - may_miss)}
     return found
+
+
+def leave_undone_cutover(folder: RunState) -> None:
+    """Before step 22 writes again: set aside a cutover that was taken back, if every chunk of the target is as this run left it.
+
+    `UsageError` ("client_writes") where clients wrote to it before, or use it since a cutover that is in force.
+    """
+    cutover = CutoverState.load(folder.workspace)
+    if cutover is None or not clients_came(cutover):
+        return
+    run = RunRecord(folder, Step.MIGRATE)
+    why = "clients use it since the cutover, and step 22 would write over what they write"
+    if not cutover.may_be_applied:
+        with open_source(run.parameters.target, run.workspace) as store:
+            found = written(store, WrittenData(run), cutover.collections)
+        if not found:
+            aside = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
+            aside.mkdir(parents=True, exist_ok=True)
+            (folder.workspace / RunPath.CUTOVER).rename(aside / RunPath.CUTOVER)
+            return
+        why = f"clients wrote to it before the cutover was taken back: {said(summary(found))}"
+    raise UsageError(
+        ReasonCode.CLIENT_WRITES, why, where=run.parameters.target.label,
+        next_step=f"Export it, and say what becomes of it: {folder.command('rollback')}",
+    )  # fmt: skip
 
 
 def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:

@@ -491,13 +491,8 @@ def _verdict_error(run: Run) -> RunbookError:
 # on, whichever command comes next.
 
 
-_LEFT = (
-    RunPath.STAGED,
-    RunPath.QUARANTINE,
-    RunPath.CATCH_UP,
-    RunPath.BATCHES,
-    RunPath.CHECKPOINT_CHANGES,
-)  # of step 22, beside its ledger
+# Of step 22, beside its ledger.
+_LEFT = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
 
 
 @dataclass(slots=True)
@@ -557,6 +552,10 @@ def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> 
     with RunLock(folder, "step").acquire(1):
         begun = pending_retry(folder)
         first = plan.find(min(begun or step.number, step.number))
+        if first.number <= Step.MIGRATE and not begun:
+            from helpers.rollback.return_writes import leave_undone_cutover
+
+            leave_undone_cutover(folder)
         Retry(first, utc_now()).save(folder.workspace)
         audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)
         folder.log(f"retry: taking back from step {first.number} on")

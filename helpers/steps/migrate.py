@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
-from helpers.errors import one_line
+from helpers.cutover import CutoverState
+from helpers.errors import Terminal, one_line
 from helpers.formatting import duration, unpacked_rows
 from helpers.migration import shipping
 from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp
@@ -34,7 +35,9 @@ from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, swi
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import FILES, ensure_database, taken
 from helpers.parameters import resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import Phase, Verdict, write_bytes, write_text
+from helpers.rollback import clients_came
 from helpers.run.executor import workers_of
 from helpers.run.folders import CHANGED, QUARANTINED, RunPath
 from helpers.run.plan import Step
@@ -131,6 +134,7 @@ class MigrateStep(NotebookStep):
     def import_chunks(self) -> pd.DataFrame:
         """Phase 4: write to the target, one writer for each target collection."""
         refuse_failed(self.run)
+        self._refuse_clients()
         judge_indexes(self.run, self.snapshot.collections(), refuse=True)
         if not self.run.dry_run:
             ensure_database(self.run.home)  # for a run without step 20
@@ -231,6 +235,7 @@ class MigrateStep(NotebookStep):
         """
         if self.run.dry_run:
             return self._not_compared("dry run: the target was not written to")
+        self._refuse_clients()
         self.run.forget(UNCHANGED, PROBED)  # from an earlier execution of this cell
         self.job.checkpoint.enter("catch-up")
         with open_target(self.run.parameters.target) as store:
@@ -245,6 +250,16 @@ class MigrateStep(NotebookStep):
             store.release_lock(self.run.id)
         self.job.checkpoint.enter("complete")
         return self._rounds(work)
+
+    def _refuse_clients(self) -> None:
+        """`Terminal` ("client_writes") where a cutover of this run sent clients to the target, be it undone since."""
+        if not self.run.dry_run and clients_came(CutoverState.load(self.run.workspace)):
+            again = self.run.home.command("run", "--from", Step.MIGRATE)
+            raise Terminal(
+                ReasonCode.CLIENT_WRITES, "this run sent clients to it, and step 22 would write over what they wrote",
+                where=self.run.parameters.target.label,
+                next_step=f"Roll back: {self.run.home.command('rollback')}. Or, where the cutover was taken back: {again}",
+            )  # fmt: skip
 
     def _rejudge(self, store: Store, staged: Staged) -> None:
         """Repeat the checks of phases 2 to 5 for the present state of the target."""
