@@ -169,9 +169,9 @@ def finish(home: RunFolder) -> None:
 def vouch(folder: Path) -> None:
     """Name what a test put into the folder of a run as the toolkit names what it writes."""
     digests = measure(folder).subjects
-    if not audit.said(folder, None).every:  # put together by the test
+    if not audit.logged_files(folder, None).complete:  # put together by the test
         audit.append(folder / audit.NAME, audit.BEGUN, digests={})
-    loose = audit.said(folder, None).unnamed(digests)
+    loose = audit.logged_files(folder, None).unnamed(digests)
     audit.append(folder / audit.NAME, audit.NOTEBOOK_KEPT, digests={name: digests[name] for name in loose})
 
 

@@ -125,7 +125,7 @@ def test_a_warning_that_came_after_the_decision_says_so_and_that_nobody_signed_k
 
 @pytest.mark.parametrize(("value", "said"), [(2.27459, "2.27"), (2.0004, "2.0004"), (1.99951, "2"), (0.41, "0.41")])
 def test_a_measured_value_has_three_digits_unless_they_would_cross_its_limit(value: float, said: str) -> None:
-    assert Check("x", Verdict.PASS, value, 2, relation="≤").found == said
+    assert Check("x", Verdict.PASS, value, 2, relation="≤").measured_text == said
 
 
 def test_no_remedy_takes_back_a_step_that_cannot_be_taken_back_any_more() -> None:

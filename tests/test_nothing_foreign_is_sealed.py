@@ -39,7 +39,7 @@ def home(folders: Path, signers: Signers) -> RunFolder:
 
 
 def unnamed(home: RunFolder) -> list[str]:
-    said = audit.said(home.reports, STATEMENT.trusted(home.reports))
+    said = audit.logged_files(home.reports, STATEMENT.trusted(home.reports))
     return said.unnamed(STATEMENT.measure(home.reports).subjects)
 
 

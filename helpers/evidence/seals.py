@@ -189,7 +189,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         headers = {str(ref) for side in (parameters.source, parameters.target) for ref in side.headers.values()}
         earlier = {name for each in known for name in each.predicate["secrets"]["searched"] if name.startswith("env:")}
         secret_scan.refuse(searched, run.reports, sorted(headers | earlier) if step else ())
-        said = audit.said(run.reports, trust(known, audit.own_key()))
+        said = audit.logged_files(run.reports, trust(known, audit.own_key()))
         there = own(run, known, there, said)
         number, now = len(known) + 1, utc_now()
         key, runner = _runner(run)
@@ -207,7 +207,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             MOVES: "named",
             **({SEALED: "named"} if audit.own_key() else {}),
             WORK: "named",
-            **({audit.FILES: "named"} if said.every else {}),
+            **({audit.FILES: "named"} if said.complete else {}),
             LISTS: "kept",
             **_about(run),
         }
@@ -291,7 +291,7 @@ def logged(folder: Path, sealed: Sequence[Seal], trust: audit.Trust | None) -> l
     """The entries of the audit log that count, by how many of these seals were set before: a seal holds what came before it."""
     ends = [seal.prefixes.get(audit.NAME, (0, ""))[0] for seal in sealed]
     found: list[list[dict[str, Any]]] = [[] for _ in range(len(sealed) + 1)]
-    for at, entry in audit.placed(folder / audit.NAME, trust):
+    for at, entry in audit.entries_with_offsets(folder / audit.NAME, trust):
         found[bisect_right(ends, at)].append(entry)
     return found
 
@@ -358,7 +358,7 @@ def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
 def enter(run: RunState) -> None:
     """Work in the folder in which the run began, once its first seal, if there is one, says that it is this one, and run.json
     and the parameters are what the audit log last named."""
-    if not audit.begins_so(run.reports, run.workspace):
+    if not audit.first_line_matches(run.reports, run.workspace):
         raise _broken(run.reports, audit.NAME, "its first line is not the one with which the run began")
     if sealed := chain(run):  # before a key that a seal names proves anything
         refuse_other_identity(run, sealed[0])
@@ -416,7 +416,7 @@ def _is_due(run: RunState, step: str) -> bool:
     if not open_still:
         return False
     moved = set(void(run, newest))
-    if audit.lists(allowed_signers(run)) != audit.lists(run.reports / ALLOWED):
+    if audit.signer_lists(allowed_signers(run)) != audit.signer_lists(run.reports / ALLOWED):
         moved.add(ALLOWED)
     return bool(moved) and moved <= CHANGING
 

@@ -103,19 +103,19 @@ def made_again(folder: Path, chain: Sequence[Seal], trust: audit.Trust | None) -
             yield f"it does not say that {seal.name} was set{more}"
 
 
-def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Said) -> Measured:
+def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.LoggedFiles) -> Measured:
     """Of what is there, what is the run's own: each file is as the log has `said`, or what the newest seal holds.
 
     Files of a step at work are left out, until a later seal. Those that a killed step left are set aside, and the log says so.
     `Terminal` where anything else is nobody's work, is not what the log names, or is gone.
     """
-    if not said.every and not audit.is_older(run.reports, run.workspace):
+    if not said.complete and not audit.is_older(run.reports, run.workspace):
         raise Terminal(
             ReasonCode.SEAL_BROKEN, f"{audit.NAME}: the line with which the run began is gone", where=str(run.reports),
             next_step="Put the log back as it was, from the run's archive or a backup.",
         )  # fmt: skip
     sealed: Mapping[str, str] = chain[-1].subjects if chain else {}
-    files = there.subjects | {name: "" for name in there.prefixes if said.every and name not in _HOUSE}
+    files = there.subjects | {name: "" for name in there.prefixes if said.complete and name not in _HOUSE}
     loose = [name for name in said.unnamed(files) if not files[name] or sealed.get(name) != files[name]]
     unfinished = {name: locks for name in loose if (locks := _unfinished(said, name))}
     why = {
@@ -136,14 +136,14 @@ def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Said)
     return Measured(subjects, there.prefixes)
 
 
-def _unfinished(said: audit.Said, name: str) -> tuple[str, ...]:
+def _unfinished(said: audit.LoggedFiles, name: str) -> tuple[str, ...]:
     """The locks under which this file is made, where a step, or somebody who signs, may not have finished it; else none."""
     if is_leftover(name.rpartition("/")[2]):
         return ("runner", "step", RunLock.GATE)
     if name.startswith(f"{RunPath.SIGNOFFS}/"):
         return (RunLock.GATE,)
     match = OF_STEP.match(name)
-    if match and (match[1] in said.working or (match[1] in said.shown and _NOTEBOOK.fullmatch(name))):
+    if match and (match[1] in said.running or (match[1] in said.open_notebooks and _NOTEBOOK.fullmatch(name))):
         return ("runner", "step", f"look-{match[1]}")
     return ()
 

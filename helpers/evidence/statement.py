@@ -389,7 +389,7 @@ def copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
     After a seal with a list, one that lets others sign is taken only by a resume that names it, which the log says with its
     digest; none at all is no list. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps what it has.
     """
-    now, there = audit.lists(allowed_signers(run)), audit.lists(run.reports / ALLOWED)
+    now, there = audit.signer_lists(allowed_signers(run)), audit.signer_lists(run.reports / ALLOWED)
     asked = ("parameters changed", audit.TAKEN, audit.WRITTEN, "seal")
     log = audit.entries(run.reports / audit.NAME, trust(known, audit.own_key()), asked)
     held = next((seal.name for seal in reversed(known) if ALLOWED in seal.subjects), None)

@@ -194,14 +194,14 @@ def _work(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator[str]
     newest = chain[-1]
     if WORK not in newest.predicate:
         return
-    said, every = audit.said(folder, statement.trust(chain)), not audit.is_older(folder)
-    if every and not said.every:
+    said, every = audit.logged_files(folder, statement.trust(chain)), not audit.is_older(folder)
+    if every and not said.complete:
         yield f"{audit.NAME}: it has not the line with which the run began"
     for name in said.unnamed(newest.subjects, every=every):
         yield f"{name}: {audit.NAME} names no such file"
     for name in said.missing({*newest.subjects, *listed(folder)}):
         yield f"{name}: {audit.NAME} names it, and it is gone"
-    for name in said.left:
+    for name in said.unclaimed:
         found.notes.append(
             f"{name}: no line named it before it was set aside: a killed step left it, or it is nobody's"
         )
@@ -283,11 +283,11 @@ def _other_signers(
         if statement.LISTS in one.predicate:  # else of an older toolkit, which kept no list that it replaced
             yield f"its list of who may sign, or that of seal {one.number}, is not here"
         return
-    lists = audit.lists(now)
+    lists = audit.signer_lists(now)
     told = [entry for part in log[: at + 1] for entry in part]
     while told and told[-1]["action"] != audit.TAKEN:
         told.pop()
-    if signing.ordered(told) != audit.digest_of_lists(lists) and not signing.narrower(lists, audit.lists(was)):
+    if signing.ordered(told) != audit.digest_of_lists(lists) and not signing.narrower(lists, audit.signer_lists(was)):
         yield f"it lets others sign than seal {one.number}, and {audit.NAME} names no resume that ordered it"
 
 

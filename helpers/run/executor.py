@@ -127,11 +127,11 @@ def _slice(order: Order, call: Callable[..., R], *arguments: Any) -> R:
     if why := _unfit(order.versions):
         what, _, next_step = why.partition(". ")
         raise Terminal(ReasonCode.WORKERS_UNFIT, what, where=f"worker {platform.node()}", next_step=next_step)
-    token = audit.of_the_order.set(order.workspace)  # this worker may have been started without RUNBOOK_WORKSPACE
+    token = audit.worker_workspace.set(order.workspace)  # this worker may have been started without RUNBOOK_WORKSPACE
     try:
         return call(*arguments)
     finally:
-        audit.of_the_order.reset(token)
+        audit.worker_workspace.reset(token)
 
 
 def _unfit(wanted: Mapping[str, str]) -> str:

@@ -188,7 +188,7 @@ class RunFolder:
         if data is None and not (self.reports / name).is_file():
             return b""
         data = raw(self, name) if data is None else data
-        digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name, self.workspace)
+        digest, named = hashlib.sha256(data).hexdigest(), audit.logged_digests(self.reports, name, self.workspace)
         if digest not in named and (named or not audit.is_older(self.reports, self.workspace)):
             what = f"{name} is not what {audit.NAME} last named: something else changed it"
             raise UsageError(
@@ -495,7 +495,7 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     if changed:
         order: dict[str, Any] = {"names": changed, "digest": new.digest()}
         if "signoff.allowed_signers" in changed and (given := new.signoff.allowed_signers):  # ordered as it is now
-            order["signers"] = audit.digest_of_lists(audit.lists(Path(given)))
+            order["signers"] = audit.digest_of_lists(audit.signer_lists(Path(given)))
         record = {"when": utc_now(), "user": audit.user(), "from": {k: before.get(k) for k in changed}}
         text = parameters_text(new)
         digests = {"parameters_digest": new.digest(), "parameters_sha256": hashlib.sha256(text.encode()).hexdigest()}

@@ -258,7 +258,9 @@ class NotebookStep:
         """
         import pandas as pd
 
-        rows = [[c.name, str(c.verdict), c.expected, c.found, c.parameter, c.detail] for c in self.run.result.checks]
+        rows = [
+            [c.name, str(c.verdict), c.expected, c.measured_text, c.parameter, c.detail] for c in self.run.result.checks
+        ]
         return pd.DataFrame(rows, columns=["check", "verdict", "expected", "measured", "parameter", "detail"])
 
     def finish(self) -> None:

@@ -405,7 +405,7 @@ class DryRunStep(NotebookStep):
                 if c.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
             ],
         )
-        rows = [(c.name, str(c.verdict), c.found, c.expected, c.detail) for c in checks]
+        rows = [(c.name, str(c.verdict), c.measured_text, c.expected, c.detail) for c in checks]
         return pd.DataFrame(rows, columns=["test", "verdict", "measured", "expected", "detail"])
 
     def not_applicable(self) -> pd.DataFrame:

@@ -207,7 +207,7 @@ class ReviewStep(NotebookStep):
     def not_exercised(self) -> pd.DataFrame:
         """What no step of this run did, or did only in part: nothing is known about it."""
         rows = [
-            (result.step, c.name, c.found, c.expected, c.detail)
+            (result.step, c.name, c.measured_text, c.expected, c.detail)
             for result in self._earlier() for c in result.checks if c.verdict is Verdict.NOT_EXERCISED
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["step", "check", "measured", "expected", "detail"])
