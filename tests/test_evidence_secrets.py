@@ -299,7 +299,7 @@ def test_no_text_shows_any_writing_of_a_secret(value: str, monkeypatch: pytest.M
     REFERENCE.resolve()
     parts = errors.secret_parts(value)
     assert ("Tr0ub4dor-3x" in parts) == value.startswith("Basic")
-    texts = [text for part in parts for _, text in errors.writings(part)]
+    texts = [text for part in parts for _, text in errors.encodings(part)]
     assert len(texts) > 30
     for text in texts:
         shown = errors.redacted(f"before {text} after")
@@ -407,7 +407,7 @@ def test_what_stands_before_a_secret_does_not_hide_it(tmp_path: Path, monkeypatc
 )
 def test_a_text_of_escapes_alone_is_read_in_one_pass(text: bytes) -> None:
     before = time.process_time()
-    for _, read in errors.readings(text):
+    for _, read in errors.decodings(text):
         assert len(read) <= len(text)
     assert time.process_time() - before < 5, "a few tenths of a second; with repetition in repetition it has no end"
 

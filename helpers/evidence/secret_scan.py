@@ -241,7 +241,7 @@ def refuse(report: Searched, folder: Path, needed: Collection[str] = ()) -> None
 
 def writings(value: str) -> Iterator[tuple[str, bytes]]:
     """The value as it may stand in a file: (name of the writing, bytes)."""
-    for name, text in errors.writings(value):
+    for name, text in errors.encodings(value):
         yield name, text.encode("utf-8", "surrogatepass")
     for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
         yield codec[:6].upper(), value.encode(codec, "surrogatepass")
@@ -326,10 +326,12 @@ def _meant(
 ) -> list[tuple[str, str]]:
     """(Reference, writing) of each value that has some of its characters escaped; `escaped` keeps what is looked for."""
     found = list[tuple[str, str]]()
-    for escape, read in errors.readings(data):
+    for escape, read in errors.decodings(data):
         if escape not in escaped:
             what = {
-                m: (n, "partly escaped") for needle, (n, _) in needles.items() if (m := errors.meant(escape, needle))
+                m: (n, "partly escaped")
+                for needle, (n, _) in needles.items()
+                if (m := errors.decoded_needle(escape, needle))
             }
             escaped[escape] = _Needles(what)
         found += escaped[escape].within(read)

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import formatting
 from helpers.evidence.signoffs import CLOSEOUT
 from helpers.formatting import (
-    announced_said,
+    announced_in_words,
     count,
     duration,
     merged_answers,
@@ -233,7 +233,7 @@ def _recall(view: RunView) -> Iterator[Item]:
             changed += f"; without a filter {share_range(answers(told))}; queries are stored vectors, {own_chunk(told)}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
             if (told.get("announced") or {}).get("pooled") is not None:
-                yield Item("Same results, asked as announced", f"{announced_said(told['announced'])}; {ASKED}")
+                yield Item("Same results, asked as announced", f"{announced_in_words(told['announced'])}; {ASKED}")
             yield Item("Expected change for clients: collections were split and merged", changed)
 
 
