@@ -328,7 +328,7 @@ def summary(folder: RunState, steps: Sequence[plan.Step], verdict: str) -> str:
 
 def _route(folder: RunState) -> str:
     parameters = folder.parameters
-    return one_line(f"{parameters.source_said} → {parameters.target.label}, schema {parameters.schema_name}")
+    return one_line(f"{parameters.source_label} → {parameters.target.label}, schema {parameters.schema_name}")
 
 
 def _findings(result: StepResult) -> list[str]:

@@ -1,4 +1,4 @@
-"""Values in parameters that may be secrets: new values of configuration files, as text or by reference, and what is open."""
+"""Values in parameters that are or refer to secrets: new values of configuration files, and secrets written as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.parameters.sections import Cutover
 
 
 def reference(value: str) -> SecretRef | None:
-    """The secret that a new value refers to (`env:NAME`, `file:PATH`); None where it is text."""
+    """The reference in a new value (`env:NAME`, `file:PATH`); None for a plain text."""
     try:
         return SecretRef.parse(value)
     except ValueError:
@@ -21,7 +21,7 @@ def reference(value: str) -> SecretRef | None:
 def references(cutover: Cutover) -> list[SecretRef]:
     """Every secret that the new values refer to."""
     values = (value for file in cutover.config_files() for value in file.keys.values())
-    return [found for value in values if (found := reference(value)) is not None]
+    return [secret for value in values if (secret := reference(value)) is not None]
 
 
 def dotted(parts: Sequence[str | int]) -> str:
@@ -31,16 +31,16 @@ def dotted(parts: Sequence[str | int]) -> str:
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(Key with dots, value) of everything in a document."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if inner is None:
+    """Yield (dotted key, value) for every value in a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
         yield key, value
-    for name, below in inner or ():
-        yield from leaves(below, dotted([key, name] if key else [name]))
+    for name, inner in items or ():
+        yield from leaves(inner, dotted([key, name] if key else [name]))
 
 
 def open_secrets(document: Mapping[str, Any], cutover: Cutover) -> Iterator[tuple[str, str]]:
-    """(Where, secret) of each token or password that the parameters hold themselves: in URLs, in headers, in new values."""
+    """Yield (place, secret) for each token or password that the parameters hold as text: in URLs, headers, new values."""
     yield from ((key, part) for key, value in leaves(document) for part in secrets_within(str(value)))
     for file in cutover.config_files():
         for key, value in file.keys.items():
@@ -49,6 +49,6 @@ def open_secrets(document: Mapping[str, Any], cutover: Cutover) -> Iterator[tupl
 
 
 def written(template: str, values: Mapping[str, str]) -> str:
-    """The value as it is written; UsageError where it refers to a secret that is not there."""
-    found = reference(template)
-    return found.resolve().reveal() if found is not None else template.format(**values)
+    """The value to write: the secret, or the template with its placeholders filled in. UsageError for a missing secret."""
+    secret = reference(template)
+    return secret.resolve().reveal() if secret is not None else template.format(**values)

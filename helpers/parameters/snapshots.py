@@ -1,4 +1,4 @@
-"""Where snapshots are kept: a folder, or a storage of objects (S3, Google Cloud, Azure) with its credentials by reference."""
+"""Where snapshots are kept: a folder, or an object storage (S3, Google Cloud, Azure) with credentials by reference."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from helpers.parameters.endpoint import (
 from helpers.reason_codes import ReasonCode
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": ""}
-"""The schemes of a storage, each with the package that brings its driver for fsspec."""
-FOLDERS = ("parts", "begun", "snapshots", "staged")  # of a storage
-STORED = ".stored"  # in the workspace: a folder for each storage; no run can have this name
+"""The URL schemes of storages, each with the package of its fsspec driver."""
+FOLDERS = ("parts", "begun", "snapshots", "staged")  # the folders in a storage
+STORED = ".stored"  # in the workspace: a folder for each storage; not a valid run id
 _SECRETS = {"s3fs": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "gcsfs": (),
             "adlfs": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN",
                       "AZURE_CLIENT_SECRET")}  # fmt: skip
@@ -38,11 +38,11 @@ _VARIABLES = {
              "AWS_CA_BUNDLE"),
     "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"),
     "adlfs": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
-}  # fmt: skip  # what drivers read by themselves
+}  # fmt: skip  # variables that drivers read
 
 
 def is_url(directory: str) -> bool:
-    """Whether a directory of snapshots is in a storage, and not a folder."""
+    """Whether a directory of snapshots is a storage's URL."""
     return "://" in directory
 
 
@@ -51,9 +51,7 @@ def _checked_directory(text: str) -> str:
         return text
     scheme, shown = text.partition("://")[0], one_line(text.partition("?")[0].rpartition("@")[2], 80)
     if scheme not in DRIVERS:
-        raise ValueError(
-            f"must be a folder, or a URL of {', '.join(f'{known}://' for known in DRIVERS)}, got {shown!r}"
-        )
+        raise ValueError(f"must be a folder, or a URL of {', '.join(f'{name}://' for name in DRIVERS)}, got {shown!r}")
     try:
         parts = urlsplit(text)
     except ValueError as error:
@@ -89,12 +87,12 @@ class Storage(Section):
     """How long a request is tried again where the storage does not answer, or says that it is busy."""
 
     def references(self) -> list[SecretRef]:
-        """Every secret that it refers to. The key file of Google is opened by its driver, and is no text to search for."""
-        return [found for found in (self.key, self.secret, self.token) if found is not None]
+        """Every secret that it refers to."""
+        return [reference for reference in (self.key, self.secret, self.token) if reference is not None]
 
 
 def default_snapshots() -> str:
-    """`workspace/snapshots`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
+    """`workspace/snapshots`, or `snapshots` below RUNBOOK_WORKSPACE if that is set."""
     return moved_with_workspace("snapshots")
 
 
@@ -113,29 +111,31 @@ class SnapshotSection(Section):
 
     @model_validator(mode="after")
     def _fits_the_directory(self) -> SnapshotSection:
-        given, of = self.storage, self.driver
-        if given is None:
+        storage, driver = self.storage, self.driver
+        if storage is None:
             return self
-        if not of:
+        if not driver:
             raise ValueError("has a section storage, but its directory is no URL that needs one")
-        if (given.endpoint_url or given.region) and of != "s3fs":
+        if (storage.endpoint_url or storage.region) and driver != "s3fs":
             raise ValueError("has storage.endpoint_url or region, which S3 has only")
-        if of == "s3fs" and ((given.key is None) != (given.secret is None) or (given.token and not given.key)):
+        if driver == "s3fs" and (
+            (storage.key is None) != (storage.secret is None) or (storage.token and not storage.key)
+        ):
             raise ValueError("has a part of a key in storage; S3 wants key and secret, and token only beside them")
-        if of == "gcsfs" and (given.key or given.secret or (given.token and given.token.kind != "file")):
+        if driver == "gcsfs" and (storage.key or storage.secret or (storage.token and storage.token.kind != "file")):
             raise ValueError("has storage.key or secret, or a token that is no file; Google wants token: file:PATH")
-        if of == "adlfs" and not given.key:
+        if driver == "adlfs" and not storage.key:
             raise ValueError("has no storage.key; Azure wants key (the account), and secret or token")
         return self
 
     @property
     def driver(self) -> str:
-        """The package that brings the driver of the storage; "" where none is needed."""
+        """The package of the storage's driver; "" if none is needed."""
         return DRIVERS[self.directory.partition("://")[0]] if is_url(self.directory) else ""
 
     @property
     def folder(self) -> Path:
-        """The folder in which snapshots are made and read, absolute; of a storage, one of this workspace's own."""
+        """The folder in which snapshots are written and read, absolute; for a storage, a folder in the workspace."""
         if not is_url(self.directory):
             return resolve_path(self.directory)
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.directory)[-40:].strip("-")
@@ -144,81 +144,82 @@ class SnapshotSection(Section):
         ).hexdigest()[:12]
         return resolve_path(moved_with_workspace(STORED)) / f"{name}-{digest}"
 
-    def of_staging(self, staging: str) -> Iterator[str]:
-        """What contradicts `migration.staging`."""
+    def contradictions(self, staging: str) -> Iterator[str]:
+        """Yield the contradiction to `migration.staging`, if there is one."""
         if staging == "storage" and not is_url(self.directory):
             yield "'migration.staging' is storage, but 'snapshot.directory' is a folder; name a URL there, or workspace"
 
     def overlaps(self, path: str) -> bool:
-        """Whether a folder of it lies inside this path, or, of a file:// URL, around it."""
+        """Whether one of its folders lies inside `path`, or, for a file:// URL, contains it."""
         if not self.directory.startswith("file://"):
             return lies_in(str(self.folder), path)
         place = unquote(urlsplit(self.directory).path)
-        own = [f"{place}/{name}" for name in FOLDERS]
-        return any(lies_in(each, path) for each in (str(self.folder), place, *own)) or any(
-            lies_in(path, each) for each in own
+        folders = [f"{place}/{name}" for name in FOLDERS]
+        return any(lies_in(folder, path) for folder in (str(self.folder), place, *folders)) or any(
+            lies_in(path, folder) for folder in folders
         )
 
     def secrets(self) -> list[SecretRef]:
-        """What its storage needs by reference, and what its driver reads from the environment where nothing is named."""
-        named = self.storage.references() if self.storage else []
-        texts = [ref for ref in named if not (ref.kind == "file" and self.driver == "gcsfs")]
-        own = [] if named else [SecretRef("env", name) for name in _SECRETS.get(self.driver, ())]
-        return [*texts, *(ref for ref in own if os.environ.get(ref.name, "").strip())]
+        """The secrets that its storage refers to; without any, those that its driver reads from the environment.
+
+        Google's key file is left out: its driver opens it, and its text is not a secret to search for.
+        """
+        given = self.storage.references() if self.storage else []
+        references = [ref for ref in given if not (ref.kind == "file" and self.driver == "gcsfs")]
+        variables = [] if given else [SecretRef("env", name) for name in _SECRETS.get(self.driver, ())]
+        return [*references, *(ref for ref in variables if os.environ.get(ref.name, "").strip())]
 
     def variables(self) -> set[str]:
-        """Environment variables that its driver may read beside secrets."""
+        """Environment variables, other than secrets, that its driver may read."""
         return set(_VARIABLES.get(self.driver, ()))
 
     def file_system(self, tries: int) -> Any:
-        """The file system of fsspec that its storage is, which makes each request so often. Raises `ImportError` where its driver
-        is missing, `UsageError` for a secret that is not there."""
-        import fsspec  # who keeps snapshots in a folder needs none of it
+        """The fsspec file system of its storage; each request is tried `tries` times. Raises `ImportError` if the driver is
+        missing, `UsageError` for a missing secret."""
+        import fsspec  # only needed for a storage
 
         storage, scheme = self.storage or Storage(), self.directory.partition("://")[0]
-        given = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
+        references = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
         if self.driver == "gcsfs":
             return fsspec.filesystem(scheme, token=storage.token.name if storage.token else None)
-        texts = {name: ref.resolve().reveal() for name, ref in given.items()}
+        secrets = {name: ref.resolve().reveal() for name, ref in references.items()}
         if self.driver == "adlfs":
             names = {"key": "account_name", "secret": "account_key", "token": "sas_token"}
-            return fsspec.filesystem(scheme, **{names[name]: text for name, text in texts.items()})
+            return fsspec.filesystem(scheme, **{names[name]: text for name, text in secrets.items()})
         if self.driver != "s3fs":
             return fsspec.filesystem(scheme)
-        how: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
-        how |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
-        if storage.endpoint_url:  # a server of one's own seldom has a name for each bucket
-            how |= {"s3": {"addressing_style": "path"}}
+        config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
+        config |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
+        if storage.endpoint_url:  # self-hosted servers seldom have a host name for each bucket
+            config |= {"s3": {"addressing_style": "path"}}
         region = {"region_name": storage.region} if storage.region else {}
-        found = fsspec.filesystem(
-            scheme, **texts, endpoint_url=storage.endpoint_url, client_kwargs=region, config_kwargs=how, use_listings_cache=False
+        file_system = fsspec.filesystem(
+            scheme, **secrets, endpoint_url=storage.endpoint_url, client_kwargs=region, config_kwargs=config,
+            use_listings_cache=False,
         )  # fmt: skip
-        found.retries = 1  # its own, beside those of botocore that `tries` are
-        if not texts:
-            _hide_own(found)
-        return found
+        file_system.retries = 1  # s3fs's own retries; botocore makes the `tries`
+        if not secrets:
+            _hide_driver_credentials(file_system)
+        return file_system
 
 
-def _hide_own(s3: Any) -> None:
-    """From now on nothing that this process shows holds the credentials that the driver found by itself."""
+def _hide_driver_credentials(s3: Any) -> None:
+    """Hide the credentials that the driver found by itself in all later output of this process."""
     from fsspec.asyn import sync
 
     s3.connect()
-    if (own := sync(s3.loop, s3.session.get_credentials)) is not None:
-        frozen = sync(s3.loop, own.get_frozen_credentials)
+    if (credentials := sync(s3.loop, s3.session.get_credentials)) is not None:
+        frozen = sync(s3.loop, credentials.get_frozen_credentials)
         for name, value in (("key", frozen.access_key), ("secret", frozen.secret_key), ("token", frozen.token)):
             if value:
                 hide(value, f"<{name} of the driver>")
 
 
 def rules_of(directory: str, storage: Mapping[str, str]) -> SnapshotSection:
-    """The rules for a directory and its storage as a command was given them.
-
-    Raises `UsageError` for what parameters do not take.
-    """
+    """The section for a command's `--directory` and `--storage`. Raises `UsageError` for invalid values."""
     try:
         return SnapshotSection.model_validate({"directory": directory, **({"storage": storage} if storage else {})})
-    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
-        said = error.errors(include_input=False, include_url=False)[0]
-        where = f"--storage {one_line(str(said['loc'][-1]), 40)}" if "storage" in said["loc"] else "--directory"
-        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+    except ValidationError as error:  # str(error) can repeat the input; these messages do not
+        details = error.errors(include_input=False, include_url=False)[0]
+        where = f"--storage {one_line(str(details['loc'][-1]), 40)}" if "storage" in details["loc"] else "--directory"
+        raise UsageError(ReasonCode.USAGE, f"{where} {details['msg'].removeprefix('Value error, ')}") from None
