@@ -25,7 +25,7 @@ from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.report.record import untried
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run import folders as runs
-from helpers.run.advice import HISTORIES, asks, page_remedy
+from helpers.run.advice import HISTORIES, needs_action, page_remedy
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.steps.dry_run import predictions, rows
@@ -144,12 +144,12 @@ def test_a_remedy_that_asks_for_no_act_says_so_or_lies_at_the_source() -> None:
     for code in ReasonCode:
         if (
             (remedy := page_remedy(code, "r"))
-            and not asks(remedy)
+            and not needs_action(remedy)
             and not remedy.startswith(("Notebook", "Nothing is due"))
         ):
             assert re.search("at the source|Embed these documents again", remedy), code
-    assert asks(page_remedy(ReasonCode.SLOW_QUERIES, "r"))
-    assert asks(page_remedy(ReasonCode.IDS_REWRITTEN, "r"))
+    assert needs_action(page_remedy(ReasonCode.SLOW_QUERIES, "r"))
+    assert needs_action(page_remedy(ReasonCode.IDS_REWRITTEN, "r"))
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def _read_chain(run: RunState) -> tuple[Seal, ...]:
 
 def knowing(run: RunState, chain: Sequence[Seal]) -> RunState:
     """The run with these seals as its chain: they were read already."""
-    return run.knowing(_read_chain, tuple(chain))
+    return run.with_value(_read_chain, tuple(chain))
 
 
 def after(chain: Sequence[Seal], step: str) -> Seal | None:

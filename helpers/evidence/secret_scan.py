@@ -130,7 +130,9 @@ def own(run: RunState, chain: Sequence[Seal], there: Measured, said: audit.Logge
             ReasonCode.SEALED_FILE_CHANGED, "; ".join(against), where=str(run.reports),
             next_step=f"Find out who did it. Take out of the folder what is foreign, put back what was changed{again}.",
         )  # fmt: skip
-    working = {name for name, locks in unfinished.items() if any(RunLock(run, lock).is_anothers for lock in locks)}
+    working = {
+        name for name, locks in unfinished.items() if any(RunLock(run, lock).is_held_elsewhere for lock in locks)
+    }
     moved = runs.set_aside(run, [run.reports / name for name in unfinished if name not in working])
     subjects = {moved.get(name, name): digest for name, digest in there.subjects.items() if name not in working}
     return Measured(subjects, there.prefixes)

@@ -33,7 +33,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, Verdict, passed, utc_now, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
-from helpers.run.advice import advice, advised
+from helpers.run.advice import advice, advice_lines
 from helpers.run.command import reduce_environment
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
@@ -165,7 +165,7 @@ def _advice(run: RunRecord) -> list[str]:
     if plan.find(run.step).troubleshoots:
         return []
     codes = [c.reason for c in run.result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)]
-    return advised(codes, run, 3)
+    return advice_lines(codes, run, 3)
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

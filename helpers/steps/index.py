@@ -18,7 +18,7 @@ from helpers.report.facts import instant, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.advice import rapid, steps_for
+from helpers.run.advice import rapid_rollback, steps_for
 from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
@@ -420,7 +420,7 @@ def sheet(folder: RunState) -> str:
     """The page as HTML: commands, times, and what the rollback would do now."""
     commands = _table(("when", "what it does", "command"), [
         (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
-        for line in rapid(folder.command)
+        for line in rapid_rollback(folder.command)
     ])  # fmt: skip
     known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])
     if not folder.exists:
