@@ -19,8 +19,8 @@ from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import Space, Store, open_target
+from helpers.validation import Judgement
 from helpers.validation.fidelity import Examination, Expectation
-from helpers.validation.judgement import Judgement
 from helpers.validation.search import baseline
 from tests.storage import plan
 

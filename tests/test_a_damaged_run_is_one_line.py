@@ -22,7 +22,7 @@ from helpers.run.plan import Step
 from helpers.runner.group import read as read_group
 from helpers.snapshots import retention
 from helpers.status import open_steps
-from helpers.troubleshooting.target import exports
+from helpers.troubleshooting import exports
 
 Said = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.usefixtures("own_folders")

@@ -17,8 +17,7 @@ from bs4 import BeautifulSoup
 
 from helpers import status
 from helpers.formatting import count, duration, harmless, merged_answers
-from helpers.report import numbers
-from helpers.report.facts import read_run
+from helpers.report import numbers, read_run
 from helpers.report.pages import index_page, run_page
 from helpers.report.record import findings, record
 from helpers.results import write_json

@@ -45,7 +45,7 @@ from helpers.stores.creation import refused_name
 from helpers.stores.index_files import _LAYOUT, HEADER, PICKLE, IndexDamage, IndexFolder, read_pickle
 from helpers.stores.layout import DATABASE, EMBEDDINGS
 from helpers.stores.rescue import Stored, _from_log
-from helpers.troubleshooting.target import manifest_of
+from helpers.troubleshooting import manifest_of
 from tests.damaged import sound
 from tests.fuzz.files import Bench, old_answers
 from tests.fuzz.parsers import old_server_read

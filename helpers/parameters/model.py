@@ -25,24 +25,19 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line
-from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, overlap, resolve_path
-from helpers.parameters.new_values import dotted, leaves, open_secrets, references
+from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line, secrets_of, secrets_within
+from helpers.formatting import dotted, leaves
+from helpers.parameters.endpoint import Endpoint, SecretRef, Section, overlap, resolve_path
 from helpers.parameters.sections import (
-    ROLES,
     Collections,
-    ComposeFile,
     Contacts,
     Cutover,
-    EnvFile,
     Expected,
     Fence,
     Label,
     Migration,
     Monitoring,
-    NamedQuery,
     Notify,
-    Role,
     Rollback,
     SignOff,
     Validation,
@@ -54,29 +49,19 @@ from helpers.parameters.snapshots import SnapshotSection
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents
 
-__all__ = [
-    "IDENTITY", "NOT_YAML", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",
-    "Role", "Secret", "SecretRef", "is_placeholder", "is_sample", "json_schema", "load_parameters", "parameters_from",
-    "resolve_path", "schema_file", "schema_names",
-]  # fmt: skip
-
 PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
 IDENTITY = "identity"
+_OF_NOTICES = tuple(f"notify.{key}" for key in ("stakeholders", "impact", "affected", "by_hand"))
 RESUMABLE = (
     *(f"migration.{key}" for key in ("batch_size", "workers", "executor", "scheduler", "staging")),
     *(f"{section}.timeout_seconds" for section in ("source", "target", "fence", "cutover")), "signoff.allowed_signers",
     "signoff.push_digest", "fence.at_closeout", *(f"expected.target_disk{key}" for key in ("", ".free_gb", ".attested_by")),
     *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
-    *(f"contacts.{key}" for key in Contacts.model_fields), "notify.stakeholders", "notify.impact", "notify.affected",
-    "notify.by_hand",
+    *(f"contacts.{key}" for key in Contacts.model_fields), *_OF_NOTICES,
 )  # fmt: skip
 """Keys that `runbook resume --set` may change; any other change would make it another migration."""
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
-_FOR_PEOPLE = (
-    "contacts.",
-    *(f"notify.{key}" for key in ("stakeholders", "impact", "affected", "by_hand")),
-    "window.blackout",
-)
+_FOR_PEOPLE = ("contacts.", "window.blackout", *_OF_NOTICES)
 
 
 def schema_names() -> list[str]:
@@ -205,8 +190,8 @@ class Parameters(Section):
 
     def secrets(self) -> list[SecretRef]:
         """All secrets that the parameters refer to, sorted, and set variables of embedding functions (not if named as text)."""
-        headers = {*self.source.headers.values(), *self.target.headers.values()}
-        secrets = headers | {*self.notify.urls, *self.snapshot.secrets(), *references(self.cutover)}
+        secrets = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls, *self.snapshot.secrets(),
+                   *(value for _, value in self._new_values() if isinstance(value, SecretRef))}  # fmt: skip
         named = json.dumps(self.document(), ensure_ascii=False)
         names = (n for n in self._function_variables() if (v := os.environ.get(n, "")).strip() and v not in named)
         secrets |= {SecretRef("env", name) for name in names}
@@ -229,16 +214,26 @@ class Parameters(Section):
         return self
 
     def _open_secrets(self) -> Iterator[tuple[str, str]]:
-        return open_secrets(self.document(), self.cutover)
+        """Yield (place, secret) for each token or password that they hold as text: in URLs, headers, new values."""
+        yield from ((key, part) for key, value in leaves(self.document()) for part in secrets_within(str(value)))
+        for (path, key), value in self._new_values():
+            if not isinstance(value, SecretRef):
+                yield from ((f"the new value of {key} in {path}", secret) for secret in secrets_of(key, value))
+
+    def _new_values(self) -> Iterator[tuple[tuple[str, str], SecretRef | str]]:
+        """Yield ((file, key), new value) for each value that the cutover writes."""
+        for file in self.cutover.config_files():
+            yield from (((file.path, key), new_value(value)) for key, value in file.keys.items())
 
     def secrets_of_files(self) -> dict[str, str]:
-        """Secrets in the files that the cutover changes, by place; without texts that the parameters contain."""
+        """Secrets in the files that the cutover changes or a storage's driver reads, by place; without texts named here."""
         named = json.dumps(self.document(), ensure_ascii=False)
-        return {where: value for where, value in self.cutover.secret_values().items() if value not in named}
+        secrets = self.cutover.secret_values() | self.snapshot.secrets_of_files()
+        return {place: value for place, value in secrets.items() if value not in named}
 
     def environment(self) -> list[str]:
         """All environment variables that the parameters name, sorted: a step's kernel gets only these."""
-        named = {secret.name for secret in self.secrets() if secret.kind == "env"}
+        named = {ref.name for ref in self.secrets() if ref.kind == "env"}
         return sorted(named | self.snapshot.variables() | self._function_variables())
 
     def _function_variables(self) -> set[str]:
@@ -280,6 +275,20 @@ def _identity(endpoint: Endpoint) -> dict[str, Any]:
     return {"place": place, **facts}
 
 
+def new_value(text: str) -> SecretRef | str:
+    """A new value of a configuration file: the secret that it refers to (`env:NAME`, `file:PATH`), or its text."""
+    try:
+        return SecretRef.parse(text)
+    except ValueError:
+        return text
+
+
+def written(template: str, values: Mapping[str, str]) -> str:
+    """The value to write: the secret, or the template with its placeholders filled in. UsageError for a missing secret."""
+    value = new_value(template)
+    return value.resolve().reveal() if isinstance(value, SecretRef) else value.format(**values)
+
+
 def _is_placeholder(key: str, text: str) -> bool:
     """Whether a text is a placeholder, or, for a key whose text is sent to people, contains one."""
     return bool(_PLACEHOLDER.fullmatch(text.strip())) or (key.startswith(_FOR_PEOPLE) and is_placeholder(text))
@@ -312,12 +321,8 @@ def is_sample(sections: Mapping[str, Any]) -> bool:
 
 def _sample(sections: Mapping[str, Any]) -> dict[str, Any]:
     """The rehearsal's parameters with the small sample's folders and without counts, overridden by the given sections."""
-    base = read_yaml_mapping(PARAMETERS / "rehearsal.yaml") | {
-        "name": "sample",
-        "source": {"path": "workspace/sample/source"},
-        "target": {"path": "workspace/sample/target"},
-        "expected": {},
-    }
+    base = read_yaml_mapping(PARAMETERS / "rehearsal.yaml") | {"name": "sample", "expected": {}}
+    base |= {end: {"path": f"workspace/sample/{end}"} for end in ("source", "target")}
     for name, value in sections.items():
         default = base.get(name)
         if not _is_default(value):
@@ -518,10 +523,9 @@ def model_at(parts: Sequence[str | int], model: Model) -> Model | None:
     """The model of a place in the data; None for a value or inside a mapping of values."""
     current: Any = model
     for part in (part for part in parts if isinstance(part, str)):
-        if get_origin(current) is dict:
-            inner = _unwrapped(get_args(current)[1])
-        else:
-            inner = _unwrapped(fields_of(current).get(part) if _is_model(current) else None)
+        is_mapping = get_origin(current) is dict
+        keys = fields_of(current) if _is_model(current) else {}
+        inner = _unwrapped(get_args(current)[1] if is_mapping else keys.get(part))
         current = _unwrapped(get_args(inner)[0]) if get_origin(inner) is list else inner
     return current if _is_model(current) else None
 

@@ -85,7 +85,7 @@ def template_places(text: str) -> set[str]:
         parts = [part for part in Formatter().parse(text) if part[1] is not None]
     except ValueError:
         raise ValueError("has a single brace; write '{{' or '}}' for a brace that is meant as such") from None
-    return {name + (f":{spec}" if spec else "") + (f"!{kind}" if kind else "") for _, name, spec, kind in parts}
+    return {f"{name}" + (f":{spec}" if spec else "") + (f"!{kind}" if kind else "") for _, name, spec, kind in parts}
 
 
 def _checked_command(arguments: list[str]) -> list[str]:

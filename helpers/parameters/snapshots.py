@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -31,14 +33,23 @@ FOLDERS = ("parts", "begun", "snapshots", "staged")  # the folders in a storage
 STORED = ".stored"  # in the workspace: a folder for each storage; not a valid run id
 _SECRETS = {"s3fs": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "gcsfs": (),
             "adlfs": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN",
-                      "AZURE_CLIENT_SECRET")}  # fmt: skip
+                      "AZURE_CLIENT_SECRET", "AZURE_PASSWORD", "AZURE_CLIENT_CERTIFICATE_PASSWORD")}  # fmt: skip
 _VARIABLES = {
     "s3fs": ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ROLE_ARN",
              "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
              "AWS_CA_BUNDLE"),
     "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"),
-    "adlfs": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
+    "adlfs": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_USERNAME", "AZURE_AUTHORITY_HOST",
+              "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"),
 }  # fmt: skip  # variables that drivers read
+_FILES = {
+    "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS",),
+    "adlfs": ("AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH"),
+}
+_OF_GOOGLE = "application_default_credentials.json"  # in which gcloud keeps its user's credentials
+_MOST_BYTES = 2**20  # of a file of credentials
+# keys in a connection string or SAS token
+_IN_ANY = re.compile(r"(?i)(?:^|[;?&])(AccountKey|SharedAccessSignature|sig)=([^;&\s]+)")
 
 
 def is_url(directory: str) -> bool:
@@ -160,24 +171,53 @@ class SnapshotSection(Section):
         )
 
     def secrets(self) -> list[SecretRef]:
-        """The secrets that its storage refers to; without any, those that its driver reads from the environment.
+        """The secrets that its storage refers to, and those that its driver reads from the environment.
 
-        Google's key file is left out: its driver opens it, and its text is not a secret to search for.
+        Google's key file is left out: its driver opens it (see `secrets_of_files`).
         """
         given = self.storage.references() if self.storage else []
         references = [ref for ref in given if not (ref.kind == "file" and self.driver == "gcsfs")]
-        variables = [] if given else [SecretRef("env", name) for name in _SECRETS.get(self.driver, ())]
-        return [*references, *(ref for ref in variables if os.environ.get(ref.name, "").strip())]
+        # Azure's driver reads what is not given from the environment.
+        names = _SECRETS.get(self.driver, ()) if not given or self.driver == "adlfs" else ()
+        return [
+            *references,
+            *(ref for name in names if os.environ.get((ref := SecretRef("env", name)).name, "").strip()),
+        ]
+
+    def secrets_of_files(self) -> dict[str, str]:
+        """The secrets in files of credentials that its driver opens, and the keys within those of `secrets`, by name.
+
+        An unreadable file has none here: the driver reports it.
+        """
+        secrets = dict[str, str]()
+        for ref in self.secrets() if self.driver == "adlfs" else ():
+            with suppress(UsageError):
+                for match in _IN_ANY.finditer(ref.resolve().reveal()):
+                    secrets[f"{match[1]} of {ref}"] = unquote(match[2])
+        token = self.storage and self.storage.token
+        paths = [Path(text) for name in _FILES.get(self.driver, ()) if (text := os.environ.get(name, "").strip())]
+        if self.driver == "gcsfs":
+            paths += [Path(token.name)] if token else []
+            paths.append(Path(os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud", _OF_GOOGLE))
+        for path in paths:
+            with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a user without a home
+                if path.is_file() and path.stat().st_size <= _MOST_BYTES:
+                    secrets |= _keys_of(path.name, path.read_text(encoding="utf-8"))
+        return secrets
 
     def variables(self) -> set[str]:
         """Environment variables, other than secrets, that its driver may read."""
         return set(_VARIABLES.get(self.driver, ()))
 
-    def file_system(self, tries: int) -> Any:
-        """The fsspec file system of its storage; each request is tried `tries` times. Raises `ImportError` if the driver is
-        missing, `UsageError` for a missing secret."""
+    def file_system(self, tries: int, sessions: Callable[[], type] | None = None) -> Any:
+        """The fsspec file system of its storage; each request is tried `tries` times; `sessions` gives S3's session class.
+
+        Raises `ImportError` if the driver is missing, `UsageError` for a missing secret.
+        """
         import fsspec  # only needed for a storage
 
+        for where, value in self.secrets_of_files().items():
+            hide(value, f"<{where}>")
         storage, scheme = self.storage or Storage(), self.directory.partition("://")[0]
         references = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
         if self.driver == "gcsfs":
@@ -190,6 +230,7 @@ class SnapshotSection(Section):
             return fsspec.filesystem(scheme)
         config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
         config |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
+        config |= {"http_session_cls": sessions()} if sessions else {}
         if storage.endpoint_url:  # self-hosted servers seldom have a host name for each bucket
             config |= {"s3": {"addressing_style": "path"}}
         region = {"region_name": storage.region} if storage.region else {}
@@ -201,6 +242,26 @@ class SnapshotSection(Section):
         if not secrets:
             _hide_driver_credentials(file_system)
         return file_system
+
+
+def _keys_of(name: str, text: str) -> dict[str, str]:
+    """The secrets in a file of credentials, by name: JSON's keys and tokens, PEM keys; of another text, all of it."""
+    pairs: list[tuple[str, Any]] = []
+    try:
+        json.loads(text, object_pairs_hook=pairs.extend)
+    except ValueError:
+        pairs = [("private_key" if "-----BEGIN" in text else "token", text.strip())]
+    secrets = dict[str, str]()
+    for number, (key, value) in enumerate(pairs):
+        if key in _SECRET_KEYS and isinstance(value, str):
+            secrets[f"{key} of {one_line(name, 60)}, {number}"] = value
+            for at, body in enumerate(_PEM.findall(value)):
+                secrets[f"{key} of {one_line(name, 60)}, {number}.{at}"] = "".join(body.split())
+    return secrets
+
+
+_SECRET_KEYS = ("private_key", "client_secret", "refresh_token", "access_token", "id_token", "token")
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END")
 
 
 def _hide_driver_credentials(s3: Any) -> None:

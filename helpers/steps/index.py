@@ -13,12 +13,11 @@ from helpers import rollback as outline
 from helpers.formatting import duration, moment
 from helpers.notify import levels
 from helpers.parameters import Parameters
-from helpers.report import numbers
-from helpers.report.facts import instant, read_run, timed
+from helpers.report import instant, numbers, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.advice import rapid_rollback, steps_for
+from helpers.run.advice import rapid_rollback, steps_for, symptoms_of
 from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
@@ -36,7 +35,6 @@ from helpers.status import (
     state,
 )
 from helpers.steps import troubleshooting
-from helpers.troubleshooting import symptoms_of
 
 if TYPE_CHECKING:
     import pandas as pd

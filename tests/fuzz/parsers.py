@@ -159,7 +159,7 @@ def page(bench: Bench, path: Path) -> object:
 
 
 def page_of_figure(bench: Bench, path: Path) -> object:
-    from helpers.report.facts import picture, read_run
+    from helpers.report import picture, read_run
 
     list(read_run(run_of(bench)).changes)
     return picture(path, "x") if path.suffix == ".svg" else None
@@ -185,7 +185,7 @@ def verified(bench: Bench, path: Path) -> object:
 
 def gates(bench: Bench, path: Path) -> object:
     from helpers.evidence import signoffs
-    from helpers.report.facts import read_signoffs
+    from helpers.report import read_signoffs
 
     run = run_of(bench)
     read_signoffs(run)
@@ -403,9 +403,9 @@ def old_directory_read(bench: Bench, path: Path) -> object:
 def staged_read(bench: Bench, path: Path) -> object:
     from helpers.migration.delta import Delta
     from helpers.migration.staging import Quarantine
-    from helpers.snapshots.staged import in_use
+    from helpers.snapshots.remote import staged_in_use
 
-    in_use(folder := bench.home / "staging")
+    staged_in_use(folder := bench.home / "staging")
     staged = Delta.load(folder / "staged").add
     for target in staged.files:
         _ = list(staged.stream(target, 0, 7)), list(staged.ids(target)), staged.origins(target, 0, staged.rows(target))
@@ -420,11 +420,11 @@ def small_read(bench: Bench, path: Path) -> object:
     from helpers.profiling import Places
     from helpers.rollback import replay
     from helpers.snapshots.export_journal import read_parquet
-    from helpers.troubleshooting import target
+    from helpers.troubleshooting import exports, manifest_of, unfinished
 
     match path.relative_to(bench.home).parts[0]:
         case "undo":
-            found = [(e, target.manifest_of(e), target.unfinished(e)) for e in target.exports(path.parent.parent)]
+            found = [(e, manifest_of(e), unfinished(e)) for e in exports(path.parent.parent)]
             return [
                 read_parquet(e / file) for e, made, _ in found for name in made["ids"] for file in made["files"][name]
             ]
