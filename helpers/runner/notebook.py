@@ -150,10 +150,8 @@ def closing(run: RunRecord, digest: str) -> str:
     verdict = f"<strong>{html.escape(result.title)}: {result.verdict.upper()}</strong>"
     head = f"<p>{verdict} ({said}; {duration(result.seconds)})</p>"
     order = sorted(result.checks, key=lambda c: -list(Verdict).index(c.verdict))
-    rows = [
-        (c.verdict, c.name, one_line(c.measured_text, 120), one_line(c.expected, 120), c.detail) for c in order[:20]
-    ]
-    rest = f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
+    first, rest = order[:20], f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
+    rows = [(c.verdict, c.name, one_line(c.measured_text, 120), one_line(c.expected, 120), c.detail) for c in first]
     table = _table(("verdict", "check", "measured", "expected", "detail"), rows) if rows else ""
     remedies = "".join(f"<p><code>{html.escape(line)}</code></p>" for line in _advice(run))
     foot = remedies + f"<p>results/{run.step}.json, SHA-256 <code>{digest}</code></p>"

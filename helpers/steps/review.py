@@ -154,9 +154,13 @@ class ReviewStep(NotebookStep):
 
     def tests(self) -> pd.DataFrame:
         """What the tests of step 23 found."""
-        columns = ["verdict", "found", "expected", "reason", "detail"]
+        columns = ["verdict", "measured_text", "expected", "reason", "detail"]
         rows = [{"test": c.name, **{name: getattr(c, name) for name in columns}} for c in self.validated.checks]
-        return pd.DataFrame(rows, columns=["test", *columns]).set_index("test").rename(columns={"found": "measured"})
+        return (
+            pd.DataFrame(rows, columns=["test", *columns])
+            .set_index("test")
+            .rename(columns={"measured_text": "measured"})
+        )
 
     def matrix(self) -> pd.DataFrame:
         """The decision matrix: measured against pass, marginal and fail."""
