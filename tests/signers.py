@@ -178,7 +178,7 @@ def vouch(folder: Path) -> None:
 def changed_toolkit(patch: pytest.MonkeyPatch) -> None:
     """An operator with the runner's key whose toolkit seals whatever is there."""
     seals = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
-    patch.setattr(seals, "own", lambda run, chain, there, said: there)
+    patch.setattr(seals, "own_files", lambda run, chain, there, said: there)
     for refusal in ("refuse_changes", "refuse_other_log"):
         patch.setattr(seals, refusal, lambda *_: None)
 

@@ -82,7 +82,7 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
         workspace / "source", chunks=chunks, dimension=dimension
     )  # nothing is made where that refuses
     workspace.chmod(PRIVATE_FOLDER)
-    signing.throw_away(_keys(workspace), ROLES)
+    signing.throw_away_keys(_keys(workspace), ROLES)
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)
         document["migration"] |= {"batch_size": max(1, min(Migration().batch_size, chunks // BATCHES))}

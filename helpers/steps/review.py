@@ -154,13 +154,9 @@ class ReviewStep(NotebookStep):
 
     def tests(self) -> pd.DataFrame:
         """What the tests of step 23 found."""
-        columns = ["verdict", "measured_text", "expected", "reason", "detail"]
-        rows = [{"test": c.name, **{name: getattr(c, name) for name in columns}} for c in self.validated.checks]
-        return (
-            pd.DataFrame(rows, columns=["test", *columns])
-            .set_index("test")
-            .rename(columns={"measured_text": "measured"})
-        )
+        rows = [(c.name, c.verdict, c.measured_text, c.expected, c.reason, c.detail) for c in self.validated.checks]
+        columns = ["test", "verdict", "measured", "expected", "reason", "detail"]
+        return pd.DataFrame(rows, columns=columns).set_index("test")
 
     def matrix(self) -> pd.DataFrame:
         """The decision matrix: measured against pass, marginal and fail."""
