@@ -12,7 +12,6 @@ which must never reach the source.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,11 +21,23 @@ from typing import Any
 import numpy as np
 
 from helpers.chunks import ChunkBatch, Metadata
-from helpers.errors import Terminal
+from helpers.errors import Terminal, one_line
 from helpers.migration.catch_up import UNFOUND
-from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
+from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, as_kind, contents, file_digest, json_in, reading, silent, whole, write_json
+from helpers.results import (
+    Progress,
+    as_kind,
+    contents,
+    file_digest,
+    json_in,
+    reading,
+    silent,
+    utc_now,
+    whole,
+    write_json,
+    write_text,
+)
 from helpers.schema import Schema
 from helpers.snapshots.comparison import compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
@@ -175,18 +186,10 @@ def index_of(folder: Path) -> list[dict[str, Any]]:
         for row in rows:  # of the types that all rely on
             _ = row["collection"] + "", {*row["unreadable_ids"]}, row["number"] + row["added"] + row["changed"]
             _ = {**row.get("settings", {})}
-        return [
-            {
-                "added_ids": (),
-                "changed_ids": (),
-                "deleted_ids": (),
-                "vanished": False,
-                "made": None,
-                "settings": {},
-                **row,
-            }
-            for row in rows
-        ]
+        return [{**_NOTHING, **row} for row in rows]
+
+
+_NOTHING = {"added_ids": (), "changed_ids": (), "deleted_ids": (), "vanished": False, "made": None, "settings": {}}
 
 
 @dataclass(slots=True)
@@ -206,10 +209,8 @@ def exported(folders: Sequence[str]) -> dict[str, Exported]:
     seen: dict[str, set[str]] = defaultdict(set)
     for folder in map(Path, reversed(folders)):
         for row in index_of(folder):
-            name, files = (
-                row["collection"],
-                [f"{row['number']:03d}-{k}.parquet" for k in ("added", "changed") if row[k]],
-            )
+            name = row["collection"]
+            files = [f"{row['number']:03d}-{kind}.parquet" for kind in ("added", "changed") if row[kind]]
             found[name].unreadable |= {*row["unreadable_ids"]} - seen[name]
             found[name].settings = {**row["settings"], **found[name].settings}
             for file in files:
@@ -228,7 +229,7 @@ def as_known(store: Reader, made: WrittenData, target: str, known: Exported, siz
         staged = piece.rows.take([i for i, chunk in enumerate(piece.rows.ids) if chunk not in own])
         yield from _same(store, target, staged, known, space, size)
     yield from _same(store, target, known.chunks, known, space, size)
-    yield _present(store, target, sorted(known.unreadable))
+    yield present(store, target, sorted(known.unreadable))
 
 
 def _same(
@@ -258,12 +259,13 @@ def next_folder(workspace: Path, name: str) -> Path:
 @dataclass(slots=True)
 class Plan:
     """By source collection: chunks as they shall be, and ids that shall be gone. `create`: collections that clients made.
-    `open`: what nobody can assign."""
+    `open`: what nobody can assign. `done`: all of it was written, and compared at the source."""
 
     put: dict[str, ChunkBatch] = field(default_factory=dict)
     delete: dict[str, list[str]] = field(default_factory=dict)
     open: list[dict[str, str]] = field(default_factory=list)
     create: dict[str, CollectionInfo] = field(default_factory=dict)
+    done: bool = False
 
     @property
     def nothing(self) -> bool:
@@ -301,11 +303,11 @@ def plan(
             continue
         for collection, rows in _by_collection(one).items():
             ids = [one.origins[row][1] for row in rows]
-            originals = _originals(snapshot, collection, ids)
+            originals = originals_of(snapshot, collection, ids)
             for row, source_id in zip(rows, ids, strict=True):
-                base = originals[source_id]
-                was, now = (_back(b.take([row]), schema, collection, base) for b in (one.staged, one.changed))
-                puts[collection].append(_merged(base, was, now, one.space))
+                was, now = one.staged.take([row]), one.changed.take([row])
+                merged, why = _merged(originals[source_id], was, now, one.space, schema, collection)
+                _put_or_open(out, puts[collection], merged, one.target, now.ids[0], why)
         for _, (collection, source_id) in one.deleted:
             deletes[collection].append(source_id)
         for row in range(len(one.added)):
@@ -317,8 +319,9 @@ def plan(
                 out.open.append({"collection": one.target, "id": chunk.ids[0], "why": _MOVED})
                 moved.add((home, source_id))
             else:
-                chunk.ids = [source_id]
-                puts[home].append(_back(chunk, schema, home))
+                metadata, why = _metadata({}, {}, chunk.metadatas[0] or {}, schema, home)
+                placed = replace(chunk, ids=[source_id], metadatas=[metadata])
+                _put_or_open(out, puts[home], placed, one.target, chunk.ids[0], why)
         out.open += [{"collection": one.target, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
     for name, batches in sorted(puts.items()):
         fit = ChunkBatch.concatenate([b for b in batches if not anew(name) or _has_its_vector(out, snapshot, name, b)])
@@ -334,6 +337,13 @@ def plan(
 _MOVED = "clients moved it here from another collection of the target: at the source it stays as it is, change it there by hand"
 
 
+def _put_or_open(out: Plan, puts: list[ChunkBatch], chunk: ChunkBatch, target: str, given: str, why: str) -> None:
+    if why:
+        out.open.append({"collection": target, "id": given, "why": why})
+    else:
+        puts.append(chunk)
+
+
 def _of_the_whole(out: Plan, one: Written) -> None:
     """What clients did to a collection itself is nobody's to repeat at the source but a person's."""
     if one.vanished:
@@ -346,7 +356,7 @@ def _of_the_whole(out: Plan, one: Written) -> None:
 
 
 def _has_its_vector(out: Plan, snapshot: Snapshot, name: str, chunk: ChunkBatch) -> bool:
-    was = _originals(snapshot, name, chunk.ids).get(chunk.ids[0])
+    was = originals_of(snapshot, name, chunk.ids).get(chunk.ids[0])
     same = was is not None and was.embeddings.tobytes() == chunk.embeddings.tobytes()
     if not same:
         why = "its vector is of the model that migration.reembed orders, not of the source's"
@@ -372,7 +382,7 @@ def _by_collection(one: Written) -> dict[str, list[int]]:
     return rows
 
 
-def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:
+def originals_of(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:
     wanted, found = set(ids), {}
     for part in snapshot.parts(name) if name in snapshot.names() else []:
         here = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in wanted]
@@ -382,35 +392,47 @@ def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, Chunk
     return found
 
 
-def _back(chunk: ChunkBatch, schema: Schema, collection: str, base: ChunkBatch | None = None) -> ChunkBatch:
-    held = (base.metadatas[0] if base is not None else None) or {}
-    return replace(chunk, metadatas=[m and schema.content.as_in_source(collection, held, m) for m in chunk.metadatas])
-
-
-def _merged(base: ChunkBatch, was: ChunkBatch, now: ChunkBatch, space: Space) -> ChunkBatch:
-    """The source's chunk with what the client changed; what he left alone keeps the snapshot's own bits."""
+def _merged(
+    base: ChunkBatch, was: ChunkBatch, now: ChunkBatch, space: Space, schema: Schema, collection: str
+) -> tuple[ChunkBatch, str]:
+    """The source's chunk with what the client changed; what he left alone keeps the snapshot's own bits. And as `_metadata`."""
     same = was.embeddings.shape == now.embeddings.shape and same_vectors(was.embeddings, now.embeddings, space).all()
+    held, before, after = (batch.metadatas[0] or {} for batch in (base, was, now))
+    metadata, both = _metadata(held, before, after, schema, collection)
     return ChunkBatch(
         ids=base.ids,
         documents=base.documents if now.documents == was.documents else now.documents,
         embeddings=base.embeddings if same else now.embeddings,
-        metadatas=[_metadata(base.metadatas[0], was.metadatas[0], now.metadatas[0])],
+        metadatas=[metadata],
         uris=base.uris if now.uris == was.uris else now.uris,
-    )
+    ), both
 
 
-def _metadata(base: Metadata | None, was: Metadata | None, now: Metadata | None) -> Metadata | None:
-    before, after = was or {}, now or {}
-    out = dict(base or {})
-    for key, value in after.items():
-        if key not in before or not same_value(before[key], value):
-            out[key] = value
-    for key in before:
-        if key not in after:
-            out.pop(key, None)
-    return out or None
+def _metadata(
+    base: Metadata, was: Metadata, now: Metadata, schema: Schema, collection: str
+) -> tuple[Metadata | None, str]:
+    """A chunk's metadata at the source with what changed from `was` to `now` at the target, under the names of the source; and
+    why that cannot be, or "": two fields of the target would be one there, and one of the two changed."""
+    names = schema.content.names_in_source(collection, base, [*was, *now])
+    changed = {key for key, value in now.items() if key not in was or not same_value(was[key], value)}
+    removed = was.keys() - now.keys()
+    out = dict(base)
+    for name in sorted({names[key] for key in changed | removed}):
+        holders = sorted(key for key in now if names[key] == name)
+        if len(holders) > 1 or not changed.issuperset(holders):
+            fields = " and ".join(sorted({key for key in names if names[key] == name}))
+            return (
+                None,
+                f"a client changed one of the fields {one_line(fields, 200)}, and the source has one field for them",
+            )
+        if holders:
+            out[name] = now[holders[0]]
+        else:
+            out.pop(name, None)
+    return out or None, ""
 
 
+_DONE = "done"  # the file in a plan's folder
 _ORIGIN = "source_collection"  # the field of the shipped schemas that names it
 
 
@@ -469,7 +491,13 @@ def load(folder: Path) -> Plan:
         delete, files = as_kind(dict[str, list[str]], raw["delete"]), dict(raw["put"])
         if files != _files(files):
             raise ValueError("its files are not those that were written beside it")
-    return Plan({n: from_table(read_parquet(folder / f)) for n, f in files.items()}, delete, create=create)
+    batches = {name: from_table(read_parquet(folder / file)) for name, file in files.items()}
+    return Plan(batches, delete, create=create, done=(folder / _DONE).is_file())
+
+
+def note_done(folder: Path) -> None:
+    """Note beside a saved plan that `apply` has finished."""
+    write_text(folder / _DONE, utc_now() + "\n")
 
 
 def _files(names: Iterable[str]) -> dict[str, str]:
@@ -486,15 +514,14 @@ def apply(store: Store, planned: Plan) -> tuple[int, list[dict[str, str]]]:
     """Write it, then compare every chunk. Repeating it changes nothing more.
 
     Returns how many chunks it wrote or deleted (the others were as they should be), and `{collection, id}` of chunks that no
-    search finds, where they are more than an index of Chroma always leaves
-    out: deletes in a live collection can put chunks out of reach that nobody touched (measured on 1.5.9). Raises
-    `Terminal` ("replay_differs") that names the first chunk that is not as it should be.
+    search finds, where they are more than an index always leaves out: deletes in a live collection can put chunks out of reach
+    that nobody touched (measured on 1.5.9). Raises `Terminal` ("replay_differs") at the first chunk that is not as it should be.
     """
     for name in sorted(set(planned.create) - set(store.names())):
         store.create(planned.create[name])
     written = 0
     for name in sorted({*planned.put, *planned.delete}):
-        gone = _present(store, name, planned.delete.get(name, []))
+        gone = present(store, name, planned.delete.get(name, []))
         if gone:
             store.delete(name, gone)
         batch = planned.put.get(name, ChunkBatch.empty())
@@ -527,57 +554,16 @@ def _write(store: Store, name: str, piece: ChunkBatch) -> int:
     return len(left)
 
 
-def taken_back(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
-    """Add to a plan what an earlier one wrote and the clients have undone at the target since: as in the snapshot."""
-    now = planned.ids()
-    for name, chunk in sorted({key for one in earlier for key in one.ids()} - now):
-        original = _originals(snapshot, name, [chunk]).get(chunk)
-        if original is None:
-            planned.delete.setdefault(name, []).append(chunk)
-        else:
-            before = planned.put.get(name)
-            planned.put[name] = ChunkBatch.concatenate([before, original]) if before is not None else original
+def outcome_of(plans: Iterable[Plan]) -> dict[tuple[str, str], ChunkBatch | None]:
+    """Each chunk as the last of these plans wrote it, by (collection, id); None where that deleted it."""
+    last: dict[tuple[str, str], ChunkBatch | None] = {}
+    for plan in plans:
+        last |= {(n, chunk): batch.take([i]) for n, batch in plan.put.items() for i, chunk in enumerate(batch.ids)}
+        last |= {(n, chunk): None for n, ids in plan.delete.items() for chunk in ids}
+    return last
 
 
-def without(planned: Plan, contested: set[tuple[str, str]]) -> None:
-    """Take out what was changed at the source too: nobody here can say which of the two is right."""
-    for name, chunk in sorted(contested & planned.ids()):
-        planned.open.append({"collection": name, "id": chunk, "why": "it was changed at the source too"})
-    for name, batch in list(planned.put.items()):
-        planned.put[name] = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) not in contested])
-    for name, ids in list(planned.delete.items()):
-        planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
-
-
-def unexplained(
-    store: Reader, snapshot: Snapshot, plans: Iterable[Plan], names: Sequence[str]
-) -> tuple[SourceChanges, list[str]]:
-    """The source as it is now against the snapshot, and a sentence for each difference that these plans, written in their
-    order, do not explain. `names`: the collections that the source is judged by."""
-    changes = source_changes(store, snapshot, names=names)
-    last: dict[tuple[str, str], ChunkBatch | None] = {}  # as the last plan wrote it; None where that deleted it
-    made: set[str] = set()
-    for planned in plans:
-        made |= planned.create.keys()
-        last |= {(n, chunk): batch.take([i]) for n, batch in planned.put.items() for i, chunk in enumerate(batch.ids)}
-        last |= {(n, chunk): None for n, ids in planned.delete.items() for chunk in ids}
-    wrong = [
-        f"{row['collection']} {row['id']}: {row['change']}"
-        for row in changes.examples(sys.maxsize)
-        if (row["collection"], row["id"]) not in last and not (row["change"] == "new" and row["collection"] in made)
-    ]
-    for name in sorted({name for name, _ in last}.intersection(names)):
-        batches = {chunk: batch for (n, chunk), batch in last.items() if n == name}
-        written = [batch for batch in batches.values() if batch is not None]
-        if written:
-            pair = next(compared(store, name, [ChunkBatch.concatenate(written)], store.info(name).space))
-            wrong += [f"{name} {chunk}: not as it was replayed" for chunk in pair.differing()]
-        gone = [chunk for chunk, batch in batches.items() if batch is None]
-        wrong += [f"{name} {chunk}: there again" for chunk in _present(store, name, gone)]
-    return changes, wrong
-
-
-def _present(store: Reader, name: str, ids: list[str]) -> list[str]:
+def present(store: Reader, name: str, ids: list[str]) -> list[str]:
     return store.read(name, ids, embeddings=False).ids if ids else []
 
 
@@ -586,7 +572,7 @@ def _prove(store: Store, name: str, planned: Plan) -> None:
     if planned.put.get(name) is not None:
         for row in next(compared(store, name, [planned.put[name]], store.info(name).space)).differences.itertuples():
             wrong = wrong or f"{row.id}: {row.difference} {row.detail}"
-    risen = _present(store, name, planned.delete.get(name, []))
+    risen = present(store, name, planned.delete.get(name, []))
     if risen:
         wrong = f"{risen[0]} is still there"
     if wrong:

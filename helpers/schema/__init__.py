@@ -264,7 +264,8 @@ class Schema:
             for rule in rules:
                 value, document = metadata[rule.name], told.get(str(rule.derive))
                 if document is not None and contradicts(str(rule.derive), value, document):
-                    found.append((i, rule.name, f"{show(value)}, the document tells {show(document)}"))
+                    held, told_by_document = show(self.shown(value)), show(self.shown(document))
+                    found.append((i, rule.name, f"{held}, the document tells {told_by_document}"))
         return found
 
 
