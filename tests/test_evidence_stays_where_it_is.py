@@ -244,7 +244,7 @@ def invented(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(audit, "_signed", lambda line, name: line)
         patch.setattr(audit, "own_key", lambda: "")
-        patch.setattr(SEALS, "own", lambda run, chain, there, said: there)
+        patch.setattr(SEALS, "own_files", lambda run, chain, there, said: there)
         patch.setattr(SEALS, "_runner", lambda run: (None, {"unsigned": "no key"}))
         patch.setattr(SEALS, "statement", lambda m, p: as_now(m, {k: v for k, v in p.items() if k not in new}))
         patch.setattr(SEALS, "name_seals", lambda *_: None)

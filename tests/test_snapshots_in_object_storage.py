@@ -582,6 +582,6 @@ def test_a_run_keeps_its_snapshot_in_the_storage_and_its_secrets_nowhere(
     secrets = [SecretRef("env", "STORE_KEY"), SecretRef("env", "STORE_SECRET")]
     for folder in (runbook.reports, runbook.workspace):
         found = secret_scan.search(folder, secrets)
-        assert not found.found, found.found
+        assert not found.hits, found.hits
     (runbook.reports / "night" / "planted.txt").write_text(SECRET, encoding="utf-8")
-    assert secret_scan.search(runbook.reports, secrets).found, "the search finds what it is for"
+    assert secret_scan.search(runbook.reports, secrets).hits, "the search finds what it is for"

@@ -208,7 +208,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
     parameters = _parameters(chosen)
     directory = remote.prepared(parameters.snapshot)
-    label = parameters.source_said  # as the label of what was read, with its shard
+    label = parameters.source_label  # as the label of what was read, with its shard
     snapshot = backup.newest(directory, label)
     if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
         _say(f"Missing: {each}" for each in snapshot.missing())

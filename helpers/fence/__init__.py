@@ -38,7 +38,7 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, StepResult, contents, section, utc_now
-from helpers.run.command import others_at, own_addresses, run_or_fail
+from helpers.run.command import other_clients_at, own_addresses, run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -366,7 +366,7 @@ class Control:
             now = self.nginx.processes()
             if not now or not _same(now, log.processes):
                 return "nginx was restarted or reloaded since the log was begun"
-            past = others_at(self.nginx.rules.upstream, [os.getpid(), *(int(pid) for pid, _ in now)])
+            past = other_clients_at(self.nginx.rules.upstream, [os.getpid(), *(int(pid) for pid, _ in now)])
             if past:
                 return f"{count(past, 'connection')} to {self.nginx.rules.upstream} did not come by nginx"
             with Session(timeout=self.rules.timeout_seconds) as session:

@@ -199,7 +199,7 @@ class Nginx:
     def check(self) -> str:
         """`nginx -t`, and that nginx reads our file and no other server listens on its port; the dump of `nginx -T`."""
         self._or_fail(self._nginx("-t"), "nginx -t refuses the configuration")
-        dump = self._nginx("-T").said
+        dump = self._nginx("-T").output
         parts = re.split(r"^# configuration file (.+):$", dump, flags=re.MULTILINE)
         files = {Path(name).resolve(): text for name, text in zip(parts[1::2], parts[2::2], strict=True)}
         if self.path not in files:
@@ -235,7 +235,7 @@ class Nginx:
 
     def processes(self) -> list[tuple[int, float]]:
         """(process, when it began in seconds) of master and workers; [] where none serves. Each reload makes other workers."""
-        master = self._master(self._pid_file(self._nginx("-T").said))
+        master = self._master(self._pid_file(self._nginx("-T").output))
         try:
             every = []
             # it may have been started just now
@@ -248,7 +248,7 @@ class Nginx:
     def runs(self) -> bool:
         """Whether it serves now. One that is not installed does not; nor does one whose files were never right."""
         try:
-            return self._master(self._pid_file(self._nginx("-T").said)) is not None
+            return self._master(self._pid_file(self._nginx("-T").output)) is not None
         except Terminal:
             return False
 
@@ -282,14 +282,14 @@ class Nginx:
 
     def _or_fail(self, done: Done, what: str) -> None:
         if done.code:
-            telling = [line for line in done.said.splitlines() if "[emerg]" in line] or [done.last_line]
+            telling = [line for line in done.output.splitlines() if "[emerg]" in line] or [done.last_line]
             raise Terminal(
                 ReasonCode.NGINX_REFUSES, f"{what}: {telling[0].strip()}", where=f"fence.nginx.config {self.path}",
                 next_step="Correct that; what was there before is put back.",
             )  # fmt: skip
 
     def _pid_file(self, dump: str) -> Path:
-        built = self._nginx("-V").said
+        built = self._nginx("-V").output
         main = Path(
             [_built_in(built, "conf-path"), *_given(self.rules, "-c")][-1]
         )  # a broken configuration has no dump

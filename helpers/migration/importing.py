@@ -572,7 +572,7 @@ def refuse_failed(run: RunRecord) -> None:
     if failed:
         raise Terminal(
             failed[0].reason or ReasonCode.CHECK_FAILED,
-            f"{failed[0].name}: {failed[0].found} where {failed[0].expected} is expected",
+            f"{failed[0].name}: {failed[0].measured_text} where {failed[0].expected} is expected",
             where=f"step {run.step}",
             next_step=failed[0].detail or "Nothing was written.",
         )

@@ -33,7 +33,7 @@ from pydantic import StringConstraints
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, one_line, redacted
-from helpers.formatting import Digested, Wrote, harmless, packed, untold
+from helpers.formatting import Digested, Wrote, harmless, no_record, packed
 from helpers.migration.reembedding import NOT_MADE, as_written, made_anew
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
@@ -121,7 +121,7 @@ class Quarantine:
         for file in sorted(self.folder.glob("*.parquet")):
             yield read_parquet(file)
 
-    def evidence(self, path: Path, shown: Callable[[Any], Any] = lambda value: value, wrote: Wrote = untold) -> int:
+    def evidence(self, path: Path, shown: Callable[[Any], Any] = lambda value: value, wrote: Wrote = no_record) -> int:
         """Write all of them as JSON Lines, compressed by gzip: one chunk a line, with its reason. Gives how many.
 
         Those that the schema leaves out come last, without content, and are not counted. `shown` gives what a report may show

@@ -81,7 +81,7 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     """
     source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
     workspace.chmod(PRIVATE_FOLDER)
-    signing.throw_away(_keys(workspace), ROLES)
+    signing.throw_away_keys(_keys(workspace), ROLES)
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)
         document["migration"] |= {"batch_size": max(1, min(Migration().batch_size, chunks // BATCHES))}

@@ -23,7 +23,7 @@ from markupsafe import Markup, escape
 
 from helpers.errors import RunbookError
 from helpers.evidence.seals import chain
-from helpers.evidence.secret_scan import what_ran
+from helpers.evidence.secret_scan import code_lines
 from helpers.evidence.signing import Signer
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
 from helpers.formatting import duration, lines, packed_lines, text, unpacked_rows
@@ -463,7 +463,7 @@ def read_run(run: RunState | Path) -> RunView:
     return RunView(
         folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
         steps := list(_steps(run)), read_signoffs(run), _gates(run), list(_attempts(run, steps)),
-        code=_or(run, lambda r: what_ran(chain(r)), []), seals=_or(run, lambda r: [s.digest for s in chain(r)], []),
+        code=_or(run, lambda r: code_lines(chain(r)), []), seals=_or(run, lambda r: [s.digest for s in chain(r)], []),
         drill=_drill(run),
     )  # fmt: skip
 

@@ -254,7 +254,7 @@ def recall_tiles(view: RunView) -> list[Tile]:
     found = []
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            asked = f"{judged_queries(row, why=False)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            asked = f"{judged_queries(row, with_reason=False)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
             label = f"Recall@{told.get('k')}, {scope(row['scope'])}"
             part = int(row.get("judged") or 0) < int(row.get("neighbours") or 0)  # a share of some is no pass for all
             kind = "open" if part and row["verdict"] == Verdict.PASS else str(row["verdict"])

@@ -16,7 +16,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import Outcome, RunView, StepRow, instant, numbers, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan
-from helpers.run.advice import BEFORE_USE, asks, page_remedy, role_of
+from helpers.run.advice import BEFORE_USE, needs_action, page_remedy, role_of
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 
@@ -476,7 +476,7 @@ def due_by_warnings(view: RunView) -> list[str]:
         due[*_due(view, ReasonCode.IDS_REWRITTEN), _RENAMED.format(others)] = []
     left = 0
     for found in view.findings:
-        if asks(remedy := _remedy(view, found.check)):
+        if needs_action(remedy := _remedy(view, found.check)):
             due.setdefault((*_due(view, found.check.reason, found.at_decision), remedy), []).append(
                 f"“{text(found.check.name, 80)}”"
             )
@@ -503,7 +503,7 @@ def _remedy(view: RunView, check: Check) -> str:
 def owed(view: RunView, check: Check, *, at_decision: bool) -> str:
     """The remedy of a finding; where it asks for an act, after who does it and by when."""
     remedy = _remedy(view, check)
-    return f"{''.join(_due(view, check.reason, at_decision))}: {remedy}" if asks(remedy) else remedy
+    return f"{''.join(_due(view, check.reason, at_decision))}: {remedy}" if needs_action(remedy) else remedy
 
 
 def _due(view: RunView, code: str, at_decision: bool = True) -> tuple[str, str]:

@@ -61,7 +61,7 @@ from helpers.report.outcome import (
     writers,
 )  # fmt: skip
 from helpers.report.record import checklist
-from helpers.results import Check, Verdict, changes_told, contents, passed, utc_now, write_bytes, write_text
+from helpers.results import Check, Verdict, changes_in_words, contents, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
 from helpers.run.advice import impact
 from helpers.run.folders import CHANGED, RunFolder, RunPath, RunState
@@ -123,7 +123,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         changes_file=CHANGED,
         aside=list(islice(view.quarantined, _LISTED)),
         aside_file=view.quarantine_file,
-        rapid=advice.rapid(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
+        rapid=advice.rapid_rollback(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
         contacts=record.contacts_of(view),
         record_status=record.status(view),
         deviations=record.deviations(view),
@@ -299,7 +299,7 @@ def _altered(view: RunView, found: numbers.Counts) -> str:
 
 def _in_chunks(found: numbers.Counts) -> str:
     place = "" if found.changed_chunks is None else f"in {count(found.changed_chunks, 'chunk')}; "
-    return place + changes_told(found.by_rule) if found.by_rule else place.rstrip("; ")
+    return place + changes_in_words(found.by_rule) if found.by_rule else place.rstrip("; ")
 
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import formatting
 from helpers.evidence.signoffs import CLOSEOUT
 from helpers.formatting import (
-    announced_said,
+    announced_in_words,
     count,
     duration,
     merged_answers,
@@ -34,7 +34,7 @@ from helpers.report import RunView
 from helpers.report.clients import ASKED, answers, clients_get, unseen
 from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
 from helpers.report.outcome import clients, drilled, drilled_parts
-from helpers.results import UNREMARKABLE, Check, Verdict, changes_told, worst
+from helpers.results import UNREMARKABLE, Check, Verdict, changes_in_words, worst
 from helpers.run.plan import Step
 
 # -- markdown ----------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def _check(view: RunView, name: str, label: str) -> Item:
     if found is None:
         return Item(label, NOT_RECORDED)
     limit = f" (expected {text(found.expected, 60)})" if found.expected else ""
-    return Item(label, f"{text(found.found or found.detail, 60)}{limit}", found.verdict.value)
+    return Item(label, f"{text(found.measured_text or found.detail, 60)}{limit}", found.verdict.value)
 
 
 def _queries(view: RunView) -> Iterator[Item]:
@@ -233,7 +233,7 @@ def _recall(view: RunView) -> Iterator[Item]:
             changed += f"; without a filter {share_range(answers(told))}; queries are stored vectors, {own_chunk(told)}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
             if (told.get("announced") or {}).get("pooled") is not None:
-                yield Item("Same results, asked as announced", f"{announced_said(told['announced'])}; {ASKED}")
+                yield Item("Same results, asked as announced", f"{announced_in_words(told['announced'])}; {ASKED}")
             yield Item("Expected change for clients: collections were split and merged", changed)
 
 
@@ -364,10 +364,10 @@ def _steps(numbers: list[str]) -> str:
 def found(check: Check) -> str:
     """`7 chunks (expected: = 0). The schema requires one.`"""
     detail = text(check.detail, 400) if check.detail else ""
-    if check.measured is None or text(check.found, 80) in detail or isinstance(check.measured, str | bool):
+    if check.measured is None or text(check.measured_text, 80) in detail or isinstance(check.measured, str | bool):
         return detail or text(check.measured, 200)
     wanted = f" (expected: {text(check.expected, 60)})" if check.threshold is not None else ""
-    return ". ".join(filter(None, [f"{text(check.found, 80)}{wanted}", detail]))
+    return ". ".join(filter(None, [f"{text(check.measured_text, 80)}{wanted}", detail]))
 
 
 def known_at_decision(view: RunView) -> str:
@@ -396,7 +396,7 @@ def values(view: RunView) -> str:
     n = counts(view.results)
     if n.changed is None or n.filled is None or n.derived is None or n.set is None:
         return NOT_RECORDED
-    told = f" ({told})" if (told := changes_told(n.by_rule)) else ""
+    told = f" ({told})" if (told := changes_in_words(n.by_rule)) else ""
     return (f"{n.changed:,} changed{told}; missing before: {n.filled:,} got a default, {n.derived:,} what the document tells, "
             f"{n.set:,} are set by the schema")  # fmt: skip
 
@@ -443,7 +443,7 @@ def after(view: RunView) -> list[tuple[str, str]]:
         ("Application", f"{_verdict_of(view, Step.CUTOVER)}: {_seen(view)}"),
         (
             "Semantic search",
-            f"{search.verdict.value}: {text(search.found)}; {_searched(view)}{clients_get(view)}"
+            f"{search.verdict.value}: {text(search.measured_text)}; {_searched(view)}{clients_get(view)}"
             if search
             else NOT_RECORDED,
         ),
@@ -502,9 +502,9 @@ def _sampled(view: RunView) -> Iterator[str]:
 
 def _not_exercised(check: Check) -> str:
     numbers = isinstance(check.measured, int | float) and isinstance(check.threshold, int | float)
-    figures = check.found if numbers or not check.detail else ""  # "not asked of healthy" says nothing
+    figures = check.measured_text if numbers or not check.detail else ""  # "not asked of healthy" says nothing
     if numbers and check.measured:
-        figures = f"{check.found} of {check.expected.removeprefix(f'{check.relation} ')}"
+        figures = f"{check.measured_text} of {check.expected.removeprefix(f'{check.relation} ')}"
     figures = "" if " of " in check.detail else figures  # the detail says as much in words
     return text(f"{check.name}: {'; '.join(filter(None, [figures, check.detail.removesuffix('.')]))}", 300)
 

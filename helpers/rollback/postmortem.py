@@ -89,7 +89,7 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None) -
         "state": state.sentence(),
         "took": numbers.rollback_words(times) if (times := _times(run)) is not None else "the target is not clean yet",
         "outage": f"{duration(restart)} of it for files, restart and health" if restarts else "without a restart",
-        "source": run.parameters.source_said,
+        "source": run.parameters.source_label,
         "target": run.parameters.target.label,
         "stages": stages,
         "data": _data(state),

@@ -39,7 +39,7 @@ from helpers.report.pages import keep_final, keep_signed, render_notebook, rende
 from helpers.results import StepResult, Verdict, disk_full, flush_file, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
-from helpers.run.advice import advised
+from helpers.run.advice import advice_lines
 from helpers.run.command import FRUGAL, python_environment, stop_requests
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
@@ -481,7 +481,7 @@ def _advice(folder: RunState, steps: Sequence[plan.Step]) -> list[str]:
         codes += [c.reason for c in result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL)]
         if result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
             codes.append(result.error["code"])
-    return advised(codes, folder, 2)
+    return advice_lines(codes, folder, 2)
 
 
 def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:

@@ -481,7 +481,7 @@ def _unsettled(folder: RunState) -> str:
         name = RunPath.RUN if over else f"results/{Step.CLOSEOUT}.json"
         digest = hashlib.sha256(contents(folder.reports / name)).hexdigest()
         signed = bool(audit.own_key() or shutil.which("ssh-keygen"))  # else nothing can be signed or proven here
-        if digest in audit.named(folder.reports, name, folder.workspace, own=signed):
+        if digest in audit.logged_digests(folder.reports, name, folder.workspace, own_only=signed):
             return ""
         return f"{folder.id} (no line of its {audit.NAME} that was signed here names its {name} as it is)"
     except RunbookError:

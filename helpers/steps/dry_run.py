@@ -397,7 +397,7 @@ class DryRunStep(NotebookStep):
         record_values(self.run, judged)
         skipped = [c for c in checks if c.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)]
         self.run.fact("not_applicable", [{"test": c.name, "why": c.detail} for c in skipped])
-        rows = [(c.name, str(c.verdict), c.found, c.expected, c.detail) for c in checks]
+        rows = [(c.name, str(c.verdict), c.measured_text, c.expected, c.detail) for c in checks]
         return pd.DataFrame(rows, columns=["test", "verdict", "measured", "expected", "detail"])
 
     def not_applicable(self) -> pd.DataFrame:

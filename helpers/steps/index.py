@@ -17,7 +17,7 @@ from helpers.report import instant, numbers, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.advice import rapid, steps_for, symptoms_of
+from helpers.run.advice import rapid_rollback, steps_for, symptoms_of
 from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
@@ -425,7 +425,7 @@ def sheet(folder: RunState) -> str:
     """The page as HTML: commands, times, and what a rollback would do now."""
     commands = _table(("when", "what it does", "command"), [
         (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
-        for line in rapid(folder.command)
+        for line in rapid_rollback(folder.command)
     ])  # fmt: skip
     known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])
     if not folder.exists:

@@ -25,7 +25,7 @@ from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, contents, json_in, write_json, write_text
-from helpers.run.command import set_aside, used_by
+from helpers.run.command import used_by, withheld_variables
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
@@ -114,7 +114,8 @@ class IntegrationStep(NotebookStep):
             str(Path(integration_cases.__file__)), *map(str, self.tests),
         ]  # fmt: skip
         environment = {
-            **set_aside(), integration_cases.RUN: self.run.id, integration_cases.OUTCOMES: str(self.folder / "outcomes.jsonl"),
+            **withheld_variables(), integration_cases.RUN: self.run.id,
+            integration_cases.OUTCOMES: str(self.folder / "outcomes.jsonl"),
             integration_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
             "RUNBOOK_TARGET_URL": target.url or "", "RUNBOOK_TARGET_PATH": str(resolve_path(target.path)) if target.path else "",
             "RUNBOOK_TARGET_TENANT": target.tenant, "RUNBOOK_TARGET_DATABASE": target.database,

@@ -154,9 +154,9 @@ class ReviewStep(NotebookStep):
 
     def tests(self) -> pd.DataFrame:
         """The tests of step 23: verdict, measured, expected, reason, detail."""
-        columns = ["verdict", "found", "expected", "reason", "detail"]
-        rows = [{"test": c.name, **{name: getattr(c, name) for name in columns}} for c in self.validated.checks]
-        return pd.DataFrame(rows, columns=["test", *columns]).set_index("test").rename(columns={"found": "measured"})
+        rows = [(c.name, c.verdict, c.measured_text, c.expected, c.reason, c.detail) for c in self.validated.checks]
+        columns = ["test", "verdict", "measured", "expected", "reason", "detail"]
+        return pd.DataFrame(rows, columns=columns).set_index("test")
 
     def matrix(self) -> pd.DataFrame:
         """The decision matrix: measured against pass, marginal and fail."""
@@ -206,7 +206,7 @@ class ReviewStep(NotebookStep):
     def not_exercised(self) -> pd.DataFrame:
         """The checks that this run did not exercise, or only in part: nothing is known about them."""
         rows = [
-            (result.step, c.name, c.found, c.expected, c.detail)
+            (result.step, c.name, c.measured_text, c.expected, c.detail)
             for result in self._earlier() for c in result.checks if c.verdict is Verdict.NOT_EXERCISED
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["step", "check", "measured", "expected", "detail"])

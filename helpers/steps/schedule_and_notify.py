@@ -401,7 +401,7 @@ def invitation(folder: RunState, parameters: Parameters, hours: Hours) -> bytes:
 def _described(parameters: Parameters, hours: Hours, folder: RunFolder) -> list[str]:
     contacts, blackout = parameters.contacts.named, parameters.window.blackout
     rows = [
-        f"Run {folder.id}: {parameters.source_said} to {parameters.target.label}",
+        f"Run {folder.id}: {parameters.source_label} to {parameters.target.label}",
         f"Kept free before and after: {formatting.moment(hours.opens)} to {formatting.moment(hours.closes)}",
         f"Blackout: {blackout}" if blackout and not is_placeholder(blackout) else "",
         f"Channel: {contacts.channel}" if contacts.channel else "",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.formatting import announced_said, count, judged_queries, merged_answers, own_chunk
+from helpers.formatting import announced_in_words, count, judged_queries, merged_answers, own_chunk
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.run.plan import CONTRADICTIONS, EMBEDDINGS
@@ -166,7 +166,7 @@ class Judgement:
                          parameter="validation.probes")  # fmt: skip
         short = [f"{r['collection']}: {r['short']}" for r in told["rows"] if r["told_apart"] and r["short"]]
         verdict, reason = _outcome(short or whys, ReasonCode.SEARCH_UNSURE, Verdict.WARNING)
-        detail = "; ".join([announced_said(told), *short[:3], *whys[:3]])
+        detail = "; ".join([announced_in_words(told), *short[:3], *whys[:3]])
         good = sum(not r["why"] and not (r["told_apart"] and r["short"]) for r in told["rows"])
         return Check(AS_ANNOUNCED, verdict, good, len(told["rows"]), "source collections", reason, detail)
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import WorldError
-from helpers.formatting import Digested, Wrote, harmless, packed_rows, untold
+from helpers.formatting import Digested, Wrote, harmless, no_record, packed_rows
 from helpers.parameters.sections import Validation
 from helpers.results import Verdict, writing
 from helpers.schema import Context, Schema
@@ -59,7 +59,7 @@ def unwritten(*row: object) -> None:
 
 
 @contextmanager
-def searches(path: Path, wrote: Wrote = untold) -> Iterator[Write]:
+def searches(path: Path, wrote: Wrote = no_record) -> Iterator[Write]:
     """The file of every list that a search gave, written as they come, whole or not at all; `docs/evidence.md` explains it.
 
     Names are as spreadsheets take them; `own`, `ids` and `distances` are JSON. `wrote` takes the digest of what was written.

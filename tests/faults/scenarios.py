@@ -296,7 +296,7 @@ SCENARIOS: list[Scenario] = [
 
 # Too slow for a round: tests/heavy/test_killed_rehearsals_are_begun_anew.py plays it.
 REHEARSAL = Scenario("rehearsal", "new", always(), always(), names("""
-        cli.rehearse:_recorded evidence.signing:throw_away rehearsal.sample_source:write_sample
+        cli.rehearse:_recorded evidence.signing:throw_away_keys rehearsal.sample_source:write_sample
         rehearsal.setup:_application rehearsal.setup:application_at_work rehearsal.setup:with_application
     """), check=rehearsed, does=rehearse_at_once,
 )  # fmt: skip
@@ -319,7 +319,7 @@ WITHOUT: dict[str, str] = {
         "of a rehearsal between servers, which is begun anew; what it writes beside the run is a log and a .env":
             """cli.rehearse:_process cli.rehearse:rehearse_servers""",
         "needs an authority: tests/test_evidence_timestamps.py":
-            """evidence.seals:_tell_outside""",
+            """evidence.seals:_push_outside""",
         "of a child that measures, or of the application's own tests":
             """monitoring.measure:main monitoring.integration_cases:_write""",
         "asked for by a person in notebook 11, who asks again":

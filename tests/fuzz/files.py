@@ -399,7 +399,7 @@ def searched(bench: Bench, path: Path) -> object:
     """A folder that holds the file, searched for a secret."""
     from helpers.evidence.secret_scan import search
 
-    return search(path.parent, [], {"env:X": "a-secret-value"}).found
+    return search(path.parent, [], {"env:X": "a-secret-value"}).hits
 
 
 def table(bench: Bench, path: Path) -> object:
