@@ -42,7 +42,7 @@ from helpers.schema import load_schema
 from helpers.snapshots import remote
 from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import Part, ahead
-from helpers.snapshots.retention import Told, differences, logged, take, told
+from helpers.snapshots.retention import Recorded, differences, logged, recorded, take
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
 from helpers.stores.client import ClientStore
@@ -133,19 +133,19 @@ def proven_by(run: RunState, name: str) -> str:
     if own and any(line.name == name for line in logged(run, audit.Trust(frozenset({own})))):
         return own
     for seal, key, wrong in custody(chain(run), lambda: own):
-        named = {Told.of(t, "").name for t in seal.predicate.get("snapshots", {}).values() if "digest" in t}
+        named = {Recorded.of(t, "").name for t in seal.predicate.get("snapshots", {}).values() if "digest" in t}
         if key and not wrong and name in named and seal.predicate["run"]["id"] == run.id:
             keys.append(key)
     return own if own in keys else next(iter(keys), "")
 
 
-def evidence_of(run: RunState) -> list[Told]:
+def evidence_of(run: RunState) -> list[Recorded]:
     """What a run's seals say of its snapshots, then its results and its audit log."""
     sealed = [
-        Told.of(taken, f"seal {seal.path.name} of run {run.id}")
+        Recorded.of(taken, f"seal {seal.path.name} of run {run.id}")
         for seal in chain(run) for taken in seal.predicate.get("snapshots", {}).values() if "digest" in taken
     ]  # fmt: skip
-    return [*sealed, *told(run, trusted(run.reports))]
+    return [*sealed, *recorded(run, trusted(run.reports))]
 
 
 @dataclass(slots=True)

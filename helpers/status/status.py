@@ -26,7 +26,7 @@ from helpers.run.advice import triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission
-from helpers.snapshots.retention import kept_line, settled
+from helpers.snapshots.retention import retention_lines, settled
 from helpers.status.overview import first_open_step, next_action, rolled_back, run_rows, step_rows, table
 
 _FIRST_OF_NIGHT, _LAST_OF_NIGHT = Step.FENCE_WRITES, Step.CUTOVER  # what belongs inside the window
@@ -55,7 +55,7 @@ def report(folder: RunState, now: dt.datetime) -> list[str]:
         ("Cutover", lambda f, _: one_line(_cutover(f))),
         ("Fence", lambda f, _: one_line(fence_sentence(f))),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
-        ("Kept", lambda f, _: kept_line(f)),
+        ("Kept", lambda f, _: retention_lines(f)),
     ]  # fmt: skip
     for head, say in parts:
         for at, line in enumerate(filter(None, say(folder, now).splitlines())):

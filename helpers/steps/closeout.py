@@ -247,7 +247,7 @@ def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     for name, what in _KEPT:
         path = folder.workspace / name
         if path.exists():
-            where, how, more = staged.kept(path, parameters.snapshot, folder.id)
+            where, how, more = staged.location(path, parameters.snapshot, folder.id)
             found.append(Kept(what, where, tree_size(path) + more, until, f"rm -r {shlex.quote(str(path))}{how}"))
     source = parameters.source.label
     found += [

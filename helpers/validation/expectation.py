@@ -104,7 +104,7 @@ def judged(
         if target in spaces:
             pair = next(compare.compared(store, target, [moved.batch.take(positions)], spaces[target]))
             rows = list(pair.differences.itertuples(index=False, name=None))
-            found.seen[target] = Seen(pair.found, rows, pair.wrong, pair.measured())
+            found.seen[target] = Seen(pair.actual, rows, pair.wrong, pair.measured())
     return found
 
 
