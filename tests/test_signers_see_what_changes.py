@@ -9,7 +9,7 @@ from typing import Any
 from bs4 import BeautifulSoup
 
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
+from helpers.report import numbers, read_run
 from helpers.report.clients import (
     Tile,
     asks_instead,
@@ -19,7 +19,6 @@ from helpers.report.clients import (
     when_to_roll_back,
     who_orders,
 )
-from helpers.report.facts import read_run
 from helpers.report.pages import run_page, tiles
 from helpers.report.record import deviations, tools, untried_here
 from helpers.results import Check, Phase, StepResult, Verdict

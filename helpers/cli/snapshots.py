@@ -152,7 +152,7 @@ def _create(chosen: argparse.Namespace) -> int:
     from helpers.migration.target_lock import require_apart
     from helpers.run.folders import workspace_root
     from helpers.snapshots import backup, remote
-    from helpers.status.overview import table
+    from helpers.status import table
     from helpers.stores import open_source, sharded
 
     parameters = _parameters(chosen)
@@ -298,7 +298,7 @@ def _places(chosen: argparse.Namespace) -> list[Path]:
 def _list(chosen: argparse.Namespace) -> int:
     from helpers.snapshots import remote, staged
     from helpers.snapshots.retention import snapshots_in
-    from helpers.status.overview import table
+    from helpers.status import table
 
     code, needed, nothing = 0, False, True
     for place in _places(chosen):
@@ -411,7 +411,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
 
 
 def _info(chosen: argparse.Namespace) -> int:
-    from helpers.status.overview import table
+    from helpers.status import table
 
     snapshot = _find(chosen)
     held = snapshot.manifest
@@ -530,7 +530,7 @@ def _without(item: SnapshotFolder, abandoned: list[str]) -> str:
 def _restore(chosen: argparse.Namespace) -> int:
     from helpers.migration import restore
     from helpers.migration.target_lock import require_outside
-    from helpers.status.overview import table
+    from helpers.status import table
 
     (snapshot, compared), endpoint = _compared(chosen), destination_of(chosen)
     if endpoint.path:

@@ -39,7 +39,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.stores import Reader, open_target
-from helpers.stores.handshake import open_door
+from helpers.stores.wire import open_door
 
 COLUMNS = ["what", "found", "verdict"]
 Row = tuple[str, str, Verdict]

@@ -38,10 +38,10 @@ from helpers.snapshots import remote
 from helpers.stores import LOCK_COLLECTION, open_target, quick_holder, quick_names
 from helpers.stores.copying import require_own_files
 from helpers.stores.creation import RESTORE, require_function
-from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.layout import is_duckdb_layout, is_new
 from helpers.stores.limits import NO_LIMIT, known_of
 from helpers.stores.opening import UNKNOWN, databases_of, lacking, make, one_database, remove_database
+from helpers.stores.wire import tried, with_candidates
 
 SHOWN = 5
 

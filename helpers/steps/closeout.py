@@ -27,9 +27,8 @@ from helpers.formatting import count, duration, moment, size
 from helpers.parameters import Endpoint, Parameters
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers, record
+from helpers.report import RunView, StepRow, numbers, read_run, record
 from helpers.report.clients import KILLED, beside_prediction, who_orders
-from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import FENCE_END, outcome
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan

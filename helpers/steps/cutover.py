@@ -38,6 +38,7 @@ from helpers.cutover.application import (
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
 from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
+from helpers.evidence.signoffs import open_gate
 from helpers.fence import FenceState
 from helpers.formatting import count, duration
 from helpers.migration.catch_up import bring_over
@@ -54,7 +55,6 @@ from helpers.run.command import used_by
 from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.status.overview import open_gate
 from helpers.steps.fence_writes import FenceWritesStep
 from helpers.stores import open_target
 from helpers.stores.opening import quick_names

@@ -32,8 +32,7 @@ from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.results import naming
 from helpers.stores import damage, layout
-from helpers.stores.index_files import HEADER, LENGTHS, LINKS, ROWS, bloat, links_bloated
-from helpers.stores.index_pickle import PICKLE
+from helpers.stores.index_files import HEADER, LENGTHS, LINKS, PICKLE, ROWS, bloat, links_bloated
 from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_plain, unreadable
 
 FULLTEXT = "embedding_fulltext_search"

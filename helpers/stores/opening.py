@@ -30,11 +30,11 @@ from helpers.stores import LOCK_COLLECTION, Reader, door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory, newest, require_own_files, stored_identifiers, stored_metadata
-from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of
 from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
 from helpers.stores.repair import Found
 from helpers.stores.rescue import Rescued, RescuedStore, rescue
+from helpers.stores.wire import EVERY, greet, identity_of, request_headers, session_of
 
 BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
 PAGE = 100
