@@ -44,7 +44,7 @@ from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import Part, ahead
 from helpers.snapshots.retention import Recorded, differences, logged, recorded, take
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
-from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
+from helpers.stores import RETRY_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
 from helpers.stores.client import ClientStore
 
 FOLDER = RunPath.CATCH_UP
@@ -370,7 +370,7 @@ def _added_again(store: Reader, name: str, count: int, gone: set[str]) -> set[st
     Raises `Terminal` ("count_mismatch") where the store goes on listing what it does not give: that is no deletion.
     """
     back: set[str] = set()
-    for seconds in (0.0, *AGAIN_AFTER):
+    for seconds in (0.0, *RETRY_AFTER):
         time.sleep(seconds)
         gone = gone.intersection(listed_ids(store, name)) if gone else gone
         if not gone:

@@ -25,7 +25,7 @@ from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
 from helpers.errors import one_line, short
 from helpers.reason_codes import ReasonCode
 from helpers.snapshots.export_journal import ahead
-from helpers.stores import AGAIN_AFTER, Reader, Space, distance
+from helpers.stores import RETRY_AFTER, Reader, Space, distance
 
 COSINE_TOLERANCE = 5e-7
 FLOAT_UNITS = 2  # in the last place of a double
@@ -137,7 +137,7 @@ def compared(
 def _read_patiently(store: Reader, name: str, wanted: ChunkBatch) -> ChunkBatch:
     actual = store.read(name, wanted.ids)
     with_vector = {chunk for chunk, lost in zip(wanted.ids, wanted.lost, strict=True) if not lost}
-    for seconds in AGAIN_AFTER:
+    for seconds in RETRY_AFTER:
         hidden = [i for i, lost in enumerate(actual.lost) if lost and actual.ids[i] in with_vector]
         if not hidden:
             break

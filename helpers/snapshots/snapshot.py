@@ -61,7 +61,7 @@ from helpers.snapshots.export_journal import (
     signed,
     write_parquet,
 )
-from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, counted_ids
+from helpers.stores import RETRY_AFTER, CollectionInfo, Reader, counted_ids
 
 Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
 """By collection: the ids that changed, and those of them that are to be read now."""
@@ -479,7 +479,7 @@ def _among(table: pa.Table, ids: Collection[str]) -> pa.ChunkedArray:
 def write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
     """Read these chunks of a collection into a file below `root`. Raises `Terminal` like `write_snapshot`."""
     batch = store.read(name, ids)
-    for seconds in (*AGAIN_AFTER, None):
+    for seconds in (*RETRY_AFTER, None):
         absent = set(ids) - set(batch.ids)
         unread = absent & set(store.ids(name)) if absent else set()
         if not unread:

@@ -44,7 +44,7 @@ from helpers.run.record import NotebookStep, RunRecord, check_connection, open_c
 from helpers.schema import load_schema
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.layout import OURS, VOLUMES, is_new
-from helpers.stores.opening import lacking, make_ours, require_place, throw_away_database
+from helpers.stores.opening import make_ours, missing_levels, require_place, temporary_database
 from helpers.stores.wire import tried, with_candidates
 from helpers.validation.properties import known_answers
 
@@ -145,15 +145,15 @@ class TargetReadinessStep(NotebookStep):
         Where the named server is not there, the runbook's other names on its port are tried and reported, never used.
         """
         try:
-            self._lacks = lacking(self.target)
+            self._lacks = missing_levels(self.target)
         except RunbookError as error:
             if self.target.url is None or error.code not in NOT_THERE:
                 raise
             found = tried(self.target)
-            self.run.fact("candidates", [[c.url, c.answers, c.said] for c in found])
+            self.run.fact("candidates", [[c.url, c.answers, c.result] for c in found])
             self.run.check("connection to the target", Verdict.FAIL, measured="none", threshold="reachable", reason=error.code,
                            detail=error.what,
-                           ids=[{"id": c.url, "found": c.said} for c in found])  # fmt: skip
+                           ids=[{"id": c.url, "found": c.result} for c in found])  # fmt: skip
             told = with_candidates(error, found)
         else:
             return
@@ -321,7 +321,7 @@ class TargetReadinessStep(NotebookStep):
     @contextmanager
     def _probe_target(self) -> Iterator[Store]:
         if not self._is_new:
-            there = throw_away_database(self.target) if self._lacks else nullcontext(self.target)
+            there = temporary_database(self.target) if self._lacks else nullcontext(self.target)
             with there as place, open_target(place) as store:
                 yield store
             return
