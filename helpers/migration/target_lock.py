@@ -250,9 +250,10 @@ def require_apart(*databases: Endpoint) -> None:
                 )  # fmt: skip
 
 
-def require_outside(place: Path, option: str, *labels: str) -> None:
+def require_outside(place: Path, option: str, *labels: str, base: str = "") -> None:
     """UsageError where `place` lies below the folder of a database of these labels; that of a server names no folder.
 
+    A relative label counts from `base`, the folder in which it was written; "" where nobody noted it: from the current one.
     The folder itself is no such place: a restore may go there, and touches nothing that exists.
     """
     for label in labels:
@@ -260,7 +261,7 @@ def require_outside(place: Path, option: str, *labels: str) -> None:
             len(label),
             *(at.start() for at in re.finditer(r" \(", label)),
         ):  # a label may name a shard or a tenant
-            folder = label[:end]
+            folder = label[:end] and str(Path(base, label[:end]))
             if folder and Path(folder).is_dir() and lies_in(str(place), folder) and not lies_in(folder, str(place)):
                 raise UsageError(
                     ReasonCode.BAD_OUTPUT, f"lies inside the database {label}, beside whose files nothing is written",

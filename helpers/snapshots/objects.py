@@ -8,6 +8,7 @@ storage may be a link: through it, files of somebody else would be written and r
 from __future__ import annotations
 
 import errno
+import hmac
 import os
 import re
 import shutil
@@ -15,17 +16,22 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property, partial
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from helpers import audit
 from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line, redacted
-from helpers.parameters.snapshots import SnapshotSection, Storage
+from helpers.formatting import count as counted
+from helpers.parameters.snapshots import FOLDERS, SnapshotSection, Storage
 from helpers.reason_codes import ReasonCode
-from helpers.results import MOST_READ, file_digest, shortage, write_bytes, writing
+from helpers.results import MOST_READ, file_digest, is_leftover, shortage, write_bytes, writing
 
 if TYPE_CHECKING:
     import tenacity  # on first use: `status` does not wait for it
@@ -33,11 +39,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TRIES = 3  # tries of a driver before this module waits
 LONGEST_PAUSE = 20  # seconds
+BROKEN_OFF = timedelta(days=1)  # an upload in pieces that began earlier is taken to have ended
 CHUNK = 16 * 2**20  # bytes: a file of twice this size is sent in pieces of this size
+MOST_ANSWER = 16 * 2**20  # bytes of a page of a list (1,000 names of at most 1,024 bytes), or of an error
+MOST_ANSWERED = 512 * 2**20  # bytes of all pages of a list: about a million names
 LEAST = 15  # seconds: the shortest time limit of a request
 SLOWEST = 100_000  # bytes per second: the slowest transfer for which a request gets more time
 PART = re.compile(r"([0-9a-f]{64})\.parquet")
-STAGED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}/[0-9a-f]{64}\.parquet")  # as `staged.folder_of`
+STAGED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}/[0-9a-f]{64}\.parquet")  # as `remote.folder_of`
 MANIFEST = re.compile(r"(?!.*\.(?:partial|lock|jsonl?)\.json)([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")  # not as ours
 _REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
 _CODES = re.compile(
@@ -60,7 +69,7 @@ class Objects:
 
     @cached_property
     def _fs(self) -> Any:
-        return self.rules.file_system(TRIES)
+        return self.rules.file_system(TRIES, _bounded_sessions)
 
     @property
     def _patience(self) -> float:
@@ -121,6 +130,27 @@ class Objects:
 
         self._call("remove", key, abort)
 
+    def _unfinished_uploads(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """Return what `broken_off` gives, and a sentence where the storage refuses the request."""
+        try:
+            return self.broken_off(), []
+        except UsageError as error:
+            return [], [f"{self.url}: whether uploads were broken off is not known: {error.what}"]
+
+    def broken_off(self) -> list[tuple[str, str]]:
+        """Return (key, id) of uploads in pieces that never ended; they are no file. Google and Azure remove them."""
+        since = datetime.now(UTC) - BROKEN_OFF
+        if self.rules.driver == "s3fs":
+            pending = [each for where in FOLDERS for each in self._uploads(where)]
+            return [(each["Key"], each["UploadId"]) for each in pending if each["Initiated"] < since]
+        if self.rules.driver:
+            return []
+        root = Path(root_of(self.url))
+        folders = ["parts", *(f"staged/{name}" for name in self._list("staged", "directory"))]
+        files = (path for where in folders if self._list(where) is not None for path in (root / where).glob(".*.tmp"))
+        old = (path for path in files if path.lstat().st_mtime < since.timestamp())
+        return [(path.relative_to(root).as_posix(), "") for path in old if is_leftover(path.name)]
+
     def _damaged(self, name: str, what: str) -> Terminal:
         return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{name}",
                         next_step="Bring back this object from a version or a copy of it, or use another snapshot.")  # fmt: skip
@@ -154,9 +184,12 @@ class Objects:
                 try:
                     if self.rules.driver:
                         seconds = max(self._patience, LEAST) + moves / SLOWEST
-                        return within(seconds, partial(request, self._fs, path), TimeoutError(errno.ETIMEDOUT, ""))
+                        bounded = partial(_with_ceiling, request, self._fs, path)
+                        return within(seconds, bounded, TimeoutError(errno.ETIMEDOUT, ""))
                     self._require_plain(name, action)
-                    return request(self._fs, path)
+                    answer = request(self._fs, path)
+                    self._require_plain(name, action)  # a folder may have become a link meanwhile
+                    return answer
                 except RunbookError:
                     raise
                 except (
@@ -286,6 +319,57 @@ class Longer(Exception):
         self.most = most
 
 
+_remaining: ContextVar[list[int]] = ContextVar(
+    "remaining"
+)  # bytes of whole answers that the current request may still read
+
+
+def _with_ceiling(request: Callable[[Any, str], T], fs: Any, path: str) -> T:
+    """Do the request and read its answers up to `MOST_ANSWERED` bytes: its driver works in a copy of this context."""
+    _remaining.set([MOST_ANSWERED])
+    return request(fs, path)
+
+
+@cache
+def _bounded_sessions() -> type:
+    """Return sessions for S3's driver that end an answer read as a whole (a page of a list, an error) with `Longer`."""
+    from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped]
+    from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+
+    class Answer(AioAWSResponse):  # type: ignore[misc]
+        data: bytes | None = None
+
+        @property
+        def content(self) -> Awaitable[bytes]:
+            return self._whole()
+
+        async def _whole(self) -> bytes:
+            if self.data is None:
+                data, remaining = bytearray(), _remaining.get([MOST_ANSWERED])
+                async for piece in self.raw.content.iter_any():
+                    data += piece
+                    remaining[0] -= len(piece)
+                    if len(data) > MOST_ANSWER or remaining[0] < 0:
+                        self.raw.close()
+                        raise Longer(MOST_ANSWER if len(data) > MOST_ANSWER else MOST_ANSWERED)
+                self.data = bytes(data)
+            return self.data
+
+    class Sessions(AIOHTTPSession):  # type: ignore[misc]
+        async def send(self, request: Any) -> Answer:
+            streamed, request.stream_output = request.stream_output, True  # read here, not by the driver
+            try:
+                raw = await super().send(request)
+            finally:
+                request.stream_output = streamed
+            answer = Answer(raw.url, raw.status_code, raw.headers, raw.raw)
+            if not streamed:
+                await answer.content
+            return answer
+
+    return Sessions
+
+
 def get(temporary: Path, most: int, driver: str, fs: Any, path: str) -> None:
     """Bring a file, in one stream that ends with `Longer` after `most` bytes, whatever size the storage gave.
 
@@ -318,3 +402,61 @@ def digest(size: int, driver: str, fs: Any, path: str) -> str:
             get(file := Path(folder, "object"), size, driver, fs, path)
             return file_digest(file)
     return f"{actual_size:,} bytes, and not {size:,}"
+
+
+# -- manifests ---------------------------------------------------------------------------------------------------------
+
+
+def files_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Yield (file, SHA-256, bytes) of each part that a manifest names."""
+    for collection in manifest.get("collections", ()):
+        for part in collection["parts"]:
+            yield part["file"], part["sha256"], part["bytes"]
+
+
+def digests_of(manifest: Mapping[str, Any]) -> set[str]:
+    return {sha256 for _, sha256, _ in files_of(manifest)}
+
+
+def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a manifest that never change, those of `Snapshot.manifest_digest`."""
+    return {k: v for k, v in manifest.items() if k not in ("status", "sha256") and not k.endswith("_at")}
+
+
+def same(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
+    """Return whether two manifests are equal in their lasting entries."""
+    return one is not None and _lasting(one) == _lasting(other)
+
+
+def made_here(manifest: Mapping[str, Any]) -> bool:
+    """Return whether this workspace made the manifest: its proof needs the workspace's key."""
+    from helpers.snapshots.export_journal import proof_of
+
+    proof = str(manifest.get("proof", ""))
+    expected = proof_of({**_lasting(manifest), "status": "created"}, secret := audit.secret())
+    return bool(secret) and hmac.compare_digest(proof.encode(errors="replace"), expected.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The content of a storage: bytes of each file of chunks by its digest, ids of whole snapshots, ids of begun ones."""
+
+    parts: Mapping[str, int]
+    snapshots: frozenset[str]
+    begun: frozenset[str]
+
+    def lacks(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Return the digests of the files that a manifest names and the storage lacks, or has in another size."""
+        return sorted({sha256 for _, sha256, size in files_of(manifest) if self.parts.get(sha256) != size})
+
+    def where(self, folder: Path, manifest: Mapping[str, Any] | None) -> str:
+        """Return whether the snapshot of this folder is in the storage, and how many of its files are here."""
+        name = folder.name.removesuffix(".partial")
+        if manifest is None:
+            return "begun in the storage" if name in self.begun else ""
+        files = {folder / file for file, _, _ in files_of(manifest)}
+        local = sum(file.is_file() for file in files)
+        note = "all files here, too" if local == len(files) else f"{local:,} of {counted(len(files), 'file')} here"
+        if name not in self.snapshots:
+            return f"NOT in the storage, {note}"
+        return f"in the storage, {note}" if not self.lacks(manifest) else f"in the storage, NOT whole there, {note}"

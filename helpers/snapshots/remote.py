@@ -17,25 +17,27 @@ missing file is brought first, and its digest is compared. Credentials are refer
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
 from helpers import audit
-from helpers.errors import RunbookError, Terminal, UsageError, redacted
+from helpers.errors import RUNBOOK, RunbookError, Terminal, redacted
 from helpers.formatting import count
 from helpers.parameters.endpoint import moved_with_workspace, resolve_path
-from helpers.parameters.snapshots import FOLDERS, STORED, SnapshotSection, is_url, rules_of
+from helpers.parameters.snapshots import STORED, SnapshotSection, is_url, rules_of
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -43,33 +45,38 @@ from helpers.results import (
     StateFile,
     contents,
     file_digest,
-    is_leftover,
     json_in,
+    reading,
     silent,
     whole,
     write_bytes,
     write_json,
     writing,
 )
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder, RunPath
 from helpers.snapshots.objects import (
     MANIFEST,
     PART,
+    Inventory,
     Longer,
     Objects,
     digest,
+    digests_of,
+    files_of,
     get,
     matching,
     part_name,
     read_small,
-    root_of,
+    same,
     send,
+    send_missing,
 )
 
 FORMAT = 1
 MARK = "chroma-snapshots.json"
 LONGEST_MARK = 4096  # bytes
 AT_ONCE = 4  # files that are sent or brought at the same time
-BROKEN_OFF = timedelta(days=1)  # an upload in pieces that began earlier is taken to have ended
 KNOWN = "storage.json"  # in the folder of a storage in a workspace
 REMEDY = "Remove this file: it is brought from the storage again."  # for a damaged file that was brought
 
@@ -89,31 +96,6 @@ class _Known(StateFile):
     sha256: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """The content of a storage: bytes of each file of chunks by its digest, ids of whole snapshots, ids of begun ones."""
-
-    parts: Mapping[str, int]
-    snapshots: frozenset[str]
-    begun: frozenset[str]
-
-    def lacks(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Return the digests of the files that a manifest names and the storage lacks, or has in another size."""
-        return sorted({sha256 for _, sha256, size in files_of(manifest) if self.parts.get(sha256) != size})
-
-    def where(self, folder: Path, manifest: Mapping[str, Any] | None) -> str:
-        """Return whether the snapshot of this folder is in the storage, and how many of its files are here."""
-        name = folder.name.removesuffix(".partial")
-        if manifest is None:
-            return "begun in the storage" if name in self.begun else ""
-        files = {folder / file for file, _, _ in files_of(manifest)}
-        local = sum(file.is_file() for file in files)
-        note = "all files here, too" if local == len(files) else f"{local:,} of {count(len(files), 'file')} here"
-        if name not in self.snapshots:
-            return f"NOT in the storage, {note}"
-        return f"in the storage, {note}" if not self.lacks(manifest) else f"in the storage, NOT whole there, {note}"
-
-
 class Remote(Objects):
     """Snapshots in a storage; raises as `Objects`."""
 
@@ -129,9 +111,8 @@ class Remote(Objects):
             content = {"what": "snapshots of Chroma databases", "format": FORMAT}
             self._write(MARK, json.dumps(content).encode())
         elif mark is None:  # an empty bucket is accepted
-            self._call(
-                "list", "", lambda fs, path: fs.ls(path.split("/")[0] if self.rules.driver else path, detail=False)
-            )
+            driver = self.rules.driver
+            self._call("list", "", lambda fs, path: fs.ls(path.split("/")[0] if driver else path, detail=False))
 
     def inventory(self) -> Inventory:
         """Return what the storage holds now."""
@@ -147,49 +128,26 @@ class Remote(Objects):
             if not (self.folder / name).exists() and not (self.folder / f"{name}.partial").exists():
                 data = self._read(f"snapshots/{name}.json")
                 if redacted(text := data.decode("utf-8", "replace")) != text:
-                    raise self._unusable(
-                        f"snapshots/{name}.json there repeats a credential", "Find out who writes there."
-                    )
+                    problem = f"snapshots/{name}.json there repeats a credential"
+                    raise self._unusable(problem, "Find out who writes there.")
                 with whole(self.folder / name) as folder:
                     write_bytes(folder / "manifest.json", data)
         return inventory
 
     def warnings(self, inventory: Inventory) -> list[str]:
-        """Return a sentence for each snapshot there that was begun and is not whole, and for unfinished uploads."""
+        """Return sentences on begun snapshots that are not whole, unfinished uploads, and folders of unknown runs."""
         lines = []
         for name in sorted(inventory.begun):
             manifest = self._manifest(f"begun/{name}.json") or {"retain_until": "not known"}
-            present = len(digests := _digests(manifest)) - len(inventory.lacks(manifest))
+            present = len(digests := digests_of(manifest)) - len(inventory.lacks(manifest))
             share = f"{present:,} of {count(len(digests), 'file')} are there"
             lines.append(f"{name}: begun in the storage, not whole, counts for nothing; "
                          f"{share}, kept until {manifest['retain_until'][:16]}")  # fmt: skip
         uploads, unknown = self._unfinished_uploads()
         if uploads:
-            lines.append(
-                f"{count(len(uploads), 'file')} whose upload never ended: snapshots prune --yes removes what is left"
-            )
-        return [*lines, *unknown]
-
-    def _unfinished_uploads(self) -> tuple[list[tuple[str, str]], list[str]]:
-        """Return what `broken_off` gives, and a sentence where the storage refuses the request."""
-        try:
-            return self.broken_off(), []
-        except UsageError as error:
-            return [], [f"{self.url}: whether uploads were broken off is not known: {error.what}"]
-
-    def broken_off(self) -> list[tuple[str, str]]:
-        """Return (key, id) of uploads in pieces that never ended; they are no file. Google and Azure remove them."""
-        since = datetime.now(UTC) - BROKEN_OFF
-        if self.rules.driver == "s3fs":
-            pending = [each for where in FOLDERS for each in self._uploads(where)]
-            return [(each["Key"], each["UploadId"]) for each in pending if each["Initiated"] < since]
-        if self.rules.driver:
-            return []
-        root = Path(root_of(self.url))
-        folders = ["parts", *(f"staged/{name}" for name in self._list("staged", "directory"))]
-        files = (path for where in folders if self._list(where) is not None for path in (root / where).glob(".*.tmp"))
-        old = (path for path in files if path.lstat().st_mtime < since.timestamp())
-        return [(path.relative_to(root).as_posix(), "") for path in old if is_leftover(path.name)]
+            number = count(len(uploads), "file")
+            lines.append(f"{number} whose upload never ended: snapshots prune --yes removes what is left")
+        return [*lines, *unknown, *self._warnings_on_staged()]
 
     # -- what is put there and brought from there ----------------------------------------------------------------------
 
@@ -204,11 +162,11 @@ class Remote(Objects):
         name, files = manifest["id"], {sha256: file for file, sha256, _ in files_of(manifest)}
         inventory = self.inventory()
         if name in inventory.snapshots and (existing := self._manifest(f"snapshots/{name}.json")) != manifest:
-            what = (
-                "another snapshot of this id is in the storage" if existing else "what has this id there cannot be read"
-            )
-            raise Terminal(ReasonCode.SNAPSHOT_EXISTS, what, where=f"{self.url}/snapshots/{name}.json",
-                           next_step="Take it under another id.")  # fmt: skip
+            raise Terminal(
+                ReasonCode.SNAPSHOT_EXISTS,
+                "another snapshot of this id is in the storage" if existing else "what has this id there cannot be read",
+                where=f"{self.url}/snapshots/{name}.json", next_step="Take it under another id.",
+            )  # fmt: skip
         if name not in inventory.snapshots:
             self._write(f"begun/{name}.json", data)
 
@@ -240,9 +198,7 @@ class Remote(Objects):
 
     def bring(self, path: Path, sha256: str, size: int) -> None:
         """Bring the file of chunks with this digest and size (bytes) to this path, whole or not at all.
-
-        Raises `Terminal` ("snapshot_damaged") where the storage has another file, or none.
-        """
+        Raises `Terminal` ("snapshot_damaged") where the storage has another file, or none."""
         self._require_size(name := part_name(sha256), size)
         with writing(path, needed=size) as temporary:
             self._call("get", name, partial(get, temporary, size, self.rules.driver), True, size)
@@ -267,7 +223,7 @@ class Remote(Objects):
     def require_manifest(self, snapshot_id: str, manifest: Mapping[str, Any]) -> None:
         """Require that the manifest there equals this one, but for its status. Raises `Terminal` ("snapshot_altered")."""
         stored = self._manifest(f"snapshots/{snapshot_id}.json")
-        if not _same(stored, manifest):
+        if not same(stored, manifest):
             what = "its manifest in the storage is another one" if stored else "its manifest is not in the storage"
             raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=f"{self.url}/snapshots/{snapshot_id}.json",
                            next_step="Find out who writes there. What is here is as it was.")  # fmt: skip
@@ -275,7 +231,7 @@ class Remote(Objects):
     def has(self, inventory: Inventory, snapshot_id: str, manifest: Mapping[str, Any]) -> bool:
         """Return whether the snapshot is there whole: its manifest as it was put there, its files in their sizes."""
         complete = snapshot_id in inventory.snapshots and not inventory.lacks(manifest)
-        return complete and _same(self._manifest(f"snapshots/{snapshot_id}.json"), manifest)
+        return complete and same(self._manifest(f"snapshots/{snapshot_id}.json"), manifest)
 
     def remove(self, snapshot_id: str, manifest: Mapping[str, Any]) -> None:
         """Remove the manifest of this snapshot, so that it does not count there; `sweep` removes the files only it named.
@@ -283,15 +239,20 @@ class Remote(Objects):
         Another snapshot of the same id there, as of another machine, stays.
         """
         for folder in ("snapshots", "begun"):
-            if _same(self._manifest(f"{folder}/{snapshot_id}.json"), manifest):
+            if same(self._manifest(f"{folder}/{snapshot_id}.json"), manifest):
                 self._remove(f"{folder}/{snapshot_id}.json")
 
     def sweep(self, *, remove: bool) -> Iterator[str]:
         """Yield a sentence for each kind of unused object there; with `remove` remove them.
 
-        Unused are begun snapshots past their retention, files that no manifest of a whole or begun snapshot names, and unfinished
-        uploads. Nothing is removed where a manifest cannot be read: the files that it names are not known.
+        Unused are begun snapshots past their retention, files that no manifest names, and unfinished uploads; none of these is
+        removed where a manifest cannot be read. Then the staged files of each run of this workspace that none of its `index.json`
+        names, except those of a run at work, and all where no key proves whose they are.
         """
+        yield from self._sweep_snapshots(remove)
+        yield from self._sweep_staged(remove)
+
+    def _sweep_snapshots(self, remove: bool) -> Iterator[str]:
         inventory = self.inventory()
         named, expired = set[str](), list[str]()
         for kind, name in [*(("snapshots", n) for n in inventory.snapshots), *(("begun", n) for n in inventory.begun)]:
@@ -301,7 +262,7 @@ class Remote(Objects):
             if kind == "begun" and datetime.fromisoformat(manifest["retain_until"]) < datetime.now(UTC):
                 expired.append(name)
             else:
-                named |= _digests(manifest)
+                named |= digests_of(manifest)
         unnamed, (uploads, unknown) = sorted(inventory.parts.keys() - named), self._unfinished_uploads()
         yield from unknown
         counts = {"unfinished snapshot past its retention": len(expired), "file that no snapshot names": len(unnamed),
@@ -326,8 +287,41 @@ class Remote(Objects):
                 self._remove(key)
         # A snapshot that another machine put there meanwhile may need one of these files.
         for name in sorted(self.inventory().snapshots - inventory.snapshots) if unnamed else ():
-            if _digests(self._manifest(f"snapshots/{name}.json") or {}) & set(unnamed):
+            if digests_of(self._manifest(f"snapshots/{name}.json") or {}) & set(unnamed):
                 yield f"snapshot {name}, put there meanwhile, lacks a file: take it again; prune while nothing is put there"
+
+    def staged(self) -> dict[str, dict[str, int]]:
+        """Return the bytes of each staged file in the storage by its digest, by the folder of its run (`folder_of`)."""
+        names = (name for name in self._list("staged", "directory") if redacted(name) == name)
+        return {name: dict(matching(PART, self._list(f"staged/{name}"))) for name in sorted(names)}
+
+    def _warnings_on_staged(self) -> Iterator[str]:
+        own_runs = _own_runs()
+        for name, files in self.staged().items():
+            if files and name not in own_runs:
+                phrase = f"{count(len(files), 'staged file')} of a run that this workspace does not have"
+                yield f"staged/{name}: {phrase}; prune where it is, or remove them yourself once nobody needs that run"
+
+    def _sweep_staged(self, remove: bool) -> Iterator[str]:
+        own_runs = _own_runs() if audit.secret() else {}
+        for name, files in self.staged().items():
+            if (run := own_runs.get(name)) is None or not files:
+                continue
+            try:
+                with ExitStack() as locks:
+                    for lock in ("runner", "step") if run.workspace.is_dir() else ():
+                        locks.enter_context(runs.RunLock(run, lock).acquire(0))
+                    unnamed = sorted(files.keys() - staged_in_use(run.workspace).keys())
+                    for sha256 in unnamed if remove else ():
+                        self._remove(f"staged/{name}/{sha256}.parquet")
+            except RunbookError as error:
+                if error.code not in (ReasonCode.RUN_LOCKED, ReasonCode.RUN_DAMAGED):
+                    raise
+                yield f"staged files of run {run.id} stay: {error.line()}"
+                continue
+            if unnamed:
+                phrase = f"{count(len(unnamed), 'staged file')} of run {run.id} that nothing names"
+                yield f"{self.url}: {'removed' if remove else 'would go'}: {phrase}"
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         """Return a manifest of the storage; None where there is none, or none that can be read."""
@@ -369,9 +363,7 @@ def named(directory: str, options: Sequence[str] = ()) -> SnapshotSection:
 
 def prepared(rules: SnapshotSection, workspace: Path | None = None) -> Path:
     """Return the folder in which these snapshots are made and read; for a storage, create it with the storage's address in it.
-
-    `workspace`: the workspace with the folder of the storage, if not the one of the current folder.
-    """
+    `workspace`: the workspace with the folder of the storage, if not the one of the current folder."""
     from helpers.snapshots.export_journal import signed
 
     folder = workspace / STORED / rules.folder.name if workspace is not None else rules.folder
@@ -461,35 +453,6 @@ def put_whole(partial_folder: Path, progress: Progress = silent) -> None:
                        where=str(partial_folder.parent / _Known.file), next_step=_Known.remedy)  # fmt: skip
 
 
-def files_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """Yield (file, SHA-256, bytes) of each part that a manifest names."""
-    for collection in manifest.get("collections", ()):
-        for part in collection["parts"]:
-            yield part["file"], part["sha256"], part["bytes"]
-
-
-def _digests(manifest: Mapping[str, Any]) -> set[str]:
-    return {sha256 for _, sha256, _ in files_of(manifest)}
-
-
-def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a manifest that never change, those of `Snapshot.manifest_digest`."""
-    return {k: v for k, v in manifest.items() if k not in ("status", "sha256") and not k.endswith("_at")}
-
-
-def _same(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
-    return one is not None and _lasting(one) == _lasting(other)
-
-
-def made_here(manifest: Mapping[str, Any]) -> bool:
-    """Return whether this workspace made the manifest: its proof needs the workspace's key."""
-    from helpers.snapshots.export_journal import proof_of
-
-    proof = str(manifest.get("proof", ""))
-    expected = proof_of({**_lasting(manifest), "status": "created"}, secret := audit.secret())
-    return bool(secret) and hmac.compare_digest(proof.encode(errors="replace"), expected.encode())
-
-
 def _mark(driver: str, fs: Any, path: str) -> bytes | None:
     """Return the storage's `chroma-snapshots.json`; None where there is none, b"" where it is too long to be ours."""
     try:
@@ -498,3 +461,137 @@ def _mark(driver: str, fs: Any, path: str) -> bytes | None:
         return None
     except Longer:
         return b""
+
+
+# -- staged files ------------------------------------------------------------------------------------------------------
+#
+# The files that runs stage in the storage (`migration.staging: storage`). A file counts where an `index.json` of its run names
+# it; other files are leftovers of a kill or of a former staging. Only a file with the digest and the bytes of the index is read.
+
+_DAMAGED = (ReasonCode.SNAPSHOT_DAMAGED, ReasonCode.SNAPSHOT_UNREADABLE)
+
+
+class StagedFiles(Remote):
+    """The files that one run staged. Methods raise as those of `Objects`."""
+
+    def __init__(self, rules: SnapshotSection, folder: Path, run_id: str) -> None:
+        super().__init__(rules, folder)
+        self.run_id, self.where = run_id, f"staged/{folder_of(run_id)}"
+
+    @property
+    def storage(self) -> str:
+        """The name of the storage's folder in the workspace; the index of a staging records it."""
+        return self.folder.name
+
+    def send(self, file: Path, sha256: str) -> tuple[str, int]:
+        """Put this file there, unless it is there with its size, and remove it here; return its digest and bytes."""
+        size, request = file.stat().st_size, partial(send_missing, file, self.rules.driver)
+        self._call("put", f"{self.where}/{sha256}.parquet", request, moves=size)
+        file.unlink()
+        return sha256, size
+
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[Path, str], None]]:
+        """Give a function that takes a file and its digest, and sends it in a pool; at the end all of them are sent."""
+        pending: deque[Future[tuple[str, int]]] = deque()
+        with self.threads() as pool:
+
+            def send(file: Path, sha256: str) -> None:
+                if len(pending) >= AT_ONCE:
+                    pending.popleft().result()
+                pending.append(pool.submit(self.send, file, sha256))
+
+            yield send
+            for each in pending:
+                each.result()
+
+    def require_all(self, stored: Iterable[tuple[str, int]]) -> None:
+        """Require that all of these (digest, bytes) are there in their sizes. Raises `UsageError` where one is not."""
+        sizes = self._list(self.where)
+        for sha256, size in stored:
+            if sizes.get(f"{sha256}.parquet") != size:
+                problem = f"{self.where}/{sha256}.parquet was put there, and is not there in its size"
+                remedy = f"Repeat it: {RUNBOOK} resume {self.run_id}. What is there is not sent again."
+                raise self._unusable(problem, remedy)
+
+    @lru_cache(maxsize=4)  # noqa: B019  (few such objects live, and batches of one file follow each other)
+    def read(self, sha256: str, size: int, step: str) -> bytes:
+        """Return the bytes of a file that `step` staged. Raises `Terminal` ("staging_unreadable") for another object, or none."""
+        name = f"{self.where}/{sha256}.parquet"
+        try:
+            self._require_size(name, size)
+            data = self._call("get", name, partial(read_small, size, self.rules.driver), True, size)
+            self._compare(name, sha256, hashlib.sha256(data).hexdigest())
+        except Terminal as error:
+            if error.code not in _DAMAGED:
+                raise
+            command = f"{RUNBOOK} resume {self.run_id} --retry {step}"
+            remedy = f"Bring back this object from a version or a copy. Or remove it there, and stage again: {command}"
+            raise Terminal(ReasonCode.STAGING_UNREADABLE, error.what, where=error.where, next_step=remedy) from None
+        return data
+
+
+def folder_of(run_id: str) -> str:
+    """Return the name of the folder in a storage for the files that this run of this workspace staged."""
+    return f"{run_id}-{hmac.new(audit.secret(), f'staged by {run_id}'.encode(), 'sha256').hexdigest()[:16]}"
+
+
+def staged_at(folder: Path, storage: str) -> StagedFiles:
+    """Return the staged files of this folder of a run; `storage` is the name of the storage's folder in the run's workspace.
+
+    Raises `Terminal` ("staging_unreadable") where nothing that this workspace wrote names the storage.
+    """
+    folder = folder.absolute()
+    for root in folder.parents:
+        if (known := root / STORED / storage / KNOWN).is_file():
+            return _storage_at(known, folder.relative_to(root).parts[0], known.stat().st_mtime_ns)
+    return _storage_at(folder / STORED / storage / KNOWN, "", 0)
+
+
+@lru_cache(maxsize=4)
+def _storage_at(known: Path, run_id: str, _version: int) -> StagedFiles:
+    if (storage := at(known.parent)) is None:
+        raise Terminal(
+            ReasonCode.STAGING_UNREADABLE, "its files are in a storage, and nothing that this workspace wrote says where that is",
+            where=str(known), next_step=f"Name the storage again: {RUNBOOK} snapshots list --directory URL --storage KEY=VALUE",
+        )  # fmt: skip
+    return StagedFiles(storage.rules, storage.folder, run_id)
+
+
+def for_staging(rules: SnapshotSection, folder: Path) -> StagedFiles:
+    """Return the staged files of this folder of a run in the storage of these snapshots; the workspace records the storage."""
+    storage = staged_at(folder, prepared(rules, runs.workspace_root()).name)
+    return StagedFiles(
+        storage.rules, storage.folder, storage.run_id
+    )  # a new one: after an error one sends nothing more
+
+
+def staged_in_use(folder: Path) -> dict[str, int]:
+    """Return bytes by digest of the files that each `index.json` below this folder of a run names, without `earlier/`.
+
+    Raises `Terminal` ("run_damaged") where one cannot be read.
+    """
+    used: dict[str, int] = {}
+    for index in sorted(folder.rglob("index.json")):
+        if RunPath.EARLIER not in index.relative_to(folder).parts:
+            with reading(index):
+                stored = dict(json_in(contents(index, 2**31)).get("stored") or {})
+                used |= {str(sha256): int(size) for sha256, size in stored.values()}
+    return used
+
+
+def _own_runs() -> dict[str, RunFolder]:
+    """Return the runs of this workspace by the names of their folders in a storage."""
+    ids = {path.name for path in runs.workspace_root().glob("[!.]*") if path.is_dir()}
+    ids |= {run.id for run in runs.every_run()}
+    return {folder_of(name): RunFolder(name, runs.reports_root() / name, runs.workspace_root() / name) for name in ids}
+
+
+def staged_at_closeout(folder: Path, rules: SnapshotSection, run_id: str) -> tuple[str, str, int]:
+    """For closeout: return where the data of this folder of a run is, the command after its `rm -r`, the bytes in a storage."""
+    with suppress(RunbookError):
+        used = staged_in_use(folder) if (folder / "index.json").is_file() else {}
+        if used and (storage := of(rules)) is not None:
+            where = f"{folder}, and {storage.url}/staged/{folder_of(run_id)}"
+            return where, f"; {RUNBOOK} snapshots prune --yes", sum(used.values())
+    return str(folder), "", 0

@@ -34,6 +34,7 @@ from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots import remote
+from helpers.snapshots.objects import made_here
 
 if TYPE_CHECKING:
     from helpers.snapshots.export_journal import (
@@ -153,7 +154,7 @@ def snapshots_in(directory: Path) -> list[SnapshotFolder]:
         name = folder.name.removesuffix(".partial")
         doubt = unproven or ("" if name in named else f"no line of {audit.NAME} that was signed here names it")
         differs = next(differences(snapshot, evidence), "") if snapshot is not None else ""
-        if in_storage and snapshot is not None and name not in taken and not remote.made_here(snapshot.manifest):
+        if in_storage and snapshot is not None and name not in taken and not made_here(snapshot.manifest):
             doubt = doubt or "another workspace put it into the storage"  # under an id that was begun here
         items.append(
             SnapshotFolder(folder, snapshot, problem, tuple(sorted(runs_of.get(name, ()))), export, doubt, differs)
@@ -539,7 +540,7 @@ def _own_manifest(partial: Path) -> dict[str, Any] | None:
     """Return the manifest of a snapshot that was made here and lacks only its final name; None before it is written."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         manifest = json_in(contents(partial / "manifest.json"))
-        if manifest["id"] == partial.name.removesuffix(".partial") and remote.made_here(manifest):
+        if manifest["id"] == partial.name.removesuffix(".partial") and made_here(manifest):
             return dict(manifest)
     return None
 

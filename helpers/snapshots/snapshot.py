@@ -344,9 +344,13 @@ def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress
 
 
 def write_manifest(folder: Path, *, retention_days: int, **content: Any) -> None:
-    """Write the manifest of the snapshot in `folder`, whose parts are written; `content`: its entries."""
+    """Write the manifest of the snapshot in `folder`, whose parts are written; `content`: its entries.
+
+    Its `directory` is the folder to which a relative path of the source refers.
+    """
     until = datetime.now(UTC) + timedelta(days=retention_days)
-    manifest = {"format": MANIFEST, "status": "created", "retain_until": until.isoformat(timespec="seconds")} | content
+    manifest = {"format": MANIFEST, "status": "created", "retain_until": until.isoformat(timespec="seconds"),
+                "directory": str(Path.cwd())} | content  # fmt: skip
     write_json(folder / "manifest.json", signed(manifest, proven=True))
 
 

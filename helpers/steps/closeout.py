@@ -37,7 +37,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import longest_part
-from helpers.snapshots import retention, staged
+from helpers.snapshots import remote, retention
 from helpers.snapshots.export_journal import holds_another
 from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
@@ -246,7 +246,7 @@ def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     for name, what in _KEPT:
         path = folder.workspace / name
         if path.exists():
-            where, how, more = staged.location(path, parameters.snapshot, folder.id)
+            where, how, more = remote.staged_at_closeout(path, parameters.snapshot, folder.id)
             found.append(Kept(what, where, tree_size(path) + more, until, f"rm -r {shlex.quote(str(path))}{how}"))
     source = parameters.source.label
     found += [

@@ -113,16 +113,22 @@ def open_source(
 
 
 @contextmanager
-def open_target(endpoint: Endpoint, *, links: bool = False) -> Iterator[ClientStore]:
-    """Open a target to write. A directory is opened in place, and created if missing. `links`: allow links, for a source only."""
+def open_target(endpoint: Endpoint, *, role: str = "target") -> Iterator[ClientStore]:
+    """Open a target to write; `role` "source": a source to repair. A directory is opened in place, and created if missing.
+
+    Its content is checked before and after the opening, and at the end, since Chroma opens files by their names.
+    """
     if endpoint.path:
         path = Path(endpoint.path)
-        (layout.require_writable if links else require_place)(path)
+        (require_place if role == "target" else layout.require_writable)(path)
         if layout.is_new(path):
             _make_directory(path, endpoint)
         _require_current(path)
+        opened = path.stat()
         with open_embedded(path, endpoint, role="target", label=endpoint.label) as store:
+            require_own_files(path, role=role, since=opened)
             yield store
+        require_own_files(path, role=role, since=opened)
     else:
         headers = request_headers(endpoint, "target")
         _, resolved = greet(endpoint, "target", headers)  # refuses a server that speaks only API v1

@@ -210,7 +210,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "nginx's log of writes", "new", begin_or_resume, begin_or_resume, names("""
-            fence.__init__:Control.record fence.control:Control.read_since
+            fence.__init__:Control.record fence.__init__:Control.read_since
         """), check=open_again, bench=recorded,
     ),
     Scenario("validation fails", "migrated", always("resume", "one", "--until", "23"), always("resume", "one", "--until", "23"),
@@ -237,7 +237,7 @@ SCENARIOS: list[Scenario] = [
         bench=lambda shared: shared.once("damaged", Damaged),
     ),
     Scenario("remedy 48", "migrated", always(), always(), names("""
-            troubleshooting:Mend._export troubleshooting.target:_state
+            troubleshooting:Mend._export troubleshooting:_state
         """), prepare=lose_chunks, does=remedy("48"),
     ),
     Scenario("a new database", "new", begin_or_resume, begin_or_resume, names("""

@@ -403,9 +403,9 @@ def old_directory_read(bench: Bench, path: Path) -> object:
 def staged_read(bench: Bench, path: Path) -> object:
     from helpers.migration.delta import Delta
     from helpers.migration.staging import Quarantine
-    from helpers.snapshots.staged import in_use
+    from helpers.snapshots.remote import staged_in_use
 
-    in_use(folder := bench.home / "staging")
+    staged_in_use(folder := bench.home / "staging")
     staged = Delta.load(folder / "staged").add
     for target in staged.files:
         _ = list(staged.stream(target, 0, 7)), list(staged.ids(target)), staged.origins(target, 0, staged.rows(target))
