@@ -173,10 +173,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def require_place(path: Path) -> None:
-    """Require `layout.require_writable` and `require_own_files`, and that a new folder holds no foreign file with a name of ours.
-
-    Raises `Terminal`.
-    """
+    """Require a writable folder of own files; a new one holds no foreign folder with a name of ours. Raises `Terminal`."""
     layout.require_writable(path)
     leftovers = sorted(path.glob(f"{layout.OURS}*")) if is_new(path) else []
     if foreign := [folder for folder in leftovers if not _is_ours(folder)]:
