@@ -358,7 +358,7 @@ def _require_current(path: Path) -> None:
 
 
 def databases_of(source: Endpoint) -> list[tuple[str, str]]:
-    """Return each (tenant, database) of the source that its `*` stands for, by name. Nothing is written there.
+    """Return each (tenant, database) of the source that its `*` matches, by name. Nothing is written there.
 
     Raises `UsageError` where the source cannot list them, `WorldError` where it cannot be asked.
     """
