@@ -38,7 +38,7 @@ from helpers.run.advice import triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission, refusal
-from helpers.snapshots.retention import kept_line, settled
+from helpers.snapshots.retention import retention_lines, settled
 
 # -- overview ----------------------------------------------------------------------------------------------------------
 
@@ -410,7 +410,7 @@ def report(folder: RunState, now: dt.datetime) -> list[str]:
         ("Cutover", lambda f, _: one_line(_cutover(f))),
         ("Fence", lambda f, _: one_line(fence_sentence(f))),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
-        ("Kept", lambda f, _: kept_line(f)),
+        ("Kept", lambda f, _: retention_lines(f)),
     ]  # fmt: skip
     for head, say in parts:
         for at, line in enumerate(filter(None, say(folder, now).splitlines())):

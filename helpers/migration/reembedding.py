@@ -44,7 +44,7 @@ from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, vector_configs
 from helpers.stores.copying import own_database
 from helpers.stores.creation import Function, own_function
-from helpers.stores.limits import passing, retried
+from helpers.stores.limits import retried, transient_failure
 
 R = TypeVar("R")
 
@@ -349,7 +349,7 @@ class Calls:
             try:
                 return function.call(texts)
             except Exception as error:
-                if (short := passing(error, function.name, WHERE)) is not None:
+                if (short := transient_failure(error, function.name, WHERE)) is not None:
                     raise short from error
                 if isinstance(error, RunbookError):
                     raise

@@ -42,9 +42,9 @@ from helpers.schema import Schema, load_schema
 from helpers.snapshots import remote
 from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import Part, ahead
-from helpers.snapshots.retention import Told, differences, logged, take, told
+from helpers.snapshots.retention import Recorded, differences, logged, recorded, take
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
-from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
+from helpers.stores import RETRY_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
 from helpers.stores.client import ClientStore
 
 FOLDER = RunPath.CATCH_UP
@@ -133,19 +133,19 @@ def proven_by(run: RunState, name: str) -> str:
     if own and any(line.name == name for line in logged(run, audit.Trust(frozenset({own})))):
         return own
     for seal, key, wrong in custody(chain(run), lambda: own):
-        named = {Told.of(t, "").name for t in seal.predicate.get("snapshots", {}).values() if "digest" in t}
+        named = {Recorded.of(t, "").name for t in seal.predicate.get("snapshots", {}).values() if "digest" in t}
         if key and not wrong and name in named and seal.predicate["run"]["id"] == run.id:
             keys.append(key)
     return own if own in keys else next(iter(keys), "")
 
 
-def evidence_of(run: RunState) -> list[Told]:
+def evidence_of(run: RunState) -> list[Recorded]:
     """What a run's seals say of its snapshots, then its results and its audit log."""
     sealed = [
-        Told.of(taken, f"seal {seal.path.name} of run {run.id}")
+        Recorded.of(taken, f"seal {seal.path.name} of run {run.id}")
         for seal in chain(run) for taken in seal.predicate.get("snapshots", {}).values() if "digest" in taken
     ]  # fmt: skip
-    return [*sealed, *told(run, trusted(run.reports))]
+    return [*sealed, *recorded(run, trusted(run.reports))]
 
 
 @dataclass(slots=True)
@@ -370,7 +370,7 @@ def _added_again(store: Reader, name: str, count: int, gone: set[str]) -> set[st
     Raises `Terminal` ("count_mismatch") where the store goes on listing what it does not give: that is no deletion.
     """
     back: set[str] = set()
-    for seconds in (0.0, *AGAIN_AFTER):
+    for seconds in (0.0, *RETRY_AFTER):
         time.sleep(seconds)
         gone = gone.intersection(listed_ids(store, name)) if gone else gone
         if not gone:

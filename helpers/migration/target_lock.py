@@ -40,7 +40,7 @@ from helpers.stores.copying import require_own_files
 from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.layout import is_duckdb_layout, is_new
 from helpers.stores.limits import NO_LIMIT, known_of
-from helpers.stores.opening import UNKNOWN, databases_of, lacking, make, one_database, remove_database
+from helpers.stores.opening import UNKNOWN, create_levels, databases_of, missing_levels, one_database, remove_database
 from helpers.stores.wire import tried, with_candidates
 
 SHOWN = 5
@@ -116,7 +116,7 @@ class MadeDatabase(StateFile):
 def ensure_database(folder: RunState) -> tuple[str, ...]:
     """Make what the target lacks of its tenant and database; what that was."""
     target = folder.parameters.target
-    what = lacking(target)
+    what = missing_levels(target)
     if what and target.create is False:
         raise UsageError(
             ReasonCode(f"unknown_{what[0]}"), f"has no {' and '.join(what)} of this name, and target.create is false",
@@ -124,7 +124,7 @@ def ensure_database(folder: RunState) -> tuple[str, ...]:
         )  # fmt: skip
     if what:
         MadeDatabase(sorted({*_made(folder), *what}), utc_now()).save(folder.workspace)
-        make(target, what)
+        create_levels(target, what)
         audit.append(folder.reports / audit.NAME, "target database made", made=list(what), target=target.label)
         folder.log(f"made at the target: {' and '.join(what)} of {target.label}")
     return what
@@ -167,7 +167,7 @@ def give_back_target(folder: RunState) -> bool:
     if ledger.exists() and Checkpoint.read(ledger).owned():
         return False
     target = folder.parameters.target
-    if (target.path and not resolve_path(target.path).exists()) or lacking(target):
+    if (target.path and not resolve_path(target.path).exists()) or missing_levels(target):
         return False
     with open_target(target) as store:
         holder = store.lock_holder() or {}

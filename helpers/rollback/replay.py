@@ -115,7 +115,7 @@ def _collection(store: Reader, made: WrittenData, target: str, progress: Progres
     for piece in made.pieces(target):
         ids = piece.rows.ids
         pair = next(compared(store, target, [piece.rows], space))
-        found, differing = pair.found, pair.differing()
+        found, differing = pair.actual, pair.differing()
         lost = {chunk for chunk, gone in zip(found.ids, found.lost, strict=True) if gone}
         unreadable += sorted(lost)
         at = {chunk: n for n, chunk in enumerate(found.ids)}  # one deleted while we read is found by the second look
@@ -238,7 +238,7 @@ def _same(
     for at in range(0, len(rows), size):
         pair = next(compared(store, target, [rows.slice(at, at + size)], space))
         differing = pair.differing().keys() - known.unreadable
-        yield [chunk for chunk in pair.found.ids if chunk not in differing]
+        yield [chunk for chunk in pair.actual.ids if chunk not in differing]
 
 
 def as_added(store: Reader, made: WrittenData, target: str, ids: Iterable[str]) -> Written:

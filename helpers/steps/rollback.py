@@ -39,7 +39,7 @@ from helpers.run.command import used_by
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.stores import Store, listed_ids, open_target
 from helpers.stores.layout import is_new
-from helpers.stores.opening import lacking, quick_identities, quick_names
+from helpers.stores.opening import missing_levels, quick_identities, quick_names
 
 # -- removal -----------------------------------------------------------------------------------------------------------
 
@@ -348,7 +348,7 @@ class RollbackStep(NotebookStep):
         target = self.run.parameters.target
         if target.path and is_new(Path(target.path)):
             return None
-        return None if lacking(target) else quick_names(target, "target")
+        return None if missing_levels(target) else quick_names(target, "target")
 
     def _refuse_open_target(self) -> None:
         if used := used_by(self.run.parameters.target):

@@ -131,7 +131,7 @@ def judged(
         if target in spaces:
             pair = next(compare.compared(store, target, [moved.batch.take(positions)], spaces[target]))
             rows = list(pair.differences.itertuples(index=False, name=None))
-            found.seen[target] = Seen(pair.found, rows, pair.wrong, pair.measured())
+            found.seen[target] = Seen(pair.actual, rows, pair.wrong, pair.measured())
     return found
 
 
@@ -394,11 +394,11 @@ class Examination:
         lists.relative.setdefault(space, []).append(seen.relative)
         lists.mismatched.setdefault(space, []).append(seen.mismatched)
         lists.before.append(seen.norms_expected)
-        lists.after.append(seen.norms_found)
+        lists.after.append(seen.norms_actual)
         for i in np.argsort(-seen.relative, kind="stable")[:_WORST]:
             row = {"collection": name, "source_collection": source.name, "id": seen.ids[i], "space": space}
             numbers = {"relative": seen.relative, "distance": seen.distances, "norm_before": seen.norms_expected,
-                       "norm_after": seen.norms_found}  # fmt: skip
+                       "norm_after": seen.norms_actual}  # fmt: skip
             lists.worst.append(row | {key: float(values[i]) for key, values in numbers.items()})
         lists.worst = sorted(lists.worst, key=lambda r: (-r["relative"], r["collection"], r["id"]))[:_WORST]
 
@@ -459,7 +459,7 @@ class Examination:
             whose |= {(name, chunk): owner for chunk, owner in owners.items()}
         for row in self._rows:
             owner = whose.get((row["collection"], row["id"]))
-            sentence = compare.owned(owner) if owner else ""
+            sentence = compare.owner_sentence(owner) if owner else ""
             if owner and row["difference"] == ReasonCode.VECTOR_DIFFERS and sentence not in row["detail"]:
                 row["detail"] += f"; {sentence}"
 
