@@ -51,8 +51,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_lists_of_one_number_without_end_are_refused ::test_texts_by_their_beginnings_are_refused
             ::test_the_file_of_collections_is_no_way_round ::test_what_an_upgrade_left_beside_a_database_is_bounded_too
             ::test_a_page_that_holds_more_than_the_footer_says_is_refused ::test_vectors_that_are_not_there_take_no_place
-            ::test_a_part_of_a_snapshot_is_bounded_too
-            ::test_lists_of_a_fixed_size_inside_other_types_are_refused""",
+            ::test_a_part_of_a_snapshot_is_bounded_too ::test_lists_of_a_fixed_size_inside_other_types_are_refused""",
         "a value in a database that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_a_value_that_no_request_can_bring_is_refused_before_it_is_read""",
         "markup and scripts in pages": """

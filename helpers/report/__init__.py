@@ -461,7 +461,7 @@ def read_run(run: RunState | Path) -> RunView:
     return RunView(
         folder, _read(run, lambda r: r.facts, {}), _read(run, lambda r: r.document, {}), _read(run, lambda r: r.text, ""),
         steps := list(_steps(run)), read_signoffs(run), _gates(run), list(_attempts(run, steps)),
-        code=_or(run, lambda r: code_lines(chain(r)), []), seals=_or(run, lambda r: [s.digest for s in chain(r)], []),
+        code=_read(run, lambda r: code_lines(chain(r)), []), seals=_read(run, lambda r: [s.digest for s in chain(r)], []),
         drill=_drill(run),
     )  # fmt: skip
 

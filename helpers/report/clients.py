@@ -256,15 +256,15 @@ ASKED = "every collection that got chunks asked, with the filter where there is 
 def recall_tiles(view: RunView) -> list[Tile]:
     """Show the recall for each filter that was asked: shares 0-1. Merged collections have two tiles."""
     recall = view.table("recall")
-    tiles = []
+    tiles: list[Tile] = []
     for row in (recall.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            asked = f"{judged_queries(row, with_reason=False)}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
-            label = f"Recall@{told.get('k')}, {scope(row['scope'])}"
+            asked = f"{judged_queries(row, with_reason=False)}, {own_chunk(recall)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            label = f"Recall@{recall.get('k')}, {scope(row['scope'])}"
             part = int(row.get("judged") or 0) < int(row.get("neighbours") or 0)  # a share of some is no pass for all
             kind = "open" if part and row["verdict"] == Verdict.PASS else str(row["verdict"])
-            found.append(Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", kind))
-    return [*(found or [Tile("Recall", UNKNOWN)]), *_remaining(told)]
+            tiles.append(Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", kind))
+    return [*(tiles or [Tile("Recall", UNKNOWN)]), *_remaining(recall)]
 
 
 def _remaining(recall: dict[str, Any]) -> Iterator[Tile]:

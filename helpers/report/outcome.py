@@ -483,7 +483,7 @@ def due_by_warnings(view: RunView) -> list[str]:
     others = len({source for source, target in numbers.routes(view.results) if target and source != target})
     if others:
         due[*_due(view, ReasonCode.IDS_REWRITTEN), _RENAMED.format(others)] = []
-    left = 0
+    rest = 0
     for found in view.findings:
         if needs_action(remedy := _remedy(view, found.check)):
             due.setdefault((*_due(view, found.check.reason, found.at_decision), remedy), []).append(

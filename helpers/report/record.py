@@ -183,8 +183,8 @@ def _check(view: RunView, name: str, label: str) -> Item:
     check = next((check for check in view.tests if check.name == name), None)
     if check is None:
         return Item(label, NOT_RECORDED)
-    limit = f" (expected {text(found.expected, 60)})" if found.expected else ""
-    return Item(label, f"{text(found.measured_text or found.detail, 60)}{limit}", found.verdict.value)
+    limit = f" (expected {text(check.expected, 60)})" if check.expected else ""
+    return Item(label, f"{text(check.measured_text or check.detail, 60)}{limit}", check.verdict.value)
 
 
 def _queries(view: RunView) -> Iterator[Item]:
@@ -233,8 +233,8 @@ def _recall(view: RunView) -> Iterator[Item]:
                 changed += f"; the target's answers: {percent(row['shared_measured'])} as before"
             changed += f"; without a filter {share_range(answers(recall))}; queries are stored vectors, {own}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
-            if (told.get("announced") or {}).get("pooled") is not None:
-                yield Item("Same results, asked as announced", f"{announced_in_words(told['announced'])}; {ASKED}")
+            if (recall.get("announced") or {}).get("pooled") is not None:
+                yield Item("Same results, asked as announced", f"{announced_in_words(recall['announced'])}; {ASKED}")
             yield Item("Expected change for clients: collections were split and merged", changed)
 
 

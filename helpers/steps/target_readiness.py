@@ -150,10 +150,10 @@ class TargetReadinessStep(NotebookStep):
             if self.target.url is None or error.code not in NOT_THERE:
                 raise
             candidates = tried(self.target)
-            self.run.fact("candidates", [[c.url, c.answers, c.said] for c in candidates])
+            self.run.fact("candidates", [[c.url, c.answers, c.result] for c in candidates])
             self.run.check("connection to the target", Verdict.FAIL, measured="none", threshold="reachable", reason=error.code,
                            detail=error.what,
-                           ids=[{"id": c.url, "found": c.said} for c in candidates])  # fmt: skip
+                           ids=[{"id": c.url, "found": c.result} for c in candidates])  # fmt: skip
             raise with_candidates(error, candidates) from None
 
     def _judge_function(self) -> None:
@@ -319,7 +319,7 @@ class TargetReadinessStep(NotebookStep):
     @contextmanager
     def _probe_target(self) -> Iterator[Store]:
         if not self._is_new:
-            opened = throw_away_database(self.target) if self._lacks else nullcontext(self.target)
+            opened = temporary_database(self.target) if self._lacks else nullcontext(self.target)
             with opened as place, open_target(place) as store:
                 yield store
             return

@@ -536,13 +536,13 @@ def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embe
             next_step=_WHAT_ANSWERS,
         )  # fmt: skip
     vectors: Any = answer.get("embeddings")
-    if embeddings and (vectors is None or len(vectors) != len(got)):
+    if embeddings and (vectors is None or len(vectors) != len(listed)):
         raise VectorLost
     order, _ = align(ids, {chunk: row for row, chunk in enumerate(listed)})
     matrix = np.full((len(listed), dimension), np.nan, np.float32)
     if embeddings and len(listed):
         try:
-            matrix = singles(vectors).reshape(len(got), -1)
+            matrix = singles(vectors).reshape(len(listed), -1)
         except (TypeError, ValueError):
             raise VectorLost from None
     batch = ChunkBatch(

@@ -168,9 +168,8 @@ def recognise(path: Path, *, role: str = "source") -> None:
             next_step="Mount the volume that holds it, or name the folder that Chroma persists to.",
         )  # fmt: skip
     if not database.is_file():
-        raise Terminal(
-            ReasonCode(f"{role}_empty"), f"no {DATABASE}", where=where, next_step="Name the folder that Chroma persists to.",
-        )  # fmt: skip
+        next_step = "Name the folder that Chroma persists to."
+        raise Terminal(ReasonCode(f"{role}_empty"), f"no {DATABASE}", where=where, next_step=next_step)
     _recognise_database(database, role)
 
 
@@ -194,7 +193,7 @@ def contents(path: Path) -> Literal["database", "parquet", "both"]:
             left = left and left - _listed(db)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, sqlite3.Error):
         return "both"
-    return "both" if ids else "database"
+    return "both" if left else "database"
 
 
 def _parquet_chunks(path: Path) -> set[tuple[str, str]]:

@@ -97,8 +97,8 @@ def open_source(
     _require_no_rename(endpoint)
     copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
     try:
-        found, rescued = prepare(endpoint, copy, wanted, normalised=normalised)
-        found.source += layout.leftovers(Path(endpoint.path))
+        report, rescued = prepare(endpoint, copy, wanted, normalised=normalised)
+        report.source += layout.leftovers(Path(endpoint.path))
         spaces = stored_spaces(copy)
         with open_embedded(
             copy, endpoint, role="source", label=endpoint.label, spaces=spaces, rescued=rescued

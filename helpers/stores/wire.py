@@ -135,11 +135,11 @@ def _chunks(content: bytes) -> dict[str, Any] | None:
         vectors = document["embeddings"]
         widths = {len(row) for row in vectors}
         numbers = np.frombuffer(vectors.as_buffer(of_type="d"))
-        keys = list(found.keys())  # its items would make a Python object of each number
+        keys = list(document.keys())  # its items would make a Python object of each number
         if len(widths) != 1 or len(numbers) != len(vectors) * widths.pop() or len(set(keys)) < len(keys):
             return None
         rows = singles(numbers).reshape(len(vectors), -1)
-        return {key: rows if key == "embeddings" else plain(found[key]) for key in keys}
+        return {key: rows if key == "embeddings" else plain(document[key]) for key in keys}
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
         return None
 
