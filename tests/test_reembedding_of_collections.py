@@ -19,7 +19,7 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.migration.importing import plan_targets
-from helpers.migration.reembedding import REEMBEDDED_CHECK, as_written, reembed, refuse_order, what_was_made
+from helpers.migration.reembedding import REEMBEDDED_CHECK, as_written, completed_record, reembed, refuse_order
 from helpers.migration.staging import Quarantine, stage
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, load_parameters, parameters_from
@@ -290,7 +290,7 @@ def test_what_a_killed_attempt_has_made_is_not_made_again(
     now = all_of(as_written(snapshot, tmp_path / "made"), "notes")
     assert [chunk for chunk, lost in zip(now.ids, now.lost, strict=True) if lost] == ["n7"]
     assert now.embeddings[~now.lost].tobytes() == new_vectors([d for d in now.documents if d]).tobytes()
-    made_json = what_was_made(tmp_path / "made", snapshot)
+    made_json = completed_record(tmp_path / "made", snapshot)
     assert made_json is not None
     assert (made_json["anew"]["notes"]["made"], made_json["embedded"], made_json["kept"]) == (NUMBER - 1, 0, NUMBER - 1)
 
@@ -302,7 +302,7 @@ def test_another_run_takes_vectors_from_the_cache_unless_somebody_changed_them(
 
     def told(name: str) -> tuple[int, int]:
         reembed(snapshot, ordered(tmp_path), tmp_path / name)
-        made = what_was_made(tmp_path / name, snapshot)
+        made = completed_record(tmp_path / name, snapshot)
         assert made is not None
         now = all_of(as_written(snapshot, tmp_path / name), "notes")
         assert now.embeddings[~now.lost].tobytes() == new_vectors([d for d in now.documents if d]).tobytes()
