@@ -37,7 +37,7 @@ def new_run(order: dict[str, Any]) -> RunState:
 def notebooks(order: dict[str, Any]) -> dict[str, Any]:
     """The steps as `runbook run` executes them: notebooks, seals and pages."""
     from helpers.runner.pipeline import run_line
-    from helpers.status.overview import Console
+    from helpers.status import Console
 
     run = new_run(order)
     steps = [plan.find(number) for number in order["steps"]]

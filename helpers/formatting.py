@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -234,6 +234,21 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in document.items():
         rows |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return rows
+
+
+def dotted(parts: Sequence[str | int]) -> str:
+    """`("queries", 0, "text")` as `queries[0].text`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".")
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(Key with dots, value) of everything in a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
+        yield key, value
+    for name, below in inner or ():
+        yield from leaves(below, dotted([key, name] if key else [name]))
 
 
 _FORMULA = tuple("=+-@＝＋－＠|%\t\n")

@@ -12,17 +12,15 @@ import pytest
 from tests.conftest import ROOT
 from tests.tally import BROKE, Tally, outcomes, table
 
-# attacker → attack → tests, as FILE::TEST below tests/
+# attacker → attack → tests, as FILE::TEST below tests/; ::TEST is of the same file as the one before it
 ATTACKS: dict[str, dict[str, str]] = {
     "source": {
         "a stored function with a URL and a variable, also one that changes after the first look": """
             test_a_hostile_source_gains_nothing.py::test_the_list_of_what_a_stored_configuration_can_name_is_chromas_own
-            test_a_hostile_source_gains_nothing.py::test_no_function_is_built_because_a_collection_names_it
-            test_a_hostile_source_gains_nothing.py::test_a_variable_of_the_services_name_is_not_sent_in_its_place
-            test_a_hostile_source_gains_nothing.py::test_new_vectors_are_made_by_what_the_operator_named
-            test_a_hostile_source_gains_nothing.py::test_the_applications_tests_get_allowed_functions_only
-            test_a_hostile_source_gains_nothing.py::test_a_run_tells_the_thief_nothing
-            test_a_hostile_source_gains_nothing.py::test_a_configuration_that_changes_after_the_look_is_not_built_either""",
+            ::test_no_function_is_built_because_a_collection_names_it
+            ::test_a_variable_of_the_services_name_is_not_sent_in_its_place
+            ::test_new_vectors_are_made_by_what_the_operator_named ::test_the_applications_tests_get_allowed_functions_only
+            ::test_a_run_tells_the_thief_nothing ::test_a_configuration_that_changes_after_the_look_is_not_built_either""",
         "variables of the runner": """
             test_a_hostile_source_gains_nothing.py::test_a_kernel_has_the_usual_variables_and_those_that_the_parameters_name
             test_a_hostile_source_gains_nothing.py::test_another_run_in_the_same_kernel_gets_its_own_variables""",
@@ -33,30 +31,28 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_configuration_fidelity.py::test_settings_that_no_index_has_are_not_taken_over_and_said
             test_restore_exactly.py::test_a_setting_that_no_index_has_is_not_restored_and_said
             test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix""",
+        "keys that become one, and values of no chunk": """
+            test_rescue_of_poisoned_values.py::test_keys_that_are_no_utf8_never_become_one
+            ::test_values_of_chunks_that_are_not_there_are_said_with_examples""",
         "a segment whose id is a path": """
             test_rescue_of_damaged_directories.py::test_a_segment_whose_id_is_a_path_is_refused_and_nothing_is_removed
             test_rescue_of_damaged_directories.py::test_a_collection_whose_id_is_a_path_is_refused_and_nothing_is_written""",
         "a damaged Parquet file that ends the process": """
             test_files_of_chunks_are_bounded.py::test_a_damaged_file_is_an_error_and_ends_no_process
-            test_files_of_chunks_are_bounded.py::test_a_page_that_does_not_say_its_size_is_refused
-            test_files_of_chunks_are_bounded.py::test_a_footer_that_could_be_read_in_two_ways_is_refused
-            test_files_of_chunks_are_bounded.py::test_of_a_footer_only_numbers_of_the_right_kind_count""",
+            ::test_a_page_that_does_not_say_its_size_is_refused ::test_a_footer_that_could_be_read_in_two_ways_is_refused
+            ::test_of_a_footer_only_numbers_of_the_right_kind_count""",
         "pickles in index files": """
             test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
-            test_rescue_reads_index_files.py::test_a_pickle_with_any_byte_changed_is_read_or_refused
-            test_rescue_reads_index_files.py::test_a_pickle_that_would_fill_the_memory_is_refused""",
+            ::test_a_pickle_with_any_byte_changed_is_read_or_refused ::test_a_pickle_that_would_fill_the_memory_is_refused""",
         "a list with a line of gigabytes": """
             test_a_page_says_only_what_was_seen.py::test_a_list_with_a_line_of_gigabytes_is_not_read_into_memory
             test_a_page_says_only_what_was_seen.py::test_a_list_with_a_damaged_row_says_where_it_ends""",
         "a Parquet file that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_one_text_millions_of_times_is_refused_in_one_line
-            test_files_of_chunks_are_bounded.py::test_lists_of_one_number_without_end_are_refused
-            test_files_of_chunks_are_bounded.py::test_texts_by_their_beginnings_are_refused
-            test_files_of_chunks_are_bounded.py::test_the_file_of_collections_is_no_way_round
-            test_files_of_chunks_are_bounded.py::test_what_an_upgrade_left_beside_a_database_is_bounded_too
-            test_files_of_chunks_are_bounded.py::test_a_page_that_holds_more_than_the_footer_says_is_refused
-            test_files_of_chunks_are_bounded.py::test_vectors_that_are_not_there_take_no_place
-            test_files_of_chunks_are_bounded.py::test_a_part_of_a_snapshot_is_bounded_too""",
+            ::test_lists_of_one_number_without_end_are_refused ::test_texts_by_their_beginnings_are_refused
+            ::test_the_file_of_collections_is_no_way_round ::test_what_an_upgrade_left_beside_a_database_is_bounded_too
+            ::test_a_page_that_holds_more_than_the_footer_says_is_refused ::test_vectors_that_are_not_there_take_no_place
+            ::test_a_part_of_a_snapshot_is_bounded_too""",
         "a value in a database that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_a_value_that_no_request_can_bring_is_refused_before_it_is_read""",
         "markup and scripts in pages": """
@@ -126,7 +122,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_places_are_proven_first.py::test_a_rollback_cleans_no_target_that_leads_into_the_source
             test_rollback.py::test_a_source_that_the_removal_reached_is_named
             test_places_are_proven_first.py::test_a_target_through_which_another_place_would_be_written_is_refused
-            test_places_are_proven_first.py::test_a_folder_of_the_source_mounted_in_a_target_is_refused""",
+            test_places_are_proven_first.py::test_a_folder_of_the_source_mounted_in_a_target_is_refused
+            test_places_are_proven_first.py::test_a_target_that_is_exchanged_between_the_look_and_the_end_is_named
+            ::test_a_source_through_which_another_place_would_be_written_is_not_mended
+            test_directories_of_snapshots.py::test_a_folder_that_becomes_a_link_during_the_request_is_named""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run
             test_rescue_of_damaged_directories.py::test_code_under_another_type_is_not_run_either""",
@@ -159,13 +158,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_server_is_bounded.py::test_a_redirect_is_not_followed_with_the_secrets""",
         "errors that repeat the secret": """
             test_secrets_of_files_and_folders.py::test_the_beginning_of_a_secret_is_not_shown_where_a_text_is_cut
-            test_secrets_of_files_and_folders.py::test_every_value_of_a_key_that_stands_more_than_once_is_known
+            ::test_every_value_of_a_key_that_stands_more_than_once_is_known
             test_evidence_secrets.py::test_a_secret_with_some_characters_escaped_is_neither_shown_nor_kept
-            test_evidence_secrets.py::test_what_stands_before_a_secret_does_not_hide_it
-            test_evidence_secrets.py::test_a_text_of_escapes_alone_is_read_in_one_pass
-            test_evidence_secrets.py::test_what_a_server_repeats_is_shown_without_it
-            test_evidence_secrets.py::test_no_text_shows_any_writing_of_a_secret
-            test_evidence_secrets.py::test_no_byte_holds_a_secret_that_the_server_answers_with""",
+            ::test_what_stands_before_a_secret_does_not_hide_it ::test_a_text_of_escapes_alone_is_read_in_one_pass
+            ::test_what_a_server_repeats_is_shown_without_it ::test_no_text_shows_any_writing_of_a_secret
+            ::test_no_byte_holds_a_secret_that_the_server_answers_with""",
     },
     "writers beside the fence": {
         "path tricks and other methods": "test_fence_nginx.py::test_no_path_gets_a_write_through",
@@ -194,8 +191,12 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_workers_of_dask.py::test_a_local_cluster_takes_nothing_from_a_folder_that_others_made
             test_workers_of_dask.py::test_a_worker_that_imports_from_a_folder_of_others_is_refused""",
         "secrets on their way to workers": "test_workers_of_dask.py::test_an_order_holds_references_and_absolute_paths",
-        "an expectation that is empty": "test_backup_losses.py::test_an_expectation_that_is_no_digest_is_refused",
-        "an output inside a source": "test_backup_losses.py::test_nothing_is_exported_or_restored_into_the_folder_of_the_source",
+        "an expectation that is empty or a pattern": """
+            test_backup_losses.py::test_an_expectation_that_is_no_digest_is_refused
+            test_the_log_counts_the_seals.py::test_only_a_whole_digest_is_an_expected_one_for_the_plain_commands""",
+        "an output inside a source": """
+            test_backup_losses.py::test_nothing_is_exported_or_restored_into_the_folder_of_the_source
+            ::test_a_relative_source_of_a_snapshot_is_where_it_was_taken""",
         "an end of a run that frees its snapshots": """
             test_snapshots_command.py::test_an_end_that_no_signed_line_of_its_log_names_frees_no_snapshot""",
         "a planted cache of vectors": "test_reembedding_of_collections.py::test_a_cache_that_others_may_have_planted_is_refused",
@@ -205,22 +206,20 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_places_are_proven_first.py::test_a_folder_in_a_new_target_that_only_has_a_name_of_ours_stays""",
         "a cutover first, the approvals later": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_was_approved_afterwards_is_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_fence_that_was_approved_afterwards_is_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_was_set_aside_is_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_that_the_log_leaves_out_is_seen_by_its_seal
-            test_a_step_that_needs_approvals_had_them_before.py::test_files_that_were_changed_without_approval_are_a_cutover_though_the_step_failed
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_step_that_began_and_was_refused_is_no_cutover
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_no_go_at_the_time_is_named_though_a_go_followed
-            test_a_step_that_needs_approvals_had_them_before.py::test_approvals_of_an_earlier_review_are_named_though_new_ones_followed
-            test_a_step_that_needs_approvals_had_them_before.py::test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named""",
+            ::test_a_fence_that_was_approved_afterwards_is_named ::test_a_cutover_that_was_set_aside_is_named
+            ::test_a_cutover_that_the_log_leaves_out_is_seen_by_its_seal
+            ::test_files_that_were_changed_without_approval_are_a_cutover_though_the_step_failed
+            ::test_a_step_that_began_and_was_refused_is_no_cutover ::test_a_no_go_at_the_time_is_named_though_a_go_followed
+            ::test_approvals_of_an_earlier_review_are_named_though_new_ones_followed
+            ::test_an_approval_that_nobody_gave_and_that_was_set_aside_is_named""",
         "an approval that is none": """
             test_a_step_that_needs_approvals_had_them_before.py::test_an_approval_that_was_set_aside_counts_by_the_list_of_its_seal
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_list_of_signers_that_another_replaced_still_judges_what_was_signed_under_it
-            test_a_step_that_needs_approvals_had_them_before.py::test_one_person_s_approval_under_the_names_of_others_counts_for_none_of_them
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_file_of_another_form_below_signoffs_is_no_approval
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing
-            test_a_step_that_needs_approvals_had_them_before.py::test_what_was_marginal_and_accepted_afterwards_is_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
+            ::test_a_list_of_signers_that_another_replaced_still_judges_what_was_signed_under_it
+            ::test_one_person_s_approval_under_the_names_of_others_counts_for_none_of_them
+            ::test_a_file_of_another_form_below_signoffs_is_no_approval
+            ::test_a_go_that_is_recorded_again_after_a_no_go_counts_for_nothing
+            ::test_what_was_marginal_and_accepted_afterwards_is_named
+            ::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
         "a pipe or a device that is named; another rehearsal, time or user in run.json": """
             test_no_special_file_holds_us.py::test_what_the_parameters_name_holds_no_command
             test_no_special_file_holds_us.py::test_a_secret_in_what_is_no_plain_file_is_refused_in_one_line
@@ -233,60 +232,55 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_what_binds_a_run_is_what_its_seals_say.py::test_what_verify_does_grows_with_the_number_of_seals_and_not_with_its_square""",
         "lines of approvals in another order than their statements": """
             test_every_act_is_judged.py::test_a_statement_that_says_that_it_was_given_after_the_act_approves_nothing
-            test_every_act_is_judged.py::test_a_dry_run_by_hand_is_no_cutover_unless_its_result_says_another
-            test_every_act_is_judged.py::test_a_cutover_that_failed_may_have_acted_though_no_line_says_so
-            test_every_act_is_judged.py::test_step_20_by_hand_waits_for_the_approval_of_the_dry_run
-            test_every_act_is_judged.py::test_another_principal_in_the_list_outside_is_named_by_both""",
+            ::test_a_dry_run_by_hand_is_no_cutover_unless_its_result_says_another
+            ::test_a_cutover_that_failed_may_have_acted_though_no_line_says_so
+            ::test_step_20_by_hand_waits_for_the_approval_of_the_dry_run
+            ::test_another_principal_in_the_list_outside_is_named_by_both""",
         "another limit, or words of one's own, in a statement": """
             test_every_act_is_judged.py::test_a_statement_that_says_other_than_ours_is_named_by_both_verifiers
-            test_every_act_is_judged.py::test_a_statement_that_says_other_than_ours_is_not_recorded""",
+            ::test_a_statement_that_says_other_than_ours_is_not_recorded""",
         "a key that a planted file lends": """
             test_nothing_foreign_is_sealed.py::test_a_file_that_is_no_seal_lends_its_key_to_no_line""",
         "a run that was received": """
             test_nothing_foreign_is_sealed.py::test_a_run_that_was_received_is_taken_by_no_notebook_and_names_no_secrets""",
         "an act that the log hides": """
             test_every_act_is_judged.py::test_a_second_cutover_without_its_line_is_one_too
-            test_every_act_is_judged.py::test_a_line_whose_statement_is_nowhere_approves_nothing
-            test_every_act_is_judged.py::test_lines_on_seals_that_are_missing_or_late_move_no_act
-            test_every_act_is_judged.py::test_a_seal_that_is_begun_again_after_it_was_set_is_named
-            test_every_act_is_judged.py::test_one_key_for_two_roles_is_named_at_whichever_gate
-            test_every_act_is_judged.py::test_parameters_that_were_sealed_between_approval_and_cutover_are_named
-            test_every_act_is_judged.py::test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last
-            test_every_act_is_judged.py::test_a_line_of_another_role_than_its_statement_is_named
-            test_every_act_is_judged.py::test_a_fence_that_was_not_approved_is_named_however_its_step_ended
-            test_every_act_is_judged.py::test_a_result_that_was_set_aside_twice_is_gone
-            test_every_act_is_judged.py::test_a_statement_whose_name_has_another_time_is_named""",
+            ::test_a_line_whose_statement_is_nowhere_approves_nothing ::test_lines_on_seals_that_are_missing_or_late_move_no_act
+            ::test_a_seal_that_is_begun_again_after_it_was_set_is_named ::test_one_key_for_two_roles_is_named_at_whichever_gate
+            ::test_parameters_that_were_sealed_between_approval_and_cutover_are_named
+            ::test_a_no_go_that_was_given_later_stands_though_a_go_was_recorded_last
+            ::test_a_line_of_another_role_than_its_statement_is_named
+            ::test_a_fence_that_was_not_approved_is_named_however_its_step_ended
+            ::test_a_result_that_was_set_aside_twice_is_gone ::test_a_statement_whose_name_has_another_time_is_named""",
         "another thing than was approved": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_with_other_parameters_than_were_approved_is_named_though_they_were_put_back
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_cutover_behind_results_that_were_not_reviewed_is_named
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another""",
+            ::test_a_cutover_behind_results_that_were_not_reviewed_is_named
+            ::test_a_line_that_says_dry_run_excuses_no_cutover_whose_result_says_another""",
         "an order for many that was edited": """
             test_many_databases_in_one_order.py::test_an_order_that_something_else_wrote_begins_nothing
             test_fleets.py::test_an_order_that_something_else_wrote_begins_and_signs_nothing
-            test_fleets.py::test_a_run_that_does_not_name_the_fleet_is_not_signed_with_it
-            test_fleets.py::test_a_begun_row_that_is_gone_is_named test_fleets.py::test_a_row_taken_out_is_named
-            test_fleets.py::test_other_parameters_and_runs_are_named test_fleets.py::test_texts_do_not_act_on_the_terminal""",
+            ::test_a_run_that_does_not_name_the_fleet_is_not_signed_with_it ::test_a_begun_row_that_is_gone_is_named
+            ::test_a_row_taken_out_is_named ::test_other_parameters_and_runs_are_named ::test_texts_do_not_act_on_the_terminal""",
         "a row of a fleet that does something else than was ordered": """
             test_the_table_of_a_fleet_is_checked_first.py::test_a_row_is_begun_by_hand_with_the_file_of_its_row_only
             test_fleets.py::test_a_row_that_does_something_else_than_was_ordered_is_named_and_left_alone""",
         "a GO on a NO-GO, and seals with better verdicts": """
             test_a_step_that_needs_approvals_had_them_before.py::test_a_go_on_a_no_go_is_not_recorded_and_named_where_it_was
-            test_a_step_that_needs_approvals_had_them_before.py::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",
+            ::test_a_seal_that_says_other_verdicts_than_the_results_is_named""",
         "fewer roles below seals that say the old ones": """
             test_what_binds_a_run_is_what_its_seals_say.py::test_fewer_roles_below_seals_that_say_what_the_first_one_said_are_named
-            test_what_binds_a_run_is_what_its_seals_say.py::test_another_target_below_seals_that_say_the_old_one_is_named
-            test_what_binds_a_run_is_what_its_seals_say.py::test_a_parameter_that_was_unset_at_the_first_seal_is_not_set_unseen""",
+            ::test_another_target_below_seals_that_say_the_old_one_is_named
+            ::test_a_parameter_that_was_unset_at_the_first_seal_is_not_set_unseen""",
         "later seals that say less": "test_what_binds_a_run_is_what_its_seals_say.py::test_a_later_seal_that_says_less_is_named",
         "another file between the check and the archive": """
             test_evidence_stays_where_it_is.py::test_what_changes_after_the_check_is_not_archived
-            test_evidence_stays_where_it_is.py::test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it""",
+            ::test_the_copy_that_is_archived_lies_where_nobody_else_can_exchange_it""",
         "an older copy in place of the folder": """
             test_evidence_stays_where_it_is.py::test_an_older_copy_of_the_folder_is_named_where_the_newest_seal_is_known""",
         "a log and seals of any types, or of no key": """
             test_the_log_counts_the_seals.py::test_forged_lines_behind_a_log_do_not_hold_verify
-            test_the_log_counts_the_seals.py::test_a_log_that_nobody_signed_may_hold_any_types
-            test_the_log_counts_the_seals.py::test_a_line_without_an_action_and_facts_is_no_line_of_the_log
-            test_the_log_counts_the_seals.py::test_a_seal_with_parts_of_another_type_is_named_with_all_else
+            ::test_a_log_that_nobody_signed_may_hold_any_types ::test_a_line_without_an_action_and_facts_is_no_line_of_the_log
+            ::test_a_seal_with_parts_of_another_type_is_named_with_all_else
             test_evidence_stays_where_it_is.py::test_a_chain_that_was_invented_is_unsigned_and_fits_nothing_that_was_kept_elsewhere""",
         "sixty forgeries of the archive": "test_sixty_forgeries_are_named.py::test_each_forgery_is_named",
         "flip a bit": """
@@ -296,10 +290,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "add a file": "test_evidence_verify.py::test_a_file_that_is_added_is_named",
         "reorder the log": """
             test_evidence_verify.py::test_two_audit_lines_in_another_order
-            test_evidence_verify.py::test_audit_trusts_no_key_that_only_an_untrusted_seal_names
-            test_evidence_verify.py::test_audit_names_a_line_that_no_trusted_key_signed
-            test_evidence_verify.py::test_audit_names_a_log_that_is_not_as_sealed
-            test_audit_log.py::test_the_first_broken_line_is_named""",
+            ::test_audit_trusts_no_key_that_only_an_untrusted_seal_names ::test_audit_names_a_line_that_no_trusted_key_signed
+            ::test_audit_names_a_log_that_is_not_as_sealed test_audit_log.py::test_the_first_broken_line_is_named""",
         "links in place of files": """
             test_evidence_verify.py::test_a_link_in_place_of_a_file_is_named
             test_audit_log.py::test_nothing_is_written_through_a_log_that_is_no_plain_file
@@ -317,21 +309,22 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_the_log_counts_the_seals.py::test_a_seal_whose_line_was_killed_is_named_by_the_next_command""",
         "tampering that the toolkit seals itself": """
             test_evidence_custody.py::test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed
-            test_evidence_custody.py::test_an_edit_before_the_first_seal_is_never_sealed
-            test_evidence_custody.py::test_an_edit_of_both_files_before_the_first_seal_is_never_sealed
-            test_evidence_custody.py::test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem
+            ::test_an_edit_before_the_first_seal_is_never_sealed
+            ::test_an_edit_of_both_files_before_the_first_seal_is_never_sealed
+            ::test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem
             test_evidence_verify.py::test_a_changed_file_is_never_sealed_over""",
         "fewer approvals, by an edit and a forged line of the log": """
             test_evidence_custody.py::test_fewer_roles_are_never_sealed_whatever_the_log_says
-            test_evidence_custody.py::test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal
-            test_evidence_custody.py::test_a_cutover_that_nobody_had_to_sign_is_named
+            ::test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal
+            ::test_a_cutover_that_nobody_had_to_sign_is_named
             test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
         "a target that is changed between validation and cutover": """
             test_cutover_step.py::test_a_target_that_changed_since_it_was_validated_is_not_cut_over
             test_cutover_step.py::test_a_target_whose_settings_changed_since_it_was_validated_is_not_cut_over
             test_cutover_step.py::test_a_target_that_changes_while_the_source_is_read_is_not_cut_over
             test_cutover_step.py::test_what_a_client_would_build_by_a_changed_schema_is_seen_before_the_cutover
-            test_cutover_step.py::test_a_target_that_somebody_has_open_is_not_cut_over""",
+            test_cutover_step.py::test_a_target_that_somebody_has_open_is_not_cut_over
+            test_writers_until_the_cutover.py::test_a_chunk_that_somebody_adds_to_the_target_behind_its_comparison_stops_the_switch""",
         "a collection made anew with other indexes": """
             test_source_changes.py::test_a_collection_made_anew_with_other_indexes_has_changed
             test_source_changes.py::test_a_source_that_lists_more_fields_or_is_of_another_version_has_no_other_indexes""",
@@ -380,10 +373,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_nothing_foreign_is_sealed.py::test_the_plain_commands_judge_the_closeout""",
         "giant, deep and endless files, and paths that lead out, in a judged folder": """
             test_a_judged_folder_is_only_read.py::test_a_hostile_file_is_named_in_one_line_with_all_else_that_is_wrong
-            test_a_judged_folder_is_only_read.py::test_a_seal_that_is_nested_or_giant_is_named
-            test_a_judged_folder_is_only_read.py::test_nothing_that_the_folder_names_is_opened
-            test_a_judged_folder_is_only_read.py::test_no_folder_is_opened_because_a_result_names_it
-            test_a_judged_folder_is_only_read.py::test_a_run_is_judged_where_its_schema_is_not""",
+            ::test_a_seal_that_is_nested_or_giant_is_named ::test_nothing_that_the_folder_names_is_opened
+            ::test_no_folder_is_opened_because_a_result_names_it ::test_a_run_is_judged_where_its_schema_is_not""",
         "a NO-GO during the cutover, and a statement that was never recorded": """
             test_nothing_foreign_is_sealed.py::test_a_no_go_that_comes_while_the_cutover_reads_stops_it
             test_nothing_foreign_is_sealed.py::test_no_decision_is_recorded_between_the_last_look_at_it_and_the_begin_of_the_cutover
@@ -458,25 +449,24 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_what_binds_a_run_is_what_its_seals_say.py::test_one_long_line_in_a_list_of_signers_is_refused_at_once""",
         "a secret in any writing": """
             test_evidence_secrets.py::test_a_value_far_behind_the_beginning_of_a_packed_file_is_found
-            test_evidence_secrets.py::test_a_file_that_becomes_too_large_is_named_as_not_searched
-            test_evidence_secrets.py::test_every_writing_is_found_in_the_middle_of_bytes
-            test_evidence_secrets.py::test_the_name_of_a_file_is_searched_too
-            test_evidence_secrets.py::test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone""",
+            ::test_a_file_that_becomes_too_large_is_named_as_not_searched ::test_every_writing_is_found_in_the_middle_of_bytes
+            ::test_the_name_of_a_file_is_searched_too ::test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone""",
         "parts of a secret header": """
             test_evidence_secrets.py::test_each_secret_part_of_a_header_is_known
             test_evidence_secrets.py::test_a_password_with_letters_that_are_no_utf_8_is_known
             test_evidence_secrets.py::test_the_words_of_a_passphrase_are_none_each_for_itself""",
+        "keys that the driver of a storage finds by itself": """
+            test_parameters_secrets.py::test_keys_in_a_file_of_google_are_neither_shown_nor_sealed
+            ::test_keys_that_the_driver_of_azure_finds_are_neither_shown_nor_sealed""",
         "secrets of edited files": """
             test_secrets_of_files_and_folders.py::test_every_secret_of_an_edited_file_is_known
-            test_secrets_of_files_and_folders.py::test_a_secret_of_a_compose_file_is_known_however_yaml_writes_it
-            test_secrets_of_files_and_folders.py::test_a_folded_secret_is_known_as_it_is_meant_and_as_it_is_written
-            test_secrets_of_files_and_folders.py::test_a_value_in_backticks_in_pieces_or_behind_a_default_is_known
-            test_secrets_of_files_and_folders.py::test_a_key_of_a_secret_is_known_however_it_is_written
-            test_secrets_of_files_and_folders.py::test_a_password_inside_of_a_value_is_known
-            test_secrets_of_files_and_folders.py::test_a_command_that_prints_its_settings_leaves_no_secret
-            test_secrets_of_files_and_folders.py::test_a_restart_shows_no_secret_that_came_into_a_file_since_the_process_began
-            test_secrets_of_files_and_folders.py::test_a_new_value_that_is_a_secret_is_given_by_reference
-            test_secrets_of_files_and_folders.py::test_a_diff_shows_no_token_and_no_comment""",
+            ::test_a_secret_of_a_compose_file_is_known_however_yaml_writes_it
+            ::test_a_folded_secret_is_known_as_it_is_meant_and_as_it_is_written
+            ::test_a_value_in_backticks_in_pieces_or_behind_a_default_is_known
+            ::test_a_key_of_a_secret_is_known_however_it_is_written ::test_a_password_inside_of_a_value_is_known
+            ::test_a_command_that_prints_its_settings_leaves_no_secret
+            ::test_a_restart_shows_no_secret_that_came_into_a_file_since_the_process_began
+            ::test_a_new_value_that_is_a_secret_is_given_by_reference ::test_a_diff_shows_no_token_and_no_comment""",
         "tokens in URLs": """
             test_secrets_of_files_and_folders.py::test_urls_are_shown_without_what_they_carry
             test_secrets_of_files_and_folders.py::test_a_token_in_a_parameter_is_refused_unseen
@@ -499,14 +489,12 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_command.py::test_a_log_that_was_written_again_as_a_whole_frees_no_snapshot""",
         "a snapshot rewritten where it lies, manifest and all": """
             test_snapshots_are_what_was_sealed.py::test_a_forged_snapshot_is_neither_restored_nor_called_whole
-            test_snapshots_are_what_was_sealed.py::test_the_run_names_it_and_keeps_it_as_evidence
-            test_snapshots_are_what_was_sealed.py::test_a_retention_that_was_shortened_in_the_manifest_removes_nothing
-            test_snapshots_are_what_was_sealed.py::test_a_rollback_writes_nothing_of_it_into_the_source
-            test_snapshots_are_what_was_sealed.py::test_nothing_is_migrated_or_replayed_from_it
-            test_snapshots_are_what_was_sealed.py::test_a_forged_result_does_not_vouch_for_it_once_it_is_sealed
-            test_snapshots_are_what_was_sealed.py::test_another_snapshot_in_its_place_is_none_of_the_run
-            test_snapshots_are_what_was_sealed.py::test_bytes_that_change_after_the_proof_are_not_read
-            test_snapshots_are_what_was_sealed.py::test_elsewhere_it_is_said_that_nothing_vouches_for_it""",
+            ::test_the_run_names_it_and_keeps_it_as_evidence
+            ::test_a_retention_that_was_shortened_in_the_manifest_removes_nothing
+            ::test_a_rollback_writes_nothing_of_it_into_the_source ::test_nothing_is_migrated_or_replayed_from_it
+            ::test_a_forged_result_does_not_vouch_for_it_once_it_is_sealed
+            ::test_another_snapshot_in_its_place_is_none_of_the_run ::test_bytes_that_change_after_the_proof_are_not_read
+            ::test_elsewhere_it_is_said_that_nothing_vouches_for_it""",
         "a snapshot renamed as if a prune had been killed": """
             test_snapshots_command.py::test_what_somebody_renamed_as_a_prune_does_is_not_removed
             test_snapshots_command.py::test_a_log_of_another_key_begins_no_prune""",
@@ -548,7 +536,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_directories_of_snapshots.py::test_an_error_of_a_storage_is_not_repeated
             test_directories_of_snapshots.py::test_names_and_manifests_that_repeat_a_credential_are_not_taken""",
         "a storage that lies about lengths": """
-            test_directories_of_snapshots.py::test_an_object_that_is_longer_than_its_storage_said_ends_there""",
+            test_directories_of_snapshots.py::test_an_object_that_is_longer_than_its_storage_said_ends_there
+            ::test_a_list_or_an_error_of_a_storage_is_read_to_its_ceiling""",
         "a prune of what others put into a shared storage; a part that is replaced": """
             test_snapshots_in_object_storage.py::test_an_id_that_another_machine_gave_is_taken
             test_snapshots_in_object_storage.py::test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_needs
@@ -584,7 +573,15 @@ ATTACKS: dict[str, dict[str, str]] = {
 def attack_of() -> dict[str, tuple[str, str]]:
     """(Attacker, attack) by test, as FILE::TEST below tests/."""
     of = [(who, attack, tests) for who, attacks in ATTACKS.items() for attack, tests in attacks.items()]
-    return {test: (who, attack) for who, attack, tests in of for test in tests.split()}
+    return {test: (who, attack) for who, attack, tests in of for test in _named(tests)}
+
+
+def _named(tests: str) -> list[str]:
+    found, last = list[str](), ""
+    for file, _, test in (each.partition("::") for each in tests.split()):
+        last = file or last
+        found.append(f"{last}::{test}")
+    return found
 
 
 def main(arguments: list[str]) -> int:

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from helpers.chunks import ChunkBatch
-from helpers.stores.index_files import HEADER, LENGTHS, LINKS, ROWS, read_header
-from helpers.stores.index_pickle import PICKLE, read_pickle
+from helpers.stores.index_files import HEADER, LENGTHS, LINKS, PICKLE, ROWS, read_header, read_pickle
 from helpers.stores.layout import DATABASE
 from tests.storage import chunks, embedded, index_folder, plan, writable_copy
 
@@ -35,7 +34,7 @@ _BASES = {  # base → (folder of real-databases or "", collection)
 @dataclass(frozen=True)
 class Damaged:
     """A directory and its `original`, which is sound. Ids of `collection`: `lost` are in no file any more; `normalised` have
-    lost their norm. `codes` are among the problems that `inspect_index` names (none where the index is not what is broken).
+    lost their norm. `codes` are among the problems that `IndexFolder.health` names (none where the index is not what is broken).
     """
 
     name: str

@@ -157,7 +157,7 @@ GONE = (
     "parameters.yaml",
     "figures/23_counts.png",
 )
-MORE = ("results/99.json", "note.txt", "figures/.hidden.png", "earlier/20250101T000000Z/24.json", "results/24.json ")
+MORE = ("results/99.json", "note.txt", "figures/.hidden.png", "earlier/20250101T000000Z/24.json")
 
 
 def put(t: Thief, name: str) -> None:
@@ -172,6 +172,7 @@ def take(t: Thief, name: str) -> None:
 FOLDER += [Forgery(partial(Thief.edit, name=n, old=o, new=w), *changed(n)) for n, o, w in EDITS.values()]
 FOLDER += [Forgery(partial(take, name=name), *missing(name)) for name in GONE]
 FOLDER += [Forgery(partial(put, name=name), *added(name)) for name in MORE]
+FOLDER.append(Forgery(partial(put, name="results/24.json "), "has a name that cannot be sealed", "commands misread: "))
 
 
 @folder(*changed("figures/23_counts.png"))

@@ -19,9 +19,8 @@ from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import Space, Store, open_target
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
+from helpers.validation import Judgement
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.search import baseline
 from tests.storage import plan
 

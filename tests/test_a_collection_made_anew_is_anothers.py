@@ -25,7 +25,7 @@ from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps.migrate import MigrateStep
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
-from helpers.troubleshooting.target import Mend
+from helpers.troubleshooting import Mend
 from tests.rollbacks import Night, snapshotted, usual_source
 from tests.storage import assert_same, chunks, contents, embedded, fill, plan
 

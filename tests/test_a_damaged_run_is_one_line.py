@@ -21,8 +21,8 @@ from helpers.run.kernel import is_whole
 from helpers.run.plan import Step
 from helpers.runner.group import read as read_group
 from helpers.snapshots import retention
-from helpers.status.overview import open_steps
-from helpers.troubleshooting.target import exports
+from helpers.status import open_steps
+from helpers.troubleshooting import exports
 
 Said = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.usefixtures("own_folders")

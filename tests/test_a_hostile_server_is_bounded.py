@@ -22,9 +22,8 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.results import json_in
 from helpers.stores import open_source, open_target, wire
 from helpers.stores.client import ClientStore, batch_of
-from helpers.stores.handshake import identity_of
 from helpers.stores.limits import STALL, Limits, QuotaExceeded, Requests, Usage, translate
-from helpers.stores.wire import Session, json_of
+from helpers.stores.wire import Session, identity_of, json_of
 from tests.listeners import Listener
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, fill

@@ -17,9 +17,8 @@ from helpers import notify, plots
 from helpers.formatting import harmless, moment, unpacked_rows
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers, record
+from helpers.report import numbers, read_run, record
 from helpers.report.clients import beside_prediction, downtime_parts, to_source, way_back
-from helpers.report.facts import read_run
 from helpers.report.outcome import decision_tree, due_by_warnings, ends, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.report.record import untried

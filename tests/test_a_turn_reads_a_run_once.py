@@ -22,7 +22,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunState
 from helpers.runner import pipeline
-from helpers.status.overview import Console
+from helpers.status import Console
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 

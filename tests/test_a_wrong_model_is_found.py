@@ -26,9 +26,8 @@ from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.steps.validate import record_known
 from helpers.stores import open_source, open_target
 from helpers.stores.creation import RehearsalEmbedding
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
+from helpers.validation import Judgement
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.properties import AGREEMENT, KNOWN, answers_of_source, known_answers
 from helpers.validation.search import baseline
 from tests.storage import chunks, embedded

@@ -25,6 +25,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.snapshots.retention import settled
+from helpers.steps.integration import IntegrationStep
 from helpers.steps.monitor import MonitorStep
 from helpers.steps.performance import PerformanceStep
 from tests.aftermaths import closeout, integration, monitor, night_after, passed
@@ -338,6 +339,40 @@ def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
     check = result.checks[0]
     assert (check.verdict, check.reason, check.offenders) == (Verdict.FAIL, "integration_failed", 2)
     assert "runbook rollback night --dry-run" in result.facts["said"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_named_query_that_the_decision_weighed_does_not_fail_here(
+    night: Night, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 23 judged it, and people signed: only another one that has no answer now is a failure."""
+    document = night.folder.read().parameters.document()
+    document["validation"] |= {"queries": [{"text": "rights", "collection": "alpha", "expect": "unicorn"}]}
+    runs.change_parameters(night.folder, parameters_from(document))
+    path = night.folder.reports / "results" / "23.json"
+    held = json.loads(path.read_text())
+    held["facts"]["queries"] = [{"text": "rights" if known else "other", "applicable": True, "ok": False, "why": "no"}]
+    path.write_text(json.dumps(held))
+    vouch(night.folder.reports)
+
+    def asked(step: IntegrationStep) -> int:
+        step.folder.mkdir(parents=True, exist_ok=True)
+        lines = [
+            {"test": f"integration_cases.py::test_case[{n:03d}]", "seconds": 0.1, "why": "no document holds 'unicorn'",
+             "outcome": "failed" if case.text else "passed"} for n, case in enumerate(step.cases, 1)
+        ]  # fmt: skip
+        (step.folder / "outcomes.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"finished": 1}])))
+        return 1
+
+    monkeypatch.setattr(IntegrationStep, "_pytest", asked)
+    step = IntegrationStep(RunRecord(night.folder.read(), "52"))
+    outcomes = dict(zip(*(step.test()[column] for column in ("test", "outcome")), strict=True))
+    assert outcomes["named query: rights"] == ("as validated" if known else "fail")
+    checks = {check.name: check for check in step.run.result.checks}
+    assert checks["integration tests"].verdict is (Verdict.PASS if known else Verdict.FAIL)
+    weighed = checks.get("named queries without an answer, as at the validation")
+    assert (weighed is not None and weighed.verdict is Verdict.WARNING and "alpha" in weighed.detail) is known
+    assert ("1 without an answer as in step 23" in step.summary()) is known
 
 
 @pytest.mark.more

@@ -237,6 +237,24 @@ def test_nothing_is_exported_or_restored_into_the_folder_of_the_source(source: P
     assert "already holds" in capsys.readouterr().err
 
 
+def test_a_relative_source_of_a_snapshot_is_where_it_was_taken(
+    source: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not below the folder in which the command is given, where another may have its name."""
+    monkeypatch.chdir(tmp_path)
+    Path("backup.yaml").write_text("source: {path: source}\nsnapshot: {directory: kept}\nname: n\n", encoding="utf-8")
+    create("relative")
+    before, kept = tree(source), str(tmp_path / "kept")
+    (tmp_path / "elsewhere" / "source").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for command in ("export", "restore"):
+        run(command, "relative", "--directory", kept, "--into", str(source / "exported"), code=2)
+        assert "lies inside the database source" in capsys.readouterr().err
+    assert tree(source) == before
+    run("export", "relative", "--directory", kept, "--into", "source/exported")
+    assert (tmp_path / "elsewhere" / "source" / "exported").is_dir()
+
+
 def test_a_reading_that_went_wrong_says_so_in_the_remarks(source: Path) -> None:
     taken = create("whole")
     assert list(backup.remarks(taken)) == []

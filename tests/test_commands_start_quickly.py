@@ -18,13 +18,13 @@ SLOW = ("chromadb", "papermill", "nbformat", "nbconvert", "matplotlib", "pandera
     "modules",
     [
         ["helpers.cli"],
-        ["helpers.cli", "helpers.status.status", "helpers.runner.group"],
+        ["helpers.cli", "helpers.status", "helpers.runner.group"],
         [
             "helpers.cli",
             "helpers.evidence.signoffs",
             "helpers.evidence.signing",
             "helpers.report.pages",
-            "helpers.status.overview",
+            "helpers.status",
         ],
         ["helpers.cli", "helpers.cli.evidence", "helpers.report"],
         ["helpers.runner.notebook"],

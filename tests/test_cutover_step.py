@@ -21,7 +21,7 @@ from helpers.cutover import application as cutover_state
 from helpers.cutover.application import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.cutover.files import put_in_place
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
-from helpers.evidence.signoffs import NO_GO
+from helpers.evidence.signoffs import NO_GO, open_gate
 from helpers.migration.source_changes import SourceChanges, prove_unchanged
 from helpers.parameters import Endpoint, parameters_from
 from helpers.results import Verdict, file_digest
@@ -30,7 +30,6 @@ from helpers.run import plan
 from helpers.run.command import used_by
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.status.overview import open_gate
 from helpers.steps.cutover import Control
 from helpers.stores.layout import DATABASE
 from tests.conftest import at_home

@@ -9,7 +9,7 @@ import pytest
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
 from helpers.steps.review import decide, decision_matrix
-from helpers.validation.judgement import REQUIRED
+from helpers.validation import REQUIRED
 
 GOOD: dict[str, Any] = {
     "chunks": 10_000, "valid": 10_000, "complete": 10_000, "checked": 10_000, "nan": 0, "lost": 0, "queries_ok": 5,

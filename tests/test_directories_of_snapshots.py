@@ -112,7 +112,7 @@ def test_a_disk_by_its_url_is_a_storage_too(tmp_path: Path, monkeypatch: pytest.
     assert names == {"chroma-snapshots.json", "snapshots/first.json"}
     (part,) = (tmp_path / "disk" / "parts").iterdir()
     part.with_name(f".{'0' * 64}.parquet.1-{'0' * 16}.tmp").write_bytes(b"half")
-    monkeypatch.setattr(remote, "BROKEN_OFF", timedelta(0))
+    monkeypatch.setattr(objects, "BROKEN_OFF", timedelta(0))
     run("prune", "--yes")
     assert "removed: 1 × file whose upload never ended" in capsys.readouterr().out
     assert list((tmp_path / "disk" / "parts").iterdir()) == [part]
@@ -229,6 +229,27 @@ def test_a_storage_with_a_link_in_it_is_refused(disk: Path, tmp_path: Path, caps
     (disk / name).unlink()
     private.rename(disk / name)
     run("create", "backup.yaml", "--id", "second")
+
+
+def test_a_folder_that_becomes_a_link_during_the_request_is_named(
+    disk: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at it and the end of the request; what went elsewhere is said at once, and nothing counts of it."""
+    run("create", "backup.yaml", "--id", "first")
+    (private := tmp_path / "private").mkdir()
+    real: Callable[[Path, bytes], None] = vars(objects)["write_bytes"]
+
+    def exchanged(path: Path, data: bytes) -> None:
+        if path.name == "second.json" and path.parent.name == "snapshots":
+            path.parent.rename(tmp_path / "aside")
+            path.parent.symlink_to(private)
+        real(path, data)
+
+    monkeypatch.setattr(objects, "write_bytes", exchanged)
+    capsys.readouterr()
+    run("create", "backup.yaml", "--id", "second", code=2)
+    assert "snapshots there is a link. Find out who made it, and remove it." in only_line(capsys)
+    monkeypatch.undo()
 
 
 def test_a_pipe_or_a_link_is_no_object(disk: Path, capsys: Said) -> None:
@@ -463,6 +484,47 @@ def test_an_object_that_is_longer_than_its_storage_said_ends_there(tmp_path: Pat
             storage.require(write=False)
     assert sent[0] < 100, "of 256 blocks: what was on its way"
     assert list(tmp_path.iterdir()) == [part]
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize(
+    "what", ["a page", "an error", "an error in place of an object", "pages without end", "honest"]
+)
+def test_a_list_or_an_error_of_a_storage_is_read_to_its_ceiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Each is one answer that a driver reads as a whole: 64 MB of it are not, nor are its pages without an end."""
+    block, sent = b" " * 2**18, [0]
+    row = "<Contents><Key>pre/parts/x</Key><Size>9</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+    page = f"<ListBucketResult><Name>b</Name><IsTruncated>{{}}</IsTruncated>{{}}{row * 1_000}</ListBucketResult>"
+
+    def answer(to: http.server.BaseHTTPRequestHandler) -> None:
+        if what in ("honest", "pages without end"):
+            sent[0] += 1
+            more = f"<NextContinuationToken>{sent[0]}</NextContinuationToken>"
+            say(to, 200, page.format("false", "") if what == "honest" else page.format("true", more))
+            return
+        to.send_response(200 if what == "a page" else 404 if "object" in what else 400)
+        to.end_headers()
+        with suppress(OSError):
+            for _ in range(256 if to.command != "HEAD" else 0):
+                to.wfile.write(block)
+                sent[0] += 1
+
+    monkeypatch.setattr(objects, "MOST_ANSWER", 2**20)
+    monkeypatch.setattr(objects, "MOST_ANSWERED", 3 * 2**20)
+    with hostile(answer) as url:
+        given = {"endpoint_url": url, "region": "us-east-1", "key": "env:K", "secret": "env:S"}
+        rules = SnapshotSection.model_validate({"directory": "s3://b/pre", "storage": given})
+        storage = remote.Remote(rules, tmp_path)
+        if what == "honest":
+            assert storage._list("parts") == {"x": 9}
+            return
+        call = (lambda: storage._remove("x.json")) if "object" in what else (lambda: storage._list("parts"))
+        with pytest.raises(Terminal, match=r"more than [13],\d{3},\d{3} bytes come of it") as told:
+            call()
+    assert (told.value.where.startswith("s3://b/pre/"), "\n" in told.value.line()) == (True, False)
+    assert sent[0] < 100
 
 
 @pytest.mark.usefixtures("credentials")

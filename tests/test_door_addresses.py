@@ -19,8 +19,7 @@ from helpers.errors import RunbookError, Terminal, Transient
 from helpers.parameters.endpoint import Endpoint, overlap
 from helpers.steps.network import broken, layers
 from helpers.stores import open_source, open_target, quick_names
-from helpers.stores.handshake import tried
-from helpers.stores.wire import Session
+from helpers.stores.wire import Session, tried
 from tests.conftest import require_component
 from tests.fences import wait_for
 from tests.servers import ChromaServer, free_port

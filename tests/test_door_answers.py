@@ -17,8 +17,8 @@ from helpers.errors import Transient
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import creation, open_source, open_target, wire
 from helpers.stores.api_v1 import ApiV1Store
-from helpers.stores.handshake import session_of
 from helpers.stores.limits import attempt
+from helpers.stores.wire import session_of
 from tests.proxies import LATIN, NULL, PAGE, SLOW_HEAD, TRICKLE, FaultyProxy
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, fill

@@ -19,7 +19,7 @@ from helpers.cli.evidence import verify
 from helpers.errors import Terminal, UsageError
 from helpers.evidence import signing
 from helpers.evidence.seals import after
-from helpers.evidence.signoffs import gate_state, record, statement
+from helpers.evidence.signoffs import gate_state, open_gate, record, statement
 from helpers.evidence.statement import canonical, read_seal
 from helpers.parameters import parameters_from
 from helpers.results import file_digest, write_json
@@ -28,7 +28,6 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.runner.group import Group, Row
-from helpers.status.overview import open_gate
 from tests.signers import (
     Signers,
     changed_toolkit,

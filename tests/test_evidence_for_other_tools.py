@@ -21,12 +21,12 @@ from helpers import audit, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import Terminal, UsageError
 from helpers.evidence.secret_scan import attestation
+from helpers.evidence.signoffs import open_gate
 from helpers.report.pages import index_page
 from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.status.overview import open_gate
 from tests.signers import Signers, finish, sign, signed_run, small_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function

@@ -22,7 +22,7 @@ from helpers.run.command import who_has_open
 from helpers.run.folders import RunFolder, RunState
 from helpers.runner.outcome import with_fence
 from helpers.runner.pipeline import run_line
-from helpers.status.overview import Console as Screen
+from helpers.status import Console as Screen
 from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import at_step, wait_for
 

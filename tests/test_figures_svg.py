@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.plots.vectors import beyond, fit_plane
-from helpers.report.facts import inline_svg, picture
+from helpers.report import inline_svg, picture
 
 HOSTILE = "<script>alert(1)</script> & \"x\" 'y' ]]> --> \u202e"
 NUMBERS = np.random.default_rng(7)

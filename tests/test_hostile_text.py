@@ -31,7 +31,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.kernel import as_html, for_people, readable
 from helpers.run.plan import find as find_step
 from helpers.run.window import Hours
-from helpers.status.overview import step_line, table
+from helpers.status import step_line, table
 from helpers.steps.schedule_and_notify import invitation
 from helpers.stores.creation import refused_name
 from tests import hostile

@@ -8,14 +8,13 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
-from helpers import plots
+from helpers import plots, status
 from helpers.parameters import parameters_from
 from helpers.report.notebook import clean
 from helpers.results import Phase, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder
-from helpers.status import status
 from helpers.steps import index
 from helpers.steps.dry_run import RUNBOOK_MINUTES
 from helpers.steps.index import IndexStep

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helpers import cli
+from helpers import status as terminals
 from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs, WorldError
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
@@ -21,8 +22,7 @@ from helpers.run.record import RunRecord
 from helpers.runner import outcome
 from helpers.runner.notebook import Run
 from helpers.runner.pipeline import Choice, _verdict
-from helpers.status import overview as terminals
-from helpers.status.overview import next_action, run_rows
+from helpers.status import next_action, run_rows
 from tests.signers import vouch
 
 MIGRATE = plan.find("22")

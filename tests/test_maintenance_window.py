@@ -16,7 +16,7 @@ from helpers.run import plan, window
 from helpers.run.folders import RunState
 from helpers.runner.notebook import Run
 from helpers.runner.pipeline import run_line
-from helpers.status.overview import Console
+from helpers.status import Console
 from helpers.steps.review import ReviewStep
 
 START = dt.datetime(2025, 12, 1, 2, tzinfo=dt.UTC)

@@ -388,7 +388,7 @@ from helpers.snapshots.retention import take
 from helpers.run.record import open_chosen
 from helpers.runner import group
 from helpers.stores import open_target
-from helpers.validation.expectation import Expectation
+from helpers.validation.fidelity import Expectation
 from helpers.validation.fidelity import Examination
 
 source, target = (dict(kind=p) for p in sys.argv[1:3])

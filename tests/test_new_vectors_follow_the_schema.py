@@ -17,7 +17,7 @@ from helpers.run.record import RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores.creation import RehearsalEmbedding
-from helpers.validation.expectation import Expectation
+from helpers.validation.fidelity import Expectation
 from tests.storage import chunks, embedded, fill
 from tests.test_reembedding import DATE, FUNCTION
 

@@ -22,8 +22,7 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunPath
 from helpers.stores import open_source
 from helpers.stores.copying import copy_directory
-from helpers.stores.index_files import read_header
-from helpers.stores.index_pickle import IndexDamage, read_pickle
+from helpers.stores.index_files import IndexDamage, read_header, read_pickle
 from helpers.stores.layout import DATABASE
 from tests.signers import Signers, signed_run
 from tests.storage import chunks, embedded, fill

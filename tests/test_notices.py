@@ -28,7 +28,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
 from helpers.runner import notices
-from helpers.status.status import report
+from helpers.status import report
 from tests.listeners import TOKEN, Listener
 from tests.signers import Signers, small_run
 

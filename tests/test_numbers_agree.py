@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
+from helpers import status
 from helpers.formatting import count, duration, harmless, merged_answers
-from helpers.report import numbers
-from helpers.report.facts import read_run
+from helpers.report import numbers, read_run
 from helpers.report.pages import index_page, run_page
 from helpers.report.record import findings, record
 from helpers.results import write_json
 from helpers.run.folders import RunFolder
-from helpers.status import status
 from helpers.steps import index
 from helpers.steps.dry_run import rows
 

@@ -10,8 +10,7 @@ import pytest
 from helpers.fence import UNTRIED
 from helpers.parameters import Parameters, parameters_from
 from helpers.rehearsal.setup import application_at_work, prepare, with_application
-from helpers.report import numbers
-from helpers.report.facts import instant
+from helpers.report import instant, numbers
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run.command import run_or_fail, run_program

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import audit, fence
+from helpers import audit, fence, status
 from helpers.cutover.application import CutoverState
 from helpers.cutover.files import edit_compose
 from helpers.errors import RunbookError, Terminal, UsageError, secrets_assigned, secrets_of
@@ -40,14 +40,12 @@ from helpers.runner import group
 from helpers.schema.file import read_schema_file
 from helpers.snapshots.export_journal import MANIFEST, Journal, read_parquet, signed
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
-from helpers.status import overview
 from helpers.stores import CollectionInfo, open_source, opening
 from helpers.stores.creation import refused_name
-from helpers.stores.index_files import _LAYOUT, HEADER, IndexFolder
-from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
+from helpers.stores.index_files import _LAYOUT, HEADER, PICKLE, IndexDamage, IndexFolder, read_pickle
 from helpers.stores.layout import DATABASE, EMBEDDINGS
 from helpers.stores.rescue import Stored, _from_log
-from helpers.troubleshooting.target import manifest_of
+from helpers.troubleshooting import manifest_of
 from tests.damaged import sound
 from tests.fuzz.files import Bench, old_answers
 from tests.fuzz.parsers import old_server_read
@@ -471,7 +469,7 @@ def test_the_progress_of_a_step_that_is_none_is_left_out(tmp_path: Path) -> None
     good = {"step": "22", "label": "x", "done": 1, "total": 2, "unit": "chunks"}
     for number, state in enumerate([good, {**good, "step": []}, {**good, "total": None}, "text", [], {}]):
         write_json(tmp_path / "progress.json", state)
-        assert (overview._progress(tmp_path / "progress.json") is None) == (number > 0)
+        assert (status._progress(tmp_path / "progress.json") is None) == (number > 0)
 
 
 @pytest.mark.parametrize("number", ["-1e400", "%s", float("inf")])

@@ -20,10 +20,9 @@ from helpers.run.folders import SEARCHES
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_target
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
-from helpers.validation.merged import searches
+from helpers.validation import Judgement
+from helpers.validation.equivalence import searches
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.properties import FieldTests
 from helpers.validation.search import Answers, Probes, Truth, answers_within, baseline, records
 from tests.documentation import blocks

@@ -10,8 +10,7 @@ import pytest
 
 from helpers.cutover.application import DONE, ChangedFile, CutoverState
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers, pages
-from helpers.report.facts import RunView, read_run
+from helpers.report import RunView, numbers, pages, read_run
 from helpers.report.outcome import Node, decision_tree, outcome
 from helpers.report.pages import keep_final, run_page, tiles
 from helpers.report.record import deviations, not_exercised, record, status

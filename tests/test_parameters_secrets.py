@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import pickle
+import secrets
 import traceback
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from helpers.errors import UsageError, redacted
-from helpers.parameters import Secret, SecretRef, parameters_from
+from helpers.evidence import secret_scan
+from helpers.parameters import Parameters, Secret, SecretRef, parameters_from
 
 VALUE = "Bearer hunter2"
 
@@ -123,3 +127,68 @@ def test_what_an_embedding_function_reads_from_the_environment_is_a_secret(monke
     assert parameters.environment() == ["NOT_SET", "SERVICE_KEY", "SERVICE_URL"]
     parameters.hide_secrets()
     assert "SuperSecret" not in redacted("could not convert string to float: 'hf_SuperSecretKey0123456789'")
+
+
+def of_google() -> tuple[dict[str, Any], list[str]]:
+    """A key file as Google gives them, and what of it nobody may see."""
+    body = [base64.b64encode(secrets.token_bytes(48)).decode() for _ in range(3)]
+    kind = "PRIVATE KEY"  # apart: a search for keys in this repository finds none
+    pem = "\n".join([f"-----BEGIN {kind}-----", *body, f"-----END {kind}-----", ""])
+    inner = f"r-{secrets.token_hex(20)}"
+    held = {"type": "service_account", "client_email": "backup@project.example", "private_key": pem,
+            "source_credentials": {"refresh_token": inner}}  # fmt: skip
+    return held, ["".join(body), pem, inner]
+
+
+@pytest.mark.parametrize("named", ["snapshot.storage.token", "GOOGLE_APPLICATION_CREDENTIALS", "of gcloud"])
+def test_keys_in_a_file_of_google_are_neither_shown_nor_sealed(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, hidden = of_google()
+    file = tmp_path / "application_default_credentials.json"
+    file.write_text(json.dumps(held), encoding="utf-8")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path if named == "of gcloud" else tmp_path / "none"))
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    rules: dict[str, Any] = {"directory": "gs://bucket/pre"}
+    if named == "snapshot.storage.token":
+        rules["storage"] = {"token": f"file:{file}"}
+    elif named != "of gcloud":
+        monkeypatch.setenv(named, str(file))
+    assert_hidden(
+        parameters_from({"source": {"path": "a"}, "target": {"path": "b"}, "snapshot": rules}), hidden, tmp_path
+    )
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside the account", "alone"])
+def test_keys_that_the_driver_of_azure_finds_are_neither_shown_nor_sealed(
+    beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account may be named: the driver takes its key from the environment."""
+    key, sas, password = (base64.b64encode(secrets.token_bytes(48)).decode() for _ in range(3))
+    (tmp_path / "federated").write_text(token := f"ey-{secrets.token_hex(30)}\n", encoding="utf-8")
+    for name, value in {
+        "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=https;AccountName=kept;AccountKey={key};EndpointSuffix=x",
+        "AZURE_STORAGE_SAS_TOKEN": f"sv=2024-01-01&sp=rw&sig={quote(sas, safe='')}", "AZURE_CLIENT_SECRET": password,
+        "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "federated"), "ACCOUNT": "kept-account",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    rules: dict[str, Any] = {"directory": "az://container/pre"}
+    rules |= {"storage": {"key": "env:ACCOUNT"}} if beside else {}
+    parameters = parameters_from({"source": {"path": "a"}, "target": {"path": "b"}, "snapshot": rules})
+    assert {"AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET"} <= {*parameters.environment()}
+    assert_hidden(parameters, [key, sas, password, token.strip()], tmp_path)
+
+
+def assert_hidden(parameters: Parameters, hidden: list[str], place: Path) -> None:
+    """Before the parameters hide it each of these texts is shown; afterwards none is, and a seal finds each in a file."""
+    assert [redacted(f"said {text}") for text in hidden] == [f"said {text}" for text in hidden]
+    parameters.hide_secrets()
+    for number, text in enumerate(hidden):
+        assert text not in redacted(f"said {text}"), number
+        (place / f"run-{number}").mkdir()
+        (place / f"run-{number}" / "log.txt").write_text(f"said {text} once", encoding="utf-8")
+        found = secret_scan.search(place / f"run-{number}", parameters.secrets(), parameters.secrets_of_files())
+        assert {hit[0] for hit in found.found} == {"log.txt"}, number
+    (place / "clean").mkdir()
+    (place / "clean" / "log.txt").write_text("backup@project.example kept", encoding="utf-8")
+    assert secret_scan.search(place / "clean", parameters.secrets(), parameters.secrets_of_files()).found == []

@@ -34,7 +34,7 @@ from helpers.snapshots.retention import directories
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps.source_health import SourceHealthStep
 from helpers.steps.target_readiness import TargetReadinessStep
-from helpers.stores import copying, open_source, open_target, quick_names
+from helpers.stores import copying, door, open_source, open_target, quick_names
 from helpers.stores.layout import DATABASE
 from helpers.stores.opening import MADE
 from tests.commands import tree as digests
@@ -268,14 +268,61 @@ def test_a_folder_of_the_source_mounted_in_a_target_is_refused(tmp_path: Path, m
     preflight(given("target"))
 
 
-def test_a_source_may_have_its_index_on_another_volume_when_it_is_mended(tmp_path: Path) -> None:
-    theirs = with_index(tmp_path / "source", "alpha")
-    theirs.rename(tmp_path / "volume")
-    theirs.symlink_to(tmp_path / "volume")
-    with open_for_writing(Endpoint(path=str(tmp_path / "source"))) as store:
-        assert store.count("alpha") == 20
-    with pytest.raises(Terminal, match="is a link"), open_target(Endpoint(path=str(tmp_path / "source"))):
-        pass
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_source_through_which_another_place_would_be_written_is_not_mended(kind: str, tmp_path: Path) -> None:
+    """It is read as it is; beside what Chroma has there, anything may be a link."""
+    (tmp_path / "x").write_text("precious " * 9000)
+    theirs, mine = with_index(tmp_path / "other", "alpha"), with_index(tmp_path / "source", "existing")
+    PLANTED[kind](mine, theirs)
+    before = digests(tmp_path / "source"), digests(tmp_path / "other")
+    if kind == "link anywhere":
+        with open_for_writing(Endpoint(path=str(tmp_path / "source"))) as store:
+            assert store.count("existing") == 20
+        return
+    source = Endpoint(path=str(tmp_path / "source"))
+    with pytest.raises(Terminal, match=r"is a link|hard links|no plain file") as refused, open_for_writing(source):
+        pytest.fail("it was opened")
+    assert (refused.value.code, "\n" in refused.value.line()) == ("source_foreign_file", False)
+    assert "Restore the snapshot into another place" in refused.value.line()
+    assert (digests(tmp_path / "source"), digests(tmp_path / "other")) == before
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open", "never"])
+@pytest.mark.parametrize("what", ["the folder", "an index"])
+def test_a_target_that_is_exchanged_between_the_look_and_the_end_is_named(
+    when: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_index(tmp_path / "other", "alpha")
+    mine = with_index(tmp_path / "target", "existing")
+
+    def exchange() -> None:
+        if what == "the folder":
+            (tmp_path / "target").rename(tmp_path / "aside")
+            (tmp_path / "target").symlink_to(tmp_path / "other")
+        else:
+            put(mine, os.symlink, next(path for path in (tmp_path / "other").iterdir() if path.is_dir()))
+
+    def opened(*given: Any, real: Any = door.embedded_client) -> Any:
+        if when == "before it is opened":
+            exchange()
+        return real(*given)
+
+    monkeypatch.setattr(door, "embedded_client", opened)
+    reached = []
+
+    def use() -> None:
+        with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
+            reached.append(store.names())
+            if when == "while it is open":
+                exchange()
+
+    if when == "never":
+        use()
+        assert reached == [["existing"]]
+        return
+    with pytest.raises(Terminal, match=r"is a link|was exchanged for another folder") as refused:
+        use()
+    assert (refused.value.code, bool(reached)) == ("target_foreign_file", when == "while it is open")
 
 
 @pytest.mark.parametrize("kind", ["link", "others", "others beside ours", "ours"])

@@ -14,9 +14,8 @@ from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_source, open_target
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
+from helpers.validation import Judgement
+from helpers.validation.fidelity import Examination, Expectation
 
 
 def test_only_what_is_wrong_may_be_set_aside(tmp_path: Path) -> None:

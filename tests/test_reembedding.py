@@ -30,8 +30,7 @@ from helpers.steps.validate import ValidateStep
 from helpers.stores import open_source, open_target
 from helpers.stores.creation import RehearsalEmbedding
 from helpers.stores.layout import DATABASE
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination, Findings
+from helpers.validation.fidelity import Examination, Expectation, Findings
 from tests.commands import Runbook, only_line
 from tests.storage import chunks, embedded, lose_vectors, plan
 from tests.test_catch_up import keep, migrate, verdict

@@ -31,9 +31,8 @@ from helpers.schema import load_schema
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_source, open_target
 from helpers.stores.creation import RehearsalEmbedding
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
+from helpers.validation import Judgement
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.properties import KNOWN
 from tests.storage import chunks, embedded
 from tests.storage import plan as collection

@@ -36,9 +36,8 @@ from helpers.steps.validate import ValidateStep
 from helpers.stores import open_source, open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import RehearsalEmbedding
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
+from helpers.validation import Judgement
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.properties import AGREEMENT, KNOWN
 from helpers.validation.search import baseline
 from tests.conftest import ROOT

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.chunks import ChunkBatch
+from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source
 from helpers.stores.diagnosis import examine
@@ -258,6 +259,47 @@ def test_bytes_that_are_no_utf8_are_replaced_in_lists_too(new: Path, tmp_path: P
     metadata = found.metadatas[found.ids.index("c0")] or {}
     assert {key: metadata[key] for key in wanted} == wanted
     assert [(r["repair"], r["id"], r["removed"]) for r in repairs] == [("no_utf8", "c0", r"a\xff")] * 2
+
+
+@pytest.mark.parametrize("others", [(), ("a\ufffd",), ("a\ufffd", r"a\xfe")])
+def test_keys_that_are_no_utf8_never_become_one(new: Path, tmp_path: Path, others: tuple[str, ...]) -> None:
+    """Neither with each other, nor with a key that is there; where no way is left, the source is refused in one line."""
+    [(row,)] = sql(new, "select id from embeddings where embedding_id = 'c1'")
+    add = "insert into embedding_metadata (id, key, string_value) values (?1, {}, ?2)"
+    for byte in ("ff", "fe"):
+        sql(new, add.format(f"cast(x'61{byte}' as text)"), row, f"value of {byte}")
+    for key in others:
+        sql(new, add.format("?3"), row, f"value of {key}", key)
+    if len(others) == 2:
+        with pytest.raises(Terminal, match="not UTF-8, and others that it would become"):
+            mend(new, new)
+        return
+    with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
+        found, repairs, said = contents(store, "notes"), store.repairs, store.info("notes").findings  # type: ignore[attr-defined]
+    metadata = found.metadatas[found.ids.index("c1")] or {}
+    escaped = [r["removed"] for r in repairs if r["repair"] == "same_key"]
+    assert sorted(v for v in metadata.values() if str(v).startswith("value of ")) == sorted(
+        ["value of ff", "value of fe", *(f"value of {key}" for key in others)]
+    )
+    assert escaped == ([r"a\xfe"] if not others else [r"a\xff", r"a\xfe"])
+    assert any(str(line).startswith(f"{len(escaped)} keys would so have become another key") for line in said)
+
+
+@pytest.mark.parametrize("table", ["embedding_metadata", "embedding_metadata_array"])
+def test_values_of_chunks_that_are_not_there_are_said_with_examples(new: Path, tmp_path: Path, table: str) -> None:
+    wanted = as_chroma_shows(writable_copy(new, tmp_path / "opened"))
+    with open_source(Endpoint(path=str(new)), tmp_path / "before") as store:
+        assert not any("not there" in str(line) for line in store.findings)  # type: ignore[attr-defined]
+    for number in range(5):
+        sql(new, f"insert into {table} (id, key, string_value) values (?, 'k', 'unseen')", 900 + number)
+    with open_source(Endpoint(path=str(new)), tmp_path / "scratch") as store:
+        found = contents(store, "notes")
+        [said] = [line for line in store.findings if "not there" in str(line)]  # type: ignore[attr-defined]
+    assert (found.ids, found.metadatas) == (wanted.ids, wanted.metadatas)
+    assert str(said).startswith(
+        f"5 documents or values in {table} are of chunks that are not there; not migrated (row 900,"
+    )
+    assert str(said).count("string_value 'unseen'") == 3
 
 
 @pytest.mark.parametrize("scope", ["VECTOR", "RECORD"])

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.stores.index_files import HEADER, LINKS, ROWS, IndexFolder, bloat, inspect_index
-from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
+from helpers.stores.index_files import HEADER, LINKS, PICKLE, ROWS, IndexDamage, IndexFolder, bloat, read_pickle
 from helpers.stores.layout import DATABASE
 from tests.damaged import DAMAGES, TERABYTE, make, sound
 from tests.plain_client import opened
@@ -61,7 +60,7 @@ def test_every_row_of_a_cosine_index_of_1_5_is_what_the_engine_reads(
 
 def test_an_index_that_was_made_and_never_saved_is_empty_and_not_damaged(real_databases: Path) -> None:
     folder = real_databases / "turkish-768-0.5"
-    health = inspect_index(index_folder(folder, "yok_student_rights"), dimension=768)
+    health = IndexFolder(index_folder(folder, "yok_student_rights"), dimension=768).health
     assert (health.state, health.problems, health.elements) == ("empty", (), 0)
 
 
@@ -72,9 +71,11 @@ def test_each_damage_of_an_index_is_named_and_the_rest_can_be_read(
     made = make(name, real_databases, bases, tmp_path / "damaged")
     index, base = index_folder(made.folder, made.collection), DAMAGES[name][0]
     before = {} if "sparse" in name else tree(index)
-    health = inspect_index(index, dimension={"purged": 128, "logged": 768, "cosine": 24}[base], cosine=base == "cosine")
+    health = IndexFolder(
+        index, dimension={"purged": 128, "logged": 768, "cosine": 24}[base], cosine=base == "cosine"
+    ).health
     assert health.state == ("damaged" if made.codes else "sound" if base == "cosine" else "empty")
-    assert made.codes <= health.codes
+    assert made.codes <= dict(health.problems).keys()
     assert made.marker is None or not made.marker.exists(), "a malicious pickle ran"
     if before:
         assert tree(index) == before
@@ -112,12 +113,12 @@ def test_without_a_header_rows_that_do_not_come_out_even_are_not_guessed_at(
     made = make("missing header.bin", real_databases, bases, tmp_path / "damaged")
     index = index_folder(made.folder, made.collection)
     for dimension, m in ((None, 16), (128, 15), (126, 16), (127, 16)):
-        health = inspect_index(index, dimension=dimension, m=m)
+        health = IndexFolder(index, dimension=dimension, m=m).health
         assert (health.readable, health.state) == (0, "damaged"), (dimension, m)
-    assert inspect_index(index, dimension=128, m=16).readable == 1000
+    assert IndexFolder(index, dimension=128, m=16).health.readable == 1000
     rows = np.fromfile(index / ROWS, np.uint8)
     np.roll(rows, 4).tofile(index / ROWS)  # every row begins four bytes later than it should
-    assert "geometry_unknown" in inspect_index(index, dimension=128, m=16).codes
+    assert "geometry_unknown" in dict(IndexFolder(index, dimension=128, m=16).health.problems)
 
 
 def test_a_header_that_contradicts_itself_is_not_used(real_databases: Path, bases: Path, tmp_path: Path) -> None:
@@ -127,11 +128,11 @@ def test_a_header_that_contradicts_itself_is_not_used(real_databases: Path, base
         broken = bytearray(whole)
         broken[at] ^= 0x81
         (index / HEADER).write_bytes(bytes(broken))
-        assert inspect_index(index).state == "damaged", at
+        assert IndexFolder(index).health.state == "damaged", at
     (index / HEADER).write_bytes(whole[:50])
-    assert "header_truncated" in inspect_index(index, dimension=128, m=16).codes
+    assert "header_truncated" in dict(IndexFolder(index, dimension=128, m=16).health.problems)
     (index / HEADER).write_bytes(whole)
-    assert "dimension_mismatch" in inspect_index(index, dimension=100).codes
+    assert "dimension_mismatch" in dict(IndexFolder(index, dimension=100).health.problems)
 
 
 # -- the pickle --------------------------------------------------------------------------------------------------------
@@ -221,4 +222,4 @@ def test_one_label_for_two_ids_is_nobodys_vector(tmp_path: Path) -> None:
     index.mkdir()
     labels = {"a": 1, "b": 1, "c": 2}
     (index / PICKLE).write_bytes(pickle.dumps({"id_to_label": labels, "total_elements_added": 3}))
-    assert "labels_twice" in inspect_index(index).codes
+    assert "labels_twice" in dict(IndexFolder(index).health.problems)

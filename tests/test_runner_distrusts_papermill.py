@@ -23,7 +23,7 @@ from helpers.run.kernel import is_whole
 from helpers.run.record import RunRecord
 from helpers.runner import pipeline
 from helpers.runner.pipeline import Execution, error_of
-from helpers.validation.merged import searches
+from helpers.validation.equivalence import searches
 from tests import kernels
 from tests.notebook_files import CHECK, FINISH, write_notebook
 

@@ -18,9 +18,8 @@ from helpers.results import Verdict
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_source, open_target
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
+from helpers.validation import Judgement
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.search import (
     OVER_QUERY_MAY_FALL_BY,
     RECALL_MAY_FALL_BY,

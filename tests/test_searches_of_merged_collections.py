@@ -15,7 +15,7 @@ from helpers.chunks import ChunkBatch
 from helpers.formatting import merged_answers, percent
 from helpers.results import Verdict
 from helpers.run.folders import SEARCHES
-from helpers.validation.judgement import interval, recall_said
+from helpers.validation import interval, recall_said
 from tests.test_own_schemas_are_validated import APART, FIELD, MERGED, chunks, judged, kind
 
 K = 10

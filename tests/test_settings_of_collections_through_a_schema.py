@@ -28,8 +28,7 @@ from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.properties import judge_configuration
 from tests.schema_lines import DATE
 from tests.servers import ChromaServer

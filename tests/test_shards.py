@@ -10,7 +10,7 @@ import pytest
 from helpers.errors import UsageError
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
-from helpers.report.facts import RunView
+from helpers.report import RunView
 from helpers.report.outcome import ends
 from helpers.rollback.replay import Plan
 from helpers.rollback.return_writes import leave_other_shards

@@ -9,9 +9,8 @@ from typing import Any
 from bs4 import BeautifulSoup
 
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
+from helpers.report import numbers, read_run
 from helpers.report.clients import Tile, asks_instead, carries_over, way_back, ways_back, when_to_roll_back, who_orders
-from helpers.report.facts import read_run
 from helpers.report.pages import run_page, tiles
 from helpers.report.record import deviations, tools, untried_here
 from helpers.results import Check, Phase, StepResult, Verdict

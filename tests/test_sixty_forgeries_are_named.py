@@ -22,10 +22,11 @@ import pytest
 
 from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive
+from helpers.evidence import signing
 from helpers.evidence.statement import canonical
 from helpers.run.folders import RunFolder
 from tests.conftest import require_component
-from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief, folder
+from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief, folder, runner
 from tests.signers import Signers, closed_run
 
 # -- what would act on a terminal --------------------------------------------------------------------------------------
@@ -45,6 +46,27 @@ def a_name_with_a_control_of_one_byte_more(t: Thief) -> None:
 def a_line_of_the_log_that_clears_the_screen(t: Thief) -> None:
     log = t.run / audit.NAME
     log.write_bytes(log.read_bytes() + b"\x1b[2J\x1b[HEverything fits.\xc2\x9b2J\n")
+
+
+@folder("has a name that cannot be sealed", r"a name that commands misread: \./results/-vf")
+def a_name_that_a_command_takes_for_an_option(t: Thief) -> None:
+    (t.run / "results" / "-vf").write_text("{}")
+
+
+@folder("it is not a seal as this toolkit writes them", r"not a seal: seals/\[0-9\]\*\.json")
+def a_seal_whose_name_is_a_pattern(t: Thief) -> None:
+    seal = max((t.run / "seals").glob("*.json"))
+    seal.rename(seal.with_name("[0-9]*.json"))
+
+
+@runner(r"^seals/\S+: ", r"seals/\S+ is not signed with SHA256:\n")
+def a_seal_that_names_the_beginning_of_every_key(t: Thief) -> None:
+    seal, key = t.seals[-1], t.home.workspace.parent / "runner_key"
+    said = json.loads(seal.read_bytes())
+    said["predicate"]["runner"]["fingerprint"] = "SHA256:"
+    seal.write_bytes(canonical(said))
+    seal.with_name(f"{seal.name}.sig").write_bytes(signing.sign(seal.read_bytes(), signing.SEAL, key))
+    t.named(seal)
 
 
 # -- what would be opened elsewhere ----------------------------------------------------------------------------------------

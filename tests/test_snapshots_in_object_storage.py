@@ -413,7 +413,7 @@ def test_a_file_in_pieces_that_never_ended_is_no_file_and_is_removed_later(
     (left,) = store.client().list_multipart_uploads(Bucket=BUCKET)["Uploads"]
     assert left["Key"] not in store.objects()
     proxy.fault = lambda method, path: PASS
-    monkeypatch.setattr(remote, "BROKEN_OFF", timedelta(0))
+    monkeypatch.setattr(objects, "BROKEN_OFF", timedelta(0))
     capsys.readouterr()
     run("list")
     assert "1 file whose upload never ended" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from helpers.parameters import SecretRef, parameters_from
 from helpers.rehearsal import write_sample
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord
-from helpers.snapshots import objects, remote, staged
+from helpers.snapshots import objects, remote
 from helpers.snapshots import snapshot as module
 from helpers.steps.closeout import what_stays
 from helpers.steps.migrate import MigrateStep
@@ -43,7 +43,7 @@ Said = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PART_BYTES", 100 * 4 * 4)
-    staged.StagedFiles.read.cache_clear()
+    remote.StagedFiles.read.cache_clear()
 
 
 def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **migration: Any) -> RunFolder:
@@ -122,7 +122,7 @@ def test_a_damaged_or_missing_object_is_one_line_and_a_retry_stages_again(
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-        staged.StagedFiles.read.cache_clear()
+        remote.StagedFiles.read.cache_clear()
         found = Staged.load(folder.workspace / "staged")
         assert found is not None
         with pytest.raises(Terminal, match=said) as told:
@@ -181,13 +181,13 @@ def test_a_catch_up_shares_what_is_in_the_storage(tmp_path: Path, monkeypatch: p
 
     at_the_source(change)
     sent: list[str] = []
-    send = staged.StagedFiles.send
+    send = remote.StagedFiles.send
 
-    def counted(self: staged.StagedFiles, file: Path, sha256: str) -> tuple[str, int]:
+    def counted(self: remote.StagedFiles, file: Path, sha256: str) -> tuple[str, int]:
         sent.append(sha256)
         return send(self, file, sha256)
 
-    monkeypatch.setattr(staged.StagedFiles, "send", counted)
+    monkeypatch.setattr(remote.StagedFiles, "send", counted)
     migrate(folder)
     now = index(folder)
     shared = {tuple(v) for v in now["stored"].values()} & {tuple(v) for v in before.values()}
@@ -235,7 +235,7 @@ def test_a_prune_removes_what_nobody_names_and_nothing_else(
     other.parent.mkdir()
     other.write_bytes(b"theirs")
     (run_folder / "notes.txt").write_bytes(b"nobody's business")
-    monkeypatch.setattr(remote, "BROKEN_OFF", timedelta(0))
+    monkeypatch.setattr(objects, "BROKEN_OFF", timedelta(0))
 
     assert cli.main(["snapshots", "list"]) == 0
     said = capsys.readouterr().out
@@ -276,7 +276,7 @@ def test_a_link_in_the_storage_is_neither_written_through_nor_followed(
     private = tmp_path / "private"
     private.mkdir()
     (private / f"{'0' * 64}.parquet").write_bytes(b"somebody's")
-    for name in ("staged", f"staged/{staged.folder_of(folder.id)}"):
+    for name in ("staged", f"staged/{remote.folder_of(folder.id)}"):
         link = tmp_path / "disk" / name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(private)
@@ -402,11 +402,11 @@ def test_pieces_of_a_staged_file_that_never_ended_are_named_and_removed(
     server: S3Server, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     folder = in_s3(proxy, tmp_path, monkeypatch)
-    name = staged.folder_of(folder.id)
+    name = remote.folder_of(folder.id)
     client = server.client()
     for key in (f"chroma/staged/{name}/{'0' * 64}.parquet", f"chroma/staged/{name}/deeper/{'0' * 64}.parquet"):
         client.create_multipart_upload(Bucket="backups", Key=key)
-    monkeypatch.setattr(remote, "BROKEN_OFF", timedelta(0))
+    monkeypatch.setattr(objects, "BROKEN_OFF", timedelta(0))
     assert cli.main(["snapshots", "list"]) == 0
     assert "1 file whose upload never ended" in capsys.readouterr().out
     prune("--yes")
@@ -418,15 +418,15 @@ def test_a_storage_that_forgets_what_was_put_there_is_noticed_before_the_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = on_disk(tmp_path, monkeypatch)
-    send = staged.StagedFiles.send
+    send = remote.StagedFiles.send
 
-    def forgetful(self: staged.StagedFiles, file: Path, sha256: str) -> tuple[str, int]:
+    def forgetful(self: remote.StagedFiles, file: Path, sha256: str) -> tuple[str, int]:
         found = send(self, file, sha256)
         (tmp_path / "disk" / self.where / f"{sha256}.parquet").unlink()
         return found
 
     with monkeypatch.context() as lost:
-        lost.setattr(staged.StagedFiles, "send", forgetful)
+        lost.setattr(remote.StagedFiles, "send", forgetful)
         with pytest.raises(RunbookError, match="was put there, and is not there in its size"):
             migrate(folder)
     assert not (folder.workspace / "staged" / "index.json").exists()

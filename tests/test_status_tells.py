@@ -21,8 +21,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.run.window import refusal
-from helpers.status.overview import run_rows
-from helpers.status.status import last_safe_moment, report
+from helpers.status import last_safe_moment, report, run_rows
 
 START = dt.datetime(2025, 12, 1, 2, tzinfo=dt.UTC)
 SECONDS = {"21": 60, "22": 300, "23": 120}

@@ -19,7 +19,7 @@ from helpers.run.folders import RunState
 from helpers.run.record import RunRecord
 from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_target
-from helpers.stores.handshake import tried
+from helpers.stores.wire import tried
 from tests.servers import ChromaServer, free_port
 from tests.storage import chunks, embedded, fill
 

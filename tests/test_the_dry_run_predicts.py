@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from helpers.report import numbers
+from helpers.report import StepRow, numbers
 from helpers.report.clients import downtime_parts
-from helpers.report.facts import StepRow
 from helpers.report.numbers import CLEAN, FILES_BACK, RESTART, SERVICE_BACK, again
 from helpers.results import Phase, StepResult, Verdict
 from helpers.rollback import SOURCE, TITLES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,13 @@ def test_a_seal_whose_line_was_killed_is_named_by_the_next_command(
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("tail", [b'{"action": "seal", "fac', b"\x1b[2Jby hand", b"by hand\nand again"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b'{"action": "seal", "fac', b"\x1b[2Jby hand", b"by hand\nand again", bytes(64), b'\x01\0\x03{"action": "\x01\x03\0',
+        b'{"action": "signed", "facts": {"file": "signoffs/x',
+    ],
+)  # fmt: skip
 def test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever(home: RunFolder, tail: bytes) -> None:
     finish(home)
     log = home.reports / audit.NAME
@@ -98,6 +105,25 @@ def test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever(
     log.write_bytes(log.read_bytes().replace(tail, tail[:-1]))
     assert verify(home.reports).problems
     assert "audit.jsonl: broken before: " in plain(home)
+
+
+def test_only_a_whole_digest_is_an_expected_one_for_the_plain_commands(home: RunFolder) -> None:
+    """As for `verify --expect`: what would match any seal, or the beginning of one, is refused."""
+    finish(home)
+    newest = evidence.seals(home.reports)[-1].digest
+
+    def fits(*expected: str) -> bool:
+        done = subprocess.run(
+            ["bash", "VERIFY.txt", *expected], cwd=home.reports, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == int(not done.stdout.endswith("Everything fits.\n")), done.stdout
+        return done.returncode == 0
+
+    assert fits(newest)
+    assert fits(newest.upper(), evidence.seals(home.reports)[0].digest)
+    for wrong in (".*", "", newest[:63], f"{newest[:63]}.", "[0-9a-f]*", "-v", f"{newest}\n.*", "0" * 64):
+        assert not fits(wrong), wrong
+        assert not fits(newest, wrong), wrong
 
 
 def written(folder: Path, *entries: Any) -> Path:

@@ -16,7 +16,7 @@ from helpers.results import Verdict
 from helpers.run.folders import RunFolder, RunLock
 from helpers.steps.count_mismatch import CountMismatchStep
 from helpers.steps.out_of_memory import OutOfMemoryStep
-from helpers.troubleshooting.troubleshooter import Troubleshooter
+from helpers.troubleshooting import Troubleshooter
 from tests.proxies import SLOW, FaultyProxy
 from tests.servers import ChromaServer
 from tests.storage import chunks, embedded, fill

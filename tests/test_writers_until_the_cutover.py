@@ -17,7 +17,7 @@ import chromadb
 import numpy as np
 import pytest
 
-from helpers.cutover import CutoverState
+from helpers.cutover import CutoverState, readiness
 from helpers.errors import NoGo, UsageError, WorldError
 from helpers.fence import Control as FenceControl
 from helpers.fence import FenceState, lift
@@ -334,6 +334,39 @@ def test_a_no_go_that_comes_while_writers_are_out_lets_them_go_on(fenced: Fenced
     state = FenceState.load(folder.workspace)
     assert state is not None
     assert not state.refuses
+
+
+@pytest.mark.parametrize("when", ["before the last changes", "before the switch", "never"])
+def test_a_chunk_that_somebody_adds_to_the_target_behind_its_comparison_stops_the_switch(
+    fenced: Fenced, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number of chunks is asked for once more; clients are sent nowhere, and writers go on at the source."""
+    folder, ahead = run(fenced), readiness.bring_ahead
+
+    def planted() -> None:
+        with embedded(fenced.folder / "target") as store:
+            store.add("alpha", chunks(1, 16, prefix="planted"))
+
+    def meanwhile(record: RunRecord) -> None:
+        ahead(record)
+        if when == "before the last changes":
+            planted()
+
+    monkeypatch.setattr(readiness, "bring_ahead", meanwhile)
+    ready(folder)
+    if when == "before the last changes":
+        with pytest.raises(WorldError, match="somebody writes to the target: alpha") as refused, cells(folder):
+            pass
+    elif when == "before the switch":
+        with cells(folder) as switch:
+            planted()
+            with pytest.raises(WorldError, match="somebody writes to the target: alpha") as refused:
+                switch.switch()
+    else:
+        assert check(step(folder), "cutover").verdict is Verdict.PASS
+        return
+    state = FenceState.load(folder.workspace)
+    assert (refused.value.code, state is not None and state.refuses) == ("target_changed", False)
 
 
 @pytest.mark.more

@@ -16,7 +16,7 @@ from helpers.run.record import RunRecord
 from helpers.runner.notebook import step_class
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
-from helpers.troubleshooting.troubleshooter import AFTER, BEFORE, Troubleshooter
+from helpers.troubleshooting import AFTER, BEFORE, Troubleshooter
 
 
 def begun(name: str = "night", **sections: Any) -> RunFolder:

@@ -310,7 +310,7 @@ def _kept(trace: str, chosen: argparse.Namespace) -> str:
 
 def _status(chosen: argparse.Namespace) -> int:
     from helpers.runner import group
-    from helpers.status.status import status
+    from helpers.status import status
 
     if chosen.run_id and (many := group.read(chosen.run_id)) is not None:
         print(group.overview(many))
@@ -321,7 +321,7 @@ def _status(chosen: argparse.Namespace) -> int:
 def _fence(chosen: argparse.Namespace) -> int:
     """Lifting waits for nobody: a run at work holds the lock and has to be stopped first."""
     from helpers.fence import lift
-    from helpers.status.status import fence_sentence
+    from helpers.status import fence_sentence
 
     folder = RunFolder.of(chosen.run_id).read()
     if not (folder.workspace / RunPath.FENCE).is_file():  # the fence's own file is all that lifting it needs
@@ -356,7 +356,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
     """One chunk, of each collection that holds it, before and after the schema."""
     import datetime as dt
 
-    from helpers.profiling.explain import explained, explanation
+    from helpers.profiling.search import explained, explanation
     from helpers.schema import Context
     from helpers.stores import open_source
 

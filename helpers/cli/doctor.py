@@ -161,7 +161,7 @@ def _problems(found: Diagnosis) -> list[str]:
 
 
 def _collections(found: Diagnosis) -> list[str]:
-    from helpers.status.overview import table
+    from helpers.status import table
 
     rows = found.table().drop(columns=[] if found.sampled else ["read"])
     if rows.empty:

@@ -293,7 +293,7 @@ def _show(folder: RunState, data: bytes) -> None:
 def _recorded(folder: RunState, path: Path) -> int:
     """Log and seal what was signed, and show it on the pages."""
     from helpers.report.pages import leave
-    from helpers.status.overview import next_action
+    from helpers.status import next_action
 
     folder.log(f"signed: {path.name}")
     run = leave(folder)
@@ -358,7 +358,7 @@ def _snapshots(run: RunState) -> Iterator[str]:
 
 
 def _audit(chosen: argparse.Namespace) -> int:
-    from helpers.status.overview import table
+    from helpers.status import table
 
     folder = runs.find(chosen.run_id)
     if chosen.allowed_signers is not None:

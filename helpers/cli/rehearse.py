@@ -38,8 +38,7 @@ from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal.sample_application import WRITE_SECONDS
 from helpers.rehearsal.setup import KEY, free_port, prepare, write_command
-from helpers.report import numbers
-from helpers.report.facts import read_run
+from helpers.report import numbers, read_run
 from helpers.report.pages import leave
 from helpers.results import Verdict, json_text, utc_now, write_text
 from helpers.rollback import DRILL, KILL_DRILL, Orders, at_work, postmortem
@@ -50,9 +49,8 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
-from helpers.status.overview import Console, open_steps
-from helpers.stores.handshake import heartbeat
-from helpers.stores.wire import Session
+from helpers.status import Console, open_steps
+from helpers.stores.wire import Session, heartbeat
 
 # -- drills ------------------------------------------------------------------------------------------------------------
 

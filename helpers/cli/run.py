@@ -50,7 +50,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
 def _drill(folder: RunFolder) -> int:
     """The steps up to the cutover with a kill, restore and rollback; then those after it, on a run that was put back to it."""
     from helpers.cli.rehearse import drill
-    from helpers.status.overview import Console
+    from helpers.status import Console
 
     drilled = drill(folder, terminal := Console())
     _line(folder, [step for step in plan.LINE if step.follows_cutover])
@@ -198,7 +198,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
 def _require_fit(folder: RunFolder) -> None:
     from helpers.runner.notebook import pending_retry
-    from helpers.status.overview import refuse_rolled_back
+    from helpers.status import refuse_rolled_back
 
     refuse_rolled_back(folder)
     if unfinished := pending_retry(folder):
@@ -217,7 +217,7 @@ def resume(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     from helpers.migration.checkpoint import require_checkpoint
     from helpers.migration.target_lock import preflight
-    from helpers.status.overview import open_steps, refuse_rolled_back
+    from helpers.status import open_steps, refuse_rolled_back
 
     refuse_rolled_back(folder)
     if chosen.checkpoint and chosen.retry:
@@ -263,7 +263,7 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step 
     """
     from helpers.evidence import enter, signing
     from helpers.runner import notebook
-    from helpers.status.overview import open_steps
+    from helpers.status import open_steps
 
     window.require_reason(chosen.outside_window)
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
@@ -355,7 +355,7 @@ def _written(folder: RunFolder) -> list[str]:
 
 def _line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
     from helpers.runner.outcome import run_to_outcome
-    from helpers.status.overview import Console
+    from helpers.status import Console
 
     run_to_outcome(folder, steps, Console(), dry_run=dry_run)
     return 0

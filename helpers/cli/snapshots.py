@@ -18,7 +18,8 @@ from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
-    from helpers.snapshots.remote import Look, Remote
+    from helpers.snapshots.objects import Look
+    from helpers.snapshots.remote import Remote
     from helpers.snapshots.retention import Held
     from helpers.snapshots.snapshot import Snapshot
 
@@ -152,7 +153,7 @@ def _create(chosen: argparse.Namespace) -> int:
     from helpers.migration.target_lock import require_apart
     from helpers.run.folders import workspace_root
     from helpers.snapshots import backup, remote
-    from helpers.status.overview import table
+    from helpers.status import table
     from helpers.stores import open_source, sharded
 
     parameters = _parameters(chosen)
@@ -239,7 +240,7 @@ def _export(chosen: argparse.Namespace) -> int:
     from helpers.snapshots import backup
 
     snapshot, compared = _compared(chosen)
-    require_outside(chosen.into, "--into", snapshot.manifest["source"])
+    require_outside(chosen.into, "--into", snapshot.manifest["source"], base=snapshot.manifest.get("directory", ""))
     print(compared, flush=True)
     _say(f"Missing: {each}" for each in snapshot.missing())
     infos = collections(snapshot, chosen.collection)
@@ -296,9 +297,9 @@ def _places(chosen: argparse.Namespace) -> list[Path]:
 
 
 def _list(chosen: argparse.Namespace) -> int:
-    from helpers.snapshots import remote, staged
+    from helpers.snapshots import remote
     from helpers.snapshots.retention import held
-    from helpers.status.overview import table
+    from helpers.status import table
 
     code, needed, nothing = 0, False, True
     for place in _places(chosen):
@@ -306,7 +307,7 @@ def _list(chosen: argparse.Namespace) -> int:
         try:
             if storage is not None:
                 look = storage.mirror()
-                said = staged.told(storage, look)
+                said = storage.told(look)
         except RunbookError as error:  # what is here is listed all the same
             code, said = error.exit_code, [error.line()]
         items = held(place)
@@ -411,7 +412,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
 
 
 def _info(chosen: argparse.Namespace) -> int:
-    from helpers.status.overview import table
+    from helpers.status import table
 
     snapshot = _find(chosen)
     held = snapshot.manifest
@@ -478,7 +479,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 def _prune(chosen: argparse.Namespace) -> int:
     from helpers.migration.restore import in_use
     from helpers.run.folders import find
-    from helpers.snapshots import remote, retention, staged
+    from helpers.snapshots import remote, retention
 
     for run_id in chosen.abandoned:
         find(run_id)
@@ -504,10 +505,10 @@ def _prune(chosen: argparse.Namespace) -> int:
         for item in may_go:
             with in_use(item.folder):
                 retention.remove([item])
-        _say(staged.sweep(storages, remove=True))
+        _say(line for storage in storages for line in storage.sweep(remove=True))
         print(f"{count(len(may_go), 'snapshot')} removed.")
         return 0
-    _say(staged.sweep(storages, remove=False))
+    _say(line for storage in storages for line in storage.sweep(remove=False))
     freed = sum(item.size for item in may_go)
     print(f"{count(len(may_go), 'snapshot')} would be removed ({size(freed)}). Nothing was changed. To remove: --yes")
     print("A snapshot stays within its retention, and as long as a run needs it: until step 53 has closed the run out,")
@@ -530,11 +531,13 @@ def _without(item: Held, abandoned: list[str]) -> str:
 def _restore(chosen: argparse.Namespace) -> int:
     from helpers.migration import restore
     from helpers.migration.target_lock import require_outside
-    from helpers.status.overview import table
+    from helpers.status import table
 
     (snapshot, compared), endpoint = _compared(chosen), destination_of(chosen)
     if endpoint.path:
-        require_outside(Path(endpoint.path), "--into", snapshot.manifest["source"])
+        require_outside(
+            Path(endpoint.path), "--into", snapshot.manifest["source"], base=snapshot.manifest.get("directory", "")
+        )
     print(compared, flush=True)
     _say(f"Missing: {each}" for each in snapshot.missing())
     if chosen.dry_run:

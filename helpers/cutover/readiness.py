@@ -27,19 +27,20 @@ from helpers.cutover.files import (
     sha256,
     unified,
 )
-from helpers.errors import RunbookError, WorldError
+from helpers.errors import RUNBOOK, RunbookError, WorldError
 from helpers.evidence import signing
 from helpers.formatting import count, masked
 from helpers.migration import catch_up
 from helpers.migration.source_changes import Ledger, WrittenData, altered, settings_changed
 from helpers.parameters import Endpoint, Parameters, resolve_path
-from helpers.parameters.new_values import written
+from helpers.parameters.model import written
 from helpers.parameters.sections import ComposeFile, EnvFile
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
+from helpers.run.command import used_by
 from helpers.run.record import RunRecord
 from helpers.stores import Reader, open_target
-from helpers.stores.handshake import open_door
+from helpers.stores.wire import open_door
 
 COLUMNS = ["what", "found", "verdict"]
 Row = tuple[str, str, Verdict]
@@ -441,6 +442,26 @@ def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_us
         else f"made there since, by somebody else: {', '.join(fresh[:5])}" if fresh
         else "distance, metadata, configuration, indexes",
     )  # fmt: skip
+
+
+def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
+    """How many chunks the target's collections of this run hold now; `WorldError` (`target_changed`) where one of `before` has
+    another number: somebody wrote there since it was compared. A short look, which does not see a chunk that was only changed.
+    """
+    target = run.parameters.target
+    if used_by(target):  # a directory, which another process has open: nobody could count it before either
+        return {}
+    with open_target(target) as store:
+        there = {*store.names()}
+        counts = {name: store.count(name) if name in there else 0 for name in WrittenData(run).collections}
+    now = {name: counts.get(name, 0) for name in before}
+    changed = [f"{name}: {count(n, 'chunk')}, now {now[name]:,}" for name, n in before.items() if now[name] != n]
+    if changed:
+        raise WorldError(
+            ReasonCode.TARGET_CHANGED, f"somebody writes to the target: {'; '.join(changed[:5])}", where=target.label,
+            next_step=f"Nothing was switched. Find out who, then begin again: {RUNBOOK} run --run-id {run.id} --from 22",
+        )  # fmt: skip
+    return counts
 
 
 def bring_ahead(run: RunRecord) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
+from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.evidence import signing
 from helpers.evidence.seals import after, chain, required, void
 from helpers.evidence.signing import ALLOWED, Refused, statement_in, statement_of
@@ -26,6 +26,7 @@ from helpers.evidence.statement import (
     KIND,
     SIGNATURE,
     Seal,
+    allowed_signers,
     canonical,
     digest_of,
     kept,
@@ -36,7 +37,7 @@ from helpers.evidence.statement import (
 )
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, json_in, utc_now, write_bytes
+from helpers.results import contents, json_in, passed, utc_now, write_bytes
 from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -543,3 +544,42 @@ def _facts(run: RunState, gate: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):  # damaged: it decides nothing
         return {}
     return found.facts if found is not None else {}
+
+
+# -- gates -------------------------------------------------------------------------------------------------------------
+
+# The gates that people open: whether the run may go on behind a step.
+
+
+def open_gate(run: RunState, steps: Iterable[Step]) -> RunbookError | None:
+    """What stops the run behind the first passed step whose gate is shut: a NO-GO, or missing approvals; else None."""
+    passed_gates = (step for step in steps if step.gate and passed(run.result(step.number)))
+    return next((error for step in passed_gates if (error := _behind(run, step)) is not None), None)
+
+
+def _behind(run: RunState, step: Step) -> RunbookError | None:
+    # After the cutover a signature stays what it was when it counted: keys may go from the list then, and a resume may
+    # change what concerns the steps after it.
+    done = passed(run.result(Step.CUTOVER))
+    state = gate_state(run, step.gate, None if done else allowed_signers(run))
+    if state.blocked:
+        return NoGo(
+            ReasonCode.SIGNED_NO_GO, f"run {run.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over."
+        )
+    changed = {name for role in state.missing for name in state.stale.get(role, [""])}
+    if not state.missing or (done and changed <= {RunPath.PARAMETERS}):
+        return None
+    first = f"First name who may sign: {run.command('resume')} --set signoff.allowed_signers=FILE. "
+    example = f"{run.command('sign')} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
+    return WaitingForSignoffs(
+        ReasonCode.SIGNOFFS_MISSING,
+        f"run {run.id} waits for the approval of {', '.join(_with_reason(state, role) for role in state.missing)}",
+        next_step=f"{'' if (run.reports / ALLOWED).is_file() else first}Each signs with: {example}",
+    )
+
+
+def _with_reason(state: GateState, role: str) -> str:
+    """The role, and why an approval that it gave does not count."""
+    if state.stale.get(role):
+        return f"{role} (given before {', '.join(state.stale[role])} changed)"
+    return f"{role} ({state.refused[role]})" if role in state.refused else role

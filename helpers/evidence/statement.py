@@ -50,6 +50,7 @@ LARGEST = 64 * 2**30  # bytes of a file that is read for its digest only
 _READ_WHOLE = {*("", ".dsse", ".ipynb", ".json", ".sig", ".svg", ".tsr", ".txt", ".yaml"),
                audit.NAME, RunPath.NOTICES, *DERIVED}  # fmt: skip
 _SEAL = re.compile(rf"{SEALS}/[^/]+")
+_MISREAD = re.compile(r"""["\\]|(^|/)[- ]| (/|$)""")  # by plain commands: in quotes, an option, cut at its end
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
 LISTS = "lists"  # the part of a seal that says that a list of signers which another replaces is kept
@@ -144,7 +145,7 @@ def read_seal(path: Path, data: bytes | None = None) -> Seal:
         prefixes = {str(p["name"]): (int(p["bytes"]), str(p["sha256"])) for p in predicate["prefixes"]}
         seal = Seal(path, hashlib.sha256(data).hexdigest(), predicate, subjects, prefixes, data)
         known = document["_type"] == TYPE and document["predicateType"] == PREDICATE and seal.number > 0
-        known = known and path.name.startswith(f"{seal.number:04d}-")
+        known = known and re.fullmatch(rf"{seal.number:04d}-[0-9TZ.]+\.json", path.name) is not None
         known = known and bool(seal.previous and seal.previous_name and seal.created)
         known = known and not any({"", ".."} & {*name.split("/")} for name in (*subjects, *prefixes))  # none elsewhere
         check_run_id(str(predicate["run"]["id"]))  # VERIFY.txt, which is run, names it
@@ -259,7 +260,7 @@ def unsealable(folder: Path) -> dict[str, str]:
             continue
         if not stat.S_ISREG(about.st_mode):
             found[name] = LEADS_OUT
-        elif not name.isprintable() or '"' in name or "\\" in name:
+        elif not name.isprintable() or _MISREAD.search(name):
             found[name] = "has a name that cannot be sealed"  # nor checked by plain commands
         elif about.st_size > most_of(path):
             found[name] = f"is larger than {size(most_of(path))}"

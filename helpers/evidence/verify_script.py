@@ -38,8 +38,6 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #   by then;
 # - whether a file is what the newest line of audit.jsonl names, or what an older one does: the verify command compares them;
 # - a name that run.json holds twice: it reads the first; the verify command refuses such a file;
-# - zero bytes and empty lines that a crash left in a log, and a line of audit.jsonl closed: of the first it says that they do not
-#   fit, of the others nothing; the verify command compares them;
 # - whether the parameters were changed in the run, but for who has to sign: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, or says that it was given after the step acted, and what a result means:
 #   read it; nor every character in a name that is not to be seen.
@@ -48,19 +46,27 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 
 export LC_ALL=C; {{ # all that is said goes through cat -v below: nothing that this folder holds acts on a terminal
 bad=0; complain() {{ echo "$*"; bad=1; }}
+grep() {{ command grep -a "$@"; }} # a zero byte makes no line of a file unseen
 said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
 gone=(); [ -z "$SIGNERS" ] || [ ! -e "$SIGNERS.revoked" ] || gone=(-r "$SIGNERS.revoked")
 c=$(find . \( -name '*[[:cntrl:]]*' -o -name $'*\xc2[\x80-\x9f]*' -o -name $'*\xe2\x80[\x8b-\x8f\xa8-\xae]*' -o \
   -name $'*\xe2\x81[\xa0-\xaf]*' -o -name $'*\xd8\x9c*' \) -print0 | tr '\n\0' '? ')
 [ -z "$c" ] || {{ complain "control characters in a name: $c"; exit 1; }}
+c=$(find . -mindepth 1 \( -name '-*' -o -name ' *' -o -name '* ' -o -name '*["\\]*' \))
+[ -z "$c" ] || complain "a name that commands misread: $c"
+links=$(find . -mindepth 1 ! -type d ! -type f); [ -z "$links" ] || {{ complain "not a file: $links"; exit 1; }}
+c=$(printf '%s\n' seals/* | grep -vxE 'seals/[0-9]{{4,}}-[0-9TZ.]+\.json(\.sig|\.tsr|\.dsse)?')
+[ -z "$c" ] || complain "not a seal: $c"
 out=$(grep -lE '("[0-9a-f]*"\}}|"bytes":[0-9]+),"name":"(/|([^"]*/)?\.\.["/])' seals/*.json)
 [ -z "$out" ] || {{ complain "names a file outside of this folder: $out"; exit 1; }}
-links=$(find . -mindepth 1 ! -type d ! -type f); [ -z "$links" ] || {{ complain "not a file: $links"; exit 1; }}
 instant() {{ said created "$1" | sed -E 's/[-:T]//g; s/\..*/Z/'; }}
 listed() {{ # the files of a seal: SHA-256, name
   grep -o '{{"digest":{{"sha256":"[0-9a-f]*"}},"name":"[^"]*"}}' "$1" |
     sed -E 's/.*"sha256":"([0-9a-f]+)"\}},"name":"(.*)"\}}/\1  \2/' | sort
 }}
+any=$'[ !#-\x7f]*' entry=$'[ -\x7f]*' # ASCII: without a quotation mark, and with
+entry='^\{{"action": "'$any'", "facts": \{{'$entry'\}}, '$entry'"user": "'$any'", "when": "'$any'"\}}$'
+log=$(sed -E "/$entry/!s/.*//" audit.jsonl) # its lines; an empty one for what is none, which proves nothing
 
 # 1. The seals. Each is an in-toto statement in one line of JSON and names the SHA-256 of the seal before it. The digest of
 #    the newest one stands here; whoever wrote it down elsewhere on the day can compare. Each is signed by the runner whose
@@ -78,8 +84,8 @@ while read -r digest seal; do
     [ -z "$runner$SIGNERS" ] || complain "$seal should be signed"
     continue
   fi
-  ssh-keygen -Y check-novalidate -n runbook-seal -s "$seal.sig" < "$seal" | grep -F "key $key" ||
-    complain "$seal is not signed with $key"
+  by=$(ssh-keygen -Y check-novalidate -n runbook-seal -s "$seal.sig" < "$seal") && echo "$by"
+  [ "${{by##* }}" = "$key" ] || complain "$seal is not signed with $key"
   if [ -n "$SIGNERS" ]; then
     who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" \
       < "$seal" 2>/dev/null | head -n 1)
@@ -97,14 +103,16 @@ done <<< "$digests"
 seal=${{all[${{#all[@]}} - 1]}}
 [ "$before" = "$newest" ] || complain "$seal is not the newest seal as it was set"
 for digest in "$@"; do
-  grep -qi "^$digest  " <<< "$digests" || complain "no seal has the expected SHA-256 $digest"
+  digest=${{digest,,}}
+  if [[ ! $digest =~ ^[0-9a-f]{{64}}$ ]]; then complain "no SHA-256, of 64 hexadecimal digits: $digest"
+  elif ! grep -q "^$digest  " <<< "$digests"; then complain "no seal has the expected SHA-256 $digest"; fi
 done
-set=$(sort -u audit.jsonl |
+set=$(sort -u <<< "$log" |
   sed -nE 's#^\{{"action": "sealed", "facts": \{{"digest": "([0-9a-f]+)", "number": ([0-9]+)\}}.*#\1 \2#p')
 while read -r digest number; do # each seal as the log says that it was set
   complain "audit.jsonl: seal $number with the SHA-256 $digest was set, and is not here: seals were made again"
 done < <(comm -23 <(grep . <<< "$set") <(sed -nE 's#^([0-9a-f]+)  seals/0*([0-9]+)-.*#\1 \2#p' <<< "$digests" | sort))
-sed -nE 's#^\{{"action": "seal", "facts": \{{[^}}]*"number": ([0-9]+)\}}.*#\1#p' audit.jsonl | sort -nc 2> /dev/null ||
+sed -nE 's#^\{{"action": "seal", "facts": \{{[^}}]*"number": ([0-9]+)\}}.*#\1#p' <<< "$log" | sort -nc 2> /dev/null ||
   complain "audit.jsonl: an earlier seal was begun after a later one: seals were made again"
 while read -r digest; do
   complain "$(grep "^$digest " <<< "$digests" | cut -c67-): audit.jsonl does not say that it was set"
@@ -132,11 +140,11 @@ for each in seals/*.json; do
   [ -z "$who" ] || [ "$who" = "$ask" ] || complain "$each: other people sign than in $last"
   [ -n "$last" ] && [ "$was" != "$files" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
     # A step that runs again moves what it left before; logs of older toolkits do not name that.
-    [[ $name != earlier/* ]] && grep "^$digest  earlier/" <<< "$files" | cut -d/ -f3- | grep -qxF "$name" &&
+    [[ $name != earlier/* ]] && grep "^$digest  earlier/" <<< "$files" | cut -d/ -f3- | grep -qxFe "$name" &&
       {{ ! grep -qF '"moves":"named"' "$last" ||
-        grep -qF "{{\"digest\": \"$digest\", \"file\": \"$name\", \"to\": \"earlier/" audit.jsonl; }} && continue
-    now=$(grep -F "  $name" <<< "$files" | grep -x "[0-9a-f]*  $name" | cut -c-64)
-    [[ " {changing} " == *" $name "* ]] && grep -qF "\"sha256\": \"$now\"" audit.jsonl && continue
+        grep -qF "{{\"digest\": \"$digest\", \"file\": \"$name\", \"to\": \"earlier/" <<< "$log"; }} && continue
+    now=$(grep "^[0-9a-f]*  ${{name//./\\.}}$" <<< "$files" | cut -c-64)
+    [[ $name != *' '* && " {changing} " == *" $name "* ]] && grep -qF "\"sha256\": \"$now\"" <<< "$log" && continue
     complain "$name: changed between $last and $each"
   done < <(comm -23 <(echo "$was") <(echo "$files"))
   last=$each was=$files had=$has who=$ask
@@ -146,11 +154,11 @@ done
 seen=''
 for each in seals/*.json; do
   while read -r length name digest; do
-    [[ "$seen" == *" $length $name $digest "* ]] || [ "$(head -c "$length" "$name" | sha256sum)" = "$digest  -" ] ||
+    [[ "$seen" == *" $length $name $digest "* ]] || [ "$(head -c "$length" < "$name" | sha256sum)" = "$digest  -" ] ||
       complain "$name: changed since $each"
     held+=" $length $name $digest "
     only='x^'; [ "$name" != audit.jsonl ] || only='^{behind}$'
-    [ "$each" != "$seal" ] || [ "$(tail -c "+$((length + 1))" "$name" | grep -acvE "$only")" = 0 ] ||
+    [ "$each" != "$seal" ] || [ "$(tail -c "+$((length + 1))" < "$name" | grep -acvE "$only")" = 0 ] ||
       complain "$name: lines added later"
   done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$each" |
     sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
@@ -160,7 +168,7 @@ done
 # 4. The lines of the audit log: each holds the SHA-256 of the line before it, and is signed by the key that the seals name; what
 #    an older toolkit wrote, whose seals name none, is not signed. What a crash cut short, or somebody added that is no such line,
 #    proves nothing: the next line says so, and has its SHA-256.
-before=0000000000000000000000000000000000000000000000000000000000000000 keys='' old=0 at=0 number=0 gap='' next=0
+before=0000000000000000000000000000000000000000000000000000000000000000 keys='' old=0 at=0 number=0 gap=() next=0
 ends=() holds=() after=() # of each seal: how many bytes, and so lines, of the log it holds; the step whose end it seals
 while IFS= read -r said; do
   while [ "$next" -lt "${{#all[@]}}" ] && [ "${{all[next]}}" != "${{said%%.json:*}}.json" ]; do next=$((next + 1)); done
@@ -175,20 +183,27 @@ for each in seals/*.json; do
   [ -n "$key" ] || old=$(grep -o '"bytes":[0-9]*,"name":"audit.jsonl"' "$each" | tr -cd 0-9)
 done
 [ "$old" = 0 ] || echo "audit.jsonl: the first $old bytes are chained, not signed"
-entry='^\{{"action": "[^"]*", "facts": \{{.*\}}, .*"user": "[^"]*", "when": "[^"]*"\}}$'
+raw() {{ # lines, as they are in the file
+  local IFS=$'\n'
+  if [[ "$*" != *$'\x01'* ]]; then printf %s "$*"; else printf %s "$*" | sed -z 's/\x01\x03/\x00/g; s/\x01\x02/\x01/g'; fi
+}}
 signature='^(.*), "signature": "([A-Za-z0-9+/=]+)"(, "user": "[^"]*", "when": "[^"]*"\}})$'
 while IFS= read -r line || [ -n "$line" ]; do
-  until [ "$next" = "${{#all[@]}}" ] || [ "${{ends[next]:-0}}" -gt $((at + ${{#line}})) ]; do
+  long=${{line//$'\x01'?/.}} long=${{#long}}
+  until [ "$next" = "${{#all[@]}}" ] || [ "${{ends[next]:-0}}" -gt $((at + long)) ]; do
     holds[next]=$number next=$((next + 1))
   done
-  number=$((number + 1)) follows=$before before=$(printf %s "$line" | sha256sum) before=${{before%% *}}
+  number=$((number + 1)) follows=$before before=$(raw "$line" | sha256sum) before=${{before%% *}}
   if [[ ! $line =~ $entry ]]; then
-    gap+=${{gap:+$'\n'}}$line at=$((at + ${{#line}} + 1))
+    gap+=("$line") at=$((at + long + 1))
     continue
-  elif [[ $gap && $line == '{{"action": "{closed}", '*"\"sha256\": \"$(printf %s "$gap" | sha256sum | cut -d' ' -f1)\""* ]]; then
-    echo "audit.jsonl: cut short, or added by somebody, and proves nothing: $gap"
-  elif [ -n "$gap" ]; then complain "audit.jsonl: broken before: $gap"; fi
-  gap=''
+  elif [ "${{#gap[@]}}" != 0 ]; then
+    torn=$(raw "${{gap[@]}}" | sha256sum | cut -c-64)
+    if [[ $line == '{{"action": "{closed}", '*"\"sha256\": \"$torn\""* ]]; then
+      echo "audit.jsonl: cut short, or added by somebody, and proves nothing: ${{gap[*]}}"
+    else complain "audit.jsonl: broken before: ${{gap[*]}}"; fi
+  fi
+  gap=()
   case "$line" in *"\"previous\": \"$follows\""*) ;; *) complain "audit.jsonl: broken before: $line" ;; esac
   if [ "$at" -ge "${{old:-0}}" ] && [ -n "${{keys// /}}" ]; then
     by=''
@@ -197,9 +212,9 @@ while IFS= read -r line || [ -n "$line" ]; do
       < <(printf %s "{run} ${{BASH_REMATCH[1]}}${{BASH_REMATCH[3]}}"))
     [[ -n $by && " $keys " == *" ${{by##* }} "* ]] || complain "audit.jsonl: not signed by the key that the seals name: $line"
   fi
-  at=$((at + ${{#line}} + 1))
-done < audit.jsonl
-[ -z "$gap" ] || complain "audit.jsonl: broken before: $gap"
+  at=$((at + long + 1))
+done < <(sed 's/\x01/\x01\x02/g; s/\x00/\x01\x03/g' audit.jsonl) # a shell's line holds no zero byte
+[ "${{#gap[@]}}" = 0 ] || complain "audit.jsonl: broken before: ${{gap[*]}}"
 for ((; next < ${{#all[@]}}; next++)); do holds[next]=$number; done
 
 # 5. Nothing else is here: index.html is made from these files, and this is {name}.
@@ -216,11 +231,11 @@ empty=$(find . -mindepth 1 -type d -empty ! -path './earlier/*' | grep -vxE '\./
 
 # 6. The results: each passed one is the one that its notebook shows; the seal has its verdict, and the decision of step {review}.
 for result in results/*.json; do
-  verdict=$(sed -nE 's/^  "verdict": "([a-z ]+)",?$/\1/p' "$result")
+  verdict=$(sed -nE 's/^  "verdict": "([a-z ]+)",?$/\1/p' "$result" | tr '\n' ' ') verdict=${{verdict% }}
   [ -z "$verdict" ] || grep -qF "\"result\":\"$(sha256sum < "$result" | cut -d' ' -f1)\",\"verdict\":\"$verdict\"" "$seal" ||
     complain "$result: the seal says another verdict"
-  notebook=$(find . -maxdepth 1 -name "$(basename "$result" .json)_*.ipynb" | head -n 1)
-  if [ -z "$notebook" ]; then
+  notebook=$(printf '%s\n' ./"$(basename "$result" .json)"_*.ipynb | head -n 1)
+  if [ ! -f "$notebook" ]; then
     ! grep -qF '"execution": "' "$result" || complain "$result: its notebook is missing"
   elif grep -qx '  "error": null,' "$result" && ! grep -qx '  "verdict": "fail"' "$result"; then
     grep -qF "$(sha256sum < "$result" | cut -d' ' -f1)" "$notebook" || complain "$result is not what $notebook shows"
@@ -228,19 +243,19 @@ for result in results/*.json; do
 done
 if grep -qF '"files":"named"' "$seal"; then # the log names every file
   while read -r digest name; do
-    grep -F ": \"$digest\"" audit.jsonl | grep -qF -e "\"$name\"" -e "\"${{name%.sig}}\"" ||
+    grep -F ": \"$digest\"" <<< "$log" | grep -qF -e "\"$name\"" -e "\"${{name%.sig}}\"" ||
       complain "$name: audit.jsonl names no such file"
   done < <(listed "$seal")
 elif grep -qF '"work":"named"' "$seal"; then # the log names each passed result, by whoever ran the step
   for result in results/*.json; do
     grep -qx '  "error": null,' "$result" && ! grep -qx '  "verdict": "fail"' "$result" || continue
     step=$(basename "$result" .json)
-    grep -E '^\{{"action": "step ends"' audit.jsonl | grep -F "\"step\": \"$step\"" |
-      grep -qvF '"result": ' || grep -qF "\"result\": \"$(sha256sum < "$result" | cut -d' ' -f1)\"" audit.jsonl ||
+    grep -E '^\{{"action": "step ends"' <<< "$log" | grep -F "\"step\": \"$step\"" |
+      grep -qvF '"result": ' || grep -qF "\"result\": \"$(sha256sum < "$result" | cut -d' ' -f1)\"" <<< "$log" ||
       complain "$result: audit.jsonl names no such file"
   done
   for list in allowed_signers*; do # who may sign
-    [ ! -e "$list" ] || grep -qF "\"sha256\": \"$(sha256sum < "$list" | cut -d' ' -f1)\"" audit.jsonl ||
+    [ ! -e "$list" ] || grep -qF "\"sha256\": \"$(sha256sum < "$list" | cut -d' ' -f1)\"" <<< "$log" ||
       complain "$list: audit.jsonl names no such file"
   done
 fi
@@ -251,13 +266,13 @@ echo "decision: $(said decision "$seal")"
 # 7. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists, and that was
 #    valid when it was given and when it was sealed; the statement names the SHA-256 of the seal that was signed.
 logged() {{ # statements of a gate and role, as the log recorded them
-  sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"file": "(signoffs/'"$1"'-{when})".*#\1#p' audit.jsonl
+  sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"file": "(signoffs/'"$1"'-{when})".*#\1#p' <<< "$log"
 }}
-for digest in $(sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"statement": "([0-9a-f]+)".*#\1#p' audit.jsonl); do
+for digest in $(sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"statement": "([0-9a-f]+)".*#\1#p' <<< "$log"); do
   find signoffs earlier -path '*signoffs/*.json' -exec sha256sum {{}} + 2>/dev/null | grep -q "^$digest " ||
     complain "a statement that audit.jsonl records is not here: $digest"
 done
-wrong=$(grep -E '^\{{"action": "signed"' audit.jsonl |
+wrong=$(grep -E '^\{{"action": "signed"' <<< "$log" |
   grep -vE '"file": "signoffs/([a-z-]+)-([a-z_]+)-{when}", "gate": "\1", "role": "\2"')
 [ -z "$wrong" ] || complain "audit.jsonl: a line that somebody signed names another statement: $wrong"
 foreign=$(find signoffs earlier -path '*signoffs/*' 2> /dev/null |
@@ -293,23 +308,23 @@ vouched() {{ # statement, gate, role, list: what is asked of every statement, by
   [ -z "$over" ] || [[ ! "$(said when "$1")" < "$(said created "$over")" ]] || complain "$1 is older than the seal that it signs"
   [ -z "$over" ] || grep -qF "$(grep -oE '"rehearsal":(true|false)' "$1")" <(is "$over") ||
     complain "$1: a rehearsal and a run that is none sign nothing for each other"
-  grep -qxE "$form" "$1" && [ "$(wc -l < "$1")" = 1 ] && grep -qF "\"gate\":\"$2\"" "$1" && grep -qF "\"role\":\"$3\"" "$1" &&
-    ! grep -qE "$unseen" "$1" || complain "$1 is no statement of $3 for $2"
+  grep -qxE "$form" "$1" && [ "$(wc -l < "$1") $(grep -c '' "$1")" = '1 1' ] && grep -qF "\"gate\":\"$2\"" "$1" &&
+    grep -qF "\"role\":\"$3\"" "$1" && ! grep -qE "$unseen" "$1" || complain "$1 is no statement of $3 for $2"
   [ -z "$over" ] || grep -qF "\"seal\":{{\"name\":\"$over\"," "$1" || complain "$1 calls the seal that it signs by another name"
   most=''; [ "$2" != cutover ] || most=$(limit "$over") || most=unknown # a result that is not here is named above
   [ "$most" = unknown ] || [ "$(grep -oE '"delta_limit":\{{[^{{}}]*\}}' "$1")" = "$most" ] ||
     complain "$1: its limit of changes is not that of step {review}, which ${{over:-no seal}} has"
   by=$(good "$1" "$3" "$4" "$time") || complain "$1 is not signed by one who may, as $4 says"
-  echo "$by"; named=${{by#* signature for }} named=${{named%% with *}}
+  echo "$by"; named=${{by#* signature for }} named=${{named% with *}}
   [[ $named != {rehearsal}* ]] || is "$over" | grep -q '"rehearsal":true' || complain "$1 is signed with a key of a rehearsal"
-  holders+=$(for each in "${{by##* }}" ${{named//,/ }}; do echo "$each $3"; done)$'\n'
-  covering=$(grep -lE "\"name\":\"(earlier/[^\"]*/)?$name\"" seals/*.json | head -n 1)
+  holders+=$(set -f; for each in "${{by##* }}" ${{named//,/ }}; do echo "$each $3"; done)$'\n'
+  covering=$(grep -lE "\"name\":\"(earlier/[^\"]*/)?${{name//./\\.}}\"" seals/*.json | head -n 1)
   [ -z "$covering" ] || good "$1" "$3" "$4" "$(instant "$covering")" > /dev/null ||
     complain "$1: its key was not valid when it was sealed"
   [ -n "$SIGNERS" ] || return
   also=$(good "$1" "$3" "$SIGNERS" "$time") || {{ complain "$1 is not signed by one whom $SIGNERS allows"; return; }}
   also=${{also#* signature for }}
-  [ "${{also%% with *}}" = "$named" ] || complain "$1: its key is that of $named in $4, and of ${{also%% with *}} in $SIGNERS"
+  [ "${{also% with *}}" = "$named" ] || complain "$1: its key is that of $named in $4, and of ${{also% with *}} in $SIGNERS"
 }}
 sealed_by() {{ case $1 in {gates} *) echo none ;; esac; }}
 line='"([^"\\[:cntrl:]]|\\["\\])*"' # readable: no control characters, and below none that nobody sees, or that turn the line
@@ -359,7 +374,7 @@ acts() {{ # step: the numbers of the lines of the log by which it began and was 
           echo "$begun"; begun='' known+="$result "
         else echo "$begun ${{line%%:*}}"; begun='' known+="$result "; fi ;;
     esac
-  done < <(grep -nE '^\{{"action": "(step (begins|ends)", "facts": \{{.*"step": "'"$1"'"\}}|cutover", )' audit.jsonl |
+  done < <(grep -nE '^\{{"action": "(step (begins|ends)", "facts": \{{.*"step": "'"$1"'"\}}|cutover", )' <<< "$log" |
     if [ "$1" = {cutover} ]; then cat; else grep -vF '{{"action": "cutover", '; fi)
   [ -n "$dry" ] || echo "$begun"
   next=0
@@ -377,12 +392,12 @@ approved() {{ # gate, role, step whose seal is signed, step that does not begin 
   local line by go no each over statement other
   # Each time that it acted: what was signed by then?
   for line in $(grep "^$4 " <<< "$acts" | tr ' ' '\n' | tail -n +2 | sort -nu); do
-    by=$(head -n "$line" audit.jsonl | grep -E '^\{{"action": "signed", ' | grep -F "\"gate\": \"$1\"," |
+    by=$(head -n "$line" <<< "$log" | grep -E '^\{{"action": "signed", ' | grep -F "\"gate\": \"$1\"," |
       grep -F "\"role\": \"$2\"," | tail -n 1)
     [[ "$by" == *'"decision": "go"'* ]] || complain "step $4 acted, and $2 had not signed go by then"
     go=$(sed -nE 's#.*"file": "([^"]*)".*#\1#p' <<< "$by")
-    for no in $(head -n "$line" audit.jsonl | grep -E '^\{{"action": "signed", .*"decision": "no-go"' |
-      sed -nE 's#.*"file": "(signoffs/'"$1-$2"'-[^"]*)".*#\1#p'); do
+    for no in $(head -n "$line" <<< "$log" | grep -E '^\{{"action": "signed", .*"decision": "no-go"' |
+      sed -nE 's#.*"file": "(signoffs/'"$1-$2"'-{when})".*#\1#p'); do
       [[ "$no" < "$go" ]] || complain "step $4 acted, and $no, given later than $go, is no-go"
     done
     over='' # the newest seal that could be signed by then

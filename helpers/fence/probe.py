@@ -22,8 +22,7 @@ from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.stores import Closing
-from helpers.stores.handshake import heartbeat, request_headers, resolved
-from helpers.stores.wire import Session, json_of
+from helpers.stores.wire import Session, heartbeat, json_of, request_headers, resolved
 
 PREFIX = "runbook-fence-probe-"
 _OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")

@@ -42,8 +42,8 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.schema import DOCUMENT, Context, Schema, load_schema
 from helpers.snapshots.export_journal import together
+from helpers.snapshots.remote import StagedFiles, for_staging
 from helpers.snapshots.snapshot import Snapshot
-from helpers.snapshots.staged import StagedFiles, for_staging
 from helpers.stores import HNSW_METADATA, CollectionInfo, Store, absent, add_singly, listed_ids, vector_configs
 from helpers.stores.creation import allowed, as_created, effective_configuration, listed, refusal, unsupported
 from helpers.stores.limits import known_of

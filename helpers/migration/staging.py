@@ -1,7 +1,7 @@
 """Phases 2 and 3: from a snapshot to what will be written, target by target, and what will not.
 
 One pass over the snapshot, one part ahead in memory: transform, check, route. What passes is staged as Parquet under
-`staged/<target>/`, or in a storage (`snapshots.staged`), in an order that never changes, so that writing can stop and start
+`staged/<target>/`, or in a storage (`snapshots.remote`), in an order that never changes, so that writing can stop and start
 anywhere; what fails goes to quarantine with its reason. Each staged row has its source collection and its id there.
 """
 
@@ -55,8 +55,8 @@ from helpers.schema import Context, Schema, load_schema
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import over_limits
 from helpers.snapshots.export_journal import Count, OwnFile, Part, Sha256, ahead, read_parquet, write_parquet
+from helpers.snapshots.remote import StagedFiles, staged_at
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
-from helpers.snapshots.staged import StagedFiles, staged_at
 from helpers.stores import CollectionInfo
 
 CHANGES = "changes.csv.gz"  # in the folder of what is staged

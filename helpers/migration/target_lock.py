@@ -38,10 +38,10 @@ from helpers.snapshots import remote
 from helpers.stores import LOCK_COLLECTION, open_target, quick_holder, quick_names
 from helpers.stores.copying import require_own_files
 from helpers.stores.creation import RESTORE, require_function
-from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.layout import is_duckdb_layout, is_new
 from helpers.stores.limits import NO_LIMIT, known_of
 from helpers.stores.opening import UNKNOWN, databases_of, lacking, make, one_database, remove_database
+from helpers.stores.wire import tried, with_candidates
 
 SHOWN = 5
 
@@ -251,9 +251,10 @@ def require_apart(*databases: Endpoint) -> None:
                 )  # fmt: skip
 
 
-def require_outside(place: Path, option: str, *labels: str) -> None:
+def require_outside(place: Path, option: str, *labels: str, base: str = "") -> None:
     """Raise `UsageError` where `place` lies below the folder of a database with one of these labels; a server has no folder.
 
+    A relative label counts from `base`, the folder in which it was written; "" where unknown: from the current one.
     The folder itself is allowed: a restore may go there, and touches nothing that exists.
     """
     for label in labels:
@@ -261,7 +262,7 @@ def require_outside(place: Path, option: str, *labels: str) -> None:
             len(label),
             *(at.start() for at in re.finditer(r" \(", label)),
         ):  # a label may name a shard or a tenant
-            folder = label[:end]
+            folder = label[:end] and str(Path(base, label[:end]))
             if folder and Path(folder).is_dir() and lies_in(str(place), folder) and not lies_in(folder, str(place)):
                 raise UsageError(
                     ReasonCode.BAD_OUTPUT, f"lies inside the database {label}, beside whose files nothing is written",

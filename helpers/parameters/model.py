@@ -25,24 +25,19 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line
-from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, overlap, resolve_path
-from helpers.parameters.new_values import dotted, leaves, open_secrets, references
+from helpers.errors import BROKEN_YAML, RUNBOOK, UsageError, hide, one_line, secrets_of, secrets_within
+from helpers.formatting import dotted, leaves
+from helpers.parameters.endpoint import Endpoint, SecretRef, Section, overlap, resolve_path
 from helpers.parameters.sections import (
-    ROLES,
     Collections,
-    ComposeFile,
     Contacts,
     Cutover,
-    EnvFile,
     Expected,
     Fence,
     Label,
     Migration,
     Monitoring,
-    NamedQuery,
     Notify,
-    Role,
     Rollback,
     SignOff,
     Validation,
@@ -54,29 +49,19 @@ from helpers.parameters.snapshots import SnapshotSection
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents
 
-__all__ = [
-    "IDENTITY", "NOT_YAML", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",
-    "Role", "Secret", "SecretRef", "is_placeholder", "is_sample", "json_schema", "load_parameters", "parameters_from",
-    "resolve_path", "schema_file", "schema_names",
-]  # fmt: skip
-
 PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
 IDENTITY = "identity"
+_OF_NOTICES = tuple(f"notify.{key}" for key in ("stakeholders", "impact", "affected", "by_hand"))
 RESUMABLE = (
     *(f"migration.{key}" for key in ("batch_size", "workers", "executor", "scheduler", "staging")),
     *(f"{section}.timeout_seconds" for section in ("source", "target", "fence", "cutover")), "signoff.allowed_signers",
     "signoff.push_digest", "fence.at_closeout", *(f"expected.target_disk{key}" for key in ("", ".free_gb", ".attested_by")),
     *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
-    *(f"contacts.{key}" for key in Contacts.model_fields), "notify.stakeholders", "notify.impact", "notify.affected",
-    "notify.by_hand",
+    *(f"contacts.{key}" for key in Contacts.model_fields), *_OF_NOTICES,
 )  # fmt: skip
 """What `runbook resume --set` may change; everything else would make it another migration."""
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
-_FOR_PEOPLE = (
-    "contacts.",
-    *(f"notify.{key}" for key in ("stakeholders", "impact", "affected", "by_hand")),
-    "window.blackout",
-)
+_FOR_PEOPLE = ("contacts.", "window.blackout", *_OF_NOTICES)
 
 
 def schema_names() -> list[str]:
@@ -205,13 +190,8 @@ class Parameters(Section):
     def secrets(self) -> list[SecretRef]:
         """Every secret that the parameters refer to, once each, sorted; what embedding functions read from the environment, too,
         as far as it is set and the parameters do not name the same text themselves."""
-        found = {
-            *self.source.headers.values(),
-            *self.target.headers.values(),
-            *self.notify.urls,
-            *self.snapshot.secrets(),
-            *references(self.cutover),
-        }
+        found = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls, *self.snapshot.secrets(),
+                 *(value for _, value in self._new_values() if isinstance(value, SecretRef))}  # fmt: skip
         known = json.dumps(self.document(), ensure_ascii=False)
         names = (n for n in self._of_functions() if (v := os.environ.get(n, "")).strip() and v not in known)
         found |= {SecretRef("env", name) for name in names}
@@ -234,18 +214,26 @@ class Parameters(Section):
         return self
 
     def _open_secrets(self) -> Iterator[tuple[str, str]]:
-        return open_secrets(self.document(), self.cutover)
+        """(Where, secret) of each token or password that they hold themselves: in URLs, in headers, in new values."""
+        yield from ((key, part) for key, value in leaves(self.document()) for part in secrets_within(str(value)))
+        for (path, key), value in self._new_values():
+            if not isinstance(value, SecretRef):
+                yield from ((f"the new value of {key} in {path}", secret) for secret in secrets_of(key, value))
+
+    def _new_values(self) -> Iterator[tuple[tuple[str, str], SecretRef | str]]:
+        """By file and key, what the cutover writes there."""
+        for file in self.cutover.config_files():
+            yield from (((file.path, key), new_value(value)) for key, value in file.keys.items())
 
     def secrets_of_files(self) -> dict[str, str]:
-        """Secrets in the files that the cutover changes; what the parameters themselves name is none."""
-        named = json.dumps(self.document(), ensure_ascii=False)
-        return {where: value for where, value in self.cutover.secret_values().items() if value not in named}
+        """Secrets in the files that the cutover changes, and that a storage's driver reads; what the parameters name is none."""
+        named, found = json.dumps(self.document(), ensure_ascii=False), self.cutover.secret_values()
+        return {k: value for k, value in (found | self.snapshot.secrets_of_files()).items() if value not in named}
 
     def environment(self) -> list[str]:
         """Every environment variable that the parameters name, once each, sorted: a step's kernel gets those and no others."""
-        return sorted(
-            {ref.name for ref in self.secrets() if ref.kind == "env"} | self.snapshot.variables() | self._of_functions()
-        )
+        named = {ref.name for ref in self.secrets() if ref.kind == "env"}
+        return sorted(named | self.snapshot.variables() | self._of_functions())
 
     def _of_functions(self) -> set[str]:
         """The variables that embedding functions may read."""
@@ -286,6 +274,20 @@ def _identity(endpoint: Endpoint) -> dict[str, Any]:
     return {"place": place, **facts}
 
 
+def new_value(text: str) -> SecretRef | str:
+    """A new value of a configuration file: the secret that it refers to (`env:NAME`, `file:PATH`), or its text."""
+    try:
+        return SecretRef.parse(text)
+    except ValueError:
+        return text
+
+
+def written(template: str, values: Mapping[str, str]) -> str:
+    """The value as it is written; UsageError where it refers to a secret that is not there."""
+    meant = new_value(template)
+    return meant.resolve().reveal() if isinstance(meant, SecretRef) else meant.format(**values)
+
+
 def _is_open(key: str, text: str) -> bool:
     """Whole texts anywhere; in what people are sent, a part of one too."""
     return bool(_PLACEHOLDER.fullmatch(text.strip())) or (key.startswith(_FOR_PEOPLE) and is_placeholder(text))
@@ -318,12 +320,8 @@ def is_sample(sections: Mapping[str, Any]) -> bool:
 
 def _sample(sections: Mapping[str, Any]) -> dict[str, Any]:
     """The rehearsal's parameters on the small sample's own folders, without counts; given sections go over them."""
-    base = read_yaml_mapping(PARAMETERS / "rehearsal.yaml") | {
-        "name": "sample",
-        "source": {"path": "workspace/sample/source"},
-        "target": {"path": "workspace/sample/target"},
-        "expected": {},
-    }
+    base = read_yaml_mapping(PARAMETERS / "rehearsal.yaml") | {"name": "sample", "expected": {}}
+    base |= {end: {"path": f"workspace/sample/{end}"} for end in ("source", "target")}
     for name, value in sections.items():
         below = base.get(name)
         if not _is_default(value):

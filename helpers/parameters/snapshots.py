@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -31,14 +33,24 @@ FOLDERS = ("parts", "begun", "snapshots", "staged")  # of a storage
 STORED = ".stored"  # in the workspace: a folder for each storage; no run can have this name
 _SECRETS = {"s3fs": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "gcsfs": (),
             "adlfs": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN",
-                      "AZURE_CLIENT_SECRET")}  # fmt: skip
+                      "AZURE_CLIENT_SECRET", "AZURE_PASSWORD", "AZURE_CLIENT_CERTIFICATE_PASSWORD")}  # fmt: skip
 _VARIABLES = {
     "s3fs": ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ROLE_ARN",
              "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
              "AWS_CA_BUNDLE"),
     "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"),
-    "adlfs": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
+    "adlfs": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_USERNAME", "AZURE_AUTHORITY_HOST",
+              "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"),
 }  # fmt: skip  # what drivers read by themselves
+_FILES = {
+    "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS",),
+    "adlfs": ("AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH"),
+}
+_OF_GOOGLE = "application_default_credentials.json"  # where gcloud puts what its user may do
+_MOST_BYTES = 2**20  # of a file of credentials
+_IN_ANY = re.compile(
+    r"(?i)(?:^|[;?&])(AccountKey|SharedAccessSignature|sig)=([^;&\s]+)"
+)  # of a connection string or SAS token
 
 
 def is_url(directory: str) -> bool:
@@ -89,7 +101,7 @@ class Storage(Section):
     """How long a request is tried again where the storage does not answer, or says that it is busy."""
 
     def references(self) -> list[SecretRef]:
-        """Every secret that it refers to. The key file of Google is opened by its driver, and is no text to search for."""
+        """Every secret that it refers to. The key file of Google is opened by its driver: see `secrets_of_files`."""
         return [found for found in (self.key, self.secret, self.token) if found is not None]
 
 
@@ -163,18 +175,40 @@ class SnapshotSection(Section):
         """What its storage needs by reference, and what its driver reads from the environment where nothing is named."""
         named = self.storage.references() if self.storage else []
         texts = [ref for ref in named if not (ref.kind == "file" and self.driver == "gcsfs")]
-        own = [] if named else [SecretRef("env", name) for name in _SECRETS.get(self.driver, ())]
-        return [*texts, *(ref for ref in own if os.environ.get(ref.name, "").strip())]
+        # The driver of Azure looks for what is missing beside what it is given.
+        names = _SECRETS.get(self.driver, ()) if not named or self.driver == "adlfs" else ()
+        return [*texts, *(ref for name in names if os.environ.get((ref := SecretRef("env", name)).name, "").strip())]
+
+    def secrets_of_files(self) -> dict[str, str]:
+        """What the files of credentials hold that its driver opens by itself, and the keys inside of what `secrets` are: value by
+        what it is called. A file that cannot be read gives none: the driver will say so."""
+        found = dict[str, str]()
+        for ref in self.secrets() if self.driver == "adlfs" else ():
+            with suppress(UsageError):
+                for match in _IN_ANY.finditer(ref.resolve().reveal()):
+                    found[f"{match[1]} of {ref}"] = unquote(match[2])
+        given = self.storage and self.storage.token
+        paths = [Path(text) for name in _FILES.get(self.driver, ()) if (text := os.environ.get(name, "").strip())]
+        if self.driver == "gcsfs":
+            paths += [Path(given.name)] if given else []
+            paths.append(Path(os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud", _OF_GOOGLE))
+        for path in paths:
+            with suppress(OSError, ValueError, RuntimeError):  # the last of a user without a home
+                if path.is_file() and path.stat().st_size <= _MOST_BYTES:
+                    found |= _keys_of(path.name, path.read_text(encoding="utf-8"))
+        return found
 
     def variables(self) -> set[str]:
         """Environment variables that its driver may read beside secrets."""
         return set(_VARIABLES.get(self.driver, ()))
 
-    def file_system(self, tries: int) -> Any:
-        """The file system of fsspec that its storage is, which makes each request so often. Raises `ImportError` where its driver
-        is missing, `UsageError` for a secret that is not there."""
+    def file_system(self, tries: int, sessions: Callable[[], type] | None = None) -> Any:
+        """The file system of fsspec that its storage is, which makes each request so often, of S3 by such `sessions`. Raises
+        `ImportError` where its driver is missing, `UsageError` for a secret that is not there."""
         import fsspec  # who keeps snapshots in a folder needs none of it
 
+        for where, value in self.secrets_of_files().items():
+            hide(value, f"<{where}>")
         storage, scheme = self.storage or Storage(), self.directory.partition("://")[0]
         given = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
         if self.driver == "gcsfs":
@@ -187,6 +221,7 @@ class SnapshotSection(Section):
             return fsspec.filesystem(scheme)
         how: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
         how |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
+        how |= {"http_session_cls": sessions()} if sessions else {}
         if storage.endpoint_url:  # a server of one's own seldom has a name for each bucket
             how |= {"s3": {"addressing_style": "path"}}
         region = {"region_name": storage.region} if storage.region else {}
@@ -197,6 +232,26 @@ class SnapshotSection(Section):
         if not texts:
             _hide_own(found)
         return found
+
+
+def _keys_of(name: str, text: str) -> dict[str, str]:
+    """The secrets of a file of credentials: what JSON calls a key or token, keys in PEM; of another text all of it."""
+    pairs: list[tuple[str, Any]] = []
+    try:
+        json.loads(text, object_pairs_hook=pairs.extend)
+    except ValueError:
+        pairs = [("private_key" if "-----BEGIN" in text else "token", text.strip())]
+    found = dict[str, str]()
+    for number, (key, value) in enumerate(pairs):
+        if key in _SECRET_KEYS and isinstance(value, str):
+            found[f"{key} of {one_line(name, 60)}, {number}"] = value
+            for at, body in enumerate(_PEM.findall(value)):
+                found[f"{key} of {one_line(name, 60)}, {number}.{at}"] = "".join(body.split())
+    return found
+
+
+_SECRET_KEYS = ("private_key", "client_secret", "refresh_token", "access_token", "id_token", "token")
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END")
 
 
 def _hide_own(s3: Any) -> None:

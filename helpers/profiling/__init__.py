@@ -1,4 +1,4 @@
-"""Exploring the source (notebook 11): a sample that fits into memory, and the places of each finding.
+"""Exploring the source (notebook 11): a sample that fits into memory, the places of each finding, and what it means.
 
 Counts are exact and come from the one pass over the source (`profiling.profile`). What compares chunks with each other
 works on the sample, and of the places the first are in memory: a source of a million chunks fits into as much.
@@ -14,9 +14,9 @@ import json
 import shutil
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ import pandas as pd
 from helpers.chunks import ChunkBatch, Metadata, Vectors
 from helpers.errors import one_line
 from helpers.formatting import count
+from helpers.reason_codes import ReasonCode
 from helpers.stores import CollectionInfo
 
 
@@ -251,3 +252,95 @@ def _cut(metadata: Metadata | None) -> Metadata | None:
     if metadata is None:
         return None
     return {k: v[:VALUE] if isinstance(v, str) and len(v) > VALUE else v for k, v in metadata.items()}
+
+
+# -- findings ----------------------------------------------------------------------------------------------------------
+
+# Findings by name: what each means, which reason code it has, which chunks are behind it
+
+# A name, or its beginning before `_<field>` or ` <field> <rule>`: what it means, and the reason code of checks on it.
+MEANINGS: dict[str, tuple[str, str]] = {
+    "none_documents": ("no document (None)", ReasonCode.MISSING_DOCUMENT),
+    "empty_documents": ("an empty document", ReasonCode.MISSING_DOCUMENT),
+    "blank_documents": ("a document of nothing but spaces", ReasonCode.MISSING_DOCUMENT),
+    "long_documents": ("a document of 100,000 characters or more", ""),
+    "none_metadata": ("no metadata at all", ReasonCode.MISSING_METADATA),
+    "lost_vectors": ("the store lists the chunk and cannot give its vector", ReasonCode.MISSING_EMBEDDING),
+    "nonfinite_vectors": ("NaN or infinity in the vector", ReasonCode.NAN_EMBEDDING),
+    "zero_vectors": ("a vector of zeros: on cosine equally far from everything, never found", ReasonCode.ZERO_VECTOR),
+    "unnormalised_vectors": ("a norm other than 1, in a collection where others have 1", ""),
+    "duplicate_documents": ("the same document, to the last letter, more than once", ReasonCode.DUPLICATES),
+    "respaced_documents": ("the same document but for case, spaces or forms of letters", ReasonCode.DUPLICATES),
+    "near_documents": ("nearly the same document (sample)", ReasonCode.DUPLICATES),
+    "duplicate_vectors": ("the same vector, to the last bit, more than once", ReasonCode.DUPLICATES),
+    "near_vectors": ("nearly the same vector (sample)", ReasonCode.DUPLICATES),
+    "colliding_ids": ("an id that several collections use", ReasonCode.ID_COLLISION),
+    "outliers": ("far from the others of its collection (sample)", ""),
+    "cosine_trap": ("declared as another space than queries answer in: a copied configuration would search wrongly",
+                    ReasonCode.DISTANCE_SPACE),
+    "space_trap": ("as cosine_trap, and the space that queries answer in is not cosine", ReasonCode.DISTANCE_SPACE),
+    "quarantined": ("set aside by the schema or the checks, for any reason", ReasonCode.QUARANTINED),
+    "missing": ("the field is missing", ReasonCode.MISSING_METADATA),
+    "wrong_type": ("a value of another type than the schema's", ReasonCode.INVALID_VALUES),
+    "out_of_range": ("no number within the schema's range", ReasonCode.INVALID_SCORES),
+    "unknown_value": ("a value that the schema does not list", ReasonCode.INVALID_VALUES),
+    "contradicts": ("a value that the document rules out", ReasonCode.METADATA_CONTRADICTS),
+    "repair": ("the schema would change the value", ""),
+    "quarantine": ("would be set aside", ReasonCode.QUARANTINED),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`chunks` counts them, `every` goes through their `places`: more than chunks where a group is shown with its first."""
+
+    name: str
+    chunks: int
+    collections: int
+    places: int
+    every: Callable[[], Iterator[Place]]
+
+    @property
+    def meaning(self) -> str:
+        return _known(self.name)[0]
+
+    @property
+    def reason(self) -> str:
+        return _known(self.name)[1]
+
+    @staticmethod
+    def of(name: str, chunks: int, places: Sequence[Place]) -> Finding:
+        return Finding(name, chunks, len({place.collection for place in places}), len(places), lambda: iter(places))
+
+
+def of_places(places: Places) -> list[Finding]:
+    """What the pass noted chunk by chunk."""
+    return [
+        Finding(name, counts.total(), len(counts), counts.total(), partial(places.every, name))
+        for name, counts in places.counts.items()
+    ]
+
+
+def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> Finding:
+    """Chunks that repeat each other, (collection, id, …): all but the first of a group count, and every one is a place."""
+    known = list(groups)
+
+    def every() -> Iterator[Place]:
+        for group in known:
+            first = f"group of {len(group)}: {group[0][0]}: {group[0][1]}"
+            yield from (Place(place[0], place[1], first) for place in group)
+
+    chunks = sum(map(len, known))
+    return Finding(name, chunks - len(known), len({place[0] for group in known for place in group}), chunks, every)
+
+
+def is_known(name: str) -> bool:
+    """Whether a finding can have this name, be it here or not."""
+    return _known(name)[0] != name
+
+
+def _known(name: str) -> tuple[str, str]:
+    if name in MEANINGS:
+        return MEANINGS[name]
+    start = next((key for key in MEANINGS if name.startswith((f"{key}_", f"{key} "))), "")
+    return MEANINGS.get(start, (name, ""))

@@ -26,8 +26,7 @@ from helpers.formatting import (
 from helpers.notify import CRITICAL, LEVELS
 from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
-from helpers.report.facts import RunView, StepRow, instant
+from helpers.report import RunView, StepRow, instant, numbers
 from helpers.report.outcome import FENCE_END, possible_until, writers
 from helpers.results import StepResult, Verdict
 from helpers.run import window

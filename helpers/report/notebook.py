@@ -21,7 +21,7 @@ from markupsafe import Markup
 from nbconvert.filters import Highlight2HTML, markdown2html
 
 from helpers.formatting import count, lines
-from helpers.report.facts import inline_svg, picture
+from helpers.report import inline_svg, picture
 
 _TAGS = frozenset(
     {

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from helpers.fence import NO_WRITES
 from helpers.formatting import count, duration, moment
-from helpers.report.facts import RunView, StepRow, Timed, between, instant, timed
+from helpers.report import RunView, StepRow, Timed, between, instant, timed
 from helpers.results import StepResult, kind_of, passed
 from helpers.run import plan
 from helpers.run.plan import Step

@@ -13,8 +13,7 @@ from helpers.errors import RUNBOOK
 from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.formatting import count, moment, text
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
-from helpers.report.facts import Outcome, RunView, StepRow, instant, void
+from helpers.report import Outcome, RunView, StepRow, instant, numbers, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan
 from helpers.run.advice import BEFORE_USE, asks, page_remedy, role_of

@@ -35,7 +35,7 @@ from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_st
 from helpers.evidence.statement import sha256
 from helpers.formatting import count, moment, percent, text
 from helpers.notify import read as read_notices
-from helpers.report import numbers, record
+from helpers.report import RunView, Timed, between, numbers, read_run, record, timed
 from helpers.report.clients import (
     UNKNOWN,
     Tile,
@@ -52,7 +52,6 @@ from helpers.report.clients import (
     when_to_roll_back,
     who_orders,
 )
-from helpers.report.facts import RunView, Timed, between, read_run, timed
 from helpers.report.outcome import (
     CLASSES,
     decision_tree,

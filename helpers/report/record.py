@@ -30,8 +30,8 @@ from helpers.formatting import (
 from helpers.notify import CRITICAL, LEVELS
 from helpers.parameters.sections import is_placeholder
 from helpers.reason_codes import ReasonCode
+from helpers.report import RunView
 from helpers.report.clients import ASKED, answers, clients_get, unseen
-from helpers.report.facts import RunView
 from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
 from helpers.report.outcome import clients, drilled, drilled_parts
 from helpers.results import UNREMARKABLE, Check, Verdict, changes_told, worst

@@ -41,7 +41,7 @@ from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.export_journal import write_parquet
 from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.stores import Store, listed_ids, open_target
-from helpers.stores.copying import fingerprint
+from helpers.stores.copying import fingerprint, require_own_files
 from helpers.stores.opening import open_server
 
 BATCH = 100
@@ -132,7 +132,7 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
     """The source itself, to be mended or replayed to; a directory in place, which nobody else may have open.
 
     Raises `WorldError` where another process has it open; `Terminal` where an older Chroma wrote the directory: opening
-    it here would upgrade it for good.
+    it here would upgrade it for good, and "source_foreign_file" where Chroma would write through it into another place.
     """
     if endpoint.url:
         with open_server(endpoint, "source") as store:
@@ -145,7 +145,8 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
     try:
-        with open_target(endpoint, links=True) as embedded:  # its own Chroma follows them, too
+        require_own_files(path, role="source")
+        with open_target(endpoint, role="source") as embedded:
             yield embedded
     except Terminal as error:
         if error.code != ReasonCode.TARGET_OLDER_LAYOUT:

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from helpers.errors import RUNBOOK
 from helpers.reason_codes import LATE, ReasonCode
@@ -16,6 +16,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunState
 from helpers.run.plan import Step
+from helpers.run.record import RunRecord
 
 LEAST_VALID = 0.95
 MOST_MISSING, MOST_MISSING_SHARE = 100, 0.05  # the runbook's figure and A27's: whichever is smaller
@@ -92,11 +93,6 @@ def command(step: plan.Step, run: HasId | str, output: str = "OUT.ipynb") -> str
     if os.environ.get("RUNBOOK_WORKSPACE") and runs.workspace_root() != runs.REPOSITORY / "workspace":
         where += f"RUNBOOK_WORKSPACE={shlex.quote(str(runs.workspace_root()))} "
     return f"{where}papermill notebooks/{step.notebook} {output} -p run_id {shlex.quote(run_id)}"
-
-
-def lab(step: plan.Step) -> str:
-    """The command that opens a step's notebook in JupyterLab, to fill in `run_id` and change cells."""
-    return f"jupyter lab notebooks/{step.notebook}"
 
 
 def steps_for(codes: Iterable[str]) -> list[plan.Step]:
@@ -329,3 +325,25 @@ def _of_parts(result: StepResult) -> Iterator[tuple[str, str]]:
     for check in _failed(result):
         if check.reason in _SCHEMA_REASONS:
             yield "schema_fields_missing", f"{check.name}: {check.detail or check.measured}"
+
+
+# -- symptoms ----------------------------------------------------------------------------------------------------------
+
+SYMPTOMS = ["step", "check", "verdict", "measured", "reason", "detail"]
+
+
+def symptoms(run: RunRecord) -> list[dict[str, Any]]:
+    """Every failed, marginal or warned check of the steps of the standard sequence, and the error that each ended with."""
+    results = [result for step in plan.LINE if (result := run.earlier(step.number)) is not None]
+    return [row for result in results for row in symptoms_of(result)]
+
+
+def symptoms_of(result: StepResult) -> list[dict[str, Any]]:
+    bad = (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)
+    checks = sorted((c for c in result.checks if c.verdict in bad), key=lambda c: -bad.index(c.verdict), reverse=True)
+    rows: list[tuple[Any, ...]] = [
+        (result.step, c.name, str(c.verdict), c.measured, c.reason, c.detail) for c in checks
+    ]
+    if result.error is not None:
+        rows.insert(0, (result.step, "the step ended with", "error", "", result.error["code"], result.error["line"]))
+    return [dict(zip(SYMPTOMS, row, strict=True)) for row in rows]

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -325,3 +326,15 @@ def stop_requests(handler: Callable[[int, FrameType | None], None]) -> Iterator[
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    """A process of the toolkit, of this interpreter, with this process's folders; not one of a runner's kernels."""
+    mine = ("RUNBOOK_RUNNER_PID", "RUNBOOK_EXECUTION", "RUNBOOK_LAUNCHED")
+    environment = {k: v for k, v in os.environ.items() if k not in mine} | {
+        **python_environment(),
+        "RUNBOOK_REPORTS": str(runs.reports_root()),
+        "RUNBOOK_WORKSPACE": str(runs.workspace_root()),
+    }
+    how: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "env": environment}
+    return subprocess.run(list(command), preexec_fn=prepare, **how)

@@ -171,8 +171,8 @@ def _probe(order: Order, tokens: Mapping[str, str]) -> str:
         if not os.access(folder, os.W_OK | os.X_OK):
             return f"may not write in {folder}. Start it as the user of the run."
     from helpers.schema import load_schema
-    from helpers.stores.handshake import greet, request_headers
     from helpers.stores.opening import UNKNOWN
+    from helpers.stores.wire import greet, request_headers
 
     try:
         load_schema(order.schema)

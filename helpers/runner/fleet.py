@@ -36,7 +36,7 @@ from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.kernel import FLEET_PID
 from helpers.runner.fleet_table import Table, run_id
 from helpers.runner.group import WORST, another_order, note_order, noted_orders
-from helpers.status.overview import Standing, standing, table
+from helpers.status import Standing, standing, table
 
 ROWS, OUTPUT, LOCK, CHANGE = "rows", "output", "runner", "change"
 _VERSION = 1
@@ -560,7 +560,7 @@ _OUTCOMES = {"done": "pass", "waiting": "warning", _AT_WORK: "open", "not begun"
 def page(fleet: Fleet, found: Sequence[RowState]) -> str:
     """The page: how many rows are where, steps by runs, chunks of each row and in all, what waits for whom, what failed."""
     from helpers.report import numbers, pages
-    from helpers.status.overview import state
+    from helpers.status import state
 
     steps = [step for step in plan.LINE if step.number <= fleet.last.number]
     rows, totals = [], {"source": 0, "migrated": 0, "quarantined": 0}

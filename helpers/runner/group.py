@@ -38,7 +38,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, PRIVATE_FOLDER, RunFolder, RunState
 from helpers.run.plan import Step
-from helpers.status.overview import rolled_back, standing, table
+from helpers.status import rolled_back, standing, table
 
 _ORDER = "order"  # in the workspace of a group or a fleet
 EMPTY = "empty: nothing to migrate"

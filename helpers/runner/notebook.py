@@ -39,7 +39,7 @@ from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY, RunRecord, step_missing
 from helpers.runner import notices
-from helpers.status.overview import refuse_rolled_back, rolled_back
+from helpers.status import refuse_rolled_back, rolled_back
 
 # -- finding -----------------------------------------------------------------------------------------------------------
 

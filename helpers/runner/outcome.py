@@ -29,7 +29,7 @@ from helpers.runner import notices
 from helpers.runner.pipeline import Choice, run_line
 from helpers.snapshots.remote import manifest_at_hand
 from helpers.snapshots.snapshot import Snapshot
-from helpers.status.overview import Console
+from helpers.status import Console
 
 SOURCE_CHANGED, OUTSIDE_WINDOW = ReasonCode.SOURCE_CHANGED, ReasonCode.OUTSIDE_WINDOW
 _MOST = 3  # catch-ups before a cutover; a source that changes behind each of them has a writer who must be found

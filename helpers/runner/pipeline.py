@@ -31,7 +31,7 @@ from helpers import audit, errors
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
 from helpers.evidence import at_rest, keep_sealed, not_pushed
-from helpers.evidence.signoffs import CUTOVER
+from helpers.evidence.signoffs import CUTOVER, open_gate
 from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
@@ -44,7 +44,7 @@ from helpers.run.command import FRUGAL, python_environment, stop_requests
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
-from helpers.status.overview import Console, open_gate, step_line, summary
+from helpers.status import Console, step_line, summary
 
 # -- execute -----------------------------------------------------------------------------------------------------------
 

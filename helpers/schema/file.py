@@ -31,8 +31,8 @@ from ruamel.yaml import YAML
 
 from helpers.chunks import Metadata
 from helpers.errors import UsageError
+from helpers.formatting import dotted
 from helpers.parameters.model import NOT_YAML, explain, nearest, read_yaml_mapping
-from helpers.parameters.new_values import dotted
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents
 from helpers.schema.expressions import DERIVED_TYPES, FUNCTIONS, VARIABLES, Expression, Language, pattern, read_table

@@ -8,6 +8,7 @@ folder of the storage may be a link: what is written and removed there would be 
 from __future__ import annotations
 
 import errno
+import hmac
 import os
 import re
 import shutil
@@ -15,17 +16,22 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property, partial
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from helpers import audit
 from helpers.errors import RunbookError, Terminal, Transient, UsageError, one_line, redacted
-from helpers.parameters.snapshots import SnapshotSection, Storage
+from helpers.formatting import count as counted
+from helpers.parameters.snapshots import FOLDERS, SnapshotSection, Storage
 from helpers.reason_codes import ReasonCode
-from helpers.results import MOST_READ, file_digest, shortage, write_bytes, writing
+from helpers.results import MOST_READ, file_digest, is_leftover, shortage, write_bytes, writing
 
 if TYPE_CHECKING:
     import tenacity  # on first use: `status` does not wait for it
@@ -33,11 +39,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TRIES = 3  # of a driver, one after another, before this module waits
 LONGEST_PAUSE = 20  # seconds
+BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
 CHUNK = 16 * 2**20  # bytes: a file of twice as many is sent in pieces of this size
+MOST_ANSWER = 16 * 2**20  # bytes of a page of a list (1,000 names of at most 1,024 bytes), or of an error
+MOST_ANSWERED = 512 * 2**20  # bytes of all pages of a list: about a million names
 LEAST = 15  # seconds that a request has, however short the patience
 SLOWEST = 100_000  # bytes that a request moves in a second, at least: it has so much more time
 PART = re.compile(r"([0-9a-f]{64})\.parquet")
-STAGED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}/[0-9a-f]{64}\.parquet")  # as `staged.folder_of`
+STAGED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}/[0-9a-f]{64}\.parquet")  # as `remote.folder_of`
 MANIFEST = re.compile(r"(?!.*\.(?:partial|lock|jsonl?)\.json)([A-Za-z0-9_][A-Za-z0-9._-]{0,199})\.json")  # not as ours
 _REFUSALS = ("Credential", "ProfileNotFound", "TokenRetrieval", "TokenLoad")  # in names of errors of drivers
 _CODES = re.compile(
@@ -60,7 +69,7 @@ class Objects:
 
     @cached_property
     def _fs(self) -> Any:
-        return self.rules.file_system(TRIES)
+        return self.rules.file_system(TRIES, _bounded_sessions)
 
     @property
     def _patience(self) -> float:
@@ -121,6 +130,27 @@ class Objects:
 
         self._call("remove", key, gone)
 
+    def _pieces(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """What `broken_off` gives, and a sentence where the storage does not tell: not everybody may ask."""
+        try:
+            return self.broken_off(), []
+        except UsageError as error:
+            return [], [f"{self.url}: whether uploads were broken off is not known: {error.what}"]
+
+    def broken_off(self) -> list[tuple[str, str]]:
+        """(Key, id) of files that were sent in pieces and never ended; such pieces are no file. Google and Azure drop them."""
+        since = datetime.now(UTC) - BROKEN_OFF
+        if self.rules.driver == "s3fs":
+            found = [each for where in FOLDERS for each in self._uploads(where)]
+            return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < since]
+        if self.rules.driver:
+            return []
+        root = Path(root_of(self.url))
+        folders = ["parts", *(f"staged/{name}" for name in self._list("staged", "directory"))]
+        left = (path for where in folders if self._list(where) is not None for path in (root / where).glob(".*.tmp"))
+        old = (path for path in left if path.lstat().st_mtime < since.timestamp())
+        return [(path.relative_to(root).as_posix(), "") for path in old if is_leftover(path.name)]
+
     def _damaged(self, name: str, what: str) -> Terminal:
         return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=f"{self.url}/{name}",
                         next_step="Bring back this object from a version or a copy of it, or use another snapshot.")  # fmt: skip
@@ -152,9 +182,12 @@ class Objects:
                 try:
                     if self.rules.driver:
                         seconds = max(self._patience, LEAST) + moves / SLOWEST
-                        return within(seconds, partial(call, self._fs, path), TimeoutError(errno.ETIMEDOUT, ""))
+                        asked = partial(_counted, call, self._fs, path)
+                        return within(seconds, asked, TimeoutError(errno.ETIMEDOUT, ""))
                     self._require_plain(name, what)
-                    return call(self._fs, path)
+                    made = call(self._fs, path)
+                    self._require_plain(name, what)  # a folder that became a link meanwhile was followed
+                    return made
                 except RunbookError:
                     raise
                 except (
@@ -280,6 +313,55 @@ class Longer(Exception):
         self.most = most
 
 
+_left: ContextVar[list[int]] = ContextVar("left")  # bytes of whole answers that the request at work may yet take
+
+
+def _counted(call: Callable[[Any, str], T], fs: Any, path: str) -> T:
+    """The call, whose answers are read up to `MOST_ANSWERED` bytes: its driver works in a copy of this context."""
+    _left.set([MOST_ANSWERED])
+    return call(fs, path)
+
+
+@cache
+def _bounded_sessions() -> type:
+    """The sessions of S3's driver, by which an answer that is read as a whole (a page of a list, an error) ends with `Longer`."""
+    from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped]
+    from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+
+    class Answer(AioAWSResponse):  # type: ignore[misc]
+        kept: bytes | None = None
+
+        @property
+        def content(self) -> Awaitable[bytes]:
+            return self._whole()
+
+        async def _whole(self) -> bytes:
+            if self.kept is None:
+                found, left = bytearray(), _left.get([MOST_ANSWERED])
+                async for piece in self.raw.content.iter_any():
+                    found += piece
+                    left[0] -= len(piece)
+                    if len(found) > MOST_ANSWER or left[0] < 0:
+                        self.raw.close()
+                        raise Longer(MOST_ANSWER if len(found) > MOST_ANSWER else MOST_ANSWERED)
+                self.kept = bytes(found)
+            return self.kept
+
+    class Sessions(AIOHTTPSession):  # type: ignore[misc]
+        async def send(self, request: Any) -> Answer:
+            streamed, request.stream_output = request.stream_output, True  # read here, and not by the driver
+            try:
+                found = await super().send(request)
+            finally:
+                request.stream_output = streamed
+            answer = Answer(found.url, found.status_code, found.headers, found.raw)
+            if not streamed:
+                await answer.content
+            return answer
+
+    return Sessions
+
+
 def get(temporary: Path, most: int, driver: str, fs: Any, path: str) -> None:
     """Bring a file, in one stream that ends with `Longer` after `most` bytes, whatever the storage said of it before.
 
@@ -312,3 +394,60 @@ def digest(size: int, driver: str, fs: Any, path: str) -> str:
             get(file := Path(folder, "object"), size, driver, fs, path)
             return file_digest(file)
     return f"{found:,} bytes, and not {size:,}"
+
+
+# -- what a manifest names ---------------------------------------------------------------------------------------------
+
+
+def files_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """(File, SHA-256, bytes) of each part that a manifest names."""
+    for collection in manifest.get("collections", ()):
+        for part in collection["parts"]:
+            yield part["file"], part["sha256"], part["bytes"]
+
+
+def digests_of(manifest: Mapping[str, Any]) -> set[str]:
+    return {sha256 for _, sha256, _ in files_of(manifest)}
+
+
+def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest never changes, as `Snapshot.manifest_digest` has it."""
+    return {k: v for k, v in manifest.items() if k not in ("status", "sha256") and not k.endswith("_at")}
+
+
+def same(there: Mapping[str, Any] | None, held: Mapping[str, Any]) -> bool:
+    return there is not None and _lasting(there) == _lasting(held)
+
+
+def made_here(manifest: Mapping[str, Any]) -> bool:
+    """Whether this workspace made the manifest, as its proof says, which needs the workspace's key."""
+    from helpers.snapshots.export_journal import proof_of
+
+    proof = str(manifest.get("proof", ""))
+    made = proof_of({**_lasting(manifest), "status": "created"}, secret := audit.secret())
+    return bool(secret) and hmac.compare_digest(proof.encode(errors="replace"), made.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is in a storage: bytes of each file of chunks by its digest, the ids of snapshots, and those that were begun."""
+
+    parts: Mapping[str, int]
+    snapshots: frozenset[str]
+    begun: frozenset[str]
+
+    def lacks(self, manifest: Mapping[str, Any]) -> list[str]:
+        """The digests of the files that a manifest names and the storage does not have in their size."""
+        return sorted({sha256 for _, sha256, size in files_of(manifest) if self.parts.get(sha256) != size})
+
+    def where(self, folder: Path, manifest: Mapping[str, Any] | None) -> str:
+        """Where the snapshot in this folder is: in the storage, and how much of it here."""
+        name = folder.name.removesuffix(".partial")
+        if manifest is None:
+            return "begun in the storage" if name in self.begun else ""
+        files = {folder / file for file, _, _ in files_of(manifest)}
+        here = sum(file.is_file() for file in files)
+        cached = "all files here, too" if here == len(files) else f"{here:,} of {counted(len(files), 'file')} here"
+        if name not in self.snapshots:
+            return f"NOT in the storage, {cached}"
+        return f"in the storage, {cached}" if not self.lacks(manifest) else f"in the storage, NOT whole there, {cached}"

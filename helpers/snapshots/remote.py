@@ -17,25 +17,27 @@ folder has them in `storage.json`, so that commands without a parameters file fi
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
 from helpers import audit
-from helpers.errors import RunbookError, Terminal, UsageError, redacted
+from helpers.errors import RUNBOOK, RunbookError, Terminal, redacted
 from helpers.formatting import count
 from helpers.parameters.endpoint import moved_with_workspace, resolve_path
-from helpers.parameters.snapshots import FOLDERS, STORED, SnapshotSection, is_url, rules_of
+from helpers.parameters.snapshots import STORED, SnapshotSection, is_url, rules_of
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     MOST_READ,
@@ -43,25 +45,31 @@ from helpers.results import (
     StateFile,
     contents,
     file_digest,
-    is_leftover,
     json_in,
+    reading,
     silent,
     whole,
     write_bytes,
     write_json,
     writing,
 )
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder, RunPath
 from helpers.snapshots.objects import (
     MANIFEST,
     PART,
     Longer,
+    Look,
     Objects,
     digest,
+    digests_of,
+    files_of,
     fitting,
     get,
     part_name,
-    root_of,
+    same,
     send,
+    send_missing,
     small,
 )
 
@@ -69,7 +77,6 @@ FORMAT = 1
 MARK = "chroma-snapshots.json"
 LONGEST_MARK = 4096  # bytes
 AT_ONCE = 4  # files that are on their way at the same time
-BROKEN_OFF = timedelta(days=1)  # a file that is sent in pieces, and was begun earlier, is no longer being sent
 KNOWN = "storage.json"  # in the folder of a storage in a workspace
 REMEDY = "Remove this file: it is brought from the storage again."  # where one that was brought is damaged
 
@@ -87,31 +94,6 @@ class _Known(StateFile):
     storage: dict[str, Any] = field(default_factory=dict)
     proof: str = ""
     sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What is in a storage: bytes of each file of chunks by its digest, the ids of snapshots, and those that were begun."""
-
-    parts: Mapping[str, int]
-    snapshots: frozenset[str]
-    begun: frozenset[str]
-
-    def lacks(self, manifest: Mapping[str, Any]) -> list[str]:
-        """The digests of the files that a manifest names and the storage does not have in their size."""
-        return sorted({sha256 for _, sha256, size in files_of(manifest) if self.parts.get(sha256) != size})
-
-    def where(self, folder: Path, manifest: Mapping[str, Any] | None) -> str:
-        """Where the snapshot in this folder is: in the storage, and how much of it here."""
-        name = folder.name.removesuffix(".partial")
-        if manifest is None:
-            return "begun in the storage" if name in self.begun else ""
-        files = {folder / file for file, _, _ in files_of(manifest)}
-        here = sum(file.is_file() for file in files)
-        cached = "all files here, too" if here == len(files) else f"{here:,} of {count(len(files), 'file')} here"
-        if name not in self.snapshots:
-            return f"NOT in the storage, {cached}"
-        return f"in the storage, {cached}" if not self.lacks(manifest) else f"in the storage, NOT whole there, {cached}"
 
 
 class Remote(Objects):
@@ -155,11 +137,12 @@ class Remote(Objects):
         return look
 
     def told(self, look: Look) -> list[str]:
-        """A sentence for each snapshot that was begun there and is not whole, and for pieces of files that never ended."""
+        """A sentence for each snapshot that was begun there and is not whole, for pieces of files that never ended, and for each
+        folder of a run that this workspace does not have."""
         said = []
         for name in sorted(look.begun):
             manifest = self._manifest(f"begun/{name}.json") or {"retain_until": "not known"}
-            there = len(files := _digests(manifest)) - len(look.lacks(manifest))
+            there = len(files := digests_of(manifest)) - len(look.lacks(manifest))
             about = f"{there:,} of {count(len(files), 'file')} are there, kept until {manifest['retain_until'][:16]}"
             said.append(f"{name}: begun in the storage, not whole, counts for nothing; {about}")
         pieces, doubt = self._pieces()
@@ -167,28 +150,7 @@ class Remote(Objects):
             said.append(
                 f"{count(len(pieces), 'file')} whose upload never ended: snapshots prune --yes removes what is left"
             )
-        return [*said, *doubt]
-
-    def _pieces(self) -> tuple[list[tuple[str, str]], list[str]]:
-        """What `broken_off` gives, and a sentence where the storage does not tell: not everybody may ask."""
-        try:
-            return self.broken_off(), []
-        except UsageError as error:
-            return [], [f"{self.url}: whether uploads were broken off is not known: {error.what}"]
-
-    def broken_off(self) -> list[tuple[str, str]]:
-        """(Key, id) of files that were sent in pieces and never ended; such pieces are no file. Google and Azure drop them."""
-        since = datetime.now(UTC) - BROKEN_OFF
-        if self.rules.driver == "s3fs":
-            found = [each for where in FOLDERS for each in self._uploads(where)]
-            return [(each["Key"], each["UploadId"]) for each in found if each["Initiated"] < since]
-        if self.rules.driver:
-            return []
-        root = Path(root_of(self.url))
-        folders = ["parts", *(f"staged/{name}" for name in self._list("staged", "directory"))]
-        left = (path for where in folders if self._list(where) is not None for path in (root / where).glob(".*.tmp"))
-        old = (path for path in left if path.lstat().st_mtime < since.timestamp())
-        return [(path.relative_to(root).as_posix(), "") for path in old if is_leftover(path.name)]
+        return [*said, *doubt, *self._told_of_staged()]
 
     # -- what is put there and brought from there ----------------------------------------------------------------------
 
@@ -261,7 +223,7 @@ class Remote(Objects):
     def require_manifest(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
         """The manifest there says what `held` does, but for its status. Raises `Terminal` ("snapshot_altered")."""
         there = self._manifest(f"snapshots/{snapshot_id}.json")
-        if not _same(there, held):
+        if not same(there, held):
             what = "its manifest in the storage is another one" if there else "its manifest is not in the storage"
             raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=f"{self.url}/snapshots/{snapshot_id}.json",
                            next_step="Find out who writes there. What is here is as it was.")  # fmt: skip
@@ -269,7 +231,7 @@ class Remote(Objects):
     def has(self, look: Look, snapshot_id: str, held: Mapping[str, Any]) -> bool:
         """Whether the snapshot of this manifest is there whole: its manifest as it was put there, its files in their sizes."""
         whole = snapshot_id in look.snapshots and not look.lacks(held)
-        return whole and _same(self._manifest(f"snapshots/{snapshot_id}.json"), held)
+        return whole and same(self._manifest(f"snapshots/{snapshot_id}.json"), held)
 
     def remove(self, snapshot_id: str, held: Mapping[str, Any]) -> None:
         """From now on the snapshot of this manifest does not count there; `sweep` removes what it alone named.
@@ -277,7 +239,7 @@ class Remote(Objects):
         Another one that has its id there, as that of another machine, stays.
         """
         for where in ("snapshots", "begun"):
-            if _same(self._manifest(f"{where}/{snapshot_id}.json"), held):
+            if same(self._manifest(f"{where}/{snapshot_id}.json"), held):
                 self._remove(f"{where}/{snapshot_id}.json")
 
     def sweep(self, *, remove: bool) -> Iterator[str]:
@@ -285,7 +247,14 @@ class Remote(Objects):
 
         Files that no manifest names, of snapshots and of those that were begun and may still be gone on with; the latter once
         their time is over; pieces of files that never ended. Nothing where a manifest cannot be read: what it names is not known.
+
+        Files of each run of this workspace that no `index.json` of it names. Those of a run at work stay, and all where no key
+        proves whose they are.
         """
+        yield from self._sweep_snapshots(remove)
+        yield from self._sweep_staged(remove)
+
+    def _sweep_snapshots(self, remove: bool) -> Iterator[str]:
         look = self.look()
         named, over = set[str](), list[str]()
         for where, name in [*(("snapshots", n) for n in look.snapshots), *(("begun", n) for n in look.begun)]:
@@ -295,7 +264,7 @@ class Remote(Objects):
             if where == "begun" and datetime.fromisoformat(manifest["retain_until"]) < datetime.now(UTC):
                 over.append(name)
             else:
-                named |= _digests(manifest)
+                named |= digests_of(manifest)
         loose, (pieces, doubt) = sorted(look.parts.keys() - named), self._pieces()
         yield from doubt
         said = {"unfinished snapshot past its retention": len(over), "file that no snapshot names": len(loose),
@@ -318,8 +287,41 @@ class Remote(Objects):
                 self._remove(key)
         # What another machine put there meanwhile may have relied on one of them.
         for name in sorted(self.look().snapshots - look.snapshots) if loose else ():
-            if _digests(self._manifest(f"snapshots/{name}.json") or {}) & set(loose):
+            if digests_of(self._manifest(f"snapshots/{name}.json") or {}) & set(loose):
                 yield f"snapshot {name}, put there meanwhile, lacks a file: take it again; prune while nothing is put there"
+
+    def staged(self) -> dict[str, dict[str, int]]:
+        """Bytes of each staged file there by its digest, by the folder of its run (`folder_of`)."""
+        names = (name for name in self._list("staged", "directory") if redacted(name) == name)
+        return {name: dict(fitting(PART, self._list(f"staged/{name}"))) for name in sorted(names)}
+
+    def _told_of_staged(self) -> Iterator[str]:
+        own = _own_runs()
+        for name, files in self.staged().items():
+            if files and name not in own:
+                about = f"{count(len(files), 'staged file')} of a run that this workspace does not have"
+                yield f"staged/{name}: {about}; prune where it is, or remove them yourself once nobody needs that run"
+
+    def _sweep_staged(self, remove: bool) -> Iterator[str]:
+        own = _own_runs() if audit.secret() else {}
+        for name, files in self.staged().items():
+            if (run := own.get(name)) is None or not files:
+                continue
+            try:
+                with ExitStack() as held:
+                    for lock in ("runner", "step") if run.workspace.is_dir() else ():
+                        held.enter_context(runs.RunLock(run, lock).acquire(0))
+                    loose = sorted(files.keys() - staged_in_use(run.workspace).keys())
+                    for sha256 in loose if remove else ():
+                        self._remove(f"staged/{name}/{sha256}.parquet")
+            except RunbookError as error:
+                if error.code not in (ReasonCode.RUN_LOCKED, ReasonCode.RUN_DAMAGED):
+                    raise
+                yield f"staged files of run {run.id} stay: {error.line()}"
+                continue
+            if loose:
+                about = f"{count(len(loose), 'staged file')} of run {run.id} that nothing names"
+                yield f"{self.url}: {'removed' if remove else 'would go'}: {about}"
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         """A manifest that is there, None where there is none that can be read."""
@@ -451,35 +453,6 @@ def put_whole(partial_folder: Path, progress: Progress = silent) -> None:
                        where=str(partial_folder.parent / _Known.file), next_step=_Known.remedy)  # fmt: skip
 
 
-def files_of(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """(File, SHA-256, bytes) of each part that a manifest names."""
-    for collection in manifest.get("collections", ()):
-        for part in collection["parts"]:
-            yield part["file"], part["sha256"], part["bytes"]
-
-
-def _digests(manifest: Mapping[str, Any]) -> set[str]:
-    return {sha256 for _, sha256, _ in files_of(manifest)}
-
-
-def _lasting(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a manifest never changes, as `Snapshot.manifest_digest` has it."""
-    return {k: v for k, v in manifest.items() if k not in ("status", "sha256") and not k.endswith("_at")}
-
-
-def _same(there: Mapping[str, Any] | None, held: Mapping[str, Any]) -> bool:
-    return there is not None and _lasting(there) == _lasting(held)
-
-
-def made_here(manifest: Mapping[str, Any]) -> bool:
-    """Whether this workspace made the manifest, as its proof says, which needs the workspace's key."""
-    from helpers.snapshots.export_journal import proof_of
-
-    proof = str(manifest.get("proof", ""))
-    made = proof_of({**_lasting(manifest), "status": "created"}, secret := audit.secret())
-    return bool(secret) and hmac.compare_digest(proof.encode(errors="replace"), made.encode())
-
-
 def _mark(driver: str, fs: Any, path: str) -> bytes | None:
     """What the storage says that it is, None where it says nothing; b"" where that is too long to be ours."""
     try:
@@ -488,3 +461,136 @@ def _mark(driver: str, fs: Any, path: str) -> bytes | None:
         return None
     except Longer:
         return b""
+
+
+# -- what runs stage there ---------------------------------------------------------------------------------------------
+#
+# `migration.staging: storage`. A file counts where an `index.json` of its run names it; whatever else is there was left by a
+# kill, or by a staging that is gone. What the storage holds is data: only what has the digest and the bytes of the index is read.
+
+_DAMAGED = (ReasonCode.SNAPSHOT_DAMAGED, ReasonCode.SNAPSHOT_UNREADABLE)
+
+
+class StagedFiles(Remote):
+    """The files that one run staged. Raises as `Objects`."""
+
+    def __init__(self, rules: SnapshotSection, folder: Path, run_id: str) -> None:
+        super().__init__(rules, folder)
+        self.run_id, self.where = run_id, f"staged/{folder_of(run_id)}"
+
+    @property
+    def storage(self) -> str:
+        """The name of the storage's folder in the workspace, which an index keeps."""
+        return self.folder.name
+
+    def send(self, file: Path, sha256: str) -> tuple[str, int]:
+        """Put this file there, where it is not in its size, and remove it here; its digest and bytes."""
+        size, put = file.stat().st_size, partial(send_missing, file, self.rules.driver)
+        self._call("put", f"{self.where}/{sha256}.parquet", put, moves=size)
+        file.unlink()
+        return sha256, size
+
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[Path, str], None]]:
+        """Gives what takes a file and its digest to `send` it, few at a time; at the end all of them were sent."""
+        pending: deque[Future[tuple[str, int]]] = deque()
+        with self.threads() as pool:
+
+            def send(file: Path, sha256: str) -> None:
+                if len(pending) >= AT_ONCE:
+                    pending.popleft().result()
+                pending.append(pool.submit(self.send, file, sha256))
+
+            yield send
+            for each in pending:
+                each.result()
+
+    def require_all(self, stored: Iterable[tuple[str, int]]) -> None:
+        """All of these (digest, bytes) are there in their sizes. Raises `UsageError` where one is not."""
+        there = self._list(self.where)
+        for sha256, size in stored:
+            if there.get(f"{sha256}.parquet") != size:
+                what = f"{self.where}/{sha256}.parquet was put there, and is not there in its size"
+                raise self._unusable(
+                    what, f"Repeat it: {RUNBOOK} resume {self.run_id}. What is there is not sent again."
+                )
+
+    @lru_cache(maxsize=4)  # noqa: B019  (few such objects live, and batches of one file follow each other)
+    def read(self, sha256: str, size: int, step: str) -> bytes:
+        """What was put there; `step` staged it. Raises `Terminal` ("staging_unreadable") for another object, or none."""
+        name = f"{self.where}/{sha256}.parquet"
+        try:
+            self._require_size(name, size)
+            data = self._call("get", name, partial(small, size, self.rules.driver), True, size)
+            self._compare(name, sha256, hashlib.sha256(data).hexdigest())
+        except Terminal as error:
+            if error.code not in _DAMAGED:
+                raise
+            again = f"{RUNBOOK} resume {self.run_id} --retry {step}"
+            told = f"Bring back this object from a version or a copy. Or remove it there, and stage again: {again}"
+            raise Terminal(ReasonCode.STAGING_UNREADABLE, error.what, where=error.where, next_step=told) from None
+        return data
+
+
+def folder_of(run_id: str) -> str:
+    """The name of the folder in a storage that has what this run of this workspace staged."""
+    return f"{run_id}-{hmac.new(audit.secret(), f'staged by {run_id}'.encode(), 'sha256').hexdigest()[:16]}"
+
+
+def staged_at(folder: Path, storage: str) -> StagedFiles:
+    """Where what is staged in this folder of a run is, by the name of the storage's folder in the run's workspace.
+
+    Raises `Terminal` ("staging_unreadable") where nothing that was written here says where the storage is.
+    """
+    folder = folder.absolute()
+    for root in folder.parents:
+        if (known := root / STORED / storage / KNOWN).is_file():
+            return _staged_at(known, folder.relative_to(root).parts[0], known.stat().st_mtime_ns)
+    return _staged_at(folder / STORED / storage / KNOWN, "", 0)
+
+
+@lru_cache(maxsize=4)
+def _staged_at(known: Path, run_id: str, _version: int) -> StagedFiles:
+    if (found := at(known.parent)) is None:
+        raise Terminal(
+            ReasonCode.STAGING_UNREADABLE, "its files are in a storage, and nothing that this workspace wrote says where that is",
+            where=str(known), next_step=f"Name the storage again: {RUNBOOK} snapshots list --directory URL --storage KEY=VALUE",
+        )  # fmt: skip
+    return StagedFiles(found.rules, found.folder, run_id)
+
+
+def for_staging(rules: SnapshotSection, folder: Path) -> StagedFiles:
+    """The storage of these snapshots for what is staged in this folder of a run; the workspace keeps where it is."""
+    found = staged_at(folder, prepared(rules, runs.workspace_root()).name)
+    return StagedFiles(found.rules, found.folder, found.run_id)  # one that gave up does so for good
+
+
+def staged_in_use(folder: Path) -> dict[str, int]:
+    """Bytes by digest of the files that each `index.json` below this folder of a run names; `earlier/` is history.
+
+    Raises `Terminal` ("run_damaged") where one cannot be read.
+    """
+    found: dict[str, int] = {}
+    for index in sorted(folder.rglob("index.json")):
+        if RunPath.EARLIER not in index.relative_to(folder).parts:
+            with reading(index):
+                stored = dict(json_in(contents(index, 2**31)).get("stored") or {})
+                found |= {str(sha256): int(size) for sha256, size in stored.values()}
+    return found
+
+
+def _own_runs() -> dict[str, RunFolder]:
+    """The runs of this workspace by the names of their folders in a storage."""
+    ids = {path.name for path in runs.workspace_root().glob("[!.]*") if path.is_dir()}
+    ids |= {run.id for run in runs.every_run()}
+    return {folder_of(name): RunFolder(name, runs.reports_root() / name, runs.workspace_root() / name) for name in ids}
+
+
+def staged_at_closeout(folder: Path, rules: SnapshotSection, run_id: str) -> tuple[str, str, int]:
+    """For closeout: where what lies in this folder of a run is, what follows its `rm -r`, and the bytes in a storage."""
+    with suppress(RunbookError):
+        there = staged_in_use(folder) if (folder / "index.json").is_file() else {}
+        if there and (storage := of(rules)) is not None:
+            where = f"{folder}, and {storage.url}/staged/{folder_of(run_id)}"
+            return where, f"; {RUNBOOK} snapshots prune --yes", sum(there.values())
+    return str(folder), "", 0

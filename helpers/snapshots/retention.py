@@ -34,6 +34,7 @@ from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots import remote
+from helpers.snapshots.objects import made_here
 
 if TYPE_CHECKING:
     from helpers.snapshots.export_journal import (
@@ -151,7 +152,7 @@ def held(directory: Path) -> list[Held]:
         name = folder.name.removesuffix(".partial")
         doubt = unproven or ("" if name in named else f"no line of {audit.NAME} that was signed here names it")
         differs = next(differences(snapshot, every), "") if snapshot is not None else ""
-        if stored and snapshot is not None and name not in taken and not remote.made_here(snapshot.manifest):
+        if stored and snapshot is not None and name not in taken and not made_here(snapshot.manifest):
             doubt = doubt or "another workspace put it into the storage"  # under an id that one was begun with here
         found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt, differs))
     found.sort(key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
@@ -523,7 +524,7 @@ def _made(partial: Path) -> dict[str, Any] | None:
     """The manifest of a snapshot that was made here and lacks only its name; None before it is written: nothing was put then."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         manifest = json_in(contents(partial / "manifest.json"))
-        if manifest["id"] == partial.name.removesuffix(".partial") and remote.made_here(manifest):
+        if manifest["id"] == partial.name.removesuffix(".partial") and made_here(manifest):
             return dict(manifest)
     return None
 

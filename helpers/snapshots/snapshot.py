@@ -343,9 +343,13 @@ def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress
 
 
 def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
-    """The manifest of the snapshot in `folder`, whose parts are written; `held` is what the manifest says of it."""
+    """The manifest of the snapshot in `folder`, whose parts are written; `held` is what the manifest says of it.
+
+    `directory` is the folder from which a relative path counts that is the snapshot's source.
+    """
     until = datetime.now(UTC) + timedelta(days=retention_days)
-    about = {"format": MANIFEST, "status": "created", "retain_until": until.isoformat(timespec="seconds")} | held
+    about = {"format": MANIFEST, "status": "created", "retain_until": until.isoformat(timespec="seconds"),
+             "directory": str(Path.cwd())} | held  # fmt: skip
     write_json(folder / "manifest.json", signed(about, proven=True))
 
 

@@ -27,9 +27,8 @@ from helpers.formatting import count, duration, moment, size
 from helpers.parameters import Endpoint, Parameters
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers, record
+from helpers.report import RunView, StepRow, numbers, read_run, record
 from helpers.report.clients import KILLED, beside_prediction, who_orders
-from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import FENCE_END, outcome
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
@@ -38,7 +37,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import longest_part
-from helpers.snapshots import retention, staged
+from helpers.snapshots import remote, retention
 from helpers.snapshots.export_journal import holds_another
 from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
@@ -247,7 +246,7 @@ def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     for name, what in _KEPT:
         path = folder.workspace / name
         if path.exists():
-            where, how, more = staged.kept(path, parameters.snapshot, folder.id)
+            where, how, more = remote.staged_at_closeout(path, parameters.snapshot, folder.id)
             found.append(Kept(what, where, tree_size(path) + more, until, f"rm -r {shlex.quote(str(path))}{how}"))
     source = parameters.source.label
     found += [

@@ -10,7 +10,7 @@ from helpers.errors import RunbookError
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.stores import open_source, sharded
-from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
+from helpers.troubleshooting import Found, StagedTroubleshooter
 
 COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quarantine", "missing", "matches"]
 

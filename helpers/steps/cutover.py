@@ -38,6 +38,7 @@ from helpers.cutover.application import (
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
 from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
+from helpers.evidence.signoffs import open_gate
 from helpers.fence import FenceState
 from helpers.formatting import count, duration
 from helpers.migration.catch_up import bring_over
@@ -54,7 +55,6 @@ from helpers.run.command import used_by
 from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.status.overview import open_gate
 from helpers.steps.fence_writes import FenceWritesStep
 from helpers.stores import open_target
 from helpers.stores.opening import quick_names
@@ -72,8 +72,7 @@ class CutoverStep(NotebookStep):
     """The notebook's view: may it begin, the diff, probes, is the source unchanged, the switch, the watch, evidence.
 
     With `fence.when: cutover` writers go on until `unchanged`, which stops them and brings over what they changed. `shut` is
-    what keeps the gate shut (a NO-GO, missing sign-offs), or None. No configuration is touched before `switch`.
-    """
+    what keeps the gate shut (a NO-GO, missing sign-offs), or None. No configuration is touched before `switch`."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.shut = run, open_gate(run.home, [Step.REVIEW])
@@ -87,6 +86,7 @@ class CutoverStep(NotebookStep):
         self._state: CutoverState | None = None
         self._failed = ""
         self._tried = WriteTried(NOT_TRIED)
+        self._counts: dict[str, int] = {}  # of the target's chunks, by collection, since they were compared
 
     # -- before --------------------------------------------------------------------------------------------------------
 
@@ -163,6 +163,7 @@ class CutoverStep(NotebookStep):
             if failing := self._failing():
                 raise WorldError(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {failing}",
                                  next_step=f"Repeat it: {self.run.home.command('resume')}")  # fmt: skip
+            self._counts = readiness.count_again(self.run, {} if found["total"] else self._counts) if apply else {}
         except Interrupted:
             raise
         except Exception as error:
@@ -239,18 +240,15 @@ class CutoverStep(NotebookStep):
         with open_target(target) as store:
             if self._late or begun:  # else `unchanged` does it; behind a fence that just went up it takes too long
                 readiness.check_as_validated(self.run, store, "clients may be there" * begun)
-            counts = {name: store.count(name) for name in self._collections()}
+            counts = self._counts = {name: store.count(name) for name in self._collections()}
         written = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).targets
         gone = [n for n, count in counts.items() if not count and written[n].completed > written[n].rejected]
         self.run.check(
-            "answers of the target",
-            Verdict.FAIL if gone or not counts else Verdict.PASS,
-            measured=len(counts) - len(gone),
-            threshold=max(1, len(counts)),
-            unit="collections",
+            "answers of the target", Verdict.FAIL if gone or not counts else Verdict.PASS, unit="collections",
+            measured=len(counts) - len(gone), threshold=max(1, len(counts)),
             reason=ReasonCode.TARGET_EMPTY if gone or not counts else "",
             detail=", ".join(gone) or f"{sum(counts.values()):,} chunks",
-        )
+        )  # fmt: skip
         return (f"{len(counts)} collections, {sum(counts.values()):,} chunks",)
 
     def _collections(self) -> list[str]:
@@ -269,6 +267,8 @@ class CutoverStep(NotebookStep):
         try:
             with RunLock(self.run.home, RunLock.GATE):  # no NO-GO is recorded between the look and the begin
                 self._refuse_if_shut()
+                if (begun := self.control.state) is None or taken_back(begun):  # else clients may write there already
+                    readiness.count_again(self.run, self._counts)
                 self._state = state = self.control.begin(self._edits)
         except RunbookError:
             self._let_writers_go_on()

@@ -34,9 +34,8 @@ from helpers.migration.shipping import Trial
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
+from helpers.report import StepRow, numbers
 from helpers.report.clients import KILLED, continued, downtime_as_predicted
-from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict, kind_of
 from helpers.rollback import REMOVE, SOURCE, TITLES
@@ -52,9 +51,8 @@ from helpers.steps.validate import record_known, record_searches, record_values
 from helpers.stores import open_embedded
 from helpers.stores.client import ClientStore
 from helpers.stores.diagnosis import TIE, swapped
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
-from helpers.validation.judgement import Judgement
+from helpers.validation import Judgement
+from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.properties import answers_of_source
 from helpers.validation.search import baseline
 

@@ -14,9 +14,9 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
-from helpers.profiling import Place, Sample, explain, search, similarity
+from helpers.profiling import Finding, Place, Sample, is_known, of_groups, of_places, search, similarity
 from helpers.profiling.profile import Profile, Scan
-from helpers.profiling.search import Finding, Picker, file_stem, is_known, of_groups, of_places, write_csv
+from helpers.profiling.search import Picker, file_stem, write_csv
 from helpers.reason_codes import ReasonCode
 from helpers.results import file_digest
 from helpers.run import kernel
@@ -468,9 +468,9 @@ class ExploreSourceStep(NotebookStep):
         home, chunk = self._home(chunk, collection)
         batch = self.lookup.read(home, [chunk], embeddings=True) if home else ChunkBatch.empty()
         if not len(batch):
-            return pd.DataFrame(columns=list(explain.EXPLAINED))
+            return pd.DataFrame(columns=list(search.EXPLAINED))
         info = self.lookup.reader.info(home)
-        return explain.explained(self.schema, batch, info, self.scan.context, self.run.parameters)
+        return search.explained(self.schema, batch, info, self.scan.context, self.run.parameters)
 
     def _home(self, chunk: str, collection: str) -> tuple[str, str]:
         """The collection a chunk is in, and its id; the first of them that knows it. Without an id the first usable chunk."""

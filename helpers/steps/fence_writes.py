@@ -8,6 +8,7 @@ import pandas as pd
 
 from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_write
 from helpers.errors import RunbookError, WorldError
+from helpers.evidence.signoffs import open_gate
 from helpers.fence import BEFORE, NO_WRITES, THROUGH, Control, FenceState
 from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us, said
 from helpers.migration.target_lock import claim_target, give_back_target
@@ -16,7 +17,6 @@ from helpers.results import Verdict
 from helpers.run.command import who_has_open
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.status.overview import open_gate
 
 PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
 NONE = "nothing keeps clients from writing to the source after the snapshot (fence.kind is none)"

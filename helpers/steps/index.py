@@ -13,20 +13,28 @@ from helpers import rollback as outline
 from helpers.formatting import duration, moment
 from helpers.notify import levels
 from helpers.parameters import Parameters
-from helpers.report import numbers
-from helpers.report.facts import instant, read_run, timed
+from helpers.report import instant, numbers, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.advice import rapid, steps_for
+from helpers.run.advice import rapid, steps_for, symptoms_of
 from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc
-from helpers.status.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state
-from helpers.status.status import escalation, estimated_seconds, measured_rollback, rollback_seconds
+from helpers.status import (
+    RUN_COLUMNS,
+    TO_DO,
+    escalation,
+    estimated_seconds,
+    measured_rollback,
+    next_action,
+    rollback_seconds,
+    rolled_back,
+    run_rows,
+    state,
+)
 from helpers.steps import troubleshooting
-from helpers.troubleshooting.troubleshooter import symptoms_of
 
 if TYPE_CHECKING:
     import pandas as pd

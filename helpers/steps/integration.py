@@ -26,6 +26,7 @@ from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, contents, json_in, write_json, write_text
 from helpers.run.command import set_aside, used_by
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
 _OWN_TEST = re.compile(r"^integration_cases\.py::test_case\[(\d+)\]$")
@@ -33,6 +34,7 @@ _CANDIDATES = (
     20  # chunks of a collection, of which one is searched for: clients may have deleted some since the cutover
 )
 _WORDS = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}
+_AS_VALIDATED = "as validated"  # a named query that failed in step 23, too
 
 
 class IntegrationStep(NotebookStep):
@@ -54,6 +56,13 @@ class IntegrationStep(NotebookStep):
         for probe in measure.choose_probes(self.run, measure.TARGET, _CANDIDATES):
             stored[probe.collection].append(probe.id)
         return [*self.from_file, *generated(self.run.parameters, names, stored)]
+
+    @cached_property
+    def _without_answer(self) -> set[str]:
+        """The named queries that step 23 found without an answer of use: the decision weighed them, and none fails here."""
+        validated = self.run.home.result(Step.VALIDATE)
+        asked = validated.facts.get("queries", []) if validated is not None else []
+        return {f"named query: {q['text']}" for q in asked if q["applicable"] and not q["ok"]}
 
     @cached_property
     def tests(self) -> list[Path]:
@@ -120,7 +129,8 @@ class IntegrationStep(NotebookStep):
         finished = any("finished" in line for line in lines)
         failed = [r for r in self.rows if r["outcome"] == "fail"]
         passed = sum(r["outcome"] == "pass" for r in self.rows)
-        skipped = len(self.rows) - passed - len(failed)
+        weighed = [r for r in self.rows if r["outcome"] == _AS_VALIDATED]
+        skipped = len(self.rows) - passed - len(failed) - len(weighed)
         run.fact("integration", {"tests": len(self.rows), "passed": passed, "failed": len(failed), "skipped": skipped,
                                  "rows": self.rows[:500]})  # fmt: skip
         if code is None or not finished or (code not in (0, 1) and not failed):
@@ -148,6 +158,12 @@ class IntegrationStep(NotebookStep):
             detail="; ".join(f"{r['test']}: {r['why']}" for r in failed[:3]) or (f"{skipped} not applicable" if skipped else ""),
             ids=[{"collection": r["collection"], "id": r["test"], "detail": r["why"]} for r in failed],
         )  # fmt: skip
+        if weighed:
+            run.check(
+                "named queries without an answer, as at the validation", Verdict.WARNING, measured=len(weighed), threshold=0,
+                unit="queries", reason=ReasonCode.QUERY_WITHOUT_ANSWER, parameter="validation.queries",
+                detail="; ".join(f"{r['collection']}: {r['test']}: {r['why']}" for r in weighed[:3]),
+            )  # fmt: skip
         own = len(self.from_file) + len(self.tests)
         none = "monitoring.queries and monitoring.tests name none: only what every migration must answer was asked"
         run.check(
@@ -173,13 +189,15 @@ class IntegrationStep(NotebookStep):
 
     def _row(self, line: dict[str, Any]) -> dict[str, Any]:
         """With the case's own name in place of pytest's."""
-        test, collection = str(line["test"]), ""
+        test, collection, outcome = str(line["test"]), "", _WORDS[line["outcome"]]
         if number := _OWN_TEST.search(test):
             case = self.cases[int(number[1]) - 1]
             test, collection = case.name, case.collection
+            if outcome == "fail" and test in self._without_answer and case not in self.from_file:
+                outcome = _AS_VALIDATED
         else:
             test = test.rpartition("/")[2]
-        return {"test": one_line(test, 200), "collection": collection, "outcome": _WORDS[line["outcome"]],
+        return {"test": one_line(test, 200), "collection": collection, "outcome": outcome,
                 "seconds": line["seconds"], "why": one_line(str(line["why"]), 400)}  # fmt: skip
 
     def _table(self) -> pd.DataFrame:
@@ -189,9 +207,10 @@ class IntegrationStep(NotebookStep):
         """One sentence, and where the whole output is."""
         bad = [r for r in self.rows if r["outcome"] == "fail"]
         passed = sum(r["outcome"] == "pass" for r in self.rows)
-        said = (
-            f"{count(passed, 'test')} passed, {len(bad)} failed, {len(self.rows) - passed - len(bad)} not applicable."
-        )
+        weighed = sum(r["outcome"] == _AS_VALIDATED for r in self.rows)
+        said = f"{count(passed, 'test')} passed, {len(bad)} failed, "
+        said += f"{weighed} without an answer as in step {Step.VALIDATE}, " if weighed else ""
+        said += f"{len(self.rows) - passed - len(bad) - weighed} not applicable."
         back = self.run.home.command("rollback", "--dry-run")
         return said + (f" Clients still use the target; to roll back: {back}" if bad else "")
 

@@ -26,7 +26,7 @@ from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import SchemaFile
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, Found, Troubleshooter
 
 COLUMNS = ["collection", "id", "field", "before", "outcome", "after"]
 KEPT = 2_000  # rows shown; the counts are of all

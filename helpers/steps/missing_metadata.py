@@ -9,7 +9,7 @@ import pandas as pd
 from helpers.reason_codes import ReasonCode
 from helpers.schema import load_schema
 from helpers.snapshots.comparison import CONTENT
-from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
+from helpers.troubleshooting import Found, StagedTroubleshooter
 
 ORIGINS = ["target", "field", "in target", "in source", "filled by the schema", "absent by design"]
 

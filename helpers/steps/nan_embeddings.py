@@ -19,8 +19,7 @@ from helpers.run.folders import RunPath
 from helpers.schema.rules import vector_failures
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
-from helpers.troubleshooting.target import SLICE
-from helpers.troubleshooting.troubleshooter import Condition, Found, StagedTroubleshooter
+from helpers.troubleshooting import SLICE, Condition, Found, StagedTroubleshooter
 
 REASONS = (
     ReasonCode.NAN_EMBEDDING,

@@ -22,11 +22,10 @@ from helpers.reason_codes import Reason, ReasonCode
 from helpers.run import folders as runs
 from helpers.run.advice import notebook_for
 from helpers.run.plan import Step
-from helpers.stores.handshake import greet, heartbeat, request_headers
 from helpers.stores.limits import ATTEMPTS, attempt
 from helpers.stores.opening import quick_names
-from helpers.stores.wire import Session
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
+from helpers.stores.wire import Session, greet, heartbeat, request_headers
+from helpers.troubleshooting import Condition, Found, Troubleshooter
 
 ROLES = ("source", "target")
 

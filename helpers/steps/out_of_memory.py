@@ -14,10 +14,12 @@ import psutil
 
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
+from helpers.run.advice import symptoms
+from helpers.run.command import child
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.snapshots.snapshot import PART_BYTES
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter, child, symptoms
+from helpers.troubleshooting import Condition, Found, Troubleshooter
 
 CODES = (ReasonCode.OUT_OF_MEMORY, ReasonCode.KERNEL_DIED)
 SIZES = (25, 100, 500, 5_000)

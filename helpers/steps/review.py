@@ -19,7 +19,7 @@ from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, file_diges
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.validation.judgement import COMPLETENESS, REQUIRED
+from helpers.validation import COMPLETENESS, REQUIRED
 
 Figures = tuple[Any, str, Any, str]  # measured, = ≤ ≥, what passes, unit
 COLUMNS = ["criterion", "measured", "pass", "marginal", "fail", "verdict"]

@@ -10,8 +10,7 @@ import pandas as pd
 from helpers.chunks import ChunkBatch
 from helpers.reason_codes import ReasonCode
 from helpers.stores.client import ClientStore
-from helpers.troubleshooting.target import NEAR, beyond_reach, staged_chunks
-from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
+from helpers.troubleshooting import NEAR, Found, StagedTroubleshooter, beyond_reach, staged_chunks
 from helpers.validation.search import named_queries
 
 COLUMNS = [

@@ -20,7 +20,7 @@ from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.steps import network
 from helpers.stores import LOCK_COLLECTION
-from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, Found, Troubleshooter
 
 SMALLER = 50  # the runbook's own remedy: half of its 100
 QUIET = 120  # seconds without a write to the checkpoint after which a run at work is called stuck

@@ -43,9 +43,9 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord, check_connection, open_chosen
 from helpers.schema import load_schema
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
-from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.layout import OURS, VOLUMES, is_new
 from helpers.stores.opening import lacking, make_ours, require_place, throw_away_database
+from helpers.stores.wire import tried, with_candidates
 from helpers.validation.properties import known_answers
 
 PROBE_CHUNKS = 200

@@ -18,10 +18,9 @@ from helpers.formatting import count, percent
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import plan
-from helpers.run.advice import TREE, command, openable, remedy, steps_for
+from helpers.run.advice import SYMPTOMS, TREE, command, openable, remedy, steps_for, symptoms
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.troubleshooting.troubleshooter import SYMPTOMS, symptoms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -31,10 +31,9 @@ from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import CONTENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination, Findings, SourceCount
-from helpers.validation.judgement import AS_ANNOUNCED, OWN, WHOLE, Judgement
-from helpers.validation.merged import searches
+from helpers.validation import AS_ANNOUNCED, OWN, WHOLE, Judgement
+from helpers.validation.equivalence import searches
+from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.properties import COLUMNS, FieldValues, judge_configuration, judge_fulltext, known_fact
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
 

@@ -32,8 +32,7 @@ from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.results import naming
 from helpers.stores import damage, layout
-from helpers.stores.index_files import HEADER, LENGTHS, LINKS, ROWS, bloat, links_bloated
-from helpers.stores.index_pickle import PICKLE
+from helpers.stores.index_files import HEADER, LENGTHS, LINKS, PICKLE, ROWS, bloat, links_bloated
 from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_plain, unreadable
 
 FULLTEXT = "embedding_fulltext_search"
@@ -205,17 +204,23 @@ def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[s
 # -- a look at the files of a target ------------------------------------------------------------------------------------
 
 
-def require_own_files(target: Path, source: Path | None = None) -> None:
+def require_own_files(
+    target: Path, source: Path | None = None, *, role: str = "target", since: os.stat_result | None = None
+) -> None:
     """`Terminal` ("target_foreign_file") where writing to this folder would write elsewhere: something in it is a link, has a
     hard link, is no plain file or folder, or is also a file or folder of `source`, by a mount say. The folder may be a link.
 
     Chroma writes index files in place, whatever they lead to. Nothing is opened; at most `_MOST_ENTRIES` are looked at.
+    `role` "source" ("source_foreign_file"): one that is written to in place, of which only what Chroma has there is asked.
+    `since`: what the folder was before it was opened; another one now is refused, too.
     """
     theirs = set[tuple[int, int]]()
     for path in (*source.glob("*"), *source.glob("*/*")) if source else ():
         with suppress(OSError):
             theirs.add(((facts := path.stat()).st_dev, facts.st_ino))
     for number, (path, facts) in enumerate(_entries(target), start=1):
+        if role == "source" and not _is_chromas(path.relative_to(target).parts[0]):
+            continue
         if stat.S_ISLNK(facts.st_mode):
             why = "is a link: what Chroma writes there would change another place"
         elif not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
@@ -228,10 +233,21 @@ def require_own_files(target: Path, source: Path | None = None) -> None:
             why = f"is one of more than {_MOST_ENTRIES:,} files and folders, too many to look at"
         else:
             continue
+        mend = "Name another target, or put" if role == "target" else "Restore the snapshot into another place, or put"
         raise Terminal(
-            ReasonCode.TARGET_FOREIGN_FILE, f"{one_line(path.name, 60)} {why}", where=one_line(str(path)),
-            next_step="Find out who made it. Name another target, or put a file or folder of the target's own in its place.",
+            ReasonCode(f"{role}_foreign_file"), f"{one_line(path.name, 60)} {why}", where=one_line(str(path)),
+            next_step=f"Find out who made it. {mend} a file or folder of the {role}'s own in its place.",
         )  # fmt: skip
+    if since is not None and not (target.is_dir() and os.path.samestat(target.stat(), since)):
+        raise Terminal(
+            ReasonCode(f"{role}_foreign_file"), "was exchanged for another folder while it was open", where=str(target),
+            next_step="Find out who did that. What was written since may be in either folder: compare both.",
+        )  # fmt: skip
+
+
+def _is_chromas(name: str) -> bool:
+    """Whether Chroma has files or folders of this name in a directory."""
+    return name in (DATABASE, *(f"{DATABASE}{suffix}" for suffix in LOGS)) or _is_uuid(name)
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

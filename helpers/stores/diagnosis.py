@@ -24,8 +24,7 @@ from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.results import Progress, silent
 from helpers.stores import CollectionInfo, Finding, Reader, Severity, distance
 from helpers.stores.creation import refused_name, unsupported
-from helpers.stores.index_files import bloat
-from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
+from helpers.stores.index_files import PICKLE, IndexDamage, bloat, read_pickle
 from helpers.stores.layout import DATABASE, VOLUMES, is_duckdb_layout, reading
 from helpers.stores.repair import migrations
 

@@ -7,7 +7,7 @@ Nothing here writes, opens an engine or runs a pickle. The layout is that of Chr
     data_level0.bin       a row for each label ever given: flags and links of level 0, float32 vector, label
     length.bin            a float32 for each row: on cosine, where rows are normalised, the norm that was taken away
     link_lists.bin        the links of the upper levels; no vector is in it
-    index_metadata.pickle which id has which label (`index_pickle`)
+    index_metadata.pickle which id has which label
 
 A row is believed only where all of it fits: its label is known and occurs once, it is not marked as deleted, its links
 stay inside the index and its vector is finite (on cosine, of length 1 or 0).
@@ -16,18 +16,247 @@ stay inside the index and its vector is finite (on cosine, of length 1 or 0).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import Mask, Vectors
+from helpers.errors import one_line
 from helpers.stores import MOST_DIMENSION
-from helpers.stores.index_pickle import PICKLE, IdMap, IndexDamage, read_pickle
+
+PICKLE = "index_metadata.pickle"
+_MOST_BYTES = 2 * 2**30
+_MOST_DICTIONARIES = 16  # Chroma's file has four
+_MOST_MARKS = 8  # nested containers; Chroma's file has two
+_CLASS = ("chromadb.segment.impl.vector.local_persistent_hnsw", "PersistentData")
+
+
+class IndexDamage(Exception):
+    """What is wrong with a file of an index folder: `code` for programs, the text for people."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@contextmanager
+def _opened(file: Path, kind: str) -> Iterator[BinaryIO]:
+    """The file to read from. Raises `IndexDamage`: "<kind>_missing", "<kind>_unreadable"."""
+    if file.exists() and not file.is_file():  # a pipe would hold us for ever
+        raise IndexDamage(f"{kind}_unreadable", f"{file.name} is no plain file")
+    try:
+        with file.open("rb") as opened:
+            yield opened
+    except FileNotFoundError as error:
+        raise IndexDamage(f"{kind}_missing", f"{file.name} is not there") from error
+    except OSError as error:
+        raise IndexDamage(f"{kind}_unreadable", f"{file.name} cannot be read: {error.strerror}") from error
+
+
+# -- the label map -----------------------------------------------------------------------------------------------------
+#
+# A pickle is a program. Python's own unpickler runs it; this one knows only the instructions that build integers, text,
+# None, booleans, dictionaries and the one object that Chroma 0.x saves (`PersistentData`, whose state is a dictionary).
+# Nothing is imported and nothing is called. Any other instruction or name ends the reading with `IndexDamage`.
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """What the pickle says: the label of each id, how many labels were ever given, and up to which log record the index
+    was saved (None where SQLite keeps that, as from 0.5.6 on). `dimension` is None where 1.x did not write it."""
+
+    labels: dict[str, int]
+    added: int
+    dimension: int | None
+    max_seq_id: int | None
+
+
+def read_pickle(file: Path) -> IdMap:
+    """The map of an index folder's pickle. Raises `IndexDamage`.
+
+    Codes: "pickle_missing", "pickle_truncated", "pickle_foreign" (it asks for something that Chroma never writes, such as
+    an import; nothing of it was run), "pickle_inconsistent".
+    """
+    try:
+        with _opened(file, "pickle") as opened:
+            size = file.stat().st_size
+            if size == 0:
+                raise IndexDamage("pickle_truncated", f"{PICKLE} is empty")
+            if size > _MOST_BYTES:
+                raise IndexDamage("pickle_foreign", f"{PICKLE} is {size:,} bytes long, more than any label map")
+            value = _Machine(opened.read(size)).run()
+    except (IndexError, KeyError, ValueError, TypeError) as error:
+        raise IndexDamage("pickle_truncated", f"{PICKLE} is cut short or damaged") from error
+    return _id_map(value)
+
+
+def _id_map(value: Any) -> IdMap:
+    labels = value.get("id_to_label") if isinstance(value, dict) else None
+    if not isinstance(labels, dict):
+        raise IndexDamage("pickle_inconsistent", f"{PICKLE} holds no label map")
+    if not all(type(i) is str and type(label) is int and 0 <= label < 2**63 for i, label in labels.items()):
+        raise IndexDamage("pickle_inconsistent", f"{PICKLE} has labels that are not numbers")
+    numbers = {key: value.get(key) for key in ("total_elements_added", "dimensionality", "max_seq_id")}
+    if any(n is not None and (type(n) is not int or not 0 <= n < 2**63) for n in numbers.values()):
+        raise IndexDamage("pickle_inconsistent", f"{PICKLE} has counts that are not numbers")
+    added = numbers["total_elements_added"] or 0
+    return IdMap(labels, added, numbers["dimensionality"] or None, numbers["max_seq_id"])
+
+
+class _Object:
+    """The place of the one object that may be in the file; its state is put in by BUILD."""
+
+
+_MARK = object()
+
+
+class _Machine:
+    """A stack and a memo, as the pickle protocol has them. `run` gives the dictionary at the end, or the object's state."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.marks, self.dictionaries = 0, 0
+
+    def run(self) -> Any:
+        data, stack, memo = self.data, self.stack, self.memo
+        while (op := data[self.at]) != _STOP:
+            self.at += 1
+            if op == _MEMOIZE:  # these two are three quarters of a map of millions
+                memo[len(memo)] = stack[-1]
+            elif op == _SHORT_TEXT:
+                start = self.at + 1
+                self.at = start + data[start - 1]
+                stack.append(data[start : self.at].decode("utf-8", "surrogatepass"))
+            elif (step := _STEPS.get(op)) is not None:
+                step(self)
+            else:
+                raise _foreign(f"holds instruction 0x{op:02x}")
+        value = stack.pop()
+        if stack:
+            raise IndexDamage("pickle_foreign", f"{PICKLE} leaves something beside its map")
+        return value
+
+    def number(self, size: int, *, signed: bool = False) -> int:
+        return int.from_bytes(self.take(size), "little", signed=signed)
+
+    def take(self, size: int) -> bytes:
+        raw = self.data[self.at : self.at + size]
+        if len(raw) != size:
+            raise ValueError("cut short")
+        self.at += size
+        return raw
+
+    def text(self, width: int) -> None:
+        self.stack.append(self.take(self.number(width)).decode("utf-8", "surrogatepass"))
+
+    def memorise(self, place: int) -> None:
+        self.memo[place] = self.stack[-1]
+
+    def line(self) -> str:
+        raw = self.take(self.data.index(b"\n", self.at) + 1 - self.at)
+        return raw.decode("utf-8", "replace").rstrip("\n")
+
+    def mark(self) -> None:
+        self.marks += 1
+        self._bounded()
+        self.stack.append(_MARK)
+
+    def dictionary(self) -> None:
+        self.dictionaries += 1
+        self._bounded()
+        self.stack.append({})
+
+    def _bounded(self) -> None:
+        if self.marks > _MOST_MARKS or self.dictionaries > _MOST_DICTIONARIES:
+            raise IndexDamage("pickle_foreign", f"{PICKLE} holds more containers than any label map")
+
+    def items(self) -> None:
+        """What lies above the last mark goes into the dictionary below it."""
+        place = len(self.stack) - 1
+        while self.stack[place] is not _MARK:
+            place -= 1
+            if place < 1:
+                raise ValueError("no mark")
+        items = self.stack[place + 1 :]
+        del self.stack[place:]
+        self.marks -= 1
+        _dictionary(self.stack[-1]).update(zip(items[::2], items[1::2], strict=True))
+
+    def item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _dictionary(self.stack[-1])[key] = value
+
+    def named(self, module: Any, name: Any) -> None:
+        if (module, name) != _CLASS:
+            raise _foreign(f"asks for {one_line(f'{module}.{name}', 100)}")
+        self.stack.append(_Object)
+
+    def stack_named(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.named(module, name)
+
+    def new(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind is not _Object or arguments != ():
+            raise _foreign("holds instruction 0x81")
+        self.stack.append(_Object())
+
+    def build(self) -> None:
+        """The object becomes its state, which is all there is to it."""
+        state, built = self.stack.pop(), self.stack.pop()
+        if not isinstance(built, _Object):
+            raise _foreign("holds instruction 0x62")
+        self.stack.append(_dictionary(state))
+
+
+_STOP, _MEMOIZE, _SHORT_TEXT = 0x2E, 0x94, 0x8C
+_STEPS: dict[int, Callable[[_Machine], object]] = {
+    0x58: lambda m: m.text(4),  # BINUNICODE
+    0x4B: lambda m: m.stack.append(m.number(1)),  # BININT1
+    0x4D: lambda m: m.stack.append(m.number(2)),  # BININT2
+    0x4A: lambda m: m.stack.append(m.number(4, signed=True)),  # BININT
+    0x8A: lambda m: m.stack.append(m.number(m.number(1), signed=True)),  # LONG1
+    0x68: lambda m: m.stack.append(m.memo[m.number(1)]),  # BINGET
+    0x6A: lambda m: m.stack.append(m.memo[m.number(4)]),  # LONG_BINGET
+    0x71: lambda m: m.memorise(m.number(1)),  # BINPUT
+    0x72: lambda m: m.memorise(m.number(4)),  # LONG_BINPUT
+    0x28: _Machine.mark,
+    0x75: _Machine.items,
+    0x73: _Machine.item,
+    0x7D: _Machine.dictionary,
+    0x4E: lambda m: m.stack.append(None),
+    0x88: lambda m: m.stack.append(True),
+    0x89: lambda m: m.stack.append(False),
+    0x29: lambda m: m.stack.append(()),  # EMPTY_TUPLE
+    0x80: lambda m: m.take(1),  # PROTO
+    0x95: lambda m: m.take(8),  # FRAME
+    0x93: _Machine.stack_named,  # STACK_GLOBAL
+    0x63: lambda m: m.named(m.line(), m.line()),  # GLOBAL
+    0x81: _Machine.new,  # NEWOBJ
+    0x62: _Machine.build,
+}
+
+
+def _dictionary(value: Any) -> dict[Any, Any]:
+    if type(value) is not dict:
+        raise ValueError("no dictionary")
+    return value
+
+
+def _foreign(what: str) -> IndexDamage:
+    return IndexDamage("pickle_foreign", f"{PICKLE} {what}, which Chroma never writes; nothing of it was run")
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
 
 HEADER, ROWS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
 FILES = (ROWS, HEADER, LENGTHS, LINKS)
@@ -86,15 +315,8 @@ class Geometry:
 
 def read_header(file: Path) -> Geometry:
     """The header, held against itself. Raises `IndexDamage`: "header_missing", "header_truncated", "header_inconsistent"."""
-    if file.exists() and not file.is_file():  # a pipe would hold us for ever
-        raise IndexDamage("header_unreadable", f"{HEADER} is no plain file")
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(_LAYOUT.size)
-    except FileNotFoundError as error:
-        raise IndexDamage("header_missing", f"{HEADER} is not there") from error
-    except OSError as error:
-        raise IndexDamage("header_unreadable", f"{HEADER} cannot be read: {error.strerror}") from error
+    with _opened(file, "header") as opened:
+        raw = opened.read(_LAYOUT.size)
     if len(raw) < _LAYOUT.size:
         raise IndexDamage("header_truncated", f"{HEADER} has {len(raw)} bytes of {_LAYOUT.size}")
     version, first, capacity, elements, row, label, data, level, entry, max_m, max_m0, m, _, _ = _LAYOUT.unpack(raw)
@@ -163,25 +385,13 @@ class IndexHealth:
     norms: bool = True
     max_seq_id: int | None = None
 
-    @property
-    def codes(self) -> set[str]:
-        return {code for code, _ in self.problems}
-
-
-def inspect_index(
-    folder: Path, *, dimension: int | None = None, m: int | None = None, cosine: bool | None = None
-) -> IndexHealth:
-    """Look through an index folder, read only. Never raises for damage; that is what it reports.
-
-    `dimension`, `m` and `cosine` are what SQLite says of the collection; without them the header must be there, and
-    whether vectors have the length 1 is not looked at.
-    """
-    return IndexFolder(folder, dimension=dimension, m=m, cosine=cosine).health
-
 
 @dataclass
 class IndexFolder:
-    """An index folder to take vectors from. See `inspect_index` for the parameters."""
+    """An index folder to take vectors from, read only. Never raises for damage; `health` reports it.
+
+    `dimension`, `m` and `cosine` are what SQLite says of the collection; without them the header must be there, and
+    whether vectors have the length 1 is not looked at."""
 
     folder: Path
     dimension: int | None = None
@@ -200,11 +410,10 @@ class IndexFolder:
             problems.append(("lengths_truncated", f"{LENGTHS} is cut short"))
         if LINKS in files:
             problems += self._links(files[LINKS], geometry)
-        empty = (
-            geometry is not None and geometry.elements == 0 and self.ids is None
-            and {code for code, _ in problems} <= {"pickle_missing"}
-        )  # fmt: skip
         seen = dict(problems)
+        empty = (
+            geometry is not None and geometry.elements == 0 and self.ids is None and seen.keys() <= {"pickle_missing"}
+        )
         return IndexHealth(
             folder=self.folder,
             state="empty" if empty else "damaged" if problems else "sound",
@@ -229,8 +438,7 @@ class IndexFolder:
     def _torn_links(self, geometry: Geometry) -> str:
         """Walk through the lists, whose lengths lead from one to the next; "" where they end well."""
         step = 4 + 4 * geometry.max_m
-        data = memoryview((self.folder / LINKS).read_bytes())
-        at = 0
+        data, at = memoryview((self.folder / LINKS).read_bytes()), 0
         for row in range(geometry.elements):
             if at + 4 > len(data):
                 return f"{LINKS} ends in row {row:,} of {geometry.elements:,}"
@@ -314,8 +522,7 @@ class IndexFolder:
         if self.ids is None or rows is None or geometry is None:
             return {}
         labels = np.zeros(len(rows), np.uint64)
-        gone = np.zeros(len(rows), dtype=bool)
-        fit = np.zeros(len(rows), dtype=bool)
+        gone, fit = np.zeros((2, len(rows)), dtype=bool)
         step = max(1, _STEP_BYTES // geometry.row)
         for start in range(0, len(rows), step):
             piece = rows[start : start + step]
@@ -328,16 +535,12 @@ class IndexFolder:
         values, counts = np.unique(labels, return_counts=True)
         twice = set(values[counts > 1].tolist())
         place = {label: row for row, label in enumerate(labels.tolist()) if label not in twice}
-        found = {}
-        bad = 0
-        shared = _shared(self.ids.labels)
-        for chunk, label in self.ids.labels.items():
-            row = place.get(label)
-            if row is None or gone[row] or not fit[row] or label in shared:
-                bad += 1
-            else:
-                found[chunk] = row
-        if bad:
+        shared = {label for label, ids in Counter(self.ids.labels.values()).items() if ids > 1}
+        found = {
+            chunk: row for chunk, label in self.ids.labels.items()
+            if (row := place.get(label)) is not None and not gone[row] and fit[row] and label not in shared
+        }  # fmt: skip
+        if bad := len(self.ids.labels) - len(found):
             said = f"{ROWS} has no sound row for {bad:,} of {len(self.ids.labels):,} ids"
             self._problems.append(("rows_damaged", said))
         unmapped = int((~gone).sum()) - len(found) - bad
@@ -394,8 +597,3 @@ class IndexFolder:
             normalised[found] = lost
         matrix[found] = taken
         return matrix, found, normalised
-
-
-def _shared(labels: dict[str, int]) -> set[int]:
-    seen: set[int] = set()
-    return {label for label in labels.values() if label in seen or seen.add(label)}  # type: ignore[func-returns-value]

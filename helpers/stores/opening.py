@@ -30,11 +30,11 @@ from helpers.stores import LOCK_COLLECTION, Reader, door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory, newest, require_own_files, stored_identifiers, stored_metadata
-from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of
 from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
 from helpers.stores.repair import Found
 from helpers.stores.rescue import Rescued, RescuedStore, rescue
+from helpers.stores.wire import EVERY, greet, identity_of, request_headers, session_of
 
 BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
 PAGE = 100
@@ -114,16 +114,21 @@ def open_source(
 
 
 @contextmanager
-def open_target(endpoint: Endpoint, *, links: bool = False) -> Iterator[ClientStore]:
-    """A target to write to. An embedded one is opened in place, and made where there is none. `links` are for a source only."""
+def open_target(endpoint: Endpoint, *, role: str = "target") -> Iterator[ClientStore]:
+    """A target to write to (`role` "source": one to be mended). An embedded one is opened in place, and made where there is none;
+    what is in it is looked at before and after the opening, and at the end: Chroma opens files by their names.
+    """
     if endpoint.path:
         path = Path(endpoint.path)
-        (layout.require_writable if links else require_place)(path)
+        (require_place if role == "target" else layout.require_writable)(path)
         if layout.is_new(path):
             _make_directory(path, endpoint)
         _require_current(path)
+        there = path.stat()
         with open_embedded(path, endpoint, role="target", label=endpoint.label) as store:
+            require_own_files(path, role=role, since=there)
             yield store
+        require_own_files(path, role=role, since=there)
     else:
         headers = request_headers(endpoint, "target")
         _, found = greet(endpoint, "target", headers)  # refuses a server that speaks only API v1

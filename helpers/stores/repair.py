@@ -40,6 +40,10 @@ _VALUES = {
 _ADD, _UPDATE, _UPSERT, _DELETE = 0, 1, 2, 3
 
 
+def _collection(topic: str) -> str:
+    return topic.rpartition("/")[2]
+
+
 @dataclass(slots=True)
 class Found:
     """Sentences about the source, sentences by collection id, and each value or record that was taken out.
@@ -125,10 +129,6 @@ def migrations(database: Path) -> list[tuple[str, int]]:
         return []
 
 
-def _collection(topic: str) -> str:
-    return topic.rpartition("/")[2]
-
-
 def _is_text(value: bytes | None) -> bool:
     """Whether a text of SQLite is UTF-8, which SQLite itself does not look at."""
     try:
@@ -137,36 +137,48 @@ def _is_text(value: bytes | None) -> bool:
         return False
 
 
-# Where texts are, what they belong to, and how one is replaced. Ids are not touched: two of them might become one.
-_JOINED = "m JOIN embeddings e ON m.id = e.id JOIN segments s ON e.segment_id = s.id"
-_OWNERS, _LISTS = f"FROM embedding_metadata {_JOINED}", f"FROM embedding_metadata_array {_JOINED}"
-_TEXTS = {
-    """SELECT rowid, topic, CAST(id AS BLOB), CAST(metadata AS BLOB) FROM embeddings_queue
-    WHERE NOT is_text(CAST(metadata AS BLOB))""": "UPDATE embeddings_queue SET metadata = ? WHERE rowid = ?",
-    f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.string_value AS BLOB) {_OWNERS}
-    WHERE typeof(m.string_value) = 'text' AND NOT is_text(CAST(m.string_value AS BLOB))""":
-    "UPDATE embedding_metadata SET string_value = ? WHERE rowid = ?",
-    f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.key AS BLOB) {_OWNERS}
-    WHERE NOT is_text(CAST(m.key AS BLOB))""": "UPDATE OR IGNORE embedding_metadata SET key = ? WHERE rowid = ?",
-}  # fmt: skip
-_TEXTS_OF_LISTS = {
-    f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.{column} AS BLOB) {_LISTS}
-    WHERE typeof(m.{column}) = 'text' AND NOT is_text(CAST(m.{column} AS BLOB))""":
-    f"UPDATE embedding_metadata_array SET {column} = ? WHERE rowid = ?"  # noqa: S608  # nosec B608
-    for column in ("string_value", "key")
-}  # fmt: skip
+# Where texts are, and what they belong to. Ids are not touched: two of them might become one.
+_TABLES = ("embedding_metadata", "embedding_metadata_array")
+_LOGGED = """SELECT rowid, topic, CAST(id AS BLOB), CAST(metadata AS BLOB) FROM embeddings_queue
+    WHERE NOT is_text(CAST(metadata AS BLOB))"""
+_BROKEN = """SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.{column} AS BLOB), m.id FROM {table} m
+    JOIN embeddings e ON m.id = e.id JOIN segments s ON e.segment_id = s.id
+    WHERE ('{column}' = 'key' OR typeof(m.{column}) = 'text') AND NOT is_text(CAST(m.{column} AS BLOB)) ORDER BY m.rowid"""
 
 
 def _texts(db: sqlite3.Connection, found: Found) -> None:
     """Bytes that are not UTF-8 in a document, a value or a key: replaced by U+FFFD; no engine reads the record otherwise."""
-    rows = []
-    lists = _columns(db, "embedding_metadata_array")
-    for query, replace in (_TEXTS | (_TEXTS_OF_LISTS if lists else {})).items():
-        for row, owner, chunk, raw in db.execute(query).fetchall():
-            db.execute(replace, (raw.decode("utf-8", "replace"), row))
-            shown = raw.decode("utf-8", "backslashreplace")
-            rows.append((_collection(owner), chunk.decode("utf-8", "replace"), shown))
+    rows: list[tuple[str, str, Any]] = []
+    tables = [table for table in _TABLES if _columns(db, table)]
+    values = [(table, _BROKEN.format(table=table, column="string_value")) for table in tables]
+    for table, query in [("embeddings_queue", _LOGGED), *values]:
+        change = f"UPDATE {table} SET {'string_value' if table in tables else 'metadata'} = ? WHERE rowid = ?"  # noqa: S608  # nosec B608
+        for row, owner, chunk, raw, *_ in db.execute(query).fetchall():
+            db.execute(change, (raw.decode("utf-8", "replace"), row))
+            rows.append((_collection(owner), chunk.decode("utf-8", "replace"), raw.decode("utf-8", "backslashreplace")))
+    escaped = []
+    for table in tables:
+        given: dict[tuple[int, bytes], str] = {}
+        for row, owner, chunk, raw, number in db.execute(_BROKEN.format(table=table, column="key")).fetchall():
+            shown = (owner, chunk.decode("utf-8", "replace"), raw.decode("utf-8", "backslashreplace"))
+            if (number, raw) not in given:
+                given[number, raw] = _new_key(db, tables, number, raw)
+                escaped += [shown] if given[number, raw] == shown[2] else []
+            db.execute(f"UPDATE {table} SET key = ? WHERE rowid = ?", (given[number, raw], row))  # noqa: S608  # nosec B608
+            rows.append(shown)
     found.repaired("no_utf8", rows, "{n} texts held bytes that are not UTF-8; replaced by \N{REPLACEMENT CHARACTER}")
+    sentence = "{n} keys would so have become another key of their chunk; their bytes are written as \\xNN"
+    found.repaired("same_key", escaped, sentence)
+
+
+def _new_key(db: sqlite3.Connection, tables: list[str], number: int, raw: bytes) -> str:
+    """What a key that is not UTF-8 becomes; two of one chunk never become one. `sqlite3.DataError` where both ways are taken."""
+    query = " UNION ".join(f"SELECT CAST(key AS BLOB) FROM {table} WHERE id = ?1" for table in tables)  # noqa: S608  # nosec B608
+    there = {key for (key,) in db.execute(query, (number,))}
+    for how in ("replace", "backslashreplace"):
+        if (key := raw.decode("utf-8", how)).encode() not in there:
+            return key
+    raise sqlite3.DataError(f"a chunk has the key {raw[:60]!r}, which is not UTF-8, and others that it would become")
 
 
 # What may be read otherwise by Python, SQLite and serde_json: no JSON, surrogates, numbers of many digits or large exponents.
@@ -547,10 +559,27 @@ def _ghosts(db: sqlite3.Connection, found: Found) -> None:
     ):  # fmt: skip
         if n := db.execute(query).fetchone()[0]:
             found.source.append(f"{n} {what}; they are in no collection and are not migrated")
+    for table in _TABLES:
+        _of_no_chunk(db, table, _columns(db, table), found)
     held = {row[0] for row in db.execute("SELECT id FROM collections")}
     topics = db.execute("SELECT topic, count(*) FROM embeddings_queue GROUP BY topic").fetchall()
     if n := sum(count for topic, count in topics if _collection(topic) not in held):
         found.source.append(f"{n} log records of collections that are gone; they are not migrated")
+
+
+def _of_no_chunk(db: sqlite3.Connection, table: str, columns: list[str], found: Found) -> None:
+    """Documents and values under the number of a chunk that is not there: Chroma shows none of them."""
+    query = f"""SELECT id, CAST(key AS BLOB), {_cells(columns)} FROM {table} m
+        WHERE NOT EXISTS (SELECT 1 FROM embeddings e WHERE e.id = m.id) ORDER BY id, key"""  # noqa: S608  # nosec B608
+    n, examples = 0, []
+    for number, key, *read in db.execute(query) if columns else ():
+        n += 1
+        if n <= 3:
+            held = ", ".join(said[:60] for _, said in _held(columns, read).values())
+            examples.append(f"row {number}, {key.decode('utf-8', 'backslashreplace')[:40]!r}: {held}")
+    if n:
+        what = f"{n:,} documents or values in {table} are of chunks that are not there; not migrated"
+        found.source.append(damage(f"{what} ({'; '.join(examples)})", "They are invisible to the application today."))
 
 
 def _strays(db: sqlite3.Connection, copy: Path, found: Found) -> None:

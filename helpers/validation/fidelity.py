@@ -7,28 +7,33 @@ chunk and at most a thousand differences of each kind and collection; every diff
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import WorldError
 from helpers.migration.delta import settings_of
-from helpers.migration.reembedding import made_anew
+from helpers.migration.reembedding import as_written, made_anew
+from helpers.migration.staging import Shared
+from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, Verdict, silent
-from helpers.run.executor import Workers
-from helpers.schema import Transformed
+from helpers.results import Progress, silent
+from helpers.run.executor import Order, Workers, opened
+from helpers.schema import Context, Schema, Transformed
+from helpers.schema.rules import over_limits
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
-from helpers.snapshots.export_journal import ahead
+from helpers.snapshots.export_journal import Part, ahead
+from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Space, Store
-from helpers.validation.expectation import Expectation, Judged, Seen, judged, judged_away, unexcused
-from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Sent, Write, announced, unwritten
+from helpers.stores.limits import known_of
+from helpers.validation.equivalence import Merged, Search, Write, unwritten
 from helpers.validation.properties import (
     FieldTests,
     FieldValues,
@@ -38,24 +43,112 @@ from helpers.validation.properties import (
     of_merged,
 )
 from helpers.validation.search import (
-    Answers,
     Probes,
-    Record,
-    Truth,
-    answers_within,
-    ask_probes,
     choose_probes,
-    equivalence,
-    exact_overlap,
     lost_queries,
-    mean_of,
     named_queries,
-    noise,
-    overlap,
-    overlap_ks,
-    records,
-    shared,
 )
+
+# -- what a target is held to, and one part of it, compared here or by a worker of Dask -------------------------------
+
+_AHEAD = 8  # parts of both sides that the run holds, 25 MB each; it takes them in no faster than five workers give them
+REFUSED = ReasonCode.REFUSED_BY_TARGET  # believed: nobody here can repeat what the target said
+
+
+def unexcused(
+    schema: Schema, moved: Transformed, aside: Sequence[tuple[int, str]], context: Context, parameters: Parameters,
+    source: CollectionInfo,
+) -> list[tuple[int, str]]:  # fmt: skip
+    """Those of `aside` (position, reason given) with which schema and vector checks find nothing wrong."""
+    if not (checked := [(position, reason) for position, reason in aside if reason != REFUSED]):
+        return []
+    dimensions = parameters.expected.dimensions
+    failures = schema.failures(
+        moved, context, dimension=source.dimension, allowed_dimensions=dimensions, space=source.space
+    )
+    failing = {*failures["id"], *over_limits(moved.batch, moved.source_ids, "", known_of(parameters.target))["id"]}
+    out = set(failures["id"][failures["reason"] == ReasonCode.LEFT_OUT])
+    return [
+        (position, reason)
+        for position, reason in checked
+        if moved.source_ids[position] not in (out if reason == ReasonCode.LEFT_OUT else failing)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a target is held to. `quarantined` maps (collection, source id) to the reason."""
+
+    snapshot: Snapshot
+    schema: Schema
+    parameters: Parameters
+    date: datetime.date
+    quarantined: Mapping[tuple[str, str], str]
+    baseline: Mapping[str, Any] | None = None
+    reembedded: Path | None = None  # the folder of vectors made anew, where some were ordered
+
+    def written(self) -> Snapshot:
+        """The snapshot as the target must hold it: lost vectors replaced by those that were made for them."""
+        return self.snapshot if self.reembedded is None else as_written(self.snapshot, self.reembedded)
+
+    def context(self) -> Context:
+        return Context.of(self.snapshot.names(), self.date, self.parameters.migration)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a target collection gave for the chunks of a part, and how that differs: rows of `comparison.COLUMNS`."""
+
+    found: ChunkBatch
+    differences: list[tuple[Any, ...]]
+    wrong: WrongVectors | None
+    measures: Measures
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A part as the snapshot has it and as it is to stand in the target; by target collection the positions that belong there,
+    and what was seen of them, where the collection is there."""
+
+    batch: ChunkBatch
+    moved: Transformed
+    groups: dict[str, list[int]]
+    seen: dict[str, Seen] = field(default_factory=dict)
+
+
+def judged(
+    store: Store, schema: Schema, context: Context, name: str, batch: ChunkBatch, aside: Collection[str],
+    spaces: Mapping[str, Space],
+) -> Judged:  # fmt: skip
+    """A part of source collection `name` against the target, whose collections have these `spaces`; without the ids `aside`."""
+    moved = schema.transform(batch, name, context)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for position, chunk in enumerate(moved.source_ids):
+        if chunk not in aside:
+            groups[moved.targets[position]].append(position)
+    found = Judged(batch, moved, dict(groups))
+    for target, positions in sorted(groups.items()):
+        if target in spaces:
+            pair = next(compare.compared(store, target, [moved.batch.take(positions)], spaces[target]))
+            rows = list(pair.differences.itertuples(index=False, name=None))
+            found.seen[target] = Seen(pair.found, rows, pair.wrong, pair.measured())
+    return found
+
+
+def judged_away(
+    workers: Workers, of: Expectation, context: Context, name: str, aside: Collection[str], spaces: Mapping[str, Space]
+) -> Iterator[Judged]:
+    """As `judged`, part by part in order, done by workers."""
+    shared, rest = Shared.of(workers, of.snapshot, of.schema, of.reembedded), (name, frozenset(aside), dict(spaces))
+    given, most = (_judged, workers.order, shared), min(_AHEAD, workers.at_once)
+    yield from ahead(lambda part: workers.call(*given, part, context, *rest), of.snapshot.parts(name), most)
+
+
+def _judged(order: Order, shared: Shared, part: Part, context: Context, name: str, *rest: Any) -> Judged:
+    return judged(opened(order, "target"), shared.schema, context, name, shared.read(part), *rest)
+
+
+# -- the pass ----------------------------------------------------------------------------------------------------------
 
 DIFFERENCE_COLUMNS = ["collection", "source_collection", "id", "source_id", "difference", "field", "detail"]
 
@@ -109,7 +202,9 @@ class Findings:
     plane: list[tuple[str, ChunkBatch, ChunkBatch]] = field(default_factory=list)
     search: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection
     merged: list[dict[str, Any]] = field(default_factory=list)  # one row a source and merged target, see `Merged`
-    announced: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection, see `merged.announced`
+    announced: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # one row a source collection, see `equivalence.announced`
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
     known: list[dict[str, Any]] = field(default_factory=list)  # rows of `properties.KnownAnswers`
@@ -134,7 +229,7 @@ class Examination:
     def __init__(
         self, store: Store, expectation: Expectation, write: Write = unwritten, workers: Workers | None = None
     ) -> None:
-        """`write` gets every list that a search gave (`merged.searches`). `workers` compare a target that is a server."""
+        """`write` gets every list that a search gave (`equivalence.searches`). `workers` compare a target that is a server."""
         self.store, self.of, self.write, self.workers = store, expectation, write, workers
         self.context = expectation.context()
         names = expectation.snapshot.names()
@@ -213,7 +308,10 @@ class Examination:
         name = source.name
         count = SourceCount(name)
         self.found.sources.append(count)
-        search = _Search(self, source)
+        search = Search(
+            source, self.own[name], self.probes(name), self.store, self._merged, self.of.parameters.validation,
+            (self.of.baseline or {}).get("collections", {}).get(name, {}), self.write, anew=name in self.anew,
+        )  # fmt: skip
         sample = max(3, _PLANE // max(1, len(self._sources)))
         count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
         for part in self._parts(name):
@@ -380,185 +478,3 @@ class Examination:
         if self._kept[target, difference] <= _KEPT:
             values = (target, source, chunk, source_id, difference, where, detail)
             self._rows.append(dict(zip(DIFFERENCE_COLUMNS, values, strict=True)))
-
-
-class _Search:
-    """Search equivalence of one source collection: asked before the pass, measured during it."""
-
-    def __init__(self, exam: Examination, source: CollectionInfo) -> None:
-        of, rules = exam.of, exam.of.parameters.validation
-        self.k, self.space, self.name, self.merged = rules.k, source.space, source.name, exam._merged
-        self.put, self.anew = exam.write, exam.anew
-        self.probes = exam.probes(source.name)
-        measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
-        self.baseline, self.doubt, self.left_out = (measured.get(key) for key in ("probes", "doubt", "moved"))
-        self.known = {r["id"]: r for r in self.baseline or []}  # the source's records, by probe
-        self.was_space = exam.own[source.name]
-        self.moved = source.name in exam.anew or self.was_space != self.space  # distances of before are no measure
-        if source.name in exam.anew:
-            self.doubt = "its vectors are made anew by order (migration.reembed)"
-        elif self.moved:
-            self.doubt = f"its distance is {self.was_space}, the target's {self.space} by order (migration.index)"
-        self.ordered, self.before = rules.overquery, measured.get("overquery") or rules.overquery
-        self.ids: list[str] = []
-        self.homes: list[str] = []  # per probe: the target collection that its own chunk went to
-        if self.probes.ids:
-            moved = of.schema.transform(self.probes.chunks, source.name, exam.context)
-            self.ids, self.homes = moved.batch.ids, moved.targets
-        homes = of.schema.targets([source.name])
-        self.others = bool(self.merged.possible) or len(homes) > 1  # whether a client asks otherwise than before
-        self.why = ""
-        self.answers: dict[str, Answers] = {}  # by target collection, of all that it holds
-        for name in sorted(homes) if self.probes.ids else ():
-            count = exam.store.count(name) if name in exam._targets else 0
-            if count:
-                try:
-                    self.answers[name] = ask_probes(exam.store, name, self.probes, self.k, rules.overquery, count)
-                except WorldError as error:
-                    self.why = error.line()
-        own = [{chunk} for chunk in self.ids]
-        wanted = [a.wanted(self.ids, rules.overquery + self.k) for a in self.answers.values()]
-        self.wanted = [set().union(*parts) for parts in zip(own, *wanted, strict=True)]
-        self.listed = set().union(*self.wanted)
-        self.own: dict[str, set[str]] = {}  # target collection → ids there that are of this collection and were listed
-        self.origin: dict[str, str] = {}  # their ids in the source
-        self.sent: dict[
-            str, str
-        ] = {}  # chunks that were among a probe's nearest in the source → their target collection
-        self.after: list[Record] = []
-        self.source_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
-        self.target_truth = Truth(self.probes.vectors, self.space, self.k, self.wanted)
-        self.whole_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
-
-    def feed_source(self, moved: ChunkBatch) -> None:
-        """The next chunks of this collection, quarantined ones too, under their ids of the target."""
-        if self.others:
-            self.whole_truth.add(moved.ids, moved.embeddings)
-
-    def feed(self, target: str, expected: ChunkBatch, found: ChunkBatch, origins: list[str]) -> None:
-        """The next chunks of this collection that belong in a target collection, and what it holds; the target's ids."""
-        self.source_truth.add(expected.ids, expected.embeddings)
-        self.target_truth.add(found.ids, found.embeddings)
-        near = {chunk for nearest in self.whole_truth.nearest for _, chunk in nearest}
-        self.sent |= {chunk: target for chunk in expected.ids if chunk in near}
-        known = self.listed.union(chunk for nearest in self.target_truth.nearest for _, chunk in nearest)
-        listed = {c: o for c, o in zip(expected.ids, origins, strict=True) if c in known}
-        self.own.setdefault(target, set()).update(listed)
-        self.origin |= listed
-
-    def row(self) -> dict[str, Any]:
-        """The collection's row of `search.rows_frame`, with overlaps and the probes that could not be."""
-        none: Answers = Answers([[] for _ in self.ids], [[] for _ in self.ids])
-        asked = [(self.answers[name], self.own[name]) for name in sorted(self.own.keys() & self.answers.keys())]
-        answers = answers_within(asked, self.k) if asked else none
-        self.after = after = records(self.ids, answers, self.target_truth, self.space, self.k)
-        for record in after:
-            record["id"] = self.origin.get(record["id"], record["id"])
-            for key in ("plain", "over", "exact"):
-                record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
-        row: dict[str, Any] = {"collection": self.name, "space": self.space}
-        row |= equivalence(self.baseline, after, self.space, self.doubt or "", self.left_out or 0)
-        missed = [r["id"] for r in after if r["reachable"] is False]
-        row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
-        for k in overlap_ks(self.k):
-            row[f"overlap_exact@{k}"] = exact_overlap(self.ids, self.source_truth, self.target_truth, self.space, k)
-            if not self.moved:
-                row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
-        if self.moved:
-            row |= self._by_another_distance()
-        if self.name in self.anew and (same := row[f"overlap_plain@{self.k}"]) == same:
-            row["detail"] += f"; for information: {same:.2f} of the {self.k} nearest of before are answered still"
-        row |= self._over_queries(row)
-        if self.why:
-            row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
-        self._client_view()
-        self._write(answers, row["overquery_after"])
-        return row
-
-    def _by_another_distance(self) -> dict[str, Any]:
-        """What is the same where distances are not: the chunks that both sides answer, the recall of each side's own index."""
-        pairs = [(self.known[r["id"]], r) for r in self.after if r["id"] in self.known]
-        recalls = [a["recall"] for a, b in pairs if None not in (a["recall"], b["recall"])]
-        found = {"recall_before": mean_of(recalls), "recall_pairs": len(recalls)} if recalls else {}
-        for k in overlap_ks(self.k):
-            both = [[set([c for c, _ in r["plain"] if c != r["id"]][:k]) for r in pair] for pair in pairs]
-            found[f"overlap_plain@{k}"] = mean_of([len(a & b) / len(a) for a, b in both if a])
-        return found
-
-    def _write(self, answers: Answers, depth: int) -> None:
-        """Every list of both sides as evidence: of a query's own collection, under ids of the source."""
-        for p, record in enumerate(self.after):
-            reaches = {"plain": record["plain_reach"], "over": answers.over_reach[p] if answers.over_reach else None}
-            for side, of, deep in (("source", self.known.get(record["id"]), self.before), ("target", record, depth)):
-                if of is None:
-                    continue
-                for key, answer in (("plain", ANSWER), ("over", OVER), ("exact", EXACT)):
-                    pairs, reach = of.get(key) or [], reaches.get(key) if side == "target" else of.get(f"{key}_reach")
-                    tie = noise(
-                        self.was_space if side == "source" else self.space,
-                        max((abs(d) for _, d in pairs), default=0.0),
-                        of["scale"],
-                    )
-                    reach = None if reach is None or np.isinf(reach) else reach
-                    place = self.homes[p] if side == "target" else ""
-                    self.put(self.name, record["id"], record["id"], place, RESTRICTED, side, answer, self.k,
-                             deep if key == "over" else self.k, reach, tie, pairs)  # fmt: skip
-
-    def _client_view(self) -> None:
-        """Each probe as a client asks it, of the whole target collection, for `Merged`."""
-        was = {} if self.doubt else self.known
-        for p, (home, record) in enumerate(zip(self.homes, self.after, strict=True)):
-            if home not in self.answers:
-                continue
-            plain, over = self.answers[home].plain[p], self.answers[home].over[p][: self.k]
-            own, before = self.ids[p], was.get(record["id"])
-            answered = [(d, self.origin.get(c, "")) for c, d in plain if c != own]  # "": of another collection
-            named = [(d, c) for c, d in before["plain"][: self.k] if c != record["id"]] if before else []
-            scale = max(record["scale"], before["scale"]) if before else record["scale"]
-            same = shared(named, answered, self.space, scale) if named else None
-            nearest = self.whole_truth.nearest[p]
-            left = [pair for pair in nearest if self.sent.get(pair[1]) == home]
-            depth = self.answers[home].given
-            asked = Asked(record["id"], own, nearest, plain, over, depth, before, same, left)
-            self.merged.asked[home, self.name, p] = asked
-
-    def announced(self, store: Store, fields: Sequence[str]) -> list[dict[str, Any]]:
-        """Its probes sent once more, see `merged.announced`."""
-        homes = sorted(self.own.keys() & self.answers.keys())
-        queries = [r["id"] for r in self.after]
-        sent = Sent(self.name, self.space, self.k, self.probes.vectors, self.ids, queries, self.whole_truth, self.sent)
-        return announced(store, homes, bool(self.merged.possible & set(homes)), fields, sent, self.put)
-
-    def distances(self) -> list[dict[str, Any]]:
-        """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""
-        rows = []
-        for p, record in enumerate(self.after):
-            before = self.known.get(record["id"])
-            if before is None:
-                continue
-            first = dict(before["plain"])
-            gaps = [abs(d - first[chunk]) for chunk, d in record["plain"] if chunk in first]
-            largest = None if self.moved else max(gaps, default=None)
-            whole = self.answers[self.homes[p]].plain[p] if self.homes[p] in self.answers else []
-            ends = [listed[-1][1] if listed else None for listed in (before["plain"], record["plain"], whole)]
-            row = {"collection": self.name, "query": record["id"], "same_chunks": len(gaps),
-                   "largest_difference": largest}  # fmt: skip
-            rows.append(row | dict(zip(("last_before", "last_after", "last_unrestricted"), ends, strict=True)))
-        return rows
-
-    def _over_queries(self, row: dict[str, Any]) -> dict[str, Any]:
-        """How many results both sides gave, and that a target which gives fewer than ordered is not failed for it.
-
-        Only an over-query that is much longer than k tells a lost chunk from the chance of an approximate index.
-        """
-        after = min((a.given for a in self.answers.values() if a.given), default=self.ordered)
-        told = [
-            f"the {side} gives {given:,} results at most, not {self.ordered:,}"
-            for side, given in (("source", self.before), ("target", after))
-            if given < self.ordered
-        ]
-        found: dict[str, Any] = {"overquery_before": self.before, "overquery_after": after}
-        if after < self.ordered and row["verdict"] is Verdict.FAIL and row["distance_excess"] <= 1.0:
-            found |= {"verdict": Verdict.WARNING, "unsure": True}
-            told.append("too few to tell a lost chunk from normal variation of the index")
-        return {**found, "detail": "; ".join(filter(None, [row["detail"], *told]))}

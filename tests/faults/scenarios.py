@@ -210,7 +210,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "nginx's log of writes", "new", begin_or_resume, begin_or_resume, names("""
-            fence.__init__:Control.record fence.control:Control.read_since
+            fence.__init__:Control.record fence.__init__:Control.read_since
         """), check=open_again, bench=recorded,
     ),
     Scenario("validation fails", "migrated", always("resume", "one", "--until", "23"), always("resume", "one", "--until", "23"),
@@ -228,7 +228,7 @@ SCENARIOS: list[Scenario] = [
             migration.staging:_Staging._write migration.staging:_Staging.finish
         """), check=anew, bench=lambda shared: shared.once("anew", Anew)),
     Scenario("remedy 46", "migrated", always(), always(), names("""
-            troubleshooting.target:Mend._export
+            troubleshooting:Mend._export
         """), prepare=lose_fields, does=remedy("46"),
     ),
     Scenario("remedy 47", "migrated", always(), always(), names("""
@@ -237,7 +237,7 @@ SCENARIOS: list[Scenario] = [
         bench=lambda shared: shared.once("damaged", Damaged),
     ),
     Scenario("remedy 48", "migrated", always(), always(), names("""
-            troubleshooting.target:Mend._export troubleshooting.target:_state
+            troubleshooting:Mend._export troubleshooting:_state
         """), prepare=lose_chunks, does=remedy("48"),
     ),
     Scenario("a new database", "new", begin_or_resume, begin_or_resume, names("""
@@ -332,7 +332,7 @@ WITHOUT: dict[str, str] = {
         "proposals and tables of notebooks 42 and 46, which are made again: tests/test_troubles_of_the_data.py":
             """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look""",
         "lists of steps 11 and 23, before the result of the step, which makes them again: tests/test_explore_findings.py":
-            """profiling.similarity:keep validation.merged:searches""",
+            """profiling.similarity:keep validation.equivalence:searches""",
         "of an export or an import of files, which is begun anew: tests/test_snapshots_without_a_migration.py":
             """snapshots.backup:_collection snapshots.backup:_to_jsonl snapshots.backup:export""",
         "of snapshots in a storage, killed at its requests: tests/test_snapshots_in_object_storage.py":

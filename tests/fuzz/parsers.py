@@ -159,7 +159,7 @@ def page(bench: Bench, path: Path) -> object:
 
 
 def page_of_figure(bench: Bench, path: Path) -> object:
-    from helpers.report.facts import picture, read_run
+    from helpers.report import picture, read_run
 
     list(read_run(run_of(bench)).changes)
     return picture(path, "x") if path.suffix == ".svg" else None
@@ -185,7 +185,7 @@ def verified(bench: Bench, path: Path) -> object:
 
 def gates(bench: Bench, path: Path) -> object:
     from helpers.evidence import signoffs
-    from helpers.report.facts import read_signoffs
+    from helpers.report import read_signoffs
 
     run = run_of(bench)
     read_signoffs(run)
@@ -202,13 +202,13 @@ def results_read(bench: Bench, path: Path) -> object:
 def progress_read(bench: Bench, path: Path) -> object:
     from unittest.mock import patch
 
-    from helpers.status import overview
+    from helpers import status
 
-    overview._progress(path)
+    status._progress(path)
     import datetime as dt
 
-    with patch.object(overview, "at_work", lambda folder: {1: "host"}):
-        return overview.at_work_now(RunFolder.of(RUN), dt.datetime.now(dt.UTC))
+    with patch.object(status, "at_work", lambda folder: {1: "host"}):
+        return status.at_work_now(RunFolder.of(RUN), dt.datetime.now(dt.UTC))
 
 
 def yaml_value(read: str) -> Callable[[Bench, Path], object]:
@@ -379,12 +379,12 @@ def doctor(bench: Bench, path: Path) -> object:
 
 
 def index_read(bench: Bench, path: Path) -> object:
-    from helpers.stores.index_files import IndexFolder, inspect_index, links_bloated
+    from helpers.stores.index_files import IndexFolder, links_bloated
 
     folder = path.parent
     links_bloated(folder)
-    inspect_index(folder)
-    seen = inspect_index(folder, dimension=6, m=16, cosine=True)
+    assert IndexFolder(folder).health
+    seen = IndexFolder(folder, dimension=6, m=16, cosine=True).health
     index = IndexFolder(folder, dimension=6, m=16, cosine=True)
     index.vectors(["c1", "late3", "nobody"])
     return seen
@@ -403,9 +403,9 @@ def old_directory_read(bench: Bench, path: Path) -> object:
 def staged_read(bench: Bench, path: Path) -> object:
     from helpers.migration.delta import Delta
     from helpers.migration.staging import Quarantine
-    from helpers.snapshots.staged import in_use
+    from helpers.snapshots.remote import staged_in_use
 
-    in_use(folder := bench.home / "staging")
+    staged_in_use(folder := bench.home / "staging")
     staged = Delta.load(folder / "staged").add
     for target in staged.files:
         _ = list(staged.stream(target, 0, 7)), list(staged.ids(target)), staged.origins(target, 0, staged.rows(target))
@@ -420,11 +420,11 @@ def small_read(bench: Bench, path: Path) -> object:
     from helpers.profiling import Places
     from helpers.rollback import replay
     from helpers.snapshots.export_journal import read_parquet
-    from helpers.troubleshooting import target
+    from helpers.troubleshooting import exports, manifest_of, unfinished
 
     match path.relative_to(bench.home).parts[0]:
         case "undo":
-            found = [(e, target.manifest_of(e), target.unfinished(e)) for e in target.exports(path.parent.parent)]
+            found = [(e, manifest_of(e), unfinished(e)) for e in exports(path.parent.parent)]
             return [
                 read_parquet(e / file) for e, made, _ in found for name in made["ids"] for file in made["files"][name]
             ]

@@ -27,6 +27,7 @@ EXCUSED = {
     "rehearsal.sample_application:write": REHEARSAL,
     "rehearsal.setup:Client._read": REHEARSAL, "stores.creation:RehearsalEmbedding._hashed": OWN,
     "parameters.snapshots:rules_of": "words of a command line, as parameters: tests/test_directories_of_snapshots.py",
+    "parameters.snapshots:_keys_of": "the operator's own file of credentials: tests/test_parameters_secrets.py",
     "snapshots.objects:Objects._abort": "a checked URL of the parameters",
     "snapshots.objects:Objects._uploads": "what a driver made of an answer: tests/test_directories_of_snapshots.py",
     "snapshots.retention:_made": "a manifest that counts with a proof only: tests/test_directories_of_snapshots.py",

@@ -33,8 +33,7 @@ from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Store
 from helpers.stores.limits import Limits, Usage
-from helpers.validation.expectation import Expectation
-from helpers.validation.fidelity import Examination
+from helpers.validation.fidelity import Examination, Expectation
 from tests.schema_lines import DATE
 from tests.storage import plan
 

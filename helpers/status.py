@@ -1,12 +1,17 @@
-"""Where the runs stand: the map of steps for notebook 00 and for `runbook status`."""
+"""Where the runs stand: for notebook 00, `runbook status` and the terminal.
+
+Of one run: what is due, the time that is left, the rollback, whom to call. Times are measured ones where this run has them, else
+the estimate of its dry run; what nobody measured is said to be unknown.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime as dt
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,76 +19,26 @@ from typing import Any
 from tqdm import tqdm
 
 from helpers import audit
-from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
+from helpers.cutover import CutoverState
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError, one_line
 from helpers.evidence import trusted
-from helpers.evidence.signing import ALLOWED
-from helpers.evidence.signoffs import GateState, gate_state
-from helpers.evidence.statement import allowed_signers
+from helpers.evidence.signoffs import gate_state, open_gate
 from helpers.fence import FenceState
 from helpers.formatting import bare, count, duration, moment
-from helpers.migration.checkpoint import Kept
+from helpers.migration.checkpoint import Checkpoint, Kept
+from helpers.notify import FAILED, Around, level, levels
+from helpers.notify import read as read_notices
 from helpers.reason_codes import ReasonCode
+from helpers.report import numbers
 from helpers.results import Check, StepResult, Verdict, as_kind, contents, file_digest, json_in, passed
 from helpers.rollback import RollbackState, at_work
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
+from helpers.run.advice import triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
-from helpers.run.window import now_utc, refusal
-
-# -- gates -------------------------------------------------------------------------------------------------------------
-
-# The gates that people open: which approvals are due behind a step, and whether the run may go on.
-
-
-def open_gate(folder: RunState, steps: Iterable[plan.Step]) -> RunbookError | None:
-    """What stops the run behind the first passed step whose gate is shut: a NO-GO, or missing approvals; else None."""
-    for step in steps:
-        if step.gate and passed(folder.result(step.number)):
-            error = _behind(folder, step)
-            if error is not None:
-                return error
-    return None
-
-
-def _behind(folder: RunState, step: plan.Step) -> RunbookError | None:
-    # After the cutover a signature stays what it was when it counted: keys may go from the list then, and a resume may
-    # change what concerns the steps after it.
-    done = passed(folder.result(Step.CUTOVER))
-    state = gate_state(folder, step.gate, None if done else allowed_signers(folder))
-    if (
-        done
-        and not state.blocked
-        and all(set(state.stale.get(role, [""])) <= {RunPath.PARAMETERS} for role in state.missing)
-    ):
-        return None
-    if state.blocked:
-        return NoGo(
-            ReasonCode.SIGNED_NO_GO, f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over."
-        )
-    if not state.missing:
-        return None
-    example = (
-        f"{folder.command('sign')} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
-    )
-    first = (
-        ""
-        if (folder.reports / ALLOWED).is_file()
-        else (f"First name who may sign: {folder.command('resume')} --set signoff.allowed_signers=FILE. ")
-    )
-    return WaitingForSignoffs(
-        ReasonCode.SIGNOFFS_MISSING,
-        f"run {folder.id} waits for the approval of {', '.join(_with_reason(state, role) for role in state.missing)}",
-        next_step=f"{first}Each signs with: {example}",
-    )
-
-
-def _with_reason(state: GateState, role: str) -> str:
-    """The role, and why an approval that it gave does not count."""
-    if state.stale.get(role):
-        return f"{role} (given before {', '.join(state.stale[role])} changed)"
-    return f"{role} ({state.refused[role]})" if role in state.refused else role
-
+from helpers.run.window import Hours, now_utc, permission, refusal
+from helpers.snapshots.retention import kept_line, settled
 
 # -- overview ----------------------------------------------------------------------------------------------------------
 
@@ -129,6 +84,11 @@ def first_open_step(folder: RunState) -> plan.Step | None:
     return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
 
 
+def _before(step: plan.Step | None) -> Sequence[plan.Step]:
+    """The steps of the sequence before this one; all of them before None."""
+    return plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far a run is, in `word`: not begun, rolled back, NO-GO, waiting, done, or the state of `step`, the one that is due.
@@ -149,7 +109,7 @@ def standing(folder: RunState, last: plan.Step = plan.LINE[-1]) -> Standing:
     if rolled_back(folder):
         return Standing("rolled back")
     step = first_open_step(folder)
-    for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
+    for passed_step in _before(step):
         gate = gate_state(folder, passed_step.gate) if passed_step.gate else None
         if gate is not None and (gate.blocked or gate.missing):
             word = "NO-GO" if gate.blocked else "waiting"
@@ -164,16 +124,9 @@ def step_rows(folder: RunState | None) -> list[dict[str, Any]]:
     rows = []
     for step in plan.LINE:
         result = folder.result(step.number) if folder else None
-        rows.append(
-            {
-                "step": step.number,
-                "title": step.title,
-                "section": step.section,
-                "state": state(result),
-                "seconds": round(result.seconds, 1) if result else 0.0,
-                "notebook": step.notebook,
-            }
-        )
+        seconds = round(result.seconds, 1) if result else 0.0
+        rows.append({"step": step.number, "title": step.title, "section": step.section, "state": state(result),
+                     "seconds": seconds, "notebook": step.notebook})  # fmt: skip
     return rows
 
 
@@ -221,7 +174,7 @@ def _due(folder: RunState, step: plan.Step | None) -> str:
     """In a few words what the run waits for: signatures by role, a step, nothing."""
     if (back := RollbackState.load(folder.workspace)) is not None:
         return "nothing: rolled back" if back.finished else "rollback"
-    for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
+    for passed_step in _before(step):
         if passed_step.gate and passed(folder.result(passed_step.number)):
             gate = gate_state(folder, passed_step.gate)
             if gate.blocked:
@@ -270,7 +223,7 @@ def next_action(folder: RunState | None, now: dt.datetime | None = None) -> str:
     if said := at_work_now(folder, now or now_utc()):
         return said
     step = first_open_step(folder)
-    shut = open_gate(folder, plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)])
+    shut = open_gate(folder, _before(step))
     if shut is not None:
         return str(shut)
     if step is None:
@@ -279,11 +232,7 @@ def next_action(folder: RunState | None, now: dt.datetime | None = None) -> str:
     if result is not None and result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
     refused = refusal(folder, step, now)  # what `resume` would say
-    return (
-        str(refused)
-        if refused is not None
-        else f"Step {step.number} ({step.title}) is next: {folder.command('resume')}"
-    )
+    return str(refused or f"Step {step.number} ({step.title}) is next: {folder.command('resume')}")
 
 
 # -- console -----------------------------------------------------------------------------------------------------------
@@ -431,3 +380,218 @@ def _really_passed(folder: RunState, step: plan.Step) -> bool:
         return False
     # A notebook that was run by hand is kept where its owner likes.
     return not result.facts.get("execution") or kernel.is_whole(folder.reports / step.notebook)
+
+
+# -- `runbook status` --------------------------------------------------------------------------------------------------
+
+_FIRST_OF_NIGHT, _LAST_OF_NIGHT = Step.FENCE_WRITES, Step.CUTOVER  # what belongs inside the window
+
+
+def status(chosen: argparse.Namespace) -> int:
+    if not chosen.run_id:
+        rows = run_rows()
+        print(table([dict(row) for row in rows]) if rows else next_action(None))
+        return 0
+    folder = runs.find(chosen.run_id)
+    with contextlib.suppress(
+        WorldError
+    ):  # relative paths of its parameters are taken from there, where it is still there
+        folder.enter()
+    print("\n".join(report(folder, now_utc())))
+    return 0
+
+
+def report(folder: RunState, now: dt.datetime) -> list[str]:
+    """The screen of one run, line by line."""
+    rows = [{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]
+    lines = [f"Run {folder.id}, begun {moment(folder.facts['created'])}, in {folder.reports}", "", table(rows), ""]
+    parts: list[tuple[str, Callable[[RunState, dt.datetime], str]]] = [
+        ("Due", next_action), ("Window", _window), ("To do", _to_do), ("Rollback", _rollback),
+        ("Cutover", lambda f, _: one_line(_cutover(f))),
+        ("Fence", lambda f, _: one_line(fence_sentence(f))),
+        ("Notices", lambda f, _: _notices(f)), ("Call", _call),
+        ("Kept", lambda f, _: kept_line(f)),
+    ]  # fmt: skip
+    for head, say in parts:
+        for at, line in enumerate(filter(None, say(folder, now).splitlines())):
+            lines.append(f"{head + ':' if at == 0 else '':<10}{line}")
+    return lines
+
+
+def fence_sentence(folder: RunFolder) -> str:
+    """The run's write fence in a sentence; "" where it has none."""
+    state = FenceState.load(folder.workspace)
+    return state.sentence() if state is not None else ""
+
+
+def _window(folder: RunState, now: dt.datetime) -> str:
+    hours = Hours.of(folder.parameters)
+    if hours is None or settled(folder):
+        return ""
+    if now < hours.opens:
+        left = f"opens in {duration((hours.opens - now).total_seconds())}"
+    elif now > hours.closes:
+        left = f"closed {duration((now - hours.closes).total_seconds())} ago"
+    elif now > hours.end:
+        left = f"over; {duration((hours.closes - now).total_seconds())} of its buffer left"
+    else:
+        left = f"{duration((hours.end - now).total_seconds())} left, and the buffer"
+    said = permission(folder)
+    return (
+        f"{left} ({moment(hours.start)} to {moment(hours.end)}, buffer {duration(hours.buffer.total_seconds())} each side)"
+        + (f"\nSteps may start outside it: {one_line(said)}" if said else "")
+    )
+
+
+def seconds_of(folder: RunState, step: plan.Step) -> tuple[float, str]:
+    """(Seconds that the step takes, "measured" or "estimated"); (0, "") where nobody knows.
+
+    Measured is what an earlier execution in this run took, estimated what its dry run says. A step that watches takes
+    the time that the parameters name at least.
+    """
+    for found in _results(folder, step.number):
+        if passed(found) and not found.facts.get("resumed"):
+            return found.seconds, "measured"
+    seconds = estimated_seconds(folder, step.number)
+    return (seconds, "estimated") if seconds else (0.0, "")
+
+
+def estimated_seconds(folder: RunState, number: str) -> float:
+    """How long the run's dry run says that the step takes; 0 where it says nothing."""
+    dry = folder.result(Step.DRY_RUN)
+    return numbers.estimate({Step.DRY_RUN: dry} if dry is not None else {})[0].get(number, 0.0)
+
+
+def _to_do(folder: RunState, now: dt.datetime) -> str:
+    """Machine time of the steps that have not passed, against the window."""
+    first = first_open_step(folder)
+    if first is None or settled(folder) or rolled_back(folder):
+        return ""
+    if first.follows_cutover:
+        return f"steps {', '.join(s.number for s in plan.between(first, plan.LINE[-1]))}, after the window; {_watch(folder)}"
+    known = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
+    known = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in known.items()}
+    total = sum(seconds for seconds, _ in known.values())
+    unknown = [n for n, (_, how) in known.items() if not how]
+    if len(unknown) == len(known):
+        return f"steps {', '.join(known)}; how long they take is known after the dry run"
+    ways = " and ".join(sorted({how for _, how in known.values() if how}))
+    line = f"about {duration(total)} for steps {', '.join(n for n in known if n not in unknown)} ({ways})"
+    line += f"; {', '.join(unknown)}, people, fence and restarts not counted" if unknown else ""
+    hours = Hours.of(folder.parameters)
+    end = max(now, hours.start) + dt.timedelta(seconds=total) if hours is not None else now
+    if hours is not None and end > hours.end:
+        line += f"\nNOT ENOUGH TIME: that ends at {moment(end)}, the window at {moment(hours.end)}."
+    return line
+
+
+def _watch(folder: RunState) -> str:
+    return f"50 watches for {duration(60 * folder.parameters.monitoring.minutes)}"
+
+
+def _share_left(folder: RunFolder, number: str) -> float:
+    """Of step 22 what its ledger says is still to do."""
+    if number != Step.MIGRATE:
+        return 1.0
+    try:
+        ledger = Checkpoint.read(folder.workspace / RunPath.CHECKPOINT)
+    except Terminal:
+        return 1.0
+    return 1 - ledger.processed / ledger.total_chunks if ledger.total_chunks else 1.0
+
+
+def measured_rollback(folder: RunFolder) -> StepResult | None:
+    """The newest rollback of this run that went through, a drill included; None where there is none. A dry run is none."""
+    return next((r for r in _results(folder, Step.ROLLBACK) if passed(r) and not r.facts.get("dry_run")), None)
+
+
+def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
+    """What the step left in this run, the newest first."""
+    paths = [folder.reports / RunPath.RESULTS / f"{number}.json",
+             *sorted(folder.reports.glob(f"earlier/*/results/{number}.json"), reverse=True)]  # fmt: skip
+    yield from (StepResult.read(path) for path in paths if path.is_file())
+
+
+def rollback_seconds(folder: RunState) -> tuple[float, str]:
+    """How long a rollback takes until the target is clean, and how that is known; (0, "") where it is not.
+
+    Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
+    source once more (step 21), and removing from the target what step 22 wrote.
+    """
+    if (found := numbers.rollback(measured_rollback(folder))) is not None:
+        return found.clean, f"measured: {numbers.rollback_words(found)}"
+    steps = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)
+    guess = numbers.rollback_estimate({n: result for n in steps if (result := folder.result(n)) is not None})
+    return (guess, "estimated from steps 21 and 22") if guess is not None else (0.0, "")
+
+
+def last_safe_moment(folder: RunState) -> dt.datetime | None:
+    """When a rollback must begin to end inside the window without its buffer; None without a window or a duration."""
+    hours = Hours.of(folder.parameters)
+    seconds, how = rollback_seconds(folder)
+    return hours.end - dt.timedelta(seconds=seconds) if hours is not None and how else None
+
+
+def _rollback(folder: RunState, now: dt.datetime) -> str:
+    if not _night_began(folder) or settled(folder) or rolled_back(folder):
+        return ""
+    seconds, how = rollback_seconds(folder)
+    if not how:
+        return "how long a rollback takes is not known before step 22 has passed"
+    line = f"a rollback takes about {duration(seconds)} ({how})"
+    last = last_safe_moment(folder)
+    if last is None:
+        return line
+    left = (last - now).total_seconds()
+    until = f"in {duration(left)}" if left >= 0 else f"PASSED {duration(-left)} ago"
+    return f"{line}; last safe moment to begin it: {moment(last)}, {until}"
+
+
+def _cutover(folder: RunState) -> str:
+    found = CutoverState.load(folder.workspace)
+    if found is None or not found.events:
+        return ""
+    return found.told(rehearsal=bool(folder.facts["rehearsal"]))
+
+
+def _notices(folder: RunState) -> str:
+    """Channels that did not take the newest notice of an event, and commands of notify.after that are still owed."""
+    newest = {(e.event, e.key, e.channel): e for e in read_notices(folder.reports)}
+    bad = [f"{e.event}: {e.channel} {e.result} ({e.said})" for e in newest.values() if e.result == FAILED]
+    lines = [one_line(line, 200) for line in bad[-3:]]
+    if (owed := Around(folder).owed) and not settled(folder):
+        lines.append(f"still to run when the run ends or is rolled back: {one_line('; '.join(owed), 200)}")
+    return "\n".join(lines)
+
+
+def _night_began(folder: RunState) -> bool:
+    return folder.result(_FIRST_OF_NIGHT) is not None
+
+
+def escalation(folder: RunState, now: dt.datetime) -> tuple[StepResult, float, int] | None:
+    """(What failed, the minutes since, the level of Appendix C); None where no step of the window has failed."""
+    step = None if rolled_back(folder) else first_open_step(folder)
+    found = folder.result(step.number) if step is not None else None
+    if (
+        not _night_began(folder)
+        or found is None
+        or found.error is None
+        or found.error["code"] == ReasonCode.INTERRUPTED
+    ):
+        return None
+    minutes = (now - dt.datetime.fromisoformat(found.finished or found.started)).total_seconds() / 60
+    last = last_safe_moment(folder)
+    number, _, _ = level(minutes, critical=bool(triggers_of(folder)) or (last is not None and now > last))
+    return found, minutes, number
+
+
+def _call(folder: RunState, now: dt.datetime) -> str:
+    """While a step of the window has failed: whom to call by now."""
+    if (due := escalation(folder, now)) is None:
+        return ""
+    found, minutes, number = due
+    said = folder.parameters.contacts.named
+    row = levels(said, number).set_index("").loc["now"]
+    where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)
+    line = f"step {found.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"
+    return line + (f"\n{where}" if where else "")

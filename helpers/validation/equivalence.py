@@ -1,4 +1,7 @@
-"""Searches of merged collections as a client asks them: what merging changes, expected, and what the target has lost."""
+"""The searches of one pass over a target: of a source collection as before, and of merged collections as a client asks them.
+
+Of the second: what merging changes, expected, and what the target has lost.
+"""
 
 from __future__ import annotations
 
@@ -16,39 +19,35 @@ import pandas as pd
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import WorldError
 from helpers.formatting import Digested, Wrote, harmless, packed_rows, untold
+from helpers.parameters.sections import Validation
 from helpers.results import Verdict, writing
 from helpers.schema import Context, Schema
-from helpers.stores import Neighbours, Space, Store
+from helpers.stores import CollectionInfo, Neighbours, Space, Store
 from helpers.validation.search import (
     OVER_QUERY_MAY_FALL_BY,
     QUERIES,
     RECALL_MAY_FALL_BY,
     SOUND,
+    Answers,
     Probes,
     Record,
     Truth,
+    answers_within,
+    ask_probes,
+    equivalence,
+    exact_overlap,
     fall_of,
     mean_of,
     noise,
+    overlap,
+    overlap_ks,
+    records,
     shared,
 )
 
 # What it holds: one row a query and list, whole, the query's own chunk included.
-COLUMNS = (
-    "collection",
-    "query",
-    "own",
-    "target",
-    "kind",
-    "side",
-    "answer",
-    "k",
-    "depth",
-    "reach",
-    "tie",
-    "ids",
-    "distances",
-)
+COLUMNS = ("collection", "query", "own", "target", "kind", "side", "answer", "k", "depth", "reach", "tie", "ids",
+           "distances")  # fmt: skip
 RESTRICTED, UNRESTRICTED, ANNOUNCED = "restricted", "unrestricted", "as announced"  # kind
 ANSWER, OVER, EXACT, FILTERED = "k nearest", "best k of the over-query", "exact", "exact, filtered by source collection"
 BY_DISTANCE = "k nearest of every collection asked, sorted by distance"
@@ -122,7 +121,7 @@ class Merged:
         self._chunks: dict[str, Counter[str]] = {}  # by target: chunks of each source collection
         self._queries: dict[str, list[tuple[str, int]]] = {}  # by target: source, position
         self._truth: dict[str, Truth] = {}
-        self._spaces: Mapping[str, Space] = {}
+        self.spaces: Mapping[str, Space] = {}
         self._owner: dict[str, dict[str, str]] = {}  # by target: the source collection of ids that were near
 
     def prepare(self, probes_of: Callable[[str], Probes], spaces: Mapping[str, Space]) -> None:
@@ -130,7 +129,7 @@ class Merged:
 
         `spaces` are the collections that the target holds.
         """
-        self._spaces = spaces
+        self.spaces = spaces
         found: dict[str, list[tuple[int, str, Probes]]] = {target: [] for target in self.possible}
         for source in self.sources if self.possible else ():
             probes = probes_of(source)
@@ -173,7 +172,7 @@ class Merged:
         return [row for target in merged for row in self._rows(target, write)]
 
     def _rows(self, target: str, write: Write) -> list[dict[str, Any]]:
-        truth, space = self._truth[target], self._spaces[target]
+        truth, space = self._truth[target], self.spaces[target]
         owner, shares = self._owner[target], []
         for i, (source, p) in enumerate(self._queries[target]):
             if (asked := self.asked.get((target, source, p))) is None:
@@ -310,3 +309,185 @@ def _verdict(shares: Sequence[Mapping[str, Any]], space: Space) -> tuple[Verdict
         said = f"searched whole: over-query recall {mean_of(after):.3f}, and no baseline to compare with"
         return Verdict.WARNING, said
     return Verdict.PASS, ""
+
+
+# -- one source collection ---------------------------------------------------------------------------------------------
+
+
+class Search:
+    """Search equivalence of one source collection: asked before the pass, measured during it."""
+
+    def __init__(
+        self, source: CollectionInfo, was: Space, probes: Probes, store: Store, merged: Merged, rules: Validation,
+        baseline: Mapping[str, Any], write: Write, *, anew: bool,
+    ) -> None:  # fmt: skip
+        """`was` is the distance that `source` had, `baseline` what was measured of it, `anew` whether all vectors are new."""
+        self.k, self.space, self.name, self.probes, self.merged = merged.k, source.space, source.name, probes, merged
+        self.put, self.anew, self.was_space = write, anew, was
+        self.baseline, self.doubt, self.left_out = (baseline.get(key) for key in ("probes", "doubt", "moved"))
+        self.known = {r["id"]: r for r in self.baseline or []}  # the source's records, by probe
+        self.moved = anew or self.was_space != self.space  # distances of before are no measure
+        if anew:
+            self.doubt = "its vectors are made anew by order (migration.reembed)"
+        elif self.moved:
+            self.doubt = f"its distance is {self.was_space}, the target's {self.space} by order (migration.index)"
+        self.ordered, self.before = rules.overquery, baseline.get("overquery") or rules.overquery
+        self.ids: list[str] = []
+        self.homes: list[str] = []  # per probe: the target collection that its own chunk went to
+        if self.probes.ids:
+            moved = merged.schema.transform(self.probes.chunks, source.name, merged.context)
+            self.ids, self.homes = moved.batch.ids, moved.targets
+        homes = merged.schema.targets([source.name])
+        self.others = bool(self.merged.possible) or len(homes) > 1  # whether a client asks otherwise than before
+        self.why = ""
+        self.answers: dict[str, Answers] = {}  # by target collection, of all that it holds
+        for name in sorted(homes) if self.probes.ids else ():
+            count = store.count(name) if name in merged.spaces else 0
+            if count:
+                try:
+                    self.answers[name] = ask_probes(store, name, self.probes, self.k, rules.overquery, count)
+                except WorldError as error:
+                    self.why = error.line()
+        own = [{chunk} for chunk in self.ids]
+        wanted = [a.wanted(self.ids, rules.overquery + self.k) for a in self.answers.values()]
+        self.wanted = [set().union(*parts) for parts in zip(own, *wanted, strict=True)]
+        self.listed = set().union(*self.wanted)
+        self.own: dict[str, set[str]] = {}  # target collection → ids there that are of this collection and were listed
+        self.origin: dict[str, str] = {}  # their ids in the source
+        self.sent: dict[
+            str, str
+        ] = {}  # chunks that were among a probe's nearest in the source → their target collection
+        self.after: list[Record] = []
+        self.source_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
+        self.target_truth = Truth(self.probes.vectors, self.space, self.k, self.wanted)
+        self.whole_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
+
+    def feed_source(self, moved: ChunkBatch) -> None:
+        """The next chunks of this collection, quarantined ones too, under their ids of the target."""
+        if self.others:
+            self.whole_truth.add(moved.ids, moved.embeddings)
+
+    def feed(self, target: str, expected: ChunkBatch, found: ChunkBatch, origins: list[str]) -> None:
+        """The next chunks of this collection that belong in a target collection, and what it holds; the target's ids."""
+        self.source_truth.add(expected.ids, expected.embeddings)
+        self.target_truth.add(found.ids, found.embeddings)
+        near = {chunk for nearest in self.whole_truth.nearest for _, chunk in nearest}
+        self.sent |= {chunk: target for chunk in expected.ids if chunk in near}
+        known = self.listed.union(chunk for nearest in self.target_truth.nearest for _, chunk in nearest)
+        listed = {c: o for c, o in zip(expected.ids, origins, strict=True) if c in known}
+        self.own.setdefault(target, set()).update(listed)
+        self.origin |= listed
+
+    def row(self) -> dict[str, Any]:
+        """The collection's row of `search.rows_frame`, with overlaps and the probes that could not be."""
+        none: Answers = Answers([[] for _ in self.ids], [[] for _ in self.ids])
+        asked = [(self.answers[name], self.own[name]) for name in sorted(self.own.keys() & self.answers.keys())]
+        answers = answers_within(asked, self.k) if asked else none
+        self.after = after = records(self.ids, answers, self.target_truth, self.space, self.k)
+        for record in after:
+            record["id"] = self.origin.get(record["id"], record["id"])
+            for key in ("plain", "over", "exact"):
+                record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
+        row: dict[str, Any] = {"collection": self.name, "space": self.space}
+        row |= equivalence(self.baseline, after, self.space, self.doubt or "", self.left_out or 0)
+        missed = [r["id"] for r in after if r["reachable"] is False]
+        row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
+        for k in overlap_ks(self.k):
+            row[f"overlap_exact@{k}"] = exact_overlap(self.ids, self.source_truth, self.target_truth, self.space, k)
+            if not self.moved:
+                row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
+        if self.moved:
+            row |= self._by_another_distance()
+        if self.anew and (same := row[f"overlap_plain@{self.k}"]) == same:
+            row["detail"] += f"; for information: {same:.2f} of the {self.k} nearest of before are answered still"
+        row |= self._over_queries(row)
+        if self.why:
+            row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
+        self._client_view()
+        self._write(answers, row["overquery_after"])
+        return row
+
+    def _by_another_distance(self) -> dict[str, Any]:
+        """What is the same where distances are not: the chunks that both sides answer, the recall of each side's own index."""
+        pairs = [(self.known[r["id"]], r) for r in self.after if r["id"] in self.known]
+        recalls = [a["recall"] for a, b in pairs if None not in (a["recall"], b["recall"])]
+        found = {"recall_before": mean_of(recalls), "recall_pairs": len(recalls)} if recalls else {}
+        for k in overlap_ks(self.k):
+            both = [[set([c for c, _ in r["plain"] if c != r["id"]][:k]) for r in pair] for pair in pairs]
+            found[f"overlap_plain@{k}"] = mean_of([len(a & b) / len(a) for a, b in both if a])
+        return found
+
+    def _write(self, answers: Answers, depth: int) -> None:
+        """Every list of both sides as evidence: of a query's own collection, under ids of the source."""
+        for p, record in enumerate(self.after):
+            reaches = {"plain": record["plain_reach"], "over": answers.over_reach[p] if answers.over_reach else None}
+            for side, of, deep in (("source", self.known.get(record["id"]), self.before), ("target", record, depth)):
+                if of is None:
+                    continue
+                for key, answer in (("plain", ANSWER), ("over", OVER), ("exact", EXACT)):
+                    pairs, reach = of.get(key) or [], reaches.get(key) if side == "target" else of.get(f"{key}_reach")
+                    space = self.was_space if side == "source" else self.space
+                    tie = noise(space, max((abs(d) for _, d in pairs), default=0.0), of["scale"])
+                    reach = None if reach is None or np.isinf(reach) else reach
+                    place = self.homes[p] if side == "target" else ""
+                    self.put(self.name, record["id"], record["id"], place, RESTRICTED, side, answer, self.k,
+                             deep if key == "over" else self.k, reach, tie, pairs)  # fmt: skip
+
+    def _client_view(self) -> None:
+        """Each probe as a client asks it, of the whole target collection, for `Merged`."""
+        was = {} if self.doubt else self.known
+        for p, (home, record) in enumerate(zip(self.homes, self.after, strict=True)):
+            if home not in self.answers:
+                continue
+            plain, over = self.answers[home].plain[p], self.answers[home].over[p][: self.k]
+            own, before = self.ids[p], was.get(record["id"])
+            answered = [(d, self.origin.get(c, "")) for c, d in plain if c != own]  # "": of another collection
+            named = [(d, c) for c, d in before["plain"][: self.k] if c != record["id"]] if before else []
+            scale = max(record["scale"], before["scale"]) if before else record["scale"]
+            same = shared(named, answered, self.space, scale) if named else None
+            nearest = self.whole_truth.nearest[p]
+            left = [pair for pair in nearest if self.sent.get(pair[1]) == home]
+            depth = self.answers[home].given
+            asked = Asked(record["id"], own, nearest, plain, over, depth, before, same, left)
+            self.merged.asked[home, self.name, p] = asked
+
+    def announced(self, store: Store, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Its probes sent once more, see `equivalence.announced`."""
+        homes = sorted(self.own.keys() & self.answers.keys())
+        queries = [r["id"] for r in self.after]
+        sent = Sent(self.name, self.space, self.k, self.probes.vectors, self.ids, queries, self.whole_truth, self.sent)
+        return announced(store, homes, bool(self.merged.possible & set(homes)), fields, sent, self.put)
+
+    def distances(self) -> list[dict[str, Any]]:
+        """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""
+        rows = []
+        for p, record in enumerate(self.after):
+            before = self.known.get(record["id"])
+            if before is None:
+                continue
+            first = dict(before["plain"])
+            gaps = [abs(d - first[chunk]) for chunk, d in record["plain"] if chunk in first]
+            largest = None if self.moved else max(gaps, default=None)
+            whole = self.answers[self.homes[p]].plain[p] if self.homes[p] in self.answers else []
+            ends = [listed[-1][1] if listed else None for listed in (before["plain"], record["plain"], whole)]
+            row = {"collection": self.name, "query": record["id"], "same_chunks": len(gaps),
+                   "largest_difference": largest}  # fmt: skip
+            rows.append(row | dict(zip(("last_before", "last_after", "last_unrestricted"), ends, strict=True)))
+        return rows
+
+    def _over_queries(self, row: dict[str, Any]) -> dict[str, Any]:
+        """How many results both sides gave, and that a target which gives fewer than ordered is not failed for it.
+
+        Only an over-query that is much longer than k tells a lost chunk from the chance of an approximate index.
+        """
+        after = min((a.given for a in self.answers.values() if a.given), default=self.ordered)
+        told = [
+            f"the {side} gives {given:,} results at most, not {self.ordered:,}"
+            for side, given in (("source", self.before), ("target", after))
+            if given < self.ordered
+        ]
+        found: dict[str, Any] = {"overquery_before": self.before, "overquery_after": after}
+        if after < self.ordered and row["verdict"] is Verdict.FAIL and row["distance_excess"] <= 1.0:
+            found |= {"verdict": Verdict.WARNING, "unsure": True}
+            told.append("too few to tell a lost chunk from normal variation of the index")
+        return {**found, "detail": "; ".join(filter(None, [row["detail"], *told]))}

@@ -1,1 +1,0 @@
-"""The state of runs: for notebook 00, `runbook status` and the terminal."""
