@@ -164,7 +164,9 @@ class Mend:
         """Raises `Terminal` ("target_not_empty") where one of these collections is not the one that this run made."""
         if taken := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
             anew = "Made anew by somebody since the run began; nothing was changed there. "
-            raise target_lock.target_not_empty(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
+            raise target_lock.target_not_empty(
+                taken, self.run.parameters.target, self.store.label, None, self.run.id, anew
+            )
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
         """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""

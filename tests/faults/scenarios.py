@@ -281,7 +281,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario("restore the source", "up", always("rollback", "one", "--why", "trial", "--restore-source"),
         always("rollback", "one", "--why", "trial", "--restore-source"), names("""
-            rollback.proof:SourceProof._restore rollback.proof:_keep
+            rollback.proof:SourceProof._restore rollback.proof:_export
         """), prepare=damage_source, check=restored_source, bench=lambda shared: shared.once("fenced up", FencedUp),
     ),
     Scenario("a write that nobody can replay", "cutover", always(*GIVEN_UP), always(*GIVEN_UP), names("""
