@@ -148,7 +148,7 @@ class ValidateStep(NotebookStep):
 
     @property
     def found(self) -> Findings:
-        return self.judged.found
+        return self.judged.findings
 
     def counts(self) -> pd.DataFrame:
         """Source, quarantined, expected and found, per source collection."""
@@ -412,7 +412,7 @@ def put(run: RunRecord, check: Check) -> None:
 
 def record(run: RunRecord, judged: Judgement) -> None:
     """The facts that the decision and the pages read, and what is shown beside the tests without judging."""
-    found = judged.found
+    found = judged.findings
     run.fact("counts", [{**_row(s), "matches": s.matches} for s in found.sources])
     run.fact("targets", found.targets)
     run.fact("quarantine", dict(sorted(found.reasons.items())))
@@ -428,9 +428,12 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("configuration", found.configuration)
     put(run, judge_configuration(found.configuration))
     run.fact("matrix_inputs", judged.matrix_inputs())
-    if found.strangers:
-        detail = f"{found.strangers} quarantined ids are not in the snapshot"
-        put(run, Check("quarantine", Verdict.WARNING, found.strangers, 0, "ids", ReasonCode.QUARANTINE_UNKNOWN, detail))
+    if found.unknown_ids:
+        detail = f"{found.unknown_ids} quarantined ids are not in the snapshot"
+        put(
+            run,
+            Check("quarantine", Verdict.WARNING, found.unknown_ids, 0, "ids", ReasonCode.QUARANTINE_UNKNOWN, detail),
+        )
     if found.notes:
         detail = "; ".join(found.notes[:5])
         put(
@@ -459,15 +462,15 @@ def record_searches(run: RunRecord, judged: Judgement) -> None:
 
 def record_known(run: RunRecord, judged: Judgement) -> None:
     """The fact `retrieval`, and the checks on it and on the neighbours of before."""
-    if judged.found.known:
-        run.fact("retrieval", known_fact(judged.found.known, (judged.of.baseline or {}).get("retrieval")))
+    if judged.findings.known:
+        run.fact("retrieval", known_fact(judged.findings.known, (judged.of.baseline or {}).get("retrieval")))
     for check in judged.known():
         put(run, check)
 
 
 def record_values(run: RunRecord, judged: Judgement) -> None:
     """The facts `metadata` and `contradictions`, and the check on the latter."""
-    values = judged.found.values
+    values = judged.findings.values
     run.fact("metadata", values.summary())
     run.fact("contradictions", values.contradicted("after"))
     run.fact("contradicting", values.contradicting["after"])
