@@ -318,7 +318,7 @@ class CatchUp:
         """Determine which collections need no reading, and of which the log names every chunk that may have changed."""
         snapshot, fence = self.job.snapshot, Control(self.run.home, self.run.parameters)
         names, self.logged, self.position = snapshot.names(), {}, fence.position()
-        writes, doubt = fence.written(snapshot.id, names)
+        writes, doubt = fence.logged_changes(snapshot.id, names)
         with open_chosen(self.run) as source:
             for name in sorted(set(source.names()) & {name for name, write in writes.items() if not write.whole}):
                 self.logged[name] = writes[name].ids

@@ -231,7 +231,7 @@ class RollbackStep(NotebookStep):
         if bad:
             raise WorldError(
                 ReasonCode.READS_REFUSED,
-                f"{bad[0].action}: {bad[0].outcome} {bad[0].said}",
+                f"{bad[0].action}: {bad[0].outcome} {bad[0].message}",
                 where=self.control.clients_url,
                 next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}",
             )
