@@ -1,6 +1,6 @@
 """The searches of one pass over a target: of a source collection as before, and of merged collections as clients ask them.
 
-For merged collections, the expected change by merging is told apart from what the target has lost.
+For merged collections, the expected change by merging is separated from what the target has lost.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Asked:
     depth: int  # results that the over-query asked for
     before: Record | None  # the baseline's record of it
     shared: float | None  # share of what the source answered that the target answered too
-    left: list[tuple[float, str]]  # those of `exact` in this target, as a filter by the source collection gives them
+    filtered: list[tuple[float, str]]  # those of `exact` in this target, as a client's filter gives them
 
 
 class Merged:
@@ -178,12 +178,12 @@ class Merged:
             scale, own = float(truth.scale[i]), asked.own
             nearest, exact = ([pair for pair in near if pair[1] != own] for near in (asked.exact, truth.nearest[i]))
             plain, over = ([(d, chunk) for chunk, d in hits if chunk != own] for hits in (asked.plain, asked.over))
-            filtered = [pair for pair in asked.left if pair[1] != own]
+            filtered = [pair for pair in asked.filtered if pair[1] != own]
             if not exact:
                 continue
             for side, answer, depth, pairs in (
                 ("source", EXACT, self.k, id_first(asked.exact)), ("target", EXACT, self.k, id_first(truth.nearest[i])),
-                ("target", FILTERED, self.k, id_first(asked.left)), ("target", ANSWER, self.k, asked.plain),
+                ("target", FILTERED, self.k, id_first(asked.filtered)), ("target", ANSWER, self.k, asked.plain),
                 ("target", OVER, asked.depth, asked.over),
             ):  # fmt: skip
                 tie = noise(space, max((abs(d) for _, d in pairs), default=0.0), scale)
@@ -237,7 +237,7 @@ class Sent:
     ids: Sequence[str]
     queries: Sequence[str]
     before: Truth
-    there: Container[str]
+    expected: Container[str]
 
 
 def announced(
@@ -261,7 +261,7 @@ def announced(
         for side, kind, pairs in (("source", EXACT, id_first(before)), ("target", BY_DISTANCE, answer)):
             tie = noise(of.space, max((abs(d) for _, d in pairs), default=0.0), scale)
             write(of.name, query, own, ", ".join(homes), ANNOUNCED, side, kind, of.k, of.k, None, tie, pairs)
-    return [row | announced_row(near, of.there, answers, of.ids, of.space, scales)]
+    return [row | announced_row(near, of.expected, answers, of.ids, of.space, scales)]
 
 
 def announced_row(
@@ -446,7 +446,7 @@ class Search:
             share = shared(source_answer, answered, self.space, scale) if source_answer else None
             nearest = self.whole_truth.nearest[p]
             filtered = [pair for pair in nearest if self.sent.get(pair[1]) == home]
-            depth = self.answers[home].given
+            depth = self.answers[home].result_limit
             asked = Asked(record["id"], own, nearest, plain, over, depth, before, share, filtered)
             self.merged.asked[home, self.name, p] = asked
 
@@ -479,7 +479,7 @@ class Search:
 
         Only an over-query that is much longer than k can tell a lost chunk from the chance of an approximate index.
         """
-        after = min((a.given for a in self.answers.values() if a.given), default=self.ordered)
+        after = min((a.result_limit for a in self.answers.values() if a.result_limit), default=self.ordered)
         remarks = [
             f"the {side} gives {given:,} results at most, not {self.ordered:,}"
             for side, given in (("source", self.before), ("target", after))

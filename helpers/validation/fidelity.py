@@ -221,7 +221,7 @@ class _Target:
 
     info: CollectionInfo
     ids: frozenset[str]
-    left: set[str]
+    unexpected: set[str]
     expected: int = 0
     sources: dict[str, CollectionInfo] = field(default_factory=dict)
     suspects: list[WrongVectors] = field(default_factory=list)
@@ -376,8 +376,8 @@ class Examination:
             return ChunkBatch.empty(expected.dimension)
         target.expected += len(expected)
         target.sources[source.name] = source
-        doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.left}
-        target.left.difference_update(expected.ids)
+        doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.unexpected}
+        target.unexpected.difference_update(expected.ids)
         actual = seen.found
         count.target += len(set(actual.ids)) - len(doubled)
         origin_of = dict(zip(expected.ids, origins, strict=True))
@@ -425,9 +425,9 @@ class Examination:
                 self._note(ReasonCode.COLLECTION_MISSING, name, "the target does not hold this collection")
             self.findings.targets.append({"collection": name, "expected": None, "target": None, "space": "not there"})
             return
-        for chunk in sorted(target.left):
+        for chunk in sorted(target.unexpected):
             self._note(ReasonCode.CHUNK_EXTRA, name, "in the target, but not expected there", chunk=chunk)
-        self.findings.differing += len(target.left)
+        self.findings.differing += len(target.unexpected)
         spaces = sorted({i.space for n, i in (target.sources or self._sources).items() if target.sources or n == name})
         if any(space != target.info.space for space in spaces):
             detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"

@@ -249,7 +249,7 @@ class Answers:
     over: Neighbours
     plain_reach: Sequence[float] = ()
     over_reach: Sequence[float] = ()
-    given: int = 0  # results that the store gives at most, where fewer than the over-query asks for
+    result_limit: int = 0  # results that the store gives at most, where fewer than the over-query asks for
 
     def wanted(self, ids: Sequence[str], k: int) -> list[set[str]]:
         """Per probe: the ids whose true distance is needed."""
@@ -271,7 +271,7 @@ def ask_probes(store: Reader, name: str, probes: Probes, k: int, overquery: int,
         return answers
 
     plain, over = ask(k), ask(max(overquery, k))
-    return Answers(plain, over, given=min(max(overquery, k), store.limits().query_results))
+    return Answers(plain, over, result_limit=min(max(overquery, k), store.limits().query_results))
 
 
 def answers_within(answers: Sequence[tuple[Answers, Container[str]]], k: int) -> Answers:
@@ -375,13 +375,14 @@ def baseline(
         if changed:
             truth.nearest = [[pair for pair in near if pair[1] not in changed] for near in truth.nearest]
             answered = {chunk for hits in (*answers.plain, *answers.over) for chunk, _ in hits}
-            answers = replace(answers_within([(answers, answered - changed)], rules.k), given=answers.given)
+            within, limit = answers_within([(answers, answered - changed)], rules.k), answers.result_limit
+            answers = replace(within, result_limit=limit)
         measured = [r for r in records(probes.ids, answers, truth, info.space, rules.k) if r["id"] not in changed]
         collections[info.name] = {
             "space": info.space,
             "zero": probes.zero,
             "unusable": probes.unusable,
-            "overquery": answers.given,
+            "overquery": answers.result_limit,
             "doubt": _doubt(store, info, measured, answers, truth) if parameters.source.is_cloud else "",
             "moved": left_out,
             "probes": measured,
