@@ -108,6 +108,22 @@ class ChunkBatch:
         return int(self.embeddings.nbytes) + texts + sum(len(str(m)) for m in self.metadatas if m)
 
 
+# The one number that a server prints so (the shortest text that is it) and that is another one where the text is read as a
+# double first: the double is halfway between two. All others were tried.
+_HALFWAY, _PRINTED = 7.038531e-26, np.uint32(0x15AE43FD).view(np.float32)
+
+
+def singles(numbers: npt.ArrayLike) -> Vectors:
+    """Doubles that were read from JSON, as the float32 that were printed. What is beyond float32 becomes infinite."""
+    given = np.asarray(numbers)
+    with np.errstate(over="ignore"):
+        found = given.astype(np.float32, copy=False)
+    if given.dtype == np.float64:
+        for sign in (1, -1):
+            found[given == sign * _HALFWAY] = sign * _PRINTED
+    return found
+
+
 def _widen(vectors: Vectors, dimension: int) -> Vectors:
     if vectors.shape[1] == dimension:
         return vectors
@@ -198,9 +214,13 @@ def _needed(file: pq.ParquetFile, raw: BinaryIO, columns: list[str] | None) -> t
 
     texts: dict[str, int] = {}
     needed = 0
-    for kind in (f.type for f in file.schema_arrow if columns is None or f.name in columns):
-        if pa.types.is_fixed_size_list(kind):  # an absent vector takes the place of one
-            needed += 8 * kind.list_size * file.metadata.num_rows
+    for name, kind in ((f.name, f.type) for f in file.schema_arrow):
+        if columns is not None and name not in columns:
+            continue
+        if pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type):
+            needed += 8 * kind.list_size * file.metadata.num_rows  # an absent vector takes the place of one
+        elif _has_fixed_size(kind):
+            raise ValueError(f"its column {name} is of a type that neither Chroma nor this toolkit writes")
     footer = _footer(raw)
     for group in range(file.metadata.num_row_groups):
         for number in range(file.metadata.num_columns):
@@ -219,6 +239,21 @@ def _needed(file: pq.ParquetFile, raw: BinaryIO, columns: list[str] | None) -> t
                 else:
                     texts[schema.path] = texts.get(schema.path, 0) + values * largest
     return texts, needed
+
+
+def _has_fixed_size(kind: pa.DataType) -> bool:
+    """Whether lists of a fixed size are anywhere in a type, whose absent ones take the place of one; or what hides its own."""
+    import pyarrow as pa
+
+    inside = [kind]
+    while inside:
+        kind = inside.pop()
+        if pa.types.is_fixed_size_list(kind) or isinstance(kind, pa.BaseExtensionType):
+            return True
+        if pa.types.is_dictionary(kind):
+            inside.append(kind.value_type)
+        inside += [kind.field(place).type for place in range(kind.num_fields)]
+    return False
 
 
 def _footer(raw: BinaryIO) -> Numbers:

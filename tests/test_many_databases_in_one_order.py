@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,11 +25,12 @@ from helpers.migration.target_lock import (
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
-from helpers.results import write_text
+from helpers.results import Check, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner import group
+from helpers.steps.source_health import SourceHealthStep
 from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_target
 from helpers.stores.opening import databases_of, holds_nothing, lacking, make
@@ -86,6 +88,37 @@ def test_a_directory_lists_its_tenants_and_databases_and_stays_as_it_is(director
     assert holds_nothing(Endpoint(path=str(directory)))
     assert not holds_nothing(Endpoint(path=str(directory), tenant="acme", database="sales"))
     assert tree(directory) == before
+
+
+def others(source: dict[str, Any], run_id: str, group: str = "") -> Check:
+    parameters = parameters_from({"source": source, "target": {"path": "t"}, "signoff": {"required": []}})
+    run = RunRecord(runs.create(parameters, run_id, group=group), "10", parameters)
+    SourceHealthStep(run).reach()
+    return next(check for check in run.result.checks if check.name == "other databases with collections")
+
+
+def test_step_10_warns_of_other_databases_where_nobody_chose(
+    directory: Path, server: ChromaServer, tmp_path: Path
+) -> None:
+    shutil.copytree(directory, source := tmp_path / "source")
+    place: dict[str, Any] = {"path": str(source)}
+    with open_target(Endpoint(**place)) as store:
+        store.create(plan("mine", "cosine"))
+    before = tree(source)
+    warned = others(place, "one")
+    assert (warned.verdict, warned.measured, warned.reason) == ("warning", 3, "source_findings")
+    assert "acme/people, acme/sales, beta/people" in warned.detail
+    named = others({**place, "tenant": "acme", "database": "sales"}, "named")
+    listed = others(place, "listed", "a-table")
+    for noted in (named, listed):
+        assert (noted.verdict, noted.measured) == ("pass", 3)
+        assert "beta/people" in noted.detail
+    assert tree(source) == before
+    served = others({"url": server.url, "tenant": "acme", "database": "sales"}, "served")
+    assert (served.verdict, served.measured) == ("pass", 1), "tenants are not listed"
+    assert "acme/people" in served.detail
+    alone = others({"url": server.url, "tenant": "beta", "database": "people"}, "alone")
+    assert (alone.verdict, alone.measured, alone.detail) == ("pass", 0, "")
 
 
 def test_a_server_lists_the_databases_of_one_tenant_and_no_tenants(server: ChromaServer) -> None:

@@ -462,7 +462,7 @@ def test_a_round_of_catch_up_makes_new_vectors_for_what_changed(
     assert "notes: 22 of 22 chunks, 32 to 8 dimensions. 5 texts embedded in " in check.detail
     suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
-    assert suite.found.differing == 0, suite.differences()
+    assert suite.findings.differing == 0, suite.differences()
     assert suite.of.quarantined == {}, "n7 has a document now"
     with embedded(tmp_path / "target") as store:
         found = store.read("notes", sorted(store.ids("notes")))

@@ -19,22 +19,37 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.source_changes import WrittenData
 from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback import FILES, LIFT, REMOVE, STAGES, TITLES, TRY, at_work, outline, postmortem, replay, stop
+from helpers.rollback import (
+    FILES,
+    LIFT,
+    REMOVE,
+    STAGES,
+    TITLES,
+    TRY,
+    at_work,
+    outline,
+    postmortem,
+    proof,
+    replay,
+    return_writes,
+    stop,
+)
 from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
 from helpers.run.advice import triggers
 from helpers.run.folders import RunLock
 from helpers.run.kernel import RUNNER_PID
 from helpers.run.record import RunRecord
-from helpers.schema import Schema
+from helpers.schema import Schema, load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps import rollback
 from helpers.steps.rollback import remove
 from tests.conftest import ROOT
-from tests.rollbacks import snapshotted
+from tests.rollbacks import Night, others, snapshotted, usual_source
 from tests.storage import chunks, embedded, exact, fill, plan
 
 
@@ -96,7 +111,8 @@ def test_the_triggers_of_the_runbook_and_their_edges(found: dict[str, StepResult
 def test_only_what_the_client_changed_goes_over_the_original_metadata(
     base: dict[str, Any] | None, was: dict[str, Any] | None, now: dict[str, Any] | None, back: dict[str, Any] | None
 ) -> None:
-    assert exact(_metadata(base, was, now)) == exact(back)
+    merged, why = _metadata(base or {}, was or {}, now or {}, load_schema("identity"), "any")
+    assert (exact(merged), why) == (exact(back), "")
 
 
 def made_of(target: str, ids: list[str], staged: ChunkBatch | None = None) -> WrittenData:
@@ -114,7 +130,7 @@ def test_a_removal_leaks_no_lists(tmp_path: Path) -> None:
     with embedded(tmp_path / "db") as store:
         fill(store, "made", batch)
         done = remove(store, made_of("made", batch.ids), {})
-        assert (done.chunks, done.dropped, done.kept) == ({"made": 20}, ["made"], {})
+        assert (done.chunks, done.dropped, done.foreign) == ({"made": 20}, ["made"], {})
         store.create(plan("later"))
         plain = dataclasses.replace(batch, metadatas=[{"n": i} for i in range(20)])
         store.add("later", plain)
@@ -285,7 +301,8 @@ def test_a_chunk_that_clients_moved_to_another_collection_of_the_target_is_not_d
         Written(to, "l2", none, none, [], moved),
     ]
     schema = cast(Schema, SimpleNamespace(
-        only_source=lambda target, names: "corpus", content=SimpleNamespace(as_in_source=lambda c, held, m: m),
+        only_source=lambda target, names: "corpus",
+        content=SimpleNamespace(names_in_source=lambda collection, held, keys: {key: key for key in keys}),
     ))  # fmt: skip
     planned = replay.plan(found, snapshot, set(), schema=schema, prefixed=False)
     if to == "T1":
@@ -309,3 +326,61 @@ def test_the_times_of_a_rollback_are_those_of_its_stages() -> None:
     assert TITLES[FILES] == numbers.FILES_BACK
     assert TITLES[REMOVE] == numbers.CLEAN
     assert list(TITLES) == list(STAGES)
+
+
+def test_what_clients_write_to_the_source_after_the_restart_stays(tmp_path: Path, own_folders: Path) -> None:
+    """The application is back at the source before the second look: what its clients write there is not written over."""
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    application = tmp_path / "application.py"
+    application.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.storage import embedded\nhome = Path(sys.argv[1])\n"
+        "if b'before' in (home / 'app.env').read_bytes():\n"
+        "    with embedded(home / 'source') as store:\n"
+        "        held = store._collection('alpha')\n"
+        "        held.update(ids=['a3', 'a5'], metadatas=[{'status': 'source, after the restart'}] * 2)\n"
+        "        held.add(ids=['a7'], embeddings=[[1, 2, 3, 4]], metadatas=[{'n': 1}], documents=['made again'])\n",
+        encoding="utf-8",
+    )
+    night = Night(tmp_path, cutover={
+        "env_files": [{"path": "app.env", "keys": {"CHROMA_URL": "after"}}], "monitor_minutes": 0,
+        "restart": [["env", f"PYTHONPATH={ROOT}", sys.executable, str(application), str(tmp_path)]],
+    })  # fmt: skip
+    night.snapshot()
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        store._collection("alpha").update(ids=["a3"], metadatas=[{"by": "client at the target"}])
+        store._collection("alpha").delete(ids=["a7"])
+    verdicts = night.rollback(replay=True)
+    assert verdicts["replayed chunks"] is Verdict.PASS
+    with embedded(tmp_path / "source") as store:
+        held = store.read("alpha", ["a3", "a5", "a7"])
+    assert [metadata and metadata.get("status") for metadata in held.metadatas][:2] == ["source, after the restart"] * 2
+    assert (held.metadatas[0] or {})["by"] == "client at the target"
+    assert held.documents[2] == "made again"
+
+
+def test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_alone(
+    tmp_path: Path, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        store._collection("alpha").update(ids=["a3", "a4"], metadatas=[{"by": "target"}] * 2)
+    whole = proof.open_for_writing
+
+    def late(endpoint: Endpoint) -> Any:  # a client of the source comes between its proof and the replay
+        with embedded(tmp_path / "source") as store:
+            store._collection("alpha").update(ids=["a3"], metadatas=[{"by": "source"}])
+        return whole(endpoint)
+
+    monkeypatch.setattr(return_writes, "open_for_writing", late)
+    with pytest.raises(Terminal, match="1 write cannot be replayed: 1 in alpha: it was changed at the source too"):
+        night.rollback(replay=True)
+    with embedded(tmp_path / "source") as store:
+        assert [m and m.get("by") for m in store.read("alpha", ["a3", "a4"]).metadatas] == ["source", None]
+    night.rollback(replay=True, discard="the source's is right")
+    with embedded(tmp_path / "source") as store:
+        assert [m and m.get("by") for m in store.read("alpha", ["a3", "a4"]).metadatas] == ["source", "target"]

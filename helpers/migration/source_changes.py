@@ -38,7 +38,7 @@ from helpers.run.executor import Workers, workers_of
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
-from helpers.schema import load_schema
+from helpers.schema import Schema, load_schema
 from helpers.snapshots import remote
 from helpers.snapshots.comparison import READERS, compared
 from helpers.snapshots.export_journal import Part, ahead
@@ -427,7 +427,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
         for name in staged.files
         for rows in [staged.rows(name)]
     }
-    schema = load_schema(run.parameters.schema_name)
+    schema = schema_of_run(run)
     checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.unstaged, targets)
     ledger.enter(APPLIED)
     shutil.rmtree(folder)
@@ -440,6 +440,18 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
 
 
 Origin = tuple[str, str]  # source collection, id in it
+
+
+def schema_of_run(run: RunRecord) -> Schema:
+    """The schema of this run. `Terminal` ("context_changed") where its file is not the one that the migration began with."""
+    name, path = run.parameters.schema_name, run.workspace / RunPath.CHECKPOINT
+    schema = load_schema(name)
+    if path.is_file() and Checkpoint.read(path).context.get("schema_digest", schema.digest) != schema.digest:
+        raise Terminal(
+            ReasonCode.CONTEXT_CHANGED, "the schema is not the one with which the migration of this run began", where=name,
+            next_step="Put the file, and the tables beside it, back as they were; then repeat.",
+        )  # fmt: skip
+    return schema
 
 
 @dataclass(slots=True)

@@ -288,7 +288,7 @@ def show_frame(frame: pd.DataFrame, rows: int = ROWS, caption: str = "") -> None
 def rows_said(frame: pd.DataFrame, most: int) -> str:
     """How much of a frame is shown, and of what there is; "" where it is all."""
     shown = "" if len(frame) <= most else f"The first {most:,} of {len(frame):,} rows are shown."
-    return " ".join(filter(None, [shown, kernel.cut_said(frame)]))
+    return " ".join(filter(None, [shown, kernel.cut_note(frame)]))
 
 
 def html_output(page: str, text: str = "") -> dict[str, Any]:

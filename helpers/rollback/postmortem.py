@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
+from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
 from helpers.errors import RUNBOOK, WorldError, one_line
 from helpers.fence import Control, FenceState
 from helpers.formatting import count, duration, moment
 from helpers.migration.restore import prove
-from helpers.migration.source_changes import open_sealed
+from helpers.migration.source_changes import SourceChanges, open_sealed, source_changes
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
@@ -31,8 +33,9 @@ from helpers.run.advice import HISTORIES, triggers
 from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
+from helpers.snapshots.comparison import compared
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import open_source, open_target, sharded
+from helpers.stores import Reader, open_source, open_target, sharded
 from helpers.stores.layout import DATABASE
 
 PAGE, NOTICE = "rollback.html", "rollback-notice.txt"
@@ -299,13 +302,37 @@ def _source(folder: RunFolder, snapshot: Snapshot, plans: list[replay.Plan]) -> 
     with open_source(parameters.source, folder.workspace, selects) as whole:
         store = sharded(whole, parameters.collections.shard)
         names = [name for name in store.names() if selects(name)]
-        changes, unexplained = replay.unexplained(store, snapshot, plans, names)
-    if unexplained:
-        number = count(len(unexplained), "difference")
-        difference = f"{number} that neither snapshot nor replay explains, such as {unexplained[0]}"
+        changes, differences = unexplained(store, snapshot, plans, names)
+    if differences:
+        number = count(len(differences), "difference")
+        difference = f"{number} that neither snapshot nor replay explains, such as {differences[0]}"
         raise _not_as_before(difference, "the source")
     return {"snapshot": snapshot.id, "compared": changes.chunks, "differing": changes.total, "unexplained": 0,
             "replayed": len(set[tuple[str, str]]().union(*(planned.ids() for planned in plans)))}  # fmt: skip
+
+
+def unexplained(
+    store: Reader, snapshot: Snapshot, plans: Iterable[replay.Plan], names: Sequence[str]
+) -> tuple[SourceChanges, list[str]]:
+    """Compare the source with the snapshot. Gives the changes, and a sentence for each difference that these plans, applied in
+    order, do not explain. `names`: the source's collections to compare."""
+    changes = source_changes(store, snapshot, names=names)
+    plans = list(plans)
+    last, created = replay.outcome_of(plans), {name for plan in plans for name in plan.create}
+    differences = [
+        f"{row['collection']} {row['id']}: {row['change']}"
+        for row in changes.examples(sys.maxsize)
+        if (row["collection"], row["id"]) not in last and not (row["change"] == "new" and row["collection"] in created)
+    ]
+    for name in sorted({name for name, _ in last}.intersection(names)):
+        batches = {chunk: batch for (n, chunk), batch in last.items() if n == name}
+        written = [batch for batch in batches.values() if batch is not None]
+        if written:
+            pair = next(compared(store, name, [ChunkBatch.concatenate(written)], store.info(name).space))
+            differences += [f"{name} {chunk}: not as it was replayed" for chunk in pair.differing()]
+        deleted = [chunk for chunk, batch in batches.items() if batch is None]
+        differences += [f"{name} {chunk}: there again" for chunk in replay.present(store, name, deleted)]
+    return changes, differences
 
 
 def _not_as_before(difference: str, place: str = "the drill's copies") -> WorldError:

@@ -12,7 +12,6 @@ must never reach the source.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,11 +21,23 @@ from typing import Any
 import numpy as np
 
 from helpers.chunks import ChunkBatch, Metadata
-from helpers.errors import Terminal
+from helpers.errors import Terminal, one_line
 from helpers.migration.catch_up import UNFOUND
-from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
+from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, as_kind, contents, file_digest, json_in, reading, silent, whole, write_json
+from helpers.results import (
+    Progress,
+    as_kind,
+    contents,
+    file_digest,
+    json_in,
+    reading,
+    silent,
+    utc_now,
+    whole,
+    write_json,
+    write_text,
+)
 from helpers.schema import Schema
 from helpers.snapshots.comparison import compared, same_value, same_vectors, unreachable
 from helpers.snapshots.export_journal import read_parquet, write_parquet
@@ -177,8 +188,10 @@ def index_of(folder: Path) -> list[dict[str, Any]]:
         for row in rows:  # of the types that all rely on
             _ = row["collection"] + "", {*row["unreadable_ids"]}, row["number"] + row["added"] + row["changed"]
             _ = {**row.get("settings", {})}
-        ids = dict.fromkeys(("added_ids", "changed_ids", "deleted_ids"), ())
-        return [{**ids, "vanished": False, "made": None, "settings": {}, **row} for row in rows]
+        return [{**_NOTHING, **row} for row in rows]
+
+
+_NOTHING = {"added_ids": (), "changed_ids": (), "deleted_ids": (), "vanished": False, "made": None, "settings": {}}
 
 
 @dataclass(slots=True)
@@ -199,7 +212,7 @@ def exported(folders: Sequence[str]) -> dict[str, Exported]:
     for folder in map(Path, reversed(folders)):
         for row in index_of(folder):
             name = row["collection"]
-            files = [f"{row['number']:03d}-{k}.parquet" for k in ("added", "changed") if row[k]]
+            files = [f"{row['number']:03d}-{kind}.parquet" for kind in ("added", "changed") if row[kind]]
             contents[name].unreadable |= {*row["unreadable_ids"]} - ids[name]
             contents[name].settings = {**row["settings"], **contents[name].settings}
             for file in files:
@@ -218,7 +231,7 @@ def as_known(store: Reader, data: WrittenData, target: str, contents: Exported, 
         staged = piece.rows.take([i for i, chunk in enumerate(piece.rows.ids) if chunk not in exported_ids])
         yield from _unchanged_ids(store, target, staged, contents, space, size)
     yield from _unchanged_ids(store, target, contents.chunks, contents, space, size)
-    yield _present(store, target, sorted(contents.unreadable))
+    yield present(store, target, sorted(contents.unreadable))
 
 
 def _unchanged_ids(
@@ -248,12 +261,13 @@ def next_folder(workspace: Path, name: str) -> Path:
 @dataclass(slots=True)
 class Plan:
     """The writes to the source, by collection: `put` chunks as they must be, `delete` ids that must be absent, `create`
-    collections that clients made. `open`: writes that cannot be assigned."""
+    collections that clients made. `open`: writes that cannot be assigned. `done`: all was written, and compared there."""
 
     put: dict[str, ChunkBatch] = field(default_factory=dict)
     delete: dict[str, list[str]] = field(default_factory=dict)
     open: list[dict[str, str]] = field(default_factory=list)
     create: dict[str, CollectionInfo] = field(default_factory=dict)
+    done: bool = False
 
     @property
     def nothing(self) -> bool:
@@ -291,11 +305,11 @@ def plan(
             continue
         for collection, rows in _rows_by_collection(write).items():
             ids = [write.origins[row][1] for row in rows]
-            originals = _originals(snapshot, collection, ids)
+            originals = originals_of(snapshot, collection, ids)
             for row, source_id in zip(rows, ids, strict=True):
-                base = originals[source_id]
-                old, new = (_renamed(b.take([row]), schema, collection, base) for b in (write.staged, write.changed))
-                puts[collection].append(_merged(base, old, new, write.space))
+                old, new = write.staged.take([row]), write.changed.take([row])
+                merged, why = _merged(originals[source_id], old, new, write.space, schema, collection)
+                _put_or_open(planned, puts[collection], merged, write.target, new.ids[0], why)
         for _, (collection, source_id) in write.deleted:
             deletes[collection].append(source_id)
         for row in range(len(write.added)):
@@ -307,8 +321,9 @@ def plan(
                 planned.open.append({"collection": write.target, "id": chunk.ids[0], "why": _MOVED})
                 moved.add((home, source_id))
             else:
-                chunk.ids = [source_id]
-                puts[home].append(_renamed(chunk, schema, home))
+                metadata, why = _metadata({}, {}, chunk.metadatas[0] or {}, schema, home)
+                placed = replace(chunk, ids=[source_id], metadatas=[metadata])
+                _put_or_open(planned, puts[home], placed, write.target, chunk.ids[0], why)
         planned.open += [{"collection": write.target, "id": i, "why": _UNREADABLE} for i in write.unreadable]
     for name, batches in sorted(puts.items()):
         fit = [b for b in batches if not anew(name) or _keeps_vector(planned, snapshot, name, b)]
@@ -325,6 +340,15 @@ _UNREADABLE = "its vector cannot be read"
 _MOVED = "clients moved it here from another collection of the target: at the source it stays as it is, change it there by hand"
 
 
+def _put_or_open(
+    planned: Plan, puts: list[ChunkBatch], chunk: ChunkBatch, target: str, chunk_id: str, problem: str
+) -> None:
+    if problem:
+        planned.open.append({"collection": target, "id": chunk_id, "why": problem})
+    else:
+        puts.append(chunk)
+
+
 def _list_collection_changes(planned: Plan, write: Written) -> None:
     """List what clients did to a collection itself as open: a person has to repeat it at the source."""
     row = {"collection": write.target, "id": ""}
@@ -336,7 +360,7 @@ def _list_collection_changes(planned: Plan, write: Written) -> None:
 
 
 def _keeps_vector(planned: Plan, snapshot: Snapshot, name: str, chunk: ChunkBatch) -> bool:
-    original = _originals(snapshot, name, chunk.ids).get(chunk.ids[0])
+    original = originals_of(snapshot, name, chunk.ids).get(chunk.ids[0])
     same = original is not None and original.embeddings.tobytes() == chunk.embeddings.tobytes()
     if not same:
         reason = "its vector is of the model that migration.reembed orders, not of the source's"
@@ -362,7 +386,7 @@ def _rows_by_collection(write: Written) -> dict[str, list[int]]:
     return rows
 
 
-def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:
+def originals_of(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:
     missing, chunks = set(ids), {}
     for part in snapshot.parts(name) if name in snapshot.names() else []:
         rows = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in missing]
@@ -372,35 +396,45 @@ def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, Chunk
     return chunks
 
 
-def _renamed(chunk: ChunkBatch, schema: Schema, collection: str, base: ChunkBatch | None = None) -> ChunkBatch:
-    source = (base.metadatas[0] if base is not None else None) or {}
-    return replace(chunk, metadatas=[m and schema.content.as_in_source(collection, source, m) for m in chunk.metadatas])
-
-
-def _merged(base: ChunkBatch, old: ChunkBatch, new: ChunkBatch, space: Space) -> ChunkBatch:
-    """The source's chunk with the client's changes; unchanged parts keep the snapshot's own bits."""
+def _merged(
+    base: ChunkBatch, old: ChunkBatch, new: ChunkBatch, space: Space, schema: Schema, collection: str
+) -> tuple[ChunkBatch, str]:
+    """The source's chunk with the client's changes, its other parts bit for bit as in the snapshot; a problem as `_metadata`."""
     same = old.embeddings.shape == new.embeddings.shape and same_vectors(old.embeddings, new.embeddings, space).all()
+    source, before, after = (batch.metadatas[0] or {} for batch in (base, old, new))
+    metadata, problem = _metadata(source, before, after, schema, collection)
     return ChunkBatch(
         ids=base.ids,
         documents=base.documents if new.documents == old.documents else new.documents,
         embeddings=base.embeddings if same else new.embeddings,
-        metadatas=[_metadata(base.metadatas[0], old.metadatas[0], new.metadatas[0])],
+        metadatas=[metadata],
         uris=base.uris if new.uris == old.uris else new.uris,
-    )
+    ), problem
 
 
-def _metadata(base: Metadata | None, old_metadata: Metadata | None, new_metadata: Metadata | None) -> Metadata | None:
-    old, new = old_metadata or {}, new_metadata or {}
-    merged = dict(base or {})
-    for key, value in new.items():
-        if key not in old or not same_value(old[key], value):
-            merged[key] = value
-    for key in old:
-        if key not in new:
-            merged.pop(key, None)
-    return merged or None
+def _metadata(
+    base: Metadata, old: Metadata, new: Metadata, schema: Schema, collection: str
+) -> tuple[Metadata | None, str]:
+    """A chunk's metadata at the source with the target's changes from `old` to `new`, under the source's names; and why that is
+    impossible, or "": two fields of the target would be one field there, and one of them changed."""
+    names = schema.content.names_in_source(collection, base, [*old, *new])
+    changed = {key for key, value in new.items() if key not in old or not same_value(old[key], value)}
+    removed = old.keys() - new.keys()
+    merged = dict(base)
+    for name in sorted({names[key] for key in changed | removed}):
+        holders = sorted(key for key in new if names[key] == name)
+        if len(holders) > 1 or not changed.issuperset(holders):
+            fields = " and ".join(sorted({key for key in names if names[key] == name}))
+            clash = f"a client changed one of the fields {one_line(fields, 200)}, and the source has one field for them"
+            return None, clash
+        if holders:
+            merged[name] = new[holders[0]]
+        else:
+            merged.pop(name, None)
+    return merged or None, ""
 
 
+_DONE = "done"  # the file in a plan's folder
 _ORIGIN = "source_collection"  # the field of the shipped schemas that names the source collection
 
 
@@ -459,7 +493,13 @@ def load(folder: Path) -> Plan:
         delete, files = as_kind(dict[str, list[str]], raw["delete"]), dict(raw["put"])
         if files != _files(files):
             raise ValueError("its files are not those that were written beside it")
-    return Plan({n: from_table(read_parquet(folder / f)) for n, f in files.items()}, delete, create=create)
+    batches = {name: from_table(read_parquet(folder / file)) for name, file in files.items()}
+    return Plan(batches, delete, create=create, done=(folder / _DONE).is_file())
+
+
+def note_done(folder: Path) -> None:
+    """Note beside a saved plan that `apply` has finished."""
+    write_text(folder / _DONE, utc_now() + "\n")
 
 
 def _files(names: Iterable[str]) -> dict[str, str]:
@@ -476,14 +516,14 @@ def apply(store: Store, planned: Plan) -> tuple[int, list[dict[str, str]]]:
     """Write the plan, then compare every chunk. Repeating it changes nothing more.
 
     Gives the number of chunks written or deleted (the others were right already), and `{collection, id}` of chunks that no
-    search finds, where they are more than an index of Chroma always misses: deletes in a live collection can put chunks out of
-    reach that nobody touched (measured on 1.5.9). Raises `Terminal` ("replay_differs") that names the first chunk that differs.
+    search finds, where they are more than an index always misses: deletes in a live collection can put chunks out of reach
+    that nobody touched (measured on 1.5.9). Raises `Terminal` ("replay_differs") that names the first chunk that differs.
     """
     for name in sorted(set(planned.create) - set(store.names())):
         store.create(planned.create[name])
     written = 0
     for name in sorted({*planned.put, *planned.delete}):
-        deleted = _present(store, name, planned.delete.get(name, []))
+        deleted = present(store, name, planned.delete.get(name, []))
         if deleted:
             store.delete(name, deleted)
         batch = planned.put.get(name, ChunkBatch.empty())
@@ -509,66 +549,25 @@ def _unreachable(store: Store, name: str, planned: Plan) -> list[dict[str, str]]
 def _write(store: Store, name: str, piece: ChunkBatch) -> int:
     """Write the chunks that differ; an earlier attempt, or the first look, may have written others. Gives their number."""
     differing = next(compared(store, name, [piece], store.info(name).space)).differing()
-    missing_chunks = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
+    missing_rows = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
     outdated = [chunk for chunk, missing in differing.items() if not missing]
     if outdated:
         store.delete(name, outdated)
-    if len(missing_chunks):
-        store.add(name, missing_chunks)
-    return len(missing_chunks)
+    if len(missing_rows):
+        store.add(name, missing_rows)
+    return len(missing_rows)
 
 
-def add_reverted(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
-    """Add to a plan what an earlier one wrote and clients reverted at the target since: as in the snapshot."""
-    ids = planned.ids()
-    for name, chunk in sorted({key for plan in earlier for key in plan.ids()} - ids):
-        original = _originals(snapshot, name, [chunk]).get(chunk)
-        if original is None:
-            planned.delete.setdefault(name, []).append(chunk)
-        else:
-            before = planned.put.get(name)
-            planned.put[name] = ChunkBatch.concatenate([before, original]) if before is not None else original
+def outcome_of(plans: Iterable[Plan]) -> dict[tuple[str, str], ChunkBatch | None]:
+    """Each chunk as the last of these plans wrote it, by (collection, id); None where that deleted it."""
+    last: dict[tuple[str, str], ChunkBatch | None] = {}
+    for plan in plans:
+        last |= {(n, chunk): batch.take([i]) for n, batch in plan.put.items() for i, chunk in enumerate(batch.ids)}
+        last |= {(n, chunk): None for n, ids in plan.delete.items() for chunk in ids}
+    return last
 
 
-def exclude(planned: Plan, contested: set[tuple[str, str]]) -> None:
-    """Exclude what was changed at the source, too: which of the two is right, a person has to say."""
-    for name, chunk in sorted(contested & planned.ids()):
-        planned.open.append({"collection": name, "id": chunk, "why": "it was changed at the source too"})
-    for name, batch in list(planned.put.items()):
-        planned.put[name] = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) not in contested])
-    for name, ids in list(planned.delete.items()):
-        planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
-
-
-def unexplained(
-    store: Reader, snapshot: Snapshot, plans: Iterable[Plan], names: Sequence[str]
-) -> tuple[SourceChanges, list[str]]:
-    """Compare the source with the snapshot. Gives the changes, and a sentence for each difference that these plans, applied in
-    order, do not explain. `names`: the source's collections to compare."""
-    changes = source_changes(store, snapshot, names=names)
-    last: dict[tuple[str, str], ChunkBatch | None] = {}  # as the last plan wrote it; None where that deleted it
-    created: set[str] = set()
-    for planned in plans:
-        created |= planned.create.keys()
-        last |= {(n, chunk): batch.take([i]) for n, batch in planned.put.items() for i, chunk in enumerate(batch.ids)}
-        last |= {(n, chunk): None for n, ids in planned.delete.items() for chunk in ids}
-    differences = [
-        f"{row['collection']} {row['id']}: {row['change']}"
-        for row in changes.examples(sys.maxsize)
-        if (row["collection"], row["id"]) not in last and not (row["change"] == "new" and row["collection"] in created)
-    ]
-    for name in sorted({name for name, _ in last}.intersection(names)):
-        batches = {chunk: batch for (n, chunk), batch in last.items() if n == name}
-        written = [batch for batch in batches.values() if batch is not None]
-        if written:
-            pair = next(compared(store, name, [ChunkBatch.concatenate(written)], store.info(name).space))
-            differences += [f"{name} {chunk}: not as it was replayed" for chunk in pair.differing()]
-        deleted = [chunk for chunk, batch in batches.items() if batch is None]
-        differences += [f"{name} {chunk}: there again" for chunk in _present(store, name, deleted)]
-    return changes, differences
-
-
-def _present(store: Reader, name: str, ids: list[str]) -> list[str]:
+def present(store: Reader, name: str, ids: list[str]) -> list[str]:
     return store.read(name, ids, embeddings=False).ids if ids else []
 
 
@@ -577,7 +576,7 @@ def _prove(store: Store, name: str, planned: Plan) -> None:
     if planned.put.get(name) is not None:
         for row in next(compared(store, name, [planned.put[name]], store.info(name).space)).differences.itertuples():
             difference = difference or f"{row.id}: {row.difference} {row.detail}"
-    reappeared = _present(store, name, planned.delete.get(name, []))
+    reappeared = present(store, name, planned.delete.get(name, []))
     if reappeared:
         difference = f"{reappeared[0]} is still there"
     if difference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.formatting import count, harmless
+from helpers.migration.source_changes import schema_of_run
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
 from helpers.rollback import REPLAY, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import (
+    BATCH,
     Plan,
     Written,
     client_writes,
@@ -29,12 +31,15 @@ from helpers.rollback.replay import (
     exported,
     index_of,
     next_folder,
+    originals_of,
+    outcome_of,
+    present,
     summary,
 )
 from helpers.run.command import used_by
-from helpers.schema import load_schema
-from helpers.snapshots.comparison import compare
-from helpers.stores import Reader, Space, open_source, shard_of
+from helpers.snapshots.comparison import compare, compared
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import Reader, Space, Store, open_source, shard_of
 from helpers.stores.opening import quick_names
 
 COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "changed settings", "gone as a whole",
@@ -59,6 +64,84 @@ def leave_other_shards(planned: Plan, shard: str) -> None:
         planned.open += [{"collection": name, "id": chunk, "why": reason} for chunk in others]
         if own:
             planned.put[name] = batch.take(own)
+
+
+def add_reverted(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
+    """Add to a plan what an earlier one wrote and clients reverted at the target since: as in the snapshot."""
+    ids = planned.ids()
+    for name, chunk in sorted({key for plan in earlier for key in plan.ids()} - ids):
+        original = originals_of(snapshot, name, [chunk]).get(chunk)
+        if original is None:
+            planned.delete.setdefault(name, []).append(chunk)
+        else:
+            before = planned.put.get(name)
+            planned.put[name] = ChunkBatch.concatenate([before, original]) if before is not None else original
+
+
+def exclude(planned: Plan, contested: set[tuple[str, str]]) -> None:
+    """Exclude what was changed at the source, too: which of the two is right, a person has to say."""
+    for name, chunk in sorted(contested & planned.ids()):
+        planned.open.append({"collection": name, "id": chunk, "why": "it was changed at the source too"})
+    for name, batch in list(planned.put.items()):
+        planned.put[name] = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) not in contested])
+    for name, ids in list(planned.delete.items()):
+        planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
+    _drop_empty(planned)
+
+
+def _drop_empty(planned: Plan) -> None:
+    planned.put = {name: batch for name, batch in planned.put.items() if len(batch)}
+    planned.delete = {name: ids for name, ids in planned.delete.items() if ids}
+
+
+def exclude_done(planned: Plan, earlier: Iterable[Plan]) -> None:
+    """Exclude what earlier plans wrote and proved already: since then the source's clients may have changed it."""
+    last = outcome_of(plan for plan in earlier if plan.done)
+    for name in [name for plan in earlier if plan.done for name in plan.create]:
+        planned.create.pop(name, None)
+    for name, batch in list(planned.put.items()):
+        written = [one for chunk in batch.ids if (one := last.get((name, chunk))) is not None]
+        written_ids = {chunk for one in written for chunk in one.ids}
+        rows = [row for row, chunk in enumerate(batch.ids) if chunk in written_ids]
+        unchanged = set[str]()
+        if written:
+            unchanged = (
+                written_ids - compare(ChunkBatch.concatenate(written), batch.take(rows), "l2").differing().keys()
+            )
+        planned.put[name] = batch.take([row for row, chunk in enumerate(batch.ids) if chunk not in unchanged])
+    for name, ids in list(planned.delete.items()):
+        planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in last or last[name, chunk] is not None]
+    _drop_empty(planned)
+
+
+def changed_at_source(store: Store, planned: Plan, earlier: Sequence[Plan], snapshot: Snapshot) -> set[tuple[str, str]]:
+    """(collection, id) of a plan's chunks whose state at the source neither the snapshot nor a plan explains.
+
+    A chunk may be absent where the snapshot has none of its id, where a plan deletes it, and where a plan that did not end
+    writes it, by deleting and adding it.
+    """
+    changed = set[tuple[str, str]]()
+    for name in sorted({*planned.put, *planned.delete} & {*store.names()}):
+        put, delete = planned.put.get(name, ChunkBatch.empty()), planned.delete.get(name, [])
+        ids, space = [*put.ids, *delete], store.info(name).space
+        originals = originals_of(snapshot, name, ids)
+        may_be_absent = {*delete, *(chunk for chunk in ids if chunk not in originals)}
+        versions = [put, *originals.values()]
+        for plan in earlier:
+            may_be_absent.update(plan.delete.get(name, []))
+            if (batch := plan.put.get(name)) is not None:
+                versions.append(batch)
+                may_be_absent.update(() if plan.done else batch.ids)
+        existing = present(store, name, ids)
+        unexplained = set(existing)
+        for batch in versions:
+            rows = batch.take([row for row, chunk in enumerate(batch.ids) if chunk in unexplained])
+            for at in range(0, len(rows), BATCH):
+                piece = rows.slice(at, at + BATCH)
+                pair = next(compared(store, name, [piece], space))
+                unexplained -= {*piece.ids} - pair.differing().keys()
+        changed |= {(name, chunk) for chunk in unexplained | ({*ids} - {*existing} - may_be_absent)}
+    return changed
 
 
 def writes_since(writes: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
@@ -113,7 +196,7 @@ class ReturnWrites:
         self.replays: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
-        self.schema = load_schema(self.run.parameters.schema_name)
+        self.schema = schema_of_run(self.run)
         self.prefixed = self.run.parameters.migration.id_policy == "prefix"
 
     @contextmanager
@@ -288,7 +371,7 @@ class ReturnWrites:
         order = self.run.parameters.migration.reembed
         planned = replay.plan(self.writes, snapshot, occupied, schema=self.schema, prefixed=self.prefixed, to=to,
                               anew=order.selects if order else lambda _: False)  # fmt: skip
-        replay.exclude(planned, self.source.moved)
+        exclude(planned, self.source.moved)
         if shard := self.run.parameters.collections.shard:
             leave_other_shards(planned, shard)
         return planned
@@ -300,9 +383,28 @@ class ReturnWrites:
                 audit.append(self.run.folder / audit.NAME, "clients' writes discarded", reason=state.orders.discard,
                              writes=summary(self.writes))  # fmt: skip
             return Plan()
-        planned = self._plan()
+        planned, earlier, snapshot = self._plan(), replay.saved(self.run.workspace), self.of.made.snapshot
+        assert snapshot is not None
+        add_reverted(planned, earlier, snapshot)
+        exclude_done(planned, earlier)
+        self._require_places(planned)
+        if not planned.nothing:
+            with open_for_writing(self._endpoint()) as store:
+                exclude(planned, changed_at_source(store, planned, earlier, snapshot))
+                self._require_places(planned)
+                if not planned.nothing:
+                    self._write(store, planned)
+        if planned.nothing:
+            self.replays.append("")
+        state.facts["given_up"] = planned.open
+        state.facts["replayed"] = self._replayed_chunks()
+        state.save(self.run.workspace)
+        return planned
+
+    def _require_places(self, planned: Plan) -> None:
+        """Raise `Terminal` ("replay_open") where a write cannot be replayed, and nobody gave it up."""
         path = self._list_open(planned)
-        if planned.open and not state.orders.discard:
+        if planned.open and not self.of.state.orders.discard:
             command = self.run.home.command("rollback")
             raise Terminal(
                 ReasonCode.REPLAY_OPEN,
@@ -311,28 +413,25 @@ class ReturnWrites:
                 next_step=f"Say where new chunks go: {command} --replay-to COLLECTION; or put it right at the target; or give "
                 f"these up: {command} --replay --discard-with-reason TEXT",
             )  # fmt: skip
-        earlier = replay.saved(self.run.workspace)
-        assert self.of.made.snapshot is not None
-        state.facts["given_up"] = planned.open
-        replay.add_reverted(planned, earlier, self.of.made.snapshot)
-        if planned.nothing:
-            self.replays.append("")
-            return planned
+
+    def _write(self, store: Store, planned: Plan) -> None:
+        """Save a plan, write it to the source, and note it as done once every chunk was compared."""
         folder = next_folder(self.run.workspace, "replay")
         replay.save(planned, folder)
         log = self.run.folder / audit.NAME
         fields: dict[str, Any] = {"plan": str(folder), "chunks": planned.chunks}
         audit.append(log, "clients' writes replayed", outcome="begun", **fields, open=planned.open)
-        with open_for_writing(self._endpoint()) as store:
-            written, unfound = replay.apply(store, planned)
+        wrote, unfound = replay.apply(store, planned)
+        replay.note_done(folder)
         self._judge_index(unfound)
-        present = planned.chunks - written
-        sentence = f"{count(written, 'chunk')} written to the source" if written else "nothing written to the source"
-        self.replays.append(sentence + f", {present:,} there already" * bool(present))
-        audit.append(log, "clients' writes replayed", **fields, written=written, there_already=present)
-        state.facts["replayed"] = planned.chunks
-        state.save(self.run.workspace)
-        return planned
+        existing = planned.chunks - wrote
+        sentence = f"{count(wrote, 'chunk')} written to the source" if wrote else "nothing written to the source"
+        self.replays.append(sentence + f", {existing:,} there already" * bool(existing))
+        audit.append(log, "clients' writes replayed", **fields, written=wrote, there_already=existing)
+
+    def _replayed_chunks(self) -> int:
+        """The number of chunks that the plans of this rollback wrote to the source, or deleted there."""
+        return len(set[tuple[str, str]]().union(*(plan.ids() for plan in replay.saved(self.run.workspace))))
 
     def _list_open(self, planned: Plan) -> Path | None:
         """Record every write that cannot be assigned, and (unless in a dry run) list it in a file. Gives its path."""
@@ -381,11 +480,13 @@ class ReturnWrites:
         detail += (
             f"; {count(len(planned.open), 'write')} given up: {self.of.state.orders.discard}" if planned.open else ""
         )
-        verdict = Verdict.WARNING if planned.open else Verdict.NOT_EXERCISED if planned.nothing else Verdict.PASS
-        self.run.check("replayed chunks", verdict, measured=planned.chunks, threshold=planned.chunks + len(planned.open),
+        total = self._replayed_chunks()
+        exercised = total or not planned.nothing
+        verdict = Verdict.WARNING if planned.open else Verdict.PASS if exercised else Verdict.NOT_EXERCISED
+        self.run.check("replayed chunks", verdict, measured=total, threshold=total + len(planned.open),
                        unit="chunks", ids=planned.open, reason=ReasonCode.REPLAY_OPEN if planned.open else "",
                        detail="nothing to replay" if verdict is Verdict.NOT_EXERCISED else detail)  # fmt: skip
         if planned.nothing:
-            return "nothing to replay"
+            return "nothing more to replay" if exercised else "nothing to replay"
         creations = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
         return f"{self.replays[-1]}; {count(planned.chunks, 'chunk')} compared there{creations}"

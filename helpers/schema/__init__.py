@@ -264,7 +264,8 @@ class Schema:
             for rule in rules:
                 value, document = metadata[rule.name], derived.get(str(rule.derive))
                 if document is not None and contradicts(str(rule.derive), value, document):
-                    rows.append((i, rule.name, f"{show(value)}, the document tells {show(document)}"))
+                    held, given = show(self.shown(value)), show(self.shown(document))
+                    rows.append((i, rule.name, f"{held}, the document tells {given}"))
         return rows
 
 

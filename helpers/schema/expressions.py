@@ -243,14 +243,24 @@ class Expression:
         try:
             value = self._compiled.eval(data=inputs)
         except RuntimeError as error:
-            raise ExpressionFailed(_in_words(shown(str(error)))) from error
+            raise ExpressionFailed(_in_words(_hidden(str(error), shown))) from error
         kind = str(value.type())
         if kind == "ERROR":
-            raise ExpressionFailed(_in_words(shown(str(value.value()))))
+            raise ExpressionFailed(_in_words(_hidden(str(value.value()), shown)))
         if kind.split("<")[0] not in _HELD:
             raise ExpressionFailed(f"gives {_type(kind)}, which no field can hold")
         plain = value.plain_value()
         return ABSENT if plain is None else plain
+
+
+_ESCAPED = re.compile(r"\\(?:u\{?([0-9a-fA-F]{1,6})\}?|(.))")
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
+
+
+def _hidden(reason: str, shown: Callable[[str], Any]) -> str:
+    """The reason, redacted. The library escapes texts in it, so the rules are applied to the plain text, too."""
+    plain = _ESCAPED.sub(lambda m: chr(int(m[1], 16)) if m[1] else _ESCAPES.get(m[2], m[2]), reason)
+    return str(shown(reason) if shown(plain) == plain else shown(plain))
 
 
 def _in_words(message: str) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -369,7 +369,15 @@ class Replace(_OfFields):
         return pattern(self.pattern).search(text) is not None
 
     def apply(self, text: str) -> str:
-        return str(pattern(self.pattern).sub(self.replacement, text))
+        """The text with each match replaced, from left to right. RE2's binding gives some empty matches twice."""
+        last = None
+
+        def replaced(match: Any) -> str:
+            nonlocal last
+            again, last = match.span() == last, match.span()
+            return "" if again else str(match.expand(self.replacement))
+
+        return str(pattern(self.pattern).sub(replaced, text))
 
 
 class Redact(Replace):
@@ -470,16 +478,21 @@ class SchemaFile(_Part):
         rules = self.leave_out or self.collections or self.rename or self.replace or self.redact or self.drop
         return bool(rules) or self.id is not None
 
-    def as_in_source(self, collection: str, source: Metadata, metadata: Metadata) -> Metadata:
-        """The target's metadata with the field names of this source collection, where `rename` gave them others.
+    def names_in_source(self, collection: str, source: Metadata, keys: Iterable[str]) -> dict[str, str]:
+        """The name in this source collection of each of these fields of the target, by the rules of `rename` in their order.
 
-        `source` is the chunk's metadata in the source: a field with the target's name there was never renamed.
+        `source` is the chunk's metadata in the source: its fields are followed from there, so one that has the target's name
+        already keeps it. A field that it lacks gets the first name that leads to it. Two fields may get one name.
         """
-        names: dict[str, str] = {}
-        for rule in self.rename:
-            if rule.applies(collection) and rule.to not in source and (rule.to not in names or rule.source in source):
-                names[rule.to] = rule.source
-        return {names.get(key, key): value for key, value in metadata.items()}
+        rules = [rule for rule in self.rename if rule.applies(collection)]
+        known = {key: key for key, value in source.items() if value is not None}  # name in the target → in the source
+        leads = {rule.source: rule.source for rule in reversed(rules)}  # name in the source → in the target
+        for rule in rules:
+            if rule.source in known and rule.to not in known:
+                known[rule.to] = known.pop(rule.source)
+            leads |= {name: rule.to for name, target in leads.items() if target == rule.source}
+        first = {leads[rule.source]: rule.source for rule in reversed(rules)}
+        return {key: known.get(key) or first.get(key, key) for key in keys}
 
     def indexes(self, collection: str, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """Chroma's schema of a collection (indexes by field) with the field names that `rename` gives."""

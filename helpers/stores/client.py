@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from helpers.chunks import ChunkBatch, align
+from helpers.chunks import ChunkBatch, align, singles
 from helpers.errors import Terminal, WorldError, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
@@ -534,14 +534,14 @@ def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embe
             ReasonCode.NOT_JSON, f"an answer of {len(got)} chunks that does not answer this request for {len(ids)}",
             next_step=_WHAT_ANSWERS,
         )  # fmt: skip
-    vectors = answer.get("embeddings")
+    vectors: Any = answer.get("embeddings")
     if embeddings and (vectors is None or len(vectors) != len(got)):
         raise VectorLost
     order, _ = align(ids, {chunk: row for row, chunk in enumerate(got)})
     matrix = np.full((len(got), dimension), np.nan, np.float32)
     if embeddings and len(got):
         try:
-            matrix = np.asarray(vectors, dtype=np.float32).reshape(len(got), -1)
+            matrix = singles(vectors).reshape(len(got), -1)
         except (TypeError, ValueError):
             raise VectorLost from None
     whole = ChunkBatch(

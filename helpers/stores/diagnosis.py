@@ -18,14 +18,16 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import WorldError, one_line
+from helpers.errors import UsageError, WorldError, one_line
 from helpers.formatting import count, size
-from helpers.parameters.endpoint import Endpoint, resolve_path
+from helpers.parameters.endpoint import ALL, Endpoint, resolve_path
 from helpers.results import Progress, silent
 from helpers.stores import CollectionInfo, Finding, Reader, Severity, distance
+from helpers.stores.copying import newest
 from helpers.stores.creation import refused_name, unsupported
 from helpers.stores.index_files import PICKLE, IndexDamage, bloat, read_pickle
 from helpers.stores.layout import DATABASE, VOLUMES, is_duckdb_layout, reading
+from helpers.stores.opening import databases_of, holds_nothing
 from helpers.stores.repair import migrations
 
 PIECE = 1_000  # chunks read at a time
@@ -34,6 +36,9 @@ PROBES = 20  # vectors searched for, of each collection
 SECONDS = 60.0  # for reading, where not everything was asked for
 REQUESTS = 200  # for the ids of one collection, likewise
 CLOUD_REQUESTS = 3  # where reading is paid for
+_MOST_ASKED = 50  # databases of a server
+_HOLDING = """SELECT d.tenant_id, d.name FROM databases d WHERE d.id IN (SELECT database_id FROM collections)
+    ORDER BY d.tenant_id, d.name"""
 TIE = 1e-4  # a distance up to which a stored vector counts as found: another chunk may have the same one
 
 
@@ -515,6 +520,27 @@ def stored_databases(path: Path) -> list[str]:
                     for t, d in db.execute("SELECT tenant_id, name FROM databases ORDER BY tenant_id, name")]  # fmt: skip
     except sqlite3.Error:
         return []
+
+
+def other_databases(source: Endpoint, own: tuple[str, str]) -> list[str] | None:
+    """`tenant/database` of a source that hold a collection, other than its `own`; None where it does not list them. Nothing is
+    written. A server lists those of one tenant; at most `_MOST_ASKED` of them are asked.
+    """
+    try:
+        if not source.path:
+            places = [pair for pair in databases_of(source.model_copy(update={"database": ALL})) if pair != own]
+            held = (source.model_copy(update={"tenant": t, "database": d}) for t, d in places[:_MOST_ASKED])
+            found = [(there.tenant, there.database) for there in held if not holds_nothing(there)]
+        elif is_duckdb_layout(path := resolve_path(source.path)):
+            return []
+        else:
+            with newest(path / DATABASE) as db:
+                if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():
+                    return []
+                found = [pair for pair in db.execute(_HOLDING) if pair != own]
+    except (WorldError, UsageError, sqlite3.Error):
+        return None
+    return [f"{one_line(str(tenant), 60)}/{one_line(str(database), 60)}" for tenant, database in found]
 
 
 def _directory_size(path: Path) -> str:

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from helpers.chunks import ChunkBatch, Metadata, align, read_table
 from helpers.errors import Terminal, one_line
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
 from helpers.results import json_in
 from helpers.stores import Closing, CollectionInfo, Neighbours, damage, distance, from_metadata
@@ -35,6 +36,8 @@ VOLUMES = (
     "the image of 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place is unused"
 )
 IN_DATABASE = "FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
+_DATABASES = "SELECT tenant_id, name FROM databases"
+USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
 _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
@@ -48,9 +51,9 @@ def reading(database: Path, *, how: str = "immutable=1") -> closing[sqlite3.Conn
     connection = sqlite3.connect(uri, uri=True)
     try:
         require_plain(connection, database)
-    except BaseException as error:  # what SQLite says of a damaged schema may be no text
+    except BaseException:
         connection.close()
-        raise sqlite3.DatabaseError(str(error)) if isinstance(error, UnicodeDecodeError) else error from None
+        raise
     return closing(connection)
 
 
@@ -78,20 +81,18 @@ SELECT 'condition (CHECK) of a table', name, '' FROM sqlite_master WHERE type = 
 
 def require_plain(connection: sqlite3.Connection, database: Path) -> None:
     """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows.
+    `sqlite3.Error` where its schema cannot be read: then nothing is known, and it is not to be used.
 
     From then on the connection reads no value of more than `MOST_VALUE` bytes (`sqlite3.DataError`).
     """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE)
-    objects, length = connection.execute("SELECT count(*), total(length(sql)) FROM sqlite_master").fetchone()
-    if objects > _MOST_OBJECTS or length > _MOST_SQL:
-        found = [("schema", f"{objects:,} tables and indexes in {length / 1e6:,.1f} MB")]
-    else:
-        every = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-        found = [(kind, name) for kind, name, sql in every if not _PLAIN.fullmatch(f"{kind}: {sql}")]
-        computed = [] if found else connection.execute(_COMPUTED)
-        found += [(what, name) for what, name, value in computed if what[0] != "d" or not _LITERAL.fullmatch(value)]
-        indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '%where%'")
-        found += [("partial index", name) for name, sql in indexes if not _PARTIAL.fullmatch(sql)]
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # SQLite runs what is no UTF-8, too
+    try:
+        found = _code(connection)
+    except UnicodeDecodeError as error:  # what SQLite says of a damaged schema may be no text
+        raise sqlite3.DatabaseError(str(error)) from None
+    finally:
+        connection.text_factory = str
     if found:
         kind, name = found[0]
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -103,15 +104,36 @@ def require_plain(connection: sqlite3.Connection, database: Path) -> None:
         )  # fmt: skip
 
 
+def _code(connection: sqlite3.Connection) -> list[tuple[str, Any]]:
+    """(kind, name) of all in a schema that Chroma does not make and that SQLite may run."""
+    objects, length = connection.execute("SELECT count(*), total(length(sql)) FROM sqlite_master").fetchone()
+    if objects > _MOST_OBJECTS or length > _MOST_SQL:
+        return [("schema", f"{objects:,} tables and indexes in {length / 1e6:,.1f} MB")]
+    every = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    if found := [("statement that is no UTF-8", row[1]) for row in every if "\ufffd" in "".join(map(str, row))]:
+        return found
+    if found := [(str(kind), name) for kind, name, sql in every if not _PLAIN.fullmatch(f"{kind}: {sql}")]:
+        return found
+    computed = connection.execute(_COMPUTED)
+    found = [(what, name) for what, name, value in computed if what[0] != "d" or not _LITERAL.fullmatch(value)]
+    indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '%where%'")
+    return found + [("partial index", name) for name, sql in indexes if not _PARTIAL.fullmatch(sql)]
+
+
 def has_log(database: Path) -> bool:
-    """Whether the newest of a database may still sit in its write-ahead log, which lies beside the real file."""
+    """Whether the newest of a database may still sit in its write-ahead log or journal, which lie beside the real file."""
     file = database.resolve()
-    log = file.with_name(f"{file.name}-wal")
-    return log.is_file() and log.stat().st_size > 0
+    logs = (file.with_name(f"{file.name}{suffix}") for suffix in ("-wal", "-journal"))
+    return any(log.is_file() and log.stat().st_size > 0 for log in logs)
 
 
 def damaged(error: Exception | str, file: Path, role: str = "source") -> Terminal:
-    """What SQLite says of a database, as our error."""
+    """What SQLite says of a database, as our error: damage, or that a source is locked."""
+    if role == "source" and getattr(error, "sqlite_errorcode", 0) & 255 in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Terminal(
+            ReasonCode.SOURCE_IN_USE, f"SQLite says: {error}", where=str(file),
+            next_step="Stop the application that writes to it, then repeat.",
+        )  # fmt: skip
     return Terminal(
         ReasonCode(f"{role}_damaged"), f"SQLite says: {error}", where=str(file),
         next_step="Copy the folder again, take the last backup, or recover the file with `sqlite3 .recover` and try that.",
@@ -132,8 +154,8 @@ def recognise(path: Path, *, role: str = "source") -> None:
         both = holds == "both"
         raise Terminal(
             ReasonCode(f"{role}_layout_0_3"),
-            f"files of Chroma 0.3 (duckdb and parquet) with chunks that the {DATABASE} beside them lacks: two databases in "
-            "one folder"
+            f"files of Chroma 0.3 (duckdb and parquet) with chunks that the {DATABASE} beside them does not list in a "
+            "collection of that name: two databases in one folder"
             if both
             else "a directory of Chroma 0.3 (duckdb and parquet), which a current client opens as an empty database",
             where=where,
@@ -164,26 +186,42 @@ def contents(path: Path) -> Literal["database", "parquet", "both"]:
     if not (path / DATABASE).exists():
         return "parquet"
     try:
-        left = _parquet_ids(path / EMBEDDINGS)
+        left = _parquet_chunks(path)
         with reading(path / DATABASE) as db:
-            if (
-                left
-                and not has_log(path / DATABASE)
-                and not db.execute("SELECT count(*) FROM collections").fetchone()[0]
-            ):
+            held = has_log(path / DATABASE) or db.execute("SELECT count(*) FROM collections").fetchone()[0]
+            if left and not held:
                 return "parquet"
-            for query in ("SELECT embedding_id FROM embeddings", "SELECT id FROM embeddings_queue") if left else ():
-                left.difference_update(row[0] for row in db.execute(query))
-    except (OSError, pa.ArrowException, ValueError, KeyError, sqlite3.Error):
+            left = left and left - _listed(db)
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, sqlite3.Error):
         return "both"
     return "both" if left else "database"
 
 
-def _parquet_ids(file: Path) -> set[str]:
-    """The ids in the chunks' file of 0.3; none where it is absent or has no byte."""
-    if not file.exists() or not file.stat().st_size:
+def _parquet_chunks(path: Path) -> set[tuple[str, str]]:
+    """(collection, id) of the chunks in the files of 0.3; none where theirs is absent or has no byte. A chunk that an upgrade
+    cannot have taken over is of "": one of no collection, or of the second of one name.
+    """
+    if not (file := path / EMBEDDINGS).exists() or not file.stat().st_size:
         return set()
-    return {str(chunk) for chunk in read_table(file, ["id"]).column("id").to_pylist()}
+    first: dict[str, str] = {}
+    for row in read_table(path / COLLECTIONS, ["uuid", "name"]).to_pylist() if (path / COLLECTIONS).exists() else ():
+        first.setdefault(row["name"], _uuid(row))
+    names = {own: name for name, own in first.items()}
+    chunks = read_table(file, ["collection_uuid", "id"])
+    owners, ids = _owners(chunks).to_pylist(), chunks.column("id").to_pylist()
+    return {(names.get(own, ""), str(chunk)) for own, chunk in zip(owners, ids, strict=True)}
+
+
+def _listed(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    """(collection, id) of the chunks that the default database lists: those taken in, and what the log did since."""
+    new = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone()
+    where, given = (IN_DATABASE, USUAL) if new else ("FROM collections c", ())
+    names = dict(db.execute(f"SELECT c.id, c.name {where}", given))
+    taken = "SELECT s.collection, e.embedding_id FROM embeddings e JOIN segments s ON e.segment_id = s.id"
+    log = "SELECT topic, id, operation FROM embeddings_queue WHERE operation <> 1 ORDER BY seq_id"  # 1: an update
+    last = {(topic.rpartition("/")[2], chunk): operation for topic, chunk, operation in db.execute(log)}
+    found = {chunk for chunk in {*db.execute(taken), *last} if last.get(chunk) != 3}
+    return {(name, chunk) for own, chunk in found if (name := names.get(own))}
 
 
 def leftovers(path: Path) -> list[str]:
@@ -220,17 +258,16 @@ def _recognise_database(database: Path, role: str) -> None:
     pages = int.from_bytes(head[28:32], "big")
     if page < 512 or size < page * pages or size % page:
         raise Terminal(
-            ReasonCode(f"{role}_truncated"),
-            f"truncated: {size:,} bytes, its header promises {page * pages:,}",
-            where=str(database),
-            next_step="Copy the folder again, or take the last backup.",
-        )
+            ReasonCode(f"{role}_truncated"), f"truncated: {size:,} bytes, its header promises {page * pages:,}",
+            where=str(database), next_step="Copy the folder again, or take the last backup.",
+        )  # fmt: skip
 
 
 def stored_names(path: Path, tenant: str, database: str, *, role: str = "source") -> list[str]:
-    """The collections that a directory's database lists, read without writing a byte. `Terminal` where it is no Chroma's.
+    """The collections that a directory's database lists, read without writing a byte. `Terminal` where it is no Chroma's, or
+    cannot be read.
 
-    For a quick look before a run only: what still sits in a write-ahead log is not seen, so beside a log nothing that is
+    For a quick look before a run only: what still sits in a log is not seen, so beside a log (`has_log`) nothing that is
     absent proves anything.
     """
     file = (path / DATABASE).resolve()
@@ -243,19 +280,19 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
                     ReasonCode(f"{role}_foreign_file"), "an SQLite database, but not one that Chroma wrote", where=str(file),
                     next_step="Name the folder that Chroma persists to.",
                 )  # fmt: skip
-            if not {"collections", "databases"} <= tables:  # before 0.4.15 there were no databases
-                return []
+            old = "databases" not in tables  # before 0.4.15: all are in what is the default today
             if complete:
-                _require_database(db, path, tenant, database, role)
+                _require_database({USUAL} if old else set(db.execute(_DATABASES)), path, tenant, database, role)
+            if "collections" not in tables or (old and (tenant, database) != USUAL):
+                return []
+            if old:
+                return sorted(row[0] for row in db.execute("SELECT name FROM collections"))
             return sorted(row[0] for row in db.execute(f"SELECT c.name {IN_DATABASE}", (tenant, database)))
-    except sqlite3.OperationalError:  # a layout that this look does not know; opening it will say
-        return []
     except sqlite3.DatabaseError as error:
         raise damaged(error, file, role) from error
 
 
-def _require_database(db: sqlite3.Connection, path: Path, tenant: str, database: str, role: str) -> None:
-    known = {(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")}
+def _require_database(known: set[tuple[str, str]], path: Path, tenant: str, database: str, role: str) -> None:
     if (tenant, database) in known:
         return
     what, name = ("database", database) if tenant in {t for t, _ in known} else ("tenant", tenant)
@@ -302,19 +339,6 @@ def unreadable(error: OSError, path: Path, role: str) -> Terminal:
         ReasonCode(f"{role}_unreadable"), f"cannot be read: {error.strerror}", where=str(error.filename or path),
         next_step="Run as a user who may read the whole folder.",
     )  # fmt: skip
-
-
-def stored_spaces(copy: Path) -> dict[str, str]:
-    """`hnsw:space` by collection id from the vector segments: the truth for collections of 0.4–0.6 (chroma-facts 2)."""
-    query = (
-        "SELECT s.collection, m.str_value FROM segments s JOIN segment_metadata m ON m.segment_id = s.id "
-        "WHERE s.scope = 'VECTOR' AND m.key = 'hnsw:space' AND m.str_value IS NOT NULL"
-    )
-    try:
-        with closing(sqlite3.connect(copy / DATABASE)) as db:
-            return {row[0]: row[1] for row in db.execute(query)}
-    except sqlite3.Error:
-        return {}
 
 
 # -- duckdb layout -----------------------------------------------------------------------------------------------------
@@ -549,11 +573,9 @@ def _read(file: Path) -> pa.Table:
         ) from error  # fmt: skip
     except (OSError, pa.ArrowException, ValueError) as error:
         raise Terminal(
-            ReasonCode.SOURCE_DAMAGED,
-            f"no readable Parquet file: {error}",
-            where=where,
+            ReasonCode.SOURCE_DAMAGED, f"no readable Parquet file: {error}", where=where,
             next_step="Copy the folder again. If it is as it should be, find out who made it.",
-        ) from error
+        ) from error  # fmt: skip
     if pointer:
         raise Terminal(
             ReasonCode.SOURCE_LFS_POINTER, "a Git LFS pointer, not the file itself", where=where,

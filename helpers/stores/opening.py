@@ -30,15 +30,14 @@ from helpers.stores import LOCK_COLLECTION, Reader, door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory, newest, require_own_files, stored_identifiers, stored_metadata
-from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
+from helpers.stores.layout import DATABASE, USUAL, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
 from helpers.stores.repair import Found
-from helpers.stores.rescue import Rescued, RescuedStore, rescue
+from helpers.stores.rescue import Rescued, RescuedStore, rescue, stored_spaces
 from helpers.stores.wire import EVERY, greet, identity_of, request_headers, session_of
 
 BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
 PAGE = 100
-_USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
 UNKNOWN = {ReasonCode.UNKNOWN_TENANT: ("tenant", "database"), ReasonCode.UNKNOWN_DATABASE: ("database",)}
 
 
@@ -101,7 +100,7 @@ def open_source(
     try:
         found, rescued = prepare(endpoint, copy, wanted, normalised=normalised)
         found.source += layout.leftovers(Path(endpoint.path))
-        spaces = layout.stored_spaces(copy)
+        spaces = stored_spaces(copy)
         with open_embedded(
             copy, endpoint, role="source", label=endpoint.label, spaces=spaces, rescued=rescued
         ) as store:
@@ -371,21 +370,22 @@ def databases_of(source: Endpoint) -> list[tuple[str, str]]:
 
 
 def holds_nothing(source: Endpoint) -> bool:
-    """Whether the source certainly has no collection; False where its newest may still sit in a directory's log."""
-    if source.path and layout.has_log(Path(source.path) / DATABASE):
+    """Whether the source certainly has no collection; False for a directory beside a log, and where none can be read."""
+    try:
+        return not (source.path and layout.has_log(Path(source.path) / DATABASE)) and not quick_names(source, "source")
+    except Terminal:  # its run says what is wrong
         return False
-    return not quick_names(source, "source")
 
 
 def _stored(path: Path) -> list[tuple[str, str]]:
     if is_duckdb_layout(path):
-        return [_USUAL]
+        return [USUAL]
     recognise(path)
     file = path / DATABASE
     try:
         with newest(file) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():
-                return [_USUAL]  # before 0.4.15 there were none
+                return [USUAL]  # before 0.4.15 there were none
             return [(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")]
     except sqlite3.DatabaseError as error:
         raise layout.damaged(error, file) from error
@@ -429,7 +429,7 @@ def lacking(target: Endpoint) -> tuple[str, ...]:
     Nothing is written. A folder that is new has Chroma's default tenant and database. Raises where it cannot be asked.
     """
     if target.path and is_new(Path(target.path)):
-        return ("tenant", "database") if target.tenant != _USUAL[0] else ("database",) * (target.database != _USUAL[1])
+        return ("tenant", "database") if target.tenant != USUAL[0] else ("database",) * (target.database != USUAL[1])
     try:
         if target.path:
             recognise(Path(target.path), role="target")

@@ -32,7 +32,7 @@ from helpers.stores.client import ClientStore
 from helpers.stores.copying import require_room
 from helpers.stores.door import Collection
 from helpers.stores.index_files import IndexFolder, IndexHealth
-from helpers.stores.layout import DATABASE
+from helpers.stores.layout import DATABASE, damaged
 from helpers.stores.repair import Found, require_one_each, sequence
 
 _ROWS = 8_192  # vectors compared at a time
@@ -41,6 +41,21 @@ ADD, UPDATE, UPSERT, DELETE = 0, 1, 2, 3
 LOST, FROM_LOG, FROM_INDEX, NORMALISED = range(4)
 _STEP = 4_096  # rows at a time
 _NUMBERS = {"FLOAT32": "<f4", "INT32": "<i4"}  # how the log encodes vectors
+
+
+def stored_spaces(copy: Path) -> dict[str, str]:
+    """`hnsw:space` by collection id from the vector segments: the truth for collections of 0.4–0.6 (chroma-facts 2).
+    Raises `Terminal` ("source_damaged") where they cannot be read: without them a collection would get another space.
+    """
+    query = (
+        "SELECT s.collection, m.str_value FROM segments s JOIN segment_metadata m ON m.segment_id = s.id "
+        "WHERE s.scope = 'VECTOR' AND m.key = 'hnsw:space' AND m.str_value IS NOT NULL"
+    )
+    try:
+        with closing(sqlite3.connect(copy / DATABASE)) as db:
+            return {row[0]: row[1] for row in db.execute(query)}
+    except sqlite3.Error as error:
+        raise damaged(error, copy / DATABASE) from error
 
 
 @dataclass(frozen=True, slots=True)

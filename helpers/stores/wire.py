@@ -123,6 +123,8 @@ def _chunks(content: bytes) -> dict[str, Any] | None:
     import numpy as np
     import simdjson
 
+    from helpers.chunks import singles
+
     def plain(value: Any) -> Any:
         if isinstance(value, simdjson.Array):
             return value.as_list()
@@ -133,13 +135,10 @@ def _chunks(content: bytes) -> dict[str, Any] | None:
         vectors = found["embeddings"]
         widths = {len(row) for row in vectors}
         numbers = np.frombuffer(vectors.as_buffer(of_type="d"))
-        if len(widths) != 1 or len(numbers) != len(vectors) * widths.pop():
-            return None
-        with np.errstate(over="ignore"):  # as in an array of float32 that is made of a list
-            rows = numbers.astype(np.float32).reshape(len(vectors), -1)
         keys = list(found.keys())  # its items would make a Python object of each number
-        if len(set(keys)) < len(keys):
+        if len(widths) != 1 or len(numbers) != len(vectors) * widths.pop() or len(set(keys)) < len(keys):
             return None
+        rows = singles(numbers).reshape(len(vectors), -1)
         return {key: rows if key == "embeddings" else plain(found[key]) for key in keys}
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
         return None

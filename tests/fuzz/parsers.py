@@ -358,7 +358,7 @@ def directory_read(bench: Bench, path: Path) -> object:
     from helpers.parameters.endpoint import Endpoint
     from helpers.stores import layout, quick_names, repair
     from helpers.stores.copying import copy_directory
-    from helpers.stores.rescue import rescue
+    from helpers.stores.rescue import rescue, stored_spaces
 
     quick_names(Endpoint(path=str(path.parent)), "source")
     repair.migrations(path)
@@ -371,7 +371,7 @@ def directory_read(bench: Bench, path: Path) -> object:
     except sqlite3.Error as error:  # as `prepare`, which goes on to open the copy
         raise layout.damaged(error, path) from error
     layout.stored_names(copy, "default_tenant", "default_database")
-    return said, found, rescued, layout.stored_spaces(copy), layout.leftovers(path.parent)
+    return said, found, rescued, stored_spaces(copy), layout.leftovers(path.parent)
 
 
 def doctor(bench: Bench, path: Path) -> object:
