@@ -10,7 +10,7 @@ from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_wr
 from helpers.errors import RunbookError, WorldError
 from helpers.evidence.signoffs import open_gate
 from helpers.fence import BEFORE, NO_WRITES, THROUGH, Control, FenceState
-from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us, said
+from helpers.fence.probe import Answer, Probe, answer_text, closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -121,7 +121,7 @@ class FenceWritesStep(NotebookStep):
         with self.control.probe(self.run.parameters.source.address, "source") as probe:
             answers = probe.no_writes()
         self._check_left(probe)
-        summary = "; ".join(said(a) for a in answers)
+        summary = "; ".join(answer_text(a) for a in answers)
         if closed_by_itself(answers):
             self.run.fact("fence", self.run.result.facts["fence"] | {NO_WRITES: summary})
             self.run.check("write fence", Verdict.PASS, measured="writes through the fence", threshold="writes through the fence",
@@ -228,7 +228,7 @@ class FenceWritesStep(NotebookStep):
             )
 
     def _check_reads(self, name: str, reads: list[Answer]) -> None:
-        bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.said}".strip() for a in reads if not a.answered]
+        bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.message}".strip() for a in reads if not a.answered]
         self.run.check(name, Verdict.FAIL if bad else Verdict.PASS, measured=len(reads) - len(bad), unit="kinds",
                        threshold=len(reads), reason=ReasonCode.READS_REFUSED if bad else "",
                        detail="; ".join(bad) or ", ".join(a.action for a in reads))  # fmt: skip
@@ -245,7 +245,7 @@ class FenceWritesStep(NotebookStep):
             reason="" if same else ReasonCode.FENCE_ELSEWHERE,
             detail=f"{self.control.clients_url} against {self.run.parameters.source.label}",
         )
-        round_it, unknown = self.control.ways_round()
+        round_it, unknown = self.control.bypasses()
         verdict = Verdict.FAIL if round_it else Verdict.WARNING if unknown else Verdict.PASS
         past = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
         here = "answers this machine; whether clients reach it can be checked only from their machines"
@@ -295,6 +295,6 @@ def _row(tried: WriteTried) -> dict[str, object]:
 
 def _rows(probe: Probe, answers: list[Answer]) -> list[dict[str, object]]:
     return [
-        {"url": probe.url, "request": a.action, "outcome": a.outcome, "status": a.status, "answer": a.said}
+        {"url": probe.url, "request": a.action, "outcome": a.outcome, "status": a.status, "answer": a.message}
         for a in answers
     ]

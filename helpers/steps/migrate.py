@@ -33,7 +33,7 @@ from helpers.migration.importing import (
 from helpers.migration.reembedding import judge_reembedded, make
 from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, switch
 from helpers.migration.staging import CHANGES, Staged
-from helpers.migration.target_lock import FILES, ensure_database, taken
+from helpers.migration.target_lock import FILES, ensure_database, target_not_empty
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Phase, Verdict, write_bytes, write_text
@@ -183,7 +183,7 @@ class MigrateStep(NotebookStep):
         target = run.parameters.target
         shipping.require_unchanged(self.staged)
         if not all(state.created and state.completed == state.rows for state in checkpoint.targets.values()):
-            shipment = shipping.kept(run.workspace, self.snapshot)
+            shipment = shipping.load_kept(run.workspace, self.snapshot)
             with run.phase("4 import", rows):
                 with open_target(target) as store:
                     store.acquire_lock(run.id)
@@ -191,7 +191,7 @@ class MigrateStep(NotebookStep):
                 # The files arrive all at once, or none does, even where a kill interrupts.
                 arrived = set(names) <= set(present) & set(checkpoint.owned()) - set(others)
                 if present and not arrived:
-                    raise taken(present, target, label, None, run.id)
+                    raise target_not_empty(present, target, label, None, run.id)
                 if not arrived:
                     for name in names:
                         checkpoint.intend(name)
@@ -206,8 +206,15 @@ class MigrateStep(NotebookStep):
         done = shipping.Shipment.load(run.workspace / shipping.FOLDER)
         assert done is not None  # the files were shipped
         run.fact("shipped", {"files": len(done.files), "bytes": done.bytes, "ways": done.ways, "seconds": done.seconds})
-        run.check("index files shipped", Verdict.PASS, measured=sum(done.ways.values()), threshold=len(done.files), unit="files",
-                  parameter="migration.method", detail=f"{done.said()}, in {duration(done.seconds)}; not row by row")  # fmt: skip
+        run.check(
+            "index files shipped",
+            Verdict.PASS,
+            measured=sum(done.ways.values()),
+            threshold=len(done.files),
+            unit="files",
+            detail=f"{done.summary()}, in {duration(done.seconds)}; not row by row",
+            parameter="migration.method",
+        )
 
     def verify(self) -> pd.DataFrame:
         """Phase 5: check that every id is in the target or in quarantine."""

@@ -240,7 +240,7 @@ class RollbackStep(NotebookStep):
         if failed:
             raise WorldError(
                 ReasonCode.READS_REFUSED,
-                f"{failed[0].action}: {failed[0].outcome} {failed[0].said}",
+                f"{failed[0].action}: {failed[0].outcome} {failed[0].message}",
                 where=self.control.clients_url,
                 next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}",
             )
