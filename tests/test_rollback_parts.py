@@ -429,7 +429,7 @@ def test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside(tmp_pat
     assert list((night.folder.workspace / RunPath.EARLIER).rglob(str(RunPath.CUTOVER.value))), "what happened is kept"
     night.migrate()
     with embedded(tmp_path / "target") as store:
-        assert store.read("alpha", ["a4"]).metadatas == [{"job": "late"}]
+        assert (store.read("alpha", ["a4"]).metadatas[0] or {})["job"] == "late"
 
 
 def test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one(
