@@ -16,7 +16,7 @@ import pytest
 from helpers.cli import rehearse
 from helpers.cutover.readiness import CutoverReadiness
 from helpers.errors import RunbookError
-from helpers.fence import Control
+from helpers.fence import FenceControl
 from helpers.formatting import moment
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters
@@ -202,7 +202,7 @@ def test_a_fence_that_a_drill_lifted_is_up_since_it_was_set_again(tmp_path: Path
     night = Night(tmp_path, fence={"kind": "command", "command": commands})
     night.snapshot()
     night.migrate()
-    Control(night.folder, night.folder.read().parameters).put_up()
+    FenceControl(night.folder, night.folder.read().parameters).put_up()
     night.cut_over()
     _client_adds(tmp_path / "target", "late")
     _roll_back(night, lambda: None, {})

@@ -250,7 +250,7 @@ def test_a_failed_run_stops_no_other_and_the_exit_code_is_the_worst(
     }
     begun: list[str] = []
 
-    def start(row: group.Row) -> None:
+    def start(row: group.GroupRow) -> None:
         begun.append(row.name)
         raise ends[row.name]
 

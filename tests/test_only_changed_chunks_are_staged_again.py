@@ -17,7 +17,7 @@ from helpers.migration.delta import make_delta, restage
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, to_read
 from helpers.migration.staging import CHANGES, Quarantine, Staged, stage
 from helpers.schema import Context, load_schema
-from helpers.snapshots.export_journal import Part
+from helpers.snapshots.export_journal import SnapshotPart
 from helpers.snapshots.snapshot import Snapshot, follow_snapshot, write_snapshot
 from helpers.stores.client import ClientStore
 from tests.storage import assert_same, chunks, embedded, fill, in_order
@@ -202,4 +202,4 @@ def test_a_manifest_cannot_leave_out_a_row_that_the_file_lacks(tmp_path: Path) -
         was = write_snapshot(store, tmp_path, "s0", ["alpha"], retention_days=7)
     (part,) = was.parts("alpha")
     with pytest.raises(Terminal, match="row 3 of it is to be left out"):
-        was.read(Part(part.file, 2, part.bytes, part.sha256, without=(3,)))
+        was.read(SnapshotPart(part.file, 2, part.bytes, part.sha256, without=(3,)))

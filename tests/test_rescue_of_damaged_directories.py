@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal, WorldError
+from helpers.errors import EnvironmentFailure, Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import checked_dimension, distance, open_source, opening
@@ -120,7 +120,7 @@ def test_a_length_of_vectors_that_nobody_has_makes_no_matrix(bench: Bench, dimen
     made = bench.make("missing header.bin")
     sql(made.folder, "UPDATE collections SET dimension = ?", dimension)
     with (
-        pytest.raises(WorldError, match=rf"dimension'?s? .*{dimension}|{dimension} dimensions"),
+        pytest.raises(EnvironmentFailure, match=rf"dimension'?s? .*{dimension}|{dimension} dimensions"),
         open_source(Endpoint(path=str(made.folder)), bench.folder / "scratch") as store,
     ):
         store.read(made.collection, store.ids(made.collection))

@@ -51,7 +51,7 @@ from helpers.runner.notebook import take_back
 from helpers.schema import Schema, load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps import rollback
-from helpers.steps.cutover import Control
+from helpers.steps.cutover import CutoverControl
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.rollback import remove
 from tests.conftest import ROOT
@@ -402,7 +402,7 @@ def test_step_22_writes_over_nothing_that_clients_wrote_to_the_target(
     with embedded(tmp_path / "target") as store:
         store._collection("alpha").update(ids=["a3"], metadatas=[{"status": "paid"}])
     if undone:
-        Control(night.folder, night.folder.read().parameters).take_back("it was unwell")
+        CutoverControl(night.folder, night.folder.read().parameters).take_back("it was unwell")
     with embedded(tmp_path / "source") as store:
         store._collection("alpha").update(ids=["a4"], metadatas=[{"job": "old"}])
     before = everything(night.target)
@@ -421,7 +421,7 @@ def test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside(tmp_pat
     night = snapshotted(tmp_path)
     night.migrate()
     night.cut_over()
-    Control(night.folder, night.folder.read().parameters).take_back("it was unwell")
+    CutoverControl(night.folder, night.folder.read().parameters).take_back("it was unwell")
     with embedded(tmp_path / "source") as store:
         store._collection("alpha").update(ids=["a4"], metadatas=[{"job": "late"}])
     return_writes.leave_undone_cutover(night.folder.read())
@@ -440,7 +440,7 @@ def test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_n
     night.cut_over()
     with embedded(tmp_path / "target") as store:
         fill(store, "orders", chunks(3, 4, prefix="o"))
-    control = Control(night.folder, night.folder.read().parameters)
+    control = CutoverControl(night.folder, night.folder.read().parameters)
     control.take_back("it was unwell")
     night.cut_over()
     with pytest.raises(Terminal, match="1 new collections"):

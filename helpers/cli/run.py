@@ -127,7 +127,7 @@ def _group(many: Group, chosen: argparse.Namespace) -> int:
     group.record(many)
     steps = plan.between(plan.LINE[0], plan.find(many.until))
 
-    def start(row: group.Row) -> None:
+    def start(row: group.GroupRow) -> None:
         folder = RunFolder.of(row.run)
         about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run, "parameters": None})
         if folder.exists:

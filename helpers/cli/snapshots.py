@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.cli.doctor import Bar, destination_of
+from helpers.cli.doctor import ProgressBar, destination_of
 from helpers.cli.evidence import expect_option
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import bare, count, moment, size
@@ -570,7 +570,7 @@ def _restore(chosen: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _bar(label: str, total: int) -> Iterator[Bar]:
+def _bar(label: str, total: int) -> Iterator[ProgressBar]:
     from tqdm import tqdm
 
     from helpers.run.command import be_frugal
@@ -578,7 +578,7 @@ def _bar(label: str, total: int) -> Iterator[Bar]:
     be_frugal()  # whoever has a bar moves chunks
     hidden = not sys.stdout.isatty()
     with tqdm(total=total, desc=label, unit=" chunks", leave=False, file=bare(sys.stdout), disable=hidden) as shown:
-        yield Bar(shown.update)
+        yield ProgressBar(shown.update)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from helpers.audit import operator
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, Terminal, UsageError
 from helpers.fence.nginx import (
     LOG_PROBE,
     Nginx,
@@ -43,7 +43,7 @@ from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 if TYPE_CHECKING:
-    from helpers.fence.probe import Answer, Probe  # with httpx, which the state of a fence does not need
+    from helpers.fence.probe import ProbeAnswer, ServerProbe  # with httpx, which the state of a fence does not need
 
 NO_WRITES = "source_takes_no_writes"  # in step 20's fact "fence": requests and answers, where that is proven
 BEFORE, THROUGH = "writes before the fence", "writes through the fence"  # checks of the step that sets it
@@ -149,7 +149,7 @@ class _AsSet:
     fence: Fence
 
 
-class Control:
+class FenceControl:
     """The fence of one run, by its parameters."""
 
     def __init__(self, folder: RunFolder, parameters: Parameters | _AsSet, rules: Fence | None = None) -> None:
@@ -182,10 +182,10 @@ class Control:
         }
         return {k: v for k, v in urls.items() if v}
 
-    def probe(self, url: str, role: str) -> Probe:
-        from helpers.fence.probe import Probe
+    def probe(self, url: str, role: str) -> ServerProbe:
+        from helpers.fence.probe import ServerProbe
 
-        return Probe(url, self.source, role)
+        return ServerProbe(url, self.source, role)
 
     # -- up ------------------------------------------------------------------------------------------------------------
 
@@ -404,7 +404,7 @@ class Control:
 
     # -- proof ---------------------------------------------------------------------------------------------------------
 
-    def against(self, answers: list[Answer]) -> list[str]:
+    def against(self, answers: list[ProbeAnswer]) -> list[str]:
         """Why these answers to writes do not prove a fence; [] where they do."""
         from helpers.fence.probe import FAILED, REFUSED, SILENT, WRITTEN, answer_text
 
@@ -434,11 +434,11 @@ class Control:
         """Whether this listener leads to the source and does not refuse every write. One that leads elsewhere is only read."""
         import httpx
 
-        from helpers.fence.probe import REFUSED, Probe
+        from helpers.fence.probe import REFUSED, ServerProbe
 
         try:
             with (
-                Probe(url, self.source, "nginx", host=host) as probe,
+                ServerProbe(url, self.source, "nginx", host=host) as probe,
                 self.probe(self.source.address, "source") as source,
             ):
                 if not probe.answers_at_all() or not set(probe.counts()) & set(source.counts()):
@@ -516,13 +516,13 @@ class Control:
         with self.probe(self.clients_url, "source") as probe:
             shut = [answer_text(a) for a in probe.writes() if not a.answered]
             if shut:
-                raise WorldError(
+                raise EnvironmentFailure(
                     ReasonCode.FENCE_NOT_LIFTED, f"writes do not get through yet: {'; '.join(shut[:3])}", where=self.clients_url,
                     next_step=self._by_hand(),
                 )  # fmt: skip
             swept = probe.sweep()
             if probe.left_behind:
-                raise WorldError(ReasonCode.PROBE_LEFT_BEHIND, f"the write probe could not be removed: {probe.left_behind}",
+                raise EnvironmentFailure(ReasonCode.PROBE_LEFT_BEHIND, f"the write probe was not removed: {probe.left_behind}",
                                  where=self.clients_url, next_step="Delete that collection by hand.")  # fmt: skip
         swept_text = f", and {len(swept)} that an earlier probe had left" if swept else ""
         return f"a write probe got through {self.clients_url} and was removed again{swept_text}"
@@ -584,7 +584,7 @@ def lift(folder: RunState) -> str:
     source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
     with suppress(OSError, ValueError):  # its commands and secrets may have paths relative to it
         os.chdir(state.directory or ".")
-    return Control(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
+    return FenceControl(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
 
 
 def _is_loopback(host: str) -> bool:

@@ -37,7 +37,7 @@ _PAGE = 100  # collections in one answer
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeAnswer:
     """The result of one request.
 
     `outcome`: `written` (or, of a read, answered), `refused` by something in front of Chroma, `reached` (Chroma
@@ -61,7 +61,7 @@ class Answer:
         )
 
 
-def answer_text(answer: Answer) -> str:
+def answer_text(answer: ProbeAnswer) -> str:
     """One answer for people: `add was refused (403): …`."""
     words = {
         WRITTEN: "got through",
@@ -74,17 +74,17 @@ def answer_text(answer: Answer) -> str:
     return f"{answer.action} {words[answer.outcome]}{status}" + (f": {answer.message}" if answer.message else "")
 
 
-def closed_by_itself(answers: Sequence[Answer]) -> bool:
+def closed_by_itself(answers: Sequence[ProbeAnswer]) -> bool:
     """Whether all writes were refused to everybody: not only to this key, and not by a limit of one request."""
     return bool(answers) and all(not a.answered and a.says_closed for a in answers)
 
 
-def refused_to_us(answers: Sequence[Answer]) -> bool:
+def refused_to_us(answers: Sequence[ProbeAnswer]) -> bool:
     """Whether all writes were refused to our key, whatever others may do."""
     return bool(answers) and all(a.outcome == REFUSED or a.says_closed for a in answers)
 
 
-class Probe(Closing):
+class ServerProbe(Closing):
     """A probe of one URL of the source's server, with the source's tenant, database, headers and time-out."""
 
     def __init__(self, url: str, endpoint: Endpoint, role: str, *, host: str = "") -> None:
@@ -104,13 +104,13 @@ class Probe(Closing):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def reads(self) -> list[Answer]:
+    def reads(self) -> list[ProbeAnswer]:
         """List, count, get and query, as clients do; get and query on the first collection with chunks."""
         listed = self._ask("list collections", "GET", "")
         if not listed.answered:
             return [listed]
         counts = self.counts()
-        answers = [listed, Answer("count", WRITTEN, 200, f"{sum(counts.values())} chunks")]
+        answers = [listed, ProbeAnswer("count", WRITTEN, 200, f"{sum(counts.values())} chunks")]
         full = next((name for name, count in sorted(counts.items()) if count), None)
         if full is None:
             return answers
@@ -132,11 +132,11 @@ class Probe(Closing):
             return False
 
     def counts(self) -> dict[str, int]:
-        """Chunks by collection id. Raises `WorldError` where that cannot be read."""
+        """Chunks by collection id. Raises `EnvironmentFailure` where that cannot be read."""
         return {str(row["id"]): int(self._json("GET", f"/{row['id']}/count")) for row in self._listed()}
 
     def ids(self) -> dict[str, str]:
-        """Collection ids by name. Raises `WorldError` where that cannot be read."""
+        """Collection ids by name. Raises `EnvironmentFailure` where that cannot be read."""
         return {str(row["name"]): str(row["id"]) for row in self._listed()}
 
     def _listed(self) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ class Probe(Closing):
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def writes(self) -> list[Answer]:
+    def writes(self) -> list[ProbeAnswer]:
         """Try every kind of write. What got through is removed before this returns, or named in `left_behind`."""
         name, created = self._create({"runbook": "write probe of the fence; may be deleted"})
         try:
@@ -161,14 +161,14 @@ class Probe(Closing):
             if created.answered:
                 self.remove(name)
 
-    def _create(self, metadata: dict[str, str] | None) -> tuple[str, Answer]:
+    def _create(self, metadata: dict[str, str] | None) -> tuple[str, ProbeAnswer]:
         name = f"{PREFIX}{uuid.uuid4().hex}"
         created = self._ask("create collection", "POST", "", {"name": name, "metadata": metadata})
         if created.outcome in (FAILED, SILENT) and self._id_of(name):  # an error does not mean "not written"
-            created = Answer(created.action, WRITTEN, created.status, f"written in spite of: {created.message}")
+            created = ProbeAnswer(created.action, WRITTEN, created.status, f"written in spite of: {created.message}")
         return name, created
 
-    def _records(self, collection: str, name: str) -> list[Answer]:
+    def _records(self, collection: str, name: str) -> list[ProbeAnswer]:
         chunk = {
             "ids": ["probe"], "embeddings": [[1.0, 0.0]], "documents": ["probe"], "metadatas": [{"probe": 1}], "uris": None,
         }  # fmt: skip
@@ -181,7 +181,7 @@ class Probe(Closing):
             self._ask("delete collection", "DELETE", f"/{name}"),
         ]
 
-    def no_writes(self) -> list[Answer]:
+    def no_writes(self) -> list[ProbeAnswer]:
         """Test whether the source takes writes without any fence, with the least request, so that nothing changes if it does.
 
         It creates a collection of its own, which is removed again (or named in `left_behind`) where it gets through, and else
@@ -221,13 +221,13 @@ class Probe(Closing):
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, action: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+    def _ask(self, action: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> ProbeAnswer:
         try:
             answer = self._send(method, path, body)
         except httpx.HTTPError as error:
-            return Answer(action, SILENT, 0, one_line(str(error) or type(error).__name__, 200))
+            return ProbeAnswer(action, SILENT, 0, one_line(str(error) or type(error).__name__, 200))
         message = "" if answer.is_success else one_line(answer.text, 200)
-        return Answer(action, _outcome(answer, v1=bool(self._v1)), answer.status_code, message)
+        return ProbeAnswer(action, _outcome(answer, v1=bool(self._v1)), answer.status_code, message)
 
     def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, at: int | None = None) -> Any:
         """The JSON of an answer; of a list, the page that begins at `at`."""

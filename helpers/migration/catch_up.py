@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, NoGo, Terminal, WorldError
-from helpers.fence import Control, FenceState, takes_no_writes
+from helpers.errors import RUNBOOK, EnvironmentFailure, NoGo, Terminal
+from helpers.fence import FenceControl, FenceState, takes_no_writes
 from helpers.formatting import count, duration
 from helpers.migration import reembedding, target_lock
 from helpers.migration.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ from helpers.migration.source_changes import (
     APPLYING,
     FOLDER,
     SWITCHING,
-    Ledger,
+    CatchUpLedger,
     SourceChanges,
     open_sealed,
     selected,
@@ -227,7 +227,7 @@ class CatchUp:
     staged: Staged
     store: Store
     watch: Path
-    ledger: Ledger
+    ledger: CatchUpLedger
     applied: int = 0
     last: SourceChanges | None = None
     seconds: list[float] = field(default_factory=list)  # duration of each round of this execution
@@ -263,7 +263,7 @@ class CatchUp:
         """Apply and prove what changed since the validation, behind a fence just proven. Gives the number of changes.
 
         `validated` is the number of rounds that step 23 validated. One comparison is enough: nobody writes after it. Raises
-        `NoGo` (`delta_over_limit`) where more changed than the signers allowed, and `WorldError` (`source_changed`) where
+        `NoGo` (`delta_over_limit`) where more changed than the signers allowed, and `EnvironmentFailure` (`source_changed`) where
         anything changed and `apply` is false, since clients may use the target already; then nothing was applied. A round
         that is not proven is a failed check.
         """
@@ -279,7 +279,7 @@ class CatchUp:
             changes = self.last = self._compare_source()
         total = self._within(validated, changes)
         if not changes.nothing and not apply:
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.SOURCE_CHANGED, f"the source changed since the cutover was begun: {changes.sentence()}",
                 where=f"source {self.run.parameters.source.label}",
                 next_step=f"Repeat it, the changes are brought over then: {self.run.home.command('resume')}",
@@ -316,7 +316,7 @@ class CatchUp:
 
     def _read_write_log(self) -> None:
         """Determine which collections need no reading, and of which the log names every chunk that may have changed."""
-        snapshot, fence = self.job.snapshot, Control(self.run.home, self.run.parameters)
+        snapshot, fence = self.job.snapshot, FenceControl(self.run.home, self.run.parameters)
         names, self.logged, self.position = snapshot.names(), {}, fence.position()
         writes, doubt = fence.logged_changes(snapshot.id, names)
         with open_chosen(self.run) as source:
@@ -370,7 +370,7 @@ class CatchUp:
     def _compare_source(self, *, logged: bool = False) -> SourceChanges:
         snapshot = self.job.snapshot
         if not logged:
-            self.position = Control(self.run.home, self.run.parameters).position()
+            self.position = FenceControl(self.run.home, self.run.parameters).position()
         with (
             self.run.phase("6 compare the source", snapshot.total),
             self.run.progress("Compare the source with its snapshot", snapshot.total) as bar,
@@ -443,7 +443,7 @@ class CatchUp:
                 )  # fmt: skip
             refused = refused_by_target(self.job.quarantine.entries())
             snapshot = take(self.run, source, names, name, bar, old, to_read(source, names, old, changes, refused))
-        Control(self.run.home, self.run.parameters).read_since(snapshot.id, self.position)
+        FenceControl(self.run.home, self.run.parameters).read_since(snapshot.id, self.position)
         snapshot.verify(since=old)
         return snapshot
 
@@ -574,20 +574,20 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
 def bring_ahead(run: RunRecord) -> None:
     """Step 25, before it stops writers: apply most of what changed since the validation while they write.
 
-    Raises `NoGo` as `CatchUp.last_round`, `WorldError` (`catch_up_not_proven`) where one of its checks failed.
+    Raises `NoGo` as `CatchUp.last_round`, `EnvironmentFailure` (`catch_up_not_proven`) where one of its checks failed.
     """
     with run.phase("bring over changes while clients write"), _late_work(run) as (work, validated):
         if work.ledger.open_round is None or work._finish():
             work.ahead(validated)
     if failing := [check.name for check in run.result.checks if check.verdict is Verdict.FAIL]:
-        raise WorldError(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {', '.join(failing)}",
+        raise EnvironmentFailure(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {', '.join(failing)}",
                          next_step=f"Repeat it: {run.home.command('resume')}")  # fmt: skip
 
 
 @contextmanager
 def _late_work(run: RunRecord) -> Iterator[tuple[CatchUp, int]]:
     """Give the catch-up of step 25, holding the target's lock, and the number of rounds that step 23 validated."""
-    ledger = Ledger.read(run)
+    ledger = CatchUpLedger.read(run)
     if ledger.open_round is not None and ledger.open_round["state"] == SWITCHING:
         switch(run, ledger)
     job = Job.of(run, open_sealed(run.home, Path(ledger.current)), run.workspace, "migration")

@@ -65,7 +65,7 @@ class TargetState:
 
 
 @dataclass(slots=True)
-class Kept(StateFile):
+class CheckpointFile(StateFile):
     """The content of a checkpoint's file with its later changes. Times are in seconds; None where nothing was measured."""
 
     file = RunPath.CHECKPOINT
@@ -84,7 +84,7 @@ class Kept(StateFile):
     stats: dict[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path) -> Kept:
+    def of(cls, path: Path) -> CheckpointFile:
         """Give the checkpoint at `path` as `read_file` does; raise `Terminal` also where the file is absent."""
         if (state := cls.read_file(path)) is None:
             raise Terminal(cls.damaged, "cannot be read: there is no such file", where=str(path), next_step=cls.remedy)
@@ -97,7 +97,7 @@ class Kept(StateFile):
             log = contents(_log(path), 2**31)
         except FileNotFoundError:
             log = b""
-        raw = super(Kept, cls).content(path)
+        raw = super(CheckpointFile, cls).content(path)
         for line in log[: log.rfind(b"\n") + 1].splitlines():  # what follows the last end of a line is torn
             change = json_in(line)
             if change["id"] == raw.get("id"):
@@ -150,7 +150,7 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         """The checkpoint as it is on disk, to read only. Raises `Terminal` where the file is no checkpoint."""
-        state = Kept.of(path)
+        state = CheckpointFile.of(path)
         return cls(
             path=path, context=state.context, phase=state.phase, total_chunks=state.total_chunks,
             quarantined=state.quarantined, targets=state.targets, errors=state.errors,

@@ -39,7 +39,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, contents, json_in, reading, silent, write_json
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
-from helpers.snapshots.export_journal import Part, ahead, read_parquet, write_parquet
+from helpers.snapshots.export_journal import SnapshotPart, ahead, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, vector_configs
 from helpers.stores.copying import own_database
@@ -71,7 +71,7 @@ class Reembedded(Snapshot):
     def collections(self) -> list[CollectionInfo]:
         return [with_function(i, self.anew[i.name]) if i.name in self.anew else i for i in super().collections()]
 
-    def read(self, part: Part) -> ChunkBatch:
+    def read(self, part: SnapshotPart) -> ChunkBatch:
         batch = super().read(part)
         if part.file in self._dimensions:
             batch.embeddings = np.full((len(batch), self._dimensions[part.file]), np.nan, np.float32)
@@ -100,7 +100,7 @@ class _Rewritten(Snapshot):
         )  # no document depends on the day
         self._home = {part.file: name for name in self.names() for part in self.parts(name)}
 
-    def read(self, part: Part) -> ChunkBatch:
+    def read(self, part: SnapshotPart) -> ChunkBatch:
         batch = super().read(part)
         return replace(
             batch, documents=self.schema.transform(batch, self._home[part.file], self._rules).batch.documents
@@ -185,7 +185,7 @@ def reembed(
 
 
 def _part(
-    snapshot: Snapshot, info: CollectionInfo, part: Part, function: Function, size: int | None, folder: Path,
+    snapshot: Snapshot, info: CollectionInfo, part: SnapshotPart, function: Function, size: int | None, folder: Path,
     whole: tuple[Calls, Progress] | None,
 ) -> ChunkBatch:  # fmt: skip
     """The new vectors of one part, of all its chunks (`whole`) or of those that lost theirs; read from the file that an earlier

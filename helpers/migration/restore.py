@@ -76,7 +76,7 @@ class _Restored(StateFile):
         return dict(json_in(contents(path)))
 
 
-class Ledger:
+class RestoreLedger:
     """Which collections a restore of this snapshot created at one destination: intended, then complete. One JSON file.
 
     It holds the uuid of each collection once created: one of that name with another uuid is somebody else's. A kill just
@@ -170,7 +170,7 @@ def look(
     snapshot: Snapshot, endpoint: Endpoint, names: Sequence[str] = (), drop_indexes: Sequence[str] = ()
 ) -> list[tuple[CollectionInfo, str]]:
     """What a restore would do, by collection: create, go on, prove again, or refuse. Writes nothing."""
-    ledger, present = Ledger(snapshot, endpoint), _present(endpoint)
+    ledger, present = RestoreLedger(snapshot, endpoint), _present(endpoint)
     rows = []
     for info in chosen(snapshot, names):
         state = ledger.states.get(info.name, "") if ledger.is_ours(info.name, present.get(info.name, "")) else ""
@@ -233,12 +233,12 @@ class _Restore:
                 next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
             )  # fmt: skip
         holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
-        self._refuse_foreign(Ledger(snapshot, endpoint), infos, _present(endpoint), holder)
+        self._refuse_foreign(RestoreLedger(snapshot, endpoint), infos, _present(endpoint), holder)
         with open_target(endpoint) as store:
             done.version = store.version
             store.acquire_lock(holder)
             try:  # a kill leaves the lock; the same command recognises it as its own
-                ledger = Ledger(snapshot, endpoint)
+                ledger = RestoreLedger(snapshot, endpoint)
                 uuids = store.identities()
                 self._refuse_foreign(ledger, infos, {name: uuids[name] for name in store.names()}, holder)
                 together(partial(self._collection, store, ledger, done), infos, AT_ONCE)
@@ -249,7 +249,7 @@ class _Restore:
         return done
 
     def _refuse_foreign(
-        self, ledger: Ledger, infos: Sequence[CollectionInfo], present: Mapping[str, str], own: str
+        self, ledger: RestoreLedger, infos: Sequence[CollectionInfo], present: Mapping[str, str], own: str
     ) -> None:
         foreign = [i.name for i in infos if i.name in present and not ledger.is_ours(i.name, present[i.name])]
         if foreign:
@@ -260,7 +260,7 @@ class _Restore:
             raise target_lock.target_not_empty(foreign, self.endpoint, self.endpoint.label, holder, own, lead)
 
     def _collection(
-        self, store: Store, ledger: Ledger, done: Restored, info: CollectionInfo, stop: threading.Event
+        self, store: Store, ledger: RestoreLedger, done: Restored, info: CollectionInfo, stop: threading.Event
     ) -> None:
         name, progress = info.name, Stopping(self.progress, stop)
         if name not in store.names():

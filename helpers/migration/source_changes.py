@@ -21,11 +21,11 @@ from typing import Any, cast
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.errors import RUNBOOK, Terminal, WorldError
+from helpers.errors import RUNBOOK, EnvironmentFailure, Terminal
 from helpers.evidence import trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signing import custody
-from helpers.fence import Control
+from helpers.fence import FenceControl
 from helpers.formatting import count
 from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.delta import different_settings, settings_of
@@ -41,7 +41,7 @@ from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import Schema, load_schema
 from helpers.snapshots import remote
 from helpers.snapshots.comparison import READERS, compared
-from helpers.snapshots.export_journal import Part, ahead
+from helpers.snapshots.export_journal import SnapshotPart, ahead
 from helpers.snapshots.retention import Recorded, differences, logged, recorded, take
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
 from helpers.stores import RETRY_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
@@ -53,7 +53,7 @@ _BY_ID = 500  # chunks read in one request, where the log names those written to
 
 
 @dataclass(slots=True)
-class Ledger(StateFile):
+class CatchUpLedger(StateFile):
     """The catch-up of one run. `base` is the id of step 21's snapshot, `current` the folder of the current one.
 
     `rounds` have number, state, snapshot (folder), began, added, changed, deleted, seconds. While the last one is `applying`,
@@ -73,7 +73,7 @@ class Ledger(StateFile):
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, run: RunRecord) -> Ledger:
+    def read(cls, run: RunRecord) -> CatchUpLedger:
         """The ledger on disk, or a new one; one that was begun on another snapshot of step 21 is ignored."""
         snapshot = run.require(Step.SNAPSHOT).facts["snapshot"]
         fresh = cls(run.workspace / FOLDER, snapshot["id"], snapshot["folder"])
@@ -100,7 +100,7 @@ class Ledger(StateFile):
 
 def current_snapshot(run: RunRecord) -> Snapshot:
     """The snapshot that the target is compared with. Raises `UsageError` before step 21, `Terminal` as `open_sealed`."""
-    return open_sealed(run.home, Path(Ledger.read(run).current))
+    return open_sealed(run.home, Path(CatchUpLedger.read(run).current))
 
 
 def open_sealed(run: RunState, folder: Path) -> Snapshot:
@@ -232,7 +232,7 @@ class SourceChanges:
 
 def take_logged(run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress) -> Snapshot:
     """Take a new snapshot as `take` does, and keep where the log of writes ended when its reading began."""
-    fence = Control(run.home, run.parameters)
+    fence = FenceControl(run.home, run.parameters)
     position = fence.position()
     snapshot = take(run, store, names, base, progress)
     if len(snapshot.manifest["sessions"]) == 1:  # else its reading began in an earlier process
@@ -255,7 +255,7 @@ def source_changes(
     `names` are the collections of the source to compare (not given: all); one of them that the snapshot lacks has appeared.
     Of those in `logged` only the chunks with these ids may have changed, and only they are read.
     `run`: its filter names the collections, and its workers read and compare a source that is a server.
-    Raises `WorldError` where the source cannot be read.
+    Raises `EnvironmentFailure` where the source cannot be read.
     """
     names = selected(run, store) if run is not None else names
     workers = workers_of(run) if run is not None and not run.parameters.source.is_embedded else None
@@ -352,13 +352,13 @@ def _compared(
             yield pair.expected.ids, pair.differing()
         return
 
-    def compare(part: Part) -> _Compared:
+    def compare(part: SnapshotPart) -> _Compared:
         return workers.read(store, _compare_part, snapshot.folder, snapshot.digest, part, name, space)
 
     yield from ahead(compare, snapshot.parts(name), readers)
 
 
-def _compare_part(store: Reader, folder: Path, digest: str, part: Part, name: str, space: Space) -> _Compared:
+def _compare_part(store: Reader, folder: Path, digest: str, part: SnapshotPart, name: str, space: Space) -> _Compared:
     """On a worker: compare a part of the snapshot with the source."""
     pair = next(compared(store, name, [opened(folder, digest).read(part)], space, live=True))
     return pair.expected.ids, pair.differing()
@@ -401,7 +401,7 @@ def _by_id(store: Reader, snapshot: Snapshot, before: CollectionInfo, ids: Colle
     return changes
 
 
-def switch(run: RunRecord, ledger: Ledger) -> Staged:
+def switch(run: RunRecord, ledger: CatchUpLedger) -> Staged:
     """Make the applied round the run's own state: staged files, quarantine, checkpoint, current snapshot.
 
     Every move can be repeated: a new folder that is not at its place any more was moved before.
@@ -484,7 +484,7 @@ class WrittenData:
         """The target's `settings_of` when step 23 or a later round compared it last; None where neither did."""
         if (validated := self.run.earlier(Step.VALIDATE)) is None:
             return None
-        rounds = Ledger.read(self.run).rounds
+        rounds = CatchUpLedger.read(self.run).rounds
         last = rounds[-1] if len(rounds) > validated_rounds(self.run) else validated.facts
         return cast(dict[str, dict[str, str]] | None, last.get("settings"))
 
@@ -511,9 +511,9 @@ class WrittenData:
         return Staged.load(self.folder.workspace / RunPath.STAGED)
 
     def require_staged(self) -> Staged:
-        """Raise `WorldError` where what the run wrote can no longer be distinguished from what others wrote."""
+        """Raise `EnvironmentFailure` where what the run wrote can no longer be distinguished from what others wrote."""
         if self.staged is None:
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.STAGED_GONE, "what the run staged is gone, so its chunks cannot be distinguished from those of others",
                 where=str(self.folder.workspace / RunPath.STAGED),
                 next_step=f"Remove these collections yourself if they may go: {', '.join(self.collections)}.",

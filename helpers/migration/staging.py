@@ -54,7 +54,7 @@ from helpers.run.plan import Step
 from helpers.schema import Context, Schema, load_schema
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import over_limits
-from helpers.snapshots.export_journal import Count, OwnFile, Part, Sha256, ahead, read_parquet, write_parquet
+from helpers.snapshots.export_journal import Count, OwnFile, Sha256, SnapshotPart, ahead, read_parquet, write_parquet
 from helpers.snapshots.remote import StagedFiles, staged_at
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
@@ -318,7 +318,7 @@ class Rules:
     limits: Mapping[str, tuple[int, str]]
     anew: frozenset[str]
 
-    def piece(self, info: CollectionInfo, part: Part, batch: ChunkBatch, quarantine: Quarantine) -> _Piece:
+    def piece(self, info: CollectionInfo, part: SnapshotPart, batch: ChunkBatch, quarantine: Quarantine) -> _Piece:
         """Transform and check a part. Writes nothing except the chunks that fail, to the quarantine's folder."""
         transformed = self.schema.transform(batch, info.name, self.context)
         failures = self.schema.failures(
@@ -407,7 +407,7 @@ class Shared:
     def of(cls, workers: Workers, snapshot: Snapshot, schema: Schema, reembedded: Path | None) -> Shared:
         return cls(snapshot.folder, snapshot.digest, reembedded, workers.order.schema, schema.digest)
 
-    def read(self, part: Part) -> ChunkBatch:
+    def read(self, part: SnapshotPart) -> ChunkBatch:
         """Read a part, on a worker. Raises as `opened`."""
         snapshot = opened(self.folder, self.digest)
         return (as_written(snapshot, self.reembedded) if self.reembedded else snapshot).read(part)
@@ -419,7 +419,7 @@ class Shared:
 
 
 def _piece(
-    shared: Shared, staged: Path, storage: str, quarantine: Path, rules: tuple[Any, ...], info: CollectionInfo, part: Part
+    shared: Shared, staged: Path, storage: str, quarantine: Path, rules: tuple[Any, ...], info: CollectionInfo, part: SnapshotPart
 ) -> _Piece:  # fmt: skip
     """On a worker: as `Rules.piece`, with the rows in files whose names no other attempt uses; sent to `storage`, if named."""
     by = Rules(shared.schema, *rules)

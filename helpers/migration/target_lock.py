@@ -320,7 +320,7 @@ def files_refused(reason: str) -> UsageError:
 
 
 def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str = "") -> None:
-    """Raise `WorldError` where the source cannot be read, or the target already holds what would be written.
+    """Raise `EnvironmentFailure` where the source cannot be read, or the target already holds what would be written.
 
     `owned` are collections in the target that this very run made before it was interrupted.
     """

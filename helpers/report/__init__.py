@@ -38,7 +38,7 @@ from helpers.run.plan import Step
 
 
 @dataclass(frozen=True, slots=True)
-class SignOff:
+class SignOffAnswer:
     """One answer of a role. `name`: the principal of the key that signed, never a name in the statement. `decision`: go or
     no-go. `seal`: number and beginning of the SHA-256 of the seal that it signs. `superseded`: the role answered again later.
     """
@@ -68,7 +68,7 @@ def _listed(path: Path, rows: Iterator[Mapping[str, Any]], columns: Sequence[str
         yield {**dict.fromkeys(columns, ""), columns[-1]: reason}
 
 
-def read_signoffs(run: RunState) -> list[SignOff]:
+def read_signoffs(run: RunState) -> list[SignOffAnswer]:
     """Return every file in signoffs/ that names a role, by time."""
     signoffs = []
     known: dict[str, tuple[str, Signer | None]] = _read(run, lambda r: statements(r), {})
@@ -85,7 +85,7 @@ def read_signoffs(run: RunState) -> list[SignOff]:
     return [replace(s, superseded=run.reports / RunPath.SIGNOFFS / s.file not in counting) for s in signoffs]
 
 
-def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOff:
+def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOffAnswer:
     role, when, gate, reason = (str(facts.get(key) or "") for key in ("role", "when", "gate", "reason"))
     decision = str(facts.get("decision") or "").lower().replace("_", "-")
     accept = facts.get("accept")
@@ -94,7 +94,7 @@ def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOff:
     seal = ""
     if isinstance(signed, dict) and signed:
         seal = f"{Path(str(signed.get('name'))).name[:4]}, SHA-256 {str(signed.get('sha256'))[:16]}…"
-    return SignOff(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file, seal)
+    return SignOffAnswer(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file, seal)
 
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class StepRow:
 
 
 @dataclass(slots=True)
-class Finding:
+class CheckFinding:
     """A check that warned, was marginal or failed, from the first step with it; `steps`: every step with the same finding."""
 
     check: Check
@@ -184,7 +184,7 @@ class RunView:
     parameters: dict[str, Any]
     parameters_text: str
     steps: list[StepRow]
-    signoffs: list[SignOff]
+    signoffs: list[SignOffAnswer]
     gates: dict[str, GateState]
     attempts: list[StepRow] = field(default_factory=list)  # earlier executions of steps, by time; none of them counts
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
@@ -212,12 +212,12 @@ class RunView:
         """The newest of these pages; "" where none was kept."""
         return max((name for name in self.as_signed if name.endswith(".html")), default="")
 
-    def key_of(self, sign: SignOff) -> str:
+    def key_of(self, sign: SignOffAnswer) -> str:
         """Whose key signed, and its fingerprint; "" where no signature counts."""
         gate = self.gates.get(sign.gate)
         return gate.keys.get(sign.role, "") if gate else ""
 
-    def problem_of(self, sign: SignOff) -> str:
+    def problem_of(self, sign: SignOffAnswer) -> str:
         """Why an answer does not count; "" where it does."""
         gate = self.gates.get(sign.gate)
         if gate is None:
@@ -318,19 +318,19 @@ class RunView:
         return max((s.result.finished for s in self.steps if s.result), default="")
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[CheckFinding]:
         """Every check that warned, was marginal or failed, in the order of the steps; one that later steps repeat is listed once.
 
         Pages and documents take their findings from here. The decision of step 24 sums them up and is not listed.
         """
-        findings: dict[tuple[str, str, str, str], Finding] = {}
+        findings: dict[tuple[str, str, str, str], CheckFinding] = {}
         for step in self.steps:
             for check in step.result.checks if step.result else []:
                 fine = check.verdict in (*UNREMARKABLE, Verdict.NOT_EXERCISED)
                 if fine or (step.number, check.name) == (Step.REVIEW, "decision"):
                     continue
                 key = (check.reason, check.name, check.verdict, text(check.measured))
-                if step.number not in (same := findings.setdefault(key, Finding(check, []))).steps:
+                if step.number not in (same := findings.setdefault(key, CheckFinding(check, []))).steps:
                     same.steps.append(step.number)
         return list(findings.values())
 

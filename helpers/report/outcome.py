@@ -39,7 +39,7 @@ FENCE_END = "end of the write fence"  # the check of steps 27 and 53
 
 
 @dataclass(slots=True)
-class Node:
+class DecisionNode:
     """A question or an end, and in `why` the reason.
 
     `verdict` is one of a check, or waiting, void, open, "not reached", "not taken".
@@ -49,10 +49,10 @@ class Node:
     answer: str = ""
     verdict: str = _OPEN
     why: str = ""
-    children: list[Node] = field(default_factory=list)
+    children: list[DecisionNode] = field(default_factory=list)
 
 
-def decision_tree(view: RunView) -> list[Node]:
+def decision_tree(view: RunView) -> list[DecisionNode]:
     """Return the path in order; it ends at the first question without an answer."""
     nodes = [_validated(view), _rate(view), _all_checks(view)]
     decision = _tree_decision(view)
@@ -71,14 +71,16 @@ def _tree_decision(view: RunView) -> str:
     return str(review.result.facts.get("decision", "")) if review and review.result else ""
 
 
-def _validated(view: RunView) -> Node:
+def _validated(view: RunView) -> DecisionNode:
     step = view.step(Step.VALIDATE)
     if step is None or step.result is None or not view.tests:
         stopped = next((s for s in view.steps if s.verdict in ("failed", "unreadable", "interrupted", "fail")), None)
         reason = f"Stopped at step {stopped.number} ({stopped.title}): {stopped.verdict}." if stopped else ""
-        return Node("Is the validation complete?", "NO" if stopped else "not yet", "fail" if stopped else _OPEN, reason)
+        return DecisionNode(
+            "Is the validation complete?", "NO" if stopped else "not yet", "fail" if stopped else _OPEN, reason
+        )
     complete = all(check.verdict is not Verdict.NOT_EXERCISED for check in view.tests)
-    return Node(
+    return DecisionNode(
         "Is the validation complete?",
         "YES" if complete else "YES, as far as it went",
         "pass",
@@ -86,18 +88,18 @@ def _validated(view: RunView) -> Node:
     )
 
 
-def _rate(view: RunView) -> Node:
+def _rate(view: RunView) -> DecisionNode:
     row = next((r for r in view.rows("matrix") if str(r.get("criterion", "")).lower() == "validation pass rate"), None)
     if row is None:
-        return Node("Do at least 95 % pass validation?")
+        return DecisionNode("Do at least 95 % pass validation?")
     verdict = str(row.get("verdict"))
-    return Node(
+    return DecisionNode(
         "Do at least 95 % pass validation?", "NO" if verdict == "fail" else "YES", verdict, text(row["measured"])
     )
 
 
-def _all_checks(view: RunView) -> Node:
-    node = Node("Do all checks pass or warn?")
+def _all_checks(view: RunView) -> DecisionNode:
+    node = DecisionNode("Do all checks pass or warn?")
     if not view.tests:
         return node
     known = {name for names in _CHECKS.values() for name in names}
@@ -140,17 +142,17 @@ def _of_all(view: RunView) -> str:
     )
 
 
-def _group(title: str, checks: Sequence[Check]) -> Node:
+def _group(title: str, checks: Sequence[Check]) -> DecisionNode:
     verdict = worst(c.verdict for c in checks)
     bad = [c for c in checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL)]
     lines = [f"{text(c.name, 60)} ({c.verdict}): {text(c.detail or c.measured, 160)}" for c in bad]
     rest = [f"{text(c.name, 60)} ({c.verdict})" for c in checks if c not in bad]
-    return Node(title, verdict=verdict.value, why="; ".join([*lines, ", ".join(rest)]).strip("; "))
+    return DecisionNode(title, verdict=verdict.value, why="; ".join([*lines, ", ".join(rest)]).strip("; "))
 
 
-def _marginal(view: RunView, *, against: bool) -> Node:
+def _marginal(view: RunView, *, against: bool) -> DecisionNode:
     names = view.names("accept")
-    node = Node("Is everything marginal accepted explicitly?")
+    node = DecisionNode("Is everything marginal accepted explicitly?")
     if against or not _tree_decision(view):
         node.verdict = _NOT_TAKEN if against else _OPEN
         return node
@@ -167,8 +169,8 @@ def _marginal(view: RunView, *, against: bool) -> Node:
     return node
 
 
-def _signed(view: RunView, *, against: bool) -> Node:
-    node = Node("Have all who must sign said GO?")
+def _signed(view: RunView, *, against: bool) -> DecisionNode:
+    node = DecisionNode("Have all who must sign said GO?")
     if against or not _tree_decision(view):
         node.verdict = _NOT_TAKEN if against else _OPEN
         return node
@@ -187,7 +189,7 @@ def _signed(view: RunView, *, against: bool) -> Node:
     return node
 
 
-def _signatures(view: RunView) -> Iterator[Node]:
+def _signatures(view: RunView) -> Iterator[DecisionNode]:
     """Yield each role's answer, void ones marked."""
     gate = view.gate
     for sign in view.signoffs:
@@ -197,19 +199,21 @@ def _signatures(view: RunView) -> Iterator[Node]:
         is_void = gate is not None and sign.role in gate.missing
         verdict = "fail" if decision == "NO-GO" else "void" if is_void else "pass"
         reason = f"{text(sign.name, 80)}{'; does not count' if is_void else ''}"
-        yield Node(text(sign.role.replace("_", " "), 60), text(decision, 20), verdict, reason)
+        yield DecisionNode(text(sign.role.replace("_", " "), 60), text(decision, 20), verdict, reason)
 
 
-def _end(view: RunView, title: str, step: str, *, taken: bool) -> Node:
+def _end(view: RunView, title: str, step: str, *, taken: bool) -> DecisionNode:
     row = view.step(step)
     if row is not None and row.result is not None:
         drill = drilled(view) if step == Step.ROLLBACK else ""
-        return Node(title, verdict=row.verdict, why=drill or f"Step {step} ran.")
+        return DecisionNode(title, verdict=row.verdict, why=drill or f"Step {step} ran.")
     if not taken:
-        return Node(title, verdict=_OPEN if view.outcome.kind not in ("go", "no-go", "rolled-back") else _NOT_TAKEN)
+        return DecisionNode(
+            title, verdict=_OPEN if view.outcome.kind not in ("go", "no-go", "rolled-back") else _NOT_TAKEN
+        )
     if view.rehearsal and step == Step.CUTOVER:
-        return Node(title, verdict="open", why="Allowed; this rehearsal ends here.")
-    return Node(title, verdict="open", why="Due next.")
+        return DecisionNode(title, verdict="open", why="Allowed; this rehearsal ends here.")
+    return DecisionNode(title, verdict="open", why="Due next.")
 
 
 # -- source and target ---------------------------------------------------------------------------------------------------

@@ -399,7 +399,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TimelineRow:
     """A step: its bar, the phases inside, and its duration in words."""
 
     number: str
@@ -412,12 +412,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class WindowChart:
     """One drawing: `window` and `buffers` as bands, `ticks` as (x, label), `day` and `sentence` in words."""
 
     day: str
     sentence: str
-    rows: list[Row]
+    rows: list[TimelineRow]
     ticks: list[tuple[float, str]]
     window: Span | None
     buffers: list[Span]
@@ -427,7 +427,7 @@ class Session:
         return TOP + ROW * len(self.rows) + 8
 
 
-def sessions(view: RunView) -> list[Session]:
+def sessions(view: RunView) -> list[WindowChart]:
     """Return the drawings, in order of time, with every execution; [] where no step has run."""
     steps = sorted(timed(view.executions), key=lambda s: (s.start, s.step.number))
     groups: list[list[Timed]] = []
@@ -439,7 +439,7 @@ def sessions(view: RunView) -> list[Session]:
     return [_session(group, numbers.window_of(view)) for group in groups]
 
 
-def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | None) -> Session:
+def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | None) -> WindowChart:
     first, last = min(s.start for s in steps), max(s.end for s in steps)
     if window and (window[0] - window[2] > last or window[1] + window[2] < first):
         window = None
@@ -457,7 +457,7 @@ def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | 
         return Span(x, round(min(max(at(stop) - x, _THINNEST), RIGHT - x), 2))
 
     rows = [
-        Row(
+        TimelineRow(
             s.step.number, s.step.title + (s.step.attempt and f" ({s.step.attempt.split(' ')[1]})"), s.step.verdict,
             TOP + ROW * n, span(s.start, s.end),
             [span(a, b) for a, b in sorted(s.phases)], "not finished" if s.open else between(s.start, s.end),
@@ -476,7 +476,7 @@ def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | 
     )
     sentence += f"{longest.step.number} took longest, {between(longest.start, longest.end)}."
     sentence += " The window is too long to be drawn beside them." * outside
-    return Session(
+    return WindowChart(
         f"{first:%Y-%m-%d}", sentence, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],
         bands[1] if bands else None, [p for p in bands[::2] if p.width],
     )  # fmt: skip

@@ -104,7 +104,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class RecordSection:
     """A group of lines with its result."""
 
     title: str
@@ -119,15 +119,15 @@ class Section:
         return worst(verdicts).value
 
 
-def checklist(view: RunView) -> list[Section]:
+def checklist(view: RunView) -> list[RecordSection]:
     """Return the sections in the runbook's order."""
     return [
-        Section("Source and target", list(_ends(view))),
-        Section("Metadata schema", list(_fields(view))),
-        Section("Embedding validation", list(_embeddings(view))),
-        Section("Semantic search validation", list(_queries(view))),
-        Section("Collection counts", list(_counts(view))),
-        Section("Result", list(_result(view))),
+        RecordSection("Source and target", list(_ends(view))),
+        RecordSection("Metadata schema", list(_fields(view))),
+        RecordSection("Embedding validation", list(_embeddings(view))),
+        RecordSection("Semantic search validation", list(_queries(view))),
+        RecordSection("Collection counts", list(_counts(view))),
+        RecordSection("Result", list(_result(view))),
     ]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.cutover.application import APPLYING
-from helpers.errors import WorldError
+from helpers.errors import EnvironmentFailure
 from helpers.fence import FenceState
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
@@ -65,7 +65,7 @@ def others_at_work(folder: RunFolder) -> dict[int, str]:
 def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
     """Ask, then force, until no other process works on the run. Gives the processes that were stopped.
 
-    Raises `WorldError` where one works on another machine, or does not end.
+    Raises `EnvironmentFailure` where one works on another machine, or does not end.
     """
     stopped: list[int] = []
     begun, asked = time.monotonic(), 0
@@ -77,7 +77,7 @@ def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
             folder.stop_file.touch()
         if waited >= asked * patience:
             if asked == 3:
-                raise WorldError(
+                raise EnvironmentFailure(
                     ReasonCode.MIGRATION_RUNS, f"process {min(working)} of run {folder.id} does not end",
                     next_step="End it yourself, then repeat the rollback.",
                 )  # fmt: skip
@@ -95,7 +95,7 @@ def _refuse_other_hosts(folder: RunFolder, working: dict[int, str]) -> None:
     elsewhere = {pid: host for pid, host in working.items() if host != socket.gethostname()}
     if elsewhere:
         pid, host = min(elsewhere.items())
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.MIGRATION_RUNS, f"run {folder.id} is being worked on by process {pid} on {host}",
             next_step="Stop it there, then repeat the rollback.",
         )  # fmt: skip

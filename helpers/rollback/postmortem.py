@@ -15,8 +15,8 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
-from helpers.errors import RUNBOOK, WorldError, one_line
-from helpers.fence import Control, FenceState
+from helpers.errors import RUNBOOK, EnvironmentFailure, one_line
+from helpers.fence import FenceControl, FenceState
 from helpers.formatting import count, duration, moment
 from helpers.migration.restore import prove
 from helpers.migration.source_changes import SourceChanges, open_sealed, source_changes
@@ -221,9 +221,9 @@ def undo_after_drill(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]
     succeeds; each act has its line in the audit log.
 
     `proof` then says what was compared. The source goes back only once its fence is set again and every difference from step
-    21's snapshot is one that the rollback replayed: `WorldError` names the first other one, and nothing is put back.
-    Raises `Terminal` at the first chunk of the target that differs from what was there before, `WorldError` where the source
-    does from the snapshot, or a file from its copy, or the application does not use the target.
+    21's snapshot is one that the rollback replayed: `EnvironmentFailure` names the first other one, and nothing is put back.
+    Raises `Terminal` at the first chunk of the target that differs from what was there before, `EnvironmentFailure` where the
+    source does from the snapshot, or a file from its copy, or the application does not use the target.
     """
     copies_folder, run = folder.workspace / "drill-rollback", folder.read()
     snapshot = proven_snapshot(folder)
@@ -257,7 +257,7 @@ def undo_after_drill(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]
     audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
     rules = run.parameters
     if was_fenced:  # while the application still uses the source
-        Control(run, rules).put_up()
+        FenceControl(run, rules).put_up()
         proof["write_behind_the_fence"] = outcome = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
         audit.append(log, "drill put back: write fence set again", write_of_the_application=outcome)
     plans = replay.saved(folder.workspace)
@@ -296,7 +296,7 @@ def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> d
 
 
 def _source(folder: RunFolder, snapshot: Snapshot, plans: list[replay.Plan]) -> dict[str, Any]:
-    """The source compared with the snapshot, chunk by chunk; `WorldError` where these replays do not explain a difference."""
+    """The source compared with the snapshot, chunk by chunk; `EnvironmentFailure` where no replay explains a difference."""
     parameters = folder.read().parameters
     selects = parameters.collections.selects
     with open_source(parameters.source, folder.workspace, selects) as whole:
@@ -335,8 +335,8 @@ def unexplained(
     return changes, differences
 
 
-def _not_as_before(difference: str, place: str = "the drill's copies") -> WorldError:
-    return WorldError(
+def _not_as_before(difference: str, place: str = "the drill's copies") -> EnvironmentFailure:
+    return EnvironmentFailure(
         ReasonCode.REHEARSAL_FAILED, one_line(difference, 400), where=f"{place}, after the drill of the rollback"
     )
 

@@ -22,8 +22,8 @@ import pandas as pd
 from helpers import audit, rollback
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import Control, FenceState, takes_no_writes
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, Terminal, UsageError
+from helpers.fence import FenceControl, FenceState, takes_no_writes
 from helpers.formatting import count
 from helpers.migration.restore import chosen, lost_vectors, prove
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, selected, source_changes
@@ -121,7 +121,7 @@ def writing_endpoint(folder: RunFolder, parameters: Parameters) -> Endpoint:
     source = parameters.source
     if state is None or not state.may_be_active or not source.url:
         return source
-    control = Control(folder, parameters, Fence.model_validate(state.rules))
+    control = FenceControl(folder, parameters, Fence.model_validate(state.rules))
     behind = control.behind_url
     if not behind or source.address.rstrip("/") != control.clients_url.rstrip("/"):
         return source
@@ -132,8 +132,8 @@ def writing_endpoint(folder: RunFolder, parameters: Parameters) -> Endpoint:
 def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
     """Open the source itself for writing; a directory in place, which no other process may have open.
 
-    Raises `WorldError` where another process has it open; `Terminal` where an older Chroma wrote the directory, since opening
-    it here would upgrade it for good, and "source_foreign_file" where Chroma would write through it into another place.
+    Raises `EnvironmentFailure` where another process has it open; `Terminal` where an older Chroma wrote the directory, since
+    opening it here would upgrade it for good, and "source_foreign_file" where Chroma would write through it into another place.
     """
     if endpoint.url:
         with open_server(endpoint, "source") as store:
@@ -141,7 +141,7 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
         return
     path = Path(str(endpoint.path))
     if used := used_by(endpoint):
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.SOURCE_IN_USE, f"{used} has it open; two writers destroy a directory", where=str(path),
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
@@ -323,7 +323,7 @@ class SourceProof:
         reason: Reason = ""
         try:
             if (snapshot := self.of.made.snapshot) is None:
-                raise WorldError(
+                raise EnvironmentFailure(
                     ReasonCode.SOURCE_MOVED_ON, "its files changed, and this run has no snapshot to compare with"
                 )
             _, damage = self._compare(snapshot)

@@ -14,7 +14,7 @@ import pandas as pd
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
-from helpers.errors import Terminal, UsageError, WorldError
+from helpers.errors import EnvironmentFailure, Terminal, UsageError
 from helpers.formatting import count, harmless
 from helpers.migration.source_changes import WrittenData, schema_of_run
 from helpers.parameters.endpoint import Endpoint
@@ -275,7 +275,7 @@ class ReturnWrites:
             self.sentence = NOBODY if not self.of.in_use else "done already"
             return self.table([])
         if holders := used_by(self.run.parameters.target):
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.TARGET_IN_USE, f"{holders} has it open, so what clients wrote cannot be read",
                 where=self.run.parameters.target.label,
                 next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
@@ -487,10 +487,10 @@ class ReturnWrites:
                        detail=advice if unfound else "", ids=unfound)  # fmt: skip
 
     def _endpoint(self) -> Endpoint:
-        """Where the source is written. Raises `WorldError` for a directory that another process has open."""
+        """Where the source is written. Raises `EnvironmentFailure` for a directory that another process has open."""
         endpoint = self._writable()
         if used := used_by(endpoint):
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.SOURCE_IN_USE, f"{used} has the source open, and clients' writes have still to be replayed to it",
                 where=str(endpoint.path), next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip

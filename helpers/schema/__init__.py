@@ -182,7 +182,7 @@ class Schema:
 
     def transform(self, batch: ChunkBatch, collection: str, context: Context) -> Transformed:
         """Apply the schema to a batch of one source collection. Never raises for the content of a chunk."""
-        work = _Work(self, batch, collection, context)
+        work = _BatchTransform(self, batch, collection, context)
         if self.content.has_rules:
             work.before_fields()
         for kind, positions in work.by_type().items():
@@ -298,7 +298,7 @@ def load_schema(name_or_path: str) -> Schema:
     return Schema(SchemaFile(name=IDENTITY) if path is None else read_schema_file(path))
 
 
-class _Work:
+class _BatchTransform:
     """One batch being transformed, field by field over all chunks of a type."""
 
     def __init__(self, schema: Schema, batch: ChunkBatch, collection: str, context: Context) -> None:

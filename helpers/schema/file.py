@@ -280,7 +280,7 @@ class _OfFields(_Scoped):
         return [key for key in metadata if isinstance(key, str) and any(fnmatchcase(key, glob) for glob in self.fields)]
 
 
-class Table(_Part):
+class LookupTable(_Part):
     """A lookup table: two columns of a CSV file beside the schema. An expression asks it as `<its name>(key)`."""
 
     file: str
@@ -409,7 +409,7 @@ class SchemaFile(_Part):
     description: str = ""
     requires_document: bool = False
     unknown: Literal["keep", "drop"] = "keep"
-    tables: dict[str, Table] = Field(default_factory=dict)
+    tables: dict[str, LookupTable] = Field(default_factory=dict)
     leave_out: tuple[LeaveOut, ...] = ()
     collections: tuple[Move, ...] = ()
     routing: Routing | None = None
@@ -424,7 +424,7 @@ class SchemaFile(_Part):
 
     @field_validator("tables")
     @classmethod
-    def _legal_tables(cls, tables: dict[str, Table]) -> dict[str, Table]:
+    def _legal_tables(cls, tables: dict[str, LookupTable]) -> dict[str, LookupTable]:
         for name in tables:
             if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in (*VARIABLES, *FUNCTIONS, "has", "size", "in"):
                 raise ValueError(
@@ -542,8 +542,8 @@ def _unknown_key(error: ValidationError) -> str:
 
 
 _RULES: dict[str, type[_Part]] = {
-    "fields": FieldRule, "extensions": FieldRule, "tables": Table, "leave_out": LeaveOut, "collections": Move, "rename": Rename,
-    "replace": Replace, "redact": Redact, "drop": Drop,
+    "fields": FieldRule, "extensions": FieldRule, "tables": LookupTable, "leave_out": LeaveOut, "collections": Move,
+    "rename": Rename, "replace": Replace, "redact": Redact, "drop": Drop,
 }  # fmt: skip
 
 

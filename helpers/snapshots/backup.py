@@ -38,7 +38,15 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots import remote
-from helpers.snapshots.export_journal import CHUNK, EXPORT, PLAIN, Journal, Part, holds_another, write_parquet
+from helpers.snapshots.export_journal import (
+    CHUNK,
+    EXPORT,
+    PLAIN,
+    ExportJournal,
+    SnapshotPart,
+    holds_another,
+    write_parquet,
+)
 from helpers.snapshots.retention import Recorded, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
     Snapshot,
@@ -261,7 +269,7 @@ def from_files(
     begin(directory, snapshot_id, source=source, base="")
     if partial.exists():  # of an import that was killed
         is_own = not holds_another(partial, snapshot_id) and snapshot_id not in digests(directory)
-        if set_aside := Journal.clear(partial, ours=is_own):
+        if set_aside := ExportJournal.clear(partial, ours=is_own):
             notes.append(f"this was not the first import of this id{set_aside}")
     started, rounded = utc_now(), dict[str, int]()
     partial.mkdir()
@@ -345,7 +353,7 @@ def _collection(
     """Write the parts of a collection; return its entry of the manifest, and the count of rounded numbers."""
     (root / folder).mkdir()
     seen: set[str] = set()
-    parts: list[Part] = []
+    parts: list[SnapshotPart] = []
     rounded, dimension = 0, info.dimension
     read = _parquet_rows if file.suffix == ".parquet" else _jsonl_rows
     with closing(_batches(file, read(file), dimension, seen)) as batches:
@@ -354,7 +362,7 @@ def _collection(
             name = f"{folder}/{len(parts) + 1:05d}.parquet"
             write_parquet(root / name, to_table(batch, dimension or 0), compression_level=1, use_dictionary=False)
             path = root / name
-            parts.append(Part(name, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum())))
+            parts.append(SnapshotPart(name, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum())))
             progress.advance(len(batch))
     if info.count and info.count != len(seen):
         _refuse(f"{len(seen):,} chunks, and {ABOUT} says {info.count:,}", str(file), "Export again.")

@@ -68,7 +68,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SnapshotPart:
     """One Parquet file: `file` is relative to the snapshot's folder, `bytes` its size on disk.
 
     `without`: the rows of the file that the snapshot does not hold, because later parts have these chunks or they were deleted.
@@ -93,7 +93,7 @@ class Part:
         """Return the part as an entry of a manifest."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "without" or value}
 
-    def only(self, rows: Collection[int]) -> Part:
+    def only(self, rows: Collection[int]) -> SnapshotPart:
         """Return the part with only these rows of its file."""
         left_out = set(range(self.rows + len(self.without))) - set(rows)
         return dataclasses.replace(self, rows=len(rows), without=tuple(sorted(left_out)))
@@ -110,7 +110,7 @@ class _Session:
 class _Collection(CollectionInfo):
     count: Count
     dimension: Count | None
-    parts: tuple[Part, ...]
+    parts: tuple[SnapshotPart, ...]
 
     def __post_init__(self) -> None:
         if any(
@@ -168,7 +168,7 @@ def manifest_in(data: bytes) -> dict[str, Any]:
     return manifest
 
 
-class Journal:
+class ExportJournal:
     """The journal of one export. `Journal.read` only reads it; `Journal.open` begins an export, or continues one.
 
     `collections` and `parts`: entries of the journal, by the collection's name and by (name, first row). `notes`: sentences
@@ -187,7 +187,7 @@ class Journal:
         self._guard = threading.Lock()
 
     @classmethod
-    def read(cls, folder: Path) -> Journal | None:
+    def read(cls, folder: Path) -> ExportJournal | None:
         """Return the journal in a folder as it is now; None where its first line is not proven, or the folder holds another
         snapshot or a link, through which files would be written elsewhere."""
         journal = cls(folder)
@@ -213,7 +213,7 @@ class Journal:
         return journal if journal.about else None
 
     @classmethod
-    def open(cls, folder: Path, about: dict[str, Any], retention_days: int) -> Journal:
+    def open(cls, folder: Path, about: dict[str, Any], retention_days: int) -> ExportJournal:
         """Continue the export in `folder` if `about` describes it, else begin a new one; begin a session.
 
         `about`: JSON values that must be equal for the parts to be of use. A former export is removed otherwise, or moved aside

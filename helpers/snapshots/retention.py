@@ -38,8 +38,8 @@ from helpers.snapshots.objects import made_here
 
 if TYPE_CHECKING:
     from helpers.snapshots.export_journal import (
-        Journal,  # with pyarrow, which `status` does not wait for
-        Part,
+        ExportJournal,  # with pyarrow, which `status` does not wait for
+        SnapshotPart,
     )
     from helpers.snapshots.snapshot import Changed, Snapshot, WritePart
     from helpers.stores import Reader
@@ -60,7 +60,7 @@ class SnapshotFolder:
     snapshot: Snapshot | None
     problem: str
     needed_by: tuple[str, ...]
-    export: Journal | None = None
+    export: ExportJournal | None = None
     doubt: str = ""  # why the runs that need it are not known
     differs: str = ""  # how it differs from the snapshot that a run took
     not_replaced: str = ""  # the next snapshot of its source, where that and all later ones are incomplete
@@ -126,7 +126,7 @@ def places(run: RunFolder) -> list[Path]:
 
 def snapshots_in(directory: Path) -> list[SnapshotFolder]:
     """Return every snapshot in a directory, the oldest first, and the folders of unfinished exports."""
-    from helpers.snapshots.export_journal import Journal
+    from helpers.snapshots.export_journal import ExportJournal
     from helpers.snapshots.snapshot import Snapshot
 
     runs_of = _needs(directory)
@@ -142,7 +142,7 @@ def snapshots_in(directory: Path) -> list[SnapshotFolder]:
         if folder.is_symlink():
             problem = f"a link to {folder.resolve()}"
         elif folder.name.endswith(".partial"):
-            export = Journal.read(folder)
+            export = ExportJournal.read(folder)
             problem = "an export at work, or one that was interrupted"
             if export is not None:
                 problem = f"unfinished: {count(export.chunks)} of {count(export.listed, 'chunk')}"
@@ -315,7 +315,7 @@ def _by_workers(workers: Workers, store: Reader) -> WritePart:
     """Return `write_part` by a worker, which reads the source itself. The file gets its name here: a worker that is taken for
     dead may still write for a while, and what it writes then must not count."""
 
-    def write(root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
+    def write(root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> SnapshotPart:
         part = workers.read(store, _write_aside, root, name, ids, dimension)
         (root / part.file).replace(root / file)
         flush_folder((root / file).parent)
@@ -324,7 +324,7 @@ def _by_workers(workers: Workers, store: Reader) -> WritePart:
     return write
 
 
-def _write_aside(store: Reader, root: Path, name: str, ids: Sequence[str], dimension: int) -> Part:
+def _write_aside(store: Reader, root: Path, name: str, ids: Sequence[str], dimension: int) -> SnapshotPart:
     """On a worker: write a part under a unique name, in the folder that is removed once the snapshot is whole."""
     from helpers.snapshots.export_journal import EXPORT
     from helpers.snapshots.snapshot import write_part

@@ -52,8 +52,8 @@ from helpers.snapshots import remote
 from helpers.snapshots.export_journal import (
     EXPORT,
     MANIFEST,
-    Journal,
-    Part,
+    ExportJournal,
+    SnapshotPart,
     ahead,
     manifest_in,
     own_digest,
@@ -65,7 +65,7 @@ from helpers.stores import RETRY_AFTER, CollectionInfo, Reader, counted_ids
 
 Changed = Mapping[str, tuple[Collection[str], Collection[str]]]
 """By collection: the ids that changed, and those of them that are to be read now."""
-WritePart = Callable[[Path, str, str, Sequence[str], int], "Part"]  # root, file, collection, ids, dimension
+WritePart = Callable[[Path, str, str, Sequence[str], int], "SnapshotPart"]  # root, file, collection, ids, dimension
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 
 
@@ -141,24 +141,24 @@ class Snapshot:
             infos.append(CollectionInfo(**{**known, "findings": tuple(known.get("findings", ()))}))
         return infos
 
-    def parts(self, name: str) -> list[Part]:
+    def parts(self, name: str) -> list[SnapshotPart]:
         entry = next(c for c in self.manifest["collections"] if c["name"] == name)
-        return [Part(**p) for p in entry["parts"]]
+        return [SnapshotPart(**p) for p in entry["parts"]]
 
-    def read(self, part: Part) -> ChunkBatch:
+    def read(self, part: SnapshotPart) -> ChunkBatch:
         """Return the chunks of a part, in the order of the frozen ids."""
         return from_table(self._table(part))
 
-    def ids(self, part: Part) -> list[str]:
+    def ids(self, part: SnapshotPart) -> list[str]:
         """Return the ids of a part, without reading vectors."""
         return cast(list[str], self._table(part, ["id"]).column("id").to_pylist())
 
-    def some(self, part: Part, ids: Collection[str]) -> ChunkBatch:
+    def some(self, part: SnapshotPart, ids: Collection[str]) -> ChunkBatch:
         """Return the chunks of a part that have one of these ids."""
         table = self._table(part)
         return from_table(table.filter(_among(table, ids)))
 
-    def file(self, part: Part) -> Path:
+    def file(self, part: SnapshotPart) -> Path:
         """Return the path of the file of a part; bring it first where only the storage has it."""
         return remote.at_hand(self.folder / part.file, part.sha256, part.bytes)
 
@@ -181,7 +181,7 @@ class Snapshot:
             entries.append(entry | content)
         return Snapshot(self.folder, {**self.manifest, "collections": entries})
 
-    def without(self, name: str, ids: Collection[str]) -> Iterator[Part]:
+    def without(self, name: str, ids: Collection[str]) -> Iterator[SnapshotPart]:
         """Yield the parts of a collection without the chunks of these ids; no part for a file of which no row remains."""
         for part in self.parts(name):
             whole = self._table(dataclasses.replace(part, without=()), ["id"])
@@ -193,7 +193,7 @@ class Snapshot:
                 rest = dataclasses.replace(part, rows=part.rows - len(removed), without=left_out)
                 yield rest if not part.lost else dataclasses.replace(rest, lost=int(self.read(rest).lost.sum()))
 
-    def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
+    def _table(self, part: SnapshotPart, columns: list[str] | None = None) -> pa.Table:
         """Read a part, or these columns of it. Raises `Terminal` where its bytes are not those of the manifest."""
         path = self.file(part)
         try:
@@ -248,7 +248,7 @@ class Snapshot:
         names = (str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
         return {name for name in names if name != "manifest.json" and not is_leftover(name, "manifest.json")}
 
-    def _damaged(self, part: Part, what: str) -> Terminal:
+    def _damaged(self, part: SnapshotPart, what: str) -> Terminal:
         remedy = remote.REMEDY if remote.at(self.folder.parent) else "Take the snapshot again (step 21)."
         return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=str(self.folder / part.file), next_step=remedy)
 
@@ -266,9 +266,11 @@ def write_snapshot(
     folder, partial = directory / snapshot_id, directory / f"{snapshot_id}.partial"
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    if Journal.is_whole(partial, store.label, sorted(names)):  # the last session ended between manifest and renaming
+    if ExportJournal.is_whole(
+        partial, store.label, sorted(names)
+    ):  # the last session ended between manifest and renaming
         return complete(partial, folder, progress)
-    journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
+    journal = ExportJournal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     entries = [_write_collection(store, journal, name, readers, progress, same, write) for name in sorted(names)]
     chosen = {EXPORT, *(journal.collections[name]["folder"] for name in names)}
     for other in [path for path in partial.iterdir() if path.is_dir() and path.name not in chosen]:
@@ -293,7 +295,7 @@ def follow_snapshot(
     folder, partial, started, read = directory / snapshot_id, directory / f"{snapshot_id}.partial", utc_now(), 0
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    set_aside = Journal.clear(partial)
+    set_aside = ExportJournal.clear(partial)
     partial.mkdir(parents=True)
     earlier = {entry["name"]: entry for entry in previous.manifest["collections"]}
     folders = {name: parts[0].file.partition("/")[0] for name in previous.names() if (parts := previous.parts(name))}
@@ -321,7 +323,7 @@ def follow_snapshot(
                 "findings": [*info.findings, *_lost(lost)], "parts": [part.entry() for part in parts],
             }  # fmt: skip
         entries.append(entry)
-        for part in (Part(**part) for part in entry["parts"]):
+        for part in (SnapshotPart(**part) for part in entry["parts"]):
             path = partial / part.file
             path.parent.mkdir(exist_ok=True)
             if not path.exists() and not _linked(existing := previous.file(part), path):
@@ -370,7 +372,7 @@ def part_rows(dimension: int, read_rows: int) -> int:
 
 
 def _frozen(
-    store: Reader, journal: Journal, name: str, same: Snapshot | None
+    store: Reader, journal: ExportJournal, name: str, same: Snapshot | None
 ) -> tuple[CollectionInfo, list[str], list[int], list[str]]:
     """Return the collection as it was when its ids were frozen, these ids, the first row of each part, and new findings."""
     info, known = store.info(name), journal.collections.get(name)
@@ -436,7 +438,7 @@ def _settings(info: CollectionInfo) -> str:
 
 
 def _write_collection(
-    store: Reader, journal: Journal, name: str, readers: int, progress: Progress, same: Snapshot | None,
+    store: Reader, journal: ExportJournal, name: str, readers: int, progress: Progress, same: Snapshot | None,
     write: WritePart | None,
 ) -> dict[str, Any]:  # fmt: skip
     info, ids, starts, extra = _frozen(store, journal, name, same)
@@ -445,7 +447,7 @@ def _write_collection(
     writer = write or partial(write_part, store)
     file_of = {part.sha256: part.file for part in same.parts(name)} if same is not None and name in same.names() else {}
 
-    def write_one(item: tuple[int, tuple[int, int]]) -> Part:
+    def write_one(item: tuple[int, tuple[int, int]]) -> SnapshotPart:
         number, (start, end) = item
         known = journal.intact(name, start)
         if known is None:
@@ -457,7 +459,7 @@ def _write_collection(
                     _linked(existing, journal.folder / file)
             journal.finish(name, start, part.entry())
         else:
-            part = Part(**known)
+            part = SnapshotPart(**known)
         progress.advance(end - start)
         return part
 
@@ -480,7 +482,7 @@ def _among(table: pa.Table, ids: Collection[str]) -> pa.ChunkedArray:
     return pc.is_in(table.column("id"), pa.array(list(ids), pa.large_string()))
 
 
-def write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
+def write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> SnapshotPart:
     """Read these chunks of a collection into a file below `root`. Raises `Terminal` like `write_snapshot`."""
     batch = store.read(name, ids)
     for seconds in (*RETRY_AFTER, None):
@@ -500,7 +502,7 @@ def write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[st
     if file_digest(path) != digest:
         raise Terminal(ReasonCode.SNAPSHOT_ALTERED, "another file lies where this one was written", where=str(path),
                        next_step="Find out who writes there, and begin again.")  # fmt: skip
-    return Part(file, len(batch), path.stat().st_size, digest, int(batch.lost.sum()))
+    return SnapshotPart(file, len(batch), path.stat().st_size, digest, int(batch.lost.sum()))
 
 
 def to_table(batch: ChunkBatch, dimension: int | None = None) -> pa.Table:

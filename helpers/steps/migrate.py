@@ -31,7 +31,7 @@ from helpers.migration.importing import (
     show_transform,
 )
 from helpers.migration.reembedding import judge_reembedded, make
-from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, switch
+from helpers.migration.source_changes import SWITCHING, CatchUpLedger, open_sealed, switch
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import FILES, ensure_database, target_not_empty
 from helpers.parameters import resolve_path
@@ -58,9 +58,9 @@ class MigrateStep(NotebookStep):
         self.batches: list[dict[str, Any]] = []
 
     @cached_property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> CatchUpLedger:
         """The rounds of catch-up. A switch that was interrupted is completed first: it moves only files of this run."""
-        ledger = Ledger.read(self.run)
+        ledger = CatchUpLedger.read(self.run)
         open_round = ledger.open_round
         if open_round is not None and open_round["state"] == SWITCHING and not self.run.dry_run:
             switch(self.run, ledger)

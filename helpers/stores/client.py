@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, align, singles
-from helpers.errors import Terminal, WorldError, one_line
+from helpers.errors import EnvironmentFailure, Terminal, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.stores import (
@@ -417,7 +417,7 @@ class ClientStore(TargetLock, Closing):
         collection = self._collection(name)
         try:
             status = self.requests.send(collection.get_indexing_status, self._at(name), retry=False)
-        except (WorldError, Narrower):
+        except (EnvironmentFailure, Narrower):
             return 0
         return int(status.num_unindexed_ops)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import UsageError, WorldError, one_line
+from helpers.errors import EnvironmentFailure, UsageError, one_line
 from helpers.formatting import count, size
 from helpers.parameters.endpoint import ALL, Endpoint, resolve_path
 from helpers.results import Progress, silent
@@ -315,7 +315,7 @@ def _collection(
             deleted = len(missing.difference(ids_now)) if counted == len(ids_now) else 0
             health.listed, health.reported = health.listed - deleted, health.reported - deleted
         return health, info
-    except WorldError as error:
+    except EnvironmentFailure as error:
         health.unreadable = error.what
         return health, None
 
@@ -541,7 +541,7 @@ def other_databases(source: Endpoint, own: tuple[str, str]) -> list[str] | None:
                 if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():
                     return []
                 found = [pair for pair in db.execute(_HOLDING) if pair != own]
-    except (WorldError, UsageError, sqlite3.Error):
+    except (EnvironmentFailure, UsageError, sqlite3.Error):
         return None
     return [f"{one_line(str(tenant), 60)}/{one_line(str(database), 60)}" for tenant, database in found]
 

@@ -32,7 +32,7 @@ from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory, newest, require_own_files, stored_identifiers, stored_metadata
 from helpers.stores.layout import DATABASE, USUAL, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
-from helpers.stores.repair import Found
+from helpers.stores.repair import RepairReport
 from helpers.stores.rescue import Rescued, RescuedStore, rescue, stored_spaces
 from helpers.stores.wire import EVERY, greet, identity_of, request_headers, session_of
 
@@ -43,7 +43,7 @@ UNKNOWN = {ReasonCode.UNKNOWN_TENANT: ("tenant", "database"), ReasonCode.UNKNOWN
 
 def prepare(
     endpoint: Endpoint, copy: Path, wanted: Callable[[str], bool], *, normalised: bool = False
-) -> tuple[Found, dict[str, Rescued]]:
+) -> tuple[RepairReport, dict[str, Rescued]]:
     """Make `copy`; return the report on its repairs, and by collection name the vectors that the engine must not be asked for.
 
     Only the collections that are `wanted` by name must be readable. `normalised`: use vectors whose norm is lost. Raises
@@ -359,7 +359,7 @@ def _require_current(path: Path) -> None:
 def databases_of(source: Endpoint) -> list[tuple[str, str]]:
     """Return each (tenant, database) of the source that its `*` matches, by name. Nothing is written there.
 
-    Raises `UsageError` where the source cannot list them, `WorldError` where it cannot be asked.
+    Raises `UsageError` where the source cannot list them, `EnvironmentFailure` where it cannot be asked.
     """
     databases = (
         [row for row in _stored(Path(source.path)) if source.tenant in (ALL, row[0])]

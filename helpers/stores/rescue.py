@@ -33,7 +33,7 @@ from helpers.stores.copying import require_room
 from helpers.stores.door import Collection
 from helpers.stores.index_files import IndexFolder, IndexHealth
 from helpers.stores.layout import DATABASE, damaged
-from helpers.stores.repair import Found, require_one_each, sequence
+from helpers.stores.repair import RepairReport, require_one_each, sequence
 
 _ROWS = 8_192  # vectors compared at a time
 FOLDER = "rescued"
@@ -188,7 +188,7 @@ def _settings(text: str | None) -> Iterator[tuple[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class IndexDiagnosis:
     """A collection's index, compared with its log. `reasons`: why the engine may fail on it; empty if it is sound.
 
     `saved`: the log record up to which the index was saved, by SQLite or by the pickle. `waiting`: the log records after it.
@@ -201,7 +201,7 @@ class Diagnosis:
     waiting: int
 
 
-def diagnose(db: sqlite3.Connection, folder: Path, stored: Stored) -> Diagnosis:
+def diagnose(db: sqlite3.Connection, folder: Path, stored: Stored) -> IndexDiagnosis:
     """Diagnose one collection of a directory, read only. `db`: its database, `folder`: the directory."""
     index = _index(folder, stored)
     health = index.health
@@ -220,7 +220,7 @@ def diagnose(db: sqlite3.Connection, folder: Path, stored: Stored) -> Diagnosis:
         missing = sum(1 for _ in _missed(db, stored, set(index.ids.labels if index.ids else ()), saved))
         if missing:
             reasons.append(f"neither its index nor the rest of its log gives the engine {missing:,} vectors")
-    return Diagnosis(stored, health, tuple(reasons), saved, waiting)
+    return IndexDiagnosis(stored, health, tuple(reasons), saved, waiting)
 
 
 def _index(folder: Path, stored: Stored) -> IndexFolder:
@@ -269,7 +269,7 @@ def rescue(
     database: str,
     wanted: Callable[[str], bool],
     suspects: Mapping[str, str],
-    report: Found,
+    report: RepairReport,
     *,
     normalised: bool,
 ) -> tuple[dict[str, Rescued], dict[str, list[str]]]:
@@ -297,7 +297,7 @@ def rescue(
     return rescued, touched
 
 
-def _with_vector(db: sqlite3.Connection, diagnosis: Diagnosis) -> list[str]:
+def _with_vector(db: sqlite3.Connection, diagnosis: IndexDiagnosis) -> list[str]:
     """Return the ids that the log after `saved` gives a vector, and does not delete again."""
     ids: dict[str, None] = {}
     for _, operation, chunk, has_vector in _log(db, diagnosis.stored, diagnosis.saved):
@@ -316,7 +316,7 @@ def _indexed(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("DROP INDEX runbook_log")
 
 
-def _restore_bookmark(db: sqlite3.Connection, index: Diagnosis, report: Found) -> None:
+def _restore_bookmark(db: sqlite3.Connection, index: IndexDiagnosis, report: RepairReport) -> None:
     """Put the number of the pickle into SQLite: current engines ignore it, and would replay the whole log (upstream #7104)."""
     _set_bookmark(db, index.stored.vector_segment, index.saved)
     report.repairs.append(
@@ -334,7 +334,13 @@ def _restore_bookmark(db: sqlite3.Connection, index: Diagnosis, report: Found) -
 
 
 def _take(
-    db: sqlite3.Connection, copy: Path, diagnosis: Diagnosis, reasons: Sequence[str], report: Found, *, normalised: bool
+    db: sqlite3.Connection,
+    copy: Path,
+    diagnosis: IndexDiagnosis,
+    reasons: Sequence[str],
+    report: RepairReport,
+    *,
+    normalised: bool,
 ) -> Rescued:
     stored = diagnosis.stored
     index = _index(copy, stored)
@@ -463,7 +469,7 @@ ARRIVED = frozenset({"vector_from_log", "vector_from_index"})
 
 
 def _report(
-    report: Found, stored: Stored, reasons: Sequence[str], origins: Mapping[str, int], *, normalised: bool
+    report: RepairReport, stored: Stored, reasons: Sequence[str], origins: Mapping[str, int], *, normalised: bool
 ) -> None:
     """Report the damage in one record, and each outcome in one, with all its ids."""
     reason = "; ".join(dict.fromkeys(reasons))

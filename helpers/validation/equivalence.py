@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch, Vectors
-from helpers.errors import WorldError
+from helpers.errors import EnvironmentFailure
 from helpers.formatting import Digested, Wrote, harmless, no_record, packed_rows
 from helpers.parameters.sections import Validation
 from helpers.results import Verdict, writing
@@ -255,7 +255,7 @@ def announced(
     near, scales = of.before.nearest, [float(n) for n in of.before.scale]
     try:
         answers = ask_all(store, {name: store.count(name) for name in homes}, of.vectors, of.k, where)
-    except WorldError as error:
+    except EnvironmentFailure as error:
         return [row | {"queries": 0, "same": None, "possible": None, "short": "", "why": error.line()}]
     for query, own, before, answer, scale in zip(of.queries, of.ids, near, answers, scales, strict=True):
         for side, kind, pairs in (("source", EXACT, id_first(before)), ("target", BY_DISTANCE, answer)):
@@ -345,7 +345,7 @@ class Search:
             if count:
                 try:
                     self.answers[name] = ask_probes(store, name, self.probes, self.k, rules.overquery, count)
-                except WorldError as error:
+                except EnvironmentFailure as error:
                     self.problem = error.line()
         own = [{chunk} for chunk in self.ids]
         wanted = [a.wanted(self.ids, rules.overquery + self.k) for a in self.answers.values()]

@@ -29,7 +29,7 @@ from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import over_limits
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
-from helpers.snapshots.export_journal import Part, ahead
+from helpers.snapshots.export_journal import SnapshotPart, ahead
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Space, Store
 from helpers.stores.limits import known_of
@@ -150,7 +150,7 @@ def judged_away(
     yield from ahead(lambda part: workers.call(*call, part, context, *arguments), of.snapshot.parts(name), limit)
 
 
-def _judged(order: Order, shared: Shared, part: Part, context: Context, name: str, *rest: Any) -> Judged:
+def _judged(order: Order, shared: Shared, part: SnapshotPart, context: Context, name: str, *rest: Any) -> Judged:
     return judged(opened(order, "target"), shared.schema, context, name, shared.read(part), *rest)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import UsageError, WorldError, one_line
+from helpers.errors import EnvironmentFailure, UsageError, one_line
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import Retrieval
 from helpers.parameters.model import read_yaml_mapping
@@ -341,7 +341,7 @@ def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> 
     for name in names:
         try:
             hits, misses = probe_fulltext(store, name)
-        except WorldError as error:  # a schema may have switched the index off
+        except EnvironmentFailure as error:  # a schema may have switched the index off
             refused.append(f"{name}: {error.what}")
             continue
         asked += hits + len(misses)

@@ -117,13 +117,13 @@ def snapshot_read(bench: Bench, path: Path) -> object:
 
 
 def journal_read(bench: Bench, path: Path) -> object:
-    from helpers.snapshots.export_journal import Journal
+    from helpers.snapshots.export_journal import ExportJournal
     from helpers.snapshots.retention import snapshots_in
 
     folder = bench.home / "kept" / "two.partial"
     list(snapshots_in(folder.parent))
-    Journal.is_whole(folder, "s", ["notes"])
-    journal = Journal.read(folder)
+    ExportJournal.is_whole(folder, "s", ["notes"])
+    journal = ExportJournal.read(folder)
     if journal is not None:
         _ = journal.chunks, journal.listed, journal.size
         _ = journal.sessions and journal.retain_until
