@@ -82,8 +82,8 @@ SCENARIOS: list[Scenario] = [
             migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish notify.__init__:Around._save run.folders:RunFolder._append
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
-            run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
+            run.record:RunProgress._write run.record:RunRecord.figure runner.notebook:Run._write
+            snapshots.export_journal:ExportJournal._append snapshots.export_journal:ExportJournal.freeze
             snapshots.snapshot:write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches
             stores.copying:_copy_file stores.opening:_make_directory
@@ -95,7 +95,7 @@ SCENARIOS: list[Scenario] = [
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
             migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
-            run.folders:RunFolder._replace run.folders:RunLock.acquire run.record:Progress._write
+            run.folders:RunFolder._replace run.folders:RunLock.acquire run.record:RunProgress._write
             run.record:RunRecord.figure runner.notebook:Run._write snapshots.snapshot:Snapshot.mark
             steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
@@ -104,10 +104,10 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign migration.source_changes:switch
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.rebase
-            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.delta:_append
+            migration.checkpoint:Checkpoint.stage migration.source_changes:CatchUpLedger.enter migration.delta:_append
             migration.delta:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
-            run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            run.folders:set_aside run.record:RunProgress._write run.record:RunRecord.figure runner.notebook:Run._write
             migration.delta:_restage_changed snapshots.snapshot:_linked snapshots.snapshot:write_part
             snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete snapshots.snapshot:write_manifest
             steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
@@ -126,7 +126,7 @@ SCENARIOS: list[Scenario] = [
         "decide", "migrated", always("resume", "one"), always("resume", "one"), names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
             report.pages:render_notebook report.pages:render_pages run.folders:RunFolder._append
-            run.folders:RunFolder._replace run.folders:RunLock.acquire run.record:Progress._write
+            run.folders:RunFolder._replace run.folders:RunLock.acquire run.record:RunProgress._write
             run.record:RunRecord.figure runner.notebook:Run._write
         """),
         codes=(4,), pages=True,
@@ -142,9 +142,9 @@ SCENARIOS: list[Scenario] = [
         "cutover and closeout", "signed", always("resume", "one"), always("resume", "one"), names("""
             audit:append cutover.application:CutoverState.enter cutover.files:keep cutover.files:put_in_place
             cutover.files:stage evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
-            monitoring.measure:run_child monitoring.watcher:Journal._write
+            monitoring.measure:run_child monitoring.watcher:SampleJournal._write
             run.folders:RunFolder._append run.folders:RunFolder._replace run.folders:RunLock.acquire
-            run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            run.record:RunProgress._write run.record:RunRecord.figure runner.notebook:Run._write
             steps.closeout:CloseoutStep.clean steps.closeout:Lessons.begin
             steps.integration:IntegrationStep._pytest stores.copying:_copy_file
         """),
@@ -156,9 +156,9 @@ SCENARIOS: list[Scenario] = [
             audit:append cutover.application:CutoverState.enter cutover.files:stage evidence.seals:_write_recipe
             evidence.seals:seal evidence.signing:sign rollback.__init__:RollbackState.begin rollback.__init__:at_work
             rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.replay:export
-            rollback.return_writes:ReturnWrites._export
+            rollback.return_writes:ReturnWrites._export rollback.return_writes:ReturnWrites._write rollback.replay:note_done
             rollback.return_writes:ReturnWrites._replay run.folders:RunFolder._append run.folders:RunFolder._replace
-            run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            run.folders:RunLock.acquire run.record:RunProgress._write run.record:RunRecord.figure runner.notebook:Run._write
             steps.rollback:RollbackStep.watch stores.copying:_copy_file
         """), check=rolled_back,
     ),
@@ -169,9 +169,9 @@ SCENARIOS: list[Scenario] = [
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
             migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
-            run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
+            run.folders:RunLock.acquire run.folders:set_aside run.record:RunProgress._write run.record:RunRecord.figure
             runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:take_back
-            snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
+            snapshots.export_journal:ExportJournal._append snapshots.export_journal:ExportJournal.freeze
             snapshots.snapshot:write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
@@ -180,7 +180,7 @@ SCENARIOS: list[Scenario] = [
         "gone on with an export, then index files", "ready", always("resume", "one", "--until", "22"),
         always("resume", "one", "--until", "22"), names("""
             migration.shipping:_bring migration.shipping:_switch migration.shipping:keep migration.shipping:ship
-            snapshots.export_journal:Journal.open
+            snapshots.export_journal:ExportJournal.open
         """), prepare=interrupt_export, bench=lambda shared: shared.once("shipped", Shipped),
     ),
     Scenario(
@@ -189,7 +189,7 @@ SCENARIOS: list[Scenario] = [
         """), check=exported, over=lambda done: "something is there already" in done.line,
     ),
     Scenario("restore", "snapshot", restore, restore, names("""
-            audit:append migration.restore:Ledger.put migration.restore:in_use snapshots.snapshot:Snapshot.mark
+            audit:append migration.restore:RestoreLedger.put migration.restore:in_use snapshots.snapshot:Snapshot.mark
             stores.opening:_make_directory
         """), check=restored),
     Scenario(
@@ -210,7 +210,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario(
         "nginx's log of writes", "new", begin_or_resume, begin_or_resume, names("""
-            fence.__init__:Control.record fence.__init__:Control.read_since
+            fence.__init__:FenceControl.record fence.__init__:FenceControl.read_since
         """), check=open_again, bench=recorded,
     ),
     Scenario("validation fails", "migrated", always("resume", "one", "--until", "23"), always("resume", "one", "--until", "23"),
@@ -339,7 +339,7 @@ WITHOUT: dict[str, str] = {
             """snapshots.remote:Remote.bring snapshots.remote:Remote.mirror snapshots.remote:prepared
             snapshots.objects:Objects._write""",
         "one renaming of what is not ours: before and after it the next command finds either name":
-            """snapshots.export_journal:Journal.clear""",
+            """snapshots.export_journal:ExportJournal.clear""",
         "of a fleet, whose runs' own writes are killed here: tests/test_fleets.py, test_the_table_of_a_fleet_is_checked_first.py":
             """
             runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
