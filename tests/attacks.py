@@ -118,6 +118,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_backup_losses.py::test_a_backup_that_lacks_vectors_is_kept_named_and_fails
             test_backup_losses.py::test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete
             test_backup_losses.py::test_two_places_of_one_collection_are_refused_in_one_line""",
+        "a backup of other collections, or of another place, that stands for one": """
+            test_backup_losses.py::test_a_backup_of_other_collections_satisfies_no_check
+            ::test_a_backup_of_another_place_satisfies_no_check
+            ::test_of_a_backup_that_noted_no_list_only_plain_names_are_known
+            ::test_a_prune_takes_no_whole_backup_on_the_word_of_one_of_other_collections""",
         "links, hard links and mounts in a target": """
             test_places_are_proven_first.py::test_a_rollback_cleans_no_target_that_leads_into_the_source
             test_rollback.py::test_a_source_that_the_removal_reached_is_named

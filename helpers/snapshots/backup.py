@@ -35,6 +35,7 @@ from helpers.chunks import ChunkBatch, Vectors, is_sparse, parquet_batches
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import numbered
 from helpers.parameters import Parameters
+from helpers.parameters.sections import Collections
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots import remote
@@ -46,6 +47,7 @@ from helpers.snapshots.snapshot import (
     decode_metadata,
     encode_metadata,
     part_rows,
+    place_of,
     to_table,
     write_manifest,
     write_snapshot,
@@ -68,14 +70,35 @@ _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 # -- taken on a schedule -----------------------------------------------------------------------------------------------
 
 
-def newest(directory: Path, source: str) -> Snapshot | None:
-    """The newest snapshot of this source that was taken there, as a signed line of the log has it, and that has all its
-    files; None where there is none. In a storage it counts only as long as it is whole there."""
+def newest(directory: Path, source: str, holds: Callable[[Snapshot], bool]) -> Snapshot | None:
+    """The newest snapshot of this source that was taken there, as a signed line of the log has it, that has all its files and
+    `holds` what is asked for; None where there is none. In a storage it counts only as long as it is whole there.
+
+    A relative path as `source` is one in this folder."""
+    place = place_of(source, str(Path.cwd()))
     there = partial(storage.has, storage.mirror()) if (storage := remote.at(directory)) is not None else None
     found = (_opened(directory / name, told) for name, told in digests(directory).items() if PLAIN.fullmatch(name))
-    ours = [snapshot for snapshot in found if snapshot is not None and snapshot.manifest["source"] == source]
+    ours = [snapshot for snapshot in found if snapshot is not None and snapshot.place == place]
     ours.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
-    return next((snapshot for snapshot in ours if _is_there(snapshot, there)), None)
+    return next((snapshot for snapshot in ours if holds(snapshot) and _is_there(snapshot, there)), None)
+
+
+def lacking(rules: Collections, snapshot: Snapshot) -> list[str]:
+    """The collections that the rules select, of those that the source had when it was taken, and that it does not hold.
+
+    What `include` names without a wildcard counts whether the source had it or not. Older toolkits did not note what the source
+    had: there nobody knows what a pattern stands for, and it is in the answer itself."""
+    named = {name for name in rules.include if not re.search(r"[*?[]", name)}
+    listed: list[str] | None = snapshot.manifest.get("listed")
+    wanted = {name for name in named.union(listed or ()) if rules.selects(name)}
+    unknown = {*rules.include} - named if listed is None else set()
+    return sorted((wanted | unknown).difference(snapshot.names()))
+
+
+def why_none(directory: Path, source: str, rules: Collections) -> str:
+    """What the newest snapshot of this source lacks of what the rules select; "" where there is none at all."""
+    other = newest(directory, source, lambda _: True)
+    return f"the newest, {other.id}, lacks {one_line(', '.join(lacking(rules, other)))}" if other is not None else ""
 
 
 def _opened(folder: Path, told: Told) -> Snapshot | None:

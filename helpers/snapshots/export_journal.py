@@ -133,6 +133,7 @@ class _Manifest:
     collections: list[_Collection]
     sha256: Sha256
     sessions: list[_Session] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
     verified_at: Time | None = None
     restored_at: Time | None = None
     failed_at: Time | None = None

@@ -63,7 +63,7 @@ class Held:
     export: Journal | None = None
     doubt: str = ""  # why nobody knows which runs need it
     differs: str = ""  # how it is not the snapshot that a run took
-    not_replaced: str = ""  # a newer one of its source, where it and those after it are incomplete
+    not_replaced: str = ""  # a newer one of its collections that is incomplete, and no whole one after it has them all
 
     @property
     def id(self) -> str:
@@ -95,7 +95,9 @@ class Held:
         if self.retain_until > datetime.now(UTC):
             return f"kept until {self.retain_until.isoformat(timespec='seconds')}"
         if self.not_replaced:
-            return f"the newest whole one of its source: {self.not_replaced} is incomplete, which nobody has accepted"
+            return (
+                f"the newest whole one of its collections: {self.not_replaced} is incomplete, which nobody has accepted"
+            )
         return ""
 
 
@@ -160,18 +162,25 @@ def held(directory: Path) -> list[Held]:
 
 
 def _replaced(found: list[Held], taken: Mapping[str, Told]) -> list[Held]:
-    """The newest whole one of each source names the first incomplete one after it, where there is one."""
-    last: dict[str, tuple[int, str]] = {}
+    """A whole one names the first incomplete one after it that has a collection of it, until a whole one has all of them."""
+    last: dict[int, str] = {}
     for place, each in enumerate(found):
         if each.snapshot is None or each.doubt or each.differs:  # what nobody proves replaces nothing
             continue
-        source, told_here = str(each.snapshot.manifest["source"]), taken.get(each.id)
-        if not each.snapshot.missing() or (told_here is not None and told_here.without_lost):
-            last[source] = place, ""
-        elif source in last and not last[source][1]:
-            last[source] = last[source][0], each.id
-    for place, later in last.values():
-        found[place] = dataclasses.replace(found[place], not_replaced=later)
+        names, told_here = set(each.snapshot.names()), taken.get(each.id)
+        whole = not each.snapshot.missing() or (told_here is not None and told_here.without_lost)
+        for earlier in [*last]:
+            before = found[earlier].snapshot
+            if before is None or before.place != each.snapshot.place:
+                continue
+            if whole and names.issuperset(before.names()):
+                del last[earlier]
+            elif not whole and names.intersection(before.names()):
+                last[earlier] = last[earlier] or each.id
+        if whole:
+            last[place] = ""
+    for earlier, later in last.items():
+        found[earlier] = dataclasses.replace(found[earlier], not_replaced=later)
     return found
 
 

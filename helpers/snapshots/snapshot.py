@@ -129,6 +129,11 @@ class Snapshot:
                 said.append(f"{name}: the source counts {count(counted, 'chunk')}, {rows:,} are here")
         return said
 
+    @property
+    def place(self) -> str:
+        """Its source, as `place_of` has it."""
+        return place_of(self.manifest["source"], self.manifest.get("directory", ""))
+
     def names(self) -> list[str]:
         return [c["name"] for c in self.manifest["collections"]]
 
@@ -268,6 +273,7 @@ def write_snapshot(
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
     if Journal.is_whole(partial, store.label, sorted(names)):  # the last session ended between manifest and renaming
         return complete(partial, folder, progress)
+    listed = store.names()
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     entries = [_write_collection(store, journal, name, readers, progress, same, write) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
@@ -276,7 +282,7 @@ def write_snapshot(
             shutil.rmtree(partial / left)
     journal.sessions[-1]["ended"] = utc_now()
     sessions = [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions]
-    held = {"sessions": sessions, "notes": journal.notes, "collections": entries}
+    held = {"sessions": sessions, "notes": journal.notes, "listed": listed, "collections": entries}
     return _whole(store, partial, retention_days, progress, **held)
 
 
@@ -292,7 +298,7 @@ def follow_snapshot(
     folder, partial, begun, read = directory / snapshot_id, directory / f"{snapshot_id}.partial", utc_now(), 0
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    aside = Journal.clear(partial)
+    aside, listed = Journal.clear(partial), store.names()
     partial.mkdir(parents=True)
     before = {entry["name"]: entry for entry in was.manifest["collections"]}
     folders = {name: parts[0].file.partition("/")[0] for name in was.names() if (parts := was.parts(name))}
@@ -328,7 +334,8 @@ def follow_snapshot(
         progress.advance(entry["count"])
     note = f"{read:,} chunks were read; the others are as snapshot {was.id} has them, whose files it shares{aside}"
     sessions = [{"started": begun, "ended": utc_now(), "chunks": read}]
-    return _whole(store, partial, retention_days, progress, sessions=sessions, notes=[note], collections=entries)
+    return _whole(store, partial, retention_days, progress, sessions=sessions, notes=[note], listed=listed,
+                  collections=entries)  # fmt: skip
 
 
 def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress, **held: Any) -> Snapshot:
@@ -340,6 +347,11 @@ def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress
         findings=list(getattr(store, "findings", ())), repairs=list(getattr(store, "repairs", ())), **held,
     )  # fmt: skip
     return complete(partial, folder, progress)
+
+
+def place_of(source: str, directory: str) -> str:
+    """The source of a snapshot, to be compared: a relative path is one in the `directory` where it was given."""
+    return source if "://" in source else str(Path(directory, source))
 
 
 def write_manifest(folder: Path, *, retention_days: int, **held: Any) -> None:
