@@ -38,7 +38,7 @@ def declare(declared: Declare) -> None:
     check = declared(
         "check", _check, "say whether the newest snapshot of a source is recent enough",
         "One counts that holds all that `collections` selects. Where none is, or it is incomplete and was not taken with "
-        "--without-lost, the exit code is 1, and notify.urls get a notice. It has a schedule of its own: it notices a missed create.",
+        "--without-lost, the exit code is 1, and notify.urls get a notice. Schedule it by itself: it notices a missed create.",
     )  # fmt: skip
     for command in (create, check):
         command.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
