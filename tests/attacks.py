@@ -103,7 +103,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a redacted value in an expression's error": """
             test_schema_expressions.py::test_an_expression_that_fails_names_no_redacted_value""",
         "secrets in lines of the application's log": "test_cutover_logs.py::test_no_line_of_a_log_shows_a_secret",
-        "names that call people in chats": "test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat",
+        "names that call people in chats": """
+            test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat
+            ::test_a_bare_name_of_a_host_makes_no_link_in_a_chat_unless_it_is_ours""",
         "a pipe in place of an index file": """
             test_no_special_file_holds_us.py::test_each_file_of_a_source_is_read_past_or_refused_in_one_line
             test_no_special_file_holds_us.py::test_a_pipe_in_place_of_an_index_file_holds_nobody""",

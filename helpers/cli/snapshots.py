@@ -205,7 +205,7 @@ def _put(storage: Remote | None) -> str:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from helpers.notify import send
+    from helpers.notify import ours, send
     from helpers.snapshots import backup, remote
 
     parameters = _parameters(chosen)
@@ -228,9 +228,14 @@ def _check(chosen: argparse.Namespace) -> int:
             found = f"the newest that holds all that is selected, {snapshot.id}, is {hours:.1f} h old"
         said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
     print(said, file=sys.stderr)
-    rules = parameters.notify
+    rules, own = parameters.notify, ours(parameters)
     for answer in send(
-        rules.urls, f"{parameters.name}: snapshot missed or incomplete", said, "failure", rules.timeout_seconds
+        rules.urls,
+        f"{parameters.name}: snapshot missed or incomplete",
+        said,
+        "failure",
+        rules.timeout_seconds,
+        ours=own,
     ):
         print(answer.sentence(), file=sys.stderr)
     return 1
