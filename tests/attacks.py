@@ -123,6 +123,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a backup of other collections, or of another place, that stands for one": """
             test_backup_losses.py::test_a_backup_of_other_collections_satisfies_no_check
             ::test_a_backup_of_another_place_satisfies_no_check
+            ::test_a_backup_that_was_found_damaged_satisfies_no_check_and_replaces_none
             ::test_of_a_backup_that_noted_no_list_only_plain_names_are_known
             ::test_a_prune_takes_no_whole_backup_on_the_word_of_one_of_other_collections""",
         "links, hard links and mounts in a target": """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -146,8 +148,14 @@ def test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete(
         "stays  a-whole  the newest whole one of its collections: b-less is incomplete, which nobody has accepted"
         in said
     )
-    assert "goes   b-less" in said
+    why = "as long as it is here, a-whole is known to be the newest whole one of its collections"
+    assert f"stays  b-less  {why}" in said
+    run("prune", "--directory", "kept", "--yes")
+    assert Path("kept/a-whole").is_dir(), "a second prune finds what the first found"
     create("c-less", code=1)
+    capsys.readouterr()
+    run("prune", "--directory", "kept", "--yes")
+    assert "goes   c-less" in capsys.readouterr().out
     create("d-accepted", "--without-lost")
     capsys.readouterr()
     run("prune", "--directory", "kept", "--yes")
@@ -175,7 +183,7 @@ def test_a_prune_takes_no_whole_backup_on_the_word_of_one_of_other_collections(
     capsys.readouterr()
     run("prune", "--directory", "kept", "--yes")
     said = capsys.readouterr().out
-    assert "stays  a-whole  the newest whole one of its collections: f-less is incomplete" in said, "it alone has beta"
+    assert "stays  a-whole  the newest whole one of its collections: b-less is incomplete" in said, "it alone has beta"
     assert "stays  e-alpha  the newest whole one of its collections: f-less is incomplete" in said
     create("g-accepted", "--without-lost")
     create("h-less", code=1)
@@ -207,6 +215,41 @@ def test_a_backup_of_other_collections_satisfies_no_check(source: Path, capsys: 
     check("['*']", 0, "Snapshot all ")
     check("[alpha]", 0, "Snapshot all ")
     check("[beta]", 0, "Snapshot later-beta ")
+
+
+def test_a_backup_that_was_found_damaged_satisfies_no_check_and_replaces_none(
+    source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create("a-whole")
+    taken = create("b-damaged", "--full")
+    run("check", "backup.yaml")
+    file = taken.folder / taken.parts("alpha")[0].file
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-9] + bytes(9))
+    run("verify", "b-damaged", "--directory", "kept", code=1)
+    capsys.readouterr()
+    run("check", "backup.yaml")
+    assert "Snapshot a-whole " in capsys.readouterr().out
+    create("c-next")
+    assert "sharing what is as in a-whole" in capsys.readouterr().out
+    shutil.rmtree("kept/c-next")
+    with monkeypatch.context() as over:
+        expire(over)
+        run("prune", "--directory", "kept")
+        assert (
+            "stays  a-whole  the newest whole one of its collections: b-damaged is damaged" in capsys.readouterr().out
+        )
+    shutil.rmtree("kept/a-whole")
+    run("check", "backup.yaml", code=1)
+    assert "the newest, b-damaged, was found damaged" in capsys.readouterr().err
+    file.write_bytes(sound)
+    time.sleep(1.1)  # times are of whole seconds
+    run("verify", "b-damaged", "--directory", "kept")
+    run("check", "backup.yaml")
+    file.unlink()
+    capsys.readouterr()
+    run("check", "backup.yaml", code=1)
+    assert "the newest, b-damaged, has not all its files" in capsys.readouterr().err
 
 
 def test_of_a_backup_that_noted_no_list_only_plain_names_are_known(source: Path) -> None:

@@ -71,16 +71,21 @@ _GROUP = 1_000  # rows that are read at a time of a file from elsewhere
 
 
 def newest(directory: Path, source: str, holds: Callable[[Snapshot], bool]) -> Snapshot | None:
-    """The newest snapshot of this source that was taken there, as a signed line of the log has it, that has all its files and
-    `holds` what is asked for; None where there is none. In a storage it counts only as long as it is whole there.
+    """The newest snapshot of this source that `_taken` gives, that has all its files, `holds` what is asked for and was not found
+    damaged; None where there is none. In a storage it counts only as long as it is whole there."""
+    there = partial(storage.has, storage.mirror()) if (storage := remote.at(directory)) is not None else None
+    sound = (snapshot for snapshot in _taken(directory, source) if holds(snapshot) and not snapshot.failed)
+    return next((snapshot for snapshot in sound if _is_there(snapshot, there)), None)
+
+
+def _taken(directory: Path, source: str) -> list[Snapshot]:
+    """The snapshots of this source that were taken there, as signed lines of the log have them, the newest first.
 
     A relative path as `source` is one in this folder."""
     place = place_of(source, str(Path.cwd()))
-    there = partial(storage.has, storage.mirror()) if (storage := remote.at(directory)) is not None else None
     found = (_opened(directory / name, told) for name, told in digests(directory).items() if PLAIN.fullmatch(name))
     ours = [snapshot for snapshot in found if snapshot is not None and snapshot.place == place]
-    ours.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
-    return next((snapshot for snapshot in ours if holds(snapshot) and _is_there(snapshot, there)), None)
+    return sorted(ours, key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
 
 
 def lacking(rules: Collections, snapshot: Snapshot) -> list[str]:
@@ -96,9 +101,12 @@ def lacking(rules: Collections, snapshot: Snapshot) -> list[str]:
 
 
 def why_none(directory: Path, source: str, rules: Collections) -> str:
-    """What the newest snapshot of this source lacks of what the rules select; "" where there is none at all."""
-    other = newest(directory, source, lambda _: True)
-    return f"the newest, {other.id}, lacks {one_line(', '.join(lacking(rules, other)))}" if other is not None else ""
+    """Why the newest snapshot of this source does not count for what the rules select; "" where there is none at all."""
+    if not (taken := _taken(directory, source)):
+        return ""
+    lacks = ", ".join(lacking(rules, taken[0]))
+    why = "was found damaged" if taken[0].failed else f"lacks {one_line(lacks)}" if lacks else "has not all its files"
+    return f"the newest, {taken[0].id}, {why}"
 
 
 def _opened(folder: Path, told: Told) -> Snapshot | None:

@@ -63,7 +63,8 @@ class Held:
     export: Journal | None = None
     doubt: str = ""  # why nobody knows which runs need it
     differs: str = ""  # how it is not the snapshot that a run took
-    not_replaced: str = ""  # a newer one of its collections that is incomplete, and no whole one after it has them all
+    not_replaced: str = ""  # how a newer one of its collections is not whole, where no whole one after it has them all
+    reason_for: str = ""  # the whole one that stays because of this newer one
 
     @property
     def id(self) -> str:
@@ -95,9 +96,9 @@ class Held:
         if self.retain_until > datetime.now(UTC):
             return f"kept until {self.retain_until.isoformat(timespec='seconds')}"
         if self.not_replaced:
-            return (
-                f"the newest whole one of its collections: {self.not_replaced} is incomplete, which nobody has accepted"
-            )
+            return f"the newest whole one of its collections: {self.not_replaced}"
+        if self.reason_for:
+            return f"as long as it is here, {self.reason_for} is known to be the newest whole one of its collections"
         return ""
 
 
@@ -163,12 +164,13 @@ def held(directory: Path) -> list[Held]:
 
 def _replaced(found: list[Held], taken: Mapping[str, Told]) -> list[Held]:
     """A whole one names the first incomplete one after it that has a collection of it, until a whole one has all of them."""
-    last: dict[int, str] = {}
+    last: dict[int, int] = {}  # of a whole one the first after it that is not; itself where there is none
     for place, each in enumerate(found):
         if each.snapshot is None or each.doubt or each.differs:  # what nobody proves replaces nothing
             continue
         names, told_here = set(each.snapshot.names()), taken.get(each.id)
-        whole = not each.snapshot.missing() or (told_here is not None and told_here.without_lost)
+        complete = not each.snapshot.missing() or (told_here is not None and told_here.without_lost)
+        whole = complete and not each.snapshot.failed
         for earlier in [*last]:
             before = found[earlier].snapshot
             if before is None or before.place != each.snapshot.place:
@@ -176,11 +178,15 @@ def _replaced(found: list[Held], taken: Mapping[str, Told]) -> list[Held]:
             if whole and names.issuperset(before.names()):
                 del last[earlier]
             elif not whole and names.intersection(before.names()):
-                last[earlier] = last[earlier] or each.id
+                last[earlier] = place if last[earlier] == earlier else last[earlier]
         if whole:
-            last[place] = ""
+            last[place] = place
     for earlier, later in last.items():
-        found[earlier] = dataclasses.replace(found[earlier], not_replaced=later)
+        if later != earlier:
+            is_not, newer = found[earlier], found[later]
+            how = "damaged" if newer.snapshot and newer.snapshot.failed else "incomplete, which nobody has accepted"
+            found[earlier] = dataclasses.replace(is_not, not_replaced=f"{newer.id} is {how}")
+            found[later] = dataclasses.replace(newer, reason_for=is_not.id)
     return found
 
 

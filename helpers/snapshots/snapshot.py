@@ -134,6 +134,11 @@ class Snapshot:
         """Its source, as `place_of` has it."""
         return place_of(self.manifest["source"], self.manifest.get("directory", ""))
 
+    @property
+    def failed(self) -> bool:
+        """Whether `verify` found it damaged, and not whole since."""
+        return bool(self.manifest.get("failed_at", "") >= self.manifest.get("verified_at", "0"))
+
     def names(self) -> list[str]:
         return [c["name"] for c in self.manifest["collections"]]
 
@@ -333,9 +338,8 @@ def follow_snapshot(
                 shutil.copyfile(there, place)
         progress.advance(entry["count"])
     note = f"{read:,} chunks were read; the others are as snapshot {was.id} has them, whose files it shares{aside}"
-    sessions = [{"started": begun, "ended": utc_now(), "chunks": read}]
-    return _whole(store, partial, retention_days, progress, sessions=sessions, notes=[note], listed=listed,
-                  collections=entries)  # fmt: skip
+    about = {"sessions": [{"started": begun, "ended": utc_now(), "chunks": read}], "notes": [note], "listed": listed}
+    return _whole(store, partial, retention_days, progress, collections=entries, **about)
 
 
 def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress, **held: Any) -> Snapshot:
