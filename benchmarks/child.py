@@ -29,7 +29,7 @@ def new_run(order: dict[str, Any]) -> RunState:
     """The run of this folder, made where there is none; gates are signed with throw-away keys when they are reached."""
     if RunFolder.of(RUN).exists:
         return RunFolder.of(RUN).read()
-    allowed = signing.throw_away(RunFolder.of(RUN).workspace / "rehearsal_keys", ROLES)
+    allowed = signing.throw_away_keys(RunFolder.of(RUN).workspace / "rehearsal_keys", ROLES)
     parameters = parameters_from(order["parameters"] | {"signoff": {"allowed_signers": str(allowed)}})
     return runs.create(parameters, RUN, rehearsal=True)
 

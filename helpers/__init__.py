@@ -1,6 +1,6 @@
 """Take a Chroma database through a production migration: the package behind the notebooks and the `runbook` command.
 
-Notebooks call `begin`; everything else they need hangs on what it returns.
+Notebooks call `begin`; what it returns gives them everything else.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["begin"]
 
 
 def _lend_a_home() -> None:
-    """In a container whose user has neither HOME nor an account, Chroma's client cannot even be imported: such a process,
-    and the kernels that it starts, get an empty private folder for its time.
+    """Give this process and its children an empty private folder as HOME, until it ends, where the user has neither HOME nor an
+    account, as in a container: Chroma's client cannot be imported without one.
     """
     try:
         Path.home()
@@ -32,10 +32,10 @@ def _lend_a_home() -> None:
 
 
 def _own_bytecode() -> None:
-    """Compiled modules are kept in a folder of this user's, for each interpreter one, and read from nowhere else, here and in
-    the processes that we start: whoever can write a `__pycache__` beside the sources or the libraries decides nothing.
+    """Keep compiled modules in a folder of this user, one for each interpreter, and read them from nowhere else, here and in
+    child processes: a `__pycache__` that others can write beside the sources or the libraries has no effect.
 
-    Where somebody else can write there, or exchange a folder above it, a new one serves this process and those that it starts.
+    Where others can write in that folder, or replace a folder above it, this process and its children use a new one.
     """
     if sys.pycache_prefix is not None and is_ours(Path(sys.pycache_prefix)):
         return
@@ -51,14 +51,14 @@ def _own_bytecode() -> None:
         cache = Path(tempfile.mkdtemp(prefix="runbook-bytecode-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
     if not is_ours(cache):
-        cache = Path(os.devnull)  # below which there is nothing: each process compiles anew
+        cache = Path(os.devnull)  # nothing can be below it: each process compiles again
     sys.pycache_prefix, sys.dont_write_bytecode = str(cache), False
     os.environ["PYTHONPYCACHEPREFIX"] = str(cache)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether nobody but this user, and who owns the system, can write in this folder, or put another one in its place."""
+    """Whether only this user and the owner of the system can write in this folder, or replace it."""
     try:
         own, above = folder.lstat(), [place.stat() for place in {*folder.parents, *folder.resolve().parents}]
     except OSError:
@@ -73,7 +73,7 @@ _own_bytecode()
 
 
 def __getattr__(name: str) -> Any:
-    """`begin`, on first use: importing the package, or one module of it, stays cheap."""
+    """Import `begin` on first use, so that importing the package, or one module of it, stays cheap."""
     if name == "begin":
         from helpers.runner.notebook import begin
 

@@ -1,14 +1,13 @@
 """The audit log: who did what, when and with what outcome, as JSON Lines that only grow.
 
-Every line holds the SHA-256 of the bytes of the line before it, so a line that was changed, taken out or moved breaks the
-chain at that place. What a chain alone cannot show is that its last lines were cut off; whoever keeps the digest of the
-last line elsewhere (a seal) can.
+Each line holds the SHA-256 of the previous line. A line that was changed, removed or moved breaks this chain at its place.
+The chain alone cannot show that its last lines were cut off: a seal, which holds the digest of the last line, can.
 
-A line is signed, too, by the key in the workspace, which needs nobody: whoever can write to the log and has not that key adds
-no line that proves anything (`Trust`). The signature is over the name of the folder (of a run: its id) and the line without it.
+The workspace's key signs each line without a person. Without that key, nobody adds a line that proves anything (`Trust`). The
+signature covers the name of the log's folder (for a run: its id) and the line without its signature.
 
-A crash can leave a last line without its end, and anybody can add one. It stays as it is, and proves nothing: before the next
-entry comes a line that says so, with its length and digest (`CLOSED`), and whoever verifies names it.
+A crash can leave an incomplete last line, and anybody can add one. It stays in place and proves nothing. Before the next
+entry, the toolkit writes a line with its length and digest (`CLOSED`); verification names it.
 """
 
 from __future__ import annotations
@@ -44,47 +43,48 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NAME = "audit.jsonl"
 NAMESPACE = "runbook-log"  # in which lines are signed
 ALLOWED, REVOKED = "allowed_signers", ".revoked"  # who may sign; the end of the name of the list of revoked keys
-LOG_KEY = "log_key"  # the part of a seal that names the key of the log's lines; seals of an older toolkit have none
-FILES = "files"  # the part of a seal that says that the log names every file; the first seal of an older toolkit's run has none
+LOG_KEY = "log_key"  # a seal's field: the key that signs the log's lines; absent from seals of older toolkits
+FILES = "files"  # a seal's field: the log names every file; absent from the first seal of a run of an older toolkit
 FIRST_LINE = "first-line"  # in a run's workspace: the digest of the line with which its log begins
-FIRST = "0" * 64  # what the first line has in place of a digest
-of_the_order: ContextVar[Path | None] = ContextVar("order", default=None)  # in a worker's thread: the run's workspace
+FIRST = "0" * 64  # the first line's `previous`
+worker_workspace: ContextVar[Path | None] = ContextVar("order", default=None)  # set in a worker's thread
 # Actions of lines that name files with their digests:
 BEGUN, STEP_ENDS, NOTEBOOK_KEPT = "run begun", "step ends", "notebook kept"
-PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # the last moved one below earlier/
-WRITTEN, TAKEN = "file written", "allowed signers taken"  # these come before the file
+PAGE_KEPT, DRILL, SIGNED, SET_ASIDE = "page kept", "drill", "signed", "set aside"  # set aside: moved below earlier/
+WRITTEN, TAKEN = "file written", "allowed signers taken"  # logged before the file is written
 STEP_BEGINS, NOTEBOOK_BEGINS = "step begins", "notebook begins"
-CLOSED = "torn line closed"  # of what is before it and no entry
-_OLD = re.compile(r"results/[^/]*\.json|as-signed-.*|final-.*|drills/.*|allowed_signers.*")  # older toolkits name these
+CLOSED = "torn line closed"  # describes the torn lines before it
+_OLD = re.compile(
+    r"results/[^/]*\.json|as-signed-.*|final-.*|drills/.*|allowed_signers.*"
+)  # the files that older toolkits log
 _TAIL = 2**16
 _CLOSES = f'{{"action": "{CLOSED}", '.encode()
 _SIGNED = re.compile(rb'(.*), "signature": "([A-Za-z0-9+/]{80,800}=*)"(, "user": "[^"]*", "when": "[^"]*"\})')
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
-MOST_FORGED = 20  # each check is a process; the toolkit itself writes no such line
+MOST_FORGED = 20  # limits the processes that check signatures; the toolkit itself writes no forged line
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Which lines of a run's log prove something: those signed by one of `keys` (fingerprints), and those before byte `since`,
-    which an older toolkit wrote and its seals hold."""
+    """Which lines are proven: those signed by one of `keys` (fingerprints), and, of older toolkits, those before byte `since`."""
 
     keys: frozenset[str]
     since: int = 0
-    forged: int = MOST_FORGED  # signatures that are checked in vain before all lines behind are taken for forged, too
+    forged: int = MOST_FORGED  # after so many invalid signatures, all later lines are taken for forged
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The first line (from 1) at which a log is not what was written, and why."""
+    """The first line (counted from 1) that breaks a log's chain, and the reason."""
 
     line: int
     why: str
 
 
 def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> str:
-    """Add one entry and flush it to disk; the SHA-256 of its line. Processes that append at once take turns.
+    """Append one entry, flush it to disk and return the SHA-256 of its line. A lock makes concurrent processes take turns.
 
-    Raises `WorldError` where it cannot be written, or is no plain file: what is not recorded is not done.
+    Raises `WorldError` if the log cannot be written or is not a regular file: the caller must not act without a record.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
             fcntl.flock(file, fcntl.LOCK_EX)
             before, torn = _last(file)
             if before is not None and not is_entry(before):
-                before, torn = _added(file, path, before, torn, CLOSED, "done", _torn(path)), False
-            line = _added(file, path, before, torn, action, outcome, facts)
+                before, torn = _append_line(file, path, before, torn, CLOSED, "done", _torn_facts(path)), False
+            line = _append_line(file, path, before, torn, action, outcome, facts)
             os.fsync(file.fileno())
     except OSError as error:
         raise WorldError(
@@ -104,23 +104,23 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
     return _digest(line)
 
 
-def _added(
+def _append_line(
     file: IO[bytes], path: Path, before: bytes | None, torn: bool, action: str, outcome: str, facts: Any
 ) -> bytes:
-    """Write one entry behind the line `before`, whose end may be missing; its line."""
+    """Write one entry after the line `before` and return its line. `torn`: `before` has no newline yet."""
     entry = {
         "when": utc_now(), "user": user(), "host": socket.gethostname(), "process": os.getpid(), "action": action,
         "outcome": outcome, "facts": facts, "previous": _digest(before) if before is not None else FIRST,
     }  # fmt: skip
     line = redacted(json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str)).encode("ascii", "replace")
-    if path.name == NAME:  # notices are logged so, too
+    if path.name == NAME:  # the log of notices is not signed
         line = _signed(line, path.parent.name)
     _write(file, (b"\n" if torn else b"") + line + b"\n")
     return line
 
 
-def _torn(path: Path) -> dict[str, Any]:
-    """What is at the end of a log and no entry: a kill while it was closed may have left more than one line."""
+def _torn_facts(path: Path) -> dict[str, Any]:
+    """Length and digest of the torn lines at the end of a log. A kill during closing can leave more than one."""
     lines = lines_of(path)
     end = len(lines) - (not lines[-1])
     begin = next((at for at in range(end, 0, -1) if is_entry(lines[at - 1])), 0)
@@ -129,38 +129,38 @@ def _torn(path: Path) -> dict[str, Any]:
 
 
 def closed(lines: Sequence[bytes]) -> dict[int, int]:
-    """The numbers (from 1) of lines that are no entries, and prove nothing, each with that of the line which closes it."""
-    found, gap = dict[int, int](), list[bytes]()
-    asked = any(line.startswith(_CLOSES) for line in lines)
-    for number, line in enumerate(lines if asked else (), start=1):
+    """Map the number (from 1) of each torn line to the number of the line that closes it."""
+    closing, torn = dict[int, int](), list[bytes]()
+    any_closes = any(line.startswith(_CLOSES) for line in lines)
+    for number, line in enumerate(lines if any_closes else (), start=1):
         if not is_entry(line):
-            gap.append(line)
+            torn.append(line)
             continue
-        if gap and line.startswith(_CLOSES) and _entry(line)["facts"].get("sha256") == _digest(b"\n".join(gap)):
-            found |= dict.fromkeys(range(number - len(gap), number), number)
-        gap = []
-    return found
+        if torn and line.startswith(_CLOSES) and _entry(line)["facts"].get("sha256") == _digest(b"\n".join(torn)):
+            closing |= dict.fromkeys(range(number - len(torn), number), number)
+        torn = []
+    return closing
 
 
 def check(path: Path, *, torn: bool = False) -> Broken | None:
-    """The first line that breaks the chain or was cut short by a crash; None where all is whole (or nothing is there).
+    """Return the first line that breaks the chain or was cut short by a crash; None for a whole or absent log.
 
-    One that a later line closes breaks nothing. `torn`: nor does another that the next line names, or that is the last one.
+    A torn line that a later line closes is accepted. `torn`: so is one that the next line names, or that is the last.
     """
     previous, lines = FIRST, lines_of(path)
-    past = closed(lines)
+    closing = closed(lines)
     for number, line in enumerate(lines, start=1):
         ended = number < len(lines)
         if not line and not ended:
-            return None  # what follows the last newline
+            return None  # nothing follows the last newline
         try:
-            said = _entry(line)["previous"]
+            recorded = _entry(line)["previous"]
         except (ValueError, KeyError):
-            if torn or number in past:
+            if torn or number in closing:
                 previous = _digest(line)
                 continue
             return Broken(number, "it is not an entry: cut short by a crash, or written by something else")
-        if said != previous:
+        if recorded != previous:
             return Broken(number, "it does not follow the line before it: a line was changed, taken out or moved")
         if not ended and not torn:
             return Broken(number, "its end is missing: cut short by a crash")
@@ -169,16 +169,16 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
 
 
 def entries(path: Path, trust: Trust | None = None, actions: Collection[str] = ()) -> list[dict[str, Any]]:
-    """As `placed`, without the places."""
-    return [entry for _, entry in placed(path, trust, actions)]
+    """As `entries_with_offsets`, without the offsets."""
+    return [entry for _, entry in entries_with_offsets(path, trust, actions)]
 
 
-def placed(
+def entries_with_offsets(
     path: Path, trust: Trust | None = None, actions: Collection[str] = ()
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Where each line of the log begins, and what it holds, oldest first; those that are no entries are left out (`check`).
+    """Yield (byte offset, entry) for each line, oldest first. Lines that are not entries are skipped (`check` finds them).
 
-    With `trust` only what proves something, of these `actions` (none: of all).
+    `trust`: only proven entries. `actions`: only these actions; empty: all.
     """
     at, forged = 0, 0
     for line in lines_of(path):
@@ -189,30 +189,30 @@ def placed(
             continue
         if actions and entry["action"] not in actions:
             continue
-        if trust is None or begins < trust.since or _proven(path, line, trust, forged):
+        if trust is None or begins < trust.since or _is_proven(path, line, trust, forged):
             yield begins, entry
         else:
             forged += _SIGNED.fullmatch(line) is not None
 
 
-def _proven(path: Path, line: bytes, trust: Trust, forged: int) -> bool:
-    """Whether a trusted key signed the line of a log in which so many lines before it were `forged`."""
+def _is_proven(path: Path, line: bytes, trust: Trust, forged: int) -> bool:
+    """Whether a trusted key signed the line. `forged`: the number of forged lines before it."""
     return forged < trust.forged and signer(path.parent.name, line) in trust.keys
 
 
 def unsigned(path: Path, trust: Trust) -> Iterator[int]:
-    """The numbers (from 1) of the lines that prove nothing; behind `trust.forged` signatures that do not fit, none is checked."""
+    """Yield the numbers (from 1) of lines that prove nothing. After `trust.forged` invalid signatures none is checked."""
     at = forged = 0
-    past = closed(lines := lines_of(path))
+    closing = closed(lines := lines_of(path))
     for number, line in enumerate(lines, start=1):
         begins, at = at, at + len(line) + 1
-        if line and number not in past and begins >= trust.since and not _proven(path, line, trust, forged):
+        if line and number not in closing and begins >= trust.since and not _is_proven(path, line, trust, forged):
             forged += _SIGNED.fullmatch(line) is not None
             yield number
 
 
 def is_entry(line: bytes) -> bool:
-    """Whether a line is as the toolkit writes them; who wrote it is another question."""
+    """Whether a line has the toolkit's format. It may still be written by somebody else."""
     try:
         return bool(_entry(line))
     except ValueError:
@@ -220,90 +220,91 @@ def is_entry(line: bytes) -> bool:
 
 
 def _entry(line: bytes) -> dict[str, Any]:
-    """What a line holds; ValueError where it is none of ours: a repeated name would be read as either."""
+    """Parse a line; ValueError if it differs from the toolkit's format, in which no key occurs twice."""
     match json_in(line if line.startswith(b'{"action": "') else b"null"):  # the first of the sorted names
         case {"action": str(), "facts": dict()} as entry if json.dumps(entry, sort_keys=True).encode() == line:
-            return dict(entry)  # whoever asks for entries relies on these two
+            return dict(entry)  # callers rely on these two keys
     raise ValueError("not as the toolkit writes it")
 
 
 def lines_of(path: Path) -> list[bytes]:
-    """The lines, the last of which is empty where its end is there; `Terminal` ("run_damaged") for what is no log."""
+    """The lines; the last is empty if the log ends with a newline. `Terminal` ("run_damaged") if it is not a log."""
     with reading(path):
         return contents(path).split(b"\n") if os.path.lexists(path) else []
 
 
 @dataclass(slots=True)
-class Said:
-    """What the counting lines of a run's log say of files, by their paths in its folder."""
+class LoggedFiles:
+    """The files that the proven lines of a run's log name, by their paths in its folder."""
 
-    newest: dict[str, str] = field(default_factory=dict)  # the digest by the newest line; "" for a file that went
-    before: dict[str, str] = field(default_factory=dict)  # of a line before its file: a kill may leave the older one
-    left: list[str] = field(default_factory=list)  # set aside, and no line had named it: nobody's, or of a killed step
-    working: set[str] = field(default_factory=set)  # steps that have begun and not ended
-    shown: set[str] = field(default_factory=set)  # steps whose notebook began and was not kept
-    loose: set[str] = field(default_factory=set)  # named without a digest, by an older toolkit
-    steps: bool = False  # whether it knows any step
-    every: bool = False  # the run was begun by a toolkit that names every file
+    newest: dict[str, str] = field(default_factory=dict)  # the digest in the newest line; "" for a removed file
+    previous: dict[str, str] = field(default_factory=dict)  # also accepted: a kill can leave the older file
+    unclaimed: list[str] = field(default_factory=list)  # set aside, though no line had named them
+    running: set[str] = field(default_factory=set)  # steps that have begun and not ended
+    open_notebooks: set[str] = field(default_factory=set)  # steps whose notebook began and was not kept yet
+    without_digest: set[str] = field(default_factory=set)  # named by older toolkits
+    knows_steps: bool = False  # the log names at least one step
+    complete: bool = False  # the toolkit that began the run logs every file
 
     def unnamed(self, files: Mapping[str, str], *, every: bool = False) -> list[str]:
-        """Those of these files (digests by path) that are nobody's work, or not what the newest line says, sorted.
+        """The paths, sorted, of `files` (digests by path) that no line names or whose digest differs from the newest line.
 
-        Of a run that an older toolkit began, only results, kept pages, drills and lists of signers are judged.
+        `every`: judge all. Else, in a run of an older toolkit: results, kept pages, drills and lists of signers.
         """
-        every = every or self.every
-        judged = (name for name in files if every or name in self.before or (self.steps and _OLD.fullmatch(name)))
-        good = (self.newest, self.before)
-        return sorted(n for n in judged if n not in self.loose and not any(g.get(n) == files[n] != "" for g in good))
+        every = every or self.complete
+        accepted = (self.newest, self.previous)
+        judged = (n for n in files if every or n in self.previous or (self.knows_steps and _OLD.fullmatch(n)))
+        rest = (n for n in judged if n not in self.without_digest)
+        return sorted(n for n in rest if not any(digests.get(n) == files[n] != "" for digests in accepted))
 
     def missing(self, files: Collection[str]) -> list[str]:
-        """What was named when it was there, and is not among these files."""
-        return sorted(name for name, digest in self.newest.items() if self.every and digest and name not in files)
+        """The paths that the log names and that are not among these files, sorted."""
+        return sorted(name for name, digest in self.newest.items() if self.complete and digest and name not in files)
 
 
-def said(folder: Path, trust: Trust | None) -> Said:
-    """What the log of a run says of its files."""
-    found, moves = Said(), dict[tuple[str, str], str]()
+def logged_files(folder: Path, trust: Trust | None) -> LoggedFiles:
+    """Read which files the log of a run names."""
+    logged, moves = LoggedFiles(), dict[tuple[str, str], str]()
     for entry in entries(folder / NAME, trust):
         facts, action = entry.get("facts"), entry["action"]
         if not isinstance(facts, dict):
             continue
-        _note_step(found, action, facts)
+        _note_step(logged, action, facts)
         if action == SET_ASIDE:
             move, to = (str(facts.get("file")), str(facts.get("digest"))), str(facts.get("to"))
-            if move in moves and not found.newest[move[0]] and not os.path.lexists(folder / moves[move]):
-                found.newest.pop(moves[move], None)  # a kill came between that line and its move
-            elif found.newest.get(move[0]) != move[1]:
-                found.left.append(to)
+            if move in moves and not logged.newest[move[0]] and not os.path.lexists(folder / moves[move]):
+                logged.newest.pop(moves[move], None)  # killed between that line and its move
+            elif logged.newest.get(move[0]) != move[1]:
+                logged.unclaimed.append(to)
             moves[move] = to
         for name, digest in _names(action, facts).items():
-            found.before.pop(name, None)
+            logged.previous.pop(name, None)
             if action in (WRITTEN, TAKEN):
-                found.before[name] = found.newest.get(name, "")
-            found.newest[name] = str(digest or "")
-    return found
+                logged.previous[name] = logged.newest.get(name, "")
+            logged.newest[name] = str(digest or "")
+    return logged
 
 
-def _note_step(found: Said, action: str, facts: Mapping[str, Any]) -> None:
-    """What a line says of the steps and the toolkit that wrote the files."""
+def _note_step(logged: LoggedFiles, action: str, facts: Mapping[str, Any]) -> None:
+    """Record the steps, and the toolkit that began the run, that an entry names."""
     step, digests = str(facts.get("step")), facts.get("digests")
-    found.every |= action == BEGUN
-    found.steps |= action == STEP_ENDS
+    logged.complete |= action == BEGUN
+    logged.knows_steps |= action == STEP_ENDS
     if action in (STEP_BEGINS, NOTEBOOK_BEGINS):
-        (found.working if action == STEP_BEGINS else found.shown).add(step)
+        (logged.running if action == STEP_BEGINS else logged.open_notebooks).add(step)
     elif action == NOTEBOOK_KEPT:
-        found.shown.discard(step)
+        logged.open_notebooks.discard(step)
     elif action == STEP_ENDS and "died" not in facts:
-        found.working.discard(step)
+        logged.running.discard(step)
     if action == STEP_ENDS and "result" not in facts:
-        found.loose.add(f"results/{step}.json")
+        logged.without_digest.add(f"results/{step}.json")
     elif action in (PAGE_KEPT, DRILL) and not isinstance(digests, dict):
         name = str(facts.get("file", f"drills/{facts.get('what')}.json"))
-        found.loose |= {name, name.removesuffix("html") + "pdf"}
+        logged.without_digest |= {name, name.removesuffix("html") + "pdf"}
 
 
 def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The files that a line names, each with its digest; without one where it went."""
+    """The files that an entry names, each with its digest; "" or None for a removed file."""
     name = str(facts.get("file"))
     if action in (WRITTEN, TAKEN):
         return {name: facts.get("sha256")}
@@ -312,14 +313,14 @@ def _names(action: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     if action == SET_ASIDE:
         return {name: "", str(facts.get("to")): facts.get("digest")}
     digests = facts.get("digests")
-    found = dict(digests) if isinstance(digests, dict) else {}
-    return {f"results/{facts.get('step')}.json": facts.get("result"), **found} if action == STEP_ENDS else found
+    named = dict(digests) if isinstance(digests, dict) else {}
+    return {f"results/{facts.get('step')}.json": facts.get("result"), **named} if action == STEP_ENDS else named
 
 
-def named(folder: Path, name: str, workspace: Path, *, own: bool = False) -> list[str]:
-    """The digests that this file may have, by the newest line that counts (`own`: was signed here), or the one before that."""
-    found: list[str] = []
-    lines = lines_of(folder / NAME) if begins_so(folder, workspace) else []
+def logged_digests(folder: Path, name: str, workspace: Path, *, own_only: bool = False) -> list[str]:
+    """The digests that this file may have by its newest trusted lines. `own_only`: by lines that this workspace signed."""
+    digests: list[str] = []
+    lines = lines_of(folder / NAME) if first_line_matches(folder, workspace) else []
     at = sum(len(line) + 1 for line in lines)
     for line in reversed(lines):
         at -= len(line) + 1
@@ -327,32 +328,32 @@ def named(folder: Path, name: str, workspace: Path, *, own: bool = False) -> lis
             continue
         try:
             entry = _entry(line)
-            about = _names(entry["action"], entry["facts"])
+            named = _names(entry["action"], entry["facts"])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        if name in about and _counts(folder, line, at, only=own):
-            found.append(str(about[name] or ""))
-            if entry["action"] not in (WRITTEN, TAKEN) or len(found) == 2:
+        if name in named and _is_trusted(folder, line, at, only=own_only):
+            digests.append(str(named[name] or ""))
+            if entry["action"] not in (WRITTEN, TAKEN) or len(digests) == 2:
                 break
-    return found
+    return digests
 
 
-def begins_so(folder: Path, workspace: Path) -> bool:
-    """Whether a run's log begins with the line that its workspace noted, where it noted one."""
+def first_line_matches(folder: Path, workspace: Path) -> bool:
+    """Whether a run's log begins with the line that its workspace recorded; True if it recorded none."""
     first = workspace / FIRST_LINE
     noted = first.read_bytes().strip().decode("ascii", "replace") if first.is_file() else ""
     return not noted or _digest((lines_of(folder / NAME) or [b""])[0]) == noted
 
 
 def begun_here(folder: Path) -> bool:
-    """Whether this workspace's key signed the first line of a log: then no older toolkit, which signs none, wrote any."""
+    """Whether this workspace's key signed the log's first line. Older toolkits, which do not sign, then wrote none of it."""
     return (own := own_key()) != "" and signer(folder.name, (lines_of(folder / NAME) or [b""])[0]) == own
 
 
-def _counts(folder: Path, line: bytes, at: int, *, only: bool) -> bool:
-    """Whether the line at this byte is signed by this workspace's key or by one that a seal names, or is older than any key.
+def _is_trusted(folder: Path, line: bytes, at: int, *, only: bool) -> bool:
+    """Whether the line at this byte is signed by this workspace's key, by a key that a seal names, or older than any key.
 
-    Whether the seals are genuine is judged before anything is built on them (`evidence.seals.chain`).
+    `only`: by this workspace's key. `evidence.seals.chain` checks separately that the seals are genuine.
     """
     by, own = signer(folder.name, line), own_key()
     if only or (by and by == own):
@@ -369,7 +370,7 @@ def _counts(folder: Path, line: bytes, at: int, *, only: bool) -> bool:
 
 
 def is_older(folder: Path, workspace: Path | None = None) -> bool:
-    """Whether an older toolkit, which noted no first line, began this run, as its first seal says: no log that is gone does."""
+    """Whether an older toolkit, which recorded no first line, began this run. Its first seal decides: a log can be deleted."""
     if workspace is not None and (workspace / FIRST_LINE).exists():
         return False
     first = min((folder / "seals").glob("[!.]*.json"), default=None)
@@ -379,9 +380,9 @@ def is_older(folder: Path, workspace: Path | None = None) -> bool:
 
 
 def user() -> str:
-    """The name of the operating system's user, or its number where it has no name (containers).
+    """The name of the operating system's user, or the user id if it has no name (containers).
 
-    Never LOGNAME or USER, which anybody sets to the name of another.
+    Not from LOGNAME or USER, which a user can set to any name.
     """
     try:
         return pwd.getpwuid(os.getuid()).pw_name
@@ -401,30 +402,30 @@ def process() -> str:
 
 @cache
 def checkout() -> tuple[str, str]:
-    """(The toolkit's commit, git's lines on files of the code that differ from it); ("", "") where it is no git checkout."""
+    """(the toolkit's commit, git's status lines for changed files of its code); ("", "") outside of a git checkout."""
     if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
         return "", ""
     asked = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"))
     git = ["git", "-C", str(REPOSITORY)]
-    at, changed = (subprocess.run([*git, *a], capture_output=True, text=True, check=False).stdout for a in asked)
-    return at.strip(), changed.strip()
+    head, changed = (subprocess.run([*git, *a], capture_output=True, text=True, check=False).stdout for a in asked)
+    return head.strip(), changed.strip()
 
 
 def commit() -> str:
-    """The toolkit's commit, and how many of its files differ from it, in words; "" where it is no git checkout."""
-    at, lines = checkout()
+    """The toolkit's commit and the number of changed files, in words; "" outside of a git checkout."""
+    head, lines = checkout()
     changed = len(lines.splitlines())
-    return f"{at[:12]}, {f'{changed} of its files changed' if changed else 'its files unchanged'}" if at else ""
+    return f"{head[:12]}, {f'{changed} of its files changed' if changed else 'its files unchanged'}" if head else ""
 
 
 def versions() -> dict[str, str]:
-    """Versions of what does the work."""
+    """Versions of Python and of the libraries that do the work."""
     names = ("chromadb", "numpy", "pandas", "papermill")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def _last(file: IO[bytes]) -> tuple[bytes | None, bool]:
-    """The bytes of the last line (None where there is none), and whether its end is missing."""
+    """(the last line, None for an empty file; whether its newline is missing)."""
     size = file.seek(0, os.SEEK_END)
     if not size:
         return None, False
@@ -454,25 +455,25 @@ def _digest(line: bytes) -> str:
 
 
 def workspace_root() -> Path:
-    """Where runs work, and where the key is that signs for the toolkit: RUNBOOK_WORKSPACE, or workspace/ beside the package."""
-    return of_the_order.get() or Path(os.environ.get("RUNBOOK_WORKSPACE") or REPOSITORY / "workspace").absolute()
+    """The folder of the runs and of the toolkit's signing key: RUNBOOK_WORKSPACE, or workspace/ beside the package."""
+    return worker_workspace.get() or Path(os.environ.get("RUNBOOK_WORKSPACE") or REPOSITORY / "workspace").absolute()
 
 
 def own_key() -> str:
-    """The fingerprint of the key that signs lines here; "" where none was made yet."""
+    """The fingerprint of this workspace's key; "" if there is none yet."""
     key = workspace_root() / "runner_key.pub"
     return public_key(key)[1] if key.is_file() else ""
 
 
 def secret() -> bytes:
-    """What nobody outside of this workspace knows, for digests of what many small steps write; b"" where it has no key."""
+    """A secret of this workspace, derived from its key, for keyed digests; b"" if it has no key."""
     key = workspace_root() / "runner_key"
     return hashlib.sha256(b"digests " + key.read_bytes()).digest() if key.is_file() else b""
 
 
-@cache  # gates, pages and seals ask again and again; one that forgot lines of a long log would check it anew each time
+@cache  # unbounded: gates, pages and seals check the same lines repeatedly
 def signer(name: str, line: bytes) -> str:
-    """The fingerprint of the key that signed this line of the log of run `name`; "" where none did."""
+    """The fingerprint of the key that signed this line of the log of run `name`; "" for no valid signature."""
     if not (match := _SIGNED.fullmatch(line)) or (keygen := shutil.which("ssh-keygen")) is None:
         return ""
     armored = b"-----BEGIN SSH SIGNATURE-----\n" + match[2] + b"\n-----END SSH SIGNATURE-----\n"
@@ -480,29 +481,29 @@ def signer(name: str, line: bytes) -> str:
     try:
         os.write(into, armored)
         os.close(into)
-        asked = [keygen, "-Y", "check-novalidate", "-n", NAMESPACE, "-s", f"/dev/fd/{out}"]
-        given = _text_of(name, match[1] + match[3])
-        done = subprocess.run(asked, input=given, capture_output=True, check=False, pass_fds=[out])
+        command = [keygen, "-Y", "check-novalidate", "-n", NAMESPACE, "-s", f"/dev/fd/{out}"]
+        text = _text_of(name, match[1] + match[3])
+        verified = subprocess.run(command, input=text, capture_output=True, check=False, pass_fds=[out])
     finally:
         os.close(out)
-    good = _GOOD.search(done.stdout) if done.returncode == 0 else None
+    good = _GOOD.search(verified.stdout) if verified.returncode == 0 else None
     return good[1].decode("ascii") if good else ""
 
 
 def _signed(line: bytes, name: str) -> bytes:
-    """The line with its signature; without one, so that it proves nothing, where there is no program or key, as seals are then.
+    """The line with its signature; unsigned, so that it proves nothing, if ssh-keygen or the key is missing.
 
-    OSError where these are there and it cannot be signed now: a change that no signed line names would stop the next command.
+    OSError if signing fails although both exist: a change that no signed line names would stop the next command.
     """
     try:
-        asked = [program(), "-Y", "sign", "-q", "-f", str(runner_key(None, workspace_root())), "-n", NAMESPACE]
+        command = [program(), "-Y", "sign", "-q", "-f", str(runner_key(None, workspace_root())), "-n", NAMESPACE]
     except WorldError:
         return line
-    done = subprocess.run(asked, input=_text_of(name, line), capture_output=True, check=False)
-    if done.returncode:
-        raise OSError(errno.EIO, f"its line cannot be signed: {one_line(done.stderr.decode(errors='replace'), 200)}")
+    signed = subprocess.run(command, input=_text_of(name, line), capture_output=True, check=False)
+    if signed.returncode:
+        raise OSError(errno.EIO, f"its line cannot be signed: {one_line(signed.stderr.decode(errors='replace'), 200)}")
     head, user, rest = line.rpartition(b', "user": ')
-    return head + b', "signature": "' + b"".join(done.stdout.split(b"\n")[1:-2]) + b'"' + user + rest
+    return head + b', "signature": "' + b"".join(signed.stdout.split(b"\n")[1:-2]) + b'"' + user + rest
 
 
 def _text_of(name: str, line: bytes) -> bytes:
@@ -510,10 +511,9 @@ def _text_of(name: str, line: bytes) -> bytes:
 
 
 def program() -> str:
-    """ssh-keygen's path; `WorldError` with the package that brings it where it is missing."""
-    found = shutil.which("ssh-keygen")
-    if found:
-        return found
+    """The path of ssh-keygen; `WorldError` with the package to install if it is missing."""
+    if path := shutil.which("ssh-keygen"):
+        return path
     raise WorldError(
         ReasonCode.SSH_KEYGEN_MISSING, "ssh-keygen, which makes and checks signatures, is not installed",
         next_step="Install OpenSSH's client: apt-get install openssh-client (Debian, Ubuntu), dnf install openssh-clients.",
@@ -521,9 +521,9 @@ def program() -> str:
 
 
 def runner_key(given: Path | None, workspace: Path) -> Path:
-    """The key that signs seals: the one given, else `<workspace>/runner_key`, which is made where it is missing.
+    """The path of the key that signs seals: `given`, else `<workspace>/runner_key`, which is created if it is missing.
 
-    `WorldError` where ssh-keygen is missing or the key cannot be made; UsageError where the key given is not there.
+    `WorldError` if ssh-keygen is missing or the key cannot be created; UsageError if `given` does not exist.
     """
     program()
     key = workspace / "runner_key" if given is None else given
@@ -535,63 +535,63 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
     if not key.is_file():
         workspace.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".runner-key-", dir=workspace) as folder:
-            made = Path(folder) / key.name
-            make_key(made, "runner of chroma migrations")
-            flush_file(made)  # before a seal that it signed
-            flush_file(made.with_suffix(".pub"))
-            with suppress(FileExistsError):  # another command was first: its key is the one, and so is its public half
-                os.link(made, key)
-                made.with_suffix(".pub").replace(key.with_suffix(".pub"))
+            new_key = Path(folder) / key.name
+            make_key(new_key, "runner of chroma migrations")
+            flush_file(new_key)  # before a seal that it signed
+            flush_file(new_key.with_suffix(".pub"))
+            with suppress(FileExistsError):  # another command created the key first: keep both of its files
+                os.link(new_key, key)
+                new_key.with_suffix(".pub").replace(key.with_suffix(".pub"))
     return key
 
 
 def public_key(key: Path) -> tuple[str, str]:
-    """(the public key as one line, its fingerprint) of a private key, or of a public one that an agent signs for."""
+    """(the public key as one line, its fingerprint) of a private key file, or of a .pub file whose key an agent holds."""
     if key.suffix == ".pub":
         text = _text(key)
     else:
-        asked = [program(), "-y", "-P", "", "-f", str(key)]
-        done = subprocess.run(asked, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+        command = [program(), "-y", "-P", "", "-f", str(key)]
+        derived = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
         beside = key.with_name(f"{key.name}.pub")
-        text = done.stdout.decode("utf-8", "replace") if done.returncode == 0 else _text(beside)
+        text = derived.stdout.decode("utf-8", "replace") if derived.returncode == 0 else _text(beside)
     try:
         kind, blob = text.split()[:2]
         return f"{kind} {blob}", fingerprint(base64.b64decode(blob, validate=True))
     except (ValueError, binascii.Error) as error:
-        what = "the public key of the runner cannot be read"
+        problem = "the public key of the runner cannot be read"
         hint = "Put KEY.pub beside the key."
-        raise UsageError(ReasonCode.NO_KEY, what, where=one_line(str(key)), next_step=hint) from error
+        raise UsageError(ReasonCode.NO_KEY, problem, where=one_line(str(key)), next_step=hint) from error
 
 
-def lists(given: Path | None) -> dict[str, bytes | None]:
-    """What a list of allowed signers and that of revoked keys beside it hold, by their names in a run; `WorldError` if unread."""
-    found: dict[str, bytes | None] = {}
+def signer_lists(given: Path | None) -> dict[str, bytes | None]:
+    """Read the lists of allowed signers and revoked keys, by their names in a run (None: no file); `WorldError` if unreadable."""
+    lists: dict[str, bytes | None] = {}
     for name in (ALLOWED, ALLOWED + REVOKED):
         path = given and given.with_name(given.name + name.removeprefix(ALLOWED))
         try:
-            found[name] = contents(path.resolve()) if path is not None and path.is_file() else None
+            lists[name] = contents(path.resolve()) if path is not None and path.is_file() else None
         except (OSError, ValueError) as error:
-            why = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-            raise WorldError(ReasonCode.ALLOWED_SIGNERS_BAD, why, where=str(path)) from error
-    return found
+            problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            raise WorldError(ReasonCode.ALLOWED_SIGNERS_BAD, problem, where=str(path)) from error
+    return lists
 
 
-def digest_of_lists(found: Mapping[str, bytes | None]) -> str:
-    """One SHA-256 over what `lists` gives."""
-    parts = [hashlib.sha256(text).hexdigest() if text is not None else "" for text in found.values()]
+def digest_of_lists(lists: Mapping[str, bytes | None]) -> str:
+    """One SHA-256 over the contents that `signer_lists` gives."""
+    parts = [hashlib.sha256(text).hexdigest() if text is not None else "" for text in lists.values()]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def make_key(key: Path, who: str) -> None:
-    """A key without a passphrase, its public half beside it; `WorldError` where ssh-keygen is missing or makes none."""
-    make = [program(), "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
-    if (done := subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)).returncode != 0:
-        said = one_line(done.stderr.decode("utf-8", "replace"), 200)
-        raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {said}", where=str(key))
+    """Create a key without a passphrase and its .pub file; `WorldError` if ssh-keygen is missing or fails."""
+    command = [program(), "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
+    if (done := subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)).returncode != 0:
+        problem = one_line(done.stderr.decode("utf-8", "replace"), 200)
+        raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {problem}", where=str(key))
 
 
 def fingerprint(blob: bytes) -> str:
-    """OpenSSH's name for a public key."""
+    """OpenSSH's SHA256 fingerprint of a public key."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
 
 

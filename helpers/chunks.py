@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:  # half a second, for whoever reads no file
+if TYPE_CHECKING:  # the import takes half a second
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -22,7 +22,7 @@ Metadata = dict[str, Any]  # str, int, float, bool, a homogeneous list of these,
 
 
 def is_sparse(value: object) -> bool:
-    """Whether a value is Chroma's SparseVector. Before its client is imported, which takes seconds, there can be none."""
+    """Whether a value is Chroma's SparseVector. Does not import chromadb, which takes seconds: before that there is none."""
     types = sys.modules.get("chromadb.base_types")
     return types is not None and isinstance(value, types.SparseVector)
 
@@ -31,9 +31,9 @@ def is_sparse(value: object) -> bool:
 class ChunkBatch:
     """n chunks of one collection.
 
-    `embeddings` is (n, d) float32; d is 0 where no vector of the batch could be read. `lost[i]` is True where the store
-    lists the id but cannot give its vector (chroma-facts 10, 16); that row of `embeddings` is NaN. A document of None
-    is not an empty document, and metadata of None is not `{}`.
+    `embeddings` is (n, d) float32; d is 0 if no vector of the batch could be read. `lost[i]` is True if the store lists
+    the id but cannot give its vector (chroma-facts 10, 16); that row of `embeddings` is NaN. A document of None differs
+    from an empty one, and metadata of None from `{}`.
     """
 
     ids: list[str]
@@ -56,9 +56,9 @@ class ChunkBatch:
             "uris": len(self.uris),
             "lost": len(self.lost),
         }
-        wrong = {name: length for name, length in lengths.items() if length != n}
-        if wrong:
-            raise ValueError(f"a batch of {n} ids with columns of other lengths: {wrong}")
+        mismatched = {name: length for name, length in lengths.items() if length != n}
+        if mismatched:
+            raise ValueError(f"a batch of {n} ids with columns of other lengths: {mismatched}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,7 +88,7 @@ class ChunkBatch:
 
     @staticmethod
     def concatenate(batches: Sequence[ChunkBatch]) -> ChunkBatch:
-        """One batch of many. A batch without any vector (d = 0) takes the dimension of the others, its rows NaN."""
+        """Join batches. One without any vector (d = 0) takes the dimension of the others; its rows are NaN."""
         full = [b for b in batches if len(b)]
         if not full:
             return batches[0] if batches else ChunkBatch.empty()
@@ -103,9 +103,25 @@ class ChunkBatch:
         )
 
     def nbytes(self) -> int:
-        """About what the batch weighs in memory, and on the wire as JSON to within a factor (bytes)."""
+        """Approximate size in memory, in bytes; as JSON, a batch is larger by a factor."""
         texts = sum(len(d.encode("utf-8", "surrogatepass")) for d in self.documents if d)
         return int(self.embeddings.nbytes) + texts + sum(len(str(m)) for m in self.metadatas if m)
+
+
+# The one number that a server prints so (the shortest text that is it) and that is another one where the text is read as a
+# double first: the double is halfway between two. All others were tried.
+_HALFWAY, _PRINTED = 7.038531e-26, np.uint32(0x15AE43FD).view(np.float32)
+
+
+def singles(numbers: npt.ArrayLike) -> Vectors:
+    """Doubles that were read from JSON, as the float32 that were printed. What is beyond float32 becomes infinite."""
+    given = np.asarray(numbers)
+    with np.errstate(over="ignore"):
+        found = given.astype(np.float32, copy=False)
+    if given.dtype == np.float64:
+        for sign in (1, -1):
+            found[given == sign * _HALFWAY] = sign * _PRINTED
+    return found
 
 
 def _widen(vectors: Vectors, dimension: int) -> Vectors:
@@ -117,46 +133,46 @@ def _widen(vectors: Vectors, dimension: int) -> Vectors:
 
 
 def align(ids: Sequence[str], rows: Mapping[str, int]) -> tuple[list[int], list[str]]:
-    """Positions in an answer for the ids asked for, and the ids that it does not hold.
+    """(positions of the requested ids in an answer, ids that the answer lacks). `rows`: id → position in the answer.
 
-    A Chroma `get(ids=…)` neither keeps the order of ids nor says which are missing (chroma-facts 9).
+    Chroma's `get(ids=…)` neither keeps the order of ids nor names missing ones (chroma-facts 9).
     """
-    found = [rows[i] for i in ids if i in rows]
-    return found, [i for i in ids if i not in rows]
+    positions = [rows[i] for i in ids if i in rows]
+    return positions, [i for i in ids if i not in rows]
 
 
 # -- Parquet files that others may have written ------------------------------------------------------------------------
 #
-# A page of a few bytes may say "this text, a billion times", and the footer may say that there are ten. So the footer and the
-# headers of all pages are read first, as the reader itself will read them, and what becomes of them is counted.
+# A page of a few bytes may stand for a text repeated a billion times, while the footer counts ten values. Therefore the footer
+# and all page headers are read first, in the way of the reader, and the decoded size is calculated from them.
 
-MOST_DECODED = 2**29  # bytes in memory, and for each byte of the file:
+MOST_DECODED = 2**29  # bytes in memory; more for each byte of the file:
 _FOR_EACH = 64
 Numbers = dict[tuple[int, ...], int]
-_DICTIONARY = {2, 8}  # encodings: numbers of the entries of a dictionary
-_PREFIXES = 7  # the same amplification without a dictionary; neither DuckDB nor this toolkit writes it
+_DICTIONARY = {2, 8}  # encodings: PLAIN_DICTIONARY, RLE_DICTIONARY
+_PREFIXES = 7  # DELTA_BYTE_ARRAY: amplifies without a dictionary; neither DuckDB nor this toolkit writes it
 _HEADER = 2**16
-_I32, _I64 = 5, 6  # Thrift's kinds of numbers, in the headers of pages and in the footer
+_I32, _I64 = 5, 6  # Thrift's types of integers, in page headers and in the footer
 _DEEPEST = 16  # levels of structs and lists
 
 
 def read_table(path: Path, columns: list[str] | None = None, data: bytes = b"", most: int = MOST_DECODED) -> pa.Table:
-    """A Parquet file, or these columns of it; `data` are its bytes where they were read already.
+    """Read a Parquet file, or these columns of it. `data`: its bytes, if they were read already.
 
-    Raises ValueError, before it is decoded, where it would take more than `most` bytes and 64 for each of its own; or where
-    its pages are not what its footer says. Else as pyarrow.
+    Raises ValueError, before decoding, if it would take more than `most` bytes plus 64 for each byte of the file, or if its
+    pages differ from its footer. Otherwise as pyarrow.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def opened(**how: Any) -> pq.ParquetFile:
-        return pq.ParquetFile(pa.BufferReader(data) if data else path, **how)
+    def opened(**options: Any) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(data) if data else path, **options)
 
     with opened() as file, io.BytesIO(data) if data else path.open("rb") as raw:
         texts, needed = _needed(file, raw, columns)
         most += _FOR_EACH * raw.seek(0, io.SEEK_END)
         _require(needed, most)
-        if needed + sum(texts.values()) > most:  # the worst that could be: look what is
+        if needed + sum(texts.values()) > most:  # the upper bound is too high: measure
             with opened(read_dictionary=[*texts]) as coded:
                 for name in texts:
                     for chunk in coded.read([name]).column(name).chunks:
@@ -166,7 +182,7 @@ def read_table(path: Path, columns: list[str] | None = None, data: bytes = b"", 
 
 
 def parquet_batches(path: Path, rows: int, most: int) -> Iterator[pa.RecordBatch]:
-    """A Parquet file, so many rows at a time. Raises as `read_table`."""
+    """Yield a Parquet file in batches of `rows` rows. Raises as `read_table`."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file, path.open("rb") as raw:
@@ -183,7 +199,7 @@ def _require(needed: int, most: int) -> None:
 
 
 def _decoded(chunk: pa.Array) -> int:
-    """Bytes of the texts of a column that was read with its dictionary."""
+    """Decoded bytes of a text column that was read as a dictionary."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -193,14 +209,18 @@ def _decoded(chunk: pa.Array) -> int:
 
 
 def _needed(file: pq.ParquetFile, raw: BinaryIO, columns: list[str] | None) -> tuple[dict[str, int], int]:
-    """The most bytes that texts by numbers of a dictionary can become, by column; and the bytes of everything else."""
+    """(upper bound of the decoded bytes of each dictionary-encoded text column, decoded bytes of everything else)."""
     import pyarrow as pa
 
     texts: dict[str, int] = {}
     needed = 0
-    for kind in (f.type for f in file.schema_arrow if columns is None or f.name in columns):
-        if pa.types.is_fixed_size_list(kind):  # an absent vector takes the place of one
-            needed += 8 * kind.list_size * file.metadata.num_rows
+    for name, kind in ((f.name, f.type) for f in file.schema_arrow):
+        if columns is not None and name not in columns:
+            continue
+        if pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type):
+            needed += 8 * kind.list_size * file.metadata.num_rows  # a null vector takes as much space as any
+        elif _has_fixed_size(kind):
+            raise ValueError(f"its column {name} is of a type that neither Chroma nor this toolkit writes")
     footer = _footer(raw)
     for group in range(file.metadata.num_row_groups):
         for number in range(file.metadata.num_columns):
@@ -221,9 +241,24 @@ def _needed(file: pq.ParquetFile, raw: BinaryIO, columns: list[str] | None) -> t
     return texts, needed
 
 
+def _has_fixed_size(kind: pa.DataType) -> bool:
+    """Whether a type contains lists of fixed size, of which null ones take space, or an extension type, which may hide one."""
+    import pyarrow as pa
+
+    inside = [kind]
+    while inside:
+        kind = inside.pop()
+        if pa.types.is_fixed_size_list(kind) or isinstance(kind, pa.BaseExtensionType):
+            return True
+        if pa.types.is_dictionary(kind):
+            inside.append(kind.value_type)
+        inside += [kind.field(place).type for place in range(kind.num_fields)]
+    return False
+
+
 def _footer(raw: BinaryIO) -> Numbers:
-    """The numbers of the footer. Not by pyarrow's `row_group(…)`: a damaged column there ends the process (abort)."""
-    end = raw.seek(0, io.SEEK_END) - 8  # its length and four letters
+    """The integers in the footer, by field path. pyarrow's `row_group(…)` would abort the process for a damaged column."""
+    end = raw.seek(0, io.SEEK_END) - 8  # the footer's length and the four magic bytes
     raw.seek(end)
     length = int.from_bytes(raw.read(4), "little")
     raw.seek(end - length)
@@ -235,32 +270,32 @@ def _footer(raw: BinaryIO) -> Numbers:
     return footer
 
 
-def _pages(raw: BinaryIO, name: str, footer: Numbers, place: tuple[int, ...]) -> tuple[int, int, int, set[int]]:
-    """Of the pages of a column: values, bytes without compression, those of the largest page, encodings of values.
+def _pages(raw: BinaryIO, name: str, footer: Numbers, path: tuple[int, ...]) -> tuple[int, int, int, set[int]]:
+    """For the pages of a column: (values, uncompressed bytes, bytes of the largest page, encodings of values).
 
-    `place` is the column's in the footer.
+    `path`: the column's field path in the footer. Raises ValueError for damaged headers.
     """
     try:
-        expected, taken, at = (footer[*place, field] for field in (5, 7, 9))
+        expected, stored_size, offset = (footer[*path, field] for field in (5, 7, 9))
     except KeyError as error:
         raise ValueError(f"its footer does not say where {name} is") from error
-    if 0 < (dictionary := footer.get((*place, 11), 0)) < at:
-        at = dictionary
-    end = at + taken if expected else at  # else its pages are not read, and may be nowhere
+    if 0 < (dictionary := footer.get((*path, 11), 0)) < offset:
+        offset = dictionary
+    end = offset + stored_size if expected else offset  # a column without values may have no pages
     values = size = largest = 0
     encodings: set[int] = set()
-    while at < end:
-        raw.seek(at)
+    while offset < end:
+        raw.seek(offset)
         header: Numbers = {}
         try:
-            at += _struct(raw.read(_HEADER), 0, header, _I32)
+            offset += _struct(raw.read(_HEADER), 0, header, _I32)
             decoded, stored = header[2,], header[3,]
         except (IndexError, KeyError) as error:
             raise ValueError("a page has no header") from error
         counts = [header.get(key, 0) for key in ((5, 1), (8, 1), (7, 1))]
         if min(*counts, decoded, stored) < 0:
             raise ValueError("a page has a negative size")
-        at, values = at + stored, values + counts[0] + counts[1]
+        offset, values = offset + stored, values + counts[0] + counts[1]
         size, largest = size + decoded + 16 * counts[2], max(largest, decoded)
         encodings |= {header[key] for key in ((5, 2), (8, 4)) if key in header}
     if values != expected:
@@ -268,10 +303,10 @@ def _pages(raw: BinaryIO, name: str, footer: Numbers, place: tuple[int, ...]) ->
     return values, size, largest, encodings
 
 
-def _struct(data: bytes, at: int, found: Numbers, kind: int, path: tuple[int, ...] = ()) -> int:
-    """Fill in the numbers of this kind in a struct of Thrift's compact protocol, by the path of their fields; where it ends.
+def _struct(data: bytes, at: int, numbers: Numbers, kind: int, path: tuple[int, ...] = ()) -> int:
+    """Collect the integers of this kind in a struct of Thrift's compact protocol, by field path; return its end offset.
 
-    Raises ValueError for what a reader could take another way, and IndexError where the bytes end before it does.
+    Raises ValueError for input that readers could interpret differently, and IndexError if the struct is cut short.
     """
     field, fields = 0, set[int]()
     while head := data[at]:
@@ -282,19 +317,19 @@ def _struct(data: bytes, at: int, found: Numbers, kind: int, path: tuple[int, ..
         if field in fields or not 0 < field < 2**15:
             raise ValueError("a header has a field twice, or one that there cannot be")
         fields.add(field)
-        if head & 15 > 2:  # a truth value is in the head itself
-            at = _value(data, at, head & 15, found, kind, (*path, field))
+        if head & 15 > 2:  # a boolean's value is in the head itself
+            at = _value(data, at, head & 15, numbers, kind, (*path, field))
     return at + 1
 
 
-def _value(data: bytes, at: int, form: int, found: Numbers, kind: int, path: tuple[int, ...]) -> int:
+def _value(data: bytes, at: int, form: int, numbers: Numbers, kind: int, path: tuple[int, ...]) -> int:
     match form:
         case 1 | 2 | 3:
             return at + 1
         case 4 | 5 | 6:
             value, at = _number(data, at)
-            if form == kind:  # Thrift passes over a field of another kind than its own
-                found[path] = value
+            if form == kind:  # Thrift skips a field of an unexpected type
+                numbers[path] = value
             return at
         case 7:
             return at + 8
@@ -307,12 +342,12 @@ def _value(data: bytes, at: int, form: int, found: Numbers, kind: int, path: tup
                 length, at = _number(data, at, signed=False)
             if length > len(data) - at:
                 raise IndexError(length)
-            inside = found if form == 12 else {}
+            nested = numbers if form == 12 else {}
             for place in range(length):
-                at = _value(data, at, form, inside, kind, (*path, place))
+                at = _value(data, at, form, nested, kind, (*path, place))
             return at
         case 12 if len(path) < _DEEPEST:
-            return _struct(data, at, found, kind, path)
+            return _struct(data, at, numbers, kind, path)
     raise ValueError("a header has another form")
 
 

@@ -34,7 +34,7 @@ RUNBOOK = ".venv/bin/runbook"  # the command in every message, as the documentat
 
 
 class RunbookError(Exception):
-    """What went wrong, where, and what to do next, in one line.
+    """An error that is shown as one line: what went wrong, where, and what to do next.
 
     `code` is stable and machine-readable (`source_missing`); `what`, `where` and `next_step` are for people.
     """
@@ -46,7 +46,7 @@ class RunbookError(Exception):
         super().__init__(self.line())
 
     def line(self) -> str:
-        """The error as one printable line (control characters of foreign text are shown escaped)."""
+        """The error as one printable line; control characters of foreign text are escaped."""
         text = f"{one_line(self.where)}: {one_line(self.what)}" if self.where else one_line(self.what)
         if not self.next_step:
             return text
@@ -99,33 +99,33 @@ class Interrupted(RunbookError):
 
     @classmethod
     def by_signal(cls, command: str) -> Interrupted:
-        """`command` goes on from here."""
+        """The error after a signal; `command` resumes the work."""
         return cls(ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {command}")
 
 
-_HIDDEN: dict[str, str] = {}  # how a secret may stand in a text → what is shown there
-SHORTEST_SECRET = 6  # a value of fewer characters occurs in any text by chance
+_HIDDEN: dict[str, str] = {}  # each encoded form of a secret → the text shown instead
+SHORTEST_SECRET = 6  # shorter values occur in any text by chance
 
 
 def hide(value: str, shown: str) -> None:
-    """From now on `redacted` shows this where a text of this process holds the value of a secret."""
-    shown = shown.replace("\\", "_").replace('"', "_")  # it may come to stand inside JSON
+    """Make `redacted` replace the value of a secret, in each encoded form, with `shown` from now on."""
+    shown = shown.replace("\\", "_").replace('"', "_")  # it may be shown inside JSON
     for part in secret_parts(value):
         if len(part) >= SHORTEST_SECRET:
-            # To its last letter, which depends on what follows.
-            whole = base64.b64encode(part.encode("utf-8")).decode("ascii")
-            for text in (whole, *(text for _, text in writings(part))):
+            # With its last letter, which depends on what follows.
+            in_base64 = base64.b64encode(part.encode("utf-8")).decode("ascii")
+            for text in (in_base64, *(text for _, text in encodings(part))):
                 _HIDDEN.setdefault(text, shown)
 
 
-def writings(value: str) -> Iterator[tuple[str, str]]:
-    """(Name, text) of each way in which a text may hold this value, whole: what is not shown, and what is looked for."""
+def encodings(value: str) -> Iterator[tuple[str, str]]:
+    """Yield (encoding, text) for each form in which a text may hold the whole value: to hide it and to search for it."""
     yield "plain", value
     for raw in (value.encode(codec, "surrogatepass") for codec in ("utf-8", "utf-16-le", "utf-16-be")):
         yield "hexadecimal", raw.hex()
         yield "hexadecimal", raw.hex().upper()
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            for lead in range(3):  # what precedes it shifts the letters; the first and last depend on neighbours
+            for lead in range(3):  # preceding bytes shift the letters; the first and last depend on their neighbours
                 letters = encode(b"\0" * lead + raw).decode("ascii")
                 start, end = -(-lead * 8 // 6), (lead + len(raw)) * 8 // 6
                 if len(inner := letters[start:end]) >= SHORTEST_SECRET:
@@ -157,41 +157,41 @@ def writings(value: str) -> Iterator[tuple[str, str]]:
         yield "JSON-escaped", json.dumps(once, ensure_ascii=ascii_only)[1:-1]  # a server's JSON, inside ours
 
 
-# An encoder escapes some characters and leaves others, each its own choice. So a text is read as it is meant, too.
+# Encoders differ in the characters that they escape. Therefore secrets are also searched in the decoded text.
 _NAMES = "|".join(name[:-1] for name, c in HTML_NAMES.items() if name.endswith(";") and len(c) == 1 and ord(c) < 256)
-_ESCAPED = (  # its first byte is one of a set, as the engine finds fast: a fifth of the time
+_ESCAPED = (  # begins with one of a set of bytes, which the engine finds five times as fast
     r"[&\\%](?:(?:(?<=&)|(?<=\\)\\{0,7}u0026|(?<=%)26)(?:amp;){0,2}"
     r"(?:#0{0,8}(?P<decimal>[0-9]{1,7})|#[xX]0{0,8}(?P<code>[0-9a-fA-F]{1,6})"
     rf"|(?P<name>{_NAMES}));|(?<=\\)\\{{0,7}}u(?P<unit>[0-9a-fA-F]{{4}})|(?<=\\)\\{{0,6}}(?P<itself>[/'\"\\])|"
 )
 _BYTE = "(?P<byte>[0-9a-fA-F]{2})"
-_READINGS = {  # what must be in the text → what is read; no repetition within a repetition, and none without an end
+_ESCAPES_BY_MARK = {  # bytes that the text must contain → the escapes decoded in it; bounded repetitions, none within another
     b"&\\": re.compile(rf"{_ESCAPED}(?<=\\)\\{{0,7}}x{_BYTE})".encode()),
     b"%": re.compile(rf"{_ESCAPED}(?:(?<=\\)\\{{0,7}}x|(?<=%)(?:25){{0,2}}){_BYTE})".encode()),
-    b"=": (_QUOTED := re.compile(rf"={_BYTE}".encode())),  # for itself: `key=c2…` may be the beginning of a value
+    b"=": (_QUOTED := re.compile(rf"={_BYTE}".encode())),  # separate: `key=c2…` may be the beginning of a value
 }
 _UNESCAPED = re.compile(rb"[\w.~-]+")
 _HEXADECIMAL = re.compile(rb"[0-9a-f]+")
 
 
-def readings(data: bytes) -> Iterator[tuple[re.Pattern[bytes] | None, bytes]]:
-    """What the data mean where their escapes are read, or in small letters (None), each in one pass: (key of `meant`, bytes)."""
-    for marks, escape in _READINGS.items():
+def decodings(data: bytes) -> Iterator[tuple[re.Pattern[bytes] | None, bytes]]:
+    """Yield (argument for `decoded_needle`, decoded bytes) for each way to decode escapes, then (None, lower case)."""
+    for marks, escape in _ESCAPES_BY_MARK.items():
         if any(mark in data for mark in marks):
-            yield escape, escape.sub(_meaning, data)
+            yield escape, escape.sub(_decode, data)
     yield None, data.lower()
 
 
-def meant(escape: re.Pattern[bytes] | None, needle: bytes) -> bytes:
-    """What to look for in this reading; b"" for what nobody escapes in parts, is not hexadecimal, or is too short."""
+def decoded_needle(escape: re.Pattern[bytes] | None, needle: bytes) -> bytes:
+    """The needle to search for in this decoding; b"" if it has no character to escape, is not hexadecimal, or is too short."""
     if escape is None:
         return needle.lower() if _HEXADECIMAL.fullmatch(needle.lower()) else b""
-    found = escape.sub(_meaning, needle if escape is not _QUOTED else _READINGS[b"%"].sub(_meaning, needle))
-    kept = len(found) >= SHORTEST_SECRET and (found != needle or not _UNESCAPED.fullmatch(needle))
-    return found if kept else b""
+    decoded = escape.sub(_decode, needle if escape is not _QUOTED else _ESCAPES_BY_MARK[b"%"].sub(_decode, needle))
+    usable = len(decoded) >= SHORTEST_SECRET and (decoded != needle or not _UNESCAPED.fullmatch(needle))
+    return decoded if usable else b""
 
 
-def _meaning(match: re.Match[bytes]) -> bytes:
+def _decode(match: re.Match[bytes]) -> bytes:
     kind, text = str(match.lastgroup), match[match.lastgroup or 0]
     if kind == "itself":
         return text
@@ -202,9 +202,9 @@ def _meaning(match: re.Match[bytes]) -> bytes:
 
 
 def secret_parts(value: str) -> list[str]:
-    """What of a secret must be seen nowhere, the longest first: the value, of a URL its tokens, of a header (`Bearer TOKEN`,
-    `Basic …`, `a=V; b=W`) each value in it, and of a login the user with the password, and the password."""
-    if _FRAME.search(value):  # the frame of a key in PEM is in every signature; what it frames is the key
+    """The parts of a secret to hide, longest first: the whole value, the tokens of a URL, the values in a header
+    (`Bearer TOKEN`, `Basic …`, `a=V; b=W`), and of a login `user:password` and the password."""
+    if _FRAME.search(value):  # every signature has the BEGIN and END lines of PEM; the lines between them are the key
         lines = _FRAME.sub(" ", value.replace("\\r", " ").replace("\\n", " ")).split()
         return sorted(
             {*([value] if lines else []), *(line for line in lines if len(line) >= SHORTEST_SECRET)}, key=_longest
@@ -222,7 +222,7 @@ def _longest(part: str) -> tuple[int, str]:
 
 
 _FRAME = re.compile(r"-----(?:BEGIN|END)\b[A-Z0-9 ]*(?:-----)?")
-# Of a header: values with or without a name. What ends in "=" is base64, and no name.
+# A header's values, with or without a name. A text that ends in "=" is base64, not a name.
 _FIELD = re.compile(r"""(?:([\w.-]+)\s*=\s*(?=[^\s=;,]))?("[^"]*"|'[^']*'|[^\s;,]+)""")
 _OPEN_FIELDS = frozenset({
     "algorithm", "domain", "email", "expires", "lang", "nc", "path", "qop", "realm", "signedheaders", "uri", "user", "username",
@@ -230,8 +230,8 @@ _OPEN_FIELDS = frozenset({
 
 
 def _fields(header: str) -> Iterator[str]:
-    """The values in a header's value, without its scheme, and what of them is a login in base64. A plain word beside others is
-    none, for it would be found in every report."""
+    """The secrets in a header's value: its fields without the scheme, and a login in base64. A plain word beside other fields
+    is left out: it would be found in every report."""
     scheme, rest = "", header.strip()
     if match := re.fullmatch(r"([A-Za-z]+)\s+(\S.*)", rest, re.DOTALL):
         scheme, rest = match[1].lower(), match[2]
@@ -260,16 +260,16 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _tokens(url: str) -> Iterator[str]:
-    """Passwords and tokens in a URL, as written and decoded. Names of hosts, channels and people in it are no secrets.
+    """Passwords and tokens in a URL, as written and decoded. Names of hosts, channels and people are not secrets.
 
-    Services such as Slack have a token where others have the host; `_HOSTED` are the schemes with a real host.
+    Services such as Slack put a token in the place of the host; `_HOSTED` are the schemes with a real host.
     """
-    scheme, found, rest = url.partition("://")
-    if not found:
+    scheme, separator, address = url.partition("://")
+    if not separator:
         return
-    front, behind = re.split(r"(?=[/?])", rest, maxsplit=1) if re.search(r"[/?]", rest) else (rest, "")
-    login, at, host = front.rpartition("@")
-    pieces = re.split(r"[/?&=,;|]", behind)
+    authority, path = re.split(r"(?=[/?])", address, maxsplit=1) if re.search(r"[/?]", address) else (address, "")
+    login, at, host = authority.rpartition("@")
+    pieces = re.split(r"[/?&=,;|]", path)
     if at:
         user, _, password = login.partition(":")
         yield from {password, unquote(password)} - {""}
@@ -289,7 +289,7 @@ _HOSTED = frozenset({
 
 
 def _looks_secret(text: str) -> bool:
-    """Whether a part of a URL is a token and no word: letters with digits in between, or very long."""
+    """Whether a part of a URL is a token, not a word: it mixes cases or letters and digits, or has 20 letters or more."""
     if len(text) < 8 or not re.fullmatch(r"[\w.~%!$*:-]+", text) or "." in text[:4]:
         return False
     mixed = re.search(r"[a-z][A-Z]|[A-Z]{2}[a-z]", text) or (re.search(r"\d", text) and re.search(r"[^\W\d_]", text))
@@ -309,7 +309,7 @@ _COUNTED = re.compile(
 )
 # ${NAME}, ${NAME:-default}, ${NAME:?what is wrong}: the innermost
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=+]([^{}]*)|:?\?[^{}]*)?\}")
-# What drivers take for a password up to the last @, where a strict parser ends the host at #, / or ?. A port is none.
+# Drivers read a password up to the last @; a strict parser ends the host at #, / or ?. A port is not a password.
 _LOGIN = re.compile(r"://[^:\s@/]*:(?!\d{1,5}/)(\S+)@")
 # Server=db;Password=…, host=db password=…
 _ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]++)\s*+=\s*+('[^']*'|\"[^\"]*\"|[^;,&\s]+)")
@@ -322,26 +322,26 @@ _TOKEN = re.compile(
 
 
 def secrets_of(key: str, value: str, levels: int = _INSIDE) -> list[str]:
-    """What of an assignment's value is secret: all of it where its key says so or it is a token, and the parts of a URL.
+    """The secrets in an assigned value: the whole value if its key names a secret or it is a token, and the secrets of a URL.
 
-    Names of hosts, collections and models are none, however long; nor is a plain word under a key such as AUTH_KEY, for it would
-    be found in every report.
+    Long names of hosts, collections and models are not secrets, nor is a plain word under a key such as AUTH_KEY: it would be
+    found in every report.
     """
-    inside: list[str] = []
-    if levels and "${" in value:  # of a variable with a default the default is the value, or what the environment has
-        inside = [
+    parts: list[str] = []
+    if levels and "${" in value:  # the default of a variable is its value if the environment has none
+        parts = [
             part for match in _VARIABLE.finditer(value) for part in secrets_of(match[1], match[2] or "", levels - 1)
         ]
-        meant = _VARIABLE.sub(lambda match: match[2] or "", value)
-        inside += secrets_of(key, meant, levels - 1) if meant != value else []
-        inside += _beside_variables(key, value)
+        with_defaults = _VARIABLE.sub(lambda match: match[2] or "", value)
+        parts += secrets_of(key, with_defaults, levels - 1) if with_defaults != value else []
+        parts += _beside_variables(key, value)
     if _VARIABLE.match(value):
-        return list(dict.fromkeys(inside))
-    return list(dict.fromkeys([*inside, *_secrets_as_written(key, value, levels)]))
+        return list(dict.fromkeys(parts))
+    return list(dict.fromkeys([*parts, *_secrets_as_written(key, value, levels)]))
 
 
 def _beside_variables(key: str, value: str) -> list[str]:
-    """What of a secret is beside the variables in it: it is shown with another value of theirs. A word is none."""
+    """The parts of a secret outside of its variables: each value of a variable shows them. Words are left out."""
     texts = (
         (text.strip(" :;,@/") for text in _VARIABLE.sub("\0", value).split("\0")) if _KEY_OF_SECRET.search(key) else ()
     )
@@ -352,18 +352,18 @@ def _secrets_as_written(key: str, value: str, levels: int) -> list[str]:
     if len(value) < SHORTEST_SECRET:
         return []
     if _KEY_OF_SECRET.search(key) and not _COUNTED.search(key):
-        many = (
+        pieces = (
             [each for each in re.split(r"[\s,;]+", value) if len(each) >= SHORTEST_SECRET] if _MANY.search(key) else []
         )
-        many += re.split("[:/]", value, maxsplit=1)[1:] if _LOGIN_KEY.search(key) else []
+        pieces += re.split("[:/]", value, maxsplit=1)[1:] if _LOGIN_KEY.search(key) else []
         word = value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key)
-        return [] if word or (many and value.isdigit()) else list(dict.fromkeys([value, *many]))
+        return [] if word or (pieces and value.isdigit()) else list(dict.fromkeys([value, *pieces]))
     whole = [value] if _is_token(value) else []
     if "://" not in value:
-        within = _ASSIGNED.findall(value) if levels else ()
-        inner = (secrets_of(k, v.strip("'\""), levels - 1) for k, v in within)
-        return [part for parts in inner for part in parts] or whole
-    login = [part for found in _LOGIN.findall(value) for part in (found, unquote(found))]
+        assigned = _ASSIGNED.findall(value) if levels else ()
+        nested_values = (secrets_of(k, v.strip("'\""), levels - 1) for k, v in assigned)
+        return [part for parts in nested_values for part in parts] or whole
+    login = [part for match in _LOGIN.findall(value) for part in (match, unquote(match))]
     login += [v.strip("'\"") for k, v in _ASSIGNED.findall(value) if _KEY_OF_SECRET.search(k)]  # jdbc:…;password=…
     try:
         url = urlsplit(value)
@@ -381,35 +381,35 @@ def _secrets_as_written(key: str, value: str, levels: int) -> list[str]:
     return [part for part in dict.fromkeys(parts) if len(part) >= SHORTEST_SECRET]
 
 
-# A value is looked at, not taken: it may hold assignments itself, as a query or braces do.
+# The value is matched by a lookahead: it may contain further assignments (a query, braces).
 _OF_FILE = re.compile(
     r"""(?sx)(?<![\w.-])[\d.-]*+(?P<key>[A-Za-z_][\w.-]*+)["']?+[ \t]*+[=:][ \t]*+
         (?=(?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*'|`[^`]{0,8192}+`)?(?P<bare>[^\r\n]{0,4096}+))"""
 )
 _ESCAPE, _ESCAPES = re.compile(r"(?s)\\(.)"), {"n": "\n", "r": "\n", "t": "\t"}
 _COMMENT = re.compile(r"(?<![ \t])[ \t]++#")
-_INNER = 500  # characters of a value within a value, without quotes: a line may have thousands of them
+_INNER = 500  # characters of an unquoted value within a value: a line may have thousands of them
 
 
 def secrets_assigned(contents: str) -> Iterator[tuple[str, int, str]]:
-    """(key, line of the value, secret) of each assignment in a configuration file, comments included, as `secrets_of` finds them.
+    """Yield (key, line number within the value, secret) for each assignment in a configuration file, comments included.
 
-    The time that it takes grows with the text, not with its square, also where it is one line.
+    Takes linear time, also for a single long line.
     """
-    looked_at = 0
+    checked_to = 0
     for match in _OF_FILE.finditer(contents):
-        whole = match.start() >= looked_at  # else in a value that was looked at
-        looked_at = max(looked_at, match.end("bare"))
+        whole = match.start() >= checked_to  # else inside a value that was checked
+        checked_to = max(checked_to, match.end("bare"))
         bare = _COMMENT.split(match["bare"][: None if whole else _INNER], 1)[0]
         value = (match["quoted"] or bare).strip().strip("'\"`")
-        meant = _unescaped(value)  # as it is read, and maybe shown
-        for text in dict.fromkeys((value, meant, *(_in_pieces(contents, match.end()) if whole else ()))):
+        unescaped = _unescaped(value)  # as a program reads and may show it
+        for text in dict.fromkeys((value, unescaped, *(_in_pieces(contents, match.end()) if whole else ()))):
             for number, line in enumerate(filter(None, map(str.strip, text.splitlines())), 1):
                 for secret in secrets_of(match["key"], line, _INSIDE if whole else 0):
                     yield match["key"], number, secret
 
 
-# A piece of a value: quoted or not, apart by nothing, a plus sign, blanks between quotes, or a line's end behind a backslash.
+# A piece of a value, quoted or not, separated by nothing, a plus sign, blanks between quotes, or a backslash at a line's end.
 _PIECE = re.compile(
     r"""(?sx)(?P<apart>(?:[ \t]|\\\r?\n)*+(?P<plus>\+)?+(?:[ \t]|\\\r?\n)*+)
         (?:"(?P<double>(?:[^"\\]|\\.){0,4096}+)"|'(?P<single>[^']{0,4096}+)'|`(?P<back>[^`]{0,4096}+)`
@@ -418,7 +418,7 @@ _PIECE = re.compile(
 
 
 def _in_pieces(text: str, at: int) -> list[str]:
-    """What a value in pieces comes to (`"ab"'cd'ef`, `"ab" + "cd"`, lines that end with a backslash), and each piece; else []."""
+    """The joined value, and each piece, of a value in pieces (`"ab"'cd'ef`, `"ab" + "cd"`, `\\` at a line's end); else []."""
     pieces, quoted = list[str](), False
     while len(pieces) < 16 and (match := _PIECE.match(text, at)):
         blank = match["apart"] and not match["plus"] and "\\" not in match["apart"]
@@ -431,25 +431,25 @@ def _in_pieces(text: str, at: int) -> list[str]:
 
 
 def _unescaped(text: str) -> str:
-    return _ESCAPE.sub(lambda found: _ESCAPES.get(found[1], found[1]), text)
+    return _ESCAPE.sub(lambda match: _ESCAPES.get(match[1], match[1]), text)
 
 
-_MOST_YAML = 2**18  # characters; what is behind them is read as lines only
+_MOST_YAML = 2**18  # characters; later ones are only read as lines
 _DEEPEST_YAML = 200  # levels: the reader's time grows with their square
 BROKEN_YAML = (ValueError, RecursionError, AssertionError, LookupError, AttributeError, TypeError)  # fmt: skip  # ruamel raises
 
 
 @lru_cache(maxsize=8)
 def secrets_in_yaml(text: str) -> list[tuple[str, int, str]]:
-    """As `secrets_assigned`, of YAML: by the key of each scalar, however both are written, and by what is assigned in it.
+    """As `secrets_assigned`, for YAML: the secrets of each scalar by its key, and of the assignments in it.
 
-    A program may show a scalar as it is meant, or the lines of the file: both are given. What is no YAML is read as far as it is.
+    Gives both the parsed scalar and the lines of the file. Invalid YAML is read up to its error.
     """
-    from ruamel.yaml import YAML, events  # not for every command
+    from ruamel.yaml import YAML, events  # slow to import, and few commands need it
     from ruamel.yaml.error import YAMLError
 
-    found, anchors = list(secrets_assigned(text)), dict[str, events.ScalarEvent]()
-    # Of what is open: whether it is a mapping; the key of what comes next, None where that is a key itself.
+    secrets, anchors = list(secrets_assigned(text)), dict[str, events.ScalarEvent]()
+    # For each open collection: (is it a mapping, the key of the next node; None if that node is a key).
     frames: list[tuple[bool, str | None]] = [(False, "")]
     with suppress(YAMLError, *BROKEN_YAML):
         for event in YAML(typ="safe", pure=True).parse(text[:_MOST_YAML]):
@@ -465,15 +465,15 @@ def secrets_in_yaml(text: str) -> list[tuple[str, int, str]]:
             if len(frames) > _DEEPEST_YAML:
                 break
             if isinstance(event, events.CollectionStartEvent):
-                within = isinstance(event, events.MappingStartEvent)
-                frames.append((within, None if within else key or ""))
+                is_mapping = isinstance(event, events.MappingStartEvent)
+                frames.append((is_mapping, None if is_mapping else key or ""))
             elif isinstance(scalar, events.ScalarEvent):
                 if event.anchor and event is scalar:
                     anchors[event.anchor] = scalar
                 if key is not None:
                     lines = text[scalar.start_mark.index : scalar.end_mark.index].splitlines()
-                    found += _secrets_of_scalar(key, scalar.value, lines)
-    return list(dict.fromkeys(found))
+                    secrets += _secrets_of_scalar(key, scalar.value, lines)
+    return list(dict.fromkeys(secrets))
 
 
 def _secrets_of_scalar(key: str, value: str, lines: Iterable[str]) -> Iterator[tuple[str, int, str]]:
@@ -486,12 +486,12 @@ def _secrets_of_scalar(key: str, value: str, lines: Iterable[str]) -> Iterator[t
 
 
 def secrets_within(text: str) -> list[str]:
-    """What of secrets the URLs in a text hold, and the headers that it may be, or name as an option, or hold in quotes."""
-    found = [part for url in _URL.findall(text) for part in secrets_of("url", url)]
+    """The secrets in a text's URLs and headers (the whole text, an option's value, or in quotes)."""
+    parts = [part for url in _URL.findall(text) for part in secrets_of("url", url)]
     quoted = [header for header in _QUOTED_HEADER.findall(text) if "$" not in header[1]]  # a shell's variable
     for name, value in [*_HEADER.findall(text), *quoted]:
-        found += secrets_of(name, value)
-    return list(dict.fromkeys(found))
+        parts += secrets_of(name, value)
+    return list(dict.fromkeys(parts))
 
 
 def _is_token(text: str) -> bool:
@@ -499,7 +499,7 @@ def _is_token(text: str) -> bool:
         return True
     mixed = all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
     if mixed and len(text) >= 40 and re.fullmatch(r"[\w-]+", text) and not re.search(r"[a-z]{8}", text):
-        return True  # in base64 of URLs; a name of many words has a long one
+        return True  # URL-safe base64; a name of many words has a long lower-case word
     return (
         len(text) >= 20 and mixed and bool(re.fullmatch(r"[\w+/=.~-]+", text)) and len(re.findall(r"[-_./]", text)) <= 2
     )
@@ -513,7 +513,7 @@ _QUERY = re.compile(r"(?<=[?&;])([^=&;\s'\"]*=)[^&;\s'\"#]+")
 
 
 def without_tokens(text: str) -> str:
-    """The text without what its URLs may carry: user and password, values of the query, tokens in the path."""
+    """The text without the secrets of its URLs: user and password, values of the query, tokens in the path."""
 
     def shown(match: re.Match[str]) -> str:
         url = re.sub(r"(?<=://)[^/@\s]+@", "…@", match[0])
@@ -526,57 +526,57 @@ def without_tokens(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text without the values of secrets that this process has used: a server may answer with what it was sent."""
+    """The text without the secrets that this process has used: a server's answer may repeat them."""
     if not _HIDDEN:
         return text
     for value in _longest_first(id(_HIDDEN), len(_HIDDEN)):
         if value in text:
             text = text.replace(value, _HIDDEN[value])
     data = whole = text.encode("utf-8", "surrogatepass")
-    for escape, read in readings(whole):
-        needles = _meant_by(escape, id(_HIDDEN), len(_HIDDEN))
-        for needle in (needle for needle in needles if needle in read):
+    for escape, decoded in decodings(whole):
+        needles = _needles(escape, id(_HIDDEN), len(_HIDDEN))
+        for needle in (needle for needle in needles if needle in decoded):
             data = _covered(data, escape, needle, needles[needle])
     return text if data is whole else data.decode("utf-8", "surrogatepass")
 
 
 def _covered(data: bytes, escape: re.Pattern[bytes] | None, needle: bytes, shown: bytes) -> bytes:
-    """The data with what means the needle shown otherwise, all of its escapes with it."""
-    read, began, end = bytearray(), array("Q"), 0  # where in the data each byte of what is read begins
+    """Replace each occurrence of the needle in the decoded data, with all of its escapes, by `shown`."""
+    text, starts, end = bytearray(), array("Q"), 0  # starts: the offset in the data of each decoded byte
     for match in escape.finditer(data) if escape else ():
-        said = _meaning(match)
-        read += data[end : match.start()] + said
-        began.extend([*range(end, match.start()), *[match.start()] * len(said)])
+        decoded = _decode(match)
+        text += data[end : match.start()] + decoded
+        starts.extend([*range(end, match.start()), *[match.start()] * len(decoded)])
         end = match.end()
-    read += data[end:] if escape else data.lower()
-    began.extend(range(end, len(data) + 1))
-    parts, end, at = list[bytes](), 0, read.find(needle)
+    text += data[end:] if escape else data.lower()
+    starts.extend(range(end, len(data) + 1))
+    parts, end, at = list[bytes](), 0, text.find(needle)
     while at >= 0:
-        parts += [data[end : began[at]], shown]
-        end = began[at + len(needle)]
-        at = read.find(needle, at + len(needle))
+        parts += [data[end : starts[at]], shown]
+        end = starts[at + len(needle)]
+        at = text.find(needle, at + len(needle))
     return b"".join([*parts, data[end:]]) if parts else data
 
 
 @lru_cache(maxsize=1)
 def _longest_first(_which: int, _number: int) -> list[str]:
-    """Asked for each text that is shown, and sorted anew only when a secret was added."""
+    """The hidden texts, longest first; sorted again only after a secret was added."""
     return sorted(_HIDDEN, key=len, reverse=True)
 
 
 @lru_cache(maxsize=8)
-def _meant_by(escape: re.Pattern[bytes] | None, which: int, number: int) -> dict[bytes, bytes]:
-    """What is looked for in this reading → what is shown there, the longest first."""
+def _needles(escape: re.Pattern[bytes] | None, which: int, number: int) -> dict[bytes, bytes]:
+    """Needles of this decoding → texts shown instead, longest first."""
     hidden = ((v.encode("utf-8", "surrogatepass"), _HIDDEN[v]) for v in _longest_first(which, number))
-    found = {needle: shown.encode() for value, shown in hidden if (needle := meant(escape, value))}
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+    needles = {needle: shown.encode() for value, shown in hidden if (needle := decoded_needle(escape, value))}
+    return dict(sorted(needles.items(), key=lambda item: -len(item[0])))
 
 
-_AHEAD = 10_000  # characters that are looked at beyond those that are shown: a secret is hidden before a text is cut
+_AHEAD = 10_000  # characters searched beyond those shown: a secret is hidden before a text is cut
 
 
 def short(value: object, limit: int) -> str:
-    """A value as `one_line` shows it, a text in quotes; of a long text no more is written out than that looks at."""
+    """`repr` of a value as `one_line` shows it; a long text is cut before its `repr` is made."""
     return one_line(repr(value[: limit + _AHEAD] if isinstance(value, str) else value), limit)
 
 
@@ -589,9 +589,9 @@ def one_line(text: str, limit: int = 600) -> str:
     if _HIDDEN:
         longer = len(text) > limit + _AHEAD
         text = redacted(text[: limit + _AHEAD])
-        if longer:  # the end may hold the beginning of a value, of which nothing is shown either
+        if longer:  # the end may hold the beginning of a secret
             text = text[: -max(map(len, _HIDDEN))] + "…"
     shown = text[: limit + 1]
-    if not shown.isprintable():  # asked first: most texts are, and tables hold many of them
+    if not shown.isprintable():  # fast path for the many printable texts of tables
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
     return shown if len(text) <= limit else shown[:limit] + "…"

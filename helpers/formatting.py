@@ -1,4 +1,4 @@
-"""Numbers and foreign text as people read them, the same in figures, pages and notebooks."""
+"""Format numbers and foreign text for people, the same in figures, pages and notebooks; read and write packed rows."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ from typing import IO, Any, cast
 from helpers.errors import one_line, redacted, secrets_assigned, secrets_of, secrets_within, without_tokens
 
 _KEY = r"(?i)((?:token|key|secret|password|passwd|pwd|auth|sig)[\w.-]*"
-_SHORT = re.compile(_KEY + r"""(?:=|\\*["']\s*[:=]\s*\\*["']))[^&\s'"\\]+""")  # what is too short for the finders
+_SHORT = re.compile(
+    _KEY + r"""(?:=|\\*["']\s*[:=]\s*\\*["']))[^&\s'"\\]+"""
+)  # values that are too short for the finders
 _SCHEME = re.compile(r"\b((?i:bearer|basic|digest|token|apikey)\s+)(?=\S*(?:[\d=]|[a-z][A-Z]))[\w.~+/=-]{8,}")
 _WORD, _ESCAPED_QUOTE = re.compile(r"""[^\s'"`,;()\[\]{}<>\\]+"""), re.compile(r"""\\+(?=["'])""")
-_LOOKED_AT = 4000  # characters of a line: more than is shown, and no more than a finder takes for one value
+_LOOKED_AT = (
+    4000  # characters of a line that are searched: more than is shown, and at most what a finder takes for one value
+)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def masked(text: str, limit: int = 300) -> str:
-    """A line that others wrote (a log, a program, a file) as one safe line of at most `limit` characters, without secrets.
+    """A foreign line (of a log, a program, a file) as one safe line of at most `limit` characters, without secrets.
 
-    Hidden is what the finders of `helpers.errors` find: assignments and JSON under the key of a secret, headers, what URLs carry,
-    tokens by their look. Of a value without quotes that is all to the end of the line.
+    Hides what the finders of `helpers.errors` find: values under the key of a secret, headers, secrets in URLs, tokens by
+    their form. A value without quotes is hidden up to the end of the line.
     """
-    if len(text) > _LOOKED_AT:  # a word that is cut may be a secret whose end tells that
+    if len(text) > _LOOKED_AT:  # the last word is cut, and could no longer be recognised as a secret
         text = re.sub(r"\S+\Z", "…", text[:_LOOKED_AT])
     text = redacted(text)
-    found = {part for word in _WORD.findall(text) for part in secrets_of("", word.strip(".:"))}
-    for read in {text, _ESCAPED_QUOTE.sub("", text)}:
-        found |= {secret for *_, secret in secrets_assigned(read)} | {*secrets_within(read)}
-    for secret in sorted(found, key=len, reverse=True):
+    secrets = {part for word in _WORD.findall(text) for part in secrets_of("", word.strip(".:"))}
+    for unquoted in {text, _ESCAPED_QUOTE.sub("", text)}:
+        secrets |= {secret for *_, secret in secrets_assigned(unquoted)} | {*secrets_within(unquoted)}
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "…")
     return one_line(_SCHEME.sub(r"\1…", _SHORT.sub(r"\1…", without_tokens(text))), limit)
 
@@ -48,7 +52,7 @@ def count(n: float, noun: str = "") -> str:
 
 
 def unit_of(value: Any, unit: str) -> str:
-    """1, "queries" → "query"; other values, and units of several words or of two letters ("ms"), keep theirs."""
+    """1, "queries" → "query"; units of other values, of several words, or of two letters ("ms") stay as they are."""
     one = isinstance(value, int | float) and value == 1 and " " not in unit
     return re.sub(r"(?<=[a-z]{2})s$", "", re.sub("ies$", "y", unit)) if one else unit
 
@@ -62,7 +66,7 @@ def plural(noun: str) -> str:
 
 
 def small(value: float) -> str:
-    """A measured quantity for people: three digits, powers of ten written out (3.1×10⁻⁷)."""
+    """A number with three digits, as a power of ten if it is very small or large (3.1×10⁻⁷)."""
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -74,7 +78,7 @@ def small(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share for people, never rounded up to 100 % nor down to 0 %."""
+    """A share (0–1) in percent, never rounded up to 100 % nor down to 0 %."""
     if not math.isfinite(share):
         return "–"
     if share in (0.0, 1.0):
@@ -83,39 +87,39 @@ def percent(share: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """The bounds of a share for people, each rounded outwards."""
+    """The bounds of a share (0–1) in percent, each rounded outwards."""
     return f"{percent(math.floor(low * 1000) / 1000)} to {percent(math.ceil(high * 1000) / 1000)}"
 
 
 def own_chunk(recall: Mapping[str, Any]) -> str:
-    """What became of the query's own chunk in the shares of the fact `recall`; runs of an older toolkit counted it."""
+    """Whether the shares of the fact `recall` count the query's own chunk; runs of older toolkits counted it."""
     return "own chunk left out" if recall.get("others") else "own chunk counted"
 
 
-def judged_queries(row: Mapping[str, Any], *, why: bool = True) -> str:
-    """Of how many queries, and of how many of their neighbours, a share of the fact `recall` is; and `why` not of the others."""
-    asked, every = int(row.get("asked") or row["queries"]), int(row.get("neighbours") or 0)
-    said = f"{row['queries']:,} of {count(asked, 'query')}" if asked > row["queries"] else count(asked, "query")
-    if every > (judged := int(row.get("judged") or 0)):
+def judged_queries(row: Mapping[str, Any], *, with_reason: bool = True) -> str:
+    """The numbers of queries and neighbours behind a share of the fact `recall`; `with_reason`: why others are left out."""
+    sent, neighbours = int(row.get("asked") or row["queries"]), int(row.get("neighbours") or 0)
+    queries = f"{row['queries']:,} of {count(sent, 'query')}" if sent > row["queries"] else count(sent, "query")
+    if neighbours > (judged := int(row.get("judged") or 0)):
         others = "the others are no nearer than the last answer: chunks of other collections take the places before it"
-        return f"{said}, {judged:,} of {count(every, 'neighbour')}" + f" ({others})" * why
-    return f"{said} (the others had no neighbour to judge)" if asked > row["queries"] else said
+        return f"{queries}, {judged:,} of {count(neighbours, 'neighbour')}" + f" ({others})" * with_reason
+    return f"{queries} (the others had no neighbour to judge)" if sent > row["queries"] else queries
 
 
 def scope(name: str) -> str:
-    """Which searches the rows of this scope are about (fact `recall`)."""
+    """The searches that a scope of the fact `recall` covers, in words."""
     return {"restricted": "each collection", "unrestricted": "merged collections"}.get(name, text(name, 40))
 
 
 def core_missing(filled: int, derived: int) -> str:
-    """The missing values of core fields, which alone step 11 counts, and what they get: the same words there and on the page."""
+    """How the missing values of core fields are filled, in words, for step 11 (which counts only these) and the page."""
     return f"{filled + derived:,} missing in core fields: {filled:,} get a default, {derived:,} what the document tells"
 
 
 def completeness(inputs: Mapping[str, Any]) -> str:
-    """Chunks that hold every field (`matrix_inputs`): in the source, in the target without defaults, and with them.
+    """Shares of chunks that hold every field (`matrix_inputs`): in the source, in the target without and with defaults.
 
-    A default makes complete, and tells nothing: its share is never shown alone.
+    A default adds no information, so its share is never shown alone.
     """
     checked = int(inputs["checked"])
 
@@ -130,39 +134,40 @@ def completeness(inputs: Mapping[str, Any]) -> str:
 
 
 def merged_answers(row: dict[str, Any], k: int) -> str:
-    """What a client's k nearest are where collections were merged. `row`: of the fact `recall`; shares 0–1.
+    """The origin of a client's k nearest chunks after collections were merged. `row`: of the fact `recall`; shares 0–1.
 
-    Without a filter (the parts add up to 100 %), and where the client filters by the source collection.
+    Gives the shares without a filter (they add up to 100 %), and with a filter by the source collection.
     """
     same, others, filtered = float(row["shared_expected"]), row.get("from_others"), row.get("shared_filtered")
-    said = f"of the {k} nearest without a filter, {percent(same)} are as before"
+    text = f"of the {k} nearest without a filter, {percent(same)} are as before"
     if others is not None:
         rest = round(1 - round(same, 3) - round(float(others), 3), 3)
-        said += f", {percent(others)} of other source collections"
-        said += f", {percent(rest)} of the same one, further away" if rest >= 0.0005 else ""
+        text += f", {percent(others)} of other source collections"
+        text += f", {percent(rest)} of the same one, further away" if rest >= 0.0005 else ""
     if filtered is not None:
-        said += f"; with a filter by source collection, calculated: {percent(filtered)} are as before"
-        said += ", the rest is in other collections"
-    return said
+        text += f"; with a filter by source collection, calculated: {percent(filtered)} are as before"
+        text += ", the rest is in other collections"
+    return text
 
 
-def announced_said(announced: Mapping[str, Any]) -> str:
-    """The searches sent as the announcement says (fact `recall`, announced): how many, what came back, what could at most."""
+def announced_in_words(announced: Mapping[str, Any]) -> str:
+    """The outcome of the searches that were sent as announced (fact `recall`, announced): share, interval, maximum, sample."""
     row = announced["pooled"]
     most = "" if row["possible"] == 1 else f"; the target holds {percent(row['possible'])} of them"
-    said = f"{percent(row['same'])} of the nearest of before were answered, 95 % interval {percent(row['low'])} to "
+    share = f"{percent(row['same'])} of the nearest of before were answered, 95 % interval {percent(row['low'])} to "
     sample = f"a sample: {count(row['queries'], 'query')}, {count(row['sent'], 'search')} sent"
-    return f"{said}{percent(row['high'])} (Wilson){most}; {sample}"
+    return f"{share}{percent(row['high'])} (Wilson){most}; {sample}"
 
 
 def share_range(rows: list[dict[str, Any]]) -> str:
-    """`10 % to 95 % by source collection`: the lowest and the highest share of the same results, over all queries of a source
-    collection, whatever targets they were asked of; `rows` of `answers`."""
-    asked: dict[str, list[float]] = {}
+    """`10 % to 95 % by source collection`: the lowest and highest share of same results over all queries of a source
+    collection, in all of its targets. `rows`: of `answers`."""
+    shares_of: dict[str, list[float]] = {}
     for row in rows:
-        asked.setdefault(row["collection"], []).extend([float(row["shared_expected"])] * row["queries"])
-    shares = [percent(sum(each) / len(each)) for each in sorted(asked.values(), key=lambda each: sum(each) / len(each))]
-    return f"{shares[0]} to {shares[-1]} by source collection" if shares else "by collection not recorded"
+        shares_of.setdefault(row["collection"], []).extend([float(row["shared_expected"])] * row["queries"])
+    means = sorted(sum(shares) / len(shares) for shares in shares_of.values())
+    bounds = f"{percent(means[0])} to {percent(means[-1])}" if means else ""
+    return f"{bounds} by source collection" if bounds else "by collection not recorded"
 
 
 def duration(seconds: float) -> str:
@@ -199,9 +204,9 @@ def moment(when: Any) -> str:
 
 
 def text(value: Any, limit: int = 300) -> str:
-    """Any value of a result as one line: control characters and bidirectional overrides as escapes, long ones cut.
+    """Any value of a result as one line; control characters and bidirectional overrides are escaped.
 
-    What was cut is said with the full length. Numbers get thousands separators, None is a dash.
+    A longer text is cut and followed by its full length. Numbers get thousands separators; None is a dash.
     """
     if value is None:
         return "–"
@@ -219,7 +224,7 @@ def text(value: Any, limit: int = 300) -> str:
 
 def lines(value: str, limit: int = 100_000) -> str:
     """As `text` for a text of several lines: line breaks and tabs stay."""
-    value = redacted(value)  # before it is cut: the beginning of a secret is one, too
+    value = redacted(value)  # before the text is cut: the beginning of a secret must not be shown either
     shown = "".join(
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in value[:limit]
     )
@@ -258,26 +263,25 @@ _UNSEEN = re.compile(
 
 
 def visible(text: str) -> str:
-    """With escapes as JSON has them for what a terminal obeys or nobody sees; tabs and ends of lines stay."""
-    return _UNSEEN.sub(lambda found: json.dumps(found[0], ensure_ascii=True)[1:-1], text)
+    """Escape control and invisible characters as JSON does; keep tabs and line ends."""
+    return _UNSEEN.sub(lambda match: json.dumps(match[0], ensure_ascii=True)[1:-1], text)
 
 
 def bare(stream: Any) -> Any:
-    """The stream as a progress bar needs it: what moves the cursor is not escaped, so no foreign text may go there."""
+    """The stream without escaping, for a progress bar, which moves the cursor. Write no foreign text to it."""
     return getattr(stream, "bare", stream)
 
 
 def harmless(value: Any) -> str:
-    """A cell that is text and nothing else, as `visible`: what would begin a formula begins with an apostrophe, as spreadsheets
-    write it."""
+    """A cell that a spreadsheet reads as text: `visible`, with an apostrophe before what would begin a formula."""
     text = "" if value is None else visible(str(value).replace("\x00", ""))
     return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA) or text.startswith("'") else text
 
 
 class Digested:
-    """A file that is written to, and the SHA-256 of what was given to it: what lies there afterwards may be another's."""
+    """A binary file that computes the SHA-256 of the bytes written. Reading the file afterwards could give another's bytes."""
 
-    closed = False  # as pyarrow asks
+    closed = False  # pyarrow needs it
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self._sha256 = raw, hashlib.sha256()
@@ -294,21 +298,21 @@ class Digested:
         return self._sha256.hexdigest()
 
 
-Wrote = Callable[[Path, str], object]  # takes a file that is there as a whole, and the digest of what was written
+Wrote = Callable[[Path, str], object]  # called with a complete file and the digest of the bytes written
 
 
-def untold(_path: Path, _digest: str) -> None:
-    """For whoever names no file."""
+def no_record(_path: Path, _digest: str) -> None:
+    """A `Wrote` that does nothing."""
 
 
 def packed(raw: Digested) -> gzip.GzipFile:
-    """What is written is packed; the same bytes give the same file, whatever the name of a temporary one."""
+    """A gzip file to write to. The same bytes give the same file: it holds no name and no time."""
     return gzip.GzipFile("", "wb", mtime=0, fileobj=raw)
 
 
 @contextmanager
 def packed_rows(raw: Digested) -> Iterator[Callable[[Iterable[Any]], Any]]:
-    """Takes rows of a CSV file, one at a time, and packs them; the same rows give the same bytes, wherever they are written."""
+    """Context manager: give a function that writes one row to a gzipped CSV file. The same rows give the same bytes."""
     with (
         packed(raw) as file_of_bytes,
         io.TextIOWrapper(cast(IO[bytes], file_of_bytes), "utf-8", "backslashreplace", newline="") as file,
@@ -316,11 +320,11 @@ def packed_rows(raw: Digested) -> Iterator[Callable[[Iterable[Any]], Any]]:
         yield csv.writer(file, lineterminator="\n").writerow
 
 
-csv.field_size_limit(2**31 - 1)  # documents are longer than 128 kB; what is read is bounded by `packed_lines`
+csv.field_size_limit(2**31 - 1)  # documents may be longer than 128 kB; `packed_lines` limits what is read
 
 
 def packed_lines(path: Path, most: int = 2**31) -> Iterator[bytes]:
-    """The lines of a gzip file. ValueError where one has more than `most` bytes; else what gzip raises of a damaged one."""
+    """Yield the lines of a gzip file. ValueError if one has more than `most` bytes; for a damaged file, the errors of gzip."""
     with gzip.open(path) as file:
         while line := file.readline(most + 1):
             if len(line) > most:
@@ -329,30 +333,30 @@ def packed_lines(path: Path, most: int = 2**31) -> Iterator[bytes]:
 
 
 def unpacked_rows(path: Path, columns: Collection[str], most: int = 2**31) -> Iterator[dict[str, str]]:
-    """The rows that `packed_rows` wrote, without the apostrophe that keeps a spreadsheet from reading a formula.
+    """Yield the rows that `packed_rows` wrote, without the apostrophes of `harmless`.
 
-    ValueError where a row has more than `most` bytes, other columns than its head, or the head lacks one of `columns`; else
-    what gzip and csv raise of a damaged file.
+    ValueError if a row has more than `most` bytes or other columns than the header, or if the header lacks one of
+    `columns`; for a damaged file, the errors of gzip and csv.
     """
-    taken = 0
+    read = 0
 
-    def given() -> Iterator[str]:
-        nonlocal taken
+    def text_lines() -> Iterator[str]:
+        nonlocal read
         for line in packed_lines(path, most):
-            taken += len(line)
-            if taken > most:
+            read += len(line)
+            if read > most:
                 raise ValueError(f"a row is longer than {size(most)}")
             yield line.decode("utf-8")
 
-    rows = csv.reader(given())
+    rows = csv.reader(text_lines())
     names = next(rows, [])
     if missing := sorted({*columns} - {*names}):
         raise ValueError(f"it has no column {missing[0]}")
     for row in rows:
-        taken = 0
+        read = 0
         yield {name: value.removeprefix("'") for name, value in zip(names, row, strict=True)}
 
 
 def numbered(number: int, name: str) -> str:
-    """A name for the folder or the file of a collection, whatever the collection is called."""
+    """A safe name for the folder or file of a collection with any name."""
     return f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"

@@ -1,4 +1,4 @@
-"""What a step found: checks with measured value and threshold, a verdict, and the file that records them."""
+"""Results of a step (checks, verdict, result file), and the one way to read and write files of a run."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Kind = TypeVar("Kind")
 
 # -- progress ----------------------------------------------------------------------------------------------------------
 
-# Progress of long work, as the code that does it sees it. Who shows it (a bar, a notebook line, nobody): see `record`.
+# Progress of long work, as the working code sees it. `run.record` displays it.
 
 
 class Progress(Protocol):
-    """`advance` may raise `errors.Interrupted`: the operator asked to stop, and the work in hand is consistent."""
+    """Counts finished work. `advance` may raise `errors.Interrupted`: the operator asked to stop; finished work is consistent."""
 
     def advance(self, n: int = 1) -> None: ...
 
 
 class Silent:
-    """Progress that nobody watches."""
+    """Progress that is not displayed."""
 
     def advance(self, n: int = 1) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 silent = Silent()
@@ -55,10 +55,10 @@ silent = Silent()
 
 
 class Verdict(StrEnum):
-    """How a check or a step came out. Those before MARGINAL are shown to those who sign and stop nothing by themselves.
+    """The outcome of a check or step. Those before MARGINAL are shown to signers and do not stop a run.
 
-    NOT_APPLICABLE: the question has no meaning here. NOT_EXERCISED: it has one, and nothing was run that could answer it,
-    or only a part of it; the detail says what.
+    NOT_APPLICABLE: the check has no meaning here. NOT_EXERCISED: nothing was run that could answer it, or only a part was;
+    the detail says what.
     """
 
     PASS = "pass"
@@ -70,11 +70,11 @@ class Verdict(StrEnum):
 
 
 _ORDER = [Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED, Verdict.PASS, Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL]
-UNREMARKABLE = (Verdict.PASS, Verdict.NOT_APPLICABLE)  # all others are named to those who sign
+UNREMARKABLE = (Verdict.PASS, Verdict.NOT_APPLICABLE)  # all others are listed for signers
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of them. Where nothing was checked, or nothing could be, that is no pass: NOT_EXERCISED, NOT_APPLICABLE."""
+    """The worst verdict. Without a checked one it is no pass: NOT_EXERCISED for none, else NOT_EXERCISED or NOT_APPLICABLE."""
     return max(verdicts, key=_ORDER.index, default=Verdict.NOT_EXERCISED)
 
 
@@ -83,12 +83,12 @@ _RELATIONS: dict[str, Callable[[Any, Any], bool]] = {"=": operator.eq, "≤": op
 
 
 def meets(measured: Any, relation: str, threshold: Any) -> bool:
-    """Whether `measured` is what was expected: = ≤ ≥ < > `threshold`. What was not measured meets nothing."""
+    """Whether `measured` is = ≤ ≥ < > (`relation`) `threshold`. False for None, unknown relations and incomparable types."""
     if measured is None:
         return False
     try:
         return bool(_RELATIONS[relation](measured, threshold))
-    except (TypeError, KeyError):  # a word where a number is expected; no relation, as in older runs
+    except (TypeError, KeyError):  # a text instead of a number; no relation, as in older runs
         return False
 
 
@@ -96,7 +96,7 @@ REPAIR_KINDS = {"missing": "default", "derived": "derived", "renamed": "derived"
 
 
 def kind_of(rule: str) -> str:
-    """What a schema's repair did, by its rule (`schema.REPAIRS`): default, derived and set fill a missing field, else changed."""
+    """The kind of a repair rule (`schema.REPAIRS`): "default", "derived", "set" (these fill a missing field) or "changed"."""
     return REPAIR_KINDS.get(rule, "changed")
 
 
@@ -105,8 +105,8 @@ _CHANGED = {"default": "overwritten by a default", "coerce": "converted", "clamp
             "recomputed": "computed anew", "rewritten": "rewritten by a pattern", "redacted": "redacted"}  # fmt: skip
 
 
-def changes_told(by_rule: Mapping[str, int]) -> str:
-    """`13 overwritten by a default, 8 converted`: values that were there, by what became of them; most first."""
+def changes_in_words(by_rule: Mapping[str, int]) -> str:
+    """Counts of changed values by kind of change, most frequent first: `13 overwritten by a default, 8 converted`."""
     sums = Counter[str]()
     for rule, n in by_rule.items():
         if kind_of(rule) == "changed":
@@ -116,12 +116,12 @@ def changes_told(by_rule: Mapping[str, int]) -> str:
 
 @dataclass(slots=True)
 class Check:
-    """One question with its measured answer. `name` names what was looked at and does not say how it came out.
+    """One question with its measured answer. `name` states the subject, not the outcome.
 
-    `measured` is judged by `threshold`: it must be = ≤ ≥ < > (`relation`) it; "" in runs of older versions, which kept none.
-    `ids` names at most 20 offenders as `{"collection": …, "id": …, …}`; `offenders` is how many there are. `reason` is a
-    code that leads to a troubleshooting notebook; it is given with every WARNING, MARGINAL and FAIL. `parameter` is the
-    key of the parameters that sets the threshold; "" where a rule of the runbook or the run's own data sets it.
+    `measured` passes if it is = ≤ ≥ < > (`relation`) `threshold`; `relation` is "" in runs of older versions.
+    `ids` lists at most 20 offenders as `{"collection": …, "id": …, …}`; `offenders` is their number. `reason` is a code
+    that leads to a troubleshooting notebook; every WARNING, MARGINAL and FAIL has one. `parameter` is the key of the
+    parameter that sets the threshold; "" if a rule of the runbook or the run's data sets it.
     """
 
     name: str
@@ -138,23 +138,23 @@ class Check:
 
     @property
     def expected(self) -> str:
-        """The threshold with direction and unit, such as `≤ 100 ms`; "" where there is none."""
+        """The threshold with relation and unit, such as `≤ 100 ms`; "" if there is none."""
         if self.threshold is None or isinstance(self.threshold, str):
             return self.threshold or ""
         return f"{self.relation} {self._with_unit(self.threshold)}".strip()
 
     @property
-    def found(self) -> str:
-        """What was measured, with its unit and three digits, or as many as keep it on its side of the limit; "" for nothing."""
+    def measured_text(self) -> str:
+        """The measured value and its unit, rounded to three digits, or to more if rounding would cross the limit; "" for None."""
         value = self.measured
         if isinstance(value, float) and abs(value) < 1000:
-            near = (f"{value:.{digits}g}" for digits in range(3, 6))
-            judged = meets(value, self.relation, self.threshold)
-            value = next((float(n) for n in near if meets(float(n), self.relation, self.threshold) is judged), value)
+            rounded = (f"{value:.{digits}g}" for digits in range(3, 6))
+            fits = meets(value, self.relation, self.threshold)
+            value = next((float(n) for n in rounded if meets(float(n), self.relation, self.threshold) is fits), value)
         return "" if value is None else self._with_unit(value)
 
     def _with_unit(self, value: Any) -> str:
-        """A number with up to six digits; a word without the unit."""
+        """A number with up to six digits and its unit; a text as it is."""
         if isinstance(value, float):
             shown = f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
         else:
@@ -162,27 +162,27 @@ class Check:
         return shown if isinstance(value, str) else f"{shown} {formatting.unit_of(value, self.unit)}".strip()
 
     @property
-    def unsaid(self) -> str:
-        """What a reader cannot judge it by, in words; "" where it says what was expected and what was measured."""
+    def missing_figures(self) -> str:
+        """Which of the expected and measured values is missing, in words; "" if neither is."""
         pairs = (("expected", self.threshold), ("measured", self.measured))
-        lacking = [word for word, value in pairs if value is None or value == ""]
-        if self.verdict is Verdict.NOT_APPLICABLE or not lacking:  # then there is nothing to expect
+        missing = [word for word, value in pairs if value is None or value == ""]
+        if self.verdict is Verdict.NOT_APPLICABLE or not missing:
             return ""
-        return f"{self.name}: {self.verdict}, and not what was {' and '.join(lacking)}"
+        return f"{self.name}: {self.verdict}, and not what was {' and '.join(missing)}"
 
     @property
     def contradiction(self) -> str:
-        """Where verdict and figures disagree, in words; "" where they agree, or there is nothing to judge by."""
-        judged = self.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
+        """How verdict and figures disagree, in words; "" if they agree or there is no threshold."""
+        is_judged = self.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
         fits = meets(self.measured, self.relation, self.threshold) is (self.verdict is Verdict.PASS)
-        if self.threshold is None or not self.relation or not judged or fits:
+        if self.threshold is None or not self.relation or not is_judged or fits:
             return ""
         return f"{self.name}: {self.verdict} at {self.measured!r} where {self.expected} is expected"
 
 
 @dataclass(slots=True)
 class Phase:
-    """A stretch of work inside a step, for timelines. Times are UTC, ISO 8601; `chunks` is 0 where it does not count any."""
+    """A part of a step's work, for timelines. Times are UTC, ISO 8601; `chunks` is 0 if it handles none."""
 
     name: str
     started: str
@@ -192,7 +192,7 @@ class Phase:
 
 @dataclass(slots=True)
 class StepResult:
-    """The record of one step, `results/<step>.json`. `facts` are figures that later steps and pages read by name."""
+    """The record of one step, `results/<step>.json`. Later steps and pages read `facts` by name."""
 
     step: str
     title: str
@@ -214,24 +214,24 @@ class StepResult:
         return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
     def write(self, path: Path) -> str:
-        """Written whole or not at all; without the values of secrets that a server repeated in an answer. Its SHA-256."""
+        """Write the file atomically, without values of secrets that a server's answer repeated; return its SHA-256."""
         return write_text(path, redacted(json_text(asdict(self))))
 
     @staticmethod
     def read(path: Path, run_id: str = "") -> StepResult:
-        """Raises `Terminal` ("run_damaged") where the file is no result, or not that of its step in this run, if one is given."""
+        """Read a result. Raises `Terminal` ("run_damaged") if it is none, or not of the file's step and `run_id` (if given)."""
         with reading(path):
             raw = json_in(contents(path))
             raw["verdict"] = Verdict(raw["verdict"])
             raw["checks"] = [Check(**{"relation": "", **c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
             raw["phases"] = [Phase(**p) for p in raw["phases"]]
-            found = StepResult(**raw)
-            # Of the types that all rely on, or it is damaged.
-            _ = found.seconds, {**found.facts}, [{**figure} for figure in found.figures]
-            _ = found.error and {key: found.error[key].strip() for key in ("code", "type", "line")}
-            if run_id and (found.step, found.run_id) != (path.stem, run_id):
-                raise ValueError(f"it is the result of step {found.step} of run {found.run_id}")
-            return found
+            result = StepResult(**raw)
+            # Fails if these fields have other types than their users rely on.
+            _ = result.seconds, {**result.facts}, [{**figure} for figure in result.figures]
+            _ = result.error and {key: result.error[key].strip() for key in ("code", "type", "line")}
+            if run_id and (result.step, result.run_id) != (path.stem, run_id):
+                raise ValueError(f"it is the result of step {result.step} of run {result.run_id}")
+            return result
 
 
 def passed(result: StepResult | None) -> bool:
@@ -239,19 +239,19 @@ def passed(result: StepResult | None) -> bool:
     return result is not None and bool(result.finished) and result.error is None and result.verdict is not Verdict.FAIL
 
 
-MOST_READ = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a run's own have a few
-MOST_CONTAINERS = 2**22  # lists and objects in one JSON; a server's largest answer has one for each vector
+MOST_READ = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a run have a few MiB
+MOST_CONTAINERS = 2**22  # lists and objects in one JSON text; a server's largest answer has one for each vector
 _TEXT_IN_JSON = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.S)
 DEEPEST = 64  # levels of lists and objects in JSON; Chroma's answers and a run's files have fewer than 12
 
 
 def contents(path: Path, most: int = MOST_READ) -> bytes:
-    """The bytes of a plain file that others may have written or named. OSError for a link, pipe or device, which is not even
-    opened; ValueError beyond `most` bytes."""
+    """Read a regular file that others may have written or named. OSError for a link, pipe or device, which is not opened;
+    ValueError beyond `most` bytes."""
     with io.open(path, "rb", opener=_plainly) as file:  # noqa: UP020  (a test counts what is read by it)
         if (length := os.fstat(file.fileno()).st_size) > most:
             raise ValueError(f"it is larger than {formatting.size(most)}")
-        return file.read(length)  # room for `most` would be made at once; a pipe that came in its place has no length
+        return file.read(length)  # read(most) would allocate that many bytes; a pipe put in its place has length 0
 
 
 def _plainly(path: str, flags: int) -> int:
@@ -261,7 +261,7 @@ def _plainly(path: str, flags: int) -> int:
 
 
 def json_in(data: bytes | str, **hooks: Any) -> Any:
-    """What this JSON holds, by `hooks` of `json.loads`; ValueError for none, more than `DEEPEST` levels, or `is_crowded`."""
+    """Parse JSON with `hooks` of `json.loads`. ValueError for invalid JSON, more than `DEEPEST` levels, or `is_crowded`."""
     if is_crowded(data):
         raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects")
     with suppress(RecursionError):
@@ -271,7 +271,7 @@ def json_in(data: bytes | str, **hooks: Any) -> Any:
 
 
 def is_crowded(data: bytes | str) -> bool:
-    """Whether this JSON has more than `MOST_CONTAINERS` lists and objects: three bytes each become more than sixty when read."""
+    """Whether this JSON has more than `MOST_CONTAINERS` lists and objects: each takes 3 bytes here and over 60 when parsed."""
     if isinstance(data, str):
         return data.count("[") + data.count("{") > MOST_CONTAINERS and is_crowded(data.encode("utf-8", "surrogatepass"))
     if data.count(b"[") + data.count(b"{") <= MOST_CONTAINERS:
@@ -284,15 +284,15 @@ _NESTED = frozenset({dict, list})
 
 
 def is_deep(value: Any) -> bool:
-    """Whether it is nested more than `DEEPEST` levels."""
+    """Whether lists and dicts are nested more than `DEEPEST` levels."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner += (v for v in each.values() if isinstance(v, dict | list))
-            elif isinstance(each, list) and not _NESTED.isdisjoint(map(type, each)):
-                inner += (v for v in each if isinstance(v, dict | list))
+        for container in level:
+            if isinstance(container, dict):
+                inner += (v for v in container.values() if isinstance(v, dict | list))
+            elif isinstance(container, list) and not _NESTED.isdisjoint(map(type, container)):
+                inner += (v for v in container if isinstance(v, dict | list))
         if not inner:
             return False
         level = inner
@@ -306,20 +306,20 @@ def file_digest(path: Path) -> str:
 
 
 def utc_now() -> str:
-    """Now, UTC, ISO 8601 to the millisecond, such as 2025-12-01T02:15:00.123+00:00."""
+    """The current time, UTC, ISO 8601 to the millisecond, such as 2025-12-01T02:15:00.123+00:00."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Written whole or not at all: to a temporary name in the same folder, flushed to disk, renamed."""
+    """Write JSON atomically: to a temporary name in the same folder, flushed to disk, then renamed."""
     write_text(path, json_text(value))
 
 
 def json_text(value: Any) -> str:
     """The text that `write_json` writes.
 
-    Letters of every script stay readable. What a terminal or an editor would obey (bidirectional overrides, C1 controls)
-    is escaped, as JSON already does with the other controls: the file reads back the same.
+    Letters of every script stay readable. Controls that terminals and editors obey (bidirectional overrides, C1) are
+    escaped, as JSON escapes the others: parsing gives the same value.
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain, allow_nan=True)
     return formatting.visible(text) + "\n"
@@ -329,7 +329,7 @@ PRIVATE = 0o600
 
 
 def private(path: str, flags: int) -> int:
-    """An `opener` for `open`, of plain files only (else `Terminal`); what it creates can be read by its owner only."""
+    """An `opener` for `open` that creates files with mode 0600. Raises `Terminal` for a link or a special file."""
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, PRIVATE)
         if stat.S_ISREG(os.fstat(file).st_mode):
@@ -348,9 +348,9 @@ def write_text(path: Path, text: str, mode: int = PRIVATE) -> str:
 
 
 def write_bytes(path: Path, data: bytes, mode: int = PRIVATE) -> str:
-    """As `write_json`, for bytes; their SHA-256. A new file has this mode. Raises `Terminal` ("disk_full") where it does not fit.
+    """Write bytes atomically, with this mode, and return their SHA-256. Raises `Terminal` ("disk_full").
 
-    A file that is digested once it lies there may be another's by then.
+    The digest is that of `data`: the file could be replaced before it is read back.
     """
     with writing(path, mode, len(data)) as temporary:
         temporary.write_bytes(data)
@@ -359,11 +359,11 @@ def write_bytes(path: Path, data: bytes, mode: int = PRIVATE) -> str:
 
 @contextmanager
 def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
-    """For whoever writes a file by its path: gives a temporary one in the same folder, which is flushed and renamed at the end.
+    """Context manager: give a temporary path in the same folder; flush the file and rename it to `path` at the end.
 
-    Every file of ours that has to be whole is written here. Raises `Terminal` ("disk_full"); `needed` are its bytes, if known.
+    Every file that must be whole is written here. `needed`: its size in bytes, if known. Raises `Terminal` ("disk_full").
     """
-    # A name that nobody can put a link at beforehand; as `is_leftover` knows it.
+    # Unpredictable, so that nobody can put a link there first; `is_leftover` knows its form.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -381,26 +381,26 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
 
 
 def is_leftover(name: str, of: str = "") -> bool:
-    """Whether a file of this name is the temporary one of `of` ("": of any) that a killed process left in `writing`."""
+    """Whether `name` is the temporary file of `of` ("": of any file) that a process killed in `writing` leaves."""
     return re.fullmatch(rf"\.{re.escape(of) or '.+'}\.\d+(-[0-9a-f]{{16}})?\.tmp", name) is not None
 
 
 def append(path: Path, data: bytes, *, log: bool = False) -> None:
-    """Add these bytes at the end of a file, all of them or none, and flush them to disk. Raises `Terminal` ("disk_full").
+    """Append these bytes to a file, all or none, and flush it to disk. Raises `Terminal` ("disk_full").
 
-    `log`: several processes add to it, and it is worth no flushing.
+    `log`: several processes append to it: neither flush it nor cut it back after an error.
     """
     try:
         with open(path, "ab", buffering=0, opener=private) as file:  # a path's own open takes no opener
-            before, left = os.fstat(file.fileno()).st_size, memoryview(data)
+            size, rest = os.fstat(file.fileno()).st_size, memoryview(data)
             try:
-                while left:
-                    left = left[file.write(left) :]
+                while rest:
+                    rest = rest[file.write(rest) :]
                 if not log:
                     os.fsync(file.fileno())
             except OSError:
                 if not log:
-                    os.ftruncate(file.fileno(), before)
+                    os.ftruncate(file.fileno(), size)
                 raise
     except OSError as error:
         if (full := disk_full(error, path.parent, len(data))) is not None:
@@ -409,25 +409,25 @@ def append(path: Path, data: bytes, *, log: bool = False) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a file (or folder) that is whole and flushed its name; the name is on disk, too, when this returns."""
+    """Rename a complete, flushed file (or folder) to `path`, and flush the name to disk."""
     temporary.replace(path)
     flush_folder(path.parent)
 
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill under another name; it is there with all that was written, or not at all. A kill leaves that name."""
+    """Context manager: give a temporary folder to fill; rename it to `folder` at the end. A kill leaves the temporary name."""
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial
         publish(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # where it has not got its name
+        shutil.rmtree(partial, ignore_errors=True)  # unless it was renamed
 
 
 def flush_folder(folder: Path) -> None:
-    """Bring the names in this folder to disk."""
+    """Flush the names in this folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems cannot
@@ -438,7 +438,7 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of a write, which names no file, names this one: a full disk is then looked for there."""
+    """Context manager: add `path` to an OSError without a file name, so that `disk_full` looks at the right disk."""
     try:
         yield
     except OSError as error:
@@ -456,7 +456,7 @@ _FULL = {
 
 
 def shortage(error: BaseException, folder: Path) -> WorldError | None:
-    """The one line where an error is too little memory, threads or files, no permission, a read-only or full disk; else None."""
+    """The error to report for too little memory, threads or files, no permission, a full or read-only disk; else None."""
     if isinstance(error, MemoryError) or any(words in str(error) for words in _TOO_LITTLE):
         return WorldError(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
                           next_step="Let it have more (ulimit -v, the limit of its container), then repeat.")  # fmt: skip
@@ -470,57 +470,57 @@ def shortage(error: BaseException, folder: Path) -> WorldError | None:
 
 
 def disk_full(error: BaseException, folder: Path, needed: int = 0) -> Terminal | None:
-    """The one line where an error, or one that led to it, is a full or read-only disk; else None. `needed` is in bytes, if known.
+    """The error to report if `error` or one of its causes is a full or read-only disk; else None.
 
-    `folder` is where the work was done; the error's own file says it better.
+    `folder`: where the work was done, used if the error names no file. `needed`: bytes, if known.
     """
-    at: BaseException | None = error
-    while at is not None and not (isinstance(at, OSError) and at.errno in _FULL):
-        at = at.__cause__ or at.__context__
-    if not isinstance(at, OSError):
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno in _FULL):
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(cause, OSError):
         return None
-    what = _FULL[at.errno or 0]
-    if at.errno == errno.EROFS:
-        return Terminal(ReasonCode.FOLDER_UNWRITABLE, what, where=str(at.filename or folder),
+    problem = _FULL[cause.errno or 0]
+    if cause.errno == errno.EROFS:
+        return Terminal(ReasonCode.FOLDER_UNWRITABLE, problem, where=str(cause.filename or folder),
                         next_step="Mount it to be written, then repeat.")  # fmt: skip
-    name = at.filename2 or at.filename  # of a copy the first is what was read
-    named = Path(os.fsdecode(name)).parent if isinstance(name, str | bytes) else folder
+    name = cause.filename2 or cause.filename  # of a copy, filename is the source
+    place = Path(os.fsdecode(name)).parent if isinstance(name, str | bytes) else folder
     with suppress(OSError):
-        free = shutil.disk_usage(named).free
-        needs = f", the next file alone needs {formatting.size(needed)}" if needed else ""
+        free = shutil.disk_usage(place).free
+        need = f", the next file alone needs {formatting.size(needed)}" if needed else ""
         return Terminal(
-            ReasonCode.DISK_FULL, f"{what}: {formatting.size(free)} free{needs}", where=str(named),
+            ReasonCode.DISK_FULL, f"{problem}: {formatting.size(free)} free{need}", where=str(place),
             next_step="Free space there (step 12 says how much a run needs), then repeat the command or resume.",
         )  # fmt: skip
-    return Terminal(ReasonCode.DISK_FULL, what, where=str(named), next_step="Free space there, then resume.")
+    return Terminal(ReasonCode.DISK_FULL, problem, where=str(place), next_step="Free space there, then resume.")
 
 
 @contextmanager
 def reading(path: Path, next_step: str = "Put the file back from the run's archive or a backup.") -> Iterator[None]:
-    """Around what reads a file of ours: whatever is wrong with it is one line that names it.
+    """Context manager around the reading of a run's file: report any damage in one line that names the file.
 
-    Raises `Terminal` ("run_damaged"); our own errors pass.
+    Raises `Terminal` ("run_damaged"); `RunbookError` and MemoryError pass unchanged.
     """
     try:
         yield
-    except (RunbookError, MemoryError):  # of which the file is not to blame
+    except (RunbookError, MemoryError):  # not caused by the file
         raise
-    except Exception as error:  # what a library makes of damage has many names
-        why = _first(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-        why = error.strerror or str(error) if isinstance(error, OSError) else why
+    except Exception as error:  # libraries raise many types for damaged input
+        problem = _first(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        problem = error.strerror or str(error) if isinstance(error, OSError) else problem
         raise Terminal(
-            ReasonCode.RUN_DAMAGED, f"cannot be read: {why}", where=str(path), next_step=next_step
+            ReasonCode.RUN_DAMAGED, f"cannot be read: {problem}", where=str(path), next_step=next_step
         ) from error
 
 
 def flush_file(path: Path) -> None:
-    """To disk: what a library wrote is whole after a power failure only if it was flushed before something says so."""
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    """Flush a file that a library wrote to disk, before anything records that it is complete."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _plain(value: Any) -> Any:
-    """numpy scalars and arrays, paths, and other guests of a result as JSON."""
+    """numpy scalars and arrays, paths and other values of a result as JSON types."""
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
@@ -530,41 +530,41 @@ def _plain(value: Any) -> Any:
 
 
 class StateFile:
-    """Base of a dataclass that is kept on disk, written whole or not at all before the act that it announces.
+    """Base of a dataclass that is saved in a file, atomically and before the action that it announces.
 
-    A key that an older file lacks takes the field's default, one that is not known here is left out. A field `folder` is
-    not written: it is where the file lies.
+    A missing key takes the field's default; unknown keys are ignored. A field `folder` is not written: it is set to the
+    file's folder.
     """
 
-    file: ClassVar[str]  # its name
+    file: ClassVar[str]  # the file's name
     damaged: ClassVar[ReasonCode]
-    remedy: ClassVar[str]  # the next step where it is damaged; {folder} is where it lies
+    remedy: ClassVar[str]  # the next step for a damaged file; {folder} is replaced by its folder
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """As `read_file`, of the file in this folder."""
+        """Read the state file of this folder (see `read_file`)."""
         return cls.read_file(folder / cls.file)
 
     @classmethod
     def read_file(cls, path: Path) -> Self | None:
-        """What this file keeps, None where there is none; `Terminal` (`damaged`) where it holds no such state."""
+        """Read the state; None if there is no file. Raises `Terminal` (`damaged`) if the file holds no such state."""
         try:
-            found: Self = _adapter(cls).validate_python(  # type: ignore[arg-type]  # a class is hashable
+            state: Self = _adapter(cls).validate_python(  # type: ignore[arg-type]  # a class is hashable
                 {**cls.content(path), "folder": path.parent}
             )
-            return found
+            return state
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            why = _first(error)
+            problem = _first(error)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why = str(error)
+            problem = str(error)
         remedy = cls.remedy.format(folder=path.parent)
-        raise Terminal(cls.damaged, f"cannot be read: {why}", where=str(path), next_step=remedy)
+        raise Terminal(cls.damaged, f"cannot be read: {problem}", where=str(path), next_step=remedy)
 
     @classmethod
     def content(cls, path: Path) -> dict[str, Any]:
-        """What the file holds."""
+        """The file's JSON object."""
         return dict(json_in(contents(path, 2**31)))
 
     def save(self, folder: Path) -> None:
@@ -583,13 +583,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def as_kind(kind: type[Kind], raw: Any) -> Kind:
-    """A dataclass from what its file holds; unknown keys are left out. ValueError where a value is of another type."""
-    found: Kind = _adapter(kind).validate_python(raw)  # type: ignore[arg-type]  # a class is hashable
-    return found
+    """Build a dataclass from its JSON; unknown keys are ignored. ValueError if a value has another type."""
+    value: Kind = _adapter(kind).validate_python(raw)  # type: ignore[arg-type]  # a class is hashable
+    return value
 
 
 def section(kind: type[BaseModel]) -> AfterValidator:
-    """Of a field of a state: it holds a section of the parameters, or nothing, and is refused with the file where it does not."""
+    """Validator of a state's field: an empty dict or a valid section of the parameters; else the state file is refused."""
 
     def checked(value: dict[str, Any]) -> dict[str, Any]:
         if value:

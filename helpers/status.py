@@ -38,7 +38,7 @@ from helpers.run.advice import triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission, refusal
-from helpers.snapshots.retention import kept_line, settled
+from helpers.snapshots.retention import retention_lines, settled
 
 # -- overview ----------------------------------------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ def summary(folder: RunState, steps: Sequence[plan.Step], verdict: str) -> str:
 
 def _route(folder: RunState) -> str:
     parameters = folder.parameters
-    return one_line(f"{parameters.source_said} → {parameters.target.label}, schema {parameters.schema_name}")
+    return one_line(f"{parameters.source_label} → {parameters.target.label}, schema {parameters.schema_name}")
 
 
 def _findings(result: StepResult) -> list[str]:
@@ -344,7 +344,7 @@ def _findings(result: StepResult) -> list[str]:
 
 
 def _finding(check: Check) -> str:
-    measured = f": {check.found}" if check.found else ""
+    measured = f": {check.measured_text}" if check.measured_text else ""
     ids = ", ".join(str(row.get("id", row)) for row in check.ids[:3]) if check.verdict is Verdict.FAIL else ""
     return ". ".join(filter(None, [f"{check.name}{measured}", check.detail, ids and f"Such as {ids}"]))
 
@@ -363,7 +363,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
     """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
     # Of a step that was killed as it ended, or written by somebody else.
-    said = audit.said(folder.reports, trusted(folder.reports))
+    said = audit.logged_files(folder.reports, trusted(folder.reports))
     for step in plan.LINE:
         if step.number > last.number:
             break
@@ -410,7 +410,7 @@ def report(folder: RunState, now: dt.datetime) -> list[str]:
         ("Cutover", lambda f, _: one_line(_cutover(f))),
         ("Fence", lambda f, _: one_line(fence_sentence(f))),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
-        ("Kept", lambda f, _: kept_line(f)),
+        ("Kept", lambda f, _: retention_lines(f)),
     ]  # fmt: skip
     for head, say in parts:
         for at, line in enumerate(filter(None, say(folder, now).splitlines())):

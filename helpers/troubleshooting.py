@@ -26,12 +26,12 @@ from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.formatting import flatten
-from helpers.migration import target_lock
 from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
 from helpers.migration.reembedding import REEMBEDDED, as_written
-from helpers.migration.source_changes import Ledger, current_snapshot
+from helpers.migration.source_changes import Ledger, current_snapshot, schema_of_run
 from helpers.migration.staging import Quarantine, Staged
+from helpers.migration.target_lock import target_not_empty
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
@@ -51,7 +51,7 @@ from helpers.run.command import child
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.schema import Context, load_schema
+from helpers.schema import Context
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.export_journal import OwnFile, read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
@@ -164,7 +164,7 @@ class Mend:
         """Raises `Terminal` ("target_not_empty") where one of these collections is not the one that this run made."""
         if taken := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
             anew = "Made anew by somebody since the run began; nothing was changed there. "
-            raise target_lock.taken(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
+            raise target_not_empty(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
         """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""
@@ -434,7 +434,7 @@ class Troubleshooter(NotebookStep, ABC):
     def places(self, keys: Collection[tuple[str, str]]) -> dict[str, dict[str, tuple[str, str]]]:
         """Where these chunks of the source, (collection, id), are to stand: target collection → id there → chunk. By the rules
         of the schema, as `runbook schema --explain` shows them."""
-        schema, names = load_schema(self.run.parameters.schema_name), self.snapshot.names()
+        schema, names = schema_of_run(self.run), self.snapshot.names()
         context = Context.of(names, self.run.date, self.run.parameters.migration)
         found: dict[str, dict[str, tuple[str, str]]] = {}
         for name in sorted({collection for collection, _ in keys} & set(names)):
@@ -572,7 +572,7 @@ class StagedTroubleshooter(Troubleshooter):
 
     def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
         assert store is not None, "the preconditions hold"
-        schema = load_schema(self.run.parameters.schema_name)
+        schema = schema_of_run(self.run)
         rules, written = self.run.parameters.migration, as_written(self.snapshot, self.run.workspace / REEMBEDDED)
         plans = plan_targets(written.collections(), staged, rules, schema)
         return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)

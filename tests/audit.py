@@ -36,7 +36,7 @@ INVENTED = {  # what looks like a secret and is none
         l0nger-than-the-passw0rd AbCdEf1234567890abcdefgh ghp_abcdefghijklmnop0123 hf_SuperSecretKey0123456789""",
     "keys of the stand-in for Chroma Cloud": "ck-5tandIn-0f-the-tests ck-of-somebody-else",
     "names of Python": """engine.MigrationHash.MD5 ipaddress.IPv6Address sqlite3.OperationalError sqlite3.DatabaseError
-        jsonschema.Draft202012Validator""",
+        jsonschema.Draft202012Validator sqlite3.SQLITE_LOCKED""",
 }  # fmt: skip
 _KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _DIGEST = re.compile(r"(--hash=)?(sha256:)?[0-9a-fA-F]{32,}")  # of files, commits and packages

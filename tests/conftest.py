@@ -59,7 +59,7 @@ def verdicts_follow_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not CLAIMS.search(name), name
         callers = (sys._getframe(n).f_globals["__name__"] for n in (1, 2))  # `judge` and `lasted` are between
         if next(c for c in callers if c != RunRecord.__module__).startswith("helpers."):
-            assert not found.unsaid, found.unsaid
+            assert not found.missing_figures, found.missing_figures
         return found
 
     monkeypatch.setattr(RunRecord, "check", check)

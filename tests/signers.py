@@ -169,16 +169,16 @@ def finish(home: RunFolder) -> None:
 def vouch(folder: Path) -> None:
     """Name what a test put into the folder of a run as the toolkit names what it writes."""
     digests = measure(folder).subjects
-    if not audit.said(folder, None).every:  # put together by the test
+    if not audit.logged_files(folder, None).complete:  # put together by the test
         audit.append(folder / audit.NAME, audit.BEGUN, digests={})
-    loose = audit.said(folder, None).unnamed(digests)
+    loose = audit.logged_files(folder, None).unnamed(digests)
     audit.append(folder / audit.NAME, audit.NOTEBOOK_KEPT, digests={name: digests[name] for name in loose})
 
 
 def changed_toolkit(patch: pytest.MonkeyPatch) -> None:
     """An operator with the runner's key whose toolkit seals whatever is there."""
     seals = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
-    patch.setattr(seals, "own", lambda run, chain, there, said: there)
+    patch.setattr(seals, "own_files", lambda run, chain, there, said: there)
     for refusal in ("refuse_changes", "refuse_other_log"):
         patch.setattr(seals, refusal, lambda *_: None)
 

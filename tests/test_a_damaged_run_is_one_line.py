@@ -222,7 +222,7 @@ def test_a_damaged_run_needs_its_snapshots(hurt: RunFolder, file: str) -> None:
     (kept / "hurt-21").mkdir(parents=True)
     audit.append(kept / audit.NAME, "snapshot created", snapshot="hurt-21", run="hurt", reports=str(hurt.reports))
     (hurt.reports / file).write_bytes(b"{")
-    [item] = retention.held(kept)
+    [item] = retention.snapshots_in(kept)
     if file == "parameters.yaml":  # nothing of it is asked
         assert item.needed_by == ("hurt",)
     else:

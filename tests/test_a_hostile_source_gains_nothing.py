@@ -351,7 +351,7 @@ import subprocess, sys
 print("own", sorted(os.environ))
 look = [sys.executable, "-c", "import os; print(sorted(os.environ))"]
 print("child", subprocess.run(look, capture_output=True, text=True).stdout)
-print("command", command.run_program(look, 60, "it").said)
+print("command", command.run_program(look, 60, "it").output)
 """
 
 
@@ -393,11 +393,11 @@ def test_another_run_in_the_same_kernel_gets_its_own_variables(monkeypatch: pyte
         "import os\nfrom helpers.run import command\n"
         "command.reduce_environment(['A']); assert 'A' in os.environ and 'B' not in os.environ, 1\n"
         "command.reduce_environment(['B']); assert 'B' in os.environ and 'A' not in os.environ, 2\n"
-        "assert {'A'} <= set(command.set_aside()) and 'B' not in command.set_aside()\n"
+        "assert {'A'} <= set(command.withheld_variables()) and 'B' not in command.withheld_variables()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "A": "1", "B": "2"}, check=False)
     assert done.returncode == 0
-    assert command.set_aside() == {}, "this process keeps its own"
+    assert command.withheld_variables() == {}, "this process keeps its own"
 
 
 @pytest.mark.slow

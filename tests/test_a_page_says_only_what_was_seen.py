@@ -18,13 +18,13 @@ from helpers.formatting import harmless, moment, unpacked_rows
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, read_run, record
-from helpers.report.clients import beside_prediction, downtime_parts, to_source, way_back
+from helpers.report.clients import beside_prediction, downtime_parts, rollback_sentence, to_source
 from helpers.report.outcome import decision_tree, due_by_warnings, ends, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.report.record import untried
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run import folders as runs
-from helpers.run.advice import HISTORIES, asks, page_remedy
+from helpers.run.advice import HISTORIES, needs_action, page_remedy
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.steps.dry_run import predictions, rows
@@ -124,7 +124,7 @@ def test_a_warning_that_came_after_the_decision_says_so_and_that_nobody_signed_k
 
 @pytest.mark.parametrize(("value", "said"), [(2.27459, "2.27"), (2.0004, "2.0004"), (1.99951, "2"), (0.41, "0.41")])
 def test_a_measured_value_has_three_digits_unless_they_would_cross_its_limit(value: float, said: str) -> None:
-    assert Check("x", Verdict.PASS, value, 2, relation="≤").found == said
+    assert Check("x", Verdict.PASS, value, 2, relation="≤").measured_text == said
 
 
 def test_no_remedy_takes_back_a_step_that_cannot_be_taken_back_any_more() -> None:
@@ -143,12 +143,12 @@ def test_a_remedy_that_asks_for_no_act_says_so_or_lies_at_the_source() -> None:
     for code in ReasonCode:
         if (
             (remedy := page_remedy(code, "r"))
-            and not asks(remedy)
+            and not needs_action(remedy)
             and not remedy.startswith(("Notebook", "Nothing is due"))
         ):
             assert re.search("at the source|Embed these documents again", remedy), code
-    assert asks(page_remedy(ReasonCode.SLOW_QUERIES, "r"))
-    assert asks(page_remedy(ReasonCode.IDS_REWRITTEN, "r"))
+    assert needs_action(page_remedy(ReasonCode.SLOW_QUERIES, "r"))
+    assert needs_action(page_remedy(ReasonCode.IDS_REWRITTEN, "r"))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_way_back_is_said_with_its_end_its_place_and_both_histories(tmp_path
     assert tile.note.endswith("before closeout, fence up")
     assert len(tile.note) <= 180
     before = make_run(tmp_path / "s", [kept])
-    assert "A rollback is possible until 2026-12-06 10:08:19 UTC" in way_back(read_run(before))
+    assert "A rollback is possible until 2026-12-06 10:08:19 UTC" in rollback_sentence(read_run(before))
     assert HISTORIES not in run_page(before), "one history, as long as the fence is up"
 
 

@@ -458,14 +458,14 @@ def test_a_seal_that_says_other_verdicts_than_the_results_is_named(
     folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decided_no_go(monkeypatch)
-    about = SEALS._about
+    about = SEALS._run_facts
 
     def lie(run: Any) -> dict[str, Any]:
         found = about(run)
         good = {step: {**said, "verdict": "pass", "error": ""} for step, said in found["verdicts"].items()}
         return {**found, "decision": "GO", "verdicts": {**good, "52": {"verdict": "pass", "error": "", "result": ""}}}
 
-    monkeypatch.setattr(SEALS, "_about", lie)
+    monkeypatch.setattr(SEALS, "_run_facts", lie)
     home = reviewed(signers)
     assert "results/23.json: the seal says another verdict" in plain(home)
     assert "results/24.json: the seal says another decision" in plain(home)

@@ -52,6 +52,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def night(template: Path, tmp_path: Path) -> Night:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     for file in tmp_path.rglob("*.json"):
+        if file.name == "manifest.json":  # its digest is over its folder, too
+            continue
         file.write_text(file.read_text().replace(str(template), str(tmp_path)))
     found = Night.__new__(Night)
     found.home, found.source, found.target = tmp_path, {"path": "source"}, {"path": "target"}

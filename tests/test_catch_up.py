@@ -99,7 +99,7 @@ def assert_target_is_source(folder: RunFolder) -> None:
                 assert sorted(i for i, _ in near) == sorted(wanted.ids), "lost to search"
     suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
-    assert suite.found.differing == 0, suite.differences()
+    assert suite.findings.differing == 0, suite.differences()
     recovery = CheckpointRecoveryStep(RunRecord(folder.read(), "30"))
     assert recovery.context()["same"].all()
     recovery.proof()
@@ -258,7 +258,7 @@ def test_the_schema_s_quarantine_follows_the_source(tmp_path: Path, monkeypatch:
         assert ("alpha:a1" in held, "alpha:a2" in held, "alpha:a7" in held) == (True, False, False)
     suite = ValidateStep(RunRecord(night.read(), "23"))
     suite.read_target()
-    assert suite.found.differing == 0
+    assert suite.findings.differing == 0
 
     mute = ALPHA.slice(10, 50)
     mute.documents[:] = [None] * 40

@@ -115,7 +115,7 @@ def test_nothing_is_lost_stale_or_risen_from_the_dead(
     assert len(last["rounds"]) == len(rounds) + 1
     suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
-    assert suite.found.differing == 0
+    assert suite.findings.differing == 0
     before, after = everything(source), everything(target)
     if schema == "identity":
         assert_same(before, after)

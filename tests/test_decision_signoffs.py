@@ -363,8 +363,8 @@ def test_a_signature_moved_between_statements(run: Path, signers: Signers) -> No
 def test_the_keys_of_a_rehearsal_are_refused_by_a_production_run(
     home: RunFolder, signers: Signers, tmp_path: Path
 ) -> None:
-    throw_away = signing.throw_away(tmp_path / "keys", ROLES)
-    assert throw_away == signing.throw_away(tmp_path / "keys", ROLES)
+    throw_away = signing.throw_away_keys(tmp_path / "keys", ROLES)
+    assert throw_away == signing.throw_away_keys(tmp_path / "keys", ROLES)
     assert list(signing.problems(throw_away, ROLES, datetime.now(UTC))) == [
         "it lists the throw-away keys of a rehearsal"
     ]
@@ -426,7 +426,7 @@ def test_a_list_without_some_of_its_lines_lets_no_key_sign_what_it_could_not(tmp
     def narrower(now: str, there: str, gone: str = "", was_gone: str = "") -> bool:
         both = ((now, gone), (there, was_gone))
         now_, there_ = (dict(zip(lists, (text.encode() or None for text in each), strict=True)) for each in both)
-        return signing.narrower(now_, there_)
+        return signing.is_narrower(now_, there_)
 
     assert narrower(security, dba + security)
     assert narrower(security + dba, "# since May\n" + dba + security)

@@ -17,6 +17,7 @@ from helpers.errors import Transient
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import creation, open_source, open_target, wire
 from helpers.stores.api_v1 import ApiV1Store
+from helpers.stores.client import batch_of
 from helpers.stores.limits import attempt
 from helpers.stores.wire import session_of
 from tests.proxies import LATIN, NULL, PAGE, SLOW_HEAD, TRICKLE, FaultyProxy
@@ -189,3 +190,29 @@ def test_a_deep_answer_with_vectors_is_refused() -> None:
     body = b'{"embeddings":[[1]],"metadatas":' + b"[" * 200 + b"]" * 200 + b"}"
     with pytest.raises(orjson.JSONDecodeError, match="deeply"):
         answer_of(body)
+
+
+NUMBERS = np.array([0x15AE43FC, 0x15AE43FD, 0x15AE43FE, 0x95AE43FD, 0x3F800000, 0x00000001, 0x7F7FFFFF], np.uint32)
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["array", "lists"])
+def test_each_number_is_the_float32_that_was_printed(ragged: bool) -> None:
+    """Of one the shortest text, read as a double, is halfway to its neighbour: a double that is rounded would be that one."""
+    wanted = NUMBERS.view(np.float32)
+    text = ",".join(np.format_float_scientific(number, unique=True, trim="-") for number in wanted)
+    assert (np.array(orjson.loads(f"[{text}]")).astype(np.float32).view(np.uint32) != NUMBERS).sum() == 2, "so it is"
+    more = ',"more":0,"more":0' if ragged else ""
+    content = f'{{"ids":["a"],"embeddings":[[{text}]],"documents":[null],"metadatas":[null]{more}}}'.encode()
+    answer = answer_of(content)
+    assert isinstance(answer["embeddings"], list) == ragged
+    (vector,) = batch_of(["a"], answer, len(wanted), True).embeddings
+    assert vector.view(np.uint32).tolist() == NUMBERS.tolist()
+
+
+def test_each_number_of_a_server_arrives_as_it_was_written(tmp_path: Path) -> None:
+    wanted = chunks(1, len(NUMBERS))
+    wanted.embeddings[:] = NUMBERS.view(np.float32)
+    with ChromaServer(tmp_path / "db") as server, open_target(Endpoint(url=server.url)) as store:
+        fill(store, "notes", wanted)
+        found = store.read("notes", wanted.ids)
+    assert found.embeddings.view(np.uint32).tolist() == [NUMBERS.tolist()]

@@ -168,7 +168,7 @@ def _client_adds(place: Path, chunk: str) -> None:
 
 def _roll_back(night: Night, meanwhile: Callable[[], None], proof: dict[str, Any]) -> None:
     """The drill, put back; `meanwhile` comes between its lift of the fence and the new fence."""
-    with postmortem.as_it_stands(night.folder, proof):
+    with postmortem.undo_after_drill(night.folder, proof):
         night.rollback(why="drill", replay=True)
         meanwhile()
 

@@ -78,10 +78,10 @@ def test_the_search_finds_a_check_that_says_too_little(source: str, said: str) -
 
 
 def test_a_check_says_what_it_leaves_open() -> None:
-    assert Check("files", Verdict.PASS, 1, 1).unsaid == ""
-    assert Check("files", Verdict.NOT_APPLICABLE).unsaid == ""
-    assert Check("files", Verdict.PASS, 1).unsaid == "files: pass, and not what was expected"
-    assert "not what was expected and measured" in Check("files", Verdict.NOT_EXERCISED, detail="none").unsaid
+    assert Check("files", Verdict.PASS, 1, 1).missing_figures == ""
+    assert Check("files", Verdict.NOT_APPLICABLE).missing_figures == ""
+    assert Check("files", Verdict.PASS, 1).missing_figures == "files: pass, and not what was expected"
+    assert "not what was expected and measured" in Check("files", Verdict.NOT_EXERCISED, detail="none").missing_figures
 
 
 def test_a_later_answer_takes_the_place_of_an_earlier_one(folders: Path) -> None:

@@ -284,7 +284,7 @@ def test_a_move_in_a_run_of_an_older_toolkit_is_a_note(folders: Path, signers: S
     with pytest.MonkeyPatch.context() as patch:  # seals as they were set before the log named what was moved
         new, as_now = {"moves", "bound", "approvals"}, SEALS.statement
         patch.setattr(SEALS, "statement", lambda m, p: as_now(m, {k: v for k, v in p.items() if k not in new}))
-        patch.setattr(SEALS, "own", lambda run, chain, there, said: there)
+        patch.setattr(SEALS, "own_files", lambda run, chain, there, said: there)
         evidence.keep_sealed(home.read())
     assert not new & evidence.seals(home.reports)[0].predicate.keys()
     with pytest.MonkeyPatch.context() as patch:

@@ -137,7 +137,7 @@ def test_every_writing_is_found_in_the_middle_of_bytes(how: str, tmp_path: Path)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").write_bytes(b"\x89PNG\0" + b"x" * 70_000 + WRITTEN[how] + b"\xff\0tail")
     (tmp_path / "clean.log").write_bytes(b"Bearer of news, hunter of 2")
-    found = secret_scan.search(tmp_path, [REFERENCE]).found
+    found = secret_scan.search(tmp_path, [REFERENCE]).hits
     assert {(name, reference) for name, reference, _ in found} == {("figures/a.png", "env:CHROMA_TOKEN")}
     with pytest.raises(WorldError, match=r"figures/a\.png holds the value of env:CHROMA_TOKEN") as caught:
         secret_scan.refuse(secret_scan.search(tmp_path, [REFERENCE]), tmp_path)
@@ -152,13 +152,13 @@ def test_a_value_far_behind_the_beginning_of_a_packed_file_is_found(
     monkeypatch.setattr(secret_scan, "_PIECE", 2**16)
     monkeypatch.setattr(secret_scan, "_OVERLAP", 2**10)
     (tmp_path / "far.bin").write_bytes(how(b"x" * (2**20 - 5) + RAW + b"y" * 1000))
-    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("far.bin", "env:CHROMA_TOKEN")]
+    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).hits] == [("far.bin", "env:CHROMA_TOKEN")]
 
 
 def test_a_file_of_deflate_without_any_mark_is_searched(tmp_path: Path) -> None:
     """As the body of an answer is, for one."""
     (tmp_path / "body").write_bytes(zlib.compress(b"before " + RAW)[2:-4])
-    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("body", "env:CHROMA_TOKEN")]
+    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).hits] == [("body", "env:CHROMA_TOKEN")]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -174,11 +174,11 @@ def test_many_secrets_are_looked_for_at_once(tmp_path: Path) -> None:
     words = ["".join(drawn.choices(string.ascii_lowercase, k=7)) for _ in range(500)]
     text = " ".join(drawn.choices(words, k=200_000)).encode()
     (tmp_path / "list.txt").write_bytes(text)
-    assert secret_scan.search(tmp_path, [], values).found == []
+    assert secret_scan.search(tmp_path, [], values).hits == []
     one = min(seconds(lambda: secret_scan.search(tmp_path, [], {"0": values["0"]})) for _ in range(3))
     assert seconds(lambda: secret_scan.search(tmp_path, [], values)) < 6 * one
     (tmp_path / "list.txt").write_bytes(text + values["7"].encode() + text + values["59"].encode())
-    assert {name for _, name, _ in secret_scan.search(tmp_path, [], values).found} == {"7", "59"}
+    assert {name for _, name, _ in secret_scan.search(tmp_path, [], values).hits} == {"7", "59"}
 
 
 def test_small_compressed_parts_are_looked_at_together(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_small_compressed_parts_are_looked_at_together(tmp_path: Path) -> None:
     data = gzip.compress(b"a few words of no importance") * 10_000 + gzip.compress(RAW)
     assert len(list(secret_scan._readings(data))) == 2
     (tmp_path / "parts").write_bytes(data)
-    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("parts", "env:CHROMA_TOKEN")]
+    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).hits] == [("parts", "env:CHROMA_TOKEN")]
     (tmp_path / "parts").write_bytes(gzip.compress(RAW[:8]) + gzip.compress(RAW[8:]))
-    assert secret_scan.search(tmp_path, [REFERENCE]).found == []
+    assert secret_scan.search(tmp_path, [REFERENCE]).hits == []
 
 
 @pytest.mark.parametrize("head", ["x^", "eNo", "H4sI"])
@@ -207,7 +207,7 @@ def test_a_value_behind_a_hundred_megabytes_is_found_in_bounded_memory(tmp_path:
             file.write(b"x" * 2**20)
         file.write(RAW)
     tracemalloc.start()
-    found = secret_scan.search(tmp_path, [REFERENCE]).found
+    found = secret_scan.search(tmp_path, [REFERENCE]).hits
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert [hit[:2] for hit in found] == [("far.gz", "env:CHROMA_TOKEN")]
@@ -233,7 +233,7 @@ def test_what_is_between_pieces_is_left_out_and_nothing_else() -> None:
 def test_the_name_of_a_file_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMA_TOKEN", "s3cret-token")
     (tmp_path / "s3cret-token.png").write_bytes(b"")
-    assert secret_scan.search(tmp_path, [REFERENCE]).found == [("name of a file", "env:CHROMA_TOKEN", "plain")]
+    assert secret_scan.search(tmp_path, [REFERENCE]).hits == [("name of a file", "env:CHROMA_TOKEN", "plain")]
 
 
 def test_a_secret_that_is_not_here_or_too_short_is_told_as_not_searched(
@@ -246,7 +246,7 @@ def test_a_secret_that_is_not_here_or_too_short_is_told_as_not_searched(
         "env:CHROMA_TOKEN": "is shorter than 6 characters",
         "env:NOWHERE_TO_BE_FOUND": "has no value here",
     }
-    assert (report.found, report.searched) == ([], [])
+    assert (report.hits, report.searched) == ([], [])
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_what_a_server_repeats_is_shown_without_it(home: RunFolder) -> None:
     )
     result.write(home.reports / "results" / "10.json")
     audit.append(home.reports / audit.NAME, "failed", why=said)
-    assert secret_scan.search(home.reports, [REFERENCE]).found == []
+    assert secret_scan.search(home.reports, [REFERENCE]).hits == []
     assert StepResult.read(home.reports / "results" / "10.json").checks[0].measured == "<secret env:CHROMA_TOKEN>"
     assert audit.check(home.reports / audit.NAME) is None
 
@@ -299,7 +299,7 @@ def test_no_text_shows_any_writing_of_a_secret(value: str, monkeypatch: pytest.M
     REFERENCE.resolve()
     parts = errors.secret_parts(value)
     assert ("Tr0ub4dor-3x" in parts) == value.startswith("Basic")
-    texts = [text for part in parts for _, text in errors.writings(part)]
+    texts = [text for part in parts for _, text in errors.encodings(part)]
     assert len(texts) > 30
     for text in texts:
         shown = errors.redacted(f"before {text} after")
@@ -388,7 +388,7 @@ def test_a_secret_with_some_characters_escaped_is_neither_shown_nor_kept(
 ) -> None:
     monkeypatch.setenv("CHROMA_TOKEN", f"Bearer {PARTLY}")
     (tmp_path / "a.log").write_text(f"ä denied for key {ESCAPED[how]}&amp; more", encoding="utf-8")
-    assert {hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found} == {("a.log", "env:CHROMA_TOKEN")}
+    assert {hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).hits} == {("a.log", "env:CHROMA_TOKEN")}
     shown = errors.redacted(f"ä denied for key {ESCAPED[how]}&amp; more")
     assert re.fullmatch(r'ä denied for key (\\?")*<secret env:CHROMA_TOKEN>.{0,7}&amp; more', shown), shown
 
@@ -397,7 +397,7 @@ def test_what_stands_before_a_secret_does_not_hide_it(tmp_path: Path, monkeypatc
     """`=c2` is quoted-printable for one byte, and may be the beginning of a value. Other escapes stay as they are."""
     monkeypatch.setenv("CHROMA_TOKEN", "Bearer c2Vj/mV0q81Nw==")
     (tmp_path / "a.log").write_text("key=c2Vj&#x2F;mV0q81Nw&#x3D;&#x3D;")
-    assert secret_scan.search(tmp_path, [REFERENCE]).found
+    assert secret_scan.search(tmp_path, [REFERENCE]).hits
     shown = errors.redacted("a &#x2F; key=c2Vj&#x2F;mV0q81Nw&#x3D;&#x3D; %2F 100%c2Vj&#47;mV0q81Nw==")
     assert shown == "a &#x2F; key=<secret env:CHROMA_TOKEN> %2F 100%<secret env:CHROMA_TOKEN>"
 
@@ -407,7 +407,7 @@ def test_what_stands_before_a_secret_does_not_hide_it(tmp_path: Path, monkeypatc
 )
 def test_a_text_of_escapes_alone_is_read_in_one_pass(text: bytes) -> None:
     before = time.process_time()
-    for _, read in errors.readings(text):
+    for _, read in errors.decodings(text):
         assert len(read) <= len(text)
     assert time.process_time() - before < 5, "a few tenths of a second; with repetition in repetition it has no end"
 
@@ -415,7 +415,7 @@ def test_a_text_of_escapes_alone_is_read_in_one_pass(text: bytes) -> None:
 def test_a_password_inside_of_basic_is_searched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMA_TOKEN", "Basic " + base64.b64encode(b"admin:Tr0ub4dor-3x").decode())
     (tmp_path / "run.log").write_text("login of admin with Tr0ub4dor-3x failed")
-    assert [name for name, _, _ in secret_scan.search(tmp_path, [REFERENCE]).found] == ["run.log"]
+    assert [name for name, _, _ in secret_scan.search(tmp_path, [REFERENCE]).hits] == ["run.log"]
 
 
 def test_user_info_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
@@ -446,6 +446,6 @@ def test_no_byte_holds_a_secret_that_the_server_answers_with(tmp_path: Path) -> 
     assert failed.returncode == 1, failed.stdout
     said = (failed.stdout + failed.stderr + done.stdout + done.stderr).encode()
     everything = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "source" not in p.parts]
-    needles = [needle for part in (token, f"Bearer {token}") for _, needle in secret_scan.writings(part)]
+    needles = [needle for part in (token, f"Bearer {token}") for _, needle in secret_scan.byte_encodings(part)]
     assert [n for n in needles for data in [said, *everything] if n in data] == []
     assert "secret env:CHROMA_TOKEN" in (tmp_path / "reports" / "one" / "run.log").read_text(encoding="utf-8")

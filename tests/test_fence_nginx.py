@@ -375,7 +375,7 @@ def test_a_listener_that_leads_to_the_source_in_a_roundabout_way_is_asked(
         found = control(folder)
         found.put_up()
         before = names(fenced)
-        assert found.ways_round()[0] == ([f"http://127.0.0.1:{port} (chroma.internal)"] if passes else [])
+        assert found.bypasses()[0] == ([f"http://127.0.0.1:{port} (chroma.internal)"] if passes else [])
         assert names(fenced) == before, "what the probe wrote is gone"
         lift(folder.read())
 

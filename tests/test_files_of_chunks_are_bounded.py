@@ -107,7 +107,7 @@ def test_what_an_upgrade_left_beside_a_database_is_bounded_too(tmp_path: Path, m
     with pytest.raises(Terminal), open_source(Endpoint(path=str(folder)), tmp_path / "scratch"):
         pass
     assert refused
-    assert all(line.startswith("['id']: decoded it would have") for line in refused)
+    assert all(line.startswith("['collection_uuid', 'id']: decoded it would have") for line in refused)
 
 
 def test_a_page_that_holds_more_than_the_footer_says_is_refused(tmp_path: Path) -> None:
@@ -205,6 +205,32 @@ def test_vectors_that_are_not_there_take_no_place(tmp_path: Path) -> None:
     assert read_table(file).num_rows == 1
     with pytest.raises(ValueError, match="decoded it would have"):
         read_table(file, most=2**20)
+
+
+WIDE = pa.list_(pa.float32(), 2**20)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.struct([("v", WIDE)]),
+        pa.struct([("deep", pa.struct([("v", WIDE)]))]),
+        pa.list_(WIDE),
+        pa.map_(pa.string(), WIDE),
+        pa.list_(pa.list_(pa.float32(), 2**10), 2**10),
+        pa.fixed_shape_tensor(pa.float32(), [2**10, 2**10]),
+    ],
+    ids=["struct", "deep", "list", "map", "twice", "tensor"],
+)
+def test_lists_of_a_fixed_size_inside_other_types_are_refused(tmp_path: Path, kind: pa.DataType) -> None:
+    file = tmp_path / "nested.parquet"
+    absent = pa.array([None], kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind)
+    pq.write_table(pa.table({"id": ["a"], "x": absent.cast(kind)}), file)
+    assert file.stat().st_size < 2**14
+    assert read_table(file, ["id"]).num_rows == 1, "it is not decoded"
+    for columns in (None, ["x"], ["id", "x"]):
+        with pytest.raises(ValueError, match="its column x is of a type that neither Chroma nor this toolkit writes"):
+            read_table(file, columns)
 
 
 def test_a_part_of_a_snapshot_is_bounded_too(tmp_path: Path) -> None:

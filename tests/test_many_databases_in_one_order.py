@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,14 +25,15 @@ from helpers.migration.target_lock import (
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
-from helpers.results import write_text
+from helpers.results import Check, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner import group
+from helpers.steps.source_health import SourceHealthStep
 from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_target
-from helpers.stores.opening import databases_of, holds_nothing, lacking, make
+from helpers.stores.opening import create_levels, databases_of, holds_nothing, missing_levels
 from tests.cloud_standin import CloudStandIn
 from tests.servers import ChromaServer
 from tests.storage import chunks, plan, tree
@@ -43,7 +45,7 @@ def filled(place: dict[str, Any], databases: list[tuple[str, str]], count: int =
     """These tenants and databases, each with a collection `notes` of its own chunks."""
     for number, (tenant, database) in enumerate(databases):
         there = Endpoint(**place, tenant=tenant, database=database)
-        make(there, lacking(there))
+        create_levels(there, missing_levels(there))
         with open_target(there) as store:
             store.create(plan("notes", "cosine"))
             store.add("notes", chunks(count, seed=number, prefix=f"{tenant}-{database}-"))
@@ -86,6 +88,37 @@ def test_a_directory_lists_its_tenants_and_databases_and_stays_as_it_is(director
     assert holds_nothing(Endpoint(path=str(directory)))
     assert not holds_nothing(Endpoint(path=str(directory), tenant="acme", database="sales"))
     assert tree(directory) == before
+
+
+def others(source: dict[str, Any], run_id: str, group: str = "") -> Check:
+    parameters = parameters_from({"source": source, "target": {"path": "t"}, "signoff": {"required": []}})
+    run = RunRecord(runs.create(parameters, run_id, group=group), "10", parameters)
+    SourceHealthStep(run).reach()
+    return next(check for check in run.result.checks if check.name == "other databases with collections")
+
+
+def test_step_10_warns_of_other_databases_where_nobody_chose(
+    directory: Path, server: ChromaServer, tmp_path: Path
+) -> None:
+    shutil.copytree(directory, source := tmp_path / "source")
+    place: dict[str, Any] = {"path": str(source)}
+    with open_target(Endpoint(**place)) as store:
+        store.create(plan("mine", "cosine"))
+    before = tree(source)
+    warned = others(place, "one")
+    assert (warned.verdict, warned.measured, warned.reason) == ("warning", 3, "source_findings")
+    assert "acme/people, acme/sales, beta/people" in warned.detail
+    named = others({**place, "tenant": "acme", "database": "sales"}, "named")
+    listed = others(place, "listed", "a-table")
+    for noted in (named, listed):
+        assert (noted.verdict, noted.measured) == ("pass", 3)
+        assert "beta/people" in noted.detail
+    assert tree(source) == before
+    served = others({"url": server.url, "tenant": "acme", "database": "sales"}, "served")
+    assert (served.verdict, served.measured) == ("pass", 1), "tenants are not listed"
+    assert "acme/people" in served.detail
+    alone = others({"url": server.url, "tenant": "beta", "database": "people"}, "alone")
+    assert (alone.verdict, alone.measured, alone.detail) == ("pass", 0, "")
 
 
 def test_a_server_lists_the_databases_of_one_tenant_and_no_tenants(server: ChromaServer) -> None:
@@ -262,7 +295,7 @@ def test_the_command_runs_each_database_and_resumes_what_is_left(
     with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
         store.create(plan("other"))
     there = Endpoint(path=str(tmp_path / "target"), database="sales")
-    make(there, lacking(there))
+    create_levels(there, missing_levels(there))
     with open_target(there) as store:
         store.create(plan("notes"))  # somebody else's
     order = {
@@ -317,7 +350,7 @@ def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, ta
     ]  # a wrong name must not pass unseen
     assert made.verdict == "warning"
     assert target["database"] in str(made.measured)
-    assert "database" in lacking(night.read().parameters.target)
+    assert "database" in missing_levels(night.read().parameters.target)
     if place is not None and place.exists():
         assert databases_of(Endpoint(path=str(place), tenant="*", database="*")) == [
             ("default_tenant", "default_database")
@@ -339,7 +372,7 @@ def test_step_20_makes_it_as_the_operator_ordered(
             preflight(folder.parameters)
         with pytest.raises(UsageError, match=r"target\.create is false"):
             ensure_database(folder)
-        assert "database" in lacking(folder.parameters.target)
+        assert "database" in missing_levels(folder.parameters.target)
     else:
         preflight(folder.parameters)
 
@@ -348,10 +381,10 @@ def test_step_20_makes_it_as_the_operator_ordered(
 def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFolder, target: dict[str, Any]) -> None:
     claim_target(night.read())
     there = night.read().parameters.target
-    assert lacking(there) == ()
+    assert missing_levels(there) == ()
     assert claim_target(night.read())  # again, as after a kill
     assert give_back_target(night.read())
-    assert "database" in lacking(there)
+    assert "database" in missing_levels(there)
     assert remove_made_database(night.read()) == ""
     claim_target(night.read())
     with open_target(there) as store:
@@ -364,11 +397,11 @@ def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFol
 
 
 def test_a_database_that_was_there_is_never_taken_away(night: RunFolder) -> None:
-    make(night.read().parameters.target, lacking(night.read().parameters.target))
+    create_levels(night.read().parameters.target, missing_levels(night.read().parameters.target))
     assert ensure_database(night.read()) == ()
     assert not (night.workspace / MadeDatabase.file).exists()
     assert remove_made_database(night.read()) == ""
-    assert lacking(night.read().parameters.target) == ()
+    assert missing_levels(night.read().parameters.target) == ()
 
 
 # -- forty -------------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def home(folders: Path, signers: Signers) -> RunFolder:
 
 
 def unnamed(home: RunFolder) -> list[str]:
-    said = audit.said(home.reports, STATEMENT.trusted(home.reports))
+    said = audit.logged_files(home.reports, STATEMENT.trusted(home.reports))
     return said.unnamed(STATEMENT.measure(home.reports).subjects)
 
 
@@ -311,7 +311,11 @@ def test_another_decision_other_code_and_other_signers_between_two_seals_are_nam
     old = {**one.subjects, "allowed_signers": "0" * 64}
     before = replace(one, predicate={**one.predicate, "decision": "NO-GO", "code": {"commit": "a" * 40}}, subjects=old)
     found, same = verification.Verified(), verification.Verified()
-    assert list(verification._announced([before, two], found)) == list(verification._announced([one, two], same)) == []
+    assert (
+        list(verification._note_changes([before, two], found))
+        == list(verification._note_changes([one, two], same))
+        == []
+    )
     said = found.notes
     assert any(line == f"{two.name}: the decision is GO; at seal 2 it was NO-GO" for line in said)
     assert any("the code is not that of seal 2: code (commit aaaaaaaaaaaa, then " in line for line in said)

@@ -148,10 +148,10 @@ def test_the_tokens_of_a_url_are_secrets_and_its_names_are_not(
         assert redacted(f"<{token}>") == "<<secret env:CHANNEL>>"
         (tmp_path / "kept").mkdir(exist_ok=True)
         (tmp_path / "kept" / "page.html").write_text(token)
-        assert secret_scan.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
+        assert secret_scan.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).hits
     assert redacted(open_) == open_
     (tmp_path / "kept" / "page.html").write_text(open_)
-    assert not secret_scan.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
+    assert not secret_scan.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).hits
 
 
 def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_asked_for(

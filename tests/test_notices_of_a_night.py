@@ -75,7 +75,7 @@ def test_announcement_start_go_cutover_end_and_the_rollback_arrive_in_order(tmp_
         assert verified.returncode == 0, verified.stdout + verified.stderr
     outputs = "".join(r.stdout + r.stderr for r in (first, second, third, back)).encode()
     kept = [p.read_bytes() for home in ("reports", "workspace") for p in (tmp_path / home).rglob("*") if p.is_file()]
-    needles = [needle for _, needle in secret_scan.writings(TOKEN)]
+    needles = [needle for _, needle in secret_scan.byte_encodings(TOKEN)]
     assert [n for n in needles for data in [outputs, *kept] if n in data] == []
     page = (tmp_path / "reports" / "one" / "index.html").read_text(encoding="utf-8")
     assert "<td>env:DEAD</td><td>failed: no answer within 3 seconds</td>" in page

@@ -135,7 +135,7 @@ def test_round_after_round_it_is_what_a_whole_staging_would_be(
             assert now.verify(since=was) == again.verify() == now.verify()
             folder = tmp_path / str(number)
             both = restage(staged, aside, was, now, folder, partial(named, folder), whole=False)
-            assert both.gone.total < 40 or number == 3
+            assert both.removed.total < 40 or number == 3
             whole_aside = Quarantine(folder / "whole-quarantine")
             whole = made(again, folder / "whole", whole_aside)
             new_aside = Quarantine(folder / "quarantine")
@@ -174,7 +174,7 @@ def test_ids_that_would_meet_another_are_left_to_a_whole_staging(tmp_path: Path)
         both = restage(
             staged, aside, was, now, folder, lambda some, name, into: made(some, folder / name, into), whole=False
         )
-    assert both.now is both.came
+    assert both.now is both.added
     assert [c["id"] for c in both.now.collisions] == ["a0"]
 
 

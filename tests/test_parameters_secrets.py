@@ -188,7 +188,7 @@ def assert_hidden(parameters: Parameters, hidden: list[str], place: Path) -> Non
         (place / f"run-{number}").mkdir()
         (place / f"run-{number}" / "log.txt").write_text(f"said {text} once", encoding="utf-8")
         found = secret_scan.search(place / f"run-{number}", parameters.secrets(), parameters.secrets_of_files())
-        assert {hit[0] for hit in found.found} == {"log.txt"}, number
+        assert {hit[0] for hit in found.hits} == {"log.txt"}, number
     (place / "clean").mkdir()
     (place / "clean" / "log.txt").write_text("backup@project.example kept", encoding="utf-8")
-    assert secret_scan.search(place / "clean", parameters.secrets(), parameters.secrets_of_files()).found == []
+    assert secret_scan.search(place / "clean", parameters.secrets(), parameters.secrets_of_files()).hits == []

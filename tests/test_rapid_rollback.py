@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 
 from helpers.cli import parser
 from helpers.fence import Control
-from helpers.run.advice import rapid
+from helpers.run.advice import rapid_rollback
 from helpers.run.folders import RunFolder
 from helpers.steps import index
 from helpers.steps.index import plan_and_measured
@@ -177,7 +177,7 @@ def test_a_damaged_source_is_written_back_by_the_line_that_says_so(world: World)
 
 
 def test_every_command_of_the_page_is_one_that_the_command_line_takes(own_folders: None) -> None:
-    commands: list[Any] = [line.command.split() for line in rapid(RunFolder.of("night-1").command)]
+    commands: list[Any] = [line.command.split() for line in rapid_rollback(RunFolder.of("night-1").command)]
     for command in commands:
         assert command[0] == ".venv/bin/runbook"
         assert parser().parse_args(command[1:]).run_id == "night-1"

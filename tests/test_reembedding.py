@@ -220,7 +220,7 @@ def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: 
     assert [(c.measured, c.reason) for c in record.result.checks if c.name == REEMBEDDED_CHECK] == [(3, "reembedded")]
     suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
-    assert suite.found.differing == 0, suite.differences()
+    assert suite.findings.differing == 0, suite.differences()
     assert suite.of.quarantined == {("notes", "lost-3"): "missing_embedding"}
     with embedded(tmp_path / "target") as store:
         assert store.count("notes") == 30 + 3 + 6 - 1

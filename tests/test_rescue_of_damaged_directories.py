@@ -15,7 +15,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, WorldError
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import distance, open_source, opening, told_dimension
+from helpers.stores import checked_dimension, distance, open_source, opening
 from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import LINKS, bloat
 from helpers.stores.layout import DATABASE, reading, stored_names
@@ -126,8 +126,8 @@ def test_a_length_of_vectors_that_nobody_has_makes_no_matrix(bench: Bench, dimen
         store.read(made.collection, store.ids(made.collection))
     for told in (dimension, "3", 1.5):
         with pytest.raises(Terminal, match="are said to have"):
-            told_dimension(told, "alpha")
-    assert [told_dimension(told, "alpha") for told in (None, 0, 4_096)] == [None, 0, 4_096]
+            checked_dimension(told, "alpha")
+    assert [checked_dimension(told, "alpha") for told in (None, 0, 4_096)] == [None, 0, 4_096]
 
 
 @pytest.mark.parametrize("name", ["{outside}", "../../outside", "..", "", b"a"])

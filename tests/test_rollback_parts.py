@@ -16,25 +16,46 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal
+from helpers.cutover import CutoverState
+from helpers.errors import Terminal, UsageError
 from helpers.migration.source_changes import WrittenData
 from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback import FILES, LIFT, REMOVE, STAGES, TITLES, TRY, at_work, outline, postmortem, replay, stop
+from helpers.rollback import (
+    FILES,
+    LIFT,
+    REMOVE,
+    STAGES,
+    TITLES,
+    TRY,
+    at_work,
+    outline,
+    postmortem,
+    proof,
+    replay,
+    return_writes,
+    stop,
+)
 from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
+from helpers.run import plan as plan_of_a_run
 from helpers.run.advice import triggers
-from helpers.run.folders import RunLock
+from helpers.run.folders import RunLock, RunPath
 from helpers.run.kernel import RUNNER_PID
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
-from helpers.schema import Schema
+from helpers.runner.notebook import take_back
+from helpers.schema import Schema, load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps import rollback
+from helpers.steps.cutover import Control
+from helpers.steps.migrate import MigrateStep
 from helpers.steps.rollback import remove
 from tests.conftest import ROOT
-from tests.rollbacks import snapshotted
+from tests.rollbacks import Night, everything, others, snapshotted, usual_source
 from tests.storage import chunks, embedded, exact, fill, plan
 
 
@@ -96,7 +117,8 @@ def test_the_triggers_of_the_runbook_and_their_edges(found: dict[str, StepResult
 def test_only_what_the_client_changed_goes_over_the_original_metadata(
     base: dict[str, Any] | None, was: dict[str, Any] | None, now: dict[str, Any] | None, back: dict[str, Any] | None
 ) -> None:
-    assert exact(_metadata(base, was, now)) == exact(back)
+    merged, why = _metadata(base or {}, was or {}, now or {}, load_schema("identity"), "any")
+    assert (exact(merged), why) == (exact(back), "")
 
 
 def made_of(target: str, ids: list[str], staged: ChunkBatch | None = None) -> WrittenData:
@@ -114,7 +136,7 @@ def test_a_removal_leaks_no_lists(tmp_path: Path) -> None:
     with embedded(tmp_path / "db") as store:
         fill(store, "made", batch)
         done = remove(store, made_of("made", batch.ids), {})
-        assert (done.chunks, done.dropped, done.kept) == ({"made": 20}, ["made"], {})
+        assert (done.chunks, done.dropped, done.foreign) == ({"made": 20}, ["made"], {})
         store.create(plan("later"))
         plain = dataclasses.replace(batch, metadatas=[{"n": i} for i in range(20)])
         store.add("later", plain)
@@ -285,7 +307,8 @@ def test_a_chunk_that_clients_moved_to_another_collection_of_the_target_is_not_d
         Written(to, "l2", none, none, [], moved),
     ]
     schema = cast(Schema, SimpleNamespace(
-        only_source=lambda target, names: "corpus", content=SimpleNamespace(as_in_source=lambda c, held, m: m),
+        only_source=lambda target, names: "corpus",
+        content=SimpleNamespace(names_in_source=lambda collection, held, keys: {key: key for key in keys}),
     ))  # fmt: skip
     planned = replay.plan(found, snapshot, set(), schema=schema, prefixed=False)
     if to == "T1":
@@ -309,3 +332,116 @@ def test_the_times_of_a_rollback_are_those_of_its_stages() -> None:
     assert TITLES[FILES] == numbers.FILES_BACK
     assert TITLES[REMOVE] == numbers.CLEAN
     assert list(TITLES) == list(STAGES)
+
+
+def test_what_clients_write_to_the_source_after_the_restart_stays(tmp_path: Path, own_folders: Path) -> None:
+    """The application is back at the source before the second look: what its clients write there is not written over."""
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    application = tmp_path / "application.py"
+    application.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.storage import embedded\nhome = Path(sys.argv[1])\n"
+        "if b'before' in (home / 'app.env').read_bytes():\n"
+        "    with embedded(home / 'source') as store:\n"
+        "        held = store._collection('alpha')\n"
+        "        held.update(ids=['a3', 'a5'], metadatas=[{'status': 'source, after the restart'}] * 2)\n"
+        "        held.add(ids=['a7'], embeddings=[[1, 2, 3, 4]], metadatas=[{'n': 1}], documents=['made again'])\n",
+        encoding="utf-8",
+    )
+    night = Night(tmp_path, cutover={
+        "env_files": [{"path": "app.env", "keys": {"CHROMA_URL": "after"}}], "monitor_minutes": 0,
+        "restart": [["env", f"PYTHONPATH={ROOT}", sys.executable, str(application), str(tmp_path)]],
+    })  # fmt: skip
+    night.snapshot()
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        store._collection("alpha").update(ids=["a3"], metadatas=[{"by": "client at the target"}])
+        store._collection("alpha").delete(ids=["a7"])
+    verdicts = night.rollback(replay=True)
+    assert verdicts["replayed chunks"] is Verdict.PASS
+    with embedded(tmp_path / "source") as store:
+        held = store.read("alpha", ["a3", "a5", "a7"])
+    assert [metadata and metadata.get("status") for metadata in held.metadatas][:2] == ["source, after the restart"] * 2
+    assert (held.metadatas[0] or {})["by"] == "client at the target"
+    assert held.documents[2] == "made again"
+
+
+def test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_alone(
+    tmp_path: Path, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        store._collection("alpha").update(ids=["a3", "a4"], metadatas=[{"by": "target"}] * 2)
+    whole = proof.open_for_writing
+
+    def late(endpoint: Endpoint) -> Any:  # a client of the source comes between its proof and the replay
+        with embedded(tmp_path / "source") as store:
+            store._collection("alpha").update(ids=["a3"], metadatas=[{"by": "source"}])
+        return whole(endpoint)
+
+    monkeypatch.setattr(return_writes, "open_for_writing", late)
+    with pytest.raises(Terminal, match="1 write cannot be replayed: 1 in alpha: it was changed at the source too"):
+        night.rollback(replay=True)
+    with embedded(tmp_path / "source") as store:
+        assert [m and m.get("by") for m in store.read("alpha", ["a3", "a4"]).metadatas] == ["source", None]
+    night.rollback(replay=True, discard="the source's is right")
+    with embedded(tmp_path / "source") as store:
+        assert [m and m.get("by") for m in store.read("alpha", ["a3", "a4"]).metadatas] == ["source", "target"]
+
+
+@pytest.mark.parametrize("undone", [False, True], ids=["in force", "taken back"])
+def test_step_22_writes_over_nothing_that_clients_wrote_to_the_target(
+    tmp_path: Path, own_folders: Path, *, undone: bool
+) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        store._collection("alpha").update(ids=["a3"], metadatas=[{"status": "paid"}])
+    if undone:
+        Control(night.folder, night.folder.read().parameters).take_back("it was unwell")
+    with embedded(tmp_path / "source") as store:
+        store._collection("alpha").update(ids=["a4"], metadatas=[{"job": "old"}])
+    before = everything(night.target)
+    for write in (MigrateStep.import_chunks, MigrateStep.catch_up):
+        with pytest.raises(Terminal, match="step 22 would write over what they wrote"):
+            write(MigrateStep(RunRecord(night.folder.read(), Step.MIGRATE)))
+    with pytest.raises(UsageError, match="1 changed" if undone else "clients use it since the cutover"):
+        return_writes.leave_undone_cutover(night.folder.read())
+    with pytest.raises(UsageError, match="rollback"):
+        take_back(night.folder.read(), plan_of_a_run.find("22"), print)
+    assert everything(night.target) == before
+    assert CutoverState.load(night.folder.workspace) is not None
+
+
+def test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside(tmp_path: Path, own_folders: Path) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    Control(night.folder, night.folder.read().parameters).take_back("it was unwell")
+    with embedded(tmp_path / "source") as store:
+        store._collection("alpha").update(ids=["a4"], metadatas=[{"job": "late"}])
+    return_writes.leave_undone_cutover(night.folder.read())
+    assert CutoverState.load(night.folder.workspace) is None
+    assert list((night.folder.workspace / RunPath.EARLIER).rglob(str(RunPath.CUTOVER.value))), "what happened is kept"
+    night.migrate()
+    with embedded(tmp_path / "target") as store:
+        assert store.read("alpha", ["a4"]).metadatas == [{"job": "late"}]
+
+
+def test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one(
+    tmp_path: Path, own_folders: Path
+) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        fill(store, "orders", chunks(3, 4, prefix="o"))
+    control = Control(night.folder, night.folder.read().parameters)
+    control.take_back("it was unwell")
+    night.cut_over()
+    with pytest.raises(Terminal, match="1 new collections"):
+        night.rollback()

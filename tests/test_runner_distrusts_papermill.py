@@ -166,7 +166,7 @@ def test_the_log_names_a_notebook_as_the_runner_wrote_it(folder: RunFolder) -> N
     )
     assert execution.result().error is None
     pipeline._keep_notebook(folder, execution)
-    said = audit.said(folder.reports, None)
+    said = audit.logged_files(folder.reports, None)
     page = execution.output.with_suffix(".html")
     assert said.newest[execution.output.name] == hashlib.sha256(genuine).hexdigest()
     assert said.newest[page.name] == hashlib.sha256(page.read_bytes()).hexdigest()

@@ -156,18 +156,18 @@ def test_a_lock_that_is_no_plain_file_is_refused_in_one_line(tmp_path: Path, how
     assert how != "a link" or other.read_text(encoding="utf-8") == "mine"
     if how != "a link to nothing":
         with pytest.raises(WorldError, match="is a link or a special file"):
-            _ = RunLock(folder, "step").is_anothers
+            _ = RunLock(folder, "step").is_held_elsewhere
     with pytest.raises(WorldError, match="is a link or a special file"):
         at_work(folder)
 
 
 def test_who_holds_a_lock_is_told_apart() -> None:
     folder = runs.create(parameters(), "one")
-    assert not RunLock(folder, "step").is_anothers
+    assert not RunLock(folder, "step").is_held_elsewhere
     with RunLock(folder, "step"):
-        assert not RunLock(folder, "step").is_anothers
+        assert not RunLock(folder, "step").is_held_elsewhere
         (folder.workspace / "step.lock").write_text("process 1 on elsewhere", encoding="utf-8")
-        assert RunLock(folder, "step").is_anothers
+        assert RunLock(folder, "step").is_held_elsewhere
 
 
 def _with_package() -> dict[str, str]:

@@ -252,6 +252,39 @@ def test_an_expression_that_fails_names_no_redacted_value(tmp_path: Path, hidden
     assert done.failures["detail"].str.contains("123-45-6789", regex=False).tolist() == [not hidden] * 4
 
 
+@pytest.mark.parametrize("value", ["4111\n1111", '41 "11\t1111', "4111\u00a01111"])
+def test_a_reason_names_no_redacted_value_that_the_language_escapes(tmp_path: Path, value: str) -> None:
+    fields = "fields: [{name: kind, type: string, optional: true, value: 'fields[fields.ref]'}]\n"
+    redact = "redact: [{name: card, pattern: '41[ \"]*11[\\s\\x{a0}]1111', fields: ['*']}]\n"
+    done = moved(own(tmp_path, fields + redact), {"ref": value}, "text")
+    assert "1111" not in done.failures["detail"].tolist()[0]
+    done = moved(own(tmp_path, fields), {"ref": value}, "text")
+    assert "1111" in done.failures["detail"].tolist()[0], "without a rule it is there to be found"
+
+
+def test_what_a_field_contradicts_its_document_with_is_shown_redacted(tmp_path: Path) -> None:
+    schema = own(
+        tmp_path,
+        "fields: [{name: tongue, type: string, optional: true, derive: language}]\n"
+        "redact: [{name: mail, pattern: '[a-z]+@[a-z.]+', fields: ['*']}]\n",
+    )
+    text = "The quick brown fox jumps over the lazy dog, and then it goes home to sleep until the morning comes again."
+    batch = ChunkBatch(["a"], [text], np.ones((1, 3), np.float32), [{"tongue": "es-me@secret.example"}])
+    [(_, field, detail)] = schema.contradictions(batch, [None])
+    assert (field, "secret" in detail, "[redacted]" in detail) == ("tongue", False, True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "after"),
+    [("\\z", "ab", "ab!"), ("$", "", "!"), ("(?m)$", "a\nb", "a!\nb!"), ("\\b", "ab cd", "!ab! !cd!"),
+     ("x*", "baac", "!b!a!a!c!"), ("b", "abb", "a!!"), ("[ ]*$", "ab", "ab!")],
+)  # fmt: skip
+def test_each_match_is_replaced_once(tmp_path: Path, pattern: str, text: str, after: str) -> None:
+    """RE2's binding for Python gives an empty match at the end of a text twice."""
+    schema = own(tmp_path, f"replace: [{{document: true, pattern: '{pattern}', with: '!'}}]\n")
+    assert moved(schema, None, text).batch.documents == [after]
+
+
 def test_documents_are_derived_from_as_they_will_be(tmp_path: Path) -> None:
     schema = own(
         tmp_path,

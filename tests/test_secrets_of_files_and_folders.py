@@ -339,7 +339,7 @@ def test_a_command_that_prints_its_settings_leaves_no_secret(tmp_path: Path, mon
     evidence.keep_sealed(home.read())
     (home.reports / "24_review.html").write_text("<p>hunter22</p>")
     report = secret_scan.search(home.reports, [], home.read().parameters.secrets_of_files())
-    assert {(name, where.split()[-1]) for name, where, _ in report.found} == {("24_review.html", "DSN")}
+    assert {(name, where.split()[-1]) for name, where, _ in report.hits} == {("24_review.html", "DSN")}
 
 
 def test_a_restart_shows_no_secret_that_came_into_a_file_since_the_process_began(

@@ -178,8 +178,8 @@ def test_two_runs_bring_two_shards_and_each_proves_its_own(folder: Path) -> None
 
 
 def test_people_are_told_that_it_is_a_shard(folder: Path) -> None:
-    assert rules(folder, "2/3").source_said == f"{folder / 'source'} (shard 2/3)"
-    assert rules(folder).source_said == str(folder / "source")
+    assert rules(folder, "2/3").source_label == f"{folder / 'source'} (shard 2/3)"
+    assert rules(folder).source_label == str(folder / "source")
     source, target = ends(RunView(folder, {}, rules(folder, "2/3").document(), "", [], [], {}))
     assert "only shard 2/3 of its chunks is migrated by this run" in source[2]
     assert "shard" not in target[2]

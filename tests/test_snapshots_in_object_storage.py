@@ -151,8 +151,12 @@ def test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_need
 
     run("prune")
     assert "0 snapshots would be removed" in capsys.readouterr().out
-    monkeypatch.setattr(retention.Held, "retain_until", property(lambda item: datetime(2020, 1, 1, tzinfo=UTC)))
-    monkeypatch.setattr(retention.Held, "why_kept", property(lambda item: "" if item.id == "first" else "kept"))
+    monkeypatch.setattr(
+        retention.SnapshotFolder, "retain_until", property(lambda item: datetime(2020, 1, 1, tzinfo=UTC))
+    )
+    monkeypatch.setattr(
+        retention.SnapshotFolder, "keep_reason", property(lambda item: "" if item.id == "first" else "kept")
+    )
     run("prune", "--yes")
     said = capsys.readouterr().out
     assert "1 snapshot removed" in said
@@ -582,6 +586,6 @@ def test_a_run_keeps_its_snapshot_in_the_storage_and_its_secrets_nowhere(
     secrets = [SecretRef("env", "STORE_KEY"), SecretRef("env", "STORE_SECRET")]
     for folder in (runbook.reports, runbook.workspace):
         found = secret_scan.search(folder, secrets)
-        assert not found.found, found.found
+        assert not found.hits, found.hits
     (runbook.reports / "night" / "planted.txt").write_text(SECRET, encoding="utf-8")
-    assert secret_scan.search(runbook.reports, secrets).found, "the search finds what it is for"
+    assert secret_scan.search(runbook.reports, secrets).hits, "the search finds what it is for"

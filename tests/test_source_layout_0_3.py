@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import Space, distance, open_source, open_target, quick_names
-from helpers.stores.layout import COLLECTIONS, EMBEDDINGS
+from helpers.stores.layout import COLLECTIONS, DATABASE, EMBEDDINGS, contents
 from tests.storage import chunks, fill, tree, writable_copy
 from tests.test_command_runs_the_line import Runbook, runbook  # noqa: F401  a fixture
 
@@ -226,3 +228,52 @@ def test_the_real_directory_arrives_as_its_files_say(real_databases: Path, tmp_p
             batch = store.read(name, store.ids(name))
             got = zip(batch.documents, batch.metadatas, batch.embeddings, strict=True)
             assert {i: (d, m, v.tobytes()) for i, (d, m, v) in zip(batch.ids, got, strict=True)} == chunks
+
+
+def beside(folder: Path, change: str = "", *, names: tuple[str, ...] = ("notes",)) -> Path:
+    """Files of 0.3 with a0 to a2 in each of `names`, beside a database with a0 to a2 in "notes"; there `change` is made."""
+    source = upgraded(folder, [GOOD | {"id": f"a{n}"} for n in range(3)])
+    uuids = [f"u{n}" for n, _ in enumerate(names)]
+    table = pa.table({"uuid": uuids, "name": list(names), "metadata": ["null"] * len(names)})
+    pq.write_table(table, source / COLLECTIONS)
+    one = pq.read_table(source / EMBEDDINGS)
+    each = [one.set_column(0, "collection_uuid", pa.array([own] * 3)) for own in uuids]
+    pq.write_table(pa.concat_tables(each), source / EMBEDDINGS)
+    with closing(sqlite3.connect(source / DATABASE)) as db:
+        db.executescript(change)
+    return source
+
+
+DELETED = (
+    "INSERT INTO embeddings_queue (operation, topic, id) SELECT 3, topic, id FROM embeddings_queue WHERE id = 'a1'"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "change", "kept"),
+    [
+        (("notes",), "", True),
+        (("contracts",), "", False),
+        (("notes", "contracts"), "", False),
+        (("notes", "notes"), "", False),
+        (("",), "", False),
+        (("notes",), DELETED, False),
+        (("notes",), DELETED.replace("3", "1"), True),
+        (("notes",), "DELETE FROM embeddings WHERE embedding_id = 'a1'", True),
+        (("notes",), "DELETE FROM embeddings; DELETE FROM embeddings_queue", False),
+        (("notes",), "UPDATE databases SET name = 'other'", False),
+        (("notes",), "UPDATE embeddings_queue SET topic = CAST(topic AS BLOB)", False),
+    ],
+    ids=["taken over", "another collection", "one of two", "two of one name", "no name", "deleted in the log",
+         "updated in the log", "only in the log", "nowhere", "another database", "no text"],
+)  # fmt: skip
+def test_a_chunk_of_0_3_was_taken_over_only_where_its_collection_lists_it(
+    tmp_path: Path, names: tuple[str, ...], change: str, kept: bool
+) -> None:
+    source = beside(tmp_path / "old", change, names=names)
+    before = tree(source)
+    assert contents(source) == ("database" if kept else "both")
+    if not kept:
+        with pytest.raises(Terminal, match="two databases in one folder"):
+            quick_names(Endpoint(path=str(source)), "source")
+    assert tree(source) == before

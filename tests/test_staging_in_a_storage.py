@@ -461,7 +461,7 @@ def test_a_whole_line_stages_in_the_storage(server: S3Server, proxy: FaultyProxy
             assert_same(in_order(contents(now, name)), in_order(contents(was, name)))
     secrets = [SecretRef("env", "STORE_KEY"), SecretRef("env", "STORE_SECRET")]
     for folder in (runbook.reports, runbook.workspace):
-        assert not secret_scan.search(folder, secrets).found
+        assert not secret_scan.search(folder, secrets).hits
 
 
 @pytest.mark.slow

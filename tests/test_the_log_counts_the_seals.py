@@ -14,8 +14,8 @@ import pytest
 from helpers import audit, cli, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import Terminal
-from helpers.evidence.seals import logged
-from helpers.evidence.secret_scan import made_again
+from helpers.evidence.seals import entries_by_seal
+from helpers.evidence.secret_scan import replaced_seals
 from helpers.evidence.statement import canonical, trusted
 from helpers.run.folders import RunFolder
 from tests.signers import Signers, changed_toolkit, finish, plain, signed_run
@@ -167,10 +167,10 @@ def test_a_log_that_nobody_signed_may_hold_any_types(tmp_path: Path) -> None:
     rows = [{"action": what, "facts": {"number": n, "digest": n}} for what in ("seal", "sealed") for n in ODD]
     log = written(tmp_path, {"action": "seal", "facts": {"number": 1}}, *rows)
     assert audit.check(log) is None
-    said = list(made_again(tmp_path, (), None))
+    said = list(replaced_seals(tmp_path, (), None))
     assert sum("names no seal by its number" in line for line in said) == 2 * len(ODD[:-2])
     assert "seal -3 was begun after seal 1: seals were made again" in said
-    assert len(logged(tmp_path, (), None)) == 1
+    assert len(entries_by_seal(tmp_path, (), None)) == 1
 
 
 @pytest.mark.parametrize(

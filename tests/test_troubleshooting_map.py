@@ -17,7 +17,7 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict, utc_now
 from helpers.run import plan
-from helpers.run.advice import advice, advised, notebook_for, steps_for
+from helpers.run.advice import advice, advice_lines, notebook_for, steps_for
 from helpers.run.folders import RunFolder, create
 from helpers.schema import load_schema
 from helpers.steps.network import layers
@@ -140,7 +140,7 @@ def test_every_remedy_names_commands_that_exist() -> None:
 
 
 def test_sentences_come_before_notebooks_and_none_comes_twice() -> None:
-    lines = advised(["chunk_missing", "source_missing", "target_missing", "count_mismatch"], "night-1", 3)
+    lines = advice_lines(["chunk_missing", "source_missing", "target_missing", "count_mismatch"], "night-1", 3)
     assert [line.split(":")[0] for line in lines] == ["Next", "Troubleshoot"]
 
 

@@ -68,7 +68,7 @@ def test_the_figures_decide(
 
 def test_measured_and_expected_are_shown_alike_with_direction_and_unit() -> None:
     check = Check("share", Verdict.FAIL, 0.999996, 1.0, "of all", relation="≥")
-    assert (check.found, check.expected) == ("0.999996 of all", "≥ 1 of all")
+    assert (check.measured_text, check.expected) == ("0.999996 of all", "≥ 1 of all")
 
 
 def test_a_check_of_an_older_version_shows_its_threshold_without_a_direction(tmp_path: Path) -> None:

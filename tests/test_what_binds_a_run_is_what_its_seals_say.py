@@ -20,8 +20,8 @@ from helpers.cli.evidence import verify
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
 from helpers.evidence import statement as statements
-from helpers.evidence.seals import bound_by, unbound
-from helpers.evidence.statement import added, measure, stamp, statement
+from helpers.evidence.seals import bound_by, unbound_parameters
+from helpers.evidence.statement import added_lines, measure, stamp, statement
 from helpers.parameters import parameters_from
 from helpers.results import file_digest
 from helpers.run import folders as runs
@@ -45,8 +45,8 @@ def other_parameters(home: RunFolder, patch: pytest.MonkeyPatch, lie: Any, secti
     """By the operator's own toolkit, which says in each seal what the first one said."""
     changed_toolkit(patch)
     patch.setattr(SEALS, "_refuse_other_binding", lambda *_: None)
-    about = SEALS._about
-    patch.setattr(SEALS, "_about", lambda run: {**about(run), **lie(about(run))})
+    about = SEALS._run_facts
+    patch.setattr(SEALS, "_run_facts", lambda run: {**about(run), **lie(about(run))})
     document = home.read().parameters.document()
     document[section] |= changes
     home.rewrite("parameters.yaml", runs.parameters_text(parameters_from(document)))
@@ -80,10 +80,10 @@ def test_a_parameter_that_was_unset_at_the_first_seal_is_not_set_unseen(folders:
     document = RunFolder.of("night-1").read().parameters.document()
     document["signoff"]["timestamp_url"] = "http://127.0.0.1:1/"
     bound = bound_by(parameters_from(document))
-    assert unbound(first, bound, []) == (["signoff.timestamp_url"], [])
+    assert unbound_parameters(first, bound, []) == (["signoff.timestamp_url"], [])
     changed = {"action": "parameters changed", "facts": {"names": ["signoff.timestamp_url"]}}
-    assert unbound(first, bound, [changed]) == (["signoff.timestamp_url"], [])
-    assert unbound(first, first.predicate["bound"] | {"fence.kind": bound["fence.kind"]}, []) == ([], [])
+    assert unbound_parameters(first, bound, [changed]) == (["signoff.timestamp_url"], [])
+    assert unbound_parameters(first, first.predicate["bound"] | {"fence.kind": bound["fence.kind"]}, []) == ([], [])
 
 
 @pytest.mark.more
@@ -160,12 +160,12 @@ def test_one_giant_line_behind_the_log_does_not_hold_verify(folders: Path, signe
     )
     behind = log.read_bytes()
     log.write_bytes(behind + head + b"a" * 100 + tail)
-    assert added(home.reports, newest) == {}
+    assert added_lines(home.reports, newest) == {}
     log.write_bytes(behind + head + b"a" * 2_000_000 + tail)
     asked = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); from pathlib import Path\n"
-        "from helpers.evidence.statement import added, read_seal\n"
-        "print(added(Path(sys.argv[1]), read_seal(Path(sys.argv[2]))))"
+        "from helpers.evidence.statement import added_lines, read_seal\n"
+        "print(added_lines(Path(sys.argv[1]), read_seal(Path(sys.argv[2]))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", asked, str(home.reports), str(newest.path)], capture_output=True, text=True, check=False
@@ -220,8 +220,8 @@ def test_what_run_json_says_that_a_run_is_is_what_the_seals_say(
     assert "Everything fits." in plain(home)
     changed_toolkit(monkeypatch)
     monkeypatch.setattr(SEALS, "_refuse_other_binding", lambda *_: None)
-    about, first = SEALS._about, evidence.seals(home.reports)[0].predicate
-    monkeypatch.setattr(SEALS, "_about", lambda run: {**about(run), **{k: first[k] for k in ("run", "directory")}})
+    about, first = SEALS._run_facts, evidence.seals(home.reports)[0].predicate
+    monkeypatch.setattr(SEALS, "_run_facts", lambda run: {**about(run), **{k: first[k] for k in ("run", "directory")}})
     home.note(**{key: value})
     finish(home)
     assert f"run.json: {key}: not as seal 1 says" in named(home)

@@ -426,7 +426,7 @@ def test_a_log_of_writes_that_may_lack_one_is_not_trusted_and_says_why(fenced: F
         cause()
         try:
             control.put_up()
-            written, doubt = control.written("snapshot", names)
+            written, doubt = control.logged_changes("snapshot", names)
             return {name for name, one in written.items() if one == Touched()}, doubt
         finally:
             lift(folder.read())
@@ -462,7 +462,7 @@ def test_a_log_of_writes_that_may_lack_one_is_not_trusted_and_says_why(fenced: F
         past.stdout.readline()
         assert "1 connection to 127.0.0.1" in asked()[1]
         past.kill()
-    assert control.written("snapshot", names) == ({}, "no log of writes was kept")  # it was lifted
+    assert control.logged_changes("snapshot", names) == ({}, "no log of writes was kept")  # it was lifted
 
 
 @pytest.mark.more

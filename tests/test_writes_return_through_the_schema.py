@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,8 +91,102 @@ def test_a_field_is_named_back_only_where_it_was_renamed(tmp_path: Path) -> None
         encoding="utf-8",
     )
     content = load_schema(str(tmp_path / "own.yaml")).content
-    given = {"author": "Ada", "language": "en"}
-    assert content.as_in_source("a", {"writer": "x"}, given) == {"writer": "Ada", "language": "en"}
-    assert content.as_in_source("b", {"creator": "x"}, given) == {"creator": "Ada", "lang": "en"}
-    assert content.as_in_source("a", {"author": "x"}, given) == given
-    assert content.as_in_source("a", {}, given) == {"writer": "Ada", "language": "en"}
+    assert content.names_in_source("a", {"writer": "x"}, ["author", "language"]) == {
+        "author": "writer",
+        "language": "language",
+    }
+    assert content.names_in_source("b", {"creator": "x"}, ["author", "language"]) == {
+        "author": "creator",
+        "language": "lang",
+    }
+    assert content.names_in_source("a", {"author": "x"}, ["author", "language"]) == {
+        "author": "author",
+        "language": "language",
+    }
+    assert content.names_in_source("a", {}, ["author", "language"]) == {"author": "writer", "language": "language"}
+
+
+def renamed(folder: Path, rules: str, metadata: list[dict[str, Any]]) -> Night:
+    """A run that is cut over, of one collection `notes` with these chunks, by these rules of `rename`."""
+    (folder / "own.yaml").write_text(f"name: own\nrename:\n{rules}", encoding="utf-8")
+    with embedded(folder / "source") as store:
+        batch = chunks(len(metadata), 4, prefix="c")
+        batch.metadatas = list(metadata)
+        fill(store, "notes", batch)
+    made = Night(folder, schema="own.yaml", migration={"batch_size": 10, "workers": 1})
+    made.snapshot()
+    made.migrate()
+    made.cut_over()
+    return made
+
+
+def at_source(night: Night, *ids: str) -> list[Any]:
+    with embedded(night.home / "source") as store:
+        return [store.read("notes", [chunk]).metadatas[0] for chunk in ids]
+
+
+def rewritten(night: Night, chunk: str, metadata: dict[str, Any]) -> None:
+    """A client gives a chunk of the target this metadata, and no other."""
+    with embedded(night.home / "target") as store:
+        one = store.read("notes", [chunk])
+        one.metadatas = [metadata]
+        store.delete("notes", one.ids)
+        store.add("notes", one)
+
+
+@pytest.mark.parametrize(
+    ("rules", "original", "written", "back"),
+    [
+        ("  - {from: a, to: b}\n  - {from: b, to: c}\n", {"a": "A"}, {"c": "CLIENT"}, {"a": "CLIENT"}),
+        (SHIFT := "  - {from: title, to: heading}\n  - {from: name, to: title}\n", {"title": "T", "name": "N"},
+         {"heading": "CLIENT", "title": "N"}, {"title": "CLIENT", "name": "N"}),
+        (SHIFT, {"title": "T", "name": "N"}, {"heading": "T", "title": "CLIENT"}, {"title": "T", "name": "CLIENT"}),
+        (SHIFT, {"title": "T", "name": "N"}, {"heading": "T"}, {"title": "T"}),
+    ],
+)  # fmt: skip
+def test_names_are_led_back_through_chains_and_shifts(
+    tmp_path: Path,
+    own_folders: Path,
+    rules: str,
+    original: dict[str, Any],
+    written: dict[str, Any],
+    back: dict[str, Any],
+) -> None:
+    night = renamed(tmp_path, rules, [dict(original) for _ in range(4)])
+    rewritten(night, "c0", written)
+    night.rollback(replay=True)
+    assert at_source(night, "c0", "c1") == [back, original]
+
+
+def test_two_fields_that_are_one_at_the_source_are_listed_and_nothing_of_them_is_replayed(
+    tmp_path: Path, own_folders: Path
+) -> None:
+    """An old version of the application goes on to write the old name: Chroma then holds both."""
+    night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "n": i} for i in range(5)])
+    rewritten(night, "c0", {"author": "W0", "writer": "CLIENT", "n": 0})
+    rewritten(night, "c1", {"author": "CLIENT", "writer": "OLD CLIENT", "n": 1})
+    rewritten(night, "c2", {"author": "CLIENT", "n": 2})
+    with pytest.raises(
+        Terminal, match="2 writes cannot be replayed: 2 in notes: a client changed one of the fields author"
+    ):
+        night.rollback(replay=True)
+    assert at_source(night, "c0", "c1", "c2") == [{"writer": f"W{i}", "n": i} for i in range(3)]
+    night.rollback(replay=True, discard="the old application was wrong")
+    assert at_source(night, "c0", "c1", "c2") == [
+        {"writer": "W0", "n": 0},
+        {"writer": "W1", "n": 1},
+        {"writer": "CLIENT", "n": 2},
+    ]
+
+
+def test_a_schema_that_was_edited_since_replays_nothing(tmp_path: Path, own_folders: Path) -> None:
+    night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "z": i} for i in range(4)])
+    rewritten(night, "c1", {"author": "CLIENT", "z": 1})
+    rules = (tmp_path / "own.yaml").read_text(encoding="utf-8")
+    (tmp_path / "own.yaml").write_text("name: own\nrename:\n  - {from: z, to: author}\n", encoding="utf-8")
+    with pytest.raises(Terminal, match="the schema is not the one with which the migration of this run began"):
+        night.rollback(replay=True)
+    assert at_source(night, "c0", "c1") == [{"writer": "W0", "z": 0}, {"writer": "W1", "z": 1}]
+    (tmp_path / "own.yaml").write_text(rules, encoding="utf-8")
+    night.rollback(replay=True)
+    assert at_source(night, "c0", "c1") == [{"writer": "W0", "z": 0}, {"writer": "CLIENT", "z": 1}]

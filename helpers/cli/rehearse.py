@@ -210,7 +210,7 @@ def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
 
 def drill_restore(folder: RunFolder) -> str:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
-    snapshot = postmortem.snapshot_of(folder)
+    snapshot = postmortem.proven_snapshot(folder)
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
     with _recorded(folder, "restore") as found:
@@ -242,7 +242,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
         found = around.enter_context(_recorded(folder, "rollback"))
         if put_back:
             around.enter_context(_recorded(folder, PUT_BACK, proof))
-            around.enter_context(postmortem.as_it_stands(folder, proof))
+            around.enter_context(postmortem.undo_after_drill(folder, proof))
             found["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)

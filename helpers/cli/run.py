@@ -31,7 +31,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
     chosen.run_id = chosen.run_id or (runs.new_run_id("rehearsal") if chosen.servers else free_id())
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
-        raise runs.taken(folder)
+        raise runs.id_taken(folder)
     audit.program()  # the rehearsal signs; better to say now that it cannot
     if chosen.servers:
         from helpers.cli.rehearse import rehearse_servers
@@ -96,7 +96,7 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     chosen.run_id = chosen.run_id or runs.new_run_id(parameters.name)
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
-        raise runs.taken(folder)
+        raise runs.id_taken(folder)
     from helpers.runner import group
 
     if chosen.fleet:
@@ -173,7 +173,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
     folder = runs.find(chosen.run_id)
     if not chosen.first:
-        raise runs.taken(folder)
+        raise runs.id_taken(folder)
     _require_fit(folder)
     window.require_reason(chosen.outside_window)
     missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
@@ -192,6 +192,10 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
             runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
             folder = folder.read()
         preflight(folder.parameters, _written(folder), folder.id)
+        if steps[0].number <= Step.MIGRATE <= steps[-1].number and not chosen.dry_run:
+            from helpers.rollback.return_writes import leave_undone_cutover
+
+            leave_undone_cutover(folder.read())
         window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
 

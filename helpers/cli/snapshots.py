@@ -18,9 +18,9 @@ from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
-    from helpers.snapshots.objects import Look
+    from helpers.snapshots.objects import Inventory
     from helpers.snapshots.remote import Remote
-    from helpers.snapshots.retention import Held
+    from helpers.snapshots.retention import SnapshotFolder
     from helpers.snapshots.snapshot import Snapshot
 
 Declare = Callable[..., argparse.ArgumentParser]
@@ -210,7 +210,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
     parameters = _parameters(chosen)
     directory = remote.prepared(parameters.snapshot)
-    label = parameters.source_said  # as the label of what was read, with its shard
+    label = parameters.source_label  # as the label of what was read, with its shard
     snapshot = backup.newest(directory, label, lambda s: not backup.lacking(parameters.collections, s))
     if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
         _say(f"Missing: {each}" for each in snapshot.missing())
@@ -305,23 +305,23 @@ def _places(chosen: argparse.Namespace) -> list[Path]:
 
 def _list(chosen: argparse.Namespace) -> int:
     from helpers.snapshots import remote
-    from helpers.snapshots.retention import held
+    from helpers.snapshots.retention import snapshots_in
     from helpers.status import table
 
     code, needed, nothing = 0, False, True
     for place in _places(chosen):
-        storage, look, said = remote.at(place), None, list[str]()
+        storage, inventory, said = remote.at(place), None, list[str]()
         try:
             if storage is not None:
-                look = storage.mirror()
-                said = storage.told(look)
+                inventory = storage.mirror()
+                said = storage.warnings(inventory)
         except RunbookError as error:  # what is here is listed all the same
             code, said = error.exit_code, [error.line()]
-        items = held(place)
+        items = snapshots_in(place)
         needed, nothing = needed or any(item.needed_by for item in items), nothing and not (items or said)
         if items or said:
             print(one_line(str(place) if storage is None else f"{storage.url}, read and made in {place}"))
-            print("".join([*(f"{table([_row(item, look) for item in items])}\n" for _ in items[:1]),
+            print("".join([*(f"{table([_row(item, inventory) for item in items])}\n" for _ in items[:1]),
                            *(f"{one_line(line)}\n" for line in said)]))  # fmt: skip
     if nothing:
         print("There are no snapshots. Step 21 takes one; --directory says where else to look.")
@@ -332,7 +332,7 @@ def _list(chosen: argparse.Namespace) -> int:
     return code
 
 
-def _row(item: Held, look: Look | None) -> dict[str, Any]:
+def _row(item: SnapshotFolder, inventory: Inventory | None) -> dict[str, Any]:
     row = {"id": item.id, "created": "", "source": "", "chunks": "", "size": "", "status": item.problem}
     row |= {"retain until": "", "needed by": ", ".join(item.needed_by)}
     if item.snapshot is not None:
@@ -346,8 +346,8 @@ def _row(item: Held, look: Look | None) -> dict[str, Any]:
         row |= {"size": size(item.size), "retain until": moment(item.retain_until.isoformat())}
     return (
         row
-        if look is None
-        else row | {"where": look.where(item.folder, item.snapshot.manifest if item.snapshot else None)}
+        if inventory is None
+        else row | {"where": inventory.where(item.folder, item.snapshot.manifest if item.snapshot else None)}
     )
 
 
@@ -370,7 +370,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     from helpers import audit
     from helpers.migration.source_changes import open_sealed, proven_by
     from helpers.run.folders import every_run
-    from helpers.snapshots.retention import digests, told
+    from helpers.snapshots.retention import digests, recorded
 
     snapshot = _find(chosen)
     expected = chosen.expect or ""
@@ -387,7 +387,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     where += ["--expect"] if expected else []
     for run in every_run():
         try:
-            named = any(line.name == snapshot.folder.name for line in told(run))
+            named = any(line.name == snapshot.folder.name for line in recorded(run))
         except RunbookError:
             doubts += f"; run {run.id} cannot be read"
             continue
@@ -499,7 +499,7 @@ def _prune(chosen: argparse.Namespace) -> int:
     for storage in storages:
         storage.mirror()
     for place in places:
-        items = retention.held(place)
+        items = retention.snapshots_in(place)
         if chosen.yes:
             _say(retention.sweep(place))
         for item in items:
@@ -528,11 +528,11 @@ def _say(lines: Iterable[str]) -> None:
         print(one_line(line))
 
 
-def _without(item: Held, abandoned: list[str]) -> str:
+def _without(item: SnapshotFolder, abandoned: list[str]) -> str:
     """Why it stays, were these runs abandoned."""
     from dataclasses import replace
 
-    return replace(item, needed_by=tuple(run for run in item.needed_by if run not in abandoned)).why_kept
+    return replace(item, needed_by=tuple(run for run in item.needed_by if run not in abandoned)).keep_reason
 
 
 def _restore(chosen: argparse.Namespace) -> int:

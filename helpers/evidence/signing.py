@@ -1,8 +1,8 @@
-"""Signatures by OpenSSH: `ssh-keygen -Y` signs and verifies, so passphrases, agents and hardware keys work as they do.
+"""Signatures by OpenSSH: `ssh-keygen -Y` signs and verifies, so that passphrases, agents and hardware keys work.
 
-Each role has a namespace of its own: what was signed as DBA is no signature of the security officer, whatever a key may
-do. Who may sign is a file in ssh-keygen's ALLOWED SIGNERS format; keys listed in the file beside it whose name ends in
-`.revoked` (public keys, or a key revocation list) sign nothing any more.
+Each role has its own namespace: a signature as DBA is not valid for the security officer, whatever the key allows. The list
+of signers has ssh-keygen's ALLOWED SIGNERS format; the file beside it with the suffix `.revoked` (public keys, or a key
+revocation list) revokes keys.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents, json_in
 
-REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
-SEAL = "seal"  # the namespace of the runner, which signs every seal
-RUNNER = "runner"  # the part of a seal that names the key which signed it
+REHEARSAL = "REHEARSAL"  # prefix of the principals of throw-away keys
+SEAL = "seal"  # the role of the runner, which signs every seal
+RUNNER = "runner"  # a seal's field: the key that signed it
 ALLOWED, REVOKED = audit.ALLOWED, audit.REVOKED
 TOKEN = ".tsr"
 _LONGEST = 2**14  # characters of a line of allowed signers; the longest key has 3,000
-_SECONDS = 10.0  # that a time-stamping authority may take
+_SECONDS = 10.0  # time-out of a time-stamping authority
 _TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re.M)
 _PRIVATE = b"openssh-key-v1\0"
 _OPTION = re.compile(r'\s*([a-z-]+)(?:="([^"]*)")?(?:,|\s+|$)', re.I)
@@ -47,12 +47,12 @@ _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S
 
 
 class Refused(RunbookError):
-    """A signature that does not count, and why."""
+    """A signature is not valid; `what` is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Whose key signed: the principal of the allowed signers, and the key's fingerprint (`SHA256:…`)."""
+    """The signer: the principal in the list of allowed signers, and the key's fingerprint (`SHA256:…`)."""
 
     principal: str
     fingerprint: str
@@ -83,14 +83,14 @@ def namespace(role: str) -> str:
 
 
 def command(key: str, role: str, statement: str) -> list[str]:
-    """The command that signs a statement in this role; the signature is left in `<statement>.sig`."""
+    """The command that signs a statement in this role and writes the signature to `<statement>.sig`."""
     return ["ssh-keygen", "-Y", "sign", "-f", key, "-n", namespace(role), statement]
 
 
 def sign(data: bytes, role: str, key: Path) -> bytes:
-    """The signature of these bytes with this key (private, or public where an agent holds the private one).
+    """Sign these bytes with this key (a private one, or a public one whose private key an agent holds); return the signature.
 
-    Prompts (passphrase, touch) go to the terminal. UsageError where ssh-keygen does not sign.
+    Prompts (passphrase, touch) go to the terminal. UsageError if ssh-keygen fails.
     """
     path = program()
     if not key.is_file():
@@ -100,64 +100,64 @@ def sign(data: bytes, role: str, key: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="runbook-sign-") as folder:
         statement = Path(folder) / "statement.json"
         statement.write_bytes(data)
-        seen = None if sys.stderr.isatty() else subprocess.PIPE
+        stderr = None if sys.stderr.isatty() else subprocess.PIPE
         done = subprocess.run(
-            [path, *command(str(key), role, str(statement))[1:]], stdout=subprocess.PIPE, stderr=seen, check=False
+            [path, *command(str(key), role, str(statement))[1:]], stdout=subprocess.PIPE, stderr=stderr, check=False
         )
         signature = statement.with_name("statement.json.sig")
         if done.returncode == 0 and signature.is_file():
             return signature.read_bytes()
-    said = (done.stderr or b"").decode("utf-8", "replace").strip().splitlines() or ["see above"]
+    lines = (done.stderr or b"").decode("utf-8", "replace").strip().splitlines() or ["see above"]
     raise UsageError(
-        ReasonCode.NOT_SIGNED, f"ssh-keygen did not sign with {one_line(str(key))}: {one_line(said[-1], 200)}",
+        ReasonCode.NOT_SIGNED, f"ssh-keygen did not sign with {one_line(str(key))}: {one_line(lines[-1], 200)}",
         next_step="Give a private key, or the public one of a key that your ssh-agent holds.",
     )  # fmt: skip
 
 
 def verify(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> Signer:
-    """Whose signature of these bytes this is, given in this role at that time; `Refused`, with the reason, otherwise."""
+    """Verify a signature of these bytes in this role at that time; return the signer, or raise `Refused` with the reason."""
     if not signature.is_file():
         raise _refused(f"{signature.name} is missing")
     if not allowed.is_file():
         raise _refused("there is no list of allowed signers")
     revoked = allowed.with_name(allowed.name + REVOKED)
     key = (data, role, when, *(_read(p) if p.is_file() else b"" for p in (signature, allowed, revoked)))
-    if key not in _ANSWERS:  # pages and gates ask the same again and again, and the answer depends on nothing else
-        _ANSWERS[key] = _ask(data, signature, role, allowed, when)
+    if key not in _ANSWERS:  # cached: pages and gates verify the same signatures repeatedly
+        _ANSWERS[key] = _verify(data, signature, role, allowed, when)
     answer = _ANSWERS[key]
     if isinstance(answer, str):
         raise _refused(answer)
     return answer
 
 
-def _ask(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> Signer | str:
-    """Who signed, or why that counts for nothing."""
+def _verify(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> Signer | str:
+    """The signer, or the reason why the signature is not valid."""
     try:
         _rows(allowed, _read(allowed))
     except UsageError as error:
         return error.what
-    at = [f"-Overify-time={when.astimezone(UTC):%Y%m%d%H%M%SZ}"]
-    who = _keygen(["find-principals", *at, "-s", str(signature), "-f", str(allowed)], data)
-    principals = who.stdout.decode("utf-8", "replace").splitlines() if who.returncode == 0 else []
+    time = [f"-Overify-time={when.astimezone(UTC):%Y%m%d%H%M%SZ}"]
+    matching = _keygen(["find-principals", *time, "-s", str(signature), "-f", str(allowed)], data)
+    principals = matching.stdout.decode("utf-8", "replace").splitlines() if matching.returncode == 0 else []
     revoked = allowed.with_name(allowed.name + REVOKED)
-    options = [*at, *(["-r", str(revoked)] if revoked.is_file() else [])]
+    options = [*time, *(["-r", str(revoked)] if revoked.is_file() else [])]
     for principal in principals:
         arguments = ["-f", str(allowed), "-I", principal, "-n", namespace(role), "-s", str(signature)]
-        done = _keygen(["verify", *options, *arguments], data)
-        if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
+        verified = _keygen(["verify", *options, *arguments], data)
+        if verified.returncode == 0 and (good := _GOOD.search(verified.stdout)):
             return Signer(principal, good[1].decode("ascii"))
-    return _why_not(data, signature, role, allowed, when)
+    return _refusal(data, signature, role, allowed, when)
 
 
-def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> str:
+def _refusal(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> str:
     try:
-        signed_in, key = _inside(_read(signature).decode("ascii"))
+        signed_namespace, key = _parse_signature(_read(signature).decode("ascii"))
     except ValueError:
         return f"{signature.name} is not a signature"
-    if signed_in != namespace(role):
-        return f"it was signed in the namespace {one_line(signed_in, 80)}, not in {namespace(role)}"
-    intact = _keygen(["check-novalidate", "-n", signed_in, "-s", str(signature)], data)
-    if intact.returncode != 0:
+    if signed_namespace != namespace(role):
+        return f"it was signed in the namespace {one_line(signed_namespace, 80)}, not in {namespace(role)}"
+    checked = _keygen(["check-novalidate", "-n", signed_namespace, "-s", str(signature)], data)
+    if checked.returncode != 0:
         return "the signature does not fit the statement"
     lines = [line for line in read_allowed(allowed) if line.fingerprint == key]
     if not lines:
@@ -173,18 +173,18 @@ def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datet
 
 
 def read_allowed(path: Path) -> list[Allowed]:
-    """The lines of an allowed signers file; UsageError where it cannot be read or a line is none."""
+    """Read a list of allowed signers; UsageError if it cannot be read or a line is invalid."""
     try:
         data = contents(path.resolve())
         data.decode()
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "no text"
-        raise _bad_list(path, f"cannot be read ({why})") from error
+        reason = getattr(error, "strerror", None) or "no text"
+        raise _bad_list(path, f"cannot be read ({reason})") from error
     return [_allowed(path, n, line) for n, line in _rows(path, data)]
 
 
 def _rows(path: Path, data: bytes) -> list[tuple[int, str]]:
-    """(Number, line) of a list's lines, no comments; UsageError where it holds what others might take for the end of a line."""
+    """(number, line) of a list's lines without comments; UsageError for control characters (line ends to others)."""
     lines = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
     for number, line in enumerate(lines, 1):
         if match := _CONTROL.search(line):
@@ -193,8 +193,8 @@ def _rows(path: Path, data: bytes) -> list[tuple[int, str]]:
     return [(n, line) for n, line in rows if line and not line.startswith("#")]
 
 
-def ordered(log: Iterable[Mapping[str, Any]]) -> str:
-    """The digest of the lists that a resume ordered last, as these entries say, until a seal follows their taking; else ""."""
+def ordered_digest(log: Iterable[Mapping[str, Any]]) -> str:
+    """The digest of the lists that a resume ordered last, by these entries; "" after they were taken and sealed."""
     order, taken = "", False
     for entry in log:
         facts = entry["facts"]
@@ -207,47 +207,48 @@ def ordered(log: Iterable[Mapping[str, Any]]) -> str:
     return order
 
 
-def narrower(now: Mapping[str, bytes | None], there: Mapping[str, bytes | None]) -> bool:
-    """Whether each key may sign no more now than before: lines were taken out, or keys revoked."""
-    gone, was_gone = (each[ALLOWED + REVOKED] or b"" for each in (now, there))
-    # A revocation list may be binary: it may only begin, or grow at its end. A line of text that grows names another key.
-    apart = was_gone.startswith(_KRL) or b"\n" in (was_gone[-1:], gone[len(was_gone) :][:1])
-    if not gone.startswith(was_gone) or not (apart or was_gone in (b"", gone)):
+def is_narrower(now: Mapping[str, bytes | None], earlier: Mapping[str, bytes | None]) -> bool:
+    """Whether each key may sign at most what it could before: lines were removed, or keys revoked. `now`, `earlier`: contents
+    of the lists, as `audit.signer_lists` gives them."""
+    revoked, earlier_revoked = (lists[ALLOWED + REVOKED] or b"" for lists in (now, earlier))
+    # A revocation list may be new, or grow at its end (it may be binary). A line of text that grows would name another key.
+    separate = earlier_revoked.startswith(_KRL) or b"\n" in (earlier_revoked[-1:], revoked[len(earlier_revoked) :][:1])
+    if not revoked.startswith(earlier_revoked) or not (separate or earlier_revoked in (b"", revoked)):
         return False
-    listed, before = (each[ALLOWED] or b"" for each in (now, there))
-    if listed == before:
+    current, previous = (lists[ALLOWED] or b"" for lists in (now, earlier))
+    if current == previous:
         return True
     try:
-        ours, theirs = _lines_by_key(listed), _lines_by_key(before)
-        # ssh-keygen asks for the first line of a key: without it the next one counts.
-        fewer = all(lines == theirs.get(key, [])[: len(lines)] for key, lines in ours.items())
+        ours, theirs = _lines_by_key(current), _lines_by_key(previous)
+        # ssh-keygen uses a key's first line: without it, the next one would count.
+        is_prefix = all(lines == theirs.get(key, [])[: len(lines)] for key, lines in ours.items())
     except (RunbookError, ValueError):
         return False
-    return fewer and set(listed.split(b"\n")) <= {b"", *before.split(b"\n")}
+    return is_prefix and set(current.split(b"\n")) <= {b"", *previous.split(b"\n")}
 
 
 def _lines_by_key(listed: bytes) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
     for number, line in _rows(Path(ALLOWED), listed):
-        found.setdefault(_allowed(Path(ALLOWED), number, line).fingerprint, []).append(line)
-    return found
+        by_key.setdefault(_allowed(Path(ALLOWED), number, line).fingerprint, []).append(line)
+    return by_key
 
 
 def problems(path: Path, roles: Sequence[str], when: datetime, *, rehearsal: bool = False) -> Iterator[str]:
-    """What would keep these roles from signing at that time: nobody listed for a role, a key not valid then."""
+    """Yield what prevents these roles from signing at that time: no line for a role, no valid key."""
     lines = read_allowed(path)
     for role in roles:
-        mine = [line for line in lines if line.signs_for(role)]
-        if not mine:
+        own_lines = [line for line in lines if line.signs_for(role)]
+        if not own_lines:
             yield f"nobody may sign as {role} (no line has namespaces={namespace(role)!r})"
-        elif not any(line.valid_at(when) for line in mine):
+        elif not any(line.valid_at(when) for line in own_lines):
             yield f"no key of {role} is valid at {when:%Y-%m-%d %H:%M} UTC"
     if not rehearsal and any(REHEARSAL in line.principals for line in lines):
         yield "it lists the throw-away keys of a rehearsal"
 
 
 def statement_of(path: Path) -> dict[str, Any]:
-    """What a statement says; {} where it is none."""
+    """The contents of a statement's file; {} if it is not one."""
     try:
         return statement_in(contents(path))
     except (OSError, ValueError):
@@ -255,20 +256,20 @@ def statement_of(path: Path) -> dict[str, Any]:
 
 
 def statement_in(data: bytes) -> dict[str, Any]:
-    """What these bytes of a statement say; {} where they are none."""
+    """The contents of a statement's bytes; {} if they are not one."""
     try:
-        found = json_in(data)
+        statement = json_in(data)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return statement if isinstance(statement, dict) else {}
 
 
 def signed_by(data: bytes, signature: Path, role: str) -> str:
-    """The fingerprint of the key that signed these bytes in this namespace; `Refused`, with the reason, otherwise."""
+    """The fingerprint of the key that signed these bytes in this role's namespace; `Refused` with the reason otherwise."""
     if not signature.is_file():
         raise _refused(f"{signature.name} is missing")
-    said = _read(signature)
-    if said != _armored(said):  # ssh-keygen reads over blanks and line ends
+    armored = _read(signature)
+    if armored != _armored(armored):  # ssh-keygen ignores blanks and line ends
         raise _refused(f"{signature.name} is not as ssh-keygen writes signatures")
     done = _keygen(["check-novalidate", "-n", namespace(role), "-s", str(signature)], data)
     if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
@@ -277,7 +278,7 @@ def signed_by(data: bytes, signature: Path, role: str) -> str:
 
 
 def runner(given: Path | None, workspace: Path, required: bool, envelope: str) -> tuple[Path | None, dict[str, str]]:
-    """The key that signs seals, and what a seal says of it: without ssh-keygen, where nobody must sign, that it is unsigned."""
+    """(path of the key that signs seals, a seal's field about it). Without ssh-keygen: (None, unsigned), if no role must sign."""
     try:
         key = audit.runner_key(given, workspace)
     except WorldError as error:
@@ -294,7 +295,7 @@ def runner(given: Path | None, workspace: Path, required: bool, envelope: str) -
 
 
 class Sealed(Protocol):
-    """What of a seal (`statement.Seal`) tells who signed it."""
+    """The parts of a seal (`statement.Seal`) that `custody` needs."""
 
     @property
     def path(self) -> Path: ...
@@ -313,47 +314,46 @@ class Sealed(Protocol):
 def custody(
     chain: Iterable[AnySeal], own: Callable[[], str] = str, signers: Path | None = None
 ) -> Iterator[tuple[AnySeal, str, str]]:
-    """Each seal, the fingerprint of the key that signed it ("" for none), and what is wrong with that ("" for nothing).
+    """Yield (seal, fingerprint of the key that signed it or "", problem or ""). This is the only place that judges it.
 
-    This is the only place that judges it; what is wrong is the seal before of none.
-    A seal is signed by the runner that it names, with the key of the seal before or with our `own`; one of before any was signed
-    needs no signature. `signers`, a list from outside, must allow each signature, and then any key that it allows may follow.
+    A seal is signed by the runner that it names, with the key of the last good seal or with our `own`. Seals before the first
+    signed one need no signature. `signers`, a list from outside, must allow each signature; then any allowed key may follow.
     """
     key, number = "", 0
     for seal in chain:
-        named = seal.predicate.get(RUNNER)
-        if named is None or "unsigned" in named:
+        runner_field = seal.predicate.get(RUNNER)
+        if runner_field is None or "unsigned" in runner_field:
             yield seal, "", f"{seal.name}: not signed, but seal {number} is" if number else ""
             continue
         program()
-        signature, wrong = seal.path.with_name(f"{seal.path.name}.sig"), ""
+        signature, problem = seal.path.with_name(f"{seal.path.name}.sig"), ""
         try:
-            now = _key_of_seal(seal.data, signature, signature.stat().st_mtime_ns)
+            key_now = _key_of_seal(seal.data, signature, signature.stat().st_mtime_ns)
             if signers is not None:
                 verify(seal.data, signature, SEAL, signers, datetime.fromisoformat(seal.created))
         except FileNotFoundError:
-            now, wrong = "", f"{seal.name}.sig: {signature.name} is missing"
+            key_now, problem = "", f"{seal.name}.sig: {signature.name} is missing"
         except (RunbookError, OSError) as error:
-            now, wrong = "", f"{seal.name}.sig: {getattr(error, 'what', error)}"
+            key_now, problem = "", f"{seal.name}.sig: {getattr(error, 'what', error)}"
         else:
-            if now != named.get("fingerprint"):
-                wrong = f"{seal.name}: signed with {now}, but names {one_line(str(named.get('fingerprint')), 80)}"
-            elif key not in ("", now) and signers is None and now != own():
-                wrong = f"{seal.name}: signed with the key {now}, not with the key of seal {number}"
-        yield seal, now, wrong
-        if not wrong:
-            key, number = now, seal.number
+            if key_now != runner_field.get("fingerprint"):
+                problem = f"{seal.name}: signed with {key_now}, but names {one_line(str(runner_field.get('fingerprint')), 80)}"
+            elif key not in ("", key_now) and signers is None and key_now != own():
+                problem = f"{seal.name}: signed with the key {key_now}, not with the key of seal {number}"
+        yield seal, key_now, problem
+        if not problem:
+            key, number = key_now, seal.number
 
 
-@cache  # seals are asked about at each look at the run: one that forgot some of many would check all anew each time
+@cache  # unbounded: each state of a run checks all of its seals
 def _key_of_seal(data: bytes, signature: Path, stamp: int) -> str:
     return signed_by(data, signature, SEAL)
 
 
 def raw(data: bytes, key: Path) -> bytes:
-    """The ed25519 signature of these bytes as other tools know it, 64 bytes: not SSHSIG, which has a namespace.
+    """The plain ed25519 signature of these bytes (64 bytes, not SSHSIG), for other tools.
 
-    `Refused`, with the reason, where the key is of another kind, has a passphrase, or is held by an agent or a token.
+    `Refused` with the reason if the key is of another kind, has a passphrase, or is held by an agent or a token.
     """
     try:
         lines = contents(key.resolve()).decode("ascii").split("\n")
@@ -372,12 +372,12 @@ def raw(data: bytes, key: Path) -> bytes:
         file.write_bytes(data)
         pkcs8 = bytes.fromhex("302e020100300506032b657004220420") + secret[:32]
         return openssl(
-            "pkeyutl", "-sign", "-rawin", "-keyform", "DER", "-inkey", "/dev/stdin", "-in", str(file), given=pkcs8
+            "pkeyutl", "-sign", "-rawin", "-keyform", "DER", "-inkey", "/dev/stdin", "-in", str(file), stdin=pkcs8
         )
 
 
 def raw_signed(data: bytes, signature: bytes, public: str) -> bool:
-    """Whether this is the ed25519 signature of these bytes by this public key, a line as `public_key` gives it."""
+    """Verify a plain ed25519 signature of these bytes. `public`: the public key as a line, as `audit.public_key` gives it."""
     with tempfile.TemporaryDirectory(prefix="runbook-verify-") as folder:
         file, sealed = Path(folder) / "data", Path(folder) / "signature"
         file.write_bytes(data)
@@ -385,26 +385,26 @@ def raw_signed(data: bytes, signature: bytes, public: str) -> bool:
         spki = bytes.fromhex("302a300506032b6570032100") + base64.b64decode(public.split()[1])[-32:]
         options = ["-keyform", "DER", "-inkey", "/dev/stdin", "-in", str(file), "-sigfile", str(sealed)]
         try:
-            openssl("pkeyutl", "-verify", "-pubin", "-rawin", *options, given=spki)
+            openssl("pkeyutl", "-verify", "-pubin", "-rawin", *options, stdin=spki)
         except Refused:
             return False
     return True
 
 
-def openssl(*arguments: str, given: bytes = b"") -> bytes:
-    """What openssl gives; `Refused` with its words where it fails or is missing."""
+def openssl(*arguments: str, stdin: bytes = b"") -> bytes:
+    """The output of openssl; `Refused` with its message if it fails or is missing."""
     if shutil.which("openssl") is None:
         raise _refused("openssl is not installed")
-    done = subprocess.run(["openssl", *arguments], input=given, capture_output=True, check=False)
+    done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, check=False)
     if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it failed"]
-        raise _refused(f"openssl: {one_line(said[-1], 200)}")
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it failed"]
+        raise _refused(f"openssl: {one_line(lines[-1], 200)}")
     return done.stdout
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
 
-# Tokens of a time-stamping authority (RFC 3161) for seals: a time from elsewhere. `openssl ts` does the work.
+# Tokens of a time-stamping authority (RFC 3161) for seals: independent evidence of the time. `openssl ts` does the work.
 
 
 def token(path: Path) -> Path:
@@ -413,8 +413,8 @@ def token(path: Path) -> Path:
 
 
 def request_timestamp(data: bytes, url: str) -> bytes:
-    """The authority's answer for these bytes, checked to be a token for them; `Refused`, with the reason, otherwise."""
-    import httpx  # not for every command
+    """Request a token for these bytes and check it; return the authority's reply. `Refused` with the reason otherwise."""
+    import httpx  # slow to import
 
     from helpers.stores.wire import Session
 
@@ -436,33 +436,34 @@ def request_timestamp(data: bytes, url: str) -> bytes:
 
 
 def stamped(sealed: Path, reply: Path, authority: Path | None = None) -> datetime:
-    """The time in a token, UTC; `Refused` where it is not for these bytes.
+    """The time in a token, UTC; `Refused` if it is not for these bytes.
 
-    `authority` is the CA certificate that the token's signature must lead to, as PEM; without it the signature is not checked.
+    `authority`: the CA certificate (PEM) of the token's signature; without it the signature is not checked.
     """
-    # The token alone: around it a reply has text that nobody signed, and which could hold another time.
+    # Extract the token: the rest of a reply is not signed, and could hold another time.
     with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
-        alone = Path(folder) / "token"
+        token_file = Path(folder) / "token"
         _read(reply)
-        openssl("ts", "-reply", "-in", str(reply), "-token_out", "-out", str(alone))
-        text = openssl("ts", "-reply", "-in", str(alone), "-token_in", "-text").decode("utf-8", "replace")
+        openssl("ts", "-reply", "-in", str(reply), "-token_out", "-out", str(token_file))
+        text = openssl("ts", "-reply", "-in", str(token_file), "-token_in", "-text").decode("utf-8", "replace")
         if authority is not None:
-            openssl("ts", "-verify", "-in", str(alone), "-token_in", "-data", str(sealed), "-CAfile", str(authority))
-    found = _TIME.search(text)
-    if found is None:
+            trusted = ["-data", str(sealed), "-CAfile", str(authority)]
+            openssl("ts", "-verify", "-in", str(token_file), "-token_in", *trusted)
+    match = _TIME.search(text)
+    if match is None:
         raise _refused("it is not a token that was granted")
     digest = hashlib.sha256(sealed.read_bytes()).hexdigest()
     dump = "".join(re.findall(r"^ +[0-9a-f]{4} - ((?:[0-9a-f]{2}[ -]){1,16})", text, re.M))
     if digest not in re.sub("[ -]", "", dump):
         raise _refused("it is a token for other bytes")
-    return datetime.strptime(f"{found[1]} {found[2]}", "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+    return datetime.strptime(f"{match[1]} {match[2]}", "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------------
 
 
-def throw_away(folder: Path, roles: Sequence[str]) -> Path:
-    """Keys for a rehearsal, `<folder>/<role>`, and the list of them, which is returned. Existing ones are used again."""
+def throw_away_keys(folder: Path, roles: Sequence[str]) -> Path:
+    """Create keys for a rehearsal, `<folder>/<role>`, and their list of signers; return its path. Reuses existing keys."""
     lines = []
     folder.mkdir(parents=True, exist_ok=True)
     for role in roles:
@@ -482,7 +483,7 @@ def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[by
 
 
 def _allowed(path: Path, number: int, line: str) -> Allowed:
-    """`principals [options] keytype base64 …`; options are the words before the key's type."""
+    """Parse `principals [options] keytype base64 …`; options are the words before the key's type."""
     principals, _, rest = line[:_LONGEST].replace("\t", " ").partition(" ")
     options: dict[str, str] = {}
     rest = rest.strip()
@@ -502,19 +503,19 @@ def _allowed(path: Path, number: int, line: str) -> Allowed:
 
 
 def _timestamp(text: str) -> datetime | None:
-    """ssh-keygen's YYYYMMDD[HHMM[SS]][Z]; without Z it is the local time of this machine."""
+    """Parse ssh-keygen's YYYYMMDD[HHMM[SS]][Z]; without Z it is local time. None for ""; ValueError if invalid."""
     if not text:
         return None
     digits = text.rstrip("Zz")
-    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
-    if form is None:
+    format_ = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
+    if format_ is None:
         raise ValueError(f"no time: {text}")
-    found = datetime.strptime(digits, form)  # noqa: DTZ007
-    return found.replace(tzinfo=UTC) if digits != text else found.astimezone(UTC)
+    time = datetime.strptime(digits, format_)  # noqa: DTZ007
+    return time.replace(tzinfo=UTC) if digits != text else time.astimezone(UTC)
 
 
-def _inside(armored: str) -> tuple[str, str]:
-    """(namespace, fingerprint of the key) of an SSH signature; ValueError where it is none."""
+def _parse_signature(armored: str) -> tuple[str, str]:
+    """(namespace, fingerprint of the key) of an SSH signature; ValueError if it is none."""
     lines = [line.strip() for line in armored.strip().splitlines()]
     if len(lines) < 3 or lines[0] != "-----BEGIN SSH SIGNATURE-----" or lines[-1] != "-----END SSH SIGNATURE-----":
         raise ValueError("no armor")
@@ -526,39 +527,39 @@ def _inside(armored: str) -> tuple[str, str]:
 
 
 def _fields(blob: bytes, count: int) -> list[bytes]:
-    """The first `count` strings of OpenSSH's binary format, and then the bytes behind them; ValueError where it is shorter."""
-    found = []
+    """The first `count` strings of OpenSSH's binary format, then the remaining bytes; ValueError if it is too short."""
+    fields = []
     for _ in range(count):
         length = int.from_bytes(blob[:4], "big")
         if len(blob) < 4 + length:
             raise ValueError("cut short")
-        found.append(blob[4 : 4 + length])
+        fields.append(blob[4 : 4 + length])
         blob = blob[4 + length :]
-    return [*found, blob]
+    return [*fields, blob]
 
 
-def _armored(said: bytes) -> bytes:
-    """A signature as ssh-keygen writes it."""
-    lines = said.split()
+def _armored(signature: bytes) -> bytes:
+    """The signature in the form that ssh-keygen writes."""
+    lines = signature.split()
     body = b"".join(lines[3:-3])
     wrapped = [body[at : at + 70] for at in range(0, len(body), 70)]
     return b"\n".join([b"-----BEGIN SSH SIGNATURE-----", *wrapped, b"-----END SSH SIGNATURE-----", b""])
 
 
 def _read(path: Path) -> bytes:
-    """The file, or where a link to it leads; `Refused` where it is none, or too large to be of ours."""
+    """Read a file, links followed; `Refused` if it is missing, not a regular file, or too large."""
     try:
         return contents(path.resolve())
     except (OSError, ValueError) as error:
         raise _refused(f"{path.name} cannot be read: {error}") from error
 
 
-def _refused(why: str) -> Refused:
-    return Refused(ReasonCode.SIGNATURE_REFUSED, why)
+def _refused(reason: str) -> Refused:
+    return Refused(ReasonCode.SIGNATURE_REFUSED, reason)
 
 
-def _bad_list(path: Path, why: str) -> UsageError:
-    form = "See parameters/allowed_signers.example."
+def _bad_list(path: Path, problem: str) -> UsageError:
+    hint = "See parameters/allowed_signers.example."
     return UsageError(
-        ReasonCode.ALLOWED_SIGNERS_BAD, f"the list of allowed signers {why}", where=str(path), next_step=form
+        ReasonCode.ALLOWED_SIGNERS_BAD, f"the list of allowed signers {problem}", where=str(path), next_step=hint
     )

@@ -1,9 +1,9 @@
-"""Sign-offs: who approved or refused what, by a signature over a statement that names the seal of what they saw.
+"""Sign-offs: approvals and refusals, each a signed statement that names the seal of what the signer saw.
 
-`signoffs/<gate>-<role>-<when>.json` is the statement, the file of the same name with `.sig` behind it the signature that
-ssh-keygen made of it. Of a role's statements the one counts that the audit log recorded last. One NO-GO blocks until a GO
-of that role was both given and recorded after it. A sealed file that changes afterwards voids what was signed, and
-`gate_state` names the file. What a rehearsal signed is refused by a production run.
+`signoffs/<gate>-<role>-<when>.json` is the statement; the same name with `.sig` is its signature by ssh-keygen. The
+statement of a role that was logged last counts. A NO-GO blocks until a GO of that role was given and logged after it. A
+later change of a sealed file voids the signatures; `gate_state` names the file. A production run refuses signatures of a
+rehearsal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.evidence import signing
-from helpers.evidence.seals import after, chain, required, void
+from helpers.evidence.seals import after, chain, required, voided_files
 from helpers.evidence.signing import ALLOWED, Refused, statement_in, statement_of
 from helpers.evidence.statement import (
     KIND,
@@ -29,7 +29,7 @@ from helpers.evidence.statement import (
     allowed_signers,
     canonical,
     digest_of,
-    kept,
+    kept_copies,
     reviewed,
     stamp,
     time_of,
@@ -46,22 +46,22 @@ GATES = {
     DRY_RUN: Step.SCHEDULE_AND_NOTIFY,
     CUTOVER: Step.REVIEW,
     CLOSEOUT: Step.CLOSEOUT,
-}  # in their order in time, with the step whose seal each gate's approvals are given over
-BEFORE = {CUTOVER: Step.CUTOVER, DRY_RUN: Step.FENCE_WRITES}  # the step that does not begin without the approvals
+}  # in order of time, each with the step whose seal is approved
+BEFORE = {CUTOVER: Step.CUTOVER, DRY_RUN: Step.FENCE_WRITES}  # the step that needs the approvals of each gate
 GO, NO_GO = "go", "no-go"
 
 _NAME_LENGTH = 200
 CLOCKS_DIFFER = timedelta(minutes=5)
-Judged = tuple[str, signing.Signer | None]  # why a statement counts for nothing, or ("", who signed it)
+Judged = tuple[str, signing.Signer | None]  # (the reason why a statement does not count, None), or ("", its signer)
 
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """The state of a gate. `missing` roles, in the order required; `refused`, `stale` and `accepted` by role.
+    """The state of a gate: `missing` roles in the required order; the other fields by role.
 
-    `refused` are sentences (a NO-GO with its reason, a signature that does not count); `stale` the files that changed
-    since the signature; `accepted` the marginal criteria that the role accepted explicitly; `keys` whose key signed, as
-    "principal SHA256:…", where a signature counts.
+    `refused`: a sentence (a NO-GO with its reason, a signature that does not count); `stale`: the files that changed since
+    the signature; `accepted`: the marginal criteria that the role accepted explicitly; `keys`: "principal SHA256:…" of each
+    valid signature.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ class GateState:
 
     @property
     def is_open(self) -> bool:
-        """Whether every required role has approved, validly."""
+        """Whether every required role has a valid approval."""
         return not self.missing and not self.blocked
 
 
@@ -86,33 +86,33 @@ def statement(
     reason: str = "",
     accept: Sequence[str] = (),
 ) -> bytes:
-    """What a role signs for this run: one line of canonical JSON, given over the newest seal.
+    """The statement that a role signs for this run: one line of canonical JSON that names the newest seal.
 
-    `accept` names marginal criteria of the matrix. UsageError for a role that the run does not require, a name that is
-    empty or more than one line, a decision other than go or no-go, a criterion that is not marginal, a gate that the
-    run has not reached, a run that is not sealed, or whose sealed files changed.
+    `accept`: marginal criteria of the matrix. UsageError for a role that the run does not require, a name that is empty or
+    more than one line, a decision other than go or no-go, a criterion that is not marginal, a gate that the run has not
+    reached, and a run that is not sealed or whose sealed files changed.
     """
-    role, said = role.strip().lower().replace("-", "_"), decision.strip().lower().replace("_", "-")
+    role, verdict = role.strip().lower().replace("-", "_"), decision.strip().lower().replace("_", "-")
     roles = required_at(run.parameters, gate)
     if role not in roles:
         known = ", ".join(roles) or "none"
         raise UsageError(
             ReasonCode.UNKNOWN_ROLE,
             f"{role!r} does not sign at this gate",
-            next_step=f"Roles that do: {known}. {_other(run, gate)}".strip(),
+            next_step=f"Roles that do: {known}. {_other_gate_hint(run, gate)}".strip(),
         )
-    for what, text in (("name", name), ("reason", reason)):
-        if not _is_readable(what, text):
-            raise UsageError(ReasonCode.BAD_SIGNATURE, f"the {what} must be one line of readable characters")
+    for label, text in (("name", name), ("reason", reason)):
+        if not _is_readable(label, text):
+            raise UsageError(ReasonCode.BAD_SIGNATURE, f"the {label} must be one line of readable characters")
     if not name.strip():
         raise UsageError(
             ReasonCode.BAD_SIGNATURE, "the name of the person who signs is missing", next_step="Give it as --name."
         )
-    if said not in (GO, NO_GO):
+    if verdict not in (GO, NO_GO):
         raise UsageError(ReasonCode.BAD_DECISION, f"{decision!r} is not a decision", next_step="It is go or no-go.")
     facts = _reached(run, gate)
     marginal = [str(m) for m in facts.get("accept", [])]
-    if said == GO and gate == CUTOVER and facts.get("decision") != "GO":
+    if verdict == GO and gate == CUTOVER and facts.get("decision") != "GO":
         raise UsageError(ReasonCode.DECISION_NO_GO, "the decision of this run is NO-GO and cannot be signed off as go")
     unknown = [a for a in accept if a not in marginal]
     if unknown:
@@ -126,7 +126,7 @@ def statement(
             "gate": gate,
             "role": role,
             "name": name.strip(),
-            "decision": said,
+            "decision": verdict,
             "reason": reason.strip(),
             "accept": sorted(set(accept)),
             "rehearsal": bool(run.facts.get("rehearsal")),
@@ -143,80 +143,82 @@ _TYPES = {
 }  # fmt: skip
 
 
-def _is_readable(what: str, text: str) -> bool:
+def _is_readable(label: str, text: str) -> bool:
     """Whether a name or reason is one line of readable characters, and not too long."""
-    return len(text) <= _NAME_LENGTH * (10 if what == "reason" else 1) and text.isprintable()
+    return len(text) <= _NAME_LENGTH * (10 if label == "reason" else 1) and text.isprintable()
 
 
 def _limit(facts: Mapping[str, Any], gate: str) -> dict[str, Any]:
-    """What a statement says of the changes that may still be brought over, of the facts of step 24; {} where it says nothing."""
+    """The statement's field for the limit of later changes, from the facts of step 24; {} if there is none."""
     limit = facts.get("delta_limit")
     return {"delta_limit": limit} if limit and gate == CUTOVER else {}
 
 
-def _parsed(data: bytes) -> tuple[dict[str, Any], str]:
-    """(what a statement says, ""), or ({}, why its bytes are none that `statement` writes): no key, type or form but its own."""
+def _parse(data: bytes) -> tuple[dict[str, Any], str]:
+    """(the statement, ""), or ({}, the reason why the bytes are not as `statement` writes them: keys, types and form)."""
     try:
-        said = json_in(data)
-        if not isinstance(said, dict) or canonical(said) != data:
+        signed = json_in(data)
+        if not isinstance(signed, dict) or canonical(signed) != data:
             return {}, "it is not one line of JSON as the toolkit writes it"
-        if other := (said.keys() - {"delta_limit"}) ^ _TYPES.keys():
-            return {}, f"{one_line(min(other), 80)!r} is {'missing' if min(other) in _TYPES else 'no part of one'}"
-        wrong = [key for key, kind in _TYPES.items() if type(said[key]) is not kind]
-        wrong += [what for what in ("name", "reason") if what not in wrong and not _is_readable(what, said[what])]
-        if wrong:
-            return {}, f"its {wrong[0]} is not as the toolkit writes it"
-        accept, limit, when = said["accept"], said.get("delta_limit", {"changes": 0, "chunks": 0}), said["when"]
-        right = {
+        if unknown := (signed.keys() - {"delta_limit"}) ^ _TYPES.keys():
+            return {}, f"{one_line(min(unknown), 80)!r} is {'missing' if min(unknown) in _TYPES else 'no part of one'}"
+        bad_keys = [key for key, kind in _TYPES.items() if type(signed[key]) is not kind]
+        bad_keys += [key for key in ("name", "reason") if key not in bad_keys and not _is_readable(key, signed[key])]
+        if bad_keys:
+            return {}, f"its {bad_keys[0]} is not as the toolkit writes it"
+        limit = signed.get("delta_limit", {"changes": 0, "chunks": 0})
+        accept, when = signed["accept"], signed["when"]
+        valid = {
             "accept": all(type(a) is str and a.isprintable() for a in accept) and accept == sorted(set(accept)),
-            "name": said["name"].strip() != "", "type": said["type"] == KIND,
-            "gate": said["gate"] in GATES, "decision": said["decision"] in (GO, NO_GO),
+            "name": signed["name"].strip() != "", "type": signed["type"] == KIND,
+            "gate": signed["gate"] in GATES, "decision": signed["decision"] in (GO, NO_GO),
             "delta_limit": type(limit) is dict
             and {key: type(value) for key, value in limit.items()} == {"changes": int, "chunks": int},
             "when": datetime.fromisoformat(when).astimezone(UTC).isoformat(timespec="milliseconds") == when,
         }  # fmt: skip
     except (ValueError, TypeError, OverflowError):
         return {}, "it is not one line of JSON as the toolkit writes it, or its time is none"
-    wrong = [key for key, fits in right.items() if not fits]
-    return ({}, f"its {wrong[0]} is not as the toolkit writes it") if wrong else (said, "")
+    bad_keys = [key for key, is_valid in valid.items() if not is_valid]
+    return ({}, f"its {bad_keys[0]} is not as the toolkit writes it") if bad_keys else (signed, "")
 
 
 def sign(run: RunState, data: bytes, key: Path) -> Path:
-    """Sign a statement of this run with this key and record it; the statement's file. Raises as `record`."""
+    """Sign a statement of this run with this key, record it, and return its file. Raises as `record`."""
     return record(run, data, signing.sign(data, str(json.loads(data)["role"]), key))
 
 
 def record(run: RunState, data: bytes, signature: bytes) -> Path:
-    """Keep a statement with its signature, made here or elsewhere; UsageError where the gate would refuse it.
+    """Record a statement and its signature, and return the file. UsageError if the gate would refuse it.
 
-    Not while step 25 looks at the decision for the last time and begins: it is recorded before, and counts, or after.
+    Waits while step 25 checks the decision for the last time and begins: the statement counts before that, or comes after it.
     """
     with RunLock(run, RunLock.GATE).acquire(60):
         return _record(run, data, signature)
 
 
 def _record(run: RunState, data: bytes, signature: bytes) -> Path:
-    said, why = _parsed(data)
-    if not why and said["role"] not in required_at(run.parameters, said["gate"]):
-        why = "its role does not sign at its gate"
-    if why:
+    signed, problem = _parse(data)
+    if not problem and signed["role"] not in required_at(run.parameters, signed["gate"]):
+        problem = "its role does not sign at its gate"
+    if problem:
         raise UsageError(
-            ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run: {why}"
+            ReasonCode.NO_STATEMENT,
+            f"this is not a statement that {RUNBOOK} sign --export wrote for this run: {problem}",
         )
-    gate, role = said["gate"], said["role"]
-    path = run.reports / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(said['when'])}.json"
-    if said.get("decision") == GO and gate == CUTOVER and _facts(run, gate).get("decision") != "GO":
+    gate, role = signed["gate"], signed["role"]
+    path = run.reports / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(signed['when'])}.json"
+    if signed.get("decision") == GO and gate == CUTOVER and _facts(run, gate).get("decision") != "GO":
         raise UsageError(ReasonCode.DECISION_NO_GO, "the decision of this run is not GO and cannot be signed off as go")
     log = recorded(run.reports)
     if path.exists() and path.name in log:
         raise UsageError(ReasonCode.SIGNED_BEFORE, f"signoffs/{path.name} is recorded already")
     temporary = run.reports / RunPath.SIGNOFFS / f".{path.name}.sig"
-    write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
+    write_bytes(temporary, signature)  # before the statement's file, which never exists without its signature
     try:
         problem, signer = problem_of(run, path, data, temporary)
-        if signer is not None:  # a key that has expired since could have signed under any earlier time
+        if signer is not None:  # an expired key could sign with any earlier time
             signing.verify(data, temporary, role, run.reports / ALLOWED, datetime.now(UTC))
-            problem = problem or _signed_before(run, role, signer) or _untimely(log, path, str(said["decision"]))
+            problem = problem or _signed_before(run, role, signer) or _untimely(log, path, str(signed["decision"]))
     except Refused as error:
         problem = f"{error.what} (now, as it is recorded)"
     except RunbookError:
@@ -224,44 +226,44 @@ def _record(run: RunState, data: bytes, signature: bytes) -> Path:
         raise
     if problem:
         temporary.unlink()
-        if said.get("decision") == NO_GO:
+        if signed.get("decision") == NO_GO:
             problem += ". This NO-GO does not block the run: state and sign it anew, now"
         raise UsageError(ReasonCode.SIGNATURE_REFUSED, f"not recorded: {problem}", where=f"run {run.id}")
     assert signer is not None
-    facts = {"gate": gate, "role": role, "signer": signer.principal, "decision": said["decision"]}
+    facts = {"gate": gate, "role": role, "signer": signer.principal, "decision": signed["decision"]}
     digest = hashlib.sha256(data).hexdigest()
     temporary.replace(path.with_name(f"{path.name}.sig"))
     write_bytes(path, data)
-    about = {
+    entry = {
         "file": f"signoffs/{path.name}",
         "statement": digest,
         "sig": hashlib.sha256(signature).hexdigest(),
         **facts,
     }
-    audit.append(run.reports / audit.NAME, audit.SIGNED, **about)
+    audit.append(run.reports / audit.NAME, audit.SIGNED, **entry)
     return path
 
 
 def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = None) -> GateState:
-    """Who still has to sign at this gate, who refused, whose approval no longer fits what was sealed.
+    """Who still has to sign at this gate, who refused, and whose approval is stale.
 
-    `allowed_now` is the list of signers outside the run's folder: a key that was taken from it since counts no longer.
+    `allowed_now`: the list of signers outside of the run's folder: keys that were removed from it do not count.
     """
     state = GateState()
-    chain(run)  # who has to sign is what sealed parameters say, so the seals come first
+    chain(run)  # verifies the seals first: the sealed parameters name the required roles
     holders = _holders(run, list(GATES)[: list(GATES).index(gate)], allowed_now)
     marginal = _facts(run, gate).get("accept", [])
     for role in required_at(run.parameters, gate):
         path = newest(run.reports, gate, role)
-        gone = _gone(run.reports, gate, role)
-        if path is None or gone:
+        lost = _lost_statement(run.reports, gate, role)
+        if path is None or lost:
             state.missing.append(role)
-            if gone:
-                state.refused[role] = f"{gone}, which {role} signed, is no longer what the audit log says"
+            if lost:
+                state.refused[role] = f"{lost}, which {role} signed, is no longer what the audit log says"
             continue
         data = contents(path)
-        answer = statement_in(data)
-        accepts = answer.get("accept")
+        statement = statement_in(data)
+        accepts = statement.get("accept")
         state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
         problem, signer = problem_of(run, path, data, path.with_name(f"{path.name}.sig"), allowed_now)
         if not problem and path.name not in recorded(run.reports):
@@ -279,10 +281,10 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
             continue
         holders |= dict.fromkeys(names_of(signer), role)
         state.keys[role] = f"{signer.principal} {signer.fingerprint}"
-        stale = _stale(run, gate, answer)
-        if answer["decision"] == NO_GO:
-            said = one_line(str(answer.get("reason") or "no reason given"))
-            state.refused[role] = f"{role} ({one_line(signer.principal)}) says NO-GO: {said}"
+        stale = _stale(run, gate, statement)
+        if statement["decision"] == NO_GO:
+            reason = one_line(str(statement.get("reason") or "no reason given"))
+            state.refused[role] = f"{role} ({one_line(signer.principal)}) says NO-GO: {reason}"
             state.blocked.append(state.refused[role])
         elif stale:
             state.stale[role] = stale
@@ -294,18 +296,18 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
 
 
 def _holders(run: RunState, gates: Iterable[str], allowed_now: Path | None = None) -> dict[str, str]:
-    """The role by each key and principal that signed for it at these gates."""
-    signed = (at for gate in gates for at in gate_state(run, gate, allowed_now).keys.items())
-    return {name: role for role, who in signed for name in who.replace(",", " ").split(" ")}
+    """The role of each key and principal that signed at these gates."""
+    signers = (signer for gate in gates for signer in gate_state(run, gate, allowed_now).keys.items())
+    return {name: role for role, who in signers for name in who.replace(",", " ").split(" ")}
 
 
 def names_of(signer: signing.Signer) -> list[str]:
-    """What no other role may sign with: the key, and each principal, of which one line may list many."""
+    """The signer's key and principals (a line may list several), which no other role may use."""
     return [signer.fingerprint, *signer.principal.split(",")]
 
 
 def _signed_before(run: RunState, role: str, signer: signing.Signer) -> str:
-    """Why this signer may not sign as this role: the key or the principal counts for another one; "" where it may."""
+    """Why this signer may not sign as this role, because the key or principal signed for another one; "" if it may."""
     if run.parameters.signoff.one_key_for_roles:
         return ""
     holders = _holders(run, GATES)
@@ -314,7 +316,7 @@ def _signed_before(run: RunState, role: str, signer: signing.Signer) -> str:
 
 
 def _untimely(log: Sequence[str], path: Path, decision: str) -> str:
-    """Why the time of a statement forbids to record it, or "". A NO-GO that was given earlier is recorded, and blocks."""
+    """Why a statement may not be recorded because of its time; "" if it may. An earlier NO-GO may be recorded, and blocks."""
     match = SIGNATURE.fullmatch(path.name)
     if match is None or decision == NO_GO:
         return ""
@@ -329,7 +331,7 @@ def _untimely(log: Sequence[str], path: Path, decision: str) -> str:
 
 
 def recorded(folder: Path) -> list[str]:
-    """The names of the statements in the order in which the audit log recorded them; a second line of one counts for nothing."""
+    """The names of the logged statements, in the order of their first lines."""
     return list(dict.fromkeys(Path(str(facts.get("file", ""))).name for facts in _signed_lines(folder)))
 
 
@@ -338,101 +340,102 @@ def _signed_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _log(folder: Path) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """(action, facts) of what the audit log says of statements and of files that were set aside."""
+    """(action, facts) of the audit log's lines about statements and files that were set aside."""
     path = folder / audit.NAME
-    about = path.stat() if path.is_file() else None
-    return _read_log(path, (about.st_size, about.st_mtime_ns)) if about is not None else ()
+    facts = path.stat() if path.is_file() else None
+    return _read_log(path, (facts.st_size, facts.st_mtime_ns)) if facts is not None else ()
 
 
-@lru_cache(maxsize=8)  # a page and a gate ask for every role
+@lru_cache(maxsize=8)  # pages and gates read it for every role
 def _read_log(path: Path, _state: tuple[int, int]) -> tuple[tuple[str, dict[str, Any]], ...]:
     lines = audit.entries(path, trusted(path.parent), (audit.SIGNED, audit.SET_ASIDE))
     return tuple((e["action"], facts) for e in lines if isinstance(facts := e.get("facts"), dict))
 
 
 def newest(folder: Path, gate: str, role: str) -> Path | None:
-    """The statement of a role that counts: the one recorded last; a NO-GO that no GO follows in time as well counts before it."""
+    """The statement of a role that counts: the one logged last, or a NO-GO with the same or a later time."""
     log = {name: number for number, name in enumerate(recorded(folder))}
-    found = [(log.get(path.name, -1), match["when"], path) for path in (folder / RunPath.SIGNOFFS).glob("*.json")
+    candidates = [(log.get(path.name, -1), match["when"], path) for path in (folder / RunPath.SIGNOFFS).glob("*.json")
              if (match := SIGNATURE.fullmatch(path.name)) and (match["gate"], match["role"]) == (gate, role)]  # fmt: skip
-    if not found:
+    if not candidates:
         return None
-    last = max(found)
-    open_still = [each for each in found if each[1] >= last[1] and statement_of(each[2]).get("decision") == NO_GO]
-    return max(open_still)[2] if open_still else last[2]
+    latest = max(candidates)
+    later = [candidate for candidate in candidates if candidate[1] >= latest[1]]
+    blocking = [candidate for candidate in later if statement_of(candidate[2]).get("decision") == NO_GO]
+    return max(blocking)[2] if blocking else latest[2]
 
 
 def no_gos(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Every NO-GO on file, at any gate, as (path in the folder, what it says), also those that were set aside."""
-    paths = sorted(kept(folder, RunPath.SIGNOFFS).values())
-    said = ((path.relative_to(folder).as_posix(), statement_of(path)) for path in paths)
-    return [(name, what) for name, what in said if what.get("decision") == NO_GO]
+    """Every NO-GO at any gate as (path in the folder, statement), including those that were set aside."""
+    paths = sorted(kept_copies(folder, RunPath.SIGNOFFS).values())
+    statements = ((path.relative_to(folder).as_posix(), statement_of(path)) for path in paths)
+    return [(name, signed) for name, signed in statements if signed.get("decision") == NO_GO]
 
 
-def set_aside(folder: Path, names: Sequence[str]) -> bool:
-    """Whether the audit log says of each of these files that it was set aside, and none came in its place."""
-    told = {facts.get("file") for action, facts in _log(folder) if action == audit.SET_ASIDE}
-    return {*names} <= told and not any((folder / name).exists() for name in names)
+def all_set_aside(folder: Path, names: Sequence[str]) -> bool:
+    """Whether the audit log says that each of these files was set aside, and none was written again."""
+    logged = {facts.get("file") for action, facts in _log(folder) if action == audit.SET_ASIDE}
+    return {*names} <= logged and not any((folder / name).exists() for name in names)
 
 
-def lost(folder: Path) -> list[str]:
-    """The statements that the audit log records and that are neither in signoffs/ nor set aside, as it says."""
-    aside = {(f.get("file"), f.get("digest"), str(f.get("to"))) for act, f in _log(folder) if act == audit.SET_ASIDE}
-    found = []
+def lost_statements(folder: Path) -> list[str]:
+    """The logged statements that are neither in signoffs/ nor where the log says that they were set aside."""
+    moves = {(f.get("file"), f.get("digest"), str(f.get("to"))) for act, f in _log(folder) if act == audit.SET_ASIDE}
+    names = []
     for facts in _signed_lines(folder):
         name, digest = f"signoffs/{Path(str(facts.get('file', ''))).name}", str(facts.get("statement"))
-        moved = (to for file, was, to in aside if (file, was) == (name, digest) and to.split("/", 2)[2:] == [name])
+        moved = (to for file, old, to in moves if (file, old) == (name, digest) and to.split("/", 2)[2:] == [name])
         if not digest or digest not in {digest_of(folder / path) for path in (name, *moved)}:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def statements(run: RunState, signers: Path | None = None) -> dict[str, Judged]:
-    """Every statement of a run, old ones too, by file: why it is not what its name and signature say, or ("", who signed it).
+    """Judge every statement of a run, by file's name: (problem, None), or ("", its signer).
 
-    `signers` is a list of allowed signers from outside the folder that must allow each, too.
+    `signers`: a list of allowed signers from outside of the folder, which must also allow each.
     """
-    found: dict[str, Judged] = {}
+    judged: dict[str, Judged] = {}
     for path in sorted((run.reports / RunPath.SIGNOFFS).glob("*.json")):
         if SIGNATURE.fullmatch(path.name):
-            found[path.name] = problem_of(run, path, contents(path), path.with_name(f"{path.name}.sig"), signers)
+            judged[path.name] = problem_of(run, path, contents(path), path.with_name(f"{path.name}.sig"), signers)
         else:
-            found[path.name] = "its name is not that of a statement", None
-    return found
+            judged[path.name] = "its name is not that of a statement", None
+    return judged
 
 
 def problem_of(
     run: RunState, path: Path, data: bytes, signature: Path, allowed_now: Path | None = None, listed: Path | None = None
 ) -> Judged:
-    """Why a statement counts for nothing, or ("", who signed it). `listed`: who may sign; None: the run's list as it is now."""
+    """Judge a statement: (problem, None), or ("", its signer). `listed`: the list of signers; None: the run's present list."""
     match = SIGNATURE.fullmatch(path.name)
-    said, why = _parsed(data)
-    if match is None or why or (match["gate"], match["role"], match["when"]) != (
-        said["gate"], said["role"], stamp(said["when"])
+    signed, problem = _parse(data)
+    if match is None or problem or (match["gate"], match["role"], match["when"]) != (
+        signed["gate"], signed["role"], stamp(signed["when"])
     ):  # fmt: skip
-        why = f": {why}" if why else ""
-        return f"signoffs/{path.name} is not a sign-off of this role for this gate{why}", None
-    role, when, rehearsal = match["role"], time_of(match["when"]), said["rehearsal"]
-    sealed = next((seal for seal in chain(run) if said["seal"] == {"name": seal.name, "sha256": seal.digest}), None)
-    if said["run"] != run.id:
-        return f"it is of run {one_line(said['run'], 80)}", None
+        problem = f": {problem}" if problem else ""
+        return f"signoffs/{path.name} is not a sign-off of this role for this gate{problem}", None
+    role, when, rehearsal = match["role"], time_of(match["when"]), signed["rehearsal"]
+    sealed = next((seal for seal in chain(run) if signed["seal"] == {"name": seal.name, "sha256": seal.digest}), None)
+    if signed["run"] != run.id:
+        return f"it is of run {one_line(signed['run'], 80)}", None
     if sealed is None or sealed.after != GATES[match["gate"]]:
         return f"it names no seal of this run after step {GATES[match['gate']]}", None
     rehearses = bool(sealed.predicate["run"].get("rehearsal"))
     if rehearsal is not rehearses:
         return "it is a rehearsal's" if rehearsal else "it is not a rehearsal's, but the run is a rehearsal", None
     facts = reviewed(run.reports, sealed) if match["gate"] == CUTOVER else {}
-    if facts is not None and said.get("delta_limit") != _limit(facts, match["gate"]).get("delta_limit"):
+    if facts is not None and signed.get("delta_limit") != _limit(facts, match["gate"]).get("delta_limit"):
         return f"its limit of changes (delta_limit) is not that of step {GATES[CUTOVER]}, which {sealed.name} has", None
     if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
     lists = [listed or run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
     name = f"{RunPath.SIGNOFFS}/{path.name}"
-    covers = next((seal.created for seal in chain(run) if any(n.endswith(name) for n in seal.subjects)), None)
+    sealed_at = next((seal.created for seal in chain(run) if any(n.endswith(name) for n in seal.subjects)), None)
     try:
-        signers = [signing.verify(data, signature, role, each, when) for each in lists]
-        if covers:  # a key that has expired could have signed under any earlier time
-            signing.verify(data, signature, role, lists[0], datetime.fromisoformat(covers))
+        signers = [signing.verify(data, signature, role, allowed, when) for allowed in lists]
+        if sealed_at:  # a key that has expired could have signed under any earlier time
+            signing.verify(data, signature, role, lists[0], datetime.fromisoformat(sealed_at))
     except Refused as error:
         return error.what, None
     if signers[0].principal.startswith(signing.REHEARSAL) and not rehearses:
@@ -443,49 +446,49 @@ def problem_of(
     return "", signers[-1]
 
 
-def _stale(run: RunState, gate: str, said: dict[str, Any]) -> list[str]:
-    """The files that are no longer what was signed: since the seal, or between it and the one that replaced it."""
-    signed = next(seal for seal in chain(run) if seal.digest == said["seal"]["sha256"])
+def _stale(run: RunState, gate: str, signed: dict[str, Any]) -> list[str]:
+    """The files that changed since the seal that was signed, or between it and the seal that replaced it."""
+    seal_signed = next(seal for seal in chain(run) if seal.digest == signed["seal"]["sha256"])
     now = after(chain(run), GATES[gate])
-    found = void(run, signed)
-    if now is None or now.digest == signed.digest:
-        return found
-    names = {*signed.subjects, *now.subjects} - {RunPath.RUN}
-    moved = {n for n in names if signed.subjects.get(n) != now.subjects.get(n)}
-    return sorted({*found, *(n for n in moved if not n.startswith(("earlier/", "signoffs/")))}) or [now.name]
+    changed = voided_files(run, seal_signed)
+    if now is None or now.digest == seal_signed.digest:
+        return changed
+    names = {*seal_signed.subjects, *now.subjects} - {RunPath.RUN}
+    different = {n for n in names if seal_signed.subjects.get(n) != now.subjects.get(n)}
+    return sorted({*changed, *(n for n in different if not n.startswith(("earlier/", "signoffs/")))}) or [now.name]
 
 
-def _gone(folder: Path, gate: str, role: str) -> str:
-    """A statement of a role that the audit log records and the folder no longer holds as it was; else "".
+def _lost_statement(folder: Path, gate: str, role: str) -> str:
+    """The path of a logged statement of a role that the folder no longer holds unchanged; "" if there is none.
 
-    What was set aside with all that was recorded before it is no loss.
+    Statements that were set aside together with all earlier ones are not lost.
     """
-    mine = [
+    own_names = [
         name for name in recorded(folder) if (m := SIGNATURE.fullmatch(name)) and (m["gate"], m["role"]) == (gate, role)
     ]
-    for name in lost(folder):
-        if Path(name).name in mine:
+    for name in lost_statements(folder):
+        if Path(name).name in own_names:
             return name
-    present = [name for name in mine if (folder / RunPath.SIGNOFFS / name).is_file()]
-    if mine and present and present[-1] != mine[-1]:
-        return f"signoffs/{mine[-1]}"
+    present = [name for name in own_names if (folder / RunPath.SIGNOFFS / name).is_file()]
+    if own_names and present and present[-1] != own_names[-1]:
+        return f"signoffs/{own_names[-1]}"
     return ""
 
 
 def _to_be_signed(run: RunState, gate: str) -> Seal:
-    """The seal that a statement is given over now; UsageError where there is none, or a file is not as it was sealed."""
+    """The seal that a new statement names; UsageError if there is none, or a sealed file changed."""
     seal = after(chain(run), GATES[gate])
-    again = f"Let the runner seal it: {RUNBOOK} resume {run.id}"
+    hint = f"Let the runner seal it: {RUNBOOK} resume {run.id}"
     if seal is None:
         raise UsageError(
-            ReasonCode.NOT_SEALED, f"step {GATES[gate]} is not sealed yet", where=f"run {run.id}", next_step=again
+            ReasonCode.NOT_SEALED, f"step {GATES[gate]} is not sealed yet", where=f"run {run.id}", next_step=hint
         )
-    changed = void(run, seal)
+    changed = voided_files(run, seal)
     if changed:
-        what = f"{', '.join(changed[:5])} changed since {seal.name}, so there is nothing to sign"
+        problem = f"{', '.join(changed[:5])} changed since {seal.name}, so there is nothing to sign"
         raise UsageError(
             ReasonCode.SEALED_FILE_CHANGED,
-            what,
+            problem,
             where=f"run {run.id}",
             next_step=f"See: {RUNBOOK} verify {run.id}",
         )
@@ -511,22 +514,22 @@ def _gate(gate: str) -> str:
 
 
 def _reached(run: RunState, gate: str) -> dict[str, Any]:
-    """The facts of the step that the gate follows; UsageError where it has not run."""
+    """The facts of the step before the gate; UsageError if it has not run."""
     facts = _facts(run, gate)
     if gate == CUTOVER and "decision" not in facts:
         raise UsageError(
             ReasonCode.NOTHING_TO_SIGN,
             "step 24 has not come to a decision",
             where=f"run {run.id}",
-            next_step=_other(run, gate),
+            next_step=_other_gate_hint(run, gate),
         )
     if not (run.reports / RunPath.RESULTS / f"{GATES[gate]}.json").is_file():
         raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"step {GATES[gate]} has not run", where=f"run {run.id}")
     return facts
 
 
-def _other(run: RunState, gate: str) -> str:
-    """The gate that the run waits at, where another one was named; "" where this is the one."""
+def _other_gate_hint(run: RunState, gate: str) -> str:
+    """A hint to the gate at which the run waits, if it is another one; else ""."""
     decided = "decision" in _facts(run, CUTOVER)
     scheduled = (run.reports / RunPath.RESULTS / f"{GATES[DRY_RUN]}.json").is_file() and bool(
         required_at(run.parameters, DRY_RUN)
@@ -540,26 +543,26 @@ def _other(run: RunState, gate: str) -> str:
 
 def _facts(run: RunState, gate: str) -> dict[str, Any]:
     try:
-        found = run.result(GATES[_gate(gate)])
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: it decides nothing
+        result = run.result(GATES[_gate(gate)])
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged result decides nothing
         return {}
-    return found.facts if found is not None else {}
+    return result.facts if result is not None else {}
 
 
 # -- gates -------------------------------------------------------------------------------------------------------------
 
-# The gates that people open: whether the run may go on behind a step.
+# The human gates: whether the run may continue after a step.
 
 
 def open_gate(run: RunState, steps: Iterable[Step]) -> RunbookError | None:
-    """What stops the run behind the first passed step whose gate is shut: a NO-GO, or missing approvals; else None."""
+    """The error at the first closed gate of the passed steps (a NO-GO, or missing approvals); None if all are open."""
     passed_gates = (step for step in steps if step.gate and passed(run.result(step.number)))
-    return next((error for step in passed_gates if (error := _behind(run, step)) is not None), None)
+    return next((error for step in passed_gates if (error := _gate_error(run, step)) is not None), None)
 
 
-def _behind(run: RunState, step: Step) -> RunbookError | None:
-    # After the cutover a signature stays what it was when it counted: keys may go from the list then, and a resume may
-    # change what concerns the steps after it.
+def _gate_error(run: RunState, step: Step) -> RunbookError | None:
+    # After the cutover, signatures stay valid: keys may then be removed from the list, and a resume may change parameters of
+    # later steps.
     done = passed(run.result(Step.CUTOVER))
     state = gate_state(run, step.gate, None if done else allowed_signers(run))
     if state.blocked:
@@ -579,7 +582,7 @@ def _behind(run: RunState, step: Step) -> RunbookError | None:
 
 
 def _with_reason(state: GateState, role: str) -> str:
-    """The role, and why an approval that it gave does not count."""
+    """The role, with the reason if its approval does not count."""
     if state.stale.get(role):
         return f"{role} (given before {', '.join(state.stale[role])} changed)"
     return f"{role} ({state.refused[role]})" if role in state.refused else role

@@ -494,7 +494,7 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
     fenced = parameters.fence.kind != "none"
     return {
         "name": parameters.name, "run": folder.id, "when": utc_now(),
-        "source": parameters.source_said, "target": parameters.target.label, "schema": parameters.schema_name,
+        "source": parameters.source_label, "target": parameters.target.label, "schema": parameters.schema_name,
         "window": _window(parameters), "blackout": _said(parameters.window.blackout).strip().rstrip("."),
         "impact": _said(parameters.notify.impact),
         "affected": [*filter(_said, parameters.notify.affected)], "clients": _client_changes(folder),
@@ -578,7 +578,7 @@ def _fence(folder: RunState) -> str:
 
 def _clients(folder: RunState, parameters: Parameters) -> str:
     state = CutoverState.load(folder.workspace)
-    source, target = formatting.text(parameters.source_said), formatting.text(parameters.target.label)
+    source, target = formatting.text(parameters.source_label), formatting.text(parameters.target.label)
     if state is None or not state.may_be_applied:
         return f"Clients use {source}."
     if not state.is_done:

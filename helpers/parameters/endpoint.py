@@ -1,4 +1,4 @@
-"""Where a Chroma database is: a directory or a server, and whether two of them are the same place."""
+"""The address of a Chroma database (a directory or a server), and whether two addresses are the same place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from helpers.errors import UsageError, hide, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents
 
-ALL = "*"  # as tenant or database of a source: all that it has
+ALL = "*"  # as a source's tenant or database: all of them
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
 #
@@ -66,7 +66,7 @@ class Secret(str):
         return secret
 
     def reveal(self) -> str:
-        """The value itself: for the request that needs it, and for the search that proves it leaked nowhere."""
+        """The value itself: for a request that needs it, and for the search for leaks."""
         return self._value
 
     def __repr__(self) -> str:
@@ -78,14 +78,14 @@ class Secret(str):
 
 @dataclass(frozen=True, slots=True)
 class SecretRef:
-    """Where a secret is: `kind` is "env" or "file", `name` the variable or the path (from the current folder)."""
+    """A reference to a secret: `kind` is "env" or "file", `name` the variable or the path (from the current folder)."""
 
     kind: Literal["env", "file"]
     name: str
 
     @classmethod
     def parse(cls, text: Any) -> SecretRef:
-        """`env:NAME` or `file:PATH` as a reference. ValueError otherwise; the message never repeats the text."""
+        """Parse `env:NAME` or `file:PATH`. ValueError otherwise; the message never repeats the text."""
         if isinstance(text, SecretRef):
             return text
         if (match := _REFERENCE.fullmatch(text) if isinstance(text, str) else None) is None:
@@ -96,7 +96,7 @@ class SecretRef:
         return f"{self.kind}:{self.name}"
 
     def resolve(self) -> Secret:
-        """The secret now. UsageError where it is not there, is empty or has more than one line."""
+        """Read the secret. UsageError if it is missing, empty or has more than one line."""
         value = os.environ.get(self.name) if self.kind == "env" else self._from_file()
         if value is None or not value.strip():
             raise self._missing("is not set" if value is None else "is empty")
@@ -112,7 +112,7 @@ class SecretRef:
             value = contents(Path(self.name).resolve(), 2**20).decode("utf-8")
         except UnicodeDecodeError:  # its message would repeat the bytes
             reason = "is not UTF-8 text"
-        except (OSError, ValueError, RuntimeError) as error:  # the last of links in a circle
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             reason = f"cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
         if reason:
             raise self._missing(reason)
@@ -120,9 +120,9 @@ class SecretRef:
 
     def _missing(self, reason: str) -> UsageError:
         where = "environment variable" if self.kind == "env" else "file"
-        what = f"the {where} '{self.name}', which a secret refers to, {reason}"
+        problem = f"the {where} '{self.name}', which a secret refers to, {reason}"
         next_step = "Export it and try again." if self.kind == "env" else "Write the secret there as one line."
-        return UsageError(ReasonCode.SECRET_MISSING, what, next_step=next_step)
+        return UsageError(ReasonCode.SECRET_MISSING, problem, next_step=next_step)
 
 
 SecretReference = Annotated[
@@ -147,36 +147,36 @@ _HOST = re.compile(r"[\w.:%-]+")
 
 
 class Section(BaseModel):
-    """What every part of the parameters has in common: exact types, no unknown keys, no change after checking."""
+    """Base of every section of the parameters: exact types, no unknown keys, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True,
                               validate_default=False, defer_build=True)  # fmt: skip
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Each key with the text below it. (Pydantic reads every source at the import for that, a fifth of a command's start.)"""
-        found = handler(core)
-        properties = handler.resolve_ref_schema(found)["properties"]
+        """The JSON Schema, with the text below each key as its description. (Pydantic's own way slows down each import.)"""
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema)["properties"]
         (body,) = ast.parse(inspect.getsource(cls)).body
         for key, text in pairwise(body.body):  # type: ignore[attr-defined]
             if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
                 name = key.target.id  # type: ignore[union-attr]
-                shown = properties[cls.model_fields[name].alias or name]
-                shown["description"] = inspect.cleandoc(text.value.value)  # type: ignore[attr-defined]
-        return found
+                property_schema = properties[cls.model_fields[name].alias or name]
+                property_schema["description"] = inspect.cleandoc(text.value.value)  # type: ignore[attr-defined]
+        return schema
 
 
 _SECRET = re.compile(r"(?i)key|token|secret|password|credential|authorization")
 
 
 def secret_key(config: Any) -> str | None:
-    """The first key of a configuration, at any depth, that would hold a secret; those that name a variable do not."""
+    """The first key of a configuration, at any depth, that would hold a secret; `…env_var` keys name a variable. Else None."""
     items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in items:
         if isinstance(key, str) and _SECRET.search(key) and not key.endswith("env_var"):
             return key
-        if (found := secret_key(value)) is not None:
-            return found
+        if (key_inside := secret_key(value)) is not None:
+            return key_inside
     return None
 
 
@@ -192,25 +192,25 @@ class StoredFunction(Section):
 
     @model_validator(mode="after")
     def _config_without_secrets(self) -> StoredFunction:
-        if (named := secret_key(self.config)) is not None:
-            raise ValueError(f"has {one_line(named, 40)!r} in its config; secrets go by environment: api_key_env_var")
+        if (key := secret_key(self.config)) is not None:
+            raise ValueError(f"has {one_line(key, 40)!r} in its config; secrets go by environment: api_key_env_var")
         return self
 
     def matches(self, name: str, config: Mapping[str, Any]) -> bool:
-        """Whether a stored name and configuration are these; a key without a value counts as absent."""
-        return name == self.name and _given(config) == _given(self.config)
+        """Whether a stored name and configuration equal these; a null value counts as absent."""
+        return name == self.name and _without_nulls(config) == _without_nulls(self.config)
 
     def environment(self) -> list[str]:
-        """The variables that it may read."""
+        """The environment variables that the function may read."""
         return [*self.variables, *(str(v) for k, v in self.config.items() if k.endswith("env_var") and v)]
 
 
-def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
 def resolve_path(path: str | Path) -> Path:
-    """A path of the parameters, from the current folder. Links are kept."""
+    """A path of the parameters, relative to the current folder, as an absolute path. Links are kept."""
     return Path.cwd() / path
 
 
@@ -238,7 +238,7 @@ _NO_GLOB = "is not a pattern for collection names:"
 
 
 def _checked_glob(pattern: str) -> str:
-    """fnmatch takes every text; these are the ones that can only be a mistake."""
+    """Reject patterns that can only be a mistake; fnmatch accepts every text."""
     if not pattern or not pattern.isprintable() or pattern != pattern.strip():  # older names can have blanks inside
         raise ValueError(f"{_NO_GLOB} {one_line(pattern, 60)!r} is empty or has blanks at an end")
     for group in re.finditer(r"\[(!?)(\]?[^\]]*)(\]?)", pattern):
@@ -253,7 +253,7 @@ Glob = Annotated[str, AfterValidator(_checked_glob)]
 
 
 def moved_with_workspace(name: str) -> str:
-    """`workspace/NAME`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
+    """`workspace/NAME`, or NAME below RUNBOOK_WORKSPACE if that is set."""
     moved = os.environ.get("RUNBOOK_WORKSPACE")
     return str(Path(moved).absolute() / name) if moved else f"workspace/{name}"
 
@@ -287,8 +287,8 @@ class Reembed(Section):
     def _for_collections(self) -> Reembed:
         if self.collections and self.function == "own":
             raise ValueError("makes whole collections anew by 'own', which a source names; name the function here")
-        if (named := secret_key(self.config)) is not None:
-            raise ValueError(f"has {one_line(named, 40)!r} in its config; secrets go by environment: api_key_env_var")
+        if (key := secret_key(self.config)) is not None:
+            raise ValueError(f"has {one_line(key, 40)!r} in its config; secrets go by environment: api_key_env_var")
         if self.maximum_cost is not None and self.cost_per_million_tokens is None:
             raise ValueError("has maximum_cost without cost_per_million_tokens, from which the cost is reckoned")
         return self
@@ -298,8 +298,8 @@ class Reembed(Section):
         return whole(self) if self.collections else self.function
 
     @staticmethod
-    def of_pace() -> set[str]:
-        """Keys that change no vector: a resume may have others."""
+    def pace_keys() -> set[str]:
+        """Keys that do not change vectors: a resume may change them."""
         return {"batch", "parallel", "requests_per_minute", "cost_per_million_tokens", "maximum_cost", "cache"}
 
     def selects(self, name: str) -> bool:
@@ -334,7 +334,7 @@ ReembedOrder = Annotated[
 
 
 def split_url(text: str) -> SplitResult:
-    """An http(s) URL in its parts. ValueError where it is none; credentials are never repeated."""
+    """Parse an http(s) URL. ValueError if it is none; the message never repeats credentials."""
     if "@" in text:
         raise ValueError("must not hold a user name or password; give credentials as headers: {NAME: env:VARIABLE}")
     if not text.isprintable() or " " in text or "\\" in text:
@@ -439,7 +439,7 @@ class Endpoint(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _what_cloud_means(cls, given: Any) -> Any:
+    def _add_cloud_defaults(cls, given: Any) -> Any:
         if not isinstance(given, dict) or given.get("path") is not None:
             return given
         if given.get("cloud") is not True and not _in_cloud(given.get("url")):
@@ -470,7 +470,7 @@ class Endpoint(Section):
 
     @property
     def is_cloud(self) -> bool:
-        """Whether this is Chroma Cloud: said so, or its host's name."""
+        """Whether this is Chroma Cloud, by `cloud` or by the host's name."""
         return self.cloud or _in_cloud(self.url)
 
     @property
@@ -479,7 +479,7 @@ class Endpoint(Section):
 
     @property
     def address(self) -> str:
-        """The one way to write this place: `http://host:8000`, `http://host:80/prefix`, or the path as given. Safe to print."""
+        """The canonical address: `http://host:8000`, `http://host:80/prefix`, or the path as given. Safe to print."""
         if self.url is None:
             return one_line(self.path or "")
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -487,24 +487,24 @@ class Endpoint(Section):
 
     @property
     def label(self) -> str:
-        """The place for people, with tenant and database where they are not the usual ones. Safe to print."""
-        usual = (self.tenant, self.database) == (DEFAULT_TENANT, DEFAULT_DATABASE)
-        return self.address if usual else f"{self.address} ({one_line(self.tenant)}/{one_line(self.database)})"
+        """The address for people, with tenant and database unless they are the defaults. Safe to print."""
+        default = (self.tenant, self.database) == (DEFAULT_TENANT, DEFAULT_DATABASE)
+        return self.address if default else f"{self.address} ({one_line(self.tenant)}/{one_line(self.database)})"
 
     @property
     def host(self) -> str:
-        """The server's host in lower case, "" for a directory."""
+        """The server's host in lower case; "" for a directory."""
         return (urlsplit(self.url).hostname or "").rstrip(".") if self.url else ""
 
     @property
     def port(self) -> int:
-        """The server's port, the scheme's own where none is given, 0 for a directory."""
+        """The server's port, by default that of the scheme; 0 for a directory."""
         parts = urlsplit(self.url) if self.url else None
         return 0 if parts is None else parts.port or _PORTS[parts.scheme]
 
     @property
     def prefix(self) -> str:
-        """The path under which a proxy offers the server, such as `/chroma`; "" where there is none."""
+        """The path of the server behind a proxy, such as `/chroma`; "" for none."""
         return urlsplit(self.url).path.rstrip("/") if self.url else ""
 
     @property
@@ -512,19 +512,19 @@ class Endpoint(Section):
         return self.url is not None and urlsplit(self.url).scheme == "https"
 
     def exposed(self) -> list[tuple[ReasonCode, str]]:
-        """What the way to this server gives away: (reason code, sentence)."""
-        found = []
+        """The risks of the connection to this server, each (reason code, sentence)."""
+        risks = []
         if self.tls and not self.verify_tls:
-            said = "verify_tls is false: whoever is in between can read and change everything, headers too"
-            found.append((ReasonCode.TLS_UNVERIFIED, said))
+            risk = "verify_tls is false: whoever is in between can read and change everything, headers too"
+            risks.append((ReasonCode.TLS_UNVERIFIED, risk))
         local = self.host in ("localhost", "::1") or self.host.startswith("127.")
         if self.headers and self.url and not self.tls and not local:
-            said = f"the headers {', '.join(sorted(self.headers))} go over plain http: anybody on the way can read them"
-            found.append((ReasonCode.SECRET_IN_CLEAR, said))
-        return found
+            risk = f"the headers {', '.join(sorted(self.headers))} go over plain http: anybody on the way can read them"
+            risks.append((ReasonCode.SECRET_IN_CLEAR, risk))
+        return risks
 
     def template_values(self) -> dict[str, str]:
-        """What `{target_…}` in a configuration value means when this is the target."""
+        """The values of the placeholders `{target_…}` if this is the target."""
         if self.path is not None:
             return {"target_path": str(resolve_path(self.path))}
         return {"target_url": self.address, "target_host": self.host, "target_port": str(self.port),
@@ -532,7 +532,7 @@ class Endpoint(Section):
 
 
 def _in_cloud(url: Any) -> bool:
-    """Whether a URL, which need not be one, has a host of Chroma Cloud."""
+    """Whether a value is a URL with a host of Chroma Cloud."""
     try:
         host = urlsplit(url).hostname if isinstance(url, str) else None
     except ValueError:
@@ -541,11 +541,11 @@ def _in_cloud(url: Any) -> bool:
 
 
 def overlap(source: Endpoint, target: Endpoint) -> str:
-    """Why source and target are the same place, or one inside the other; "" where they are apart.
+    """How source and target overlap (same place, or one inside the other), in words; "" if they do not.
 
-    Two servers are compared by host, port and prefix whatever the scheme, since one port serves one thing; every loopback
-    address counts as one host. Two databases of one server are two places; two of one directory are not, because the
-    files of an embedded source must stay as they are.
+    Servers are compared by host, port and prefix, whatever the scheme: one port has one service. All loopback addresses
+    are one host. Two databases of one server are two places; two of one directory are not, because the files of an
+    embedded source must stay unchanged.
     """
     if source.path is not None and target.path is not None:
         inner, outer = lies_in(source.path, target.path), lies_in(target.path, source.path)
@@ -564,18 +564,18 @@ def overlap(source: Endpoint, target: Endpoint) -> str:
 
 
 def lies_in(inner: str, outer: str) -> bool:
-    """Whether a path is a folder or below it, links and mounts followed."""
+    """Whether the path `inner` is the folder `outer` or below it; follows links and mounts."""
     a, b = _real(inner), _real(outer)
     if b in (a, *a.parents):
         return True
     try:
         return b.exists() and any(above.exists() and above.samefile(b) for above in (a, *a.parents))
-    except OSError:  # what cannot be looked at is judged by its name alone; opening it will say why
+    except OSError:  # compared by name only; opening it will report the error
         return False
 
 
 def _one_file(a: Path, b: Path) -> bool:
-    """Links of both kinds followed; no where one of them is not there or cannot be looked at."""
+    """Whether two paths are one file, links followed; False if one is missing or cannot be read."""
     with suppress(OSError):
         return a.samefile(b)
     return False
@@ -588,7 +588,7 @@ def _real(path: str) -> Path:
 
 
 def host_key(host: str) -> str:
-    """A host in one spelling. Short forms such as 127.1 are what the resolver makes of them."""
+    """A host in canonical form: short addresses such as 127.1 as the resolver expands them, all loopback as "localhost"."""
     try:
         address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
     except (OSError, ValueError):

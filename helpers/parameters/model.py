@@ -1,8 +1,8 @@
 """The parameters of a run: one typed model for the command, the notebooks and editors, checked before anything starts.
 
 `load_parameters` reads a file, `parameters_from` takes the sections that papermill injected; both take `--set`
-overrides and raise one UsageError line for whatever is wrong. Defaults live in the model, so four lines (`name`,
-`source`, `target`, `schema`) are a whole file.
+overrides and raise UsageError with one line for any problem. The model has all defaults, so four lines (`name`,
+`source`, `target`, `schema`) are a complete file.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ RESUMABLE = (
     *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
     *(f"contacts.{key}" for key in Contacts.model_fields), *_OF_NOTICES,
 )  # fmt: skip
-"""What `runbook resume --set` may change; everything else would make it another migration."""
+"""Keys that `runbook resume --set` may change; any other change would make it another migration."""
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 _FOR_PEOPLE = ("contacts.", "window.blackout", *_OF_NOTICES)
 
 
 def schema_names() -> list[str]:
-    """The schemas that can be given by name."""
+    """The names of all built-in schemas."""
     return [IDENTITY, *sorted(path.stem for path in (PARAMETERS / "schemas").glob("*.yaml"))]
 
 
 def schema_file(name_or_path: str) -> Path | None:
-    """The file of a schema given by name or path; None for `identity`. ValueError where there is none."""
+    """The file of a schema given by name or path; None for `identity`. ValueError if there is none."""
     if name_or_path == IDENTITY:
         return None
     if name_or_path in schema_names():
@@ -79,7 +79,7 @@ def schema_file(name_or_path: str) -> Path | None:
         if resolve_path(name_or_path).is_file():
             return resolve_path(name_or_path)
     except (OSError, ValueError):
-        pass  # a name that no file can have
+        pass  # no valid file name
     match = nearest(name_or_path, schema_names())
     hint = f"did you mean '{match}'?" if match else f"known: {', '.join(schema_names())}, or the path of a schema file"
     raise ValueError(f"names no schema: '{one_line(name_or_path, 80)}'; {hint}")
@@ -92,7 +92,7 @@ def _known_schema(name: str, info: ValidationInfo) -> str:
 
 
 class Parameters(Section):
-    """All parameters of a run, by section. Immutable, complete with defaults, and free of contradictions."""
+    """All parameters of a run, by section: immutable, complete with defaults, without contradictions."""
 
     name: Label = "migration"
     """What the run is called in pages and notices."""
@@ -118,28 +118,28 @@ class Parameters(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _functions_of_the_target(cls, given: Any) -> Any:
-        """The target's collections keep the functions of the source's."""
+    def _copy_functions_to_target(cls, given: Any) -> Any:
+        """Use the source's `embedding_functions` for a target that has none."""
         source, target = (given.get(side) if isinstance(given, dict) else None for side in ("source", "target"))
         if not isinstance(source, dict) or not isinstance(target, dict) or not source.get("embedding_functions"):
             return given
         return {**given, "target": {"embedding_functions": source["embedding_functions"], **target}}
 
     @model_validator(mode="after")
-    def _no_contradictions(self) -> Parameters:
-        if found := "; ".join(self._contradictions()):
-            raise ValueError(found)
+    def _check_contradictions(self) -> Parameters:
+        if contradictions := "; ".join(self._contradictions()):
+            raise ValueError(contradictions)
         return self
 
     def _contradictions(self) -> Iterator[str]:
-        if same := overlap(self.source, self.target):
-            yield f"'source' and 'target' {same}"
+        if overlapping := overlap(self.source, self.target):
+            yield f"'source' and 'target' {overlapping}"
         if self.source.limits or self.source.create is not None:
             yield "'source.limits' and 'source.create' mean nothing: they say what a target takes, and what is made there"
         if self.target.rename:
             yield "'target.rename' means nothing: only a source of Chroma 0.3 has two collections of one name"
         for side in ("source", "target"):
-            if (path := getattr(self, side).path) is not None and not same and self.snapshot.overlaps(path):
+            if (path := getattr(self, side).path) is not None and not overlapping and self.snapshot.overlaps(path):
                 yield f"'snapshot.directory' lies inside '{side}.path' or has a folder there, and it must hold the database only"
         if self.fence.kind == "nginx" and self.source.is_embedded:
             yield "'fence.kind' is nginx, but 'source' is a directory, before which no proxy can stand; command or none"
@@ -150,23 +150,24 @@ class Parameters(Section):
         for name in self.expected.collections:
             if not self.collections.selects(name):
                 yield f"'expected.collections' counts '{one_line(name, 80)}', which 'collections' leaves out"
-        yield from (*self.migration.of_workers(), *self.snapshot.of_staging(self.migration.staging))
+        yield from self.migration.contradictions()
+        yield from self.snapshot.contradictions(self.migration.staging)
         values = [value for file in self.cutover.config_files() for value in file.keys.values()]
         for place in sorted(set().union(*map(template_places, values)) - set(self.target.template_values())):
             kind = "a directory" if self.target.is_embedded else "a server"
             yield f"'cutover' writes {{{place}}} into a file, but 'target' is {kind}, which has none"
 
     def document(self) -> dict[str, Any]:
-        """The resolved parameters with every default, as JSON has them; secrets as references; unset keys left out.
+        """The parameters with every default, as JSON values; secrets as references; without unset keys.
 
         `parameters_from(p.document()) == p`.
         """
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     def context(self) -> dict[str, Any]:
-        """What a resume must find unchanged. Paths are absolute: the same words in another folder are another place."""
+        """The values that a resume must find unchanged. Paths are absolute: they depend on the current folder."""
         dump, order = self.migration.model_dump, self.migration.reembed
-        free = {"reembed": order.of_pace()} if order and order.collections else None
+        free = {"reembed": order.pace_keys()} if order and order.collections else None
         return {
             "source": _identity(self.source),
             "target": _identity(self.target),
@@ -178,8 +179,8 @@ class Parameters(Section):
         }
 
     @property
-    def source_said(self) -> str:
-        """The source for people, with the shard of it that is migrated, where it is not all."""
+    def source_label(self) -> str:
+        """The source for people, with the shard, if only one is migrated."""
         return self.source.label + (f" (shard {self.collections.shard})" if self.collections.shard else "")
 
     def digest(self) -> str:
@@ -188,74 +189,74 @@ class Parameters(Section):
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
     def secrets(self) -> list[SecretRef]:
-        """Every secret that the parameters refer to, once each, sorted; what embedding functions read from the environment, too,
-        as far as it is set and the parameters do not name the same text themselves."""
-        found = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls, *self.snapshot.secrets(),
-                 *(value for _, value in self._new_values() if isinstance(value, SecretRef))}  # fmt: skip
-        known = json.dumps(self.document(), ensure_ascii=False)
-        names = (n for n in self._of_functions() if (v := os.environ.get(n, "")).strip() and v not in known)
-        found |= {SecretRef("env", name) for name in names}
-        return sorted(found, key=str)
+        """All secrets that the parameters refer to, sorted, and set variables of embedding functions (not if named as text)."""
+        secrets = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls, *self.snapshot.secrets(),
+                   *(value for _, value in self._new_values() if isinstance(value, SecretRef))}  # fmt: skip
+        named = json.dumps(self.document(), ensure_ascii=False)
+        names = (n for n in self._function_variables() if (v := os.environ.get(n, "")).strip() and v not in named)
+        secrets |= {SecretRef("env", name) for name in names}
+        return sorted(secrets, key=str)
 
     def hide_secrets(self) -> None:
-        """From now on nothing that this process shows holds a secret of these parameters, or of the files that they change."""
+        """Hide the secrets of these parameters, and of the files that they change, in all later output of this process."""
         for reference in self.secrets():
-            with suppress(UsageError):  # not there: whoever needs it says so
+            with suppress(UsageError):  # missing: reported where it is needed
                 reference.resolve()
         for where, value in [*self.secrets_of_files().items(), *self._open_secrets()]:
             hide(value, f"<secret {where}>")
 
     def refuse_open_secrets(self, before: Parameters | None = None) -> Parameters:
-        """These parameters. UsageError where a URL or header in them holds a token, which those `before` do not hold."""
+        """Return these parameters. UsageError if a URL or header holds a token that `before` does not hold."""
         for where, _ in sorted({*self._open_secrets()} - {*(before._open_secrets() if before else ())})[:1]:
-            what = f"{where} holds a token or password, which every report would show"
+            problem = f"{where} holds a token or password, which every report would show"
             hint = "Name an address that answers without one; for a new value of a file name the secret: env:NAME or file:PATH."
-            raise UsageError(ReasonCode.PARAMETERS_INVALID, what, next_step=hint)
+            raise UsageError(ReasonCode.PARAMETERS_INVALID, problem, next_step=hint)
         return self
 
     def _open_secrets(self) -> Iterator[tuple[str, str]]:
-        """(Where, secret) of each token or password that they hold themselves: in URLs, in headers, in new values."""
+        """Yield (place, secret) for each token or password that they hold as text: in URLs, headers, new values."""
         yield from ((key, part) for key, value in leaves(self.document()) for part in secrets_within(str(value)))
         for (path, key), value in self._new_values():
             if not isinstance(value, SecretRef):
                 yield from ((f"the new value of {key} in {path}", secret) for secret in secrets_of(key, value))
 
     def _new_values(self) -> Iterator[tuple[tuple[str, str], SecretRef | str]]:
-        """By file and key, what the cutover writes there."""
+        """Yield ((file, key), new value) for each value that the cutover writes."""
         for file in self.cutover.config_files():
             yield from (((file.path, key), new_value(value)) for key, value in file.keys.items())
 
     def secrets_of_files(self) -> dict[str, str]:
-        """Secrets in the files that the cutover changes, and that a storage's driver reads; what the parameters name is none."""
-        named, found = json.dumps(self.document(), ensure_ascii=False), self.cutover.secret_values()
-        return {k: value for k, value in (found | self.snapshot.secrets_of_files()).items() if value not in named}
+        """Secrets in the files that the cutover changes or a storage's driver reads, by place; without texts named here."""
+        named = json.dumps(self.document(), ensure_ascii=False)
+        secrets = self.cutover.secret_values() | self.snapshot.secrets_of_files()
+        return {place: value for place, value in secrets.items() if value not in named}
 
     def environment(self) -> list[str]:
-        """Every environment variable that the parameters name, once each, sorted: a step's kernel gets those and no others."""
+        """All environment variables that the parameters name, sorted: a step's kernel gets only these."""
         named = {ref.name for ref in self.secrets() if ref.kind == "env"}
-        return sorted(named | self.snapshot.variables() | self._of_functions())
+        return sorted(named | self.snapshot.variables() | self._function_variables())
 
-    def _of_functions(self) -> set[str]:
-        """The variables that embedding functions may read."""
+    def _function_variables(self) -> set[str]:
+        """The environment variables that embedding functions may read."""
         functions = [*self.source.embedding_functions, *self.target.embedding_functions]
         named = {name for function in functions for name in function.environment()}
-        made = self.migration.embedding.config if self.migration.embedding else {}
-        return named | {str(v) for k, v in made.items() if k.endswith("env_var")}
+        config = self.migration.embedding.config if self.migration.embedding else {}
+        return named | {str(v) for k, v in config.items() if k.endswith("env_var")}
 
     def placeholders(self) -> list[str]:
-        """Keys whose text is still `<…>`, to be named before the migration; secrets are not looked into."""
-        return sorted(key for key, value in leaves(self.document()) if _is_open(key, str(value)))
+        """Keys whose text is still a placeholder `<…>`, sorted. Values of secrets are not read."""
+        return sorted(key for key, value in leaves(self.document()) if _is_placeholder(key, str(value)))
 
     def for_resume(self, overrides: Sequence[str]) -> Parameters:
-        """These parameters with what a resume may change changed. UsageError for any other key."""
+        """These parameters with overrides for a resume. UsageError for a key that a resume may not change."""
         for override in overrides:
-            key = ".".join(_parsed(override)[0])
+            key = ".".join(_parse_override(override)[0])
             if key not in RESUMABLE:
-                whole = {f"{name}.*": f"{name}." for name in ("monitoring", "window", "contacts")}
-                named = [k for k in RESUMABLE if not k.startswith(tuple(whole.values()))]
-                next_step = f"It may change {', '.join([*named, *whole])}; for anything else start a new run."
-                what = f"a resume cannot change '{key}'"
-                raise UsageError(ReasonCode.RESUME_CONTEXT, what, where="--set", next_step=next_step)
+                sections = {f"{name}.*": f"{name}." for name in ("monitoring", "window", "contacts")}
+                named = [k for k in RESUMABLE if not k.startswith(tuple(sections.values()))]
+                next_step = f"It may change {', '.join([*named, *sections])}; for anything else start a new run."
+                problem = f"a resume cannot change '{key}'"
+                raise UsageError(ReasonCode.RESUME_CONTEXT, problem, where="--set", next_step=next_step)
         return parameters_from(self.document(), overrides)
 
 
@@ -267,7 +268,7 @@ _NO_IDENTITY = {"timeout_seconds", "url", "path", "cloud", "embedding_functions"
 
 
 def _identity(endpoint: Endpoint) -> dict[str, Any]:
-    """An endpoint without what may change from try to try (the time-out). A run of an older toolkit knows no `rename`."""
+    """An endpoint without what a resume may change (the time-out). Runs of older toolkits have no `rename`."""
     without = _NO_IDENTITY if endpoint.rename else _NO_IDENTITY | {"rename"}
     facts = endpoint.model_dump(mode="json", exclude_none=True, exclude=without)
     place = str(resolve_path(endpoint.path)) if endpoint.path is not None else endpoint.address
@@ -283,34 +284,34 @@ def new_value(text: str) -> SecretRef | str:
 
 
 def written(template: str, values: Mapping[str, str]) -> str:
-    """The value as it is written; UsageError where it refers to a secret that is not there."""
-    meant = new_value(template)
-    return meant.resolve().reveal() if isinstance(meant, SecretRef) else meant.format(**values)
+    """The value to write: the secret, or the template with its placeholders filled in. UsageError for a missing secret."""
+    value = new_value(template)
+    return value.resolve().reveal() if isinstance(value, SecretRef) else value.format(**values)
 
 
-def _is_open(key: str, text: str) -> bool:
-    """Whole texts anywhere; in what people are sent, a part of one too."""
+def _is_placeholder(key: str, text: str) -> bool:
+    """Whether a text is a placeholder, or, for a key whose text is sent to people, contains one."""
     return bool(_PLACEHOLDER.fullmatch(text.strip())) or (key.startswith(_FOR_PEOPLE) and is_placeholder(text))
 
 
 def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
-    """The parameters in a YAML file, with `a.b=VALUE` overrides. UsageError, in one line, for whatever is wrong."""
+    """Read parameters from a YAML file, with `a.b=VALUE` overrides. UsageError with one line for any problem."""
     where = f"{path} with --set" if overrides else str(path)
     next_step = f"Correct it, then check it with: {RUNBOOK} schema {path}"
-    return _validated(_overridden(read_yaml_mapping(path), overrides), where, next_step).refuse_open_secrets()
+    return _validate(_apply_overrides(read_yaml_mapping(path), overrides), where, next_step).refuse_open_secrets()
 
 
 def parameters_from(
     sections: Mapping[str, Any], overrides: Sequence[str] = (), *, elsewhere: bool = False
 ) -> Parameters:
-    """Parameters from sections, such as a notebook's variables; `{}`, None and "" stand for a section's defaults.
+    """Build parameters from sections, such as a notebook's variables; `{}`, None and "" mean a section's defaults.
 
-    With neither source nor target they are those of the small sample (`is_sample`), which other sections may change.
-    `elsewhere`: they are judged where the schema's file need not be.
+    Without source and target, they are those of the small sample (`is_sample`), changed by the other sections.
+    `elsewhere`: do not require the schema's file.
     """
-    document = _overridden(sections, overrides)
+    document = _apply_overrides(sections, overrides)
     document = _sample(document) if is_sample(document) else document
-    return _validated(document, "", "Correct the parameters and try again.", {"elsewhere": True} if elsewhere else None)
+    return _validate(document, "", "Correct the parameters and try again.", {"elsewhere": True} if elsewhere else None)
 
 
 def is_sample(sections: Mapping[str, Any]) -> bool:
@@ -319,13 +320,13 @@ def is_sample(sections: Mapping[str, Any]) -> bool:
 
 
 def _sample(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """The rehearsal's parameters on the small sample's own folders, without counts; given sections go over them."""
+    """The rehearsal's parameters with the small sample's folders and without counts, overridden by the given sections."""
     base = read_yaml_mapping(PARAMETERS / "rehearsal.yaml") | {"name": "sample", "expected": {}}
     base |= {end: {"path": f"workspace/sample/{end}"} for end in ("source", "target")}
     for name, value in sections.items():
-        below = base.get(name)
+        default = base.get(name)
         if not _is_default(value):
-            base[name] = below | value if isinstance(below, dict) and isinstance(value, dict) else value
+            base[name] = default | value if isinstance(default, dict) and isinstance(value, dict) else value
     return base
 
 
@@ -333,7 +334,7 @@ def _is_default(value: Any) -> bool:
     return value in (None, {}, "")
 
 
-def _validated(
+def _validate(
     document: Mapping[str, Any], where: str, next_step: str, context: dict[str, bool] | None = None
 ) -> Parameters:
     given = {name: value for name, value in document.items() if name not in SECTIONS or not _is_default(value)}
@@ -341,27 +342,27 @@ def _validated(
         return Parameters.model_validate(given, context=context)
     except ValidationError as error:
         problem = explain(error, Parameters)
-    # Raised out here: pydantic's error holds the input, which a chained traceback could show.
+    # Raised outside of `except`: pydantic's error holds the input, which a chained traceback could show.
     raise UsageError(ReasonCode.PARAMETERS_INVALID, problem, where=where, next_step=next_step)
 
 
-def _overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _apply_overrides(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     changed = copy.deepcopy(dict(document))
     for override in overrides:
-        parts, value = _parsed(override)
+        parts, value = _parse_override(override)
         place = changed
-        for at, part in enumerate(parts[:-1]):
+        for depth, part in enumerate(parts[:-1]):
             place[part] = place[part] if not _is_default(place.get(part)) else {}
             place = place[part]
             if not isinstance(place, dict):
-                key = ".".join(parts[: at + 1])
+                key = ".".join(parts[: depth + 1])
                 raise _malformed(f"'{key}' is not a mapping in the file, so '{'.'.join(parts)}' cannot be set")
         place[parts[-1]] = value
     return changed
 
 
-def _parsed(override: str) -> tuple[list[str], Any]:
-    """`a.b=VALUE` as the parts of a known key and the value read as YAML."""
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    """Parse `a.b=VALUE`: (parts of the key, value read as YAML). UsageError for an unknown key."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
@@ -374,15 +375,15 @@ def _parsed(override: str) -> tuple[list[str], Any]:
     except UsageError:
         value, plain = None, ""
     if plain or not text.strip():
-        # A '#' begins a comment in YAML; on a command line it is a character like any other.
+        # In YAML '#' begins a comment; on a command line it is an ordinary character.
         commented = "#" in plain and plain[0] not in "'\"" and (value is None or isinstance(value, str))
         return parts, plain if commented else value
     raise _malformed(f"the value of --set {key}=… is not YAML")
 
 
-def _malformed(what: str) -> UsageError:
+def _malformed(problem: str) -> UsageError:
     next_step = "Write --set section.key=VALUE, with quotes around a value that has blanks or braces."
-    return UsageError(ReasonCode.SET_MALFORMED, what, next_step=next_step)
+    return UsageError(ReasonCode.SET_MALFORMED, problem, next_step=next_step)
 
 
 def json_schema() -> dict[str, Any]:
@@ -391,7 +392,7 @@ def json_schema() -> dict[str, Any]:
     return head | Parameters.model_json_schema(by_alias=True)
 
 
-# All that ruamel.yaml raises for a file that it cannot read, such as one with a directive in the wrong place.
+# All errors that ruamel.yaml raises for invalid YAML.
 NOT_YAML = (YAMLError, *BROKEN_YAML)
 Model = type[BaseModel]
 MAXIMUM_SHOWN = 4  # errors named in one line; the rest is counted
@@ -399,21 +400,21 @@ _SECRET_KEYS = frozenset({"headers", "urls", "url", "health"})
 
 
 class _Constructor(SafeConstructor):
-    """Timestamps stay text: the model parses them, and a time zone is never lost on the way."""
+    """Keeps timestamps as text: the model parses them, and no time zone is lost."""
 
 
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
 def parse_yaml(text: str, *, where: str = "") -> Any:
-    """YAML 1.2 text as plain Python values. UsageError for no YAML, a repeated key, a second document."""
+    """Parse YAML 1.2 into plain Python values. UsageError for invalid YAML, a repeated key, a second document."""
     reader = YAML(typ="safe", pure=True)
     reader.Constructor = _Constructor
     try:
         return reader.load(text)
     except RecursionError:
         problem = "nested too deeply"
-    except MarkedYAMLError as error:  # of a key that is there twice the text goes on with both values
+    except MarkedYAMLError as error:  # for a repeated key, the message would show both values
         problem = str(error.problem or error.context).split(" with value")[0] + _line_of(error)
     except NOT_YAML as error:
         problem = one_line(f"{type(error).__name__}: {error}", 200)
@@ -427,7 +428,7 @@ def _line_of(error: MarkedYAMLError) -> str:
 
 
 def read_yaml_mapping(path: Path, *, what: str = "parameters file") -> dict[str, Any]:
-    """The mapping in a YAML file. UsageError where it is missing, unreadable, binary, empty or something else."""
+    """Read the mapping in a YAML file. UsageError if it is missing, unreadable, binary, empty or not a mapping."""
     problem = ""
     try:
         if not path.exists():
@@ -445,29 +446,29 @@ def read_yaml_mapping(path: Path, *, what: str = "parameters file") -> dict[str,
         raise UsageError(ReasonCode.FILE_UNREADABLE, problem, where=str(path), next_step=_other_file(path))
     value = parse_yaml(text, where=str(path))
     if not isinstance(value, dict) or not value:
-        found = "an empty file" if value is None or value == {} else f"{_described(value)} at the top"
+        content = "an empty file" if value is None or value == {} else f"{_described(value)} at the top"
         next_step = "Write 'key: value' lines; parameters/rehearsal.yaml is an example."
-        what = f"{found} instead of keys with values"
+        what = f"{content} instead of keys with values"
         raise UsageError(ReasonCode.FILE_NOT_MAPPING, what, where=str(path), next_step=next_step)
     return value
 
 
 def _other_file(path: Path) -> str:
     try:
-        beside = sorted(entry.name for entry in path.parent.glob("*.yaml") if entry.is_file())
+        neighbours = sorted(entry.name for entry in path.parent.glob("*.yaml") if entry.is_file())
     except OSError:
-        beside = []
-    match = difflib.get_close_matches(path.name, beside, n=1)
+        neighbours = []
+    match = difflib.get_close_matches(path.name, neighbours, n=1)
     return f"Did you mean {path.parent / match[0]}?" if match else "Check the path."
 
 
 def fields_of(model: Model) -> dict[str, Any]:
-    """The keys of a model as a file spells them, each with its type."""
+    """The keys of a model as written in a file, each with its type."""
     return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
 def keys_of(model: Model, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that `--set` can reach, sections before their own keys."""
+    """Yield every dotted key that `--set` accepts, sections before their keys."""
     for name, annotation in fields_of(model).items():
         yield prefix + name
         inner = _unwrapped(annotation)
@@ -476,56 +477,57 @@ def keys_of(model: Model, prefix: str = "") -> Iterator[str]:
 
 
 def split_key(key: str, model: Model) -> list[str]:
-    """A dotted key as its parts; what follows a mapping's key is one name, dots and all. UsageError where unknown."""
-    parts, here = key.split("."), model
-    for at, part in enumerate(parts):
-        if part not in fields_of(here):
-            raise _set_error(unknown_key(parts[: at + 1], model))
-        inner, rest = _unwrapped(fields_of(here)[part]), parts[at + 1 :]
+    """Split a dotted key; after the key of a mapping, the rest is one name with its dots. UsageError if unknown."""
+    parts, current = key.split("."), model
+    for depth, part in enumerate(parts):
+        if part not in fields_of(current):
+            raise _set_error(unknown_key(parts[: depth + 1], model))
+        inner, rest = _unwrapped(fields_of(current)[part]), parts[depth + 1 :]
         if not rest:
             return parts
         if get_origin(inner) is dict:
-            return [*parts[: at + 1], ".".join(rest)]
+            return [*parts[: depth + 1], ".".join(rest)]
         if not _is_model(inner):
             kind = "a list" if get_origin(inner) is list else "one value"
-            name = ".".join(parts[: at + 1])
+            name = ".".join(parts[: depth + 1])
             raise _set_error(f"unknown key '{key}': '{name}' holds {kind}; set it whole, --set {name}=…")
-        here = inner
+        current = inner
     return parts
 
 
-def _set_error(what: str) -> UsageError:
-    return UsageError(ReasonCode.SET_UNKNOWN, what, where="--set", next_step="Correct it and try again.")
+def _set_error(problem: str) -> UsageError:
+    return UsageError(ReasonCode.SET_UNKNOWN, problem, where="--set", next_step="Correct it and try again.")
 
 
 def unknown_key(parts: Sequence[str | int], model: Model) -> str:
-    """Why a key is refused, with the nearest valid one: beside it first, then anywhere."""
-    here, name, key = model_at(parts[:-1], model), str(parts[-1]), dotted(parts)
-    names = list(fields_of(here)) if here is not None else []
-    beside = nearest(name, names)
-    if beside:
-        return f"unknown key '{key}'; did you mean '{dotted([*parts[:-1], beside])}'?"
+    """The error for an unknown key, with the nearest valid key of its section, or else of any section."""
+    section, name, key = model_at(parts[:-1], model), str(parts[-1]), dotted(parts)
+    names = list(fields_of(section)) if section is not None else []
+    sibling = nearest(name, names)
+    if sibling:
+        return f"unknown key '{key}'; did you mean '{dotted([*parts[:-1], sibling])}'?"
     leaves = {full.rsplit(".", 1)[-1]: full for full in reversed(list(keys_of(model)))}
-    elsewhere = nearest(name, leaves)
-    if elsewhere:
-        return f"unknown key '{key}'; did you mean '{leaves[elsewhere]}'?"
+    anywhere = nearest(name, leaves)
+    if anywhere:
+        return f"unknown key '{key}'; did you mean '{leaves[anywhere]}'?"
     return f"unknown key '{key}'; known there: {', '.join(names)}"
 
 
 def nearest(name: str, choices: Any) -> str:
-    """The choice most like a name that is none of them; "" where nothing comes near."""
+    """The choice most similar to a name; "" if none is similar."""
     matches = difflib.get_close_matches(name.strip().lower().replace("-", "_"), list(choices), n=1, cutoff=0.6)
     return matches[0] if matches else ""
 
 
 def model_at(parts: Sequence[str | int], model: Model) -> Model | None:
-    """The model that a place in the data is read by; None inside a mapping of values, or a value."""
-    here: Any = model
+    """The model of a place in the data; None for a value or inside a mapping of values."""
+    current: Any = model
     for part in (part for part in parts if isinstance(part, str)):
-        held = get_args(here)[1] if get_origin(here) is dict else fields_of(here).get(part) if _is_model(here) else None
-        inner = _unwrapped(held)
-        here = _unwrapped(get_args(inner)[0]) if get_origin(inner) is list else inner
-    return here if _is_model(here) else None
+        is_mapping = get_origin(current) is dict
+        keys = fields_of(current) if _is_model(current) else {}
+        inner = _unwrapped(get_args(current)[1] if is_mapping else keys.get(part))
+        current = _unwrapped(get_args(inner)[0]) if get_origin(inner) is list else inner
+    return current if _is_model(current) else None
 
 
 def _is_model(annotation: Any) -> bool:
@@ -543,13 +545,13 @@ def _unwrapped(annotation: Any) -> Any:
 
 
 def explain(error: ValidationError, model: Model) -> str:
-    """The first errors of a validation, joined by '; ': which key, what it must be, what it is."""
+    """The first `MAXIMUM_SHOWN` errors of a validation, joined by '; ': key, expected value, actual value."""
     lines = [_sentence(one, model) for one in error.errors(include_url=False)]
     more = f"; and {len(lines) - MAXIMUM_SHOWN} more" if len(lines) > MAXIMUM_SHOWN else ""
     return "; ".join(lines[:MAXIMUM_SHOWN]) + more
 
 
-_WANTED = {
+_EXPECTED = {
     "int_type": "must be a whole number", "int_from_float": "must be a whole number", "float_type": "must be a number",
     "string_type": "must be text", "bool_type": "must be true or false", "list_type": "must be a list",
     "dict_type": "must be a mapping (key: value)", "model_type": "must be a mapping (key: value)",
@@ -575,17 +577,17 @@ def _sentence(error: ErrorDetails, model: Model) -> str:
         return f"'{key}' is missing"
     if kind == "value_error":
         return f"'{key}' {context['error']}" if place else str(context["error"])
-    got = _described(error["input"], hidden=not _SECRET_KEYS.isdisjoint(map(str, place)))
+    value = _described(error["input"], hidden=not _SECRET_KEYS.isdisjoint(map(str, place)))
     if kind == "literal_error":
         match = nearest(str(error["input"]), re.findall(r"'([^']*)'", context["expected"]))
-        return f"'{key}' must be {context['expected']}, got {got}" + (f"; did you mean '{match}'?" if match else "")
-    wanted = _WANTED.get(kind, "").format(**context) or f"is not accepted ({error['msg']})"
+        return f"'{key}' must be {context['expected']}, got {value}" + (f"; did you mean '{match}'?" if match else "")
+    expected = _EXPECTED.get(kind, "").format(**context) or f"is not accepted ({error['msg']})"
     quote = " (quote it)" if kind == "string_type" and isinstance(error["input"], (int, float)) else ""
-    return f"'{key}' {wanted}, got {got}{quote}"
+    return f"'{key}' {expected}, got {value}{quote}"
 
 
 def _described(value: Any, *, hidden: bool = False) -> str:
-    """A value in words. Text with an '@' or '://' may hold credentials and is not repeated."""
+    """A value in words. A text with '@' or '://' may hold credentials and is not shown."""
     if value is None or isinstance(value, (bool, dict, list)):
         names = {type(None): "nothing", dict: "a mapping", list: "a list"}
         return names.get(type(value), str(value).lower())

@@ -1,6 +1,6 @@
-"""The sections of a run's parameters, each with its defaults; the sentences below its keys are what editors show.
+"""The sections of a run's parameters with their defaults; editors and docs/parameters.md show the text below each key.
 
-What a section can find wrong by itself is found here; what needs two sections is in `parameters.py`.
+Checks within one section are here; checks across sections are in `parameters.model`.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 def _distinct(values: list[T]) -> list[T]:
-    twice = next((value for at, value in enumerate(values) if value in values[:at]), None)
-    if twice is not None:
-        raise ValueError(f"names {one_line(str(twice))!r} twice")
+    repeated = next((value for index, value in enumerate(values) if value in values[:index]), None)
+    if repeated is not None:
+        raise ValueError(f"names {one_line(str(repeated))!r} twice")
     return values
 
 
 def _checked_address(text: str) -> str:
-    """`HOST:PORT` and nothing else: it is written into the configuration of nginx."""
+    """Require `HOST:PORT` and nothing else: the text is written into the configuration of nginx."""
     if (match := _ADDRESS.fullmatch(text)) is None or not 1 <= int(match[1]) <= 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:8001")
     return text
@@ -73,19 +73,19 @@ def _one_line(text: str) -> str:
 
 def _checked_template(text: str) -> str:
     places = template_places(text)
-    wrong = sorted(places - set(_PLACES))
-    if wrong:
-        raise ValueError(f"has the placeholder {{{one_line(wrong[0], 40)}}}; known: {', '.join(_PLACES)}")
+    unknown = sorted(places - set(_PLACES))
+    if unknown:
+        raise ValueError(f"has the placeholder {{{one_line(unknown[0], 40)}}}; known: {', '.join(_PLACES)}")
     return text
 
 
 def template_places(text: str) -> set[str]:
-    """The placeholders in a configuration value. ValueError where its braces do not match."""
+    """The placeholders in a configuration value. ValueError if its braces do not match."""
     try:
         parts = [part for part in Formatter().parse(text) if part[1] is not None]
     except ValueError:
         raise ValueError("has a single brace; write '{{' or '}}' for a brace that is meant as such") from None
-    return {f"{name}{':' if spec else ''}{spec or ''}{'!' if how else ''}{how or ''}" for _, name, spec, how in parts}
+    return {f"{name}" + (f":{spec}" if spec else "") + (f"!{kind}" if kind else "") for _, name, spec, kind in parts}
 
 
 def _checked_command(arguments: list[str]) -> list[str]:
@@ -110,7 +110,7 @@ def _checked_pattern(text: str) -> str:
 
 
 def _instant(value: Any) -> datetime:
-    """ISO 8601 with a time zone, in UTC."""
+    """Parse ISO 8601 with a time zone, and convert it to UTC."""
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -193,16 +193,16 @@ class Expected(Section):
         if total is None:
             return self
         if (self.collections or self.unlisted) and listed + self.unlisted != total:
-            found = f"{listed} listed + {self.unlisted} unlisted = {listed + self.unlisted}"
-            hint = f"; expected.unlisted: {left} would make it so" if (left := total - listed) >= 0 else ""
-            raise ValueError(f"has counts that do not sum to its total: {found}, not {total}{hint}")
+            sums = f"{listed} listed + {self.unlisted} unlisted = {listed + self.unlisted}"
+            hint = f"; expected.unlisted: {unlisted} would make it so" if (unlisted := total - listed) >= 0 else ""
+            raise ValueError(f"has counts that do not sum to its total: {sums}, not {total}{hint}")
         if self.minimum_imported > total:
             raise ValueError(f"wants minimum_imported {self.minimum_imported}, more than its total {total}")
         return self
 
 
 class DeltaLimit(Section):
-    """What may still change in the source between the validation and the cutover. Both hold."""
+    """How much of the source may change between validation and cutover. Both limits apply."""
 
     chunks: NonNegativeInt = 10_000
     """Chunks and collections that were added, changed or deleted since the validated snapshot."""
@@ -210,7 +210,7 @@ class DeltaLimit(Section):
     """The same as a share of that snapshot's chunks."""
 
     def of(self, total: int) -> int:
-        """The most changes that are allowed since a snapshot of so many chunks."""
+        """The number of changes that are allowed since a snapshot of `total` chunks."""
         return min(self.chunks, int(self.share * total))
 
 
@@ -236,8 +236,9 @@ class IndexSettings(Section):
 
 
 def index_order(index: Mapping[str, IndexSettings], target: str) -> dict[str, Any]:
-    """What `migration.index` orders for this collection of the target, by setting; {} where nothing."""
-    return next((o.model_dump(exclude_none=True) for p, o in index.items() if fnmatchcase(target, p)), {})
+    """The settings of `migration.index` for this target collection; {} if no pattern matches."""
+    first = next((settings for pattern, settings in index.items() if fnmatchcase(target, pattern)), IndexSettings())
+    return first.model_dump(exclude_none=True)
 
 
 class Migration(Section):
@@ -281,15 +282,15 @@ class Migration(Section):
     @model_validator(mode="after")
     def _config_without_secrets(self) -> Migration:
         if self.reembed_config and (self.reembed is None or self.reembed.collections):
-            why = "but no reembed" if self.reembed is None else "beside a section reembed; write it there, as config"
-            raise ValueError(f"has reembed_config {why}")
-        if (named := secret_key(self.reembed_config)) is not None:
-            how = "secrets go by environment: functions have an option such as api_key_env_var for it"
-            raise ValueError(f"has reembed_config with {one_line(named, 40)!r}; {how}")
+            text = "but no reembed" if self.reembed is None else "beside a section reembed; write it there, as config"
+            raise ValueError(f"has reembed_config {text}")
+        if (key := secret_key(self.reembed_config)) is not None:
+            hint = "secrets go by environment: functions have an option such as api_key_env_var for it"
+            raise ValueError(f"has reembed_config with {one_line(key, 40)!r}; {hint}")
         return self
 
-    def of_workers(self) -> Iterator[str]:
-        """What contradicts itself in `executor` and `scheduler`."""
+    def contradictions(self) -> Iterator[str]:
+        """Yield the contradictions between `executor` and `scheduler`."""
         if not re.fullmatch(rf"local|(tcp|tls)://{_ADDRESS.pattern}", self.scheduler or "local"):
             yield "'migration.scheduler' must be tcp://HOST:PORT, tls://HOST:PORT or local, such as tcp://10.0.0.5:8786"
         if self.scheduler is not None and self.executor != "dask":
@@ -297,7 +298,7 @@ class Migration(Section):
 
     @property
     def embedding(self) -> Reembed | None:
-        """What makes new vectors, with its configuration; None where nothing does."""
+        """The order for new vectors, with its configuration; None if there is none."""
         order = self.reembed
         return order and (order.model_copy(update={"config": self.reembed_config}) if self.reembed_config else order)
 
@@ -354,14 +355,12 @@ class Fence(Section):
             needs = "listen, upstream and config" if self.kind == "nginx" else "lock and unlock"
             raise ValueError(f"is of kind {self.kind} but has no '{self.kind}' with {needs}")
         if self.when == "cutover" and (self.kind == "none" or (self.nginx and self.nginx.elsewhere)):
-            raise ValueError(
-                "has when: cutover; step 25 can put up nginx on this machine, or a command, and nothing else"
-            )
+            raise ValueError("has when: cutover; step 25 can only put up nginx on this machine, or run a command")
         return self
 
     @property
     def late(self) -> bool:
-        """Whether writers go on until step 25."""
+        """Whether writes continue until step 25."""
         return self.when == "cutover"
 
 
@@ -471,29 +470,29 @@ class Cutover(Section):
     def _each_file_once(self) -> Cutover:
         named = [file.path for file in self.config_files()]
         real = [resolve_path(path).absolute() for path in named]
-        twice = next((path for at, path in enumerate(named) if real[at] in real[:at]), None)
-        if twice is not None:
-            raise ValueError(f"names the file {one_line(twice)!r} twice; put its keys together")
+        repeated = next((path for index, path in enumerate(named) if real[index] in real[:index]), None)
+        if repeated is not None:
+            raise ValueError(f"names the file {one_line(repeated)!r} twice; put its keys together")
         return self
 
     def secret_values(self) -> dict[str, str]:
-        """Values in the files that are secret, by `file:PATH KEY`: by the name of their key, comments included, or by their look.
+        """Secrets in the files, comments included, by `file:PATH KEY`. The key's name or the form of the value tells them.
 
-        Further values of a key that occurs more than once, and further parts of a value, have `#2`, `#3` … at the end.
-        A file that cannot be read has none; whoever changes it says so.
+        Further values of a repeated key, and further parts of a value, have `#2`, `#3` … at the end. An unreadable file
+        has none here; the step that changes it reports it.
         """
-        found: dict[str, str] = {}
+        secrets: dict[str, str] = {}
         for file in self.config_files():
             try:
                 text = contents(resolve_path(file.path).resolve())[:_LARGEST_CONFIG].decode("utf-8", "replace")
             except (OSError, ValueError, RuntimeError):
                 continue
-            read = secrets_in_yaml if isinstance(file, ComposeFile) else secrets_assigned
-            for key, number, secret in read(text):
+            find = secrets_in_yaml if isinstance(file, ComposeFile) else secrets_assigned
+            for key, number, secret in find(text):
                 name = f"file:{file.path} {key}{f' line {number}' if number > 1 else ''}"
                 names = itertools.chain([name], (f"{name} #{n}" for n in itertools.count(2)))
-                found.setdefault(next(n for n in names if found.get(n, secret) == secret), secret)
-        return found
+                secrets.setdefault(next(n for n in names if secrets.get(n, secret) == secret), secret)
+        return secrets
 
     def config_files(self) -> list[EnvFile | ComposeFile]:
         """Every file that the cutover changes, in order."""
@@ -548,8 +547,8 @@ class Notify(Section):
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a text for people still holds something like `<name and phone>`; an address as in `Ada <ada@here>` is none."""
-    return any("@" not in found for found in re.findall(r"<[^<>]+>", text))
+    """Whether a text contains a placeholder such as `<name and phone>`; an address as in `Ada <ada@here>` is none."""
+    return any("@" not in match for match in re.findall(r"<[^<>]+>", text))
 
 
 class Contacts(Section):
@@ -568,7 +567,7 @@ class Contacts(Section):
 
     @property
     def named(self) -> Contacts:
-        """Those that are named: what still holds a placeholder, `<…>`, is as if it were empty. For all that is sent."""
+        """The contacts with each text that contains a placeholder `<…>` replaced by "". Use it for everything that is sent."""
         return Contacts(**{key: "" if is_placeholder(text) else text for key, text in self})
 
 

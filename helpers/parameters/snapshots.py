@@ -1,4 +1,4 @@
-"""Where snapshots are kept: a folder, or a storage of objects (S3, Google Cloud, Azure) with its credentials by reference."""
+"""Where snapshots are kept: a folder, or an object storage (S3, Google Cloud, Azure) with credentials by reference."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from helpers.parameters.endpoint import (
 from helpers.reason_codes import ReasonCode
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": ""}
-"""The schemes of a storage, each with the package that brings its driver for fsspec."""
-FOLDERS = ("parts", "begun", "snapshots", "staged")  # of a storage
-STORED = ".stored"  # in the workspace: a folder for each storage; no run can have this name
+"""The URL schemes of storages, each with the package of its fsspec driver."""
+FOLDERS = ("parts", "begun", "snapshots", "staged")  # the folders in a storage
+STORED = ".stored"  # in the workspace: a folder for each storage; not a valid run id
 _SECRETS = {"s3fs": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), "gcsfs": (),
             "adlfs": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN",
                       "AZURE_CLIENT_SECRET", "AZURE_PASSWORD", "AZURE_CLIENT_CERTIFICATE_PASSWORD")}  # fmt: skip
@@ -41,20 +41,19 @@ _VARIABLES = {
     "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"),
     "adlfs": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_USERNAME", "AZURE_AUTHORITY_HOST",
               "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"),
-}  # fmt: skip  # what drivers read by themselves
+}  # fmt: skip  # variables that drivers read
 _FILES = {
     "gcsfs": ("GOOGLE_APPLICATION_CREDENTIALS",),
     "adlfs": ("AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH"),
 }
-_OF_GOOGLE = "application_default_credentials.json"  # where gcloud puts what its user may do
+_OF_GOOGLE = "application_default_credentials.json"  # in which gcloud keeps its user's credentials
 _MOST_BYTES = 2**20  # of a file of credentials
-_IN_ANY = re.compile(
-    r"(?i)(?:^|[;?&])(AccountKey|SharedAccessSignature|sig)=([^;&\s]+)"
-)  # of a connection string or SAS token
+# keys in a connection string or SAS token
+_IN_ANY = re.compile(r"(?i)(?:^|[;?&])(AccountKey|SharedAccessSignature|sig)=([^;&\s]+)")
 
 
 def is_url(directory: str) -> bool:
-    """Whether a directory of snapshots is in a storage, and not a folder."""
+    """Whether a directory of snapshots is a storage's URL."""
     return "://" in directory
 
 
@@ -63,9 +62,7 @@ def _checked_directory(text: str) -> str:
         return text
     scheme, shown = text.partition("://")[0], one_line(text.partition("?")[0].rpartition("@")[2], 80)
     if scheme not in DRIVERS:
-        raise ValueError(
-            f"must be a folder, or a URL of {', '.join(f'{known}://' for known in DRIVERS)}, got {shown!r}"
-        )
+        raise ValueError(f"must be a folder, or a URL of {', '.join(f'{name}://' for name in DRIVERS)}, got {shown!r}")
     try:
         parts = urlsplit(text)
     except ValueError as error:
@@ -101,12 +98,12 @@ class Storage(Section):
     """How long a request is tried again where the storage does not answer, or says that it is busy."""
 
     def references(self) -> list[SecretRef]:
-        """Every secret that it refers to. The key file of Google is opened by its driver: see `secrets_of_files`."""
-        return [found for found in (self.key, self.secret, self.token) if found is not None]
+        """Every secret that it refers to."""
+        return [reference for reference in (self.key, self.secret, self.token) if reference is not None]
 
 
 def default_snapshots() -> str:
-    """`workspace/snapshots`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
+    """`workspace/snapshots`, or `snapshots` below RUNBOOK_WORKSPACE if that is set."""
     return moved_with_workspace("snapshots")
 
 
@@ -125,29 +122,31 @@ class SnapshotSection(Section):
 
     @model_validator(mode="after")
     def _fits_the_directory(self) -> SnapshotSection:
-        given, of = self.storage, self.driver
-        if given is None:
+        storage, driver = self.storage, self.driver
+        if storage is None:
             return self
-        if not of:
+        if not driver:
             raise ValueError("has a section storage, but its directory is no URL that needs one")
-        if (given.endpoint_url or given.region) and of != "s3fs":
+        if (storage.endpoint_url or storage.region) and driver != "s3fs":
             raise ValueError("has storage.endpoint_url or region, which S3 has only")
-        if of == "s3fs" and ((given.key is None) != (given.secret is None) or (given.token and not given.key)):
+        if driver == "s3fs" and (
+            (storage.key is None) != (storage.secret is None) or (storage.token and not storage.key)
+        ):
             raise ValueError("has a part of a key in storage; S3 wants key and secret, and token only beside them")
-        if of == "gcsfs" and (given.key or given.secret or (given.token and given.token.kind != "file")):
+        if driver == "gcsfs" and (storage.key or storage.secret or (storage.token and storage.token.kind != "file")):
             raise ValueError("has storage.key or secret, or a token that is no file; Google wants token: file:PATH")
-        if of == "adlfs" and not given.key:
+        if driver == "adlfs" and not storage.key:
             raise ValueError("has no storage.key; Azure wants key (the account), and secret or token")
         return self
 
     @property
     def driver(self) -> str:
-        """The package that brings the driver of the storage; "" where none is needed."""
+        """The package of the storage's driver; "" if none is needed."""
         return DRIVERS[self.directory.partition("://")[0]] if is_url(self.directory) else ""
 
     @property
     def folder(self) -> Path:
-        """The folder in which snapshots are made and read, absolute; of a storage, one of this workspace's own."""
+        """The folder in which snapshots are written and read, absolute; for a storage, a folder in the workspace."""
         if not is_url(self.directory):
             return resolve_path(self.directory)
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.directory)[-40:].strip("-")
@@ -156,124 +155,132 @@ class SnapshotSection(Section):
         ).hexdigest()[:12]
         return resolve_path(moved_with_workspace(STORED)) / f"{name}-{digest}"
 
-    def of_staging(self, staging: str) -> Iterator[str]:
-        """What contradicts `migration.staging`."""
+    def contradictions(self, staging: str) -> Iterator[str]:
+        """Yield the contradiction to `migration.staging`, if there is one."""
         if staging == "storage" and not is_url(self.directory):
             yield "'migration.staging' is storage, but 'snapshot.directory' is a folder; name a URL there, or workspace"
 
     def overlaps(self, path: str) -> bool:
-        """Whether a folder of it lies inside this path, or, of a file:// URL, around it."""
+        """Whether one of its folders lies inside `path`, or, for a file:// URL, contains it."""
         if not self.directory.startswith("file://"):
             return lies_in(str(self.folder), path)
         place = unquote(urlsplit(self.directory).path)
-        own = [f"{place}/{name}" for name in FOLDERS]
-        return any(lies_in(each, path) for each in (str(self.folder), place, *own)) or any(
-            lies_in(path, each) for each in own
+        folders = [f"{place}/{name}" for name in FOLDERS]
+        return any(lies_in(folder, path) for folder in (str(self.folder), place, *folders)) or any(
+            lies_in(path, folder) for folder in folders
         )
 
     def secrets(self) -> list[SecretRef]:
-        """What its storage needs by reference, and what its driver reads from the environment where nothing is named."""
-        named = self.storage.references() if self.storage else []
-        texts = [ref for ref in named if not (ref.kind == "file" and self.driver == "gcsfs")]
-        # The driver of Azure looks for what is missing beside what it is given.
-        names = _SECRETS.get(self.driver, ()) if not named or self.driver == "adlfs" else ()
-        return [*texts, *(ref for name in names if os.environ.get((ref := SecretRef("env", name)).name, "").strip())]
+        """The secrets that its storage refers to, and those that its driver reads from the environment.
+
+        Google's key file is left out: its driver opens it (see `secrets_of_files`).
+        """
+        given = self.storage.references() if self.storage else []
+        references = [ref for ref in given if not (ref.kind == "file" and self.driver == "gcsfs")]
+        # Azure's driver reads what is not given from the environment.
+        names = _SECRETS.get(self.driver, ()) if not given or self.driver == "adlfs" else ()
+        return [
+            *references,
+            *(ref for name in names if os.environ.get((ref := SecretRef("env", name)).name, "").strip()),
+        ]
 
     def secrets_of_files(self) -> dict[str, str]:
-        """What the files of credentials hold that its driver opens by itself, and the keys inside of what `secrets` are: value by
-        what it is called. A file that cannot be read gives none: the driver will say so."""
-        found = dict[str, str]()
+        """The secrets in files of credentials that its driver opens, and the keys within those of `secrets`, by name.
+
+        An unreadable file has none here: the driver reports it.
+        """
+        secrets = dict[str, str]()
         for ref in self.secrets() if self.driver == "adlfs" else ():
             with suppress(UsageError):
                 for match in _IN_ANY.finditer(ref.resolve().reveal()):
-                    found[f"{match[1]} of {ref}"] = unquote(match[2])
-        given = self.storage and self.storage.token
+                    secrets[f"{match[1]} of {ref}"] = unquote(match[2])
+        token = self.storage and self.storage.token
         paths = [Path(text) for name in _FILES.get(self.driver, ()) if (text := os.environ.get(name, "").strip())]
         if self.driver == "gcsfs":
-            paths += [Path(given.name)] if given else []
+            paths += [Path(token.name)] if token else []
             paths.append(Path(os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud", _OF_GOOGLE))
         for path in paths:
-            with suppress(OSError, ValueError, RuntimeError):  # the last of a user without a home
+            with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a user without a home
                 if path.is_file() and path.stat().st_size <= _MOST_BYTES:
-                    found |= _keys_of(path.name, path.read_text(encoding="utf-8"))
-        return found
+                    secrets |= _keys_of(path.name, path.read_text(encoding="utf-8"))
+        return secrets
 
     def variables(self) -> set[str]:
-        """Environment variables that its driver may read beside secrets."""
+        """Environment variables, other than secrets, that its driver may read."""
         return set(_VARIABLES.get(self.driver, ()))
 
     def file_system(self, tries: int, sessions: Callable[[], type] | None = None) -> Any:
-        """The file system of fsspec that its storage is, which makes each request so often, of S3 by such `sessions`. Raises
-        `ImportError` where its driver is missing, `UsageError` for a secret that is not there."""
-        import fsspec  # who keeps snapshots in a folder needs none of it
+        """The fsspec file system of its storage; each request is tried `tries` times; `sessions` gives S3's session class.
+
+        Raises `ImportError` if the driver is missing, `UsageError` for a missing secret.
+        """
+        import fsspec  # only needed for a storage
 
         for where, value in self.secrets_of_files().items():
             hide(value, f"<{where}>")
         storage, scheme = self.storage or Storage(), self.directory.partition("://")[0]
-        given = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
+        references = {name: ref for name in ("key", "secret", "token") if (ref := getattr(storage, name)) is not None}
         if self.driver == "gcsfs":
             return fsspec.filesystem(scheme, token=storage.token.name if storage.token else None)
-        texts = {name: ref.resolve().reveal() for name, ref in given.items()}
+        secrets = {name: ref.resolve().reveal() for name, ref in references.items()}
         if self.driver == "adlfs":
             names = {"key": "account_name", "secret": "account_key", "token": "sas_token"}
-            return fsspec.filesystem(scheme, **{names[name]: text for name, text in texts.items()})
+            return fsspec.filesystem(scheme, **{names[name]: text for name, text in secrets.items()})
         if self.driver != "s3fs":
             return fsspec.filesystem(scheme)
-        how: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
-        how |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
-        how |= {"http_session_cls": sessions()} if sessions else {}
-        if storage.endpoint_url:  # a server of one's own seldom has a name for each bucket
-            how |= {"s3": {"addressing_style": "path"}}
+        config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
+        config |= {"retries": {"mode": "standard", "total_max_attempts": tries}}
+        config |= {"http_session_cls": sessions()} if sessions else {}
+        if storage.endpoint_url:  # self-hosted servers seldom have a host name for each bucket
+            config |= {"s3": {"addressing_style": "path"}}
         region = {"region_name": storage.region} if storage.region else {}
-        found = fsspec.filesystem(
-            scheme, **texts, endpoint_url=storage.endpoint_url, client_kwargs=region, config_kwargs=how, use_listings_cache=False
+        file_system = fsspec.filesystem(
+            scheme, **secrets, endpoint_url=storage.endpoint_url, client_kwargs=region, config_kwargs=config,
+            use_listings_cache=False,
         )  # fmt: skip
-        found.retries = 1  # its own, beside those of botocore that `tries` are
-        if not texts:
-            _hide_own(found)
-        return found
+        file_system.retries = 1  # s3fs's own retries; botocore makes the `tries`
+        if not secrets:
+            _hide_driver_credentials(file_system)
+        return file_system
 
 
 def _keys_of(name: str, text: str) -> dict[str, str]:
-    """The secrets of a file of credentials: what JSON calls a key or token, keys in PEM; of another text all of it."""
+    """The secrets in a file of credentials, by name: JSON's keys and tokens, PEM keys; of another text, all of it."""
     pairs: list[tuple[str, Any]] = []
     try:
         json.loads(text, object_pairs_hook=pairs.extend)
     except ValueError:
         pairs = [("private_key" if "-----BEGIN" in text else "token", text.strip())]
-    found = dict[str, str]()
+    secrets = dict[str, str]()
     for number, (key, value) in enumerate(pairs):
         if key in _SECRET_KEYS and isinstance(value, str):
-            found[f"{key} of {one_line(name, 60)}, {number}"] = value
+            secrets[f"{key} of {one_line(name, 60)}, {number}"] = value
             for at, body in enumerate(_PEM.findall(value)):
-                found[f"{key} of {one_line(name, 60)}, {number}.{at}"] = "".join(body.split())
-    return found
+                secrets[f"{key} of {one_line(name, 60)}, {number}.{at}"] = "".join(body.split())
+    return secrets
 
 
 _SECRET_KEYS = ("private_key", "client_secret", "refresh_token", "access_token", "id_token", "token")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END")
 
 
-def _hide_own(s3: Any) -> None:
-    """From now on nothing that this process shows holds the credentials that the driver found by itself."""
+def _hide_driver_credentials(s3: Any) -> None:
+    """Hide the credentials that the driver found by itself in all later output of this process."""
     from fsspec.asyn import sync
 
     s3.connect()
-    if (own := sync(s3.loop, s3.session.get_credentials)) is not None:
-        frozen = sync(s3.loop, own.get_frozen_credentials)
+    if (credentials := sync(s3.loop, s3.session.get_credentials)) is not None:
+        frozen = sync(s3.loop, credentials.get_frozen_credentials)
         for name, value in (("key", frozen.access_key), ("secret", frozen.secret_key), ("token", frozen.token)):
             if value:
                 hide(value, f"<{name} of the driver>")
 
 
 def rules_of(directory: str, storage: Mapping[str, str]) -> SnapshotSection:
-    """The rules for a directory and its storage as a command was given them.
-
-    Raises `UsageError` for what parameters do not take.
-    """
+    """The section for a command's `--directory` and `--storage`. Raises `UsageError` for invalid values."""
     try:
         return SnapshotSection.model_validate({"directory": directory, **({"storage": storage} if storage else {})})
-    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
-        said = error.errors(include_input=False, include_url=False)[0]
-        where = f"--storage {one_line(str(said['loc'][-1]), 40)}" if "storage" in said["loc"] else "--directory"
-        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+    except ValidationError as error:  # str(error) can repeat the input; these messages do not
+        details = error.errors(include_input=False, include_url=False)[0]
+        where = f"--storage {one_line(str(details['loc'][-1]), 40)}" if "storage" in details["loc"] else "--directory"
+        raise UsageError(ReasonCode.USAGE, f"{where} {details['msg'].removeprefix('Value error, ')}") from None

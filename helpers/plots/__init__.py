@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     for topic in () if name.startswith("_") else ("search", "style", "time", "vectors"):
         if (module := sys.modules.get(f"{__name__}.{topic}")) is None:
-            # matplotlib reads a `matplotlibrc` of the current folder, whoever put it there
+            # matplotlib reads a `matplotlibrc` in the current folder, which may be another user's
             with chdir(Path(__file__).parent):
                 module = import_module(f"{__name__}.{topic}")
         if hasattr(module, name):

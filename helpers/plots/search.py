@@ -42,11 +42,11 @@ _LOW_IS_CONSPICUOUS = LinearSegmentedColormap.from_list("shares", ["#e08a4a", "#
 
 
 def overlap_heatmap(df: pd.DataFrame, asked: str = "", *, within: bool = False) -> Figure:
-    """Share of the source's k nearest that the target's k nearest hold.
+    """Draw the share of the source's k nearest that are among the target's k nearest.
 
-    `df`: collection, kind, k, overlap (0–1), where kind is "exact" (brute force over the vectors) or "approximate"
-    (what the index of each side answers). `asked` says what was searched for, and under which filter. `within`: of the
-    target's answers only chunks of the query's own source collection were compared, since collections were merged.
+    `df`: collection, kind, k, overlap (0–1); kind is "exact" (brute force over the vectors) or "approximate" (the answer of
+    each side's index). `asked` states the queries and their filter. `within`: collections were merged, so only the target's
+    chunks of the query's own source collection were compared.
     """
     if not len(df) or not finite(df["overlap"]).size:
         return empty("No overlap was measured: no probe was answered", "There is no collection with a vector to probe.")
@@ -90,7 +90,7 @@ def _overlap_panel(axes: Axes, part: pd.DataFrame, rows: list[str], kind: str) -
 
 
 def heat(axes: Axes, values: NDArray[np.float64], series: str = "shares") -> None:
-    """Shares (rows, columns) as coloured cells with their number written in; a NaN is an empty hatched cell."""
+    """Draw shares (rows, columns) as coloured cells with their number; a NaN is a cell without colour."""
     axes.set_facecolor("#f0f1f3")
     axes.imshow(
         values, gid=series, cmap=_LOW_IS_CONSPICUOUS, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest"
@@ -103,10 +103,10 @@ def heat(axes: Axes, values: NDArray[np.float64], series: str = "shares") -> Non
 
 
 def recall_by_collection(df: pd.DataFrame) -> Figure:
-    """Recall of the index against brute force, per collection, before (source) and after (target), with 95 % intervals.
+    """Draw recall of the index by collection, before (source) and after (target), with 95 % intervals.
 
     `df`: collection, before, after, floor, and the ends of the intervals before_low, before_high, after_low, after_high
-    (0–1; NaN or None where not measured), queries. Below its floor a collection fails.
+    (0–1; NaN or None where not measured), queries. A collection below its floor fails.
     """
     if not len(df) or not finite(df[["before", "after"]]).size:
         return empty("Recall was not measured: no probe was answered", "There is no collection with a vector to probe.")
@@ -128,7 +128,8 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
         "Recall: share of the true nearest neighbours (brute force on the same side) that the index returns. It may "
         "fall as far as chance explains."
     )
-    if (asked := finite(frame["queries"])).size:
+    asked = finite(frame["queries"])
+    if asked.size:
         low, high = int(asked.min()), int(asked.max())
         many = count(high) if low == high else f"{count(low)} to {count(high)}"
         note += f" Bars: 95 % confidence interval (Wilson) of {many} queries a row. The verdict pairs equal queries."
@@ -153,21 +154,21 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
 
 
 def _marks(axes: Axes, shares: pd.Series, rows: NDArray[Any], side: str, size: float) -> None:
-    """A ring for each row of the source ("before"), a dot of the target ("after")."""
+    """Draw a ring for each row of the source ("before"), a dot for each row of the target ("after")."""
     label, color, face = ("before (source)", ORANGE, "white") if side == "before" else ("after (target)", BLUE, BLUE)
     axes.plot(shares, rows, "o", markerfacecolor=face, markeredgecolor=color, markersize=size, markeredgewidth=1.8,
               label=label, gid=side, clip_on=False)  # fmt: skip
 
 
-def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
-    """How far the nearest neighbour is: in the own collection, and in the nearest other one.
+def neighbour_distances(table: pd.DataFrame, note: str) -> Figure:
+    """Draw the distance to the nearest neighbour in the own collection, and in the nearest other one.
 
     `table`: collection, id, space, distance, within (bool), one row for each chunk and collection. One panel for each of
-    the first two spaces, whose distances cannot be compared.
+    the two commonest spaces, whose distances cannot be compared. `note` describes the sample.
     """
     if not len(table):
-        why = "There are no two chunks with vectors of one dimension."
-        return empty("No distance to a neighbour was measured", why)
+        reason = "There are no two chunks with vectors of one dimension."
+        return empty("No distance to a neighbour was measured", reason)
     nearest = table.groupby(["space", "collection", "id", "within"], sort=True)["distance"].min().reset_index()
     spaces = nearest["space"].value_counts().index.sort_values()[:2].tolist()
     medians = nearest.groupby("within")["distance"].median()
@@ -176,7 +177,7 @@ def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
         where = "closer at hand than" if medians[True] < medians[False] else "no closer than"
         both = f"{small(float(medians[True]))} and {small(float(medians[False]))}"
         title = f"The nearest neighbour in the own collection is {where} in the others: {both} at the median"
-    with draw(3.8, title, said, panels=len(spaces), squeeze=False) as (figure, panels):
+    with draw(3.8, title, note, panels=len(spaces), squeeze=False) as (figure, panels):
         for axes, space in zip(panels[0], spaces, strict=True):
             for within, color, style, label in ((True, BLUE, "-", "own collection"), (False, ORANGE, "--", "others")):
                 part = nearest[(nearest["space"] == space) & (nearest["within"] == within)]
@@ -195,31 +196,32 @@ _BARS = 30
 
 
 def counts_by_collection(df: pd.DataFrame) -> Figure:
-    """Chunks of each source collection: in the source, in the target, in quarantine.
+    """Draw the chunks of each source collection: in the source, in the target, in quarantine.
 
     `df`: collection, source, target, quarantined (whole numbers). A count matches when target + quarantined = source. Chunks
-    that the schema leaves out (`left_out`, where there is that column) are not drawn: the title names them.
+    that the schema leaves out (optional column `left_out`) are not drawn, but stated in the title.
     """
     if not len(df):
         return empty("There is no collection to count", "The source holds no collection, or the filter left none.")
     frame = df.fillna(0).assign(collection=df["collection"].astype(str)).sort_values("collection", kind="stable")
     whole = frame["source"].sum()
-    if "left_out" in frame:  # older runs do not have it
+    if "left_out" in frame:  # older runs lack it
         frame = frame.assign(source=frame["source"] - frame["left_out"])
     frame = frame.assign(off=frame["target"] + frame["quarantined"] - frame["source"])
-    wrong = frame[frame["off"] != 0]
+    unmatched = frame[frame["off"] != 0]
     totals = frame[["source", "target", "quarantined"]].sum()
-    if wrong.empty:
+    if unmatched.empty:
         title = (
             f"Every chunk is accounted for: {count(whole)} in the source, {count(totals['target'])} in the "
             f"target, {count(totals['quarantined'])} in quarantine"
         )
     else:
-        missing, extra = -wrong["off"].clip(upper=0).sum(), wrong["off"].clip(lower=0).sum()
+        missing, extra = -unmatched["off"].clip(upper=0).sum(), unmatched["off"].clip(lower=0).sum()
         parts = [f"{count(missing, 'chunk')} missing"] * bool(missing) + [f"{count(extra)} too many"] * bool(extra)
-        title = f"{' and '.join(parts)}, in {len(wrong)} of {count(len(frame), 'collection')}"
-    if out := int(frame["left_out"].sum()) if "left_out" in frame else 0:
-        title += f", {count(out)} left out by the schema"
+        title = f"{' and '.join(parts)}, in {len(unmatched)} of {count(len(frame), 'collection')}"
+    left_out = int(frame["left_out"].sum()) if "left_out" in frame else 0
+    if left_out:
+        title += f", {count(left_out)} left out by the schema"
     note = "Right: the quarantined chunks alone, on a scale of their own."
     if len(frame) > _BARS:
         note += (
@@ -229,24 +231,26 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         frame = order.sort_values("_ok", kind="stable").head(_BARS)
     with draw(1.8 + 0.36 * len(frame), title, note, panels=2, sharey=True, width_ratios=[3.2, 1]) as (figure, panels):
         axes, alone = panels
-        source, target, aside = (frame[c].to_numpy(dtype=np.int64) for c in ("source", "target", "quarantined"))
+        source, target, quarantined = (frame[c].to_numpy(dtype=np.int64) for c in ("source", "target", "quarantined"))
         rows = np.arange(len(frame))
         axes.barh(rows, target, height=0.52, color=BLUE, label="target", gid="target")
-        axes.barh(rows, aside, left=target, height=0.52, color=ORANGE, label="quarantined", gid="quarantined")
+        axes.barh(rows, quarantined, left=target, height=0.52, color=ORANGE, label="quarantined", gid="quarantined")
         axes.barh(rows, source, height=0.74, facecolor="none", edgecolor=INK, linewidth=1, label="source", gid="source")
-        widest = int(max(source.max(), (target + aside).max(), 1))
-        for row, (was, now, kept) in enumerate(zip(source.tolist(), target.tolist(), aside.tolist(), strict=True)):
-            off = now + kept - was
-            text = f"{count(was)} → {count(now)}" + (f" + {count(kept)}" if kept else "")
-            text += f"   ✗ {count(abs(off))} {'missing' if off < 0 else 'too many'}" if off else ""
-            end = max(was, now + kept) + 0.01 * widest
-            axes.text(end, row, text, va="center", fontsize=9, color=RED if off else INK)
+        widest = int(max(source.max(), (target + quarantined).max(), 1))
+        for row, (was, now, held_back) in enumerate(
+            zip(source.tolist(), target.tolist(), quarantined.tolist(), strict=True)
+        ):
+            excess = now + held_back - was
+            text = f"{count(was)} → {count(now)}" + (f" + {count(held_back)}" if held_back else "")
+            text += f"   ✗ {count(abs(excess))} {'missing' if excess < 0 else 'too many'}" if excess else ""
+            end = max(was, now + held_back) + 0.01 * widest
+            axes.text(end, row, text, va="center", fontsize=9, color=RED if excess else INK)
         axes.set_xlim(0, widest * 1.5)
         axes.set_xlabel("chunks: source → target + quarantined")
         names = [name(c) for c in frame["collection"]]
         rows_axis(axes, names)
         whole_numbers(axes)
-        bars(alone, names, aside, ORANGE, 1.45, series="quarantined alone")
+        bars(alone, names, quarantined, ORANGE, 1.45, series="quarantined alone")
         whole_numbers(alone, 3)
         alone.set_xlabel("quarantined chunks")
         alone.tick_params(axis="y", labelleft=False)
@@ -255,7 +259,7 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
 
 
 def routing(df: pd.DataFrame) -> Figure:
-    """Which target collection the chunks of each source collection go to: one bubble a pair, its number beside it.
+    """Draw the target collections of each source collection's chunks: one dot for each pair, with its number.
 
     `df`: source, target, chunks; a target of "" is the quarantine.
     """
@@ -298,7 +302,7 @@ def routing(df: pd.DataFrame) -> Figure:
 
 
 def _stacked(text: str, room: int) -> str:
-    """A name as a label of at most two lines of so many characters, cut where it has a sign between words."""
+    """A name as a label of at most two lines of `room` characters, cut at a separator."""
     whole = name(text, 2 * room)
     if len(whole) <= room:
         return whole
@@ -308,9 +312,9 @@ def _stacked(text: str, room: int) -> str:
 
 
 def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
-    """Every kind of difference between target and expectation, by collection, with the first id of each.
+    """Draw the differences between target and expectation by kind and collection, with the first id of each.
 
-    `df`: collection, id, difference, one row a difference; `total` is how many there are where not all are in `df`.
+    `df`: collection, id, difference, one row a difference; `total`: the number of all, where `df` does not hold all.
     """
     if not len(df):
         return empty("Nothing in the target differs from what it should be", "Every chunk was compared, by id.")
@@ -336,22 +340,22 @@ def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
     return figure
 
 
-def completeness_heatmap(df: pd.DataFrame, what: str = "field", meaning: str = "") -> Figure:
-    """Share of chunks that hold each field. `df`: one row a field (its index), one column a collection, values 0–1.
+def completeness_heatmap(df: pd.DataFrame, noun: str = "field", meaning: str = "") -> Figure:
+    """Draw the share of chunks that hold each field. `df`: one row a field (its index), one column a collection, values 0–1.
 
-    `what` names the fields that are counted, `meaning` says which these are.
+    `noun` names the counted fields in the title, `meaning` describes them in the note.
     """
     values = df.to_numpy(dtype=np.float64)
     if not values.size or not finite(values).size:
         return empty("No metadata field was measured", "No chunk, or no field to look for.")
     worst_row, worst_column = divmod(int(np.nanargmin(values)), values.shape[1])
     partial = int((np.nanmin(np.where(np.isfinite(values), values, np.inf), axis=1) < 1).sum())
-    title = f"All {count(len(df), what)} are complete in all {count(df.shape[1], 'collection')}"
+    title = f"All {count(len(df), noun)} are complete in all {count(df.shape[1], 'collection')}"
     if partial:
         lowest = f"{name(df.index[worst_row], 28)} in {name(df.columns[worst_column], 28)}, {percent(float(np.nanmin(values)))}"
-        title = f"{count(partial)} of {count(len(df), what)} incomplete; lowest: {lowest} of the chunks"
+        title = f"{count(partial)} of {count(len(df), noun)} incomplete; lowest: {lowest} of the chunks"
     rows = min(len(df), 40)
-    note = (meaning + only(40, "first", len(df), what)).lstrip()
+    note = (meaning + only(40, "first", len(df), noun)).lstrip()
     with draw(2.2 + 0.3 * rows, title, note) as (figure, axes):
         heat(axes, values[:rows])
         axes.grid(visible=False)
@@ -365,14 +369,14 @@ def completeness_heatmap(df: pd.DataFrame, what: str = "field", meaning: str = "
 
 
 def repairs_bar(df: pd.DataFrame) -> Figure:
-    """How many values the schema filled in, by where they come from, and how many it changed, by field.
+    """Draw how many values the schema filled in, by their origin, and how many it changed, by field.
 
     `df`: field, rule, chunks.
     """
     frame = df[df["chunks"] > 0] if len(df) else df
     if not len(frame):
-        why = "Every field of every chunk was as the schema wants it."
-        return empty("The schema changed no value and filled none", why)
+        reason = "Every field of every chunk was as the schema wants it."
+        return empty("The schema changed no value and filled none", reason)
     frame = frame.assign(field=frame["field"].astype(str), kind=frame["rule"].map(kind_of))
     table = frame.pivot_table(index="field", columns="kind", values="chunks", aggfunc="sum", fill_value=0)
     table = table.reindex(columns=[*_FILLED, "changed"], fill_value=0)
@@ -381,10 +385,10 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     title = f"Of missing values {', '.join(filled)}; {count(table['changed'].sum())} changed, in {count(len(table), 'field')}"
     note = "Counted: fields in which the schema filled or changed a value. Each side has its own scale."
     if len(table) > _BARS:
-        changed = table.nlargest(_BARS // 3, "changed", keep="first")  # what a reader looks for
-        kept = pd.concat([changed[changed["changed"] > 0], table]).drop_duplicates("field")
+        changed = table.nlargest(_BARS // 3, "changed", keep="first")  # the most interesting ones
+        ranked = pd.concat([changed[changed["changed"] > 0], table]).drop_duplicates("field")
         note += f" {_BARS} of {count(len(table), 'field')} are drawn: those with most changes, then the most frequent."
-        table = kept.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
+        table = ranked.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
     with draw(2.1 + 0.26 * len(table), title, note, panels=2, sharey=True) as (figure, panels):
         end, names = np.zeros(len(table)), [name(f, 26) for f in table["field"]]
         for kind, (color, words) in _FILLED.items():
@@ -411,13 +415,13 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     return figure
 
 
-_FILLED = {  # of a value that was missing: its colour, and where the new one comes from
+_FILLED = {  # kind of a filled value → its colour, and its origin in words
     "default": (BLUE, "got a default"), "derived": (GREEN, "what the document tells"), "set": (SKY, "set by the schema"),
 }  # fmt: skip
 
 
 def completeness_before_after(df: pd.DataFrame) -> Figure:
-    """Share of chunks that hold each field: in the source, and in the target. `df`: field, before, after (0–1)."""
+    """Draw the share of chunks that hold each field, in the source and in the target. `df`: field, before, after (0–1)."""
     if not len(df) or not finite(df[["before", "after"]]).size:
         return empty("No metadata field was measured", "No chunk, or no field to look for.")
     frame = df.assign(field=df["field"].astype(str)).sort_values(["before", "field"], kind="stable")
@@ -437,7 +441,7 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
         _marks(axes, frame["before"], rows, "before", 9)
         _marks(axes, frame["after"], rows, "after", 5)
         rows_axis(axes, [name(f, 28) for f in frame["field"]])
-        axes.set_xlim(-0.03, 1.03)  # a ring at an end covers no label
+        axes.set_xlim(-0.03, 1.03)  # so that a ring at an end covers no label
         axes.set_xticks(np.linspace(0, 1, 6))
         share_axis(axes.xaxis)
         axes.set_xlabel("share of chunks that hold the field")
@@ -445,12 +449,12 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
     return figure
 
 
-# -- a decision tree, top to bottom, with one way through it marked -----------------------------------------------------
+# -- a decision tree, top to bottom, with one path through it marked ----------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A box: its text, its level from 0 at the top, and its place in the width (0 left, 1 right)."""
+    """A box: its text, its level (0 at the top), and its horizontal position (0 left, 1 right)."""
 
     text: str
     level: int
@@ -458,25 +462,25 @@ class Node:
 
 
 def decision_tree(
-    nodes: Mapping[str, Node], edges: Sequence[tuple[str, str]], way: Collection[str], title: str
+    nodes: Mapping[str, Node], edges: Sequence[tuple[str, str]], path: Collection[str], title: str
 ) -> Figure:
-    """Boxes and arrows; those of `way` have a bold blue frame, so that they stand out without colour too."""
+    """Draw boxes and arrows; those of `path` are bold and blue, so that they stand out without colour too."""
     levels = max(node.level for node in nodes.values())
     with draw(1.1 * (levels + 1) + 0.8, title, "Bold frames and lines: the way of this run.") as (figure, axes):
         axes.set_axis_off()
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(levels + 0.5, -0.5)
         for start, end in edges:
-            color, width = _frame(start in way and end in way)
+            color, width = _frame(start in path and end in path)
             ends = (nodes[start].across, nodes[start].level + 0.28), (nodes[end].across, nodes[end].level - 0.28)
             axes.annotate("", xytext=ends[0], xy=ends[1], arrowprops={"arrowstyle": "->", "color": color, "lw": width})
         for key, node in nodes.items():
-            color, width = _frame(key in way)
+            color, width = _frame(key in path)
             frame = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": color, "linewidth": width}
             style = {"ha": "center", "va": "center", "fontsize": 8.5, "color": INK, "bbox": frame}
-            axes.text(node.across, node.level, node.text, fontweight="bold" if key in way else "normal", **style)
+            axes.text(node.across, node.level, node.text, fontweight="bold" if key in path else "normal", **style)
     return figure
 
 
-def _frame(on_way: bool) -> tuple[str, float]:
-    return (BLUE, 2.5) if on_way else (GREY, 0.8)
+def _frame(on_path: bool) -> tuple[str, float]:
+    return (BLUE, 2.5) if on_path else (GREY, 0.8)

@@ -1,7 +1,7 @@
-"""What every figure shares: the style file, the colours, how foreign names and numbers are written, the bytes of a PNG.
+"""What all figures share: style, colours, the format of foreign names and numbers, PNG and SVG, and the check of a figure.
 
-Figures are `matplotlib.figure.Figure` objects that no global list knows (no pyplot), so they work without a display, in
-threads, and leave nothing open. `draw` is the frame of each of them: style, size, takeaway title, grey note.
+Figures are `matplotlib.figure.Figure` objects without pyplot: they need no display, work in threads, and leave nothing open.
+Each is drawn inside `draw`, which sets style, size, title and note.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STYLE = Path(__file__).with_name("runbook.mplstyle")
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 GREY, INK = "#6a737d", "#1b1f24"
 WIDTH = 8.0  # inches; 768 px of a page at 100 %, and about the width of a printed page
-FEW = 400  # points; more are drawn as pixels
+FEW = 400  # points; more are rasterised
 _CURVE_POINTS = 2_000
 # Hash salt: element ids are digests of content and salt, and the salt is random by default.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "runbook", "svg.image_inline": True}
@@ -52,7 +52,7 @@ _SVG = {"svg.fonttype": "none", "svg.hashsalt": "runbook", "svg.image_inline": T
 def draw(
     height: float, title: str, note: str = "", *, panels: int = 1, stacked: bool = False, **kwargs: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure of `height` inches with its axes (one, or an array of `panels` side by side or `stacked`), drawn on leaving."""
+    """Yield a figure of `height` inches and its axes (one, or `panels` side by side or `stacked`); draw it at exit."""
     with mpl_style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -61,22 +61,22 @@ def draw(
         if note:
             footnote(figure, note)
         yield figure, axes
-        figure.draw_without_rendering()  # ticks are made while the style holds, whoever saves the figure later
+        figure.draw_without_rendering()  # ticks are made inside the style, not later when the figure is saved
         figure.set_layout_engine("none")  # the layout is computed once, not again for each format
 
 
 def headline(figure: Figure, text: str) -> None:
-    """The takeaway of the figure, left-aligned above it."""
+    """Set the title of the figure, left-aligned above it."""
     figure.suptitle(wrapped(text, 82), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
 
 
 def footnote(figure: Figure, text: str) -> None:
-    """The grey note below the figure: what is drawn, of how many, and how to read it."""
+    """Set the grey note below the figure: what is drawn, of how many, and how to read it."""
     figure.supxlabel(wrapped(text, 118), x=0.01, ha="left", fontsize=8.5, color=GREY)
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; the same figure gives the same bytes (no date, no version of the library in it)."""
+    """The figure as PNG; the same figure gives the same bytes (without date and version of the library)."""
     buffer = io.BytesIO()
     with mpl_style.context(STYLE, after_reset=True):
         figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -84,34 +84,34 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG whose text is text; the same figure gives the same bytes. Many points are pixels inside it."""
+    """The figure as SVG with text as text; the same figure gives the same bytes. Many points are rasterised."""
     buffer = io.BytesIO()
     with mpl_style.context(STYLE, after_reset=True), mpl_style.context(_SVG):
         title = " ".join(figure.get_suptitle().split())
         figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None, "Title": title})
     whole = buffer.getvalue()
-    start = whole.index(b"<svg")  # no document type: nothing resolves it
+    start = whole.index(b"<svg")  # without the document type, which a reader might try to resolve
     named = whole[start:].replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif")
     return re.sub(rb'<g id="[^"]*"', b"<g", named)  # groups are numbered, and nothing refers to them
 
 
 def drawn(figure: Figure) -> dict[str, list[tuple[Any, ...]]]:
-    """What the figure shows, read back from its shapes: by series (their gid), one tuple a value.
+    """The values that the figure shows, read back from its shapes: series (their gid) → one tuple for each value.
 
     On axes with named rows: (row, length of a bar), (row, place of a mark), (row, from, to) of a line, (row, column, share)
     of a heat map, (row, column, text) of words. Elsewhere: (x, y) of a point, (left, right, height) of a histogram's bar.
     """
-    found: dict[str, list[tuple[Any, ...]]] = {}
+    series_values: dict[str, list[tuple[Any, ...]]] = {}
     for axes in figure.axes:
         rows = _fixed(axes.yaxis)
         for shape in (*axes.patches, *axes.lines, *axes.collections, *axes.images, *axes.texts):
             if series := shape.get_gid():
-                found.setdefault(series, []).extend(_values(shape, rows, _fixed(axes.xaxis)))
-    return found
+                series_values.setdefault(series, []).extend(_values(shape, rows, _fixed(axes.xaxis)))
+    return series_values
 
 
 def _fixed(axis: Axis) -> dict[int, str]:
-    """The names on an axis by their whole-numbered place; none where it counts."""
+    """Position → name on an axis with names; {} for a numeric axis."""
     locator = axis.get_major_locator()
     if not isinstance(locator, FixedLocator) or axis.get_scale() != "linear":
         return {}
@@ -150,20 +150,21 @@ def _values(shape: Artist, rows: dict[int, str], columns: dict[int, str]) -> lis
 
 
 def save(figure: Figure, path: Path) -> str:
-    """The figure written to `path`, as SVG or as PNG by its suffix; the SHA-256 of what was written."""
+    """Write the figure to `path`, as SVG or PNG by its suffix; return the SHA-256 of the file."""
     return write_bytes(path, svg(figure) if path.suffix == ".svg" else png(figure))
 
 
-def empty(title: str, why: str) -> Figure:
-    """The figure of a question to which there are no data: says so, instead of an empty frame."""
+def empty(title: str, reason: str) -> Figure:
+    """A figure without data: it shows the reason instead of an empty frame."""
     with draw(1.2, title) as (figure, axes):
         axes.set_axis_off()
-        axes.text(0.0, 0.5, wrapped(why, 100), transform=axes.transAxes, va="center", fontsize=10.5, color=GREY)
+        axes.text(0.0, 0.5, wrapped(reason, 100), transform=axes.transAxes, va="center", fontsize=10.5, color=GREY)
     return figure
 
 
 def name(text: object, limit: int = 32) -> str:
-    """A foreign name (collection, id, field) as a label: one line, cut in its middle, unknown glyphs as escapes."""
+    """A foreign name (collection, id, field) as a label: one line of at most `limit` characters, cut in its middle, characters
+    without a glyph as escapes."""
     shown = "".join(c if ord(c) in _glyphs() else c.encode("unicode_escape").decode() for c in one_line(str(text)))
     if len(shown) <= limit:
         return shown
@@ -172,7 +173,7 @@ def name(text: object, limit: int = 32) -> str:
 
 
 def step_name(text: str, limit: int = 44) -> str:
-    """A step's name as a label; where it is too long its title is cut, never which attempt it was and what became of it."""
+    """A step's name as a label of about `limit` characters: its title is cut, never the number and outcome of the attempt."""
     title, mark, attempt = text.partition(", attempt ")
     rest = mark + attempt
     return name(title, max(8, limit - len(rest))) + rest
@@ -183,17 +184,17 @@ def wrapped(text: str, width: int) -> str:
 
 
 def legend_above(axes: Axes, columns: int) -> None:
-    """The legend between title and axes, where it hides nothing."""
+    """Put the legend between title and axes, where it hides nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, frameon=False, borderaxespad=0.2)
 
 
 def legend_beside(axes: Axes, title: str) -> None:
-    """The legend to the right of the axes, for many entries."""
+    """Put the legend to the right of the axes, for many entries."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), title=title, alignment="left", borderaxespad=0.0)
 
 
 def log_axis(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic x axis over whole decades from `low` to `high`, labelled without mathematical markup."""
+    """Make the x axis logarithmic over whole decades from `low` to `high`, labelled without mathematical markup."""
     axes.set_xscale("log")
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     axes.set_xlim(10.0**first, 10.0 ** max(last, first + 1))
@@ -203,25 +204,25 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
 
 
 def time_axis(axes: Axes, label: str) -> None:
-    """Durations on the x axis, from 0."""
+    """Show durations in seconds on the x axis."""
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.xaxis.set_major_formatter(lambda value, _: duration(value) if value else "0")
     axes.set_xlabel(label)
 
 
 def whole_numbers(axes: Axes, most: int = 7) -> None:
-    """At most so many whole numbers on the x axis, with thousands separators."""
+    """Show at most `most` whole numbers on the x axis, with thousands separators."""
     axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def share_axis(axis: Axis) -> None:
-    """Shares from 0 to 1 as percentages."""
+    """Show shares from 0 to 1 as percentages."""
     axis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
 
 
 def rows_axis(axes: Axes, labels: list[str]) -> None:
-    """One horizontal row for each label, first on top."""
+    """Make one horizontal row for each label, the first on top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
@@ -237,9 +238,9 @@ def bars(
     texts: list[str] | None = None,
     series: str = "",
 ) -> None:
-    """A row with a bar for each label and its text behind it (the number, where none is given).
+    """Draw a row for each label: a bar and its text (by default its length).
 
-    The axis ends at `room` times the longest bar; `color` may be a list of one for each bar.
+    The axis ends at `room` times the longest bar; `color` may be a list with one for each bar.
     """
     shown = axes.barh(range(len(labels)), lengths, height=0.6, color=color, gid=series)
     axes.bar_label(shown, [f"\u00a0{text}" if text else "" for text in texts or map(count, lengths)], fontsize=9)
@@ -248,13 +249,13 @@ def bars(
 
 
 def curve(axes: Axes, values: NDArray[np.float64], color: str, line: str, label: str, *, points: bool = False) -> None:
-    """An empirical distribution as steps; more than a few thousand values are drawn by their quantiles, ends kept."""
+    """Draw an empirical distribution as steps; of more than `_CURVE_POINTS` values the quantiles and both ends."""
     if not values.size:
         return
     ordered, share = np.sort(values), np.arange(1, values.size + 1) / values.size
     if ordered.size > _CURVE_POINTS:
         pick = np.linspace(0, ordered.size - 1, _CURVE_POINTS).astype(int)
-        tail = np.arange(ordered.size - 50, ordered.size)  # the few worst are what the reader looks for
+        tail = np.arange(ordered.size - 50, ordered.size)  # the worst values matter most
         pick = np.union1d(pick, tail)
         ordered, share = ordered[pick], share[pick]
     x, y = np.concatenate([ordered[:1], ordered]), np.concatenate([[0.0], share])
@@ -263,19 +264,19 @@ def curve(axes: Axes, values: NDArray[np.float64], color: str, line: str, label:
     axes.set_ylim(-0.02, 1.04)
 
 
-def only(most: int, which: str, total: int, what: str) -> str:
-    """The sentence that not all are drawn, after a blank; "" where all are."""
-    return f" The {most} {which} of {count(total, what)} are drawn." if total > most else ""
+def only(most: int, which: str, total: int, noun: str) -> str:
+    """A sentence, after a blank, that not all are drawn; "" where all are."""
+    return f" The {most} {which} of {count(total, noun)} are drawn." if total > most else ""
 
 
 def finite(values: Any) -> NDArray[np.float64]:
-    """The finite ones of any numbers, as a flat float64 array."""
+    """The finite values as a float64 array, shape (n,)."""
     array = np.asarray(values, dtype=np.float64).ravel()
     return array[np.isfinite(array)]
 
 
 def rasterised(n: int) -> bool:
-    """Whether so many points are drawn as pixels rather than as shapes."""
+    """Whether `n` points are drawn as pixels rather than as shapes."""
     return n > FEW
 
 
@@ -286,9 +287,9 @@ def _glyphs() -> frozenset[int]:
 
 # -- consistency -------------------------------------------------------------------------------------------------------
 #
-# Whether a figure shows what the step's result says: what was drawn is read back and compared with the facts.
+# Check that a figure shows what the step's result says: read back what was drawn and compare it with the facts.
 #
-# The expectation is made from the result alone, not by the function that drew. `RunRecord.finish` asks for every figure.
+# The expected values come from the result alone, not from the function that drew. `RunRecord.finish` checks every figure.
 
 
 Value = tuple[Any, ...]
@@ -297,44 +298,44 @@ _LAST_DIGIT = 0.0500001  # samples of step 50 are recorded to a tenth of a milli
 
 
 class Rounded(float):
-    """A number that the result keeps to one decimal only."""
+    """A number that the result records with one decimal."""
 
 
 def disagreements(figure_name: str, figure: Figure, result: StepResult) -> list[str]:
-    """What the figure shows otherwise than the result says, and what it draws outside of its axes; empty where all is right.
+    """The differences between the figure and the result, and the values outside of its axes; [] where there are none.
 
-    `figure_name` is the one under which the step saves it. Series of which the result keeps nothing are not judged.
+    `figure_name`: the name under which the step saves it. Series that the result does not record are not checked.
     """
     shown = drawn(figure)
-    found = _outside(figure)
+    lines = _outside(figure)
     key = next((k for k in EXPECTED if f"{result.step}_{figure_name}".startswith(k)), "")
-    if key and shown:  # without shapes the figure says in words that there is nothing to draw
+    if key and shown:  # a figure without shapes says in words that there is nothing to draw
         title = " ".join(figure.get_suptitle().split())
         cut = " are drawn" in (figure.get_supxlabel() or "").replace("\n", " ")
         for series, values in EXPECTED[key](result, shown).items():
             if series == "title":
-                found += [f"the title lacks {word!r}" for (word,) in values if word not in title]
+                lines += [f"the title lacks {word!r}" for (word,) in values if word not in title]
             else:
-                found += [f"{series}: {line}" for line in _differ(shown.get(series, []), values, cut)]
-    return [f"{figure_name}: {line}" for line in found]
+                lines += [f"{series}: {line}" for line in _differ(shown.get(series, []), values, cut)]
+    return [f"{figure_name}: {line}" for line in lines]
 
 
 def _differ(shown: list[Value], expected: list[Value], cut: bool) -> list[str]:
-    """Values of one series that only one side has; `cut`: the figure says that it leaves some out."""
-    left, lines = list(expected), []
+    """At most three lines about values of one series that only one side has; `cut`: the figure says that it omits some."""
+    unmatched, lines = list(expected), []
     for value in shown:
-        at = next((i for i, other in enumerate(left) if _same(value, other)), None)
+        at = next((i for i, other in enumerate(unmatched) if _same(value, other)), None)
         if at is None:
             lines.append(f"{value} is drawn, and the result does not say so")
         else:
-            del left[at]
-    if left and not cut:
-        lines.append(f"{left[0]} is missing" + (f", and {len(left) - 1} more" if len(left) > 1 else ""))
+            del unmatched[at]
+    if unmatched and not cut:
+        lines.append(f"{unmatched[0]} is missing" + (f", and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""))
     return lines[:3]
 
 
 def _same(shown: Value, expected: Value) -> bool:
-    """Equal words, equal numbers; an expected None is any, and a `Rounded` one is met within its last digit."""
+    """Whether words and numbers are equal; an expected None equals anything, a `Rounded` number within its last digit."""
     return len(shown) == len(expected) and all(
         y is None or (abs(x - y) <= _LAST_DIGIT if isinstance(y, Rounded) else x == y)
         if y is None or isinstance(x, str) or isinstance(y, str | Rounded)
@@ -344,7 +345,7 @@ def _same(shown: Value, expected: Value) -> bool:
 
 
 def _outside(figure: Figure) -> list[str]:
-    """Series with points beyond the limits of their axes: a reader cannot see them."""
+    """One line for each series with values beyond the limits of its axes, which a reader cannot see."""
     lines = []
     for axes in figure.axes:
         for line in axes.lines:
@@ -365,14 +366,14 @@ def _rows(result: StepResult, fact: str) -> list[dict[str, Any]]:
 
 def _counts(result: StepResult, _: Series) -> Series:
     rows = _rows(result, "counts")
-    bars = [{**r, "source": r["source"] - (r.get("left_out") or 0)} for r in rows]  # of what was to be migrated
+    bars = [{**r, "source": r["source"] - (r.get("left_out") or 0)} for r in rows]  # the chunks to migrate
     series = {k: [(name(r["collection"]), float(r[k])) for r in bars] for k in ("source", "target", "quarantined")}
     words = [(count(sum(r[k] for r in rows)),) for k in ("source", "target") if all(r["matches"] for r in rows)]
     return {**series, "quarantined alone": series["quarantined"], "title": words}
 
 
 def _routing(result: StepResult, shown: Series) -> Series:
-    """Numbers by source; columns have short names, so that a pair is known by its number."""
+    """Numbers by source. Names of columns are shortened, so a pair is recognised by its number."""
     sums: dict[tuple[str, str], int] = defaultdict(int)
     for row in _rows(result, "routing"):
         sums[str(row["collection"]), str(row["target"])] += int(row["chunks"])
@@ -402,9 +403,9 @@ def _overlap(result: StepResult, _: Series) -> Series:
 
 def _recall(result: StepResult, _: Series) -> Series:
     series: Series = {"before": [], "after": [], "before interval": [], "after interval": []}
-    told = result.facts.get("recall") or {"rows": [], "pooled": {"unrestricted": None}}
-    whole = told["pooled"]["unrestricted"]  # of merged collections, all as one
-    for row in [r for r in told["rows"] if r["scope"] == "restricted"] + [whole] * bool(whole):
+    recall = result.facts.get("recall") or {"rows": [], "pooled": {"unrestricted": None}}
+    whole = recall["pooled"]["unrestricted"]  # all merged collections together
+    for row in [r for r in recall["rows"] if r["scope"] == "restricted"] + [whole] * bool(whole):
         label = name(row["collection"] if row["scope"] == "restricted" else f"{row['collection']}, without filter", 44)
         for side, share, prefix in (("before", row["before"], "before_"), ("after", row["recall"], "")):
             if share is not None:
@@ -419,7 +420,7 @@ def _differences(result: StepResult, _: Series) -> Series:
 
 
 def _distances(space: str, result: StepResult, shown: Series) -> Series:
-    """The right end of the curve is the worst chunk's of that space, or the floor; not judged where none is among the worst."""
+    """The right end of the curve is the worst chunk of this space, or the floor; not checked where the result lists none."""
     right = max(x for x, _ in shown["source to target, same id"])
     worst = [float(r["relative"]) for r in _rows(result, "worst") if r.get("space", space) == space]
     lines = any(math.isclose(right, w, rel_tol=1e-9) for w in worst) or all(w < right for w in worst)
@@ -427,23 +428,23 @@ def _distances(space: str, result: StepResult, shown: Series) -> Series:
 
 
 def _norms(_: StepResult, shown: Series) -> Series:
-    """As many vectors before as after, and as many as the title says."""
+    """The title states the numbers of vectors before and after."""
     before, after = (int(sum(n for *_, n in shown.get(side, []))) for side in ("before", "after"))
     return {"title": [(count(before),), (count(after),)]}
 
 
 def _points(_: StepResult, shown: Series) -> Series:
-    """The title counts what is drawn, and each point of the source has its point of the target."""
+    """The title states how many points are drawn of source and target."""
     words: list[Value] = [(count(len(shown[side])),) for side in ("points", "target") if side in shown]
     return {"title": words}
 
 
 def _timeline(result: StepResult, _: Series) -> Series:
-    """Every phase; that of a rollback ends before the source is watched."""
+    """The length of every phase; the figure of a rollback ends before the source is watched."""
     phases = [p for p in result.phases if not p.name.startswith("Watch")]
     begins = [datetime.fromisoformat(p.started) for p in phases]
     ends = [(at - min(begins)).total_seconds() + p.seconds for at, p in zip(begins, phases, strict=True)]
-    least = 0.002 * max(ends, default=0.0)  # what took no time is drawn as a thin line
+    least = 0.002 * max(ends, default=0.0)  # the shortest phases are drawn as thin lines
     return {"phases": [(name(p.name, 48), max(p.seconds, least)) for p in phases]}
 
 
@@ -461,20 +462,20 @@ def _written(result: StepResult, shown: Series) -> Series:
         return {}
     last, expected = shown["written"][-1], done["expected_seconds"]
     known = _same(last, (done["seconds"], float(done["chunks"])))
-    found: Series = {"estimate": [(0.0, 0.0), (expected, float(done["to_write"]))] if expected else []}
-    return found if known else {**found, "written": [(done["seconds"], float(done["chunks"]))]}
+    series: Series = {"estimate": [(0.0, 0.0), (expected, float(done["to_write"]))] if expected else []}
+    return series if known else {**series, "written": [(done["seconds"], float(done["chunks"]))]}
 
 
 def _watch(result: StepResult, _: Series) -> Series:
     rows = (result.facts.get("monitoring") or {}).get("rows", [])
-    if not rows or len(rows) >= 500:  # of a long watch the result keeps the last ones only
+    if not rows or len(rows) >= 500:  # of a long watch the result records only the last samples
         return {}
     return {q: [(None, Rounded(r[f"{q} ms"])) for r in rows if r[f"{q} ms"] is not None] for q in ("p50", "p95", "p99")}
 
 
 def _levels(result: StepResult) -> dict[str, list[dict[str, Any]]]:
     sides = (result.facts.get("performance") or {}).items()
-    return {side: [level for level in found.get("levels", []) if level["queries"]] for side, found in sides}
+    return {side: [level for level in measured.get("levels", []) if level["queries"]] for side, measured in sides}
 
 
 def _performance(result: StepResult, _: Series) -> Series:
@@ -501,13 +502,13 @@ def _durations(result: StepResult, _: Series) -> Series:
 
 
 def _completeness(_: StepResult, shown: Series) -> Series:
-    """The title names the lowest share that is drawn."""
+    """The title states the lowest share that is drawn."""
     low = min((v for *_, v in shown["shares"] if math.isfinite(v)), default=1.0)
     return {"title": [(percent(low) if low < 1 else "All",)]}
 
 
 def _completeness_of_both(result: StepResult, _: Series) -> Series:
-    """Each field's share on each side; the title counts the fields that gained."""
+    """Each field's share on each side; the title states how many fields gained."""
     rows = (result.facts.get("metadata") or {}).get("fields") or []
     shares = {
         side: [(name(r["field"], 28), r[side] / max(1, r["chunks"])) for r in rows] for side in ("before", "after")
@@ -522,12 +523,12 @@ def _completeness_of_both(result: StepResult, _: Series) -> Series:
 
 
 def _listed(_: StepResult, shown: Series) -> Series:
-    """The title counts what is drawn outside of the range."""
+    """The title states how many values lie outside of the range."""
     outside = int(sum(n for *_, n in shown.get("outside", [])))
     return {"title": [(f"{count(outside)} of",)] if outside else []}
 
 
-# By the beginning of the file's name, `<step>_<name>`.
+# Beginning of the file's name, `<step>_<name>` → function that gives the expected series.
 EXPECTED: Mapping[str, Callable[[StepResult, Series], Series]] = {
     "11_completeness": _completeness, "11_values": _listed, "11_map": _points, "13_repairs": _repairs, "13_routing": _routing,
     "22_repairs": _repairs, "22_routing": _routing, "22_timeline": _timeline, "22_throughput": _throughput,

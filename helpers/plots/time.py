@@ -49,7 +49,7 @@ _POINTS = 1_500
 
 
 def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
-    """Phases as bars on a clock that begins with the first of them; `title` names what is timed ("Step 22")."""
+    """Draw phases as bars over the seconds since the first one began; `title` names what is timed ("Step 22")."""
     known = sorted(phases, key=lambda p: datetime.fromisoformat(p.started))
     if not known:
         return empty(f"{title}: no phase was timed", "Nothing ran.")
@@ -79,7 +79,7 @@ def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
 
 
 def throughput_per_batch(df: pd.DataFrame) -> Figure:
-    """Chunks per second of each batch, in the order in which they ended, by target collection.
+    """Draw chunks per second of each batch over time, by target collection.
 
     `df`: target, finished_s (seconds since the start), rows, seconds. Many batches are averaged in slices of time.
     """
@@ -121,7 +121,7 @@ def throughput_per_batch(df: pd.DataFrame) -> Figure:
 
 
 def rows_over_time(df: pd.DataFrame, total: int, estimate: float | None) -> Figure:
-    """Chunks written, added up over the time of the import, beside the dry run's estimate.
+    """Draw the cumulative chunks written over the time of the import, with the dry run's estimate.
 
     `df`: finished_s (seconds since the start), rows, one row a batch. `total`: chunks to write. `estimate`: seconds that
     the dry run expected for the import, None where it gave none.
@@ -158,21 +158,21 @@ def rows_over_time(df: pd.DataFrame, total: int, estimate: float | None) -> Figu
 
 
 def _slices(part: pd.DataFrame, end: float) -> tuple[pd.Series[float], pd.Series[float]]:
-    """Mean end and mean rate of the batches in each of `_BINS` slices of time."""
+    """(mean end, mean rate) of the batches in each of `_BINS` slices of time."""
     slot = np.minimum((part["finished_s"] / max(end, 1e-9) * _BINS).astype(int), _BINS - 1)
     sums = part.groupby(slot)[["rows", "seconds"]].sum()
     return part.groupby(slot)["finished_s"].mean(), sums["rows"] / sums["seconds"]
 
 
-# -- a plan beside what became of it, each stretch of the time to its own scale ------------------------------------------
+# -- planned and measured times, each period on its own scale ------------------------------------------------------------
 
 _PLANNED: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY, "hatch": "/////", "linewidth": 0.8}
-_THINNEST = 0.003  # of the width: what took seconds in a window of hours can still be seen
+_THINNEST = 0.003  # of the width, so that seconds in a window of hours are visible
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row: `planned` and `real` as (begin, end) in the unit of the panel, each None where there is none; `text` beside it."""
+    """A row: `planned` and `real` are (begin, end) in the unit of the panel, or None; `text` is written beside the bar."""
 
     label: str
     planned: tuple[float, float] | None
@@ -182,7 +182,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A stretch of the time: what it is called, the unit of its axis in words, its rows, and where now is on it."""
+    """A period: its title, the label of its axis, its rows, and the present time in its unit."""
 
     title: str
     unit: str
@@ -191,7 +191,7 @@ class Panel:
 
 
 def plan_and_reality(panels: Sequence[Panel], title: str, note: str = "") -> Figure:
-    """The panels one below the other; planned bars are hatched, real ones solid below them: grey print shows both."""
+    """Draw the panels one below the other. Planned bars are hatched, real ones solid, so that both are visible in grey print."""
     rows = [max(len(panel.rows), 1) for panel in panels]
     height = 0.34 * sum(rows) + 0.85 * len(panels) + 1.0
     stacked: dict[str, Any] = {"panels": len(panels), "stacked": True, "squeeze": False, "height_ratios": rows}
@@ -231,27 +231,27 @@ def _panel(panel: Panel, axes: Axes) -> None:
 # -- after the cutover: the watch of the first hour, performance on both sides, planned and real times ------------------
 
 
-_TICKS = (0.1, 1, 10, 60, 600, 3600, 36_000)  # seconds that people know
+_TICKS = (0.1, 1, 10, 60, 600, 3600, 36_000)  # seconds
 
 
 def watch_timeline(
-    looks: pd.DataFrame, *, limit_ms: float, validated: int, planned: float, gaps: Sequence[tuple[float, float]] = (),
+    samples: pd.DataFrame, *, limit_ms: float, validated: int, planned: float, gaps: Sequence[tuple[float, float]] = (),
     ended: str = "",
 ) -> Figure:  # fmt: skip
-    """Latency percentiles and chunks of a target over a watch of `planned` seconds.
+    """Draw latency percentiles and chunks of a target over a watch of `planned` seconds.
 
-    `looks`: second, p50, p95, p99 (ms or None), chunks, failed. `gaps`: (second, seconds that nobody looked). `ended` says
-    why the watch ended before its time.
+    `samples`: second, p50, p95, p99 (ms or None), chunks, failed. `gaps`: (second, seconds without samples). `ended`: why
+    the watch ended early, or "".
     """
-    timed = looks[looks[["p50", "p95", "p99"]].notna().all(axis=1)] if len(looks) else looks
+    timed = samples[samples[["p50", "p95", "p99"]].notna().all(axis=1)] if len(samples) else samples
     if not len(timed):
         return empty("The target was not asked", "No sample has an answered query.")
-    unit = _Clock(planned, float(looks["second"].max()))
+    unit = _Clock(planned, float(samples["second"].max()))
     x = unit.of(timed["second"])
     worst = float(finite(timed["p95"]).max())
     within = "within" if worst <= limit_ms else "above"
-    title = f"{count(len(looks), 'look')}: p95 at most {small(worst)} ms, {within} {limit_ms:g} ms"
-    failed = int(looks["failed"].sum())
+    title = f"{count(len(samples), 'look')}: p95 at most {small(worst)} ms, {within} {limit_ms:g} ms"
+    failed = int(samples["failed"].sum())
     title += f"; {count(failed, 'look')} failed" if failed else "; none failed"
     missed = "".join(f" No samples for {duration(s)} before {duration(at)} (dotted)." for at, s in gaps[:3])
     note = f"One dot per sample. Lower is better.{missed}"
@@ -260,16 +260,20 @@ def watch_timeline(
         for column, color, marker in (("p99", SKY, "^"), ("p95", ORANGE, "s"), ("p50", BLUE, "o")):
             ms = timed[column].astype(float)
             left.plot(x, ms, color=color, marker=marker, markersize=4, label=column, gid=column)
-        bad = looks[looks["failed"].astype(bool)]
-        if len(bad):
+        failed_samples = samples[samples["failed"].astype(bool)]
+        if len(failed_samples):
             marks: dict[str, Any] = {"linestyle": "", "marker": "X", "color": RED, "markersize": 8, "clip_on": False}
-            foot = np.full(len(bad), 0.03)
+            foot = np.full(len(failed_samples), 0.03)
             left.plot(
-                unit.of(bad["second"]), foot, transform=left.get_xaxis_transform(), label="failed sample", **marks
+                unit.of(failed_samples["second"]),
+                foot,
+                transform=left.get_xaxis_transform(),
+                label="failed sample",
+                **marks,
             )
         top = float(finite(timed["p99"]).max())
         left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit for p95: {limit_ms:g} ms")
-        if limit_ms > 3 * top:  # a limit far away would press the curves flat: logarithmic, from the fastest on
+        if limit_ms > 3 * top:  # with a high limit the curves would be flat on a linear scale
             left.set_yscale("log")
             left.set_ylim(max(0.1, float(finite(timed["p50"]).min()) / 2), limit_ms * 1.6)
             left.yaxis.set_major_formatter("{x:g}")
@@ -281,12 +285,12 @@ def watch_timeline(
         legend_above(left, 3)
         for at, _ in gaps:
             left.axvline(at / unit.seconds, color=GREY, linestyle=":", linewidth=1.2)
-        _chunks(right, looks, validated, unit)
+        _chunks(right, samples, validated, unit)
     return figure
 
 
 class _Clock:
-    """Minutes, or seconds where the whole watch is shorter than three minutes."""
+    """The unit of the time axis: minutes, or seconds where the watch is shorter than three minutes."""
 
     def __init__(self, planned: float, last: float) -> None:
         self.end = max(planned, last, 1.0)  # the last sample may come after the planned end
@@ -302,8 +306,8 @@ class _Clock:
         axes.set_xlabel(f"{self.name} watched")
 
 
-def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> None:
-    known = looks[looks["chunks"].notna()]
+def _chunks(axes: Axes, samples: pd.DataFrame, validated: int, unit: _Clock) -> None:
+    known = samples[samples["chunks"].notna()]
     style: dict[str, Any] = {"color": GREEN, "marker": "o", "markersize": 4, "label": "in the target", "gid": "chunks"}
     axes.plot(unit.of(known["second"]), known["chunks"].astype(float), **style)
     axes.axhline(validated, color=GREY, linestyle="--", label=f"validated: {validated:,}")
@@ -317,11 +321,11 @@ def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> No
     legend_above(axes, 1)
 
 
-_FALL = 0.8  # of the source's queries a second: a level below it is in the title
+_FALL = 0.8  # a level below this share of the source's queries per second is named in the title
 
 
 def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> Figure:
-    """Latency and queries per second before (source) and after (target), by number of clients, warm.
+    """Draw warm latency and queries per second before (source) and after (target), by number of clients.
 
     `rows`: side ("before" or "after"), clients, mean_ms, p95_ms, rate (queries per second), and mean_low, mean_high (the
     lowest and the highest mean of the repetitions).
@@ -380,10 +384,10 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
 def latency_cdf(
     before: Sequence[float], after: Sequence[float], *, limit_ms: float, clients: int, queries: Mapping[str, int]
 ) -> Figure:
-    """Share of queries answered within x milliseconds, source and target, with the limit.
+    """Draw the share of queries answered within x milliseconds, of source and target, with the limit.
 
-    `before` and `after`: latencies at equally spaced shares from the fastest query to the slowest (as step 51 records
-    them), empty where a side was not measured; `queries` how many each side answered.
+    `before` and `after`: latencies in ms at equally spaced shares from the fastest query to the slowest (as step 51 records
+    them), empty where a side was not measured; `queries`: how many each side ("before", "after") answered.
     """
     sides = [
         ("source, before", finite(before), ORANGE, "--", "before"),
@@ -399,8 +403,8 @@ def latency_cdf(
         log_axis(axes, max(float(every.min()), 1e-3), max(float(every.max()), limit_ms))
         for label, values, color, style, gid in sides:
             if values.size:
-                said = f"{label} ({count(queries.get(gid, 0), 'query')})"
-                axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid, label=said)
+                text = f"{label} ({count(queries.get(gid, 0), 'query')})"
+                axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid, label=text)
         axes.axvline(limit_ms, color=RED, linestyle="--", label=f"limit of the mean: {limit_ms:g} ms")
         axes.set_ylim(0, 1.03)
         share_axis(axes.yaxis)
@@ -411,10 +415,10 @@ def latency_cdf(
 
 
 def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """How long each step took beside what was expected; both in seconds.
+    """Draw the duration of each step with the expected ones.
 
-    `rows`: step, actual, estimate (of the dry run, or None), runbook_low and runbook_high (or None); carried, of the attempts
-    that this one went on with.
+    `rows`, in seconds: step, actual, estimate (of the dry run, or None), runbook_low and runbook_high (or None); carried, of the
+    attempts that this one continued.
     """
     timed = [r for r in rows if r.get("actual") is not None]
     if not timed:
@@ -423,11 +427,9 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
     known = [r for r in timed if r.get("estimate") is not None]
     title = f"The steps took {duration(actual)}"
     if known:
-        done, said = (
-            sum(float(r["actual"]) + float(r.get("carried", 0)) for r in known),
-            sum(float(r["estimate"]) for r in known),
-        )
-        title += f"; those that the dry run estimated, {duration(done)} instead of {duration(said)}"
+        done = sum(float(r["actual"]) + float(r.get("carried", 0)) for r in known)
+        estimated = sum(float(r["estimate"]) for r in known)
+        title += f"; those that the dry run estimated, {duration(done)} instead of {duration(estimated)}"
     note = "Logarithmic: equal lengths are equal ratios. People, sign-offs and pauses between steps are not in it."
     keys = ("actual", "estimate", "runbook_low", "runbook_high")
     positive = [float(row[key]) for row in timed for key in keys if row.get(key)]
@@ -464,5 +466,5 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _once(axes: Axes, label: str) -> str | None:
-    """The label, for the first of its kind."""
+    """The label for its first use in these axes, then None."""
     return label if label not in axes.get_legend_handles_labels()[1] else None

@@ -1,4 +1,4 @@
-"""Figures of embeddings: distances by id, norms, and a plane to look at."""
+"""Figures of embeddings: distances by id, norms, and projections on a plane."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def distance_ecdf(
     space: str,
     worst: tuple[str, float] | None = None,
 ) -> Figure:
-    """Share of ids whose vector in the target is within x of their vector in the source.
+    """Draw the share of ids whose vector in the target is within x of their vector in the source.
 
     `distances` (n,) are paired by id, in the collection's own `space`; `null` (m,) are those of mismatched pairs, as if
-    vectors had been swapped. `floor` is the smallest distance that float32 can show, where zero is drawn.
+    vectors were swapped. `floor` is the smallest distance in float32, where zero is drawn. `worst`: (id, distance).
     """
     values = np.asarray(distances, dtype=np.float64).ravel()
     good, mismatched = finite(values), finite(null)
@@ -103,7 +103,7 @@ def distance_ecdf(
 
 
 def norms_before_after(source: ArrayLike, target: ArrayLike) -> Figure:
-    """Norms of the vectors (n,) in source and target, paired: both distributions, and the relative change by id."""
+    """Draw the norms (n,) of source and target, paired: both distributions, and the relative change by id."""
     before = np.asarray(source, dtype=np.float64).ravel()
     after = np.asarray(target, dtype=np.float64).ravel()
     if not before.size or not after.size:
@@ -111,7 +111,7 @@ def norms_before_after(source: ArrayLike, target: ArrayLike) -> Figure:
     known = np.array([])
     title = f"Source holds {count(before.size, 'norm')}, target {count(after.size)}: they cannot be paired"
     if before.size == after.size:
-        with np.errstate(invalid="ignore"):  # infinity minus infinity: counted as not comparable
+        with np.errstate(invalid="ignore"):  # infinity minus infinity counts as not comparable
             known = finite(np.abs(after - before) / np.maximum(np.abs(before), float(np.finfo(np.float32).tiny)))
         lost = before.size - known.size
         title = f"None of {count(before.size, 'norm')} can be compared: not a number"
@@ -141,7 +141,7 @@ def norms_before_after(source: ArrayLike, target: ArrayLike) -> Figure:
 
 
 def few(axes: Axes, heights: NDArray[Any], edges: NDArray[np.float64], base: float = 0.0, unit: float = 1.0) -> None:
-    """A dot on each bar that is too low to be seen. The bars stand at `base` of the y axis; `unit` is one chunk there."""
+    """Draw a dot on each bar that is too low to be seen. Bars begin at `base` of the y axis; one chunk is `unit` high."""
     low = (heights > 0) & (heights < 0.03 * max(1, heights.max()))
     if low.any():
         centres = (edges[:-1] + edges[1:])[low] / 2
@@ -149,10 +149,10 @@ def few(axes: Axes, heights: NDArray[Any], edges: NDArray[np.float64], base: flo
                   label=f"fewer than 3 % of the highest bar ({count(heights[low].sum())})")  # fmt: skip
 
 
-def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
-    """Norms of the vectors of each collection, one row each on a common axis; zero and non-finite norms are counted.
+def norms_histogram(norms: Mapping[str, ArrayLike], sample: str = "") -> Figure:
+    """Draw the norms of each collection's vectors (n,), one row each on a common axis; count zero and non-finite norms.
 
-    `said`: of how many vectors these are a sample, or that they are all.
+    `sample` states of how many vectors these are a sample, or that they are all.
     """
     arrays = {key: np.asarray(value, dtype=np.float64).ravel() for key, value in sorted(norms.items())}
     whole = np.concatenate([*arrays.values(), []])
@@ -169,7 +169,7 @@ def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
             others = f"the others {'have length 1' if np.abs(positive - 1).max() < 1e-3 else ends}"
         title = f"Of {count(whole.size, 'vector')}: {count(zero)} zero, {count(broken)} not a number, {others}"
     wide = bool(positive.size) and positive.max() / positive.min() > 50
-    note = f"{said} Height: share of the collection's vectors, each row by itself. A dot: a bar too low to be seen."
+    note = f"{sample} Height: share of the collection's vectors, each row by itself. A dot: a bar too low to be seen."
     if len(arrays) > _ROWS:
         note += f" {len(arrays) - _ROWS} further collections are not drawn."
     shown = dict(list(arrays.items())[:_ROWS])
@@ -184,7 +184,7 @@ def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
             foot, unit = row + 0.38, -0.74 / max(1, heights.max())
             axes.stairs(foot + unit * heights, edges, baseline=foot, fill=True, color=BLUE, gid="norms")
             few(axes, heights, edges, foot, unit)
-            if wide and (usable == 0).any():  # a logarithm has no zero
+            if wide and (usable == 0).any():  # a logarithmic axis has no zero
                 left = axes.get_xlim()[0]
                 axes.plot(left, foot - 0.05, marker="<", color=RED, markersize=7, clip_on=False, gid="zeros")
             axes.axhline(foot, color="#c5cad0", linewidth=0.8)
@@ -196,21 +196,21 @@ def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
 
 def _norm_label(array: NDArray[np.float64]) -> str:
     zero, broken = int((array == 0).sum()), array.size - finite(array).size
-    odd = [f"{count(n)} {what}" for n, what in ((zero, "zero"), (broken, "not a number")) if n]
+    odd = [f"{count(n)} {noun}" for n, noun in ((zero, "zero"), (broken, "not a number")) if n]
     return ", ".join([count(array.size, "vector"), *odd])
 
 
 def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str], total: int | None = None) -> Figure:
-    """An illustration: vectors (n, d) of the source on their first two principal components, the target laid over.
+    """Draw an illustration: vectors (n, d) of source and target on the source's first two principal components.
 
-    Rows are paired by id; `labels` (n,) name the collection of each. They are a random sample of `total` pairs (all, where
-    None). The plane is fitted on the source alone, without outliers; rows that are not finite are left out and counted.
+    Rows are paired by id; `labels` (n,) name their collections. They are a random sample of `total` pairs (None: all). The
+    plane is fitted to the source without outliers; rows that are not finite are omitted and counted.
     """
     a, b = np.atleast_2d(np.asarray(source, dtype=np.float64)), np.atleast_2d(np.asarray(target, dtype=np.float64))
     too_few = "Illustration: too few paired vectors to draw a plane"
     if a.size == 0 or a.shape != b.shape or len(a) < 3:
-        why = f"Needs at least three pairs of vectors; got {a.shape} and {b.shape} (vectors, dimensions)."
-        return empty(too_few, why)
+        reason = f"Needs at least three pairs of vectors; got {a.shape} and {b.shape} (vectors, dimensions)."
+        return empty(too_few, reason)
     rows = np.flatnonzero(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
     left_out, every = len(a) - rows.size, total if total is not None else len(a)
     if rows.size < 3:
@@ -252,22 +252,22 @@ _BLOCK = 256  # vectors
 
 @dataclass(frozen=True, slots=True)
 class PlaneFit:
-    """Two directions (2, d) around a centre (d,), and the share of the variance that they hold."""
+    """Two directions (2, d) around a centre (d,), and the share of the variance along them."""
 
     centre: NDArray[np.float64]
     axes: NDArray[np.float64]
     seen: float
 
     def points(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Vectors (n, d) on the plane (n, 2)."""
+        """Project vectors (n, d) on the plane (n, 2)."""
         return np.asarray(np.asarray(vectors) @ self.axes.T - self.centre @ self.axes.T, np.float64)
 
 
 def fit_plane(vectors: ArrayLike) -> PlaneFit:
-    """The first two principal components of vectors (n, d), d at least 1, from those that are no outliers.
+    """The first two principal components of vectors (n, d), d at least 1, fitted without outliers.
 
-    By block power iteration from a seeded start; the sign is that of each direction's largest component, so the same
-    vectors give the same picture. float32 stays float32: twice as large, these would be the most that step 11 holds.
+    By block power iteration from a seeded start; each direction's largest component is positive, so the same vectors give the
+    same figure. float32 stays float32, to save memory.
     """
     every = np.asarray(vectors)
     every = every if every.dtype == np.float32 else every.astype(np.float64)
@@ -278,7 +278,7 @@ def fit_plane(vectors: ArrayLike) -> PlaneFit:
     moved -= centre
     total = float(np.einsum("ij,ij->", moved, moved, dtype=np.float64))
     dimension = every.shape[1]
-    if not total or dimension < 2:  # all alike, or a line: there is nothing to choose
+    if not total or dimension < 2:  # all equal, or on a line
         return PlaneFit(centre, np.eye(2, dimension), 1.0)
     basis = np.random.default_rng(_SEED).standard_normal((dimension, min(12, dimension))).astype(every.dtype)
     for _ in range(12):
@@ -290,22 +290,22 @@ def fit_plane(vectors: ArrayLike) -> PlaneFit:
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Where values (n,) usually lie, with room on both sides: one in two hundred at either end does not widen it."""
+    """(low, high) of values (n,) with a margin; one in two hundred at either end is ignored."""
     ordered = np.sort(values)
-    aside = -(-ordered.size // 200) if ordered.size >= 8 else 0
-    low, high = float(ordered[aside]), float(ordered[-1 - aside])
+    trimmed = -(-ordered.size // 200) if ordered.size >= 8 else 0
+    low, high = float(ordered[trimmed]), float(ordered[-1 - trimmed])
     room = 0.5 * (high - low) or 1e-9 + abs(high)
     return max(low - room, float(ordered[0])), min(high + room, float(ordered[-1]))
 
 
 def _box(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest drawn place (2,) of points (n, 2)."""
+    """Lowest and highest drawn position (2,) of points (n, 2)."""
     low, high = zip(*(_limits(column) for column in points.T), strict=True)
     return np.array(low), np.array(high)
 
 
 def beyond(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points (n, 2) lie so far from the others that they are drawn at the edge."""
+    """A mask (n,) of the points (n, 2) that are so far from the others that they are drawn at the edge."""
     low, high = _box(points)
     return np.asarray(((points < low) | (points > high)).any(axis=1), np.bool_)
 
@@ -318,9 +318,9 @@ def _pinned(points: NDArray[np.float64]) -> str:
 def points_by_label(
     axes: Axes, points: NDArray[np.float64], labels: list[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points by label: the seven largest in a colour and a marker of their own, the others grey; outliers at the edge.
+    """Draw points (n, 2) by label: the seven commonest labels in their own colour and marker, others grey, outliers at the edge.
 
-    Returns the lowest and the highest drawn place.
+    Return the lowest and the highest drawn position, each (2,).
     """
     low, high = _box(points)
     names, sizes = np.unique(labels, return_counts=True)
@@ -368,15 +368,15 @@ _VALUES = 15
 
 
 def collection_portrait(
-    collection: str, facts: str, complete: Mapping[str, float], characters: ArrayLike, norms: ArrayLike, said: str
+    collection: str, facts: str, complete: Mapping[str, float], characters: ArrayLike, norms: ArrayLike, sample: str
 ) -> Figure:
-    """One collection: the fields that its chunks lack most, the lengths of its documents, the norms of its vectors.
+    """Draw one collection: its least complete fields, the lengths of its documents, the norms of its vectors.
 
-    `facts` ends the title's sentence; `complete` is the share of chunks that hold each field (0–1), exact; `characters`
-    (n,) and `norms` (n,) are those of the sample that `said` describes.
+    `facts` ends the title; `complete`: field → exact share of chunks that hold it (0–1); `characters` (n,) and `norms` (n,)
+    are those of the sample that `sample` describes.
     """
     title = f"{name(collection)}: {facts}"
-    with draw(3.7, title, f"Fields: every chunk. Lengths and norms: {said}", panels=3) as (
+    with draw(3.7, title, f"Fields: every chunk. Lengths and norms: {sample}", panels=3) as (
         figure,
         (fields, left, right),
     ):
@@ -406,37 +406,37 @@ def _norms(axes: Axes, norms: NDArray[np.float64]) -> None:
     heights = np.histogram(inside, edges)[0]
     axes.stairs(heights, edges, fill=True, color=SKY, gid="norms")
     few(axes, heights, edges)
-    said = ["norm (L2)"]
+    notes = ["norm (L2)"]
     if inside.size < norms.size:
-        said.append(f"{count(norms.size - inside.size)} beyond, up to {small(norms.max())}")
+        notes.append(f"{count(norms.size - inside.size)} beyond, up to {small(norms.max())}")
     if norms.min() <= 1 <= norms.max():
         axes.axvline(1.0, color=INK, linestyle=":")
-        said.append("dotted: 1, normalised")
+        notes.append("dotted: 1, normalised")
     if any(line.get_gid() == "few" for line in axes.lines):
-        said.append("dot: a bar too low to be seen")
-    axes.set_xlabel("\n".join(said))  # a legend would cover bars
+        notes.append("dot: a bar too low to be seen")
+    axes.set_xlabel("\n".join(notes))  # a legend would cover bars
 
 
-def field_values(values: pd.Series, field: str, low: float | None, high: float | None, said: str) -> Figure:
-    """The values of one metadata field: a histogram of numbers, with its allowed range, or the commonest texts.
+def field_values(values: pd.Series, field: str, low: float | None, high: float | None, sample: str) -> Figure:
+    """Draw the values of one metadata field: a histogram of numbers with the allowed range, or the commonest texts.
 
-    `values` (n,) are those of the sample that `said` describes, NaN or None where a chunk lacks the field; `low` and `high`
+    `values` (n,) are those of the sample that `sample` describes, NaN or None where a chunk lacks the field; `low` and `high`
     are the schema's range, None where it has none.
     """
     present = values.dropna()
     if present.empty:
-        return empty(f"No chunk has the field {name(field)}", said)
+        return empty(f"No chunk has the field {name(field)}", sample)
     numbers = present[present.map(lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool))]
     if len(numbers) > 0.5 * len(present):
         return _numbers(
-            finite(numbers.astype(float)), len(numbers), len(present) - len(numbers), field, (low, high), said
+            finite(numbers.astype(float)), len(numbers), len(present) - len(numbers), field, (low, high), sample
         )
     counts = present.map(str).value_counts(sort=False)
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     shown = counts.head(_VALUES)
     title = f"{name(field)}: {count(len(counts), 'different value')}; the commonest, {name(shown.index[0], 28)}, in "
     title += f"{percent(float(shown.iloc[0]) / len(values))} of the chunks"
-    note = said if len(shown) == len(counts) else f"The {_VALUES} commonest are drawn. {said}"
+    note = sample if len(shown) == len(counts) else f"The {_VALUES} commonest are drawn. {sample}"
     with draw(1.7 + 0.27 * len(shown), title, note) as (figure, axes):
         bars(axes, [name(value, 36) or "(empty)" for value in shown.index], shown, BLUE, 1.12)
         axes.set_xlabel(f"chunks; {count(len(values) - len(present))} lack the field")
@@ -449,9 +449,9 @@ def _numbers(
     others: int,
     field: str,
     allowed: tuple[float | None, float | None],
-    said: str,
+    sample: str,
 ) -> Figure:
-    """`usable` are the finite ones of so many `numbers`."""
+    """The histogram of `field_values`; `usable` (n,) are the finite ones of so many `numbers`, `others` are no numbers."""
     low, high = allowed
     least, most = (-np.inf if low is None else low), (np.inf if high is None else high)
     bad = (usable < least) | (usable > most)
@@ -459,12 +459,13 @@ def _numbers(
     title = name(field)
     if usable.size:
         title += f": {small(float(usable.min()))} to {small(float(usable.max()))}"
-    if ranged := low is not None or high is not None:
+    ranged = low is not None or high is not None
+    if ranged:
         within = f"{'-∞' if low is None else small(low)} to {'∞' if high is None else small(high)}"
         title += f"; {count(outside)} of {count(numbers)} outside of {within}" if outside else f", all within {within}"
     if others:
         title += f"; {count(others)} no number"
-    with draw(3.4, title, said) as (figure, axes):
+    with draw(3.4, title, sample) as (figure, axes):
         if usable.size:
             edges = _ranged_bins(usable, least, most)
             good = edges[(edges >= least) & (edges <= most)]
@@ -472,11 +473,12 @@ def _numbers(
                 heights, label = np.histogram(usable[~bad], good)[0], "within the range" if outside else "chunks"
                 axes.stairs(heights, good, fill=True, color=BLUE, label=label, gid="good")
             if bad.any():
-                wrong, label = np.histogram(usable[bad], edges)[0], f"outside ({count(bad.sum())})"
-                axes.stairs(wrong, edges, fill=True, color=RED, label=label, gid="outside")
+                outside_heights, label = np.histogram(usable[bad], edges)[0], f"outside ({count(bad.sum())})"
+                axes.stairs(outside_heights, edges, fill=True, color=RED, label=label, gid="outside")
             few(axes, np.histogram(usable, edges)[0], edges)
-            for edge in (edge for edge in (low, high) if edge is not None):
-                axes.axvline(edge, color=INK, linestyle="--")
+            for edge in (low, high):
+                if edge is not None:
+                    axes.axvline(edge, color=INK, linestyle="--")
             axes.set_ylim(bottom=0)
         axes.set(xlabel=f"{name(field)} (dashed: the schema's range)" if ranged else name(field), ylabel="chunks")
         if outside:
@@ -485,7 +487,7 @@ def _numbers(
 
 
 def _ranged_bins(values: NDArray[np.float64], least: float, most: float) -> NDArray[np.float64]:
-    """Edges over all values with the ends of the allowed range among them, so that no bar crosses one."""
+    """Edges over all values, with the ends of the allowed range among them, so that no bar crosses an end."""
     edges = _bins(values, 40)
     inner = [edge for edge in (least, most) if edges[0] < edge < edges[-1]]
     width = edges[1] - edges[0]
@@ -494,9 +496,9 @@ def _ranged_bins(values: NDArray[np.float64], least: float, most: float) -> NDAr
 
 
 def pca_map(points: ArrayLike, labels: Sequence[str], field: str, seen: float, note: str) -> Figure:
-    """Chunks on their first two principal components, coloured by a field; outliers at the edge.
+    """Draw chunks on their first two principal components, coloured by a field, with outliers at the edge.
 
-    `points` (n, 2); `labels` (n,) the value of `field` of each; `seen` the share of the variance that the plane shows.
+    `points` (n, 2); `labels` (n,): the value of `field` of each; `seen`: the share of the variance that the plane shows.
     """
     flat = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     if len(flat) < 3:
@@ -524,14 +526,15 @@ def _fields(axes: Axes, complete: Mapping[str, float]) -> None:
     axes.set_xlabel("share of chunks that hold it")
 
 
-def _nothing(axes: Axes, why: str) -> None:
+def _nothing(axes: Axes, reason: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
 def _bins(values: NDArray[np.float64], bins: int = 30) -> NDArray[np.float64]:
-    """Edges over all values, never so narrow that rounding looks like a distribution; no bar below zero where no value is."""
+    """Edges (bins + 1,) over all values, wide enough that rounding does not look like a distribution; no bar below zero
+    where no value is."""
     if not values.size:
         return np.linspace(0.0, 1.0, bins + 1)
     low, high = float(values.min()), float(values.max())

@@ -26,7 +26,7 @@ from helpers.formatting import core_missing, count
 from helpers.profiling import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, changes_told
+from helpers.results import Verdict, changes_in_words
 from helpers.run.folders import FINDINGS
 from helpers.run.plan import CONTRADICTIONS
 from helpers.run.record import RunRecord, check_spaces
@@ -432,7 +432,7 @@ class Profile:
         by_rule = Counter[str]()
         for (name, rule), n in self.scan.repairs.items():
             by_rule[str(rule)] += n if (name in within) is bounded else 0
-        return changes_told(by_rule)
+        return changes_in_words(by_rule)
 
     def contradictions(self) -> pd.DataFrame:
         """Fields whose value the document rules out, of those that the schema can derive: one row a collection and field."""

@@ -1,4 +1,4 @@
-"""The rehearsal source: a Chroma database made on the spot, with defects in known numbers."""
+"""The rehearsal source: a generated Chroma database with known numbers of defects."""
 
 from helpers.rehearsal.sample_source import (
     COLLECTIONS,

@@ -1,11 +1,11 @@
-"""The application of a rehearsal between directories: it answers health requests, writes, and commands lock and restart it.
+"""The application of a rehearsal between directories: it answers health requests, writes, and can be locked and restarted.
 
-`python sample_application.py COMMAND FOLDER PORT`, on loopback. Commands: `start`, `stop`, `restart`; `lock` and `unlock`: it
-takes no writes to the database that it uses when it is locked; `probe` asks it to write one chunk and remove it again, `write`
-to write one that stays; `silence` and `page`, which it only logs; `wait`, until a time. It reads CHROMA_PATH from FOLDER/.env
-once, when it starts, and looks into that database for a moment at each request. Notices that are posted to it go to
-FOLDER/received.txt. It imports nothing of `helpers`, so that it starts at once; a write is made by a child process, through our
-one way to Chroma.
+`python sample_application.py COMMAND FOLDER PORT`, on loopback. Commands: `start`, `stop`, `restart`; `lock`, after which it
+takes no writes to its present database, and `unlock`; `probe`, which makes it write one chunk and remove it again, and `write`,
+which makes it write one that stays; `silence` and `page`, which it only logs; `wait`, until a time. It reads CHROMA_PATH from
+FOLDER/.env once, when it starts, and opens that database shortly at each request. Notices that are posted to it go to
+FOLDER/received.txt. It imports nothing of `helpers`, so that it starts quickly; a child process makes the writes, through
+`helpers.stores`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-SECONDS = 20.0  # to start, or to end
+SECONDS = 20.0  # allowed to start, or to end
 WRITE_SECONDS = 120.0  # for one write: its process imports Chroma
-IDLE_SECONDS = 3600.0  # without a request it ends by itself: started by hand, and forgotten
-NOT_TRIED = 127  # exit code where it neither took the write nor refused it
+IDLE_SECONDS = 3600.0  # without a request it ends, in case that it was started by hand and forgotten
+NOT_TRIED = 127  # exit code where the write was neither taken nor refused
 ENV, LOCKED, LOG, NOTICES, OWNER = ".env", "read-only", "application.log", "received.txt", "owner"
 
 
 def serve(folder: Path, port: int) -> None:
-    """Answer until asked to stop, until its rehearsal or its folder is gone, or nobody has asked for an hour."""
+    """Answer requests until a stop request, the end of the rehearsal, the removal of the folder, or an hour without requests."""
     path, owned = _database(folder), _owned(folder)
     last = [time.monotonic()]
 
@@ -45,7 +45,7 @@ def serve(folder: Path, port: int) -> None:
         def do_GET(self) -> None:
             last[0] = time.monotonic()
             try:
-                found = {
+                health = {
                     "chroma_path": path,
                     "collections": _collections(Path(path)),
                     "read_only": _locked(folder, path),
@@ -53,7 +53,7 @@ def serve(folder: Path, port: int) -> None:
             except sqlite3.Error as error:
                 self._answer(503, {"chroma_path": path, "problem": str(error)})
             else:
-                self._answer(200, found)
+                self._answer(200, health)
 
         def do_POST(self) -> None:
             last[0] = time.monotonic()
@@ -66,17 +66,17 @@ def serve(folder: Path, port: int) -> None:
                     file.write(body.replace(b"\n", b" ") + b"\n")
                 self._answer(200, {})
             elif self.path in ("/probe", "/write"):
-                self._answer(*_tried(folder, path, stays=self.path == "/write"))
+                self._answer(*_answer_to_write(folder, path, stays=self.path == "/write"))
             else:
                 self._answer(404, {"problem": "no such page"})
 
         def _answer(self, status: int, value: dict[str, Any]) -> None:
-            said = json.dumps(value).encode()
+            body = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             log(folder, f"{self.command} {self.path}")
@@ -94,7 +94,7 @@ def serve(folder: Path, port: int) -> None:
 
 
 def _owned(folder: Path) -> bool:
-    """Whether a rehearsal at work holds OWNER; the lock goes with its process, however that ends."""
+    """Whether a running rehearsal holds the lock OWNER, which ends with its process."""
     try:
         with (folder / OWNER).open("rb") as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ def _owned(folder: Path) -> bool:
 
 
 def _database(folder: Path) -> str:
-    """The database that its .env names now."""
+    """The database that the application's .env names now."""
     line = r"^(?:export )?CHROMA_PATH=[\"']?([^\"'\n]+?)[\"']?(?:\s*#.*)?$"
     return str(re.findall(line, (folder / ENV).read_text(), re.MULTILINE)[-1])
 
@@ -117,16 +117,16 @@ def _locked(folder: Path, path: str) -> bool:
     return lock.exists() and lock.read_text(encoding="utf-8") == path
 
 
-def _tried(folder: Path, path: str, *, stays: bool) -> tuple[int, dict[str, str]]:
-    """The status and the answer of a request to write."""
+def _answer_to_write(folder: Path, path: str, *, stays: bool) -> tuple[int, dict[str, str]]:
+    """The HTTP status and the answer of a request to write."""
     if _locked(folder, path):
         return 403, {"problem": "read-only"}
-    said = _written(path, stays=stays)
-    return 500 if "problem" in said else 200, said
+    answer = _write_in_child(path, stays=stays)
+    return 500 if "problem" in answer else 200, answer
 
 
-def _written(path: str, *, stays: bool) -> dict[str, str]:
-    """What the process that writes one chunk into this database says, or the problem that it had."""
+def _write_in_child(path: str, *, stays: bool) -> dict[str, str]:
+    """Write one chunk into this database in a child process; return what `write` prints, or {"problem": …}."""
     call = f"from helpers.rehearsal.sample_application import write; write({path!r}, stays={stays})"
     root = str(Path(__file__).resolve().parents[2])
     try:
@@ -141,9 +141,9 @@ def _written(path: str, *, stays: bool) -> dict[str, str]:
 
 
 def write(path: str, *, stays: bool) -> None:
-    """One chunk as a client writes it, read back: into the first collection, or (and then removed with it) into one of its own.
+    """Write one chunk as a client does, and read it back: into the first collection, or into a new one that is then removed.
 
-    Prints where it is as JSON. To be called in a process of its own: the database is open for no longer than that.
+    Print collection and id as JSON. Call it in a new process: the database stays open until the process ends.
     """
     from dataclasses import replace
 
@@ -153,11 +153,9 @@ def write(path: str, *, stays: bool) -> None:
     with open_target(Endpoint.model_validate({"path": path})) as store:
         first = store.info(store.names()[0])
         batch = store.read(first.name, store.some_ids(first.name, 1))
-        batch.ids, batch.documents = (
-            [f"client-{uuid.uuid4().hex[:12]}"],
-            ["Written by the application of the rehearsal."],
-        )
-        batch.embeddings = batch.embeddings[:, ::-1].copy()  # nobody's nearest neighbour changes
+        batch.ids = [f"client-{uuid.uuid4().hex[:12]}"]
+        batch.documents = ["Written by the application of the rehearsal."]
+        batch.embeddings = batch.embeddings[:, ::-1].copy()  # a vector that changes no nearest neighbour
         name = first.name
         if not stays:
             name = f"application-probe-{uuid.uuid4().hex}"
@@ -172,7 +170,7 @@ def write(path: str, *, stays: bool) -> None:
 
 
 def _collections(path: Path) -> int:
-    """Read as a file that nobody changes: nothing is written beside it, no lock is taken. 0 where there is none yet."""
+    """Count the collections; 0 where there is no database. It is opened as immutable: no lock, and no file beside it."""
     file = path / "chroma.sqlite3"
     if not file.is_file():
         return 0
@@ -186,7 +184,7 @@ def log(folder: Path, text: str) -> None:
 
 
 def ask(port: int, path: str, data: bytes | None = None, seconds: float = 5.0) -> tuple[int, str]:
-    """The status of an answer, and what it says; 0 where nobody answers, or ends in the middle of an answer."""
+    """(HTTP status, body) of an answer; (0, the error) where there is none, or it breaks off."""
     try:
         try:
             answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=seconds)  # nosec B310  (loopback)
@@ -199,7 +197,7 @@ def ask(port: int, path: str, data: bytes | None = None, seconds: float = 5.0) -
 
 
 def start(folder: Path, port: int) -> None:
-    """Where it does not answer yet; returns when it does."""
+    """Start the application where it does not run, and wait until it answers. Raises SystemExit where it ends."""
     if ask(port, "/health")[0]:
         return
     command = [sys.executable, str(Path(__file__).resolve()), "serve", str(folder), str(port)]
@@ -211,7 +209,7 @@ def start(folder: Path, port: int) -> None:
 
 
 def stop(port: int) -> None:
-    """Returns when nobody answers any more."""
+    """Stop the application, and wait until it does not answer."""
     ask(port, "/stop", b"")
     _wait(lambda: not ask(port, "/health")[0])
 
@@ -236,8 +234,8 @@ def main(command: str, folder: Path, port: int) -> None:
     if command == "unlock":
         (folder / LOCKED).unlink(missing_ok=True)
     if command in ("probe", "write"):
-        status, said = ask(port, f"/{command}", b"{}", 2 * WRITE_SECONDS)
-        print(f"{status} {said}")
+        status, answer = ask(port, f"/{command}", b"{}", 2 * WRITE_SECONDS)
+        print(f"{status} {answer}")
         if status != 200:
             raise SystemExit(1 if status == 403 else NOT_TRIED)
     if command != "serve":
@@ -245,6 +243,6 @@ def main(command: str, folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "wait":  # until this time: the window begins
+    if sys.argv[1] == "wait":  # until the window begins
         time.sleep(max(0.0, (datetime.fromisoformat(sys.argv[4]) - datetime.now(UTC)).total_seconds()))
     main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,8 +1,8 @@
-"""The rehearsal source: a Chroma database that we wrote, whose every defect is known.
+"""The rehearsal source: a generated Chroma database whose defects are all known.
 
-Seven collections, 9,832 chunks, cosine, 1536 dimensions about the topics of the runbook's queries.
-The same ids, documents, metadata and vectors on any machine: every choice comes from a stable hash, never from `hash()`
-or a library's random numbers. `expected_findings` says what a profile of it must report, computed from the plan alone.
+Seven collections, 9,832 chunks, cosine, 1536 dimensions, about the topics of the runbook's queries. Ids, documents, metadata
+and vectors are the same on any machine: every choice comes from a stable hash, never from `hash()` or a library's random
+numbers. `expected_findings` says what a profile of it must report, computed from the plan alone.
 
 Importing this module registers the embedding function, so that `query_texts` works on the sample in a fresh process.
 """
@@ -30,7 +30,7 @@ from helpers.stores.door import ClientAPI, embedded_client
 SEED = 20251201
 FULL = 9832
 BATCH = 500
-LEAST_DIMENSION = 24  # of a rehearsal: in shorter vectors the words of the runbook's queries do not lie apart
+LEAST_DIMENSION = 24  # of a rehearsal: shorter vectors do not separate the words of the runbook's queries
 DATE = "2025-11-30"
 LONG = 100_000  # characters of a long document
 NOTES = "sergio_personality_notes"
@@ -47,7 +47,7 @@ FIELDS = (
     "source", "source_file", "source_line", "author", "category", "language", "authenticity_score",
     "confidence_level", "disputed", "if_citation_uri",
 )  # fmt: skip
-# How many chunks of the full sample have the defect. No chunk has two.
+# Defect → chunks of the full sample that have it. No chunk has two.
 DEFECTS: dict[str, int] = {
     "missing source": 60, "missing source_file": 120, "missing source_line": 120, "missing author": 80,
     "missing category": 70, "missing language": 90, "missing authenticity_score": 50, "missing confidence_level": 60,
@@ -66,7 +66,7 @@ Place = tuple[str, int]  # collection, position in it
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a chunk is about: its heading in both languages, and what can be said of it."""
+    """A topic: its heading and sentences about it, in English and Spanish."""
 
     heading: str
     titulo: str
@@ -76,10 +76,10 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The words of the sample, sentences that we wrote: `sample_text.json`. A slot in braces is filled from `slots`.
+    """The sentences of the sample, from `sample_text.json`. A slot in braces is filled from `slots`.
 
-    Every collection has chunks on each of `query_topics`, the five queries of the runbook (Step 4). `unicode_lines` are
-    scripts and marks that a careless pipeline mangles: right to left, CJK, combining marks, joined emoji, a soft hyphen.
+    Every collection has chunks on each of `query_topics`, the five queries of the runbook (Step 4). `unicode_lines` test what
+    a careless pipeline breaks: right to left, CJK, combining marks, joined emoji, a soft hyphen.
     """
 
     query_topics: tuple[Topic, ...]
@@ -103,7 +103,7 @@ TEXTS = TypeAdapter(Texts).validate_json(Path(__file__).with_name("sample_text.j
 
 
 def write_sample(path: Path, chunks: int = FULL, dimension: int = 1536) -> Path:
-    """The sample as an embedded Chroma directory at `path`, which must not exist or be empty. Whole or not at all.
+    """Write the sample as an embedded Chroma directory at `path`, which must not exist or be empty; whole or not at all.
 
     Raises `UsageError("sample_too_small")` under 50 chunks and `Terminal("sample_path_in_use")`.
     """
@@ -125,7 +125,7 @@ def write_sample(path: Path, chunks: int = FULL, dimension: int = 1536) -> Path:
 
 
 def write_sample_to(client: ClientAPI, chunks: int = FULL, dimension: int = 1536) -> None:
-    """The sample into a client that holds none of its collections (a server over HTTP, or a directory)."""
+    """Write the sample through a client, of a server or a directory, that holds none of its collections."""
     open_collections = {
         name: client.create_collection(
             name,
@@ -146,7 +146,7 @@ def write_sample_to(client: ClientAPI, chunks: int = FULL, dimension: int = 1536
 
 
 def sample_batches(chunks: int = FULL, dimension: int = 1536) -> Iterator[tuple[str, ChunkBatch]]:
-    """Collection by collection, at most 500 chunks at a time, as they are written."""
+    """Yield (collection, batch of at most 500 chunks) in the order of writing."""
     plan = _plan(chunks)
     embed = RehearsalEmbedding(dimension)
     for name, count in plan.counts.items():
@@ -154,7 +154,7 @@ def sample_batches(chunks: int = FULL, dimension: int = 1536) -> Iterator[tuple[
             places = [(name, i) for i in range(start, min(start + BATCH, count))]
             documents = [_document(plan, place) for place in places]
             defects = [plan.defects.get(place, "") for place in places]
-            # A chunk that lost its text keeps a vector about nothing in particular: it must not win a query.
+            # A chunk without a text has a vector about no topic, so that no query finds it.
             lost = [f"attachment {name} {place[1]} unreadable" for place in places]
             vectors = embed.vectors([d or lost[i] for i, d in enumerate(documents)])
             vectors[[i for i, defect in enumerate(defects) if defect == "zero vector"]] = 0.0
@@ -173,7 +173,7 @@ def sample_batches(chunks: int = FULL, dimension: int = 1536) -> Iterator[tuple[
 
 
 def collection_counts(chunks: int = FULL) -> dict[str, int]:
-    """Chunks per collection, by largest remainder; the runbook's own counts at 9,832."""
+    """Collection → chunks, by largest remainder; at 9,832 the runbook's counts. Raises UsageError under 50 chunks."""
     if chunks < 50:
         raise UsageError(ReasonCode.SAMPLE_TOO_SMALL, f"a sample of {chunks} chunks", next_step="Ask for 50 or more.")
     counts = {name: chunks * full // FULL for name, full in COLLECTIONS.items()}
@@ -184,7 +184,7 @@ def collection_counts(chunks: int = FULL) -> dict[str, int]:
 
 
 def require_size(chunks: int, dimension: int) -> None:
-    """`UsageError("sample_too_small")` where a rehearsal on such a sample cannot end with GO."""
+    """Raise `UsageError("sample_too_small")` where a rehearsal on such a sample cannot end with GO."""
     collection_counts(chunks)
     if dimension < LEAST_DIMENSION:
         raise UsageError(
@@ -195,13 +195,13 @@ def require_size(chunks: int, dimension: int) -> None:
 
 
 def expected_findings(chunks: int = FULL) -> dict[str, int]:
-    """What the toolkit must find in the sample, by the names of `Profile.findings`; and what must reach each target."""
+    """Chunks by finding that the toolkit must report for the sample, named as in `Profile.findings`, and chunks by target."""
     plan = _plan(chunks)
     n = Counter(plan.defects.values())
     own = sum(_own_type(plan, (name, i)) is not None for name, count in plan.counts.items() for i in range(count))
     missing = {field: n[f"missing {field}"] + n["no metadata"] for field in FIELDS}
     missing |= {"collection_type": chunks - own, "source_collection": chunks}
-    found = {f"missing_{field}": count for field, count in missing.items()} | {
+    findings = {f"missing_{field}": count for field, count in missing.items()} | {
         "chunks": chunks,
         "out_of_range_authenticity_score": sum(
             n[f"score {how}"] for how in ("above one", "below zero", "as text", "as word")
@@ -229,12 +229,12 @@ def expected_findings(chunks: int = FULL) -> dict[str, int]:
     kinds = Counter(plan.kinds.values())
     targets = {"personality": plan.counts[NOTES], "rhetorical": kinds["rhetorical"], "humor": kinds["humor"]}
     targets["corpus"] = chunks - sum(targets.values()) - n["no document"]
-    return found | {f"target_sergio_{kind}": count for kind, count in targets.items()}
+    return findings | {f"target_sergio_{kind}": count for kind, count in targets.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which chunk is what. `originals` names the chunk whose text a copied document repeats."""
+    """The kind and defect of each chunk. `originals`: copied chunk → the chunk whose text it repeats."""
 
     counts: dict[str, int]
     kinds: dict[Place, str]
@@ -252,7 +252,7 @@ def _plan(chunks: int) -> _Plan:
     def scaled(full: int) -> int:
         return max(1, (full * chunks + FULL // 2) // FULL) if chunks >= 200 else full * chunks // FULL
 
-    # The first of each collection stay whole, so that every query of the runbook finds something everywhere.
+    # The first chunks of each collection have no defect, so that every query of the runbook finds one in each.
     whole = len(TEXTS.query_topics)
     places = [(name, i) for name, count in counts.items() for i in range(whole, count)]
     places.sort(key=lambda p: hashlib.blake2b(f"{SEED}/{p[0]}/{p[1]}".encode(), digest_size=8).digest())
@@ -266,19 +266,19 @@ def _plan(chunks: int) -> _Plan:
     kinds = dict.fromkeys(take(six, scaled(HUMOR)), "humor")
     kinds |= dict.fromkeys(take(six, scaled(RHETORICAL)), "rhetorical")
     defects = dict.fromkeys(take(six, scaled(NONE_DOCUMENTS)), "no document")
-    # From the other end: at this one the six collections were drawn from, and only notes are left.
-    left = [place for place in reversed(places) if place not in kinds and place not in defects]
+    # From the other end, because at this end only notes are left.
+    remaining = [place for place in reversed(places) if place not in kinds and place not in defects]
     originals: dict[Place, Place] = {}
     for defect, full in DEFECTS.items():
-        chosen = take(left, scaled(full))
+        chosen = take(remaining, scaled(full))
         defects |= dict.fromkeys(chosen, defect)
         if defect in _COPIES:
-            originals |= dict(zip(chosen, take(left, len(chosen)), strict=True))
+            originals |= dict(zip(chosen, take(remaining, len(chosen)), strict=True))
     return _Plan(counts, kinds, defects, originals, scaled(COLLIDING), scaled(COLLIDING_THRICE), scaled(UNUSUAL_IDS))
 
 
 def _id(plan: _Plan, place: Place) -> str:
-    """The first chunks of docs carry the ids of core's, some of careers do too; the last notes have odd ids."""
+    """The id of a chunk. The first chunks of docs, and some of careers, have ids of core; the last notes have unusual ids."""
     name, i = place
     shared = {"openwebui_docs": plan.colliding, "openwebui_careers": plan.colliding_thrice}
     if i < shared.get(name, 0):
@@ -290,7 +290,7 @@ def _id(plan: _Plan, place: Place) -> str:
 
 
 def _random(*key: object) -> random.Random:
-    """A stream of its own for each key. Only `.random()` is used: the one method that Python promises not to change."""
+    """A separate random stream for each key. Use only `.random()`, the one method that Python promises not to change."""
     digest = hashlib.blake2b("/".join(map(str, (SEED, *key))).encode(), digest_size=8).digest()
     return random.Random(int.from_bytes(digest, "big"))  # noqa: S311  # nosec B311  sentences, not secrets
 
@@ -324,7 +324,7 @@ def _document(plan: _Plan, place: Place) -> str | None:
 
 
 def _written(plan: _Plan, place: Place) -> str:
-    """A heading, some sentences on the topic, a reference that no other document has."""
+    """A document: a heading, some sentences on the topic, and a unique reference."""
     rng = _random("document", *place)
     topic, language, defect = _topic(place), _language(place), plan.defects.get(place, "")
     heading = topic.titulo if language == "es" else topic.heading
@@ -351,7 +351,7 @@ def _filled(sentence: str, rng: random.Random) -> str:
 
 
 def _own_type(plan: _Plan, place: Place) -> str | None:
-    """The collection_type that the chunk itself carries: always for humor and rhetorical, now and then elsewhere."""
+    """The chunk's own collection_type: always for humor and rhetorical, sometimes for others, else None."""
     defect = plan.defects.get(place, "")
     if defect in ("unknown type", "no metadata"):
         return "essay" if defect == "unknown type" else None
@@ -363,7 +363,7 @@ def _own_type(plan: _Plan, place: Place) -> str | None:
 
 
 def _metadata(plan: _Plan, place: Place) -> Metadata | None:
-    """The old eleven fields less those that the defect takes, the extension fields, and keys that no schema names."""
+    """The old eleven fields without those that the defect removes, the extension fields, and keys that no schema names."""
     defect = plan.defects.get(place, "")
     if defect == "no metadata":
         return None
@@ -420,7 +420,7 @@ def _extension(own: str | None, rng: random.Random) -> Metadata:
 
 
 def _extras(i: int, rng: random.Random) -> Metadata:
-    """Keys that the schema does not name and a migration must keep: every type that Chroma has, at its edges."""
+    """Keys that the schema does not name and a migration must keep: every type of Chroma, with extreme values."""
     extras: Metadata = {"legacy_id": 2**53 + 1 + i if i % 10 == 0 else i, "reviewed": i % 5 == 0}
     if i % 2 == 0:
         extras["relevance"] = rng.random()

@@ -1,4 +1,4 @@
-"""The run of a notebook that was given no source: a small sample of its own, the steps before it done."""
+"""Rehearsals: their source, parameters, approvals and application, and the run of a notebook that was given no source."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ from helpers.stores.wire import Session
 
 # -- rehearsal ---------------------------------------------------------------------------------------------------------
 
-# A rehearsal's own source, parameters and throw-away approvals; a notebook's small sample is a rehearsal too.
+# A rehearsal's own source, parameters and throw-away approvals. A notebook's run on a small sample is a rehearsal, too.
 
 
 PARAMETERS = REPOSITORY / "parameters" / "rehearsal.yaml"
-FIRST = "rehearsal"  # the id of the first, so that its folders are those of parameters/rehearsal.yaml
+FIRST = "rehearsal"  # the id of the first rehearsal; parameters/rehearsal.yaml names its folders
 QUERIES = REPOSITORY / "parameters" / "queries.example.yaml"
 SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.02
-BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
+BATCHES = 20  # at least, in the import of a rehearsal: the drill kills the run between two of them
 
-_LEAD_SECONDS = 38.0  # from the rehearsal's begin to its window, and for each second that the sample took:
-_LEAD_OF_SAMPLE = 4.5
+_LEAD_SECONDS = 38.0  # from the rehearsal's begin to its window
+_LEAD_OF_SAMPLE = 4.5  # further seconds for each second that the sample took to be written
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
 # The application of the rehearsal
@@ -74,32 +74,30 @@ services:
 
 
 def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str, Any] | None = None) -> Parameters:
-    """Write the rehearsal source under the workspace; the rehearsal's parameters with its paths and counts put in.
+    """Write the rehearsal source under the workspace; return the rehearsal's parameters with its paths and counts.
 
-    `sections` are a notebook's, with no source and no target: they go over those of parameters/rehearsal.yaml.
+    `sections` are those of a notebook without source and target; they replace those of parameters/rehearsal.yaml. Raises as
+    `write_sample`, and then makes nothing.
     """
-    source = write_sample(
-        workspace / "source", chunks=chunks, dimension=dimension
-    )  # nothing is made where that refuses
+    source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
     workspace.chmod(PRIVATE_FOLDER)
-    signing.throw_away(_keys(workspace), ROLES)
+    signing.throw_away_keys(_keys(workspace), ROLES)
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)
         document["migration"] |= {"batch_size": max(1, min(Migration().batch_size, chunks // BATCHES))}
     else:
-        given = {
-            name: dict(sections.get(name) or {}) for name in ("cutover", "monitoring")
-        }  # none of the defaults: hours
+        # without the defaults, which are hours
+        given = {name: dict(sections.get(name) or {}) for name in ("cutover", "monitoring")}
         document = parameters_from(sections).document() | given
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
 
 
 def with_application(parameters: Parameters, folder: Path, sample_seconds: float = 0.0) -> Parameters:
-    """With the application of the rehearsal put in: what fences, restarts and silences it, its health, log and notices.
+    """The parameters with the rehearsal's application: its fence, restart, health URL, log and notices.
 
-    `folder` is the application's. The window is four hours long; it begins when steps 10 to 14 should have ended, so that it
-    is announced before, and what runs before step 20 waits for it. `sample_seconds`, which the sample took to be written, says
-    how much there is to do and how fast this machine is now.
+    `folder` is the application's. The window is four hours long. It begins when steps 10 to 14 should have ended, so that it
+    is announced before; a command before step 20 waits for it. `sample_seconds`, the time to write the sample, is a measure
+    of the work and the speed of this machine.
     """
     start = datetime.now(UTC) + timedelta(seconds=_LEAD_SECONDS + _LEAD_OF_SAMPLE * sample_seconds)
     port = free_port()
@@ -127,13 +125,13 @@ def with_application(parameters: Parameters, folder: Path, sample_seconds: float
 
 @contextmanager
 def application_at_work(parameters: Parameters) -> Iterator[None]:
-    """The application of a rehearsal runs inside it; nothing where these parameters name none."""
+    """Run the application of a rehearsal in the context; do nothing where the parameters name none."""
     start, stop = (_of_application(parameters, name) for name in ("start", "stop"))
     if start is None or stop is None:
         yield
         return
     with (Path(start[-2]) / OWNER).open("wb") as owner:
-        fcntl.lockf(owner, fcntl.LOCK_EX)  # by which the application sees that this process was killed
+        fcntl.lockf(owner, fcntl.LOCK_EX)  # the application ends when a kill of this process releases it
         run_or_fail(start, SECONDS, "the application of the rehearsal")
         try:
             yield
@@ -147,25 +145,25 @@ def _of_application(parameters: Parameters, command: str) -> list[str] | None:
 
 
 def write_command(parameters: Parameters) -> list[str] | None:
-    """By what the application of a rehearsal writes a chunk that stays; None where these parameters name none."""
+    """The command with which the application of a rehearsal writes a chunk that stays; None where there is no application."""
     return _of_application(parameters, "write")
 
 
 def free_port() -> int:
-    """A TCP port of loopback on which nobody listens now."""
+    """A free TCP port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def free_id() -> str:
-    """`rehearsal`, whose folder parameters/rehearsal.yaml names, for the first one; later ones have the time in theirs."""
+    """The id of a new rehearsal: `rehearsal` for the first, with the time for later ones."""
     first = RunFolder.of(FIRST)
     return new_run_id(FIRST) if first.reports.exists() or first.workspace.exists() else FIRST
 
 
 def require_built(parameters: Parameters) -> None:
-    """UsageError where these are the rehearsal's parameters and nobody has made its source yet."""
+    """Raise UsageError where these are the rehearsal's parameters and its source has not been made."""
     source = parameters.source.path
     named = read_yaml_mapping(PARAMETERS)["source"]["path"]
     if source == named and not resolve_path(named).exists():
@@ -197,16 +195,16 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
 
 
 def _monitoring(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A watch and levels of seconds, and the queries of an application that knows the runbook's collections."""
+    """Section `monitoring`: a watch and levels of seconds, and for the runbook's collections the example queries."""
     queries = {"queries": str(QUERIES)} if document.get("schema") == "if_ttt" else {}
     short = {"minutes": WATCH_MINUTES, "interval_seconds": 1.0, "level_seconds": 0.6, "repetitions": 2}
     return {**short, **queries, **(document.get("monitoring") or {})}
 
 
 def _application(folder: Path, source: Path) -> dict[str, Any]:
-    """The configuration of an application that uses the source, as real ones look: what the rehearsal cuts over.
+    """Write realistic configuration files of an application that uses the source; return section `cutover` for them.
 
-    The second service of the compose file has a database of its own, which the cutover must leave alone.
+    The second service of the compose file has its own database, which the cutover must not change.
     """
     env, compose = folder / ENV, folder / "docker-compose.yml"
     for path, text in ((env, _ENV), (compose, _COMPOSE)):
@@ -223,7 +221,7 @@ def _keys(workspace: Path) -> Path:
 
 
 def approve(run: RunState, step: plan.Step) -> None:
-    """Sign for every missing role through the real gate, with throw-away keys: no production run accepts these."""
+    """Sign for every missing role through the real gate, with throw-away keys that no production run accepts."""
     run = keep_sealed(run)
     result = run.result(step.number)
     marginal = result.facts.get("accept", []) if result else []
@@ -236,7 +234,8 @@ def approve(run: RunState, step: plan.Step) -> None:
 
 
 def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunState:
-    """A run of this notebook's own on a small sample, made anew, with the steps before this one done."""
+    """A new run for this notebook on a small sample, with the steps before it done. Raises UsageError where a run that is no
+    rehearsal has its id, WorldError where a step before it fails."""
     folder = RunFolder.of(f"sample-{row.number}")
     if folder.exists and not folder.read().facts["rehearsal"]:
         raise UsageError(
@@ -258,20 +257,10 @@ def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunState:
 
 
 def _run_first(folder: RunFolder, step: plan.Step) -> None:
-    """Another notebook on the sample, in a process of its own: a kernel cannot run one inside its own loop."""
+    """Run another notebook on the sample in a new process: a kernel cannot run one inside its own loop."""
     notebook, output = runs.NOTEBOOKS / step.notebook, folder.reports / step.notebook
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "-k",
-        "python3",
-        "-p",
-        "run_id",
-        folder.id,
-        str(notebook),
-        str(output),
-    ]
+    papermill = [sys.executable, "-m", "papermill", "-k", "python3"]
+    command = [*papermill, "-p", "run_id", folder.id, str(notebook), str(output)]
     environment = {**os.environ, **python_environment()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -283,11 +272,11 @@ def _run_first(folder: RunFolder, step: plan.Step) -> None:
 
 # -- sample client -----------------------------------------------------------------------------------------------------
 #
-# An application at work on a Chroma server, for rehearsals: it writes through one URL and reads through the URL in a .env.
+# A client of a Chroma server for rehearsals: it writes through one URL and reads through the URL in a .env.
 #
 # `python -m helpers.rehearsal.setup URL ENV COLLECTION RECORD` works until its parent ends or it is asked to stop.
 # RECORD is JSON, rewritten twice a second: `accepted` and `refused` writes (times, UTC), `errors` of writes and `reads`, by kind.
-# Writes change metadata and add chunks; nothing is deleted, and no vector of another chunk is touched.
+# Writes change metadata and add chunks. Nothing is deleted, and no vector of another chunk is changed.
 
 
 KEY = "CHROMADB_URL"
@@ -296,7 +285,7 @@ _ADD_EVERY = 20
 
 
 class Client:
-    """What it did so far, and the two loops that do it."""
+    """A client with a loop that writes and one that reads, and the record of both."""
 
     def __init__(self, url: str, env: Path, collection: str, record: Path) -> None:
         self.url, self.env, self.collection, self.record = url, env, collection, record
@@ -311,7 +300,7 @@ class Client:
         self._session = self._stack.enter_context(Session(timeout=30.0))
 
     def work(self, stopped: threading.Event) -> None:
-        """Until `stopped`."""
+        """Write and read until `stopped`."""
         loops = [threading.Thread(target=loop, args=(stopped,)) for loop in (self._write, self._read)]
         for loop in loops:
             loop.start()
@@ -363,8 +352,8 @@ class Client:
             try:
                 client = self._client(url)
                 first = min(client.list_collections(), key=lambda c: c.name)
-                found = client.get_collection(first.name, embedding_function=None).get(limit=1, include=["documents"])
-                assert found["ids"]
+                page = client.get_collection(first.name, embedding_function=None).get(limit=1, include=["documents"])
+                assert page["ids"]
             except Exception as error:
                 self.failed_reads[f"{url} {type(error).__name__}: {str(error)[:80]}"] += 1
                 continue

@@ -1,4 +1,4 @@
-"""What leads out of a trouble, for people: from the reason codes of a run to commands and notebooks for that run."""
+"""Advice for people: from the reason codes of a run to remedies, commands, notebooks and rollback triggers."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ CONDITIONS = (  # what `triggers` looks for
 )
 _SCHEMA_REASONS = ("field_missing", "missing_metadata")
 _MISSING = ("chunk_missing", "collection_missing", "count_mismatch")
-TREE = Step.TROUBLESHOOTING  # the notebook that reads a run and says which of the others comes first
+TREE = Step.TROUBLESHOOTING  # the notebook that reads a run and names the notebook to open first
 
 
 class HasId(Protocol):
-    """A run, a run's folder: whatever has the id of a run."""
+    """Anything that has the id of a run: a run, a run's folder."""
 
     @property
     def id(self) -> str: ...
 
 
 def notebook_for(code: str) -> plan.Step | None:
-    """The step whose notebook leads out of this trouble, or None where the code explains itself."""
+    """The step whose notebook resolves this trouble; None if the code has none."""
     known = ReasonCode.known(code)
     return plan.find(known.step) if known is not None and known.step else None
 
 
 def advice(code: str, run: HasId | str) -> str:
-    """One line with the remedy of this run's trouble; "" where the code explains itself.
+    """One line with the remedy for this code and run; "" if the code needs none.
 
     `interrupted` → `Next: go on with: .venv/bin/runbook resume night-1`;
     `count_mismatch` → `Troubleshoot: papermill notebooks/48_count_mismatch.ipynb OUT.ipynb -p run_id night-1`.
     """
-    return next(iter(advised([code], run, 1)), "")
+    return next(iter(advice_lines([code], run, 1)), "")
 
 
-def advised(codes: Iterable[str], run: HasId | str, most: int) -> list[str]:
-    """The remedies for many codes, each once and `most` at most: sentences first, then notebooks as in `steps_for`."""
+def advice_lines(codes: Iterable[str], run: HasId | str, most: int) -> list[str]:
+    """The remedies for many codes, without duplicates, at most `most`: sentences first, then notebooks as in `steps_for`."""
     listed = list(codes)
     remedies = {code: remedy(code, run) for code in listed}
-    said = [f"Next: {sentence}" for sentence in remedies.values() if sentence]
+    sentences = [f"Next: {sentence}" for sentence in remedies.values() if sentence]
     steps = [openable(step, run) for step in steps_for(listed)]
-    opened = [f"Troubleshoot: {command(step, run)}" for step in steps]
-    return list(dict.fromkeys([*said, *opened]))[:most]
+    notebooks = [f"Troubleshoot: {command(step, run)}" for step in steps]
+    return list(dict.fromkeys([*sentences, *notebooks]))[:most]
 
 
 def openable(step: plan.Step, run: HasId | str) -> plan.Step:
-    """This step, or 40 where the run has not got so far that this step's notebook could look at it."""
+    """This step; step 40 if the run has not finished the steps that this one needs."""
     if not isinstance(run, runs.RunState):
         run = runs.RunFolder.of(run if isinstance(run, str) else run.id).read()
     ready = not run.exists or all(run.result(number) is not None for number in step.needs)
@@ -75,7 +75,7 @@ def openable(step: plan.Step, run: HasId | str) -> plan.Step:
 
 
 def remedy(code: str, run: HasId | str) -> str:
-    """What to do in a sentence, with this run's commands in it; "" where a notebook says more, or the code itself."""
+    """The remedy in a sentence with this run's commands; "" if a notebook is the remedy, or none is needed."""
     known = ReasonCode.known(code)
     if known is None or not known.remedy:
         return ""
@@ -86,30 +86,30 @@ def remedy(code: str, run: HasId | str) -> str:
 
 
 def command(step: plan.Step, run: HasId | str, output: str = "OUT.ipynb") -> str:
-    """The papermill command that runs a step's notebook on this run, wherever its reports are."""
+    """The papermill command that runs a step's notebook on this run, with the environment for its folders."""
     run_id = run if isinstance(run, str) else run.id
-    elsewhere = runs.reports_root() != runs.REPOSITORY / "reports"
-    where = f"RUNBOOK_REPORTS={shlex.quote(str(runs.reports_root()))} " if elsewhere else ""
+    is_elsewhere = runs.reports_root() != runs.REPOSITORY / "reports"
+    environment = f"RUNBOOK_REPORTS={shlex.quote(str(runs.reports_root()))} " if is_elsewhere else ""
     if os.environ.get("RUNBOOK_WORKSPACE") and runs.workspace_root() != runs.REPOSITORY / "workspace":
-        where += f"RUNBOOK_WORKSPACE={shlex.quote(str(runs.workspace_root()))} "
-    return f"{where}papermill notebooks/{step.notebook} {output} -p run_id {shlex.quote(run_id)}"
+        environment += f"RUNBOOK_WORKSPACE={shlex.quote(str(runs.workspace_root()))} "
+    return f"{environment}papermill notebooks/{step.notebook} {output} -p run_id {shlex.quote(run_id)}"
 
 
 def steps_for(codes: Iterable[str]) -> list[plan.Step]:
-    """The steps for many codes, each once, the one that explains most of them first; 40 only where nothing else does.
+    """The steps for many codes, without duplicates, the one with most codes first; step 40 only if there is no other.
 
-    None for a code whose remedy is a sentence: no notebook looks for its trouble.
+    Codes whose remedy is a sentence have no step.
     """
-    counted: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for code in codes:
         known = ReasonCode.known(code)
         if (step := notebook_for(code)) is not None and not (known and known.remedy):
-            counted[step.number] = counted.get(step.number, 0) + 1
-    named = sorted((s for s in counted if s != TREE), key=lambda s: (-counted[s], s))
-    return [plan.find(s) for s in named or counted]
+            counts[step.number] = counts.get(step.number, 0) + 1
+    numbers = sorted((s for s in counts if s != TREE), key=lambda s: (-counts[s], s))
+    return [plan.find(s) for s in numbers or counts]
 
 
-# What a warning means for the migration, for those who sign; a code without a sentence is explained by its trouble.
+# The impact of warnings on the migration, for signers; a code without a sentence here uses its `trouble`.
 _IMPACTS: tuple[tuple[str, tuple[ReasonCode, ...]], ...] = (
     ("A client can write to the source after the snapshot; what step 25 does not see any more is missing in the target.",
      (ReasonCode.NO_FENCE, ReasonCode.FENCE_BYPASS, ReasonCode.SOURCE_USE_UNKNOWN)),
@@ -145,7 +145,7 @@ _IMPACT = {code: said for said, codes in _IMPACTS for code in codes}
 
 
 def impact(code: str) -> str:
-    """What trouble of this code means for the migration, in a sentence; "" where the code explains itself."""
+    """The impact of this code on the migration, in a sentence; "" if it has none."""
     known = ReasonCode.known(code)
     if known is None:
         return ""
@@ -153,29 +153,29 @@ def impact(code: str) -> str:
 
 
 def page_remedy(code: str, run_id: str, reached: str = "", detail: str = "") -> str:
-    """As `remedy`, for a page that may be read elsewhere: commands without this machine's folders, or the notebook to open.
+    """As `remedy`, for a page that may be read on another machine: commands without folders, or the notebook to open.
 
-    `reached`: the last step of the sequence that this run has come to, which decides whether a step can still be taken back,
-    and what that would undo. `detail`: what the check found; the keys that it names go into the command.
+    `reached`: the last step of the sequence that this run has reached; it decides whether a step can still be repeated, and
+    what that would undo. `detail`: the check's detail; the parameter keys in it are put into the command.
     """
     known = ReasonCode.known(code)
     if known is None or not known.remedy:
-        found = notebook_for(code)
-        return f"Notebook {found.number}." if found is not None else ""
-    said, again = known.remedy, _RETRY.search(known.remedy)
-    if again and again[1] <= Step.CUTOVER:
-        if reached >= Step.CUTOVER or again[1] < Step.FENCE_WRITES <= reached:
-            said = LATE[said]
+        step = notebook_for(code)
+        return f"Notebook {step.number}." if step is not None else ""
+    sentence, retry = known.remedy, _RETRY.search(known.remedy)
+    if retry and retry[1] <= Step.CUTOVER:
+        if reached >= Step.CUTOVER or retry[1] < Step.FENCE_WRITES <= reached:
+            sentence = LATE[sentence]
         elif reached >= Step.MIGRATE:
-            said = f"{_UNDOES[again[1] > Step.MIGRATE].format(step=again[1], reached=reached)} {said}"
+            sentence = f"{_UNDOES[retry[1] > Step.MIGRATE].format(step=retry[1], reached=reached)} {sentence}"
     keys = " ".join(f"--set {key}=TEXT" for key in dict.fromkeys(_KEY.findall(detail)))
     commands = {name: f"{RUNBOOK} {name} {run_id}" for name in ("resume", "status", "fence", "verify", "rollback")}
-    said = said.format(**commands, recovery="notebook 30", runbook=RUNBOOK)
-    return said.replace("--set KEY=TEXT", keys) if keys else said
+    sentence = sentence.format(**commands, recovery="notebook 30", runbook=RUNBOOK)
+    return sentence.replace("--set KEY=TEXT", keys) if keys else sentence
 
 
-# What clients must know before they use the target, and what else is a matter of people: the operations lead's; databases are
-# the DBA's (runbook: Decision Authority, Appendix C).
+# Codes that clients must know before they use the target, and others about people, are for the operations lead; the rest is
+# for the DBA (runbook: Decision Authority, Appendix C).
 BEFORE_USE = (
     ReasonCode.ID_COLLISION,
     ReasonCode.IDS_REWRITTEN,
@@ -190,12 +190,12 @@ _PEOPLE = (
 
 
 def role_of(code: str) -> str:
-    """Who does what the remedy of this code asks for."""
+    """The role that acts on the remedy of this code."""
     return "operations lead" if code in _PEOPLE else "database administrator"
 
 
-def asks(remedy: str) -> bool:
-    """Whether a remedy of `page_remedy` asks people for an act in this run; the others are to be known, or lie at the source."""
+def needs_action(remedy: str) -> bool:
+    """Whether a remedy of `page_remedy` needs an action in this run; others are for information, or concern the source."""
     return bool(remedy) and not remedy.startswith(_NO_ACT)
 
 
@@ -221,15 +221,15 @@ HISTORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the rapid rollback: when it is due, what it does, the command."""
+    """One line of the rapid rollback: when it is due, its effect, the command."""
 
     when: str
     what: str
     command: str
 
 
-def rapid(command: Callable[..., str]) -> list[Line]:
-    """The commands in the order in which they are needed. `command("rollback", "--dry-run")` gives one of this run."""
+def rapid_rollback(command: Callable[..., str]) -> list[Line]:
+    """The commands of a rollback, in order of use. `command("rollback", "--dry-run")` gives a command for this run."""
     return [
         Line("1. First", "shows what would be done, and changes nothing", command("rollback", "--dry-run")),
         Line("2. Then",
@@ -264,17 +264,17 @@ class Trigger:
 
 
 def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
-    """The triggers in these results (by step number), in the order of the steps. A pause for disk is none."""
+    """The triggers in these results (by step number), in the order of the steps. A pause for disk space is no trigger."""
     steps = [results[step] for step in (Step.MIGRATE, Step.VALIDATE) if step in results]
     return [
-        Trigger(code, result.step, said)
+        Trigger(code, result.step, sentence)
         for result in steps
-        for code, said in (*_of_the_whole(result), *_of_parts(result))
+        for code, sentence in (*_overall_triggers(result), *_detailed_triggers(result))
     ]
 
 
 def triggers_of(folder: RunState) -> list[Trigger]:
-    """The rollback triggers in what this run's steps found."""
+    """The rollback triggers in the results of this run's steps."""
     results = {step.number: folder.result(step.number) for step in plan.LINE}
     return triggers({number: result for number, result in results.items() if result is not None})
 
@@ -283,8 +283,8 @@ def _failed(result: StepResult) -> list[Check]:
     return [c for c in result.checks if c.verdict is Verdict.FAIL]
 
 
-def _of_the_whole(result: StepResult) -> Iterator[tuple[str, str]]:
-    """More than 100 chunks are missing, or more than 5 % of them, whichever is smaller; too few are valid; the time is over."""
+def _overall_triggers(result: StepResult) -> Iterator[tuple[str, str]]:
+    """Time limit exceeded; too few chunks valid; more than 100 chunks or 5 % missing, whichever is smaller."""
     if result.error is not None and result.error["code"] == ReasonCode.TIME_LIMIT:
         yield ReasonCode.TIME_LIMIT, "the migration took longer than migration.max_minutes"
     share = result.facts.get("validation_pass_rate")
@@ -310,8 +310,8 @@ def _counts(result: StepResult) -> tuple[int, int]:
     return 0, max((c.offenders for c in _failed(result) if c.reason in _MISSING), default=0)
 
 
-def _of_parts(result: StepResult) -> Iterator[tuple[str, str]]:
-    """Of searches the exact overlap: ANN noise is out of it (over-query), so what is left is divergence."""
+def _detailed_triggers(result: StepResult) -> Iterator[tuple[str, str]]:
+    """Bad vectors, diverging searches, missing fields. Exact overlap excludes ANN noise, so its deviation is divergence."""
     for check in _failed(result):
         if check.reason == ReasonCode.NAN_EMBEDDING:
             yield "nan_in_target", check.detail or "the target holds NaN"
@@ -320,8 +320,8 @@ def _of_parts(result: StepResult) -> Iterator[tuple[str, str]]:
     for row in result.facts.get("search") or []:
         overlap = row.get(f"overlap_exact@{row.get('k')}")
         if str(row.get("verdict")) == "fail" and isinstance(overlap, int | float) and 1 - overlap > MOST_DIVERGENCE:
-            said = f"searches in {row['collection']} differ by {100 * (1 - overlap):.0f} %, more than 20 %"
-            yield "search_divergence", said
+            sentence = f"searches in {row['collection']} differ by {100 * (1 - overlap):.0f} %, more than 20 %"
+            yield "search_divergence", sentence
     for check in _failed(result):
         if check.reason in _SCHEMA_REASONS:
             yield "schema_fields_missing", f"{check.name}: {check.detail or check.measured}"

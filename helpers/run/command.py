@@ -1,5 +1,5 @@
-"""The operator's programs, and nginx: argument lists, never a shell, always with a time limit. What they and kernels see of the
-environment. Which processes of this machine run, what files they have open, and who is connected to whom. Requests to stop.
+"""Start programs of the operator and nginx (argument lists, never a shell, always with a time limit); reduce the environment
+of kernels; inspect processes, open files and connections of this machine; handle requests to stop.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from helpers.run import folders as runs
 
 # -- environment -------------------------------------------------------------------------------------------------------
 
-# What a kernel, and what it starts, sees of the operator's environment: the usual variables, none of which holds a key of a
-# service, and those that the parameters name. Whatever might be made to read another variable finds none. The operator's
-# own programs (restart, fence, notify.before, the application's tests) see all of it.
+# A kernel and its child processes see only the usual variables, none of which holds a service's key, and those that the
+# parameters name. Foreign code in them cannot read other variables. The operator's own programs (restart, fence,
+# notify.before, the application's tests) see all variables.
 
 
 _USUAL = """
@@ -45,34 +45,34 @@ _USUAL = """
 _USUAL_FAMILIES = (
     "LC_", "PYTHON", "XDG_", "DYLD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "MALLOC_", "ARROW_", "RUST_", "COVERAGE_",
 )  # fmt: skip
-_set_aside: dict[str, str] = {}
+_withheld: dict[str, str] = {}
 
 
 def reduce_environment(named: Iterable[str]) -> None:
-    """From now on this process, and what it starts, has the usual variables and the `named` ones."""
+    """Remove all variables from the environment of this process but the usual and the `named` ones."""
     wanted = {*_USUAL.split(), *named}
     for name in [n for n in os.environ if n not in wanted and not n.startswith(_USUAL_FAMILIES)]:
-        _set_aside[name] = os.environ.pop(name)
-    for name in wanted & set(_set_aside):  # another run in the same kernel may name others
-        os.environ[name] = _set_aside.pop(name)
+        _withheld[name] = os.environ.pop(name)
+    for name in wanted & set(_withheld):  # another run in the same kernel may name others
+        os.environ[name] = _withheld.pop(name)
 
 
-def set_aside() -> dict[str, str]:
-    """The variables that `reduce_environment` took away: for programs of the operator only."""
-    return dict(_set_aside)
+def withheld_variables() -> dict[str, str]:
+    """The variables that `reduce_environment` removed. Give them only to programs of the operator."""
+    return dict(_withheld)
 
 
 def python_environment() -> dict[str, str]:
-    """What a Python that we start needs of the environment: our modules come first, and those of the current folder never.
+    """The environment for a Python process of ours: our modules come first, those of the current folder are not imported.
 
-    A run works in a folder of the operator's; whoever can write there must not be able to put a `pandas.py` before ours.
+    A run works in a folder of the operator: a `pandas.py` there must not be imported.
     """
     path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
-# Blocks of megabytes go back to the system as soon as they are freed. glibc and mimalloc would keep them for the next
-# one: a snapshot over HTTP peaked at 510 MB with their defaults, at 250 MB with these, in the same time.
+# Return large blocks to the system when they are freed. With the defaults of glibc and mimalloc, a snapshot over HTTP
+# peaked at 510 MB; with these settings at 250 MB, in the same time.
 _ARENAS, _MAPPED = 2, 2**20
 FRUGAL = {
     "MALLOC_ARENA_MAX": str(_ARENAS),
@@ -82,7 +82,7 @@ FRUGAL = {
 
 
 def be_frugal() -> None:
-    """What `FRUGAL` does for a process that is started, for this one; of its C library as far as that can (glibc)."""
+    """Apply the settings of `FRUGAL` to this process; those of the C library only with glibc."""
     import ctypes
 
     import pyarrow as pa
@@ -99,21 +99,21 @@ def be_frugal() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a program ended. `said` is all that it printed, standard error included."""
+    """The exit code of a program and its output, standard error included."""
 
     code: int
-    said: str
+    output: str
 
     @property
     def tail(self) -> str:
-        """Its last lines, for a log: a program that prints its settings prints secrets that nobody can know."""
-        lines = self.said.splitlines()
-        left_out = f"({len(lines) - _TAIL} lines before these are not kept)\n" if len(lines) > _TAIL else ""
-        return left_out + "\n".join(lines[-_TAIL:])
+        """The last lines of the output, for a log. Not all of it: a program may print secrets that are not known here."""
+        lines = self.output.splitlines()
+        omitted = f"({len(lines) - _TAIL} lines before these are not kept)\n" if len(lines) > _TAIL else ""
+        return omitted + "\n".join(lines[-_TAIL:])
 
     @property
     def last_line(self) -> str:
-        lines = [line for line in self.said.splitlines() if line.strip()]
+        lines = [line for line in self.output.splitlines() if line.strip()]
         return masked(lines[-1]) if lines else "it printed nothing"
 
 
@@ -121,23 +121,23 @@ _TAIL = 5
 LIMIT = "fence.timeout_seconds"
 
 
-def run_program(arguments: Sequence[str], seconds: float, what: str, limit: str = LIMIT) -> Done:
-    """Run it and wait. `Terminal` where it cannot be started or takes longer; whatever it started is then ended too.
+def run_program(arguments: Sequence[str], seconds: float, name: str, limit: str = LIMIT) -> Done:
+    """Run a program and wait. `Terminal` if it cannot be started or takes longer; it and its children are then killed.
 
-    `limit` is the parameter that says how long it may take.
+    `limit`: the parameter that sets `seconds`, for the message.
 
-    Its output goes to a file and not a pipe: a daemon that it leaves behind would keep a pipe open for ever.
+    The output goes to a file, not a pipe: a daemon that the program starts would keep a pipe open.
     """
-    shown = shlex.join(arguments)
+    command_line = shlex.join(arguments)
     with tempfile.TemporaryFile() as out:
         try:
             process = subprocess.Popen(
                 list(arguments), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, **_set_aside},
+                env={**os.environ, **_withheld},
             )  # fmt: skip
         except OSError as error:
             raise Terminal(
-                ReasonCode.PROGRAM_MISSING, f"{what} cannot be started ({error.strerror}): {shown}",
+                ReasonCode.PROGRAM_MISSING, f"{name} cannot be started ({error.strerror}): {command_line}",
                 next_step=f"Install {arguments[0]}, or give its whole path in the parameters.",
             ) from error  # fmt: skip
         try:
@@ -147,21 +147,22 @@ def run_program(arguments: Sequence[str], seconds: float, what: str, limit: str 
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             out.seek(0)
-            said = Done(-1, out.read().decode("utf-8", "replace")).last_line
+            last_line = Done(-1, out.read().decode("utf-8", "replace")).last_line
             raise Terminal(
-                ReasonCode.PROGRAM_TIMEOUT, f"{what} took longer than {seconds:g} seconds and was ended: {shown} ({said})",
+                ReasonCode.PROGRAM_TIMEOUT,
+                f"{name} took longer than {seconds:g} seconds and was ended: {command_line} ({last_line})",
                 next_step=f"Raise {limit}, or see what it waits for.",
             ) from None  # fmt: skip
         out.seek(0)
         return Done(code, out.read().decode("utf-8", "replace"))
 
 
-def run_or_fail(arguments: Sequence[str], seconds: float, what: str, limit: str = LIMIT) -> Done:
-    """As `run_program`; `Terminal` also where its exit code is not 0."""
-    done = run_program(arguments, seconds, what, limit)
+def run_or_fail(arguments: Sequence[str], seconds: float, name: str, limit: str = LIMIT) -> Done:
+    """As `run_program`; `Terminal` also for an exit code other than 0."""
+    done = run_program(arguments, seconds, name, limit)
     if done.code:
         raise Terminal(
-            ReasonCode.PROGRAM_FAILED, f"{what} ended with exit code {done.code}: {done.last_line}",
+            ReasonCode.PROGRAM_FAILED, f"{name} ended with exit code {done.code}: {done.last_line}",
             next_step=f"Try it by hand: {shlex.join(arguments)}",
         )  # fmt: skip
     return done
@@ -171,21 +172,21 @@ def run_or_fail(arguments: Sequence[str], seconds: float, what: str, limit: str 
 
 
 def name_of(pid: int) -> str:
-    """The program's name, "" where it cannot be seen."""
+    """The name of a process's program; "" if it cannot be read."""
     with suppress(psutil.Error):
         return str(psutil.Process(pid).name())
     return ""
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs; one that has ended and that nobody has waited for yet does not, though its number exists."""
+    """Whether a process runs; a zombie does not."""
     with suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
 
 
 def children(pid: int) -> set[int]:
-    """The processes that `pid` started and that still run."""
+    """The running child processes of `pid`."""
     with suppress(psutil.NoSuchProcess):
         return {child.pid for child in psutil.Process(pid).children() if alive(child.pid)}
     return set()
@@ -193,9 +194,9 @@ def children(pid: int) -> set[int]:
 
 # -- holders -----------------------------------------------------------------------------------------------------------
 #
-# Other processes of this machine: who has a database's files open, who is connected to it, and a master's workers.
+# Other processes of this machine that have a database's files open or are connected to it.
 #
-# Two processes on one embedded database destroy it without a word (chroma-facts 15).
+# Two processes on one embedded database destroy it without an error (chroma-facts 15).
 
 
 _PROC = Path("/proc")
@@ -203,7 +204,7 @@ _PROC = Path("/proc")
 
 @dataclass(slots=True)
 class Holders:
-    """`processes` have a file of it open; `unseen` processes (of other users) could not be inspected."""
+    """The `processes` that have a file open (pid → name); the number of `unseen` ones, which could not be inspected."""
 
     processes: dict[int, str] = field(default_factory=dict)
     unseen: int = 0
@@ -213,27 +214,27 @@ class Holders:
 
 
 def used_by(endpoint: Endpoint) -> str:
-    """Which other processes have the endpoint's directory open, for people; "" where none has, and for a server."""
+    """The other processes that have the endpoint's directory open, in words; "" for none, and for a server."""
     return who_has_open(resolve_path(endpoint.path)).sentence() if endpoint.path else ""
 
 
 def who_has_open(folder: Path) -> Holders:
-    """Every other process that has a file below `folder` open or locked, by inode: links and mounts change nothing."""
+    """Every other process that has a file below `folder` open or locked; compared by inode, also through links and mounts."""
     files = {place for path in (folder, *folder.rglob("*")) if (place := _place_of_path(path)) is not None}
-    found = Holders()
+    holders = Holders()
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
         try:
             if any(_place_of_path(path) in files for path in _open_files(process)):
-                found.processes[process.pid] = name_of(process.pid)
+                holders.processes[process.pid] = name_of(process.pid)
         except (PermissionError, psutil.AccessDenied):
-            found.unseen += 1
+            holders.unseen += 1
         except (OSError, psutil.Error):  # it ended meanwhile
             continue
-    for pid in _lockers(files) - {os.getpid()}:  # these are shown for processes of other users too
-        found.processes.setdefault(pid, name_of(pid))
-    return found
+    for pid in _lockers(files) - {os.getpid()}:  # locks are listed for processes of other users, too
+        holders.processes.setdefault(pid, name_of(pid))
+    return holders
 
 
 def _place_of_path(path: Path) -> tuple[int, int] | None:
@@ -245,26 +246,29 @@ def _place_of_path(path: Path) -> tuple[int, int] | None:
 
 
 def _open_files(process: psutil.Process) -> list[Path]:
-    """The links of its open files: a name, as psutil has it, would mean another file where it is in a container."""
+    """Links to the open files of a process. Names, as psutil gives them, would mean other files for a process in a container."""
     links = _PROC / str(process.pid) / "fd"
     return list(links.iterdir()) if _PROC.is_dir() else [Path(file.path) for file in process.open_files()]
 
 
 def _lockers(files: set[tuple[int, int]]) -> set[int]:
-    """/proc/locks: `1: POSIX  ADVISORY  WRITE 1234 08:01:5678 0 EOF`. A locker that is not visible here is -1 or 0."""
-    found = set()
+    """The processes that lock these files, by /proc/locks: `1: POSIX  ADVISORY  WRITE 1234 08:01:5678 0 EOF`.
+
+    A process that is not visible here has the number -1 or 0 there, and is left out.
+    """
+    lockers = set()
     with suppress(OSError):
         for line in (_PROC / "locks").read_text(encoding="utf-8", errors="replace").splitlines():
             parts = [p for p in line.split() if p != "->"]
             with suppress(IndexError, ValueError):
                 major, minor, inode = parts[5].split(":")
                 if (os.makedev(int(major, 16), int(minor, 16)), int(inode)) in files and int(parts[4]) > 0:
-                    found.add(int(parts[4]))
-    return found
+                    lockers.add(int(parts[4]))
+    return lockers
 
 
 def connections(host: str, port: int) -> int:
-    """Established TCP connections to this address that this process has no end of; 0 too where none can be seen."""
+    """The number of established TCP connections of other processes to this address; 0 if connections cannot be read."""
     with suppress(OSError, psutil.Error):
         places = {(_plain(row[4][0]), port) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
         ends = [((_plain(c.laddr.ip), c.laddr.port), (_plain(c.raddr.ip), c.raddr.port), c.pid == os.getpid())
@@ -274,22 +278,22 @@ def connections(host: str, port: int) -> int:
     return 0
 
 
-def others_at(place: str, own: Collection[int]) -> int:
-    """Connections to HOST:PORT whose client is none of `own` processes, in both of two looks; 0 too where none can be seen."""
+def other_clients_at(place: str, own_pids: Collection[int]) -> int:
+    """The number of clients connected to HOST:PORT, without the processes `own_pids`, in both of two samples; 0 if unreadable."""
     with suppress(OSError, psutil.Error):
         host, _, port = place.rpartition(":")
-        places = {(_plain(row[4][0]), int(port)) for row in socket.getaddrinfo(host.strip("[]"), port)}
-        if found := _others(places, own):
-            time.sleep(0.2)  # of one that is being closed, a single look may see one end alone
-        return len(found and found & _others(places, own))
+        addresses = {(_plain(row[4][0]), int(port)) for row in socket.getaddrinfo(host.strip("[]"), port)}
+        if clients := _other_clients(addresses, own_pids):
+            time.sleep(0.2)  # a single sample can see only one end of a closing connection
+        return len(clients and clients & _other_clients(addresses, own_pids))
     return 0
 
 
-def _others(places: Collection[tuple[str, int]], own: Collection[int]) -> set[tuple[str, int]]:
+def _other_clients(addresses: Collection[tuple[str, int]], own_pids: Collection[int]) -> set[tuple[str, int]]:
     seen = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
     ends = {(_plain(c.laddr.ip), c.laddr.port): (c.pid, (_plain(c.raddr.ip), c.raddr.port)) for c in seen}
-    clients = {end for near, (_, far) in ends.items() for end, at in ((far, near), (near, far)) if at in places}
-    return {c for c in clients if c not in ends or ends[c][0] not in {None, *own}}
+    clients = {end for near, (_, far) in ends.items() for end, at in ((far, near), (near, far)) if at in addresses}
+    return {c for c in clients if c not in ends or ends[c][0] not in {None, *own_pids}}
 
 
 def _plain(address: str | int) -> str:
@@ -297,10 +301,10 @@ def _plain(address: str | int) -> str:
 
 
 def own_addresses() -> set[str]:
-    """This machine's addresses that others, or containers on it, can reach."""
+    """This machine's addresses that other machines, or containers on it, can reach."""
     kinds = (socket.AF_INET, socket.AF_INET6)
-    found = {str(a.address) for ends in psutil.net_if_addrs().values() for a in ends if a.family in kinds}
-    return {a for a in found if not a.startswith("127.") and a != "::1" and "%" not in a}
+    addresses = {str(a.address) for ends in psutil.net_if_addrs().values() for a in ends if a.family in kinds}
+    return {a for a in addresses if not a.startswith("127.") and a != "::1" and "%" not in a}
 
 
 # -- requests to stop --------------------------------------------------------------------------------------------------
@@ -308,21 +312,19 @@ def own_addresses() -> set[str]:
 
 @contextmanager
 def stop_requests(handler: Callable[[int, FrameType | None], None]) -> Iterator[bool]:
-    """SIGTERM and SIGINT go to the handler, SIGHUP to nobody; gives whether SIGINT is heard. Nothing but in the main thread.
+    """Context manager: send SIGTERM and SIGINT to the handler, ignore SIGHUP; give whether SIGINT is handled.
 
-    A SIGINT that was ignored when the command began (`nohup`, cron, `&` of a shell) stays ignored: who started it so meant
-    no Ctrl-C of a terminal to reach it.
+    Does nothing outside of the main thread. A SIGINT that was ignored when the command began (`nohup`, cron, `&` of a
+    shell) stays ignored: Ctrl-C is not meant for such a process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield True
         return
-    hears = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-    before = {
-        number: signal.signal(number, handler) for number in (signal.SIGTERM, *([signal.SIGINT] if hears else []))
-    }
+    hears_sigint = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, *([signal.SIGINT] * hears_sigint))}
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        yield hears
+        yield hears_sigint
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)

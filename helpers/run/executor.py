@@ -1,8 +1,8 @@
-"""Where slices of the work are done: in threads of this process, or by workers of Dask (`migration.executor`).
+"""Execution of slices of the work: in threads of this process, or by workers of Dask (`migration.executor`).
 
-A slice is a function of a module and its arguments. What it needs it reads from the path that all machines share, and a
-server it asks itself. It writes nothing that counts: a file gets its final name, and the ledger its entry, from the process
-of the run alone. So a slice may be done twice or half, and a worker that dies loses nothing: Dask gives its slice to another.
+A slice is a function of a module and its arguments. It reads its input from a path that all machines share, or from a server.
+Only the run's process gives a file its final name and writes the ledger. Therefore a slice may be executed twice or partly,
+and nothing is lost when a worker dies: Dask gives its slice to another.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 DASK, LOCAL = "dask", "local"
 ANSWERS = 10.0  # seconds for a scheduler to answer
-_PROBED = 120.0  # seconds for all workers to say what they are; they may be busy with slices of other runs
+_PROBED = 120.0  # seconds for all workers to answer the probe; they may be busy with slices of other runs
 _ALONE = 60.0  # seconds without any worker, after which the step ends
-_LOOK = 1.0  # seconds between two looks at a scheduler that a slice is waited for
-_SCRATCH = ".dask-"  # how the folder of a local cluster begins
+_LOOK = 1.0  # seconds between two checks of the scheduler while a slice runs
+_SCRATCH = ".dask-"  # prefix of the folder of a local cluster
 _MEMORY = {"distributed.worker.memory.target": False, "distributed.worker.memory.spill": False}
-_LIBRARIES = ("chromadb", "numpy", "pandas", "pyarrow", "distributed")  # what makes bytes and numbers, or carries them
+_LIBRARIES = ("chromadb", "numpy", "pandas", "pyarrow", "distributed")  # their versions can change results
 
 # -- on both sides -----------------------------------------------------------------------------------------------------
 
 
 @cache
 def versions() -> dict[str, str]:
-    """What must be the same on every worker: the toolkit with a digest of its code, Python, and the libraries above."""
+    """The versions that must be equal on every worker: the toolkit with a digest of its code, Python, `_LIBRARIES`."""
     root, code = Path(__file__).resolve().parents[1], hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         code.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
@@ -61,10 +61,10 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the slices of one step have in common: both ends with references in place of secrets, the schema by name or path.
+    """The common input of a step's slices: both endpoints with references to secrets, the schema by name or path.
 
-    `token` names the process that gave the order: what a worker has opened for another one is closed. `workspace` is that of
-    the run, whose key proves where a storage is.
+    `token` identifies the run's process: a worker closes the stores that it opened for another one. `workspace` is the
+    run's: its key proves the place of a storage.
     """
 
     token: str
@@ -76,7 +76,7 @@ class Order:
 
     @classmethod
     def of(cls, parameters: Parameters) -> Order:
-        """Paths are absolute: a worker may have been started in any folder."""
+        """The order of these parameters, with absolute paths: a worker may have been started in any folder."""
         name = parameters.schema_name
         schema = name if name in schema_names() else str(resolve_path(name))
         ends = (_absolute(parameters.source), _absolute(parameters.target))
@@ -95,51 +95,51 @@ def _absolute(endpoint: Endpoint) -> Endpoint:
 
 # -- on a worker -------------------------------------------------------------------------------------------------------
 
-_here = threading.local()
+_thread = threading.local()
 
 
 def opened(order: Order, side: Literal["source", "target"]) -> Any:
-    """The server of this side, open in this thread of a worker until an order of another process comes."""
+    """The open store of this side, kept in this thread of a worker until an order of another process comes."""
     from helpers.stores.opening import open_server, open_target
 
-    if getattr(_here, "token", "") != order.token:
-        getattr(_here, "stack", contextlib.ExitStack()).close()
-        _here.token, _here.stack, _here.stores, _here.told = order.token, contextlib.ExitStack(), {}, {}
-    if side not in _here.stores:
+    if getattr(_thread, "token", "") != order.token:
+        getattr(_thread, "stack", contextlib.ExitStack()).close()
+        _thread.token, _thread.stack, _thread.stores, _thread.reported = order.token, contextlib.ExitStack(), {}, {}
+    if side not in _thread.stores:
         endpoint = order.source if side == "source" else order.target
         opening = open_server(endpoint, side) if side == "source" else open_target(endpoint)
-        _here.stores[side] = _here.stack.enter_context(opening)
-    return _here.stores[side]
+        _thread.stores[side] = _thread.stack.enter_context(opening)
+    return _thread.stores[side]
 
 
 def read_source(order: Order, read: Callable[..., R], *arguments: Any) -> tuple[R, dict[str, float]]:
-    """What `read(store, *arguments)` gives for the source, and what was asked of it since this thread last said so."""
+    """(`read(store, *arguments)` of the source, usage counts of the store since the last report of this thread)."""
     store = opened(order, "source")
     result = read(store, *arguments)
     counts = store.usage.counts()
-    told = {key: n - _here.told.get(key, 0) for key, n in counts.items()}
-    _here.told = counts
-    return result, told
+    used = {key: n - _thread.reported.get(key, 0) for key, n in counts.items()}
+    _thread.reported = counts
+    return result, used
 
 
 def _slice(order: Order, call: Callable[..., R], *arguments: Any) -> R:
-    """A slice, on a worker. One that joined after the others were asked is asked now."""
-    if why := _unfit(order.versions):
-        what, _, next_step = why.partition(". ")
-        raise Terminal(ReasonCode.WORKERS_UNFIT, what, where=f"worker {platform.node()}", next_step=next_step)
-    token = audit.of_the_order.set(order.workspace)  # this worker may have been started without RUNBOOK_WORKSPACE
+    """Execute a slice on a worker. Checks the worker first: it may have joined after the probe."""
+    if problem := _unfit(order.versions):
+        text, _, next_step = problem.partition(". ")
+        raise Terminal(ReasonCode.WORKERS_UNFIT, text, where=f"worker {platform.node()}", next_step=next_step)
+    token = audit.worker_workspace.set(order.workspace)  # this worker may have been started without RUNBOOK_WORKSPACE
     try:
         return call(*arguments)
     finally:
-        audit.of_the_order.reset(token)
+        audit.worker_workspace.reset(token)
 
 
-def _unfit(wanted: Mapping[str, str]) -> str:
-    """What is wrong with this worker itself, and what to do, as two sentences; "" where nothing is."""
-    have = versions()
-    wrong = next((name for name in wanted if have.get(name) != wanted[name]), None)
-    if wrong is not None:
-        return f"has {wrong} {have.get(wrong, 'not at all')}, the run has {wanted[wrong]}. {_SAME}"
+def _unfit(expected: Mapping[str, str]) -> str:
+    """The problem of this worker and the next step, as two sentences; "" if it is fit."""
+    actual = versions()
+    different = next((name for name in expected if actual.get(name) != expected[name]), None)
+    if different is not None:
+        return f"has {different} {actual.get(different, 'not at all')}, the run has {expected[different]}. {_SAME}"
     if (folder := _exposed()) is not None:
         return f"imports modules from {folder}, where others can put them. {_OWN}"
     return ""
@@ -147,7 +147,7 @@ def _unfit(wanted: Mapping[str, str]) -> str:
 
 @cache
 def _exposed() -> Path | None:
-    """The folder of Dask that the worker of this process imports from, if anybody but its user can write there."""
+    """The folder from which this process's Dask worker imports modules, if other users can write there; else None."""
     import distributed
 
     try:
@@ -159,14 +159,14 @@ def _exposed() -> Path | None:
 
 
 def _probe(order: Order, tokens: Mapping[str, str]) -> str:
-    """On a worker: why it is of no use for this order; "" where it is."""
-    if why := _unfit(order.versions):
-        return why
+    """On a worker: its problem with this order and the next step; "" if it is fit."""
+    if problem := _unfit(order.versions):
+        return problem
     for file, token in tokens.items():
-        folder, seen = Path(file).parent, ""
+        folder, content = Path(file).parent, ""
         with contextlib.suppress(OSError):
-            seen = Path(file).read_text(encoding="utf-8")
-        if seen != token:
+            content = Path(file).read_text(encoding="utf-8")
+        if content != token:
             return f"does not see {folder} as the run does. Mount the same folder there under the same path."
         if not os.access(folder, os.W_OK | os.X_OK):
             return f"may not write in {folder}. Start it as the user of the run."
@@ -180,7 +180,7 @@ def _probe(order: Order, tokens: Mapping[str, str]) -> str:
             if end.url:
                 greet(end, role, request_headers(end, role))
     except RunbookError as error:
-        if error.code not in UNKNOWN:  # step 20 makes the target's database
+        if error.code not in UNKNOWN:  # step 20 creates the target's database
             return error.line()
     return ""
 
@@ -194,32 +194,32 @@ _OWN = "Start it with --local-directory and a folder that only its user can writ
 
 
 class Workers:
-    """Workers of Dask, at work for one step. `call` gives a slice to one of them; `at_once` is how many they do at a time;
-    `sentence` says so, and where Dask shows how they are getting on.
+    """Workers of Dask for one step. `call` executes a slice on one of them; `at_once` is the number of concurrent slices;
+    `sentence` states it, with the address of Dask's dashboard.
 
-    A context manager: what was started for the step ends with it, a scheduler of others is only left.
+    A context manager: at its end it stops a local cluster, and disconnects from a scheduler of others.
     """
 
     def __init__(self, order: Order, client: Any) -> None:
         self.order, self._client, self._leaving = order, client, contextlib.ExitStack()
-        self._executor: Executor = client.get_executor(pure=False)  # one slice is no other, whatever its arguments are
-        about = client.scheduler_info()
-        self._scheduler, self._address = about["id"], about["address"]
-        self.at_once = max(1, sum(worker["nthreads"] for worker in about["workers"].values()))
+        self._executor: Executor = client.get_executor(pure=False)  # equal arguments do not mean an equal result
+        info = client.scheduler_info()
+        self._scheduler, self._address = info["id"], info["address"]
+        self.at_once = max(1, sum(worker["nthreads"] for worker in info["workers"].values()))
         self.sentence = f"{self.at_once} of Dask, dashboard {client.dashboard_link}"  # for people
-        self._seen = self._looked = time.monotonic()  # when there was a worker; when the scheduler was asked
+        self._seen = self._looked = time.monotonic()  # last time with a worker; last check of the scheduler
         self._guard = threading.Lock()
 
     @classmethod
     def open(
         cls, parameters: Parameters, folders: Iterable[Path], kind: type[RunbookError] = Terminal, resume: str = ""
     ) -> Workers:
-        """The workers that the parameters order, each of which was asked what it is and what it reaches.
+        """Connect to the workers that the parameters order, and probe each.
 
         A local cluster has its files below the first of `folders`, where only this user can write.
 
-        Raises `kind`, in one line, where there is no scheduler or no worker, or one of another version, one that does not
-        see a folder of `folders` as this process does, or does not reach a server.
+        Raises `kind` if there is no scheduler or worker, or if a worker has other versions, does not see `folders` as this
+        process does, or does not reach a server.
         """
         from helpers.stores.limits import within  # with httpx
 
@@ -231,57 +231,56 @@ class Workers:
                     cluster = undo.enter_context(
                         _local(min(parameters.migration.workers, os.cpu_count() or 1), folders[0])
                     )
-                # The workers of a local cluster are reached; those of others perhaps by their scheduler alone.
-                how = {"timeout": ANSWERS, "direct_to_workers": cluster is not None, "set_as_default": False}
-                silent = TimeoutError("what listens there is silent")  # Dask would wait without an end
-                connect = partial(distributed.Client, cluster or scheduler, name="runbook", **how)
-                client = within(2 * ANSWERS, connect, silent)
+                # Workers of others may be reachable only through their scheduler.
+                options = {"timeout": ANSWERS, "direct_to_workers": cluster is not None, "set_as_default": False}
+                no_answer = TimeoutError("what listens there is silent")  # Dask would wait for ever
+                connect = partial(distributed.Client, cluster or scheduler, name="runbook", **options)
+                client = within(2 * ANSWERS, connect, no_answer)
                 undo.callback(client.close, timeout=5)
-                found = cls(Order.of(parameters), client)
-            except Exception as error:  # of sockets, of TLS, of what answers there and is no scheduler
-                why = one_line(f"{type(error).__name__}: {error}", 200)
-                what, first = (
-                    f"no scheduler of Dask answers within {ANSWERS:.0f} s ({why})",
-                    "Start it: dask scheduler. Or",
-                )
+                workers = cls(Order.of(parameters), client)
+            except Exception as error:  # of sockets, of TLS, or of something that is not a scheduler
+                cause = one_line(f"{type(error).__name__}: {error}", 200)
+                problem, remedy = f"no scheduler of Dask answers within {ANSWERS:.0f} s", "Start it: dask scheduler. Or"
                 if scheduler == LOCAL:
-                    what, first = f"no workers of Dask can be started here ({why})", "Look at memory and processes, or"
-                next_step = f"{first} go without: {_WITHOUT}. {resume}".strip()
-                raise kind(ReasonCode.WORKERS_UNFIT, what, where=where, next_step=next_step) from error
+                    problem, remedy = "no workers of Dask can be started here", "Look at memory and processes, or"
+                next_step = f"{remedy} go without: {_WITHOUT}. {resume}".strip()
+                raise kind(
+                    ReasonCode.WORKERS_UNFIT, f"{problem} ({cause})", where=where, next_step=next_step
+                ) from error
             with _tokens(folders) as tokens:
                 try:
-                    found._require_fit(tokens, kind, where)
+                    workers._require_fit(tokens, kind, where)
                 except (OSError, CancelledError) as error:
                     raise kind(ReasonCode.WORKERS_UNFIT, _LOST, where=where, next_step=resume) from error
-            found._leaving = undo.pop_all()
-        return found
+            workers._leaving = undo.pop_all()
+        return workers
 
     def _require_fit(self, tokens: Mapping[str, str], kind: type[RunbookError], where: str) -> None:
         names = sorted(self._client.scheduler_info()["workers"])
         if not names:
             raise kind(ReasonCode.WORKERS_UNFIT, "the scheduler has no worker", where=where,
                        next_step=f"Start some: dask worker {self._address} --local-directory DIR.")  # fmt: skip
-        asked = {
+        probes = {
             name: self._client.submit(_probe, self.order, tokens, workers=[name], pure=False, retries=0)
             for name in names
         }
-        for name, future in asked.items():
+        for name, future in probes.items():
             try:
-                why = future.result(timeout=_PROBED)
+                problem = future.result(timeout=_PROBED)
             except TimeoutError:
-                why = f"says nothing for {_PROBED:.0f} s. Look whether it is busy with other work, or hangs."
+                problem = f"says nothing for {_PROBED:.0f} s. Look whether it is busy with other work, or hangs."
             except (OSError, CancelledError):
                 raise
-            except Exception as error:  # the toolkit is not there, or has no such function
-                why = f"cannot run this version of the toolkit ({one_line(f'{type(error).__name__}: {error}', 120)}). {_SAME}"
-            if why:
-                what, _, next_step = why.partition(". ")
-                raise kind(ReasonCode.WORKERS_UNFIT, what, where=f"worker {name}", next_step=next_step)
+            except Exception as error:  # the toolkit is missing there, or has no such function
+                problem = f"cannot run this version of the toolkit ({one_line(f'{type(error).__name__}: {error}', 120)}). {_SAME}"
+            if problem:
+                text, _, next_step = problem.partition(". ")
+                raise kind(ReasonCode.WORKERS_UNFIT, text, where=f"worker {name}", next_step=next_step)
 
     def call(self, function: Callable[..., R], *arguments: Any) -> R:
-        """What `function(*arguments)` gives on a worker; for as long the calling thread waits. From any thread.
+        """Execute `function(*arguments)` on a worker, wait, and return its result. May be called from any thread.
 
-        Raises what it raises there; `Terminal` where the scheduler is lost, no worker is left, or the slice has killed several.
+        Raises the function's errors; `Terminal` if the scheduler is lost, no worker is left, or the slice killed several.
         """
         try:
             future: Future[Any] = self._executor.submit(_slice, self.order, function, *arguments)
@@ -305,40 +304,40 @@ class Workers:
                 raise
 
     def read(self, store: Any, read: Callable[..., R], *arguments: Any) -> R:
-        """As `call`, of `read(source, *arguments)`; what it asks of the source is added to the counts of `store`."""
+        """As `call`, for `read(source, *arguments)`; adds the source's usage counts to those of `store`."""
         result: R
-        result, told = self.call(read_source, self.order, read, *arguments)
-        store.usage.add(**told)
+        result, used = self.call(read_source, self.order, read, *arguments)
+        store.usage.add(**used)
         return result
 
     def _require_scheduler(self) -> None:
-        with self._guard:  # one of the threads that wait
+        with self._guard:  # one waiting thread at a time
             try:
                 if self._client.status != "running":
                     raise OSError(self._client.status)
                 if time.monotonic() - self._looked < _LOOK:
                     return
                 self._looked = time.monotonic()
-                about = self._client.scheduler_info()
+                info = self._client.scheduler_info()
             except Exception as error:
                 raise self._lost(_LOST) from error
-            if about["id"] != self._scheduler:
+            if info["id"] != self._scheduler:
                 raise self._lost("the scheduler of Dask was started anew, and knows nothing of this run")
-            if about["workers"]:
+            if info["workers"]:
                 self._seen = time.monotonic()
             elif time.monotonic() - self._seen > _ALONE:
                 raise self._lost(f"the scheduler of Dask has had no worker for {_ALONE:.0f} s")
 
-    def _lost(self, what: str) -> Terminal:
+    def _lost(self, problem: str) -> Terminal:
         next_step = (
             f"What was finished counts. Start scheduler and workers again, then resume; or resume without: {_WITHOUT}."
         )
         return Terminal(
-            ReasonCode.WORKERS_UNFIT, what, where=f"migration.scheduler {self._address}", next_step=next_step
+            ReasonCode.WORKERS_UNFIT, problem, where=f"migration.scheduler {self._address}", next_step=next_step
         )
 
     def close(self) -> None:
-        """Leave the scheduler; slices that are not done any more are dropped. A cluster of our own ends."""
+        """Disconnect from the scheduler and drop unfinished slices. Stops a local cluster."""
         with contextlib.suppress(Exception):  # the work is done, or was given up
             self._leaving.close()
 
@@ -350,42 +349,42 @@ class Workers:
 
 
 def workers_of(run: RunRecord) -> Workers | None:
-    """The workers of a step, started or asked on first use, until the step lets go of the run; None: threads of this process."""
+    """The workers of a step, opened on first use and closed with `run.leaving`; None: use threads of this process."""
     if run.parameters.migration.executor != DASK:
         return None
-    found: Workers | None = run.workers
-    if found is None:
+    workers: Workers | None = run.workers
+    if workers is None:
         folders = [run.workspace, run.parameters.snapshot.folder.absolute()]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         resume = f"Then: {run.home.command('resume')}"
-        found = run.workers = Workers.open(run.parameters, folders, resume=resume)
+        workers = run.workers = Workers.open(run.parameters, folders, resume=resume)
         run.leaving.callback(_leave, run)
-        run.log(f"workers: {found.sentence}")
-    return found
+        run.log(f"workers: {workers.sentence}")
+    return workers
 
 
 def _leave(run: RunRecord) -> None:
-    """A cell that is executed after the end of its step begins with new ones."""
-    found, run.workers = run.workers, None
-    found.close()
+    """Close the workers. A cell that is executed after the end of its step opens new ones."""
+    workers, run.workers = run.workers, None
+    workers.close()
 
 
 def require_workers(parameters: Parameters) -> None:
-    """UsageError where Dask is ordered and cannot do the work; nothing was started. Of `local` only that Dask is installed."""
+    """UsageError if Dask is ordered and cannot do the work. For `local`, only checks that Dask is installed."""
     if parameters.migration.executor != DASK:
         return
     _distributed()
     if parameters.migration.scheduler in (None, LOCAL):
         return
     folders = {audit.workspace_root(), parameters.snapshot.folder.absolute()}
-    there = {next(f for f in (folder, *folder.parents) if f.is_dir()) for folder in folders}
-    with Workers.open(parameters, sorted(f for f in there if os.access(f, os.W_OK)), UsageError):
+    existing = {next(f for f in (folder, *folder.parents) if f.is_dir()) for folder in folders}
+    with Workers.open(parameters, sorted(f for f in existing if os.access(f, os.W_OK)), UsageError):
         pass
 
 
 def _distributed() -> Any:
-    """Dask, imported late and only where it is asked for. UsageError where it is not installed."""
+    """Import Dask, late and only where it is needed. UsageError if it is not installed."""
     try:
         import distributed
     except ImportError as error:
@@ -394,26 +393,26 @@ def _distributed() -> Any:
             next_step="Install what requirements.lock names, or leave migration.executor: threads.",
         ) from error  # fmt: skip
     for name in [*logging.root.manager.loggerDict]:
-        if name.partition(".")[0] == "distributed":  # what matters is raised, in one line
+        if name.partition(".")[0] == "distributed":  # important errors are raised
             logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
 
 
 @contextlib.contextmanager
 def _local(processes: int, folder: Path) -> Iterator[Any]:
-    """A scheduler in this process and so many worker processes, which end with it.
+    """Context manager: a scheduler in this process with `processes` worker processes.
 
-    Whoever reaches a scheduler can run code as its user. So it listens on loopback alone, and by TLS with a key that is made
-    for this cluster and is in the memory of these processes only. Nothing of the chunks is spilled to disk.
+    Everybody who reaches a scheduler can run code as its user. Therefore it listens on loopback only, with TLS and a key that
+    exists only in the memory of these processes. No data is spilled to disk.
 
-    Dask imports modules from its own folder, and empties files there: it gets a new one of mode 700 below `folder`, which goes
-    with the cluster. What a killed process left is removed here.
+    Dask imports modules from its own folder. It gets a new folder of mode 700 below `folder`, which is removed with the
+    cluster. Folders of killed processes are removed first.
     """
     import dask
     import distributed
 
-    for left in folder.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(left, ignore_errors=True)  # which follows no link
+    for leftover in folder.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # follows no links
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder.absolute(), ignore_cleanup_errors=True) as scratch:
         with dask.config.set({**_MEMORY, "temporary-directory": scratch}):
             cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
@@ -429,7 +428,7 @@ def _local(processes: int, folder: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _tokens(folders: Iterable[Path]) -> Iterator[dict[str, str]]:
-    """A file in each folder that nobody can have by chance, with what it holds; they go again."""
+    """Context manager: create a file with a random token in each folder; give {path: token}; remove the files at the end."""
     tokens: dict[str, str] = {}
     try:
         for folder in folders:

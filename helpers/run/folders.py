@@ -1,4 +1,4 @@
-"""The two folders of a run, reports/<id> and workspace/<id>: ids, creation, locks, what earlier executions left."""
+"""The two folders of a run, reports/<id> and workspace/<id>: ids, creation, state, locks, files of earlier executions."""
 
 from __future__ import annotations
 
@@ -52,31 +52,31 @@ from helpers.run.plan import Step
 workspace_root, REPOSITORY = audit.workspace_root, audit.REPOSITORY
 NOTEBOOKS = REPOSITORY / "notebooks"
 LONGEST_ID = 64
-PRIVATE_FOLDER = 0o700  # they hold what the source holds; who may read them else is the operator's to say
-GROUP, FLEETS = "group.json", "fleets"  # in place of run.json: the runs of one order; a folder for each fleet
+PRIVATE_FOLDER = 0o700  # the folders hold data of the source; the operator may give others access
+GROUP, FLEETS = "group.json", "fleets"  # a group has group.json in place of run.json; a folder for each fleet
 _OURS = rf"snapshots|sample|{FLEETS}|runner_key.*|(index|readme)\..*"
 _ID = re.compile(rf"(?a)(?!(?i:{_OURS})\Z)[^\W_][\w.-]{{0,{LONGEST_ID - 1}}}")
 _MOST_PARAMETERS = 2**20  # bytes
-_DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
+_DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # the YAML reader's time grows with the square of the levels
 FINDINGS, SEARCHES, CHANGED = "11_findings.csv.gz", "23_searches.csv.gz", "22_changes.csv.gz"
-QUARANTINED, QUARANTINED_LAST = "22_quarantine.jsonl.gz", "25_quarantine.jsonl.gz"  # all of them, where 25 made changes
+QUARANTINED, QUARANTINED_LAST = "22_quarantine.jsonl.gz", "25_quarantine.jsonl.gz"  # 25: all, if step 25 changed any
 _DOCUMENTS = {
     Step.EXPLORE_SOURCE: (FINDINGS,), Step.VALIDATE: (SEARCHES,), Step.MIGRATE: (QUARANTINED, CHANGED),
     Step.CUTOVER: (QUARANTINED_LAST,), Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
-}  # fmt: skip  # what a step leaves besides: it says nothing any more once the step is void
-_secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none
+}  # fmt: skip  # further files of a step, invalid once the step runs again
+_secrets_hidden: set[tuple[Path, Path]] = set()  # (reports, current folder) of runs whose secrets this process hides
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
 
 def reports_root() -> Path:
-    """Where runs are reported: the environment's RUNBOOK_REPORTS, or reports/ beside the package."""
+    """The folder of all runs' reports: RUNBOOK_REPORTS, or reports/ beside the package."""
     return Path(os.environ.get("RUNBOOK_REPORTS") or REPOSITORY / "reports").absolute()
 
 
 def check_run_id(run_id: str) -> str:
-    """The id, if it can be the name of a folder and nothing else; else a UsageError."""
+    """Return the id; UsageError if it is not a safe name of a folder."""
     if _ID.fullmatch(run_id) and ".." not in run_id and not run_id.endswith("."):
         return run_id
     raise UsageError(
@@ -86,7 +86,7 @@ def check_run_id(run_id: str) -> str:
 
 
 def new_run_id(name: str) -> str:
-    """An id that no run has yet, nor one that was killed as it began: the name as a slug and the time (UTC)."""
+    """A new id: the name as a slug and the time (UTC). Neither folder of it exists yet."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
     first = f"{slug}-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     candidates = [first, *(f"{first}-{n}" for n in range(2, 1000))]
@@ -94,7 +94,7 @@ def new_run_id(name: str) -> str:
 
 
 class RunPath(StrEnum):
-    """Names in the two folders of a run; what each holds is in docs/architecture.md and reports/README.md."""
+    """Names in the two folders of a run; docs/architecture.md and reports/README.md describe each."""
 
     # reports/<run id>
     RUN = "run.json"
@@ -129,7 +129,7 @@ class RunPath(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where one run keeps its reports and its working files."""
+    """The two folders of one run: reports and working files."""
 
     id: str
     reports: Path
@@ -150,58 +150,59 @@ class RunFolder:
 
     @property
     def stop_file(self) -> Path:
-        """Its presence asks the step at work to finish its batch and stop."""
+        """If this file exists, the running step finishes its batch and stops."""
         return self.workspace / "stop"
 
     def command(self, name: str, *options: str) -> str:
-        """The command NAME for this run, with --reports where its reports are not in the usual place."""
-        usual = self.reports.parent == REPOSITORY / "reports"
+        """The command NAME for this run, with --reports unless its reports are in the default folder."""
+        is_default = self.reports.parent == REPOSITORY / "reports"
         run = ["--run-id", self.id] if name == "run" else [self.id]
-        return shlex.join([RUNBOOK, name, *run, *options, *([] if usual else ["--reports", str(self.reports.parent)])])
+        reports = [] if is_default else ["--reports", str(self.reports.parent)]
+        return shlex.join([RUNBOOK, name, *run, *options, *reports])
 
     def read(self) -> RunState:
-        """The run as it is now."""
+        """A new state, to be read from the files as they are now."""
         return RunState(self.id, self.reports, self.workspace)
 
     def after(self, result: StepResult) -> RunState:
-        """The run as it is now, where a step has just ended so."""
+        """As `read`, with the known result of the step that has just ended."""
         return RunState(self.id, self.reports, self.workspace, {(_read_result, result.step): result})
 
     def note(self, **facts: Any) -> RunState:
-        """Change these facts of run.json; the run as it is then."""
-        was = self.require_own(RunPath.RUN)
-        self._replace(RunPath.RUN, was, json_text({**json_in(was), **facts}))
+        """Change these facts in run.json and return the new state."""
+        content = self.require_own(RunPath.RUN)
+        self._replace(RunPath.RUN, content, json_text({**json_in(content), **facts}))
         return self.read()
 
     def rewrite(self, name: str, text: str) -> None:
-        """Write a file of the reports that may change (`evidence.seals.CHANGING`) again, whole or not at all.
+        """Replace a file of the reports that may change (`evidence.seals.CHANGING`), atomically.
 
-        The audit log is given its new digest first: a change that it does not name is nobody's, and is never sealed.
+        Its new digest is logged first: a change that the audit log does not name is never sealed.
         """
         self._replace(name, self.require_own(name), text)
 
     def require_own(self, name: str, data: bytes | None = None) -> bytes:
-        """What this file of the reports holds (`data`, if known), b"" for none; a UsageError where the log last named another.
+        """The bytes of this file of the reports (`data`, if known); b"" if it is missing. UsageError if its digest is not logged.
 
-        Asked before it is written again: what somebody wrote into it would else become the toolkit's own.
+        Call it before each rewrite: otherwise a foreign change would become part of the toolkit's own file.
         """
         if data is None and not (self.reports / name).is_file():
             return b""
         data = raw(self, name) if data is None else data
-        digest, named = hashlib.sha256(data).hexdigest(), audit.named(self.reports, name, self.workspace)
-        if digest not in named and (named or not audit.is_older(self.reports, self.workspace)):
-            what = f"{name} is not what {audit.NAME} last named: something else changed it"
+        digest, logged = hashlib.sha256(data).hexdigest(), audit.logged_digests(self.reports, name, self.workspace)
+        if digest not in logged and (logged or not audit.is_older(self.reports, self.workspace)):
+            problem = f"{name} is not what {audit.NAME} last named: something else changed it"
             raise UsageError(
-                ReasonCode.SEALED_FILE_CHANGED, what, where=str(self.reports),
+                ReasonCode.SEALED_FILE_CHANGED, problem, where=str(self.reports),
                 next_step=f"Put it back as it was; {RUNBOOK} audit {self.id} shows what the toolkit changed.",
             )  # fmt: skip
-        if named and digest != named[0]:  # the change that the log names was not made
+        if logged and digest != logged[0]:  # the newest logged change was not written
             audit.append(self.reports / audit.NAME, audit.WRITTEN, file=name, sha256=digest)
         return data
 
-    def _replace(self, name: str, was: bytes, text: str) -> None:
+    def _replace(self, name: str, content: bytes, text: str) -> None:
         data = text.encode("utf-8", errors="backslashreplace")
-        if data != was:
+        if data != content:
             audit.append(self.reports / audit.NAME, audit.WRITTEN, file=name, sha256=hashlib.sha256(data).hexdigest())
             write_text(self.reports / name, text)
 
@@ -210,7 +211,7 @@ class RunFolder:
         self._append(f"{utc_now()} {step or '-'} {one_line(message, 4000)}\n")
 
     def log_block(self, title: str, text: str, step: str = "") -> None:
-        """A traceback or another text of many lines, each indented under one dated line."""
+        """A text of several lines, such as a traceback, indented under one dated line."""
         lines = "".join(f"    {one_line(line, 4000)}\n" for line in text.splitlines())
         self._append(f"{utc_now()} {step or '-'} {one_line(title, 4000)}\n{lines}")
 
@@ -220,59 +221,59 @@ class RunFolder:
 
 @dataclass(frozen=True, slots=True)
 class RunState(RunFolder):
-    """A run with what its files say: each is read once, when it is first wanted, and nothing here changes after that.
+    """A snapshot of a run's files: each is read once, on first use, and does not change afterwards.
 
-    Read at the start of a command, of a notebook and of each turn of the pipeline, and handed down. Whatever writes (a
-    step, a signature, other parameters) makes a new one due: `read`, or what it gives back.
+    A command, a notebook and each turn of the pipeline reads one and passes it on. After a write (by a step, a signature,
+    changed parameters), take a new one: `read`, or what the writing function returns.
     """
 
     _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    judged: bool = False  # perhaps elsewhere, by people who do not trust it: nothing outside of the folder is opened
+    judged: bool = False  # by verification, perhaps elsewhere: open nothing outside of the run's folder
 
-    def once(self, read: Callable[[RunState, *Ts], T], *about: *Ts) -> T:
-        """What `read` finds in this run, found once: for what is read above this package too, such as the seals."""
-        key = (read, *about)
+    def once(self, read: Callable[[RunState, *Ts], T], *arguments: *Ts) -> T:
+        """`read(self, *arguments)`, computed once for this state. Higher packages use it, too, such as for the seals."""
+        key = (read, *arguments)
         if key not in self._known:
-            self._known[key] = read(self, *about)
-        found: T = self._known[key]
-        return found
+            self._known[key] = read(self, *arguments)
+        value: T = self._known[key]
+        return value
 
-    def knowing(self, read: Callable[[RunState], T], found: T) -> RunState:
-        """This state, but for what `read` finds: what was just written is known, and is not read again."""
-        return RunState(self.id, self.reports, self.workspace, {**self._known, (read,): found}, self.judged)
+    def with_value(self, read: Callable[[RunState], T], value: T) -> RunState:
+        """A copy of this state in which `read` gives `value`: for what was just written."""
+        return RunState(self.id, self.reports, self.workspace, {**self._known, (read,): value}, self.judged)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """run.json: id, name, created (UTC), date, rehearsal, dry_run, group (its id or ""), until, directory (that relative
-        paths are taken from), parameters_digest, parameters_sha256 (of the file), host, user, versions, commit, changes."""
+        """run.json: id, name, created (UTC), date, rehearsal, dry_run, group (its id or ""), until, directory (base of relative
+        paths), parameters_digest, parameters_sha256 (of the file), host, user, versions, commit, changes."""
         return self.once(_read_facts)
 
     @property
     def text(self) -> str:
-        """parameters.yaml."""
+        """The text of parameters.yaml."""
         return self.once(_read_text)
 
     @property
     def document(self) -> dict[str, Any]:
-        """The mapping in parameters.yaml; WorldError where it holds none."""
+        """The mapping in parameters.yaml; WorldError if it holds none."""
         return self.once(_read_document)
 
     @property
     def parameters(self) -> Parameters:
-        """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
-        found = self.once(_read_parameters)
-        place = self.reports, Path.cwd()  # relative paths are taken from there
+        """The parameters as resolved when the run began, with later changes by `resume --set`."""
+        parameters = self.once(_read_parameters)
+        place = self.reports, Path.cwd()  # relative paths depend on the current folder
         if not self.judged and place not in _secrets_hidden and self.workspace.is_dir():  # else it was received
             _secrets_hidden.add(place)
-            found.hide_secrets()
-        return found
+            parameters.hide_secrets()
+        return parameters
 
     def result(self, step: str) -> StepResult | None:
-        """What the step found, or None where it has left no result."""
+        """The step's result; None if it has none."""
         return self.once(_read_result, step)
 
     def is_of(self, parameters: Parameters) -> bool:
-        """Whether the run was begun in this folder, with the same source, target and schema."""
+        """Whether the run began in the current folder with the same source, target and schema."""
         if self.facts["directory"] != str(Path.cwd()):
             return False
         try:
@@ -281,13 +282,13 @@ class RunState(RunFolder):
             return False
 
     def enter(self) -> None:
-        """Work in the folder in which the run began: relative paths of its parameters are taken from there."""
+        """Change to the folder in which the run began: relative paths of its parameters start there."""
         directory = self.facts["directory"]
         try:
             os.chdir(directory)
         except OSError as error:
-            what = f"run {self.id} began in a folder that cannot be entered: {error.strerror}"
-            raise WorldError(ReasonCode.FOLDER_GONE, what, where=directory) from error
+            problem = f"run {self.id} began in a folder that cannot be entered: {error.strerror}"
+            raise WorldError(ReasonCode.FOLDER_GONE, problem, where=directory) from error
 
 
 def raw(run: RunFolder, name: str) -> bytes:
@@ -318,11 +319,13 @@ def _read_document(run: RunState) -> dict[str, Any]:
         raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "holds no parameters of ours", where=path) from error
 
 
-@lru_cache(8)  # the same text each time that a run is read, and a tenth of a second each time
+@lru_cache(8)  # parsing takes a tenth of a second
 def _mapping(text: str) -> dict[str, Any]:
-    # `parameters_text` writes no aliases, which may stand for any number of values
-    wrong = _DEEP.search(text) or ("*" in text and any(isinstance(e, AliasEvent) for e in YAML(typ="safe").parse(text)))
-    if wrong or not isinstance(document := YAML(typ="safe").load(text), dict):
+    if _DEEP.search(text):
+        raise YAMLError
+    # `parameters_text` writes no aliases, which could expand to any number of values
+    aliases = "*" in text and any(isinstance(event, AliasEvent) for event in YAML(typ="safe").parse(text))
+    if aliases or not isinstance(document := YAML(typ="safe").load(text), dict):
         raise YAMLError
     return document
 
@@ -337,31 +340,31 @@ def _read_result(run: RunFolder, step: str) -> StepResult | None:
 
 
 def find(run_id: str) -> RunState:
-    """The run of this id; a UsageError names the runs there are where it does not exist."""
+    """The run of this id; UsageError with the newest runs if it does not exist."""
     folder = RunFolder.of(run_id)
     if folder.exists:
         return folder.read()
     if (folder.reports / GROUP).is_file():
         with reading(folder.reports / GROUP):
             rows = json_in(contents(folder.reports / GROUP))["rows"]
-            named = ", ".join(row["run"] for row in rows[:3])
+            examples = ", ".join(row["run"] for row in rows[:3])
         raise UsageError(ReasonCode.GROUP_OF_RUNS, f"{run_id} is a group of {len(rows)} runs, and this wants one of them",
-                         next_step=f"Name one, such as {named}; status, resume and sign take the group.")  # fmt: skip
-    known = ", ".join(f.id for f in every_run()[:5])
+                         next_step=f"Name one, such as {examples}; status, resume and sign take the group.")  # fmt: skip
+    newest = ", ".join(f.id for f in every_run()[:5])
     raise UsageError(
         ReasonCode.NO_SUCH_RUN, f"there is no run {run_id}", where=str(reports_root()),
-        next_step=f"The newest runs are: {known}." if known else "No run has been started there yet.",
+        next_step=f"The newest runs are: {newest}." if newest else "No run has been started there yet.",
     )  # fmt: skip
 
 
 def every_run() -> list[RunState]:
-    """Every run under the reports folder whose run.json can be read, the newest first; `damaged_runs` are the others."""
-    whole = [folder for folder, error in _folders() if error is None]
-    return sorted(whole, key=lambda f: str(f.facts["created"]), reverse=True)
+    """Every run in the reports folder with a readable run.json, newest first; `damaged_runs` has the others."""
+    readable = [folder for folder, error in _folders() if error is None]
+    return sorted(readable, key=lambda f: str(f.facts["created"]), reverse=True)
 
 
 def damaged_runs() -> dict[RunState, RunbookError]:
-    """The runs under the reports folder whose run.json cannot be read, each with the one line that says so."""
+    """The runs in the reports folder whose run.json cannot be read, each with its error."""
     return {folder: error for folder, error in _folders() if error is not None}
 
 
@@ -378,13 +381,10 @@ def _folders() -> Iterator[tuple[RunState, RunbookError | None]]:
 def create(
     parameters: Parameters, run_id: str = "", *, rehearsal: bool = False, dry_run: bool = False, until: str = "", group: str = ""
 ) -> RunState:  # fmt: skip
-    """Make the folders of a new run, of a group where one is named. They appear whole or not at all.
-
-    A UsageError where the id is taken.
-    """
+    """Create the folders of a new run, atomically. `group`: the id of its group, if any. UsageError if the id is taken."""
     folder = RunFolder.of(run_id or new_run_id(parameters.name))
     if parameters.signoff.required:
-        audit.program()  # without it nothing can be sealed, nor would the log prove anything
+        audit.program()  # needed for seals and for the log's signatures
     created, text = utc_now(), parameters_text(parameters.refuse_open_secrets())
     facts = {
         "id": folder.id,
@@ -404,17 +404,17 @@ def create(
         "commit": audit.commit(),
         "changes": [],
     }
-    for what, place in (
+    for name, folder_path in (
         ("the reports folder", folder.reports.parent),
         ("the workspace", folder.workspace.parent),
         ("snapshot.directory", parameters.snapshot.folder),
     ):
-        _require_writable(what, place)
+        _require_writable(name, folder_path)
     try:
         folder.reports.parent.mkdir(parents=True, exist_ok=True)
         folder.workspace.parent.mkdir(parents=True, exist_ok=True)
         folder.workspace.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
-        # of the run's own name, over which lines of its log are signed
+        # the last part is the run's id, which the signatures of its log cover
         temporary = folder.reports.with_name(f".{folder.id}.{uuid.uuid4().hex[:8]}.tmp") / folder.id
         for part in (temporary.parent, temporary, temporary / RunPath.RESULTS, temporary / RunPath.FIGURES):
             part.mkdir(mode=PRIVATE_FOLDER)
@@ -426,19 +426,19 @@ def create(
         write_text(folder.workspace / audit.FIRST_LINE, f"{first}\n")
         flush_folder(folder.reports.parent)
     except OSError as error:
-        what = f"the folders of run {folder.id} cannot be made: {error}"
-        raise WorldError(ReasonCode.FOLDER_UNWRITABLE, what, where=str(folder.reports)) from error
+        problem = f"the folders of run {folder.id} cannot be made: {error}"
+        raise WorldError(ReasonCode.FOLDER_UNWRITABLE, problem, where=str(folder.reports)) from error
     return folder.read()
 
 
-def _require_writable(what: str, place: Path) -> None:
-    """Nothing where files can be made in this folder, or in the nearest one above it that is there; nothing is left there."""
-    there = next(p for p in (place, *place.parents) if p.exists())
+def _require_writable(name: str, folder: Path) -> None:
+    """WorldError unless files can be created in this folder, or in its nearest existing parent. Leaves nothing there."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
     try:
-        Path(tempfile.mkdtemp(prefix=".runbook-", dir=there)).rmdir()
+        Path(tempfile.mkdtemp(prefix=".runbook-", dir=existing)).rmdir()
     except OSError as error:
         raise WorldError(
-            ReasonCode.FOLDER_UNWRITABLE, f"{what} cannot be made or written to: {there}: {error.strerror}", where=str(place),
+            ReasonCode.FOLDER_UNWRITABLE, f"{name} cannot be made or written to: {existing}: {error.strerror}", where=str(folder),
             next_step="Name another folder (RUNBOOK_REPORTS, RUNBOOK_WORKSPACE, snapshot.directory), or correct its permissions.",
         ) from error  # fmt: skip
 
@@ -453,11 +453,11 @@ def _claim(temporary: Path, folder: RunFolder) -> None:
         shutil.rmtree(temporary.parent)
         if not folder.reports.exists():
             raise
-        raise taken(folder) from error
+        raise id_taken(folder) from error
 
 
-def taken(folder: RunFolder) -> UsageError:
-    """The error for a run id that something has already."""
+def id_taken(folder: RunFolder) -> UsageError:
+    """The error for a run id that is already in use."""
     return UsageError(
         ReasonCode.RUN_EXISTS, f"run {folder.id} exists already", where=str(folder.reports),
         next_step=f"Go on with it: {folder.command('resume')}; or run a part again: --run-id {folder.id} --from STEP.",
@@ -465,7 +465,7 @@ def taken(folder: RunFolder) -> UsageError:
 
 
 def parameters_text(parameters: Parameters) -> str:
-    """The text of parameters.yaml: resolved, every default written out, secrets by name only."""
+    """The text of parameters.yaml: all values, defaults included; secrets as references."""
     yaml, text = YAML(), io.StringIO()
     yaml.default_flow_style, yaml.width = False, 120
     yaml.dump(parameters.document(), text)
@@ -473,29 +473,29 @@ def parameters_text(parameters: Parameters) -> str:
 
 
 def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
-    """Go on with these parameters; the names changed, which are recorded. A UsageError where the context changes."""
+    """Change a run's parameters, record it, and return the changed keys. UsageError if the context differs."""
     folder.require_own(RunPath.PARAMETERS)
     run = folder.read()
     if not Path.cwd().samefile(directory := run.facts["directory"]):
-        what = f"run {folder.id} was begun in the folder {directory}"
-        raise UsageError(ReasonCode.OTHER_FOLDER, what, next_step="Work from there.")
+        problem = f"run {folder.id} was begun in the folder {directory}"
+        raise UsageError(ReasonCode.OTHER_FOLDER, problem, next_step="Work from there.")
     new.refuse_open_secrets(old := run.parameters)
     before, after = flatten(old.context()), flatten(new.context())
-    if moved := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
+    if different := sorted(k for k in {*before, *after} if before.get(k) != after.get(k)):
         raise UsageError(
-            ReasonCode.OTHER_CONTEXT, f"run {folder.id} was begun with another {', '.join(moved)}",
+            ReasonCode.OTHER_CONTEXT, f"run {folder.id} was begun with another {', '.join(different)}",
             next_step=f"Use a new run id; {_NEVER_CHANGES}.",
         )  # fmt: skip
     before, after = flatten(old.document()), flatten(new.document())
     changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
     fixed = [k for k in changed if k.startswith("signoff.") and k not in RESUMABLE]
     if fixed and (folder.reports / "seals").is_dir():
-        what = f"run {folder.id} is sealed, and who has to sign never changes in a run: {', '.join(fixed)}"
-        raise UsageError(ReasonCode.OTHER_CONTEXT, what, next_step="Begin a new run.")
+        problem = f"run {folder.id} is sealed, and who has to sign never changes in a run: {', '.join(fixed)}"
+        raise UsageError(ReasonCode.OTHER_CONTEXT, problem, next_step="Begin a new run.")
     if changed:
         order: dict[str, Any] = {"names": changed, "digest": new.digest()}
-        if "signoff.allowed_signers" in changed and (given := new.signoff.allowed_signers):  # ordered as it is now
-            order["signers"] = audit.digest_of_lists(audit.lists(Path(given)))
+        if "signoff.allowed_signers" in changed and (signers := new.signoff.allowed_signers):
+            order["signers"] = audit.digest_of_lists(audit.signer_lists(Path(signers)))
         record = {"when": utc_now(), "user": audit.user(), "from": {k: before.get(k) for k in changed}}
         text = parameters_text(new)
         digests = {"parameters_digest": new.digest(), "parameters_sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -507,37 +507,37 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
 
 
 def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:
-    """Set aside, under earlier/<time>, what earlier executions of these steps left."""
+    """Move the files of earlier executions of these steps to earlier/<time>."""
     reports = folder.reports
-    found: list[Path] = []
+    paths: list[Path] = []
     for step in steps:
         files = (f"results/{step}.json", f"figures/{step}_*", step.notebook, f"{step.stem}.html")
-        found += (path for name in (*files, *_DOCUMENTS.get(step, ())) for path in sorted(reports.glob(name)))
-    set_aside(folder, found)
+        paths += (path for name in (*files, *_DOCUMENTS.get(step, ())) for path in sorted(reports.glob(name)))
+    set_aside(folder, paths)
 
 
 def set_aside(folder: RunFolder, paths: Iterable[Path]) -> dict[str, str]:
-    """Move files of the reports under earlier/<time>, where they stay as history; where each is now, by where it was.
+    """Move files of the reports to earlier/<time> as history; return the new path of each by its old one.
 
-    The audit log names each first: what is below `earlier/` and was named by nobody is no file of this run.
+    Each move is logged first: a file below `earlier/` that the log does not name does not belong to the run.
     """
     moved: dict[str, str] = {}
-    aside = Path(RunPath.EARLIER) / utc_now().replace(":", "").removesuffix("+0000")
+    destination = Path(RunPath.EARLIER) / utc_now().replace(":", "").removesuffix("+0000")
     for path in paths:
         name = path.relative_to(folder.reports)
-        there = folder.reports / aside / name
-        there.parent.mkdir(parents=True, exist_ok=True)
-        about = {"file": name.as_posix(), "digest": file_digest(path), "to": (aside / name).as_posix()}
-        audit.append(folder.reports / audit.NAME, audit.SET_ASIDE, **about)
-        path.replace(there)
-        moved[about["file"]] = about["to"]
+        new_path = folder.reports / destination / name
+        new_path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"file": name.as_posix(), "digest": file_digest(path), "to": (destination / name).as_posix()}
+        audit.append(folder.reports / audit.NAME, audit.SET_ASIDE, **facts)
+        path.replace(new_path)
+        moved[facts["file"]] = facts["to"]
     return moved
 
 
 class RunLock:
-    """One process at a time. The kernel of the machine drops the lock when its holder dies, however it dies."""
+    """A lock for one process at a time. The operating system releases it when its holder dies."""
 
-    GATE = "gate"  # held while a statement is recorded, and while step 25 looks at the decision and begins
+    GATE = "gate"  # held while a statement is recorded, and while step 25 checks the decision and begins
 
     def __init__(self, folder: RunFolder, name: str) -> None:
         self.path = folder.workspace / f"{name}.lock"
@@ -545,7 +545,7 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def acquire(self, wait: float = 10.0) -> Self:
-        """Take it, waiting up to `wait` seconds for a holder that is about to end; else `WorldError`."""
+        """Acquire the lock, waiting up to `wait` seconds for its holder; `WorldError` ("run_locked") after that."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
         file = open(self.path, "a+", encoding="utf-8", opener=private)  # noqa: SIM115  (a path's own takes no opener)
         deadline = time.monotonic() + wait
@@ -566,7 +566,7 @@ class RunLock:
         return self
 
     @property
-    def is_anothers(self) -> bool:
+    def is_held_elsewhere(self) -> bool:
         """Whether another process holds it now."""
         try:
             if self.path.exists():

@@ -1,4 +1,4 @@
-"""What a notebook's kernel is made to do: end with its runner, fail where a command fails, leave a result always."""
+"""The kernel of a notebook: its template, its end with the runner, the capture of errors, and how tables are shown."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 # -- machine -----------------------------------------------------------------------------------------------------------
 
-# The memory of the machine and of this process, in bytes.
+# The memory of the machine and of this process.
 
 
 def free_memory() -> int:
-    """What can be given to processes without swapping."""
+    """Bytes that processes can get without swapping."""
     return int(psutil.virtual_memory().available)
 
 
 def peak_memory() -> int:
-    """The most that this process has held; what a parent held when it started this one does not count, where Linux tells."""
+    """Peak memory of this process in bytes; on Linux without what its parent held when it started this one."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
@@ -61,32 +61,29 @@ LONGEST_CELL = 1_000  # characters
 
 RUNNER_PID = "RUNBOOK_RUNNER_PID"  # set by the runner for the kernels that it starts
 FLEET_PID = "RUNBOOK_FLEET_PID"  # set by a fleet for the processes of its rows
-EXECUTION = "RUNBOOK_EXECUTION"  # a token that a result repeats, so that the runner knows it for this execution's
-
-LAUNCHED = (
-    "RUNBOOK_LAUNCHED"  # when the runner began to start the kernel, ISO 8601: what a start takes is part of the wait
-)
+EXECUTION = "RUNBOOK_EXECUTION"  # a token that the result repeats: it proves that this execution wrote it
+LAUNCHED = "RUNBOOK_LAUNCHED"  # when the runner began to start the kernel, ISO 8601: the start is part of the wait
 
 OnFailure = Callable[[BaseException], None]
 
 
-LAUNCHER = "ipykernel_launcher"  # the module that is a kernel
+LAUNCHER = "ipykernel_launcher"  # the module of a kernel
 
 
 class KernelTemplate:
     """A process that has imported what the steps need; the kernel of each notebook is forked from it.
 
-    It has neither notebook nor parameters, has opened nothing, and runs no other thread: where a library has started one,
-    it ends, and kernels are started as new processes. Arguments, environment, working folder and the file for what is
-    printed reach a kernel as they reach a new process. It ends with the runner, and its kernels with it.
+    It has neither notebook nor parameters, has opened nothing, and runs no other thread. Where a library has started one, it
+    ends, and kernels are started as new processes. A forked kernel gets arguments, environment, working folder and output file
+    as a new process does. The template ends with the runner, and its kernels with it.
     """
 
-    LEAST_MEMORY = 2**30  # bytes that must be free; with fewer the step at work needs them
+    LEAST_MEMORY = 2**30  # bytes that must be free; otherwise the running step needs them
     _FORK_SECONDS = 60.0  # as long as papermill waits for a kernel
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         code = "from helpers.runner.notebook import be_template; be_template()"
-        threads = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # of Arrow's allocator, which kernels do not use
+        threads = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # no thread of Arrow's allocator
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, **environment, **threads}, start_new_session=True,
@@ -95,9 +92,9 @@ class KernelTemplate:
     def fork(
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: str, printed: str
     ) -> ForkedKernel | None:
-        """A kernel: IPython's arguments, its whole environment, its working folder, the file for what it prints.
+        """Fork a kernel with IPython's arguments, its whole environment, its working folder, and the file for its output.
 
-        None where the template has ended or does not answer: then a new process must be started.
+        None where the template has ended or does not answer: the caller must start a new process.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -113,19 +110,19 @@ class KernelTemplate:
         return None
 
     def close(self) -> None:
-        """End the process, and the kernel that is at work."""
+        """Kill the process, and the running kernel with it."""
         self.process.kill()
-        with contextlib.suppress(OSError, ValueError):  # ended before; closed before
+        with contextlib.suppress(OSError, ValueError):  # already ended; already closed
             self.process.communicate()
 
 
 class ForkedKernel(psutil.Process):  # type: ignore[misc]  # psutil has no types
-    """A kernel that a template has forked, as Jupyter wants a process that it started itself."""
+    """A kernel that a template forked, with the interface of a process that Jupyter started."""
 
     stdin = stdout = stderr = None
 
     def poll(self) -> int | None:
-        """None while it is there. How it ended is not known here; the step's result says it."""
+        """None while it runs, then 0: its exit code is not known, the step's result tells how it ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
             return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
         return 0
@@ -135,7 +132,7 @@ class ForkedKernel(psutil.Process):  # type: ignore[misc]  # psutil has no types
             super().send_signal(sig)
 
 
-forked_by = 0  # the template of this kernel
+forked_by = 0  # process id of the template that this kernel was forked from
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
@@ -151,15 +148,15 @@ def shell() -> Any:
 
 
 def go_home() -> None:
-    """A kernel that JupyterLab or nbval started in notebooks/ works from the repository's root instead."""
+    """Change to the repository's root, where JupyterLab or nbval started the kernel in notebooks/."""
     if Path.cwd().resolve() == NOTEBOOKS.resolve():
         os.chdir(REPOSITORY)
 
 
 def end_with_runner() -> None:
-    """Where a runner started this kernel: die within 0.3 s of it, so that no orphan goes on writing to a target.
+    """Let this kernel end within 0.3 s after the runner that started it, so that no orphan writes to a target.
 
-    A cell that computes in C may let no thread of Python run, so Linux is asked to do it, too.
+    A cell that computes in C may block all threads of Python, so Linux is asked to kill the process, too.
     """
     if not under_runner():
         return
@@ -177,14 +174,15 @@ def end_with_runner() -> None:
 
 
 def end_with_fleet() -> None:
-    """In the process of a row, from its begin: once the fleet's process is gone, stop as at Ctrl-C, a minute later at once."""
-    if not (parent := int(os.environ.get(FLEET_PID) or 0)):
+    """Let the process of a row stop after the fleet's process has ended: as at Ctrl-C, and a minute later at once."""
+    parent = int(os.environ.get(FLEET_PID) or 0)
+    if not parent:
         return
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.2)
-        for _ in range(3):  # before a step is at work the first one ends the process
+        for _ in range(3):  # before a step runs, the first one ends the process
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
 
@@ -192,31 +190,32 @@ def end_with_fleet() -> None:
 
 
 def die_with(parent: int) -> None:
-    """From now on Linux kills this process when its parent ends, whatever either is doing then."""
+    """Ask Linux to kill this process when its parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended before
+    if os.getppid() != parent:  # the parent has already ended
         os._exit(1)
 
 
 def show_errors_in_one_line() -> None:
-    """Errors of ours without their traceback, which is in run.log once there is a run."""
-    if (ipython := shell()) is not None:
+    """Show a `RunbookError` without its traceback, which is in run.log once there is a run."""
+    ipython = shell()
+    if ipython is not None:
         ipython.set_custom_exc((RunbookError,), _show_one_line)
 
 
 class CellWatch:
-    """Sees every cell of the step at work: the first that fails is handed to `on_failure`."""
+    """Watches the cells of the running step and calls `on_failure` with the error of each that fails."""
 
     def __init__(self, on_failure: OnFailure) -> None:
         self._on_failure = on_failure
         self._shell = shell()
 
     def start(self) -> None:
-        """From the cell that runs now."""
+        """Watch from the cell that runs now."""
         if self._shell is None:
             return
         self._shell.events.register("post_run_cell", self._after_cell)
-        self._shell.system_raise_on_error = True  # by itself a failing `!command` passes (measured on papermill 2.7)
+        self._shell.system_raise_on_error = True  # by default a failing `!command` passes (measured on papermill 2.7)
 
     def stop(self) -> None:
         if self._shell is not None and self._after_cell in self._shell.events.callbacks["post_run_cell"]:
@@ -235,7 +234,7 @@ def _show_one_line(
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """An exception as results and pages keep it: code, type, line (one printable line)."""
+    """An exception as results and pages record it: code, type, line (one printable line)."""
     if isinstance(error, RunbookError):
         return {"code": error.code, "type": type(error).__name__, "line": error.line()}
     if isinstance(error, SystemExit):
@@ -246,7 +245,8 @@ def failure(error: BaseException) -> dict[str, str]:
         }
     if isinstance(error, KeyboardInterrupt):
         return {"code": ReasonCode.INTERRUPTED, "type": "Interrupted", "line": "the kernel was interrupted"}
-    if (known := shortage(error, Path.cwd())) is not None:
+    known = shortage(error, Path.cwd())
+    if known is not None:
         return failure(known)
     line = one_line(f"{type(error).__name__}: {error}")
     return {"code": ReasonCode.UNEXPECTED, "type": type(error).__name__, "line": line}
@@ -257,7 +257,7 @@ def trace_of(error: BaseException) -> str:
 
 
 def is_whole(notebook: Path) -> bool:
-    """Whether every code cell of an executed notebook ran and none shows an error. One that was cut short is not whole."""
+    """Whether every code cell of an executed notebook ran without an error; False where the file cannot be read."""
     try:
         return notebook.is_file() and first_error(notebook) is None and not cells_not_executed(notebook)
     except RunbookError:
@@ -265,7 +265,8 @@ def is_whole(notebook: Path) -> bool:
 
 
 def first_error(notebook: Path, data: bytes | None = None) -> dict[str, str] | None:
-    """The first error among the outputs, as results keep it. `data`: what was written to the file, which is then not read."""
+    """The first error among the outputs, as `failure` gives it; None where there is none. `data`: the content of the file, which
+    is then not read."""
     with reading(notebook):
         outputs = [output for cell in _code_cells(notebook, data) for output in cell.get("outputs", [])]
         failed = next((output for output in outputs if output["output_type"] == "error"), None)
@@ -295,16 +296,17 @@ def _code_cells(notebook: Path, data: bytes | None) -> list[Any]:
 
 
 def show_whole_sentences() -> None:
-    """Tables cut no sentence short: pandas itself ends a cell after 50 characters, in the middle of what a DBA must read.
+    """Show sentences in tables in full: by default pandas cuts a cell after 50 characters.
 
-    Once the step is imported: one without tables does not import pandas.
+    Call it after the import of the step: one without tables does not import pandas.
     """
-    if (pandas := sys.modules.get("pandas")) is not None:
+    pandas = sys.modules.get("pandas")
+    if pandas is not None:
         pandas.set_option("display.max_colwidth", LONGEST_CELL)
 
 
 def show_figure(figure: Figure) -> None:
-    """The figure as a picture whose text, for those who cannot see it, is its title. (A Figure by itself shows nothing.)"""
+    """Show the figure as a picture, with its title as alternative text. (A Figure by itself shows nothing.)"""
     if shell() is not None:
         from IPython.display import display
 
@@ -324,10 +326,10 @@ def show(content: str) -> None:
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
-# DataFrames in notebooks: what they hold comes from a source, and a cell of a table shows it as text, nothing else.
+# DataFrames in notebooks hold values of a source; a table shows them as plain text.
 #
-# pandas escapes HTML. It leaves in control characters and bidirectional overrides, which reorder what a reader sees, and
-# dollar signs, which Jupyter would set as formulas with links in them.
+# pandas escapes HTML. It does not escape control characters and bidirectional overrides, which reorder what a reader sees, nor
+# dollar signs, which Jupyter would render as formulas, with links in them.
 
 
 _LONGEST = 2_000  # characters of a value; pandas cuts further
@@ -338,7 +340,7 @@ Table = TypeVar("Table", "pd.DataFrame", "pd.Series[Any]")
 
 
 def show_tables_as_text(shell: Any) -> None:
-    """From now on this kernel shows DataFrames and Series so; `shell` is IPython's, or None outside of it."""
+    """Make this kernel show DataFrames and Series as plain text; `shell` is IPython's, or None outside of it."""
     if shell is None:
         return
     formatters = shell.display_formatter.formatters
@@ -350,31 +352,31 @@ def show_tables_as_text(shell: Any) -> None:
 
 
 def as_html(frame: pd.DataFrame) -> str:
-    """The frame as pandas would show it, readable; where it is cut, or has no row, a line below says so."""
+    """The frame as HTML of pandas with readable values; a line below says where it is cut, or has no row."""
     import pandas as pd
 
     with pd.option_context("display.html.use_mathjax", False):
         page = str(for_people(frame)._repr_html_())  # type: ignore[operator]
-    said = cut_said(frame) or "No row." * (not len(frame))
-    return page + (f"<p>{html.escape(said)}</p>" if said else "")
+    note = cut_note(frame) or "No row." * (not len(frame))
+    return page + (f"<p>{html.escape(note)}</p>" if note else "")
 
 
 def _as_text(table: Table) -> str:
-    return "\n".join(filter(None, [repr(for_people(table)), cut_said(table)]))
+    return "\n".join(filter(None, [repr(for_people(table)), cut_note(table)]))
 
 
 def cut(frame: pd.DataFrame, of: int, whole: str = "") -> pd.DataFrame:
-    """Mark a frame that holds fewer rows than there are (`of`): in its `attrs`, which every table on the screen tells.
+    """Mark a frame that holds fewer rows than there are (`of`), in its `attrs`; every table shows that. Return the frame.
 
-    `whole` says where all of them are. Nothing is marked where the frame is whole.
+    `whole` says where all rows are. A frame with all rows is not marked.
     """
     if of > len(frame):
         frame.attrs |= {"rows_held": len(frame), "rows_in_all": of, "whole": whole}
     return frame
 
 
-def cut_said(frame: pd.DataFrame | pd.Series[Any]) -> str:
-    """What a cut frame says of itself; "" where it is whole."""
+def cut_note(frame: pd.DataFrame | pd.Series[Any]) -> str:
+    """The note of a frame that is cut; "" where it is whole."""
     if "rows_in_all" not in frame.attrs:
         return ""
     held, every, whole = (frame.attrs[key] for key in ("rows_held", "rows_in_all", "whole"))
@@ -382,10 +384,10 @@ def cut_said(frame: pd.DataFrame | pd.Series[Any]) -> str:
 
 
 def for_people(table: Table) -> Table:
-    """As `readable`, and numbers as people read them: 9,832, 0.474, 3.1×10⁻⁷, 1 min 05 s, 1.2 GB. The table itself keeps its own.
+    """A copy as of `readable`, with formatted numbers: 9,832, 0.474, 3.1×10⁻⁷, 1 min 05 s, 1.2 GB.
 
-    What is not there, be it NaN or None, is a dash. What a column counts follows from its name: seconds, bytes. Large tables are
-    left as they are: most of one is not shown.
+    NaN and None become a dash. The unit of a column follows from the end of its name: seconds, bytes. Numbers of large tables
+    are not formatted, because most rows are not shown.
     """
     import pandas as pd
 
@@ -406,7 +408,7 @@ def for_people(table: Table) -> Table:
 
 
 def _is_absent(value: Any) -> bool:
-    """None, NaN and what pandas puts for them; no list, whatever is in it."""
+    """Whether a value is None, NaN, or NA or NaT of pandas."""
     return (
         value is None
         or type(value).__name__ in ("NAType", "NaTType")
@@ -428,17 +430,17 @@ def _size(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Four digits; more where fewer would make a whole number of what is none: 0.99996 is not 1, 0.9999999999999999 is."""
+    """Format with four digits, or with up to nine where fewer would look like a whole number: 0.99996 is not 1."""
     if not isinstance(value, float) or not math.isfinite(value) or value.is_integer() or abs(value) < 1e-3:
         return text(value)
     return next(
         (s for s in (f"{value:,.{n}g}" for n in (4, 6, 9)) if not float(s.replace(",", "")).is_integer()),
-        text(float(f"{value:.9g}")),  # what is left is noise of the arithmetic: 925.9999999999998 is 926
+        text(float(f"{value:.9g}")),  # the rest is rounding noise: 925.9999999999998 is 926
     )
 
 
 def readable(table: Table) -> Table:
-    """A copy in which foreign text is one printable line: values of the rows that are shown, and every label."""
+    """A copy in which foreign text is one printable line: the values of the rows that are shown, and all labels."""
     import pandas as pd
 
     if isinstance(table, pd.Series):

@@ -11,23 +11,23 @@ from helpers.reason_codes import ReasonCode
 
 _BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
 _TROUBLE, _AFTER = "4 Troubleshooting", "5 After the migration"
-_DATA = ("21", "22")  # what most of Section 4 looks at
+_DATA = ("21", "22")  # the steps that most of Section 4 needs
 _CUT_OVER = ("21", "22", "23", "24", "25")
 EMBEDDINGS = "embeddings"  # a check of step 23
 CONTRADICTIONS = "fields that contradict their document"  # a check of steps 11, 13 and 23
-_CLOSING = ("50", "51", "52", "53")  # what these say is of a cutover, and falls with it
+_CLOSING = ("50", "51", "52", "53")  # their results are about one cutover
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rules:
-    """How a step is run; each is an attribute of the step.
+    """How a step is run; each rule is an attribute of the step.
 
-    `needs` are the steps that it cannot do without; in the standard sequence all earlier ones come first anyway.
-    `on_line` steps run in order; the others on demand. `outdates` are the steps whose results say nothing any more once
-    this one runs again. A step that `judges` data leads to NO-GO when it fails, the others to a plain failure;
-    `decides` is the step that turns such failures into a decision, so the run continues to it. `gate` names the
-    approvals that are due when the step has passed. A `fenced` step wants the write fence to stand while it works: where
-    it was lifted since, step 20 comes first once more. A step that changes something others use starts `in_window` only.
+    `needs`: the steps that must be finished first; in the standard sequence all earlier steps are. `on_line`: part of the
+    standard sequence; others run on demand. `outdates`: the steps whose results become invalid when this one runs again.
+    `judges`: a failure means NO-GO, not just a failed step; `decides`: the step that turns such failures into a decision,
+    to which the run continues. `gate`: the approvals that are due after the step. `fenced`: needs an active write fence;
+    if it was lifted, step 20 runs again first. `in_window`: starts only in the maintenance window, because it changes
+    something that others use.
     """
 
     on_line: bool = True
@@ -41,9 +41,9 @@ class _Rules:
 
 
 class Step(StrEnum):
-    """One notebook: the member's name is the notebook's, its value the number, as results and command lines have it."""
+    """One notebook: the member's name is that of the notebook, its value the number, as in results and on command lines."""
 
-    title: str  # type: ignore[assignment]  # instead of what a text calls so
+    title: str  # type: ignore[assignment]  # replaces the method of str
     section: str
     on_line: bool
     judges: bool
@@ -108,12 +108,12 @@ class Step(StrEnum):
 
     @property
     def module(self) -> str:
-        """Of the code: `helpers/steps/<module>.py`."""
+        """Name of the module `helpers/steps/<module>.py`."""
         return self.name.lower()
 
     @property
     def stem(self) -> str:
-        """Of the notebook's files: 22_migrate."""
+        """Stem of the notebook's files, such as 22_migrate."""
         return f"{self}_{self.module}"
 
     @property
@@ -122,40 +122,40 @@ class Step(StrEnum):
 
     @property
     def class_name(self) -> str:
-        """Of the class in `helpers/steps/<module>.py` that the notebook works with."""
+        """Name of the class in `helpers/steps/<module>.py` that the notebook uses."""
         return f"{self.module.title().replace('_', '')}Step"
 
     @property
     def troubleshoots(self) -> bool:
-        """Whether it is of Section 4: there `dry_run` is the default, and a step that changes nothing may always look."""
+        """Whether the step is in Section 4: `dry_run` is the default, and it may always run if it changes nothing."""
         return self.section == _TROUBLE
 
     @property
     def follows_cutover(self) -> bool:
-        """Whether it is of Section 5: clients use the target by then, so a failure leaves them there."""
+        """Whether the step is in Section 5: clients use the target by then, and stay there after a failure."""
         return self.section == _AFTER
 
 
 LINE: tuple[Step, ...] = tuple(step for step in Step if step.on_line)
 LAST_OF_DRY_RUN = Step.SCHEDULE_AND_NOTIFY
-NO_TARGET = "workspace/no-target-named"  # of a run that only looks at its source; no step writes there
+NO_TARGET = "workspace/no-target-named"  # the target of a run that only examines its source; no step writes there
 
 
 def find(name: str) -> Step:
-    """The step of this number (`23`), name (`validate`) or notebook (`23_validate`); else a UsageError."""
+    """The step with this number (`23`), name (`validate`) or notebook (`23_validate`); UsageError if there is none."""
     wanted = name.rsplit("/", 1)[-1].removesuffix(".ipynb")
     for step in Step:
         if wanted in (step, step.module, step.stem):
             return step
     stems = [step.stem for step in Step]
     names = {**{s: s for s in stems}, **{s.module: s.stem for s in Step}}
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-    hint = f"Did you mean {names[near[0]]}?" if near else f"The steps are {', '.join(stems)}."
+    matches = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    hint = f"Did you mean {names[matches[0]]}?" if matches else f"The steps are {', '.join(stems)}."
     raise UsageError(ReasonCode.UNKNOWN_STEP, f"there is no step {name!r}", next_step=hint)
 
 
 def on_line(name: str) -> Step:
-    """As `find`, for a step that `--from` and `--until` can name."""
+    """As `find`, for `--from` and `--until`: UsageError also for a step on demand."""
     step = find(name)
     if not step.on_line:
         raise UsageError(
@@ -167,7 +167,7 @@ def on_line(name: str) -> Step:
 
 
 def between(first: Step, last: Step) -> list[Step]:
-    """The steps of the standard sequence from first to last, both included; a UsageError where they are the wrong way round."""
+    """The steps of the standard sequence from first to last, both included; UsageError if they are reversed."""
     start, stop = LINE.index(first), LINE.index(last)
     if start > stop:
         raise UsageError(
@@ -177,5 +177,5 @@ def between(first: Step, last: Step) -> list[Step]:
 
 
 def outdated_by(step: Step) -> list[Step]:
-    """The step itself and those whose results mean nothing once it runs again."""
+    """The step itself and the steps whose results become invalid when it runs again."""
     return [step, *(find(number) for number in step.outdates)]

@@ -1,4 +1,4 @@
-"""What a step sees of its run: parameters, folders, checks, phases, figures, progress, results of earlier steps."""
+"""A step's access to its run: parameters, folders, checks, phases, figures, progress, results of earlier steps."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from helpers.stores import CollectionInfo, Reader
 
 
-PEAK_MEMORY = "peak_memory_bytes"  # the fact of a step: the most that its process has held
+PEAK_MEMORY = "peak_memory_bytes"  # a step's fact: peak memory of its process
 
 
 class RunRecord:
-    """One step of one run, while it is at work.
+    """One step of one run, while it runs.
 
-    `watches_only` is True where another process works on the run meanwhile: then this step changes nothing.
+    `watches_only`: another process works on the run at the same time, so this step must not change anything.
     """
 
     watches_only = False
@@ -54,16 +54,16 @@ class RunRecord:
         self.dry_run: bool = dry_run or facts["dry_run"]
         self.step: str = row.number
         self.result = StepResult(step=row.number, title=row.title, run_id=home.id, started=utc_now())
-        self.leaving = contextlib.ExitStack()  # what is to be let go of together with the run
-        self.workers: Any = None  # `executor.Workers`, once a step has asked for them
+        self.leaving = contextlib.ExitStack()  # closed together with the run
+        self.workers: Any = None  # `executor.Workers`, after their first use
         self._display: tuple[int, Any] = (-1, None)
         self._bar: Progress | None = None
-        self._told = float("-inf")
-        self._figures: dict[str, Figure] = {}  # those of this execution, by name
-        self.files: dict[str, str] = {}  # what this execution wrote into the run's folder, with its digest then
+        self._source_logged = float("-inf")
+        self._figures: dict[str, Figure] = {}  # figures of this execution, by name
+        self.files: dict[str, str] = {}  # files that this execution wrote into the reports, with their digests
 
     def forget(self, *names: str) -> None:
-        """Take checks off the record, for a later answer to the same question."""
+        """Remove these checks from the result."""
         self.result.checks[:] = [check for check in self.result.checks if check.name not in names]
 
     def check(
@@ -81,18 +81,18 @@ class RunRecord:
         parameter: str = "",
         relation: str = "=",
     ) -> Check:
-        """Record one answered question: `measured` is expected to be = ≤ ≥ < > (`relation`) `threshold`.
+        """Record a check: `measured` is expected to be = ≤ ≥ < > (`relation`) `threshold`.
 
-        It takes the place of an earlier answer to the same question: names are unique in a step. At most 20 offenders are
-        named; `offenders` is how many there are. A check that passed keeps no reason.
+        Replaces an earlier check of the same name: names are unique in a step. Lists at most 20 offenders; `offenders` is
+        their number. A check that passed has no reason.
         """
-        named = [dict(row) for row in ids[:20]]
-        most = max(offenders, len(ids))
+        listed = [dict(row) for row in ids[:20]]
+        total = max(offenders, len(ids))
         reason = "" if verdict in UNREMARKABLE else reason
-        found = Check(name, verdict, measured, threshold, unit, reason, detail, most, named, parameter, relation)
+        check = Check(name, verdict, measured, threshold, unit, reason, detail, total, listed, parameter, relation)
         self.forget(name)
-        self.result.checks.append(found)
-        return found
+        self.result.checks.append(check)
+        return check
 
     def judge(
         self,
@@ -102,98 +102,100 @@ class RunRecord:
         measured: Any,
         threshold: Any,
         relation: str = "=",
-        **more: Any,
+        **details: Any,
     ) -> Check:
-        """As `check`, where the figures decide: PASS if `measured` is = ≤ ≥ < > `threshold`, else `otherwise`."""
+        """As `check`, with the verdict by the figures: PASS if `measured` is = ≤ ≥ < > `threshold`, else `otherwise`."""
         verdict = Verdict.PASS if meets(measured, relation, threshold) else otherwise
-        return self.check(name, verdict, measured=measured, threshold=threshold, relation=relation, **more)
+        return self.check(name, verdict, measured=measured, threshold=threshold, relation=relation, **details)
 
     def lasted(self, name: str, seconds: float, expected: float, parameter: str) -> Check:
-        """How long something was watched: NOT EXERCISED where the runbook asks for longer, such as 3 s of 60 min."""
-        whole = seconds >= expected
-        said = f"{duration(seconds)} of {duration(expected)}, first look to last"
+        """Record how long something was watched, in seconds: NOT EXERCISED if shorter than `expected`."""
+        complete = seconds >= expected
+        watched = f"{duration(seconds)} of {duration(expected)}, first look to last"
         return self.check(
-            name, Verdict.PASS if whole else Verdict.NOT_EXERCISED, measured=round(seconds, 1), threshold=expected, relation="≥",
-            unit="s", parameter=parameter, detail="" if whole else said,
+            name, Verdict.PASS if complete else Verdict.NOT_EXERCISED, measured=round(seconds, 1), threshold=expected,
+            relation="≥", unit="s", parameter=parameter, detail="" if complete else watched,
         )  # fmt: skip
 
     def fact(self, name: str, value: Any) -> None:
-        """A figure that later steps and pages read by name (JSON-able)."""
+        """Record a JSON value that later steps and pages read by name."""
         self.result.facts[name] = value
 
-    def sampled(self, what: str, asked: int, of: int) -> None:
-        """What this step judges by some of `of` chunks, for the page's only list of samples; nothing where all were asked."""
-        rows = [row for row in self.result.facts.get("sampled", []) if row["what"] != what]
-        self.fact("sampled", [*rows, {"what": what, "asked": asked, "of": of}] if 0 < asked < of else rows)
+    def sampled(self, subject: str, measured: int, total: int) -> None:
+        """Record, for the page's list of samples, that `subject` was measured on a part of `total`. Nothing if on all or none."""
+        rows = [row for row in self.result.facts.get("sampled", []) if row["what"] != subject]
+        row = {"what": subject, "asked": measured, "of": total}
+        self.fact("sampled", [*rows, row] if 0 < measured < total else rows)
 
     @contextlib.contextmanager
     def phase(self, name: str, chunks: int = 0) -> Iterator[Phase]:
-        """Time a stretch of work; the phase is recorded also when it fails. `chunks` may be set on the phase inside."""
+        """Context manager: time a part of the work. A failed phase is recorded, too. `chunks` may be set on the phase inside."""
         phase = Phase(name, utc_now(), 0.0, chunks)
-        begun = time.monotonic()
+        start = time.monotonic()
         self.log(f"phase {name} begins")
         try:
             yield phase
         finally:
-            phase.seconds = round(time.monotonic() - begun, 3)
+            phase.seconds = round(time.monotonic() - start, 3)
             self.result.phases.append(phase)
             self.log(f"phase {name} ended after {phase.seconds:.1f} s, {count(phase.chunks, 'chunk')}")
 
     def finish(self) -> None:
-        """Write the result; its verdict is the worst of the checks. A figure that shows something else is one of them."""
+        """Check the figures, and write the result with the worst verdict of its checks."""
         self.judge_figures()
         self.result.verdict = worst(check.verdict for check in self.result.checks)
         self.write_result()
 
     def judge_figures(self) -> None:
-        """Hold every figure of this execution against the result; what differs is a check with a warning."""
+        """Compare every figure of this execution with the result; differences become a check with a warning."""
         if not self._figures:
             return
         from helpers.plots import disagreements
 
-        found = [line for name, figure in self._figures.items() for line in disagreements(name, figure, self.result)]
-        self.log(f"{len(self._figures)} figures held against the result: {'; '.join(found) or 'they agree'}")
-        if found:
-            self.check("figures that differ from the result", Verdict.WARNING, measured=len(found), threshold=0, unit="values",
-                       reason=ReasonCode.FIGURE_DIFFERS, detail="; ".join(found[:3]))  # fmt: skip
+        figures = self._figures.items()
+        differences = [line for name, figure in figures for line in disagreements(name, figure, self.result)]
+        self.log(f"{len(self._figures)} figures held against the result: {'; '.join(differences) or 'they agree'}")
+        if differences:
+            self.check("figures that differ from the result", Verdict.WARNING, measured=len(differences), threshold=0,
+                       unit="values", reason=ReasonCode.FIGURE_DIFFERS, detail="; ".join(differences[:3]))  # fmt: skip
 
     def write_result(self) -> str:
-        """Write results/<step>.json as it is now; its SHA-256."""
+        """Write results/<step>.json and return its SHA-256."""
         self.result.finished = utc_now()
         path = self.folder / RunPath.RESULTS / f"{self.step}.json"
         self.wrote(path, digest := self.result.write(path))
         return digest
 
     def wrote(self, path: Path, digest: str) -> None:
-        """Have this file, or that it is not there (""), named by the log where the step ends: only what is named is sealed.
+        """Register a file of the reports for the log, which names it when the step ends: only logged files are sealed.
 
-        `digest` is that of what was written: what lies there may be another's by now.
+        `digest`: SHA-256 of the bytes written, not of the file as it is now; "" if the file was removed.
         """
         self.files[path.relative_to(self.folder).as_posix()] = digest
 
     def apart(self) -> contextlib.AbstractContextManager[None]:
-        """Inside it this process lets go of the run, so that a command of its own can work on it."""
+        """Context manager: release the run, so that a command that this process starts can work on it."""
         return contextlib.nullcontext()
 
     def progress(self, label: str, total: int, unit: str = "chunks") -> Progress:
-        """A bar for the terminal and the notebook. Its `advance` is where a run that was asked to stop stops."""
+        """A progress bar for the terminal and the notebook. A run that was asked to stop stops in its `advance`."""
         self._bar = Progress(self, label, total, unit)
         return self._bar
 
     def waiting(self, sentence: str) -> None:
-        """The source makes the work wait: said beside the bar until it moves on, and in run.log twice a minute at most."""
+        """Show that the work waits for the source, beside the bar until it advances, and in run.log at most every 30 s."""
         now = time.monotonic()
-        if now - self._told >= 30:
-            self._told = now
+        if now - self._source_logged >= 30:
+            self._source_logged = now
             self.log(f"source: {sentence}")
         if self._bar is not None:
             self._bar.waiting(sentence)
 
     def figure(self, name: str, fig: Figure, caption: str) -> Path:
-        """Save the figure as figures/<step>_<name>.svg, list it in the result, show it in the notebook, close it.
+        """Save the figure as figures/<step>_<name>.svg, list it in the result, show it in the notebook, close it. Its path.
 
-        Its title says what was found, so title and caption together are the text for those who cannot see it. The notebook
-        holds it as PNG, which Jupyter shows also where it does not trust the notebook; pages take the SVG.
+        Its title states the finding: title and caption are the alternative text. The notebook holds a PNG, which Jupyter
+        shows even in a notebook that it does not trust; pages use the SVG.
         """
         from helpers.plots import png, save
 
@@ -213,15 +215,15 @@ class RunRecord:
         return path
 
     def earlier(self, step: str) -> StepResult | None:
-        """What an earlier step of this run found, or None."""
+        """The result of an earlier step of this run; None if there is none."""
         return self.home.result(plan.find(step).number)
 
     def require(self, step: str) -> StepResult:
-        """What an earlier step found, be it NO-GO; a UsageError with the step to run where it was not finished."""
+        """The result of an earlier step, which may be NO-GO. UsageError with the step to run if it was not finished."""
         row = plan.find(step)
-        found = self.earlier(row.number)
-        if found is not None and (found.error is None or found.error["code"] == ReasonCode.NO_GO):
-            return found
+        result = self.earlier(row.number)
+        if result is not None and (result.error is None or result.error["code"] == ReasonCode.NO_GO):
+            return result
         raise step_missing(plan.find(self.step), row, self.id)
 
     def log(self, message: str) -> None:
@@ -229,7 +231,7 @@ class RunRecord:
         self.home.log(message, self.step)
 
     def show_progress(self, text: str) -> None:
-        """One line in the notebook that is replaced in place; a cell has only one."""
+        """Show one line in the notebook; it replaces the earlier line of the same cell."""
         if not _in_notebook():
             return
         from IPython import get_ipython
@@ -245,43 +247,45 @@ class RunRecord:
 
 
 class NotebookStep:
-    """What every step gives its notebook: `checks` and `finish`, beside a method for each thing to look at."""
+    """Base of every step's class: `checks` and `finish`. Subclasses add the methods that their notebook calls."""
 
     run: RunRecord
 
     def checks(self) -> pd.DataFrame:
-        """Every check so far, in the order in which they were made.
+        """All checks so far, in order.
 
-        Columns: check, verdict, expected, measured, parameter, detail. `expected` is the limit that `measured` was
-        judged by, with its direction; both have their unit. `parameter` is the key that sets it, with which it can be
-        changed; "" where a rule of the runbook or the run's own data sets it.
+        Columns: check, verdict, expected, measured, parameter, detail. `expected` is the limit with its relation; it and
+        `measured` have their units. `parameter` is the key that sets the limit; "" if a rule of the runbook or the run's
+        data sets it.
         """
         import pandas as pd
 
-        rows = [[c.name, str(c.verdict), c.expected, c.found, c.parameter, c.detail] for c in self.run.result.checks]
+        rows = [
+            [c.name, str(c.verdict), c.expected, c.measured_text, c.parameter, c.detail] for c in self.run.result.checks
+        ]
         return pd.DataFrame(rows, columns=["check", "verdict", "expected", "measured", "parameter", "detail"])
 
     def finish(self) -> None:
-        """Write the result of this step, show how it came out, and fail the notebook where the step failed."""
+        """Write the result of this step. In a subclass: also show it, and raise if the step failed."""
         self.run.finish()
 
 
 def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
-    """The error for a step that comes too early; without an id no run was found to work on."""
-    whose = f"run {run_id}" if run_id else "no run of this source and target"
-    same = f"-p run_id {run_id}, or {RUNBOOK} resume {run_id}" if run_id else "the same parameters"
+    """The error for a step whose needed step is not finished; without an id, no run was found."""
+    owner = f"run {run_id}" if run_id else "no run of this source and target"
+    arguments = f"-p run_id {run_id}, or {RUNBOOK} resume {run_id}" if run_id else "the same parameters"
     return UsageError(
         ReasonCode.STEP_MISSING,
-        f"step {step.number} needs step {needed.number} ({needed.title}), which {whose} has {'not ' if run_id else ''}finished",
-        next_step=f"Run it first: notebooks/{needed.notebook} with {same}.",
+        f"step {step.number} needs step {needed.number} ({needed.title}), which {owner} has {'not ' if run_id else ''}finished",
+        next_step=f"Run it first: notebooks/{needed.notebook} with {arguments}.",
     )
 
 
 class Progress:
-    """How far a stretch of work is: workspace/<id>/progress.json for the terminal, a line in the notebook.
+    """Progress of a part of the work: workspace/<id>/progress.json for the terminal, a line in the notebook.
 
-    `advance` may be called from any thread. It raises `Interrupted` once the run has been asked to stop, so callers
-    call it where stopping is safe: after a batch, never inside one.
+    `advance` may be called from any thread. It raises `Interrupted` after a request to stop: call it only where stopping
+    is safe, which is after a batch.
     """
 
     def __init__(self, run: RunRecord, label: str, total: int, unit: str) -> None:
@@ -303,23 +307,23 @@ class Progress:
         self._report(final=True)
 
     def advance(self, n: int = 1) -> None:
-        """n more are done."""
+        """Count n more units as done. Raises `Interrupted` if the run was asked to stop."""
         with self._guard:
             self.done += n
             self._waiting = ""
             self._report(final=False)
         if self._run.home.stop_file.exists():
-            on = "rollback" if self._run.step == plan.Step.ROLLBACK.number else "resume"
-            raise Interrupted.by_signal(self._run.home.command(on))
+            command = "rollback" if self._run.step == plan.Step.ROLLBACK.number else "resume"
+            raise Interrupted.by_signal(self._run.home.command(command))
 
     def waiting(self, sentence: str) -> None:
-        """Why nothing moves, until something does."""
+        """Show why the work waits, until the next `advance`."""
         with self._guard:
             self._waiting = sentence
             self._report(final=False)
 
     def already(self, n: int) -> None:
-        """n were done before this stretch of work began (a resume): they say nothing about its pace."""
+        """Count n units as done before this work began (a resume): they do not count for its pace."""
         self._before += n
         self.advance(n)
 
@@ -334,8 +338,8 @@ class Progress:
             self._write()
         if final or now - self._shown >= 1.0:
             self._shown = now
-            said = describe(self.label, self.done, self.total, self.unit, self.seconds, self._before)
-            self._run.show_progress(f"{said}; {self._waiting}" if self._waiting else said)
+            text = describe(self.label, self.done, self.total, self.unit, self.seconds, self._before)
+            self._run.show_progress(f"{text}; {self._waiting}" if self._waiting else text)
 
     def _write(self) -> None:
         state = {
@@ -351,30 +355,28 @@ class Progress:
         temporary = path.with_name(f".progress.{threading.get_ident()}.tmp")
         with naming(temporary):
             temporary.write_text(json.dumps(state), encoding="utf-8")
-        temporary.replace(path)  # whole for the reader; not flushed to disk, it is worth nothing after a crash
+        temporary.replace(path)  # atomic; not flushed, because it is useless after a crash
 
 
 def describe(label: str, done: int, total: int, unit: str, seconds: float, before: int = 0) -> str:
-    """`writing: 4,500 of 9,832 chunks (45 %), 12 s, about 15 s to go`; `before` were done when the clock started.
+    """`writing: 4,500 of 9,832 chunks (45 %), 12 s, about 15 s to go`; `before`: units done before the clock started.
 
-    At the end `writing: 9,832 chunks in 12 s`, and what an earlier attempt had done is named apart.
+    At the end `writing: 9,832 chunks in 12 s`, with the number that an earlier attempt had done.
     """
     if done >= total:
-        parts = (
+        earlier = (
             f"{before:,} of them before this attempt and {done - before:,} in it"
             if done > before
             else "all before this attempt"
         )
-        return f"{label}: {done:,} {unit_of(done, unit)}{f', {parts},' * bool(before)} in {duration(seconds)}"
-    new = done - before
-    left = f", about {duration(seconds / new * (total - done))} to go" if new > 0 and seconds > 1 else ""
-    return (
-        f"{label}: {done:,} of {total:,} {unit_of(total, unit)} ({100 * done / total:.0f} %), {duration(seconds)}{left}"
-    )
+        return f"{label}: {done:,} {unit_of(done, unit)}{f', {earlier},' * bool(before)} in {duration(seconds)}"
+    recent = done - before
+    remaining = f", about {duration(seconds / recent * (total - done))} to go" if recent > 0 and seconds > 1 else ""
+    return f"{label}: {done:,} of {total:,} {unit_of(total, unit)} ({100 * done / total:.0f} %), {duration(seconds)}{remaining}"
 
 
 def _in_notebook() -> bool:
-    """True in a Jupyter kernel (not in a terminal, a script or a test)."""
+    """Whether this is a Jupyter kernel (not a terminal, a script or a test)."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython
@@ -390,18 +392,18 @@ def _in_notebook() -> bool:
 
 # -- source ------------------------------------------------------------------------------------------------------------
 
-# The source of a run, opened to read what its filter lets through; what was asked of it is the step's fact.
+# Opening the source of a run, filtered by its parameters. The usage of the source becomes a fact of the step.
 
 
-PLACE = "source_place"  # in run.json: the source as its key resolved it, where the parameters leave that open
+PLACE = "source_place"  # in run.json: the source as its key resolved it, if the parameters leave that open
 USAGE = "source_usage"  # the step's fact: requests, rows, bytes, refusals, seconds waited
 
 
 @contextlib.contextmanager
 def open_chosen(run: RunRecord, keep: Path | None = None) -> Iterator[Reader]:
-    """A collection that is left out may be beyond reading: it is listed and let alone. `keep`: as for `open_source`.
+    """Context manager: open the selected collections of the source; others are listed but not read. `keep`: see `open_source`.
 
-    Raises `Terminal` ("other_source") where the key opens another tenant or database than when the run began.
+    Raises `Terminal` ("other_source") if the key opens another tenant or database than when the run began.
     """
     from helpers.stores import open_source, sharded
 
@@ -409,14 +411,14 @@ def open_chosen(run: RunRecord, keep: Path | None = None) -> Iterator[Reader]:
     normalised = parameters.migration.normalised == "migrate"
     selects = parameters.collections.selects
     with open_source(parameters.source, run.workspace, selects, normalised=normalised, keep=keep) as store:
-        part = sharded(store, parameters.collections.shard)
+        chunks = sharded(store, parameters.collections.shard)
         if parameters.source.is_embedded:
-            yield part
+            yield chunks
             return
         _require_same_place(run, store.label)
         store.usage.tell = run.waiting
         try:
-            yield part
+            yield chunks
         finally:
             before = run.result.facts.get(USAGE, {})
             run.fact(USAGE, {name: round(n + before.get(name, 0), 1) for name, n in store.usage.counts().items()})
@@ -438,24 +440,24 @@ def _require_same_place(run: RunRecord, label: str) -> None:
 
 
 def check_connection(run: RunRecord, role: str, endpoint: Endpoint) -> None:
-    """Put on record what the connection gives away; nothing where it gives nothing away."""
-    for reason, said in endpoint.exposed():
-        what = "check of the certificate" if reason is ReasonCode.TLS_UNVERIFIED else "encryption of secrets on the way"
-        run.check(f"{role}: {what}", Verdict.WARNING, measured="none", threshold="on", reason=reason, detail=said)
+    """Record a warning for each risk of the connection."""
+    for reason, risk in endpoint.exposed():
+        name = "check of the certificate" if reason is ReasonCode.TLS_UNVERIFIED else "encryption of secrets on the way"
+        run.check(f"{role}: {name}", Verdict.WARNING, measured="none", threshold="on", reason=reason, detail=risk)
 
 
 def check_spaces(run: RunRecord, infos: Iterable[CollectionInfo], *, named: bool = False) -> None:
-    """Put on record whether every collection searches by the space that it declares; `named` tells the first five."""
-    trapped = [info for info in infos if info.space != info.declared_space]
-    names = "; ".join(f"{one_line(i.name, 60)}: declared {i.declared_space}, is {i.space}" for i in trapped[:5])
-    said = f"The effective space is migrated, not the declared one{f' ({names})' if named else ''}."
+    """Record whether every collection searches in the space that it declares; `named`: name the first five that do not."""
+    differing = [info for info in infos if info.space != info.declared_space]
+    names = "; ".join(f"{one_line(i.name, 60)}: declared {i.declared_space}, is {i.space}" for i in differing[:5])
+    detail = f"The effective space is migrated, not the declared one{f' ({names})' if named else ''}."
     run.check(
         "collections in another space than declared",
-        Verdict.WARNING if trapped else Verdict.PASS,
-        measured=len(trapped),
+        Verdict.WARNING if differing else Verdict.PASS,
+        measured=len(differing),
         threshold=0,
         unit="collections",
-        reason=ReasonCode.DISTANCE_SPACE if trapped else "",
-        detail=said if trapped else "",
-        ids=[{"collection": i.name, "effective": i.space, "declared": i.declared_space} for i in trapped],
+        reason=ReasonCode.DISTANCE_SPACE if differing else "",
+        detail=detail if differing else "",
+        ids=[{"collection": i.name, "effective": i.space, "declared": i.declared_space} for i in differing],
     )

@@ -1,4 +1,4 @@
-"""The maintenance window: when a step that changes something may start, and what lets it start at another time."""
+"""The maintenance window: when a step that changes something may start, and the permission to start at another time."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from helpers.run import plan
 from helpers.run.folders import RunState
 from helpers.run.plan import Step
 
-PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
-DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # what the dry run predicts
-ROLLBACK = "rollback announced"  # until the target is clean, from the same
-HOLDS = "reading the source once more and removing what step 22 wrote"  # all that this time counts
-ANNOUNCED = "duration announced"  # by step 14, from what the dry run predicts
+PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: the reason of --outside-window, for its command only
+DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # predictions of the dry run
+ROLLBACK = "rollback announced"  # the predicted time of a rollback, until the target is clean
+HOLDS = "reading the source once more and removing what step 22 wrote"  # what this time includes
+ANNOUNCED = "duration announced"  # by step 14, from the predictions
 
 
 def predictions(dry_run: StepResult | None) -> list[dict[str, Any]]:
-    """What the dry run predicted, as rows of what, value, unit and basis; [] where it made none."""
+    """The predictions of the dry run, as rows with the keys what, value, unit, basis; [] if there are none."""
     return list(dry_run.facts.get("prediction") or []) if dry_run is not None else []
 
 
-def predicted(dry_run: StepResult | None, what: str) -> float | None:
-    """One value of `predictions`; None where there is none."""
-    return next((float(row["value"]) for row in predictions(dry_run) if row["what"] == what), None)
+def predicted(dry_run: StepResult | None, name: str) -> float | None:
+    """The value of the prediction with this name; None if there is none."""
+    return next((float(row["value"]) for row in predictions(dry_run) if row["what"] == name), None)
 
 
 def longest(results: Iterable[StepResult]) -> str:
-    """The cause of a time that is too long: `step 23 (Validate) took most, 1 min 01 s, of it 24 s for compare`."""
+    """The longest step and its longest phase: `step 23 (Validate) took most, 1 min 01 s, of it 24 s for compare`."""
     if (step := max(results, key=lambda r: r.seconds, default=None)) is None:
         return ""
     part = longest_part(step)
-    inside = f", of it {duration(part.seconds)} for {part.name}" if part is not None else ""
-    return f"step {step.step} ({step.title}) took most, {duration(step.seconds)}{inside}"
+    share = f", of it {duration(part.seconds)} for {part.name}" if part is not None else ""
+    return f"step {step.step} ({step.title}) took most, {duration(step.seconds)}{share}"
 
 
 def longest_part(step: StepResult) -> Phase | None:
-    """The phase of the step that took most; None where it measured none."""
+    """The longest phase of the step; None if it has no phases."""
     return max(step.phases, key=lambda p: p.seconds, default=None)
 
 
@@ -58,7 +58,7 @@ class Hours:
 
     @classmethod
     def of(cls, parameters: Parameters) -> Hours | None:
-        """The window of these parameters, or None where they name no start."""
+        """The window of these parameters; None if they have no start."""
         rules = parameters.window
         if rules.start is None:
             return None
@@ -82,7 +82,7 @@ def now_utc() -> dt.datetime:
 
 
 def outside(step: plan.Step, parameters: Parameters, now: dt.datetime | None = None) -> str:
-    """Why this is no time for the step, such as `the window opens at …`; "" where it may start."""
+    """Why the step may not start now, such as `the maintenance window opens at …`; "" if it may."""
     hours = Hours.of(parameters) if step.in_window else None
     now = now or now_utc()
     if hours is None or hours.contains(now):
@@ -95,58 +95,59 @@ def outside(step: plan.Step, parameters: Parameters, now: dt.datetime | None = N
 def refusal(
     folder: RunState, step: plan.Step, now: dt.datetime | None = None, changed: Parameters | None = None
 ) -> WorldError | None:
-    """The error for a step that may not start now (by the parameters `changed`, where given); None where it may, or where the
-    operator has said why it must.
+    """The error for a step that may not start now; None if it may, or if the operator permitted it with a reason.
+
+    `changed`: use these parameters instead of the run's.
     """
-    why = outside(step, changed or folder.parameters, now)
-    if not why or permission(folder):
+    reason = outside(step, changed or folder.parameters, now)
+    if not reason or permission(folder):
         return None
     return WorldError(
-        ReasonCode.OUTSIDE_WINDOW, f"step {step.number} ({step.title}) does not start now: {why}", where=f"run {folder.id}",
+        ReasonCode.OUTSIDE_WINDOW, f"step {step.number} ({step.title}) does not start now: {reason}", where=f"run {folder.id}",
         next_step=f"Inside it: {folder.command('resume')}; to move it: the same with --set window.start=TIME; if it cannot "
         "wait: with --outside-window REASON.",
     )  # fmt: skip
 
 
 def require_reason(reason: str) -> str:
-    """The reason of --outside-window, "" for none. UsageError where it is not one line of text."""
+    """Return the reason of --outside-window ("" for none). UsageError if it is not one line of at most 500 characters."""
     if reason.strip() != reason or not reason.isprintable() or len(reason) > 500:
         raise UsageError(ReasonCode.BAD_REASON, "--outside-window takes one line of text that says why it cannot wait")
     return reason
 
 
 def permit(folder: RunState, reason: str) -> RunState:
-    """Let the steps of this command start outside the window for this reason, or ("") no more; the run with that.
+    """Permit steps to start outside the window for this reason, or ("") withdraw the permission; return the new state.
 
-    It is on record before it is used. Raises as `require_reason`.
+    The permission is logged before it is used. Raises as `require_reason`.
     """
-    said = require_reason(reason)
-    before = folder.facts.get(PERMISSION)
-    if said:
-        given = {"reason": said, "by": audit.user(), "when": utc_now()}
-        audit.append(folder.reports / audit.NAME, "outside window permitted", reason=said)
-        folder.log(f"--outside-window: {said}")
-        return folder.note(**{PERMISSION: given})
-    return folder.note(**{PERMISSION: None}) if before else folder
+    text = require_reason(reason)
+    earlier = folder.facts.get(PERMISSION)
+    if text:
+        record = {"reason": text, "by": audit.user(), "when": utc_now()}
+        audit.append(folder.reports / audit.NAME, "outside window permitted", reason=text)
+        folder.log(f"--outside-window: {text}")
+        return folder.note(**{PERMISSION: record})
+    return folder.note(**{PERMISSION: None}) if earlier else folder
 
 
 def permission(folder: RunState) -> str:
-    """`REASON (user)` where the operator lets steps start outside the window; else ""."""
-    given = folder.facts.get(PERMISSION)
-    return f"{given['reason']} ({given['by']})" if given else ""
+    """`REASON (user)` if the operator permitted steps outside the window; else ""."""
+    record = folder.facts.get(PERMISSION)
+    return f"{record['reason']} ({record['by']})" if record else ""
 
 
 # -- estimate -------------------------------------------------------------------------------------------------------------
 
-# Does the migration fit its window? The dry run's estimate on the clock, the rollback included. Pure: it looks at figures only.
+# Whether the migration, with a rollback, fits its window, by the dry run's estimate. Only calculates.
 
 
-_ROLLBACK_PARTS = (Step.SNAPSHOT, Step.MIGRATE)  # a rollback reads the source once more, and removes what step 22 wrote
+_ROLLBACK_PARTS = (Step.SNAPSHOT, Step.MIGRATE)  # a rollback reads the source again, and removes what step 22 wrote
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the migration: seconds, where the figure comes from, and whether it is known or only bounded from above."""
+    """A part of the migration: seconds, and the basis of this figure (measured, or an upper limit)."""
 
     name: str
     seconds: float
@@ -155,31 +156,31 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The parts in order, without people; `rollback_seconds` is the seconds that a rollback takes."""
+    """The parts in order, without waiting for people; `rollback_seconds`: the time of a rollback."""
 
     parts: list[Part]
     rollback_seconds: float
 
     @classmethod
     def of(cls, parameters: Parameters, estimate: Iterable[Mapping[str, Any]]) -> Estimate:
-        """From the rows of the dry run's estimate (part, seconds, basis); its sum is left out."""
+        """The estimate from the rows of the dry run (part, seconds, basis); the row with their sum is ignored."""
         rows = [
             Part(str(r["part"]), float(r["seconds"]), str(r["basis"])) for r in estimate if str(r["part"])[:2].isdigit()
         ]
         fence, cutover = parameters.fence, parameters.cutover
-        fences = (
+        fence_parts = (
             [Part("20 fence", fence.timeout_seconds, "at most: fence.timeout_seconds")] if fence.kind != "none" else []
         )
-        acts = len(cutover.restart) + bool(cutover.health)
-        last = (
-            [Part("25 restart and health", acts * cutover.timeout_seconds, "at most: cutover.timeout_seconds each")]
-            if acts
+        commands = len(cutover.restart) + bool(cutover.health)
+        closing = (
+            [Part("25 restart and health", commands * cutover.timeout_seconds, "at most: cutover.timeout_seconds each")]
+            if commands
             else []
         )
-        watched = bool(cutover.config_files() or acts or cutover.log_files)
-        last += [Part("25 watch", 60 * cutover.monitor_minutes, "cutover.monitor_minutes")] if watched else []
-        back = sum(part.seconds for part in rows if part.name[:2] in _ROLLBACK_PARTS)
-        return cls([*fences, *rows, *last], back)
+        is_watched = bool(cutover.config_files() or commands or cutover.log_files)
+        closing += [Part("25 watch", 60 * cutover.monitor_minutes, "cutover.monitor_minutes")] if is_watched else []
+        rollback_seconds = sum(part.seconds for part in rows if part.name[:2] in _ROLLBACK_PARTS)
+        return cls([*fence_parts, *rows, *closing], rollback_seconds)
 
     @property
     def seconds(self) -> float:
@@ -188,23 +189,23 @@ class Estimate:
 
     @property
     def longest(self) -> str:
-        """`most for 22 import, 30 min 00 s (measured …)`: the cause where they do not fit the window."""
+        """The longest part, in words: `most for 22 import, 30 min 00 s (measured …)`; "" if there are no parts."""
         part = max(self.parts, key=lambda p: p.seconds, default=None)
         return f"most for {part.name}, {duration(part.seconds)} ({part.basis})" if part is not None else ""
 
     def clock(self, start: dt.datetime) -> list[tuple[Part, dt.datetime, dt.datetime]]:
-        """Each part with its beginning and end, where the migration begins at `start` and nobody has to be waited for."""
-        rows, at = [], start
+        """Each part with its begin and end, if the migration begins at `start` and does not wait for people."""
+        rows, begin = [], start
         for part in self.parts:
-            end = at + dt.timedelta(seconds=part.seconds)
-            rows.append((part, at, end))
-            at = end
+            end = begin + dt.timedelta(seconds=part.seconds)
+            rows.append((part, begin, end))
+            begin = end
         return rows
 
     def spare(self, hours: Hours) -> float:
-        """Seconds of the window, buffers not counted, that are left for people after the migration and a rollback behind it."""
+        """Seconds of the window, without buffers, that remain for people after the migration and a rollback."""
         return (hours.end - hours.start).total_seconds() - self.seconds - self.rollback_seconds
 
     def last_safe_moment(self, hours: Hours) -> dt.datetime:
-        """When a rollback must begin to end inside the window."""
+        """The latest begin of a rollback that ends inside the window."""
         return hours.end - dt.timedelta(seconds=self.rollback_seconds)

@@ -157,7 +157,7 @@ def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -
     for row in rows:
         group.of(row)  # where one of them makes no sense nothing is begun
         if RunFolder.of(row.run).reports.exists():
-            raise runs.taken(RunFolder.of(row.run))
+            raise runs.id_taken(RunFolder.of(row.run))
     group.save()
     return group
 

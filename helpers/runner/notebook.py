@@ -33,7 +33,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, Verdict, passed, utc_now, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
-from helpers.run.advice import advice, advised
+from helpers.run.advice import advice, advice_lines
 from helpers.run.command import reduce_environment
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
@@ -150,8 +150,8 @@ def closing(run: RunRecord, digest: str) -> str:
     verdict = f"<strong>{html.escape(result.title)}: {result.verdict.upper()}</strong>"
     head = f"<p>{verdict} ({said}; {duration(result.seconds)})</p>"
     order = sorted(result.checks, key=lambda c: -list(Verdict).index(c.verdict))
-    rows = [(c.verdict, c.name, one_line(c.found, 120), one_line(c.expected, 120), c.detail) for c in order[:20]]
-    rest = f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
+    first, rest = order[:20], f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
+    rows = [(c.verdict, c.name, one_line(c.measured_text, 120), one_line(c.expected, 120), c.detail) for c in first]
     table = _table(("verdict", "check", "measured", "expected", "detail"), rows) if rows else ""
     remedies = "".join(f"<p><code>{html.escape(line)}</code></p>" for line in _advice(run))
     foot = remedies + f"<p>results/{run.step}.json, SHA-256 <code>{digest}</code></p>"
@@ -163,7 +163,7 @@ def _advice(run: RunRecord) -> list[str]:
     if plan.find(run.step).troubleshoots:
         return []
     codes = [c.reason for c in run.result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)]
-    return advised(codes, run, 3)
+    return advice_lines(codes, run, 3)
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -491,13 +491,8 @@ def _verdict_error(run: Run) -> RunbookError:
 # on, whichever command comes next.
 
 
-_LEFT = (
-    RunPath.STAGED,
-    RunPath.QUARANTINE,
-    RunPath.CATCH_UP,
-    RunPath.BATCHES,
-    RunPath.CHECKPOINT_CHANGES,
-)  # of step 22, beside its ledger
+# Of step 22, beside its ledger.
+_LEFT = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
 
 
 @dataclass(slots=True)
@@ -557,6 +552,10 @@ def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> 
     with RunLock(folder, "step").acquire(1):
         begun = pending_retry(folder)
         first = plan.find(min(begun or step.number, step.number))
+        if first.number <= Step.MIGRATE and not begun:
+            from helpers.rollback.return_writes import leave_undone_cutover
+
+            leave_undone_cutover(folder)
         Retry(first, utc_now()).save(folder.workspace)
         audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)
         folder.log(f"retry: taking back from step {first.number} on")

@@ -1,4 +1,4 @@
-"""Runs the notebooks of a run in order, until a gate stays shut, a step fails, or somebody asks to stop."""
+"""Execute the notebooks of a run in order, until a gate is closed, a step fails, or a stop is requested."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from helpers.report.pages import keep_final, keep_signed, render_notebook, rende
 from helpers.results import StepResult, Verdict, disk_full, flush_file, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
-from helpers.run.advice import advised
+from helpers.run.advice import advice_lines
 from helpers.run.command import FRUGAL, python_environment, stop_requests
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
@@ -48,30 +48,30 @@ from helpers.status import Console, step_line, summary
 
 # -- execute -----------------------------------------------------------------------------------------------------------
 
-# One notebook through papermill, and what really became of it.
+# Execute one notebook through papermill, and determine its outcome.
 #
-# Papermill is not believed (measured on 2.7: after a dead kernel or a cell time-out the output says "completed";
-# `sys.exit(0)` in a cell ends the run with exit code 0). A step has passed only if the result file of this very execution
-# says so, every code cell was executed, and no output is an error.
+# Papermill's own outcome is not used (measured on 2.7: after a dead kernel or a cell time-out the output says "completed";
+# `sys.exit(0)` in a cell ends the run with exit code 0). A step has passed only if the result file of this execution says
+# so, every code cell was executed, and no output is an error.
 
-Choice = Sequence[plan.Step] | Callable[[RunState], Sequence[plan.Step]]  # what they are by then
+Choice = Sequence[plan.Step] | Callable[[RunState], Sequence[plan.Step]]  # the steps, or a function that chooses them
 
 
 def every_kernel() -> dict[str, str]:
-    """What every kernel of this runner has in its environment."""
+    """The environment variables of every kernel of this runner."""
     own = {kernel.RUNNER_PID: str(os.getpid()), "RUNBOOK_REPORTS": str(runs.reports_root())}
     return {**own, **python_environment(), **FRUGAL}
 
 
 class _Files(LocalHandler):  # type: ignore[misc]
-    """How papermill reads and writes files; `written` holds by path what it wrote last. What lies there may be another's."""
+    """Papermill's file handler. `written`: path → what it wrote last; the file itself may be replaced by others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.written: dict[str, bytes] = {}
 
     def write(self, buf: str, path: str) -> None:
-        self.written.pop(path, None)  # a notebook that is cut short is nobody's
+        self.written.pop(path, None)  # a write that fails must leave no entry
         super().write(buf, path)
         self.written[path] = buf.encode()
 
@@ -80,13 +80,13 @@ papermill_io.register("/", _files := _Files())
 
 
 class Execution:
-    """One notebook at work in a thread, so that signals stay with the caller; `wait` in a loop, then `result`."""
+    """One notebook that runs in a thread, so that the caller gets signals: `start`, `wait` in a loop, then `result`."""
 
     def __init__(
         self, folder: RunFolder, step: plan.Step, *, dry_run: bool = False, timeout: int | None = None,
         template: kernel.KernelTemplate | None = None,
     ) -> None:  # fmt: skip
-        """`timeout`: seconds that one cell may take, None for any time. `template`: what its kernel is forked from."""
+        """`timeout`: seconds that one cell may take, None for no limit. `template`: the process to fork the kernel from."""
         self.folder, self.step = folder, step
         self.output = folder.reports / step.notebook
         self._dry_run, self._timeout = dry_run, timeout
@@ -98,7 +98,7 @@ class Execution:
         self._thread = threading.Thread(target=self._run, name=f"notebook-{step.number}", daemon=True)
 
     def start(self) -> None:
-        self._take_over_what_was_printed()  # of a kernel whose runner was killed
+        self._log_kernel_output()  # left by a kernel whose runner was killed
         runs.supersede(self.folder, plan.outdated_by(self.step))
         _files.written.pop(str(self.output), None)
         self.folder.log(audit.NOTEBOOK_BEGINS, self.step.number)
@@ -111,32 +111,32 @@ class Execution:
         return not self._thread.is_alive()
 
     def kill(self) -> None:
-        """End the kernel at once, with whatever it started."""
+        """Kill the kernel at once, with all processes that it started."""
         if self._group is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._group, signal.SIGKILL)
 
     def result(self) -> StepResult:
-        """What became of the step. A failure that the step could not record itself is written to its result here."""
-        said = self._said()
-        if said is not None and said.error is not None and self._error_is_of_a_cell():
-            return said
-        fault = self._fault(said)
-        if fault is None and said is not None:
-            return said
-        if said is None:
+        """The result of the step. A failure that the step could not record itself is written to its result file here."""
+        result = self._recorded()
+        if result is not None and result.error is not None and self._error_is_of_a_cell():
+            return result
+        fault = self._fault(result)
+        if fault is None and result is not None:
+            return result
+        if result is None:
             if isinstance(self._error, PapermillExecutionError):
                 self.folder.log_block("a cell failed before the step began", str(self._error), self.step.number)
-            said = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
-        said.error, said.verdict, said.finished = fault, Verdict.FAIL, utc_now()
+            result = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
+        result.error, result.verdict, result.finished = fault, Verdict.FAIL, utc_now()
         path = self.folder.reports / RunPath.RESULTS / f"{self.step.number}.json"
-        digest = said.write(path)
-        outcome = said.error["code"] if said.error else "failed"
+        digest = result.write(path)
+        outcome = result.error["code"] if result.error else "failed"
         digests = {f"{RunPath.RESULTS}/{path.name}": digest}
         about = {"step": self.step.number, "result": digest, "digests": digests, "died": True}
         audit.append(self.folder.reports / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
-        self.folder.log(f"step failed: {said.error['line'] if said.error else ''}", self.step.number)
-        return said
+        self.folder.log(f"step failed: {result.error['line'] if result.error else ''}", self.step.number)
+        return result
 
     def _run(self) -> None:
         try:
@@ -151,28 +151,28 @@ class Execution:
             )
         except BaseException as error:  # judged in `result`
             self._error = error
-            if not isinstance(error, PapermillExecutionError):  # then the step has written the cell's own traceback
-                with suppress(RunbookError):  # on a full disk there is no room for it either
+            if not isinstance(error, PapermillExecutionError):  # of those the step has logged the cell's traceback
+                with suppress(RunbookError):  # the disk may be full
                     trace = "".join(traceback.format_exception(error))
                     self.folder.log_block("papermill stopped", trace, self.step.number)
         finally:
-            ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
-            with suppress(OSError):  # there may be none; papermill does not flush it, and a passed step needs it
+            ensure_event_loop().close()  # Jupyter leaves this thread's loop open
+            with suppress(OSError):  # it may not exist; papermill does not flush it, and a passed step needs it
                 flush_file(self.output)
-            self._take_over_what_was_printed()
+            self._log_kernel_output()
 
     @property
     def notebook(self) -> bytes | None:
-        """The executed notebook as it was last written; None where that failed, or there is none."""
+        """The executed notebook as it was last written; None where it was not, or the write failed."""
         return _files.written.get(str(self.output))
 
     @property
     def printed(self) -> Path:
-        """What the kernel's process itself prints; a library may print what a source holds, so it is no log yet."""
+        """The file for the output of the kernel's process. It may hold values of a source, so it is not a log yet."""
         return self.folder.workspace / "kernel.log"
 
-    def _take_over_what_was_printed(self) -> None:
-        """Into run.log, escaped and indented: no text of a source can look like a line of ours."""
+    def _log_kernel_output(self) -> None:
+        """Move the output to run.log, escaped and indented, so that no text of a source looks like a line of the log."""
         with suppress(FileNotFoundError, RunbookError):
             text = self.printed.read_text(encoding="utf-8", errors="backslashreplace")
             if text.strip():
@@ -185,28 +185,30 @@ class Execution:
     def kernel_started(self, group: int | None) -> None:
         self._group = group
 
-    def _said(self) -> StepResult | None:
-        """The result file, if this execution wrote it."""
+    def _recorded(self) -> StepResult | None:
+        """The result file; None where it cannot be read, or another execution wrote it."""
         try:
-            found = self.folder.read().result(self.step.number)
+            result = self.folder.read().result(self.step.number)
         except RunbookError:
             return None
-        return found if found is not None and found.facts.get("execution") == self._token else None
+        return result if result is not None and result.facts.get("execution") == self._token else None
 
     def _error_is_of_a_cell(self) -> bool:
         return not isinstance(self._error, DeadKernelError | CellTimeoutError)
 
-    def _fault(self, said: StepResult | None) -> dict[str, str] | None:
-        """Why the step has not passed whatever its result says; None where there is nothing against it."""
+    def _fault(self, result: StepResult | None) -> dict[str, str] | None:
+        """Why the step has not passed, whatever its result says; None where nothing speaks against it."""
         name = f"notebook {self.step.notebook}"
         if isinstance(self._error, DeadKernelError):
-            why = notices.how_it_died(self.folder)
-            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {why}", "WorldError")
+            cause = notices.how_it_died(self.folder)
+            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {cause}", "WorldError")
         if isinstance(self._error, CellTimeoutError):
             return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
-        if self._error is not None and (full := disk_full(self._error, self.output.parent)) is not None:
+        full = disk_full(self._error, self.output.parent) if self._error is not None else None
+        if full is not None:
             return _error(full.code, full.line(), "WorldError")
-        if (written := self.notebook) is None:
+        written = self.notebook
+        if written is None:
             return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "WorldError")
         try:
             shown = kernel.first_error(self.output, written)
@@ -218,16 +220,16 @@ class Execution:
             return _error(ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
         skipped = kernel.cells_not_executed(self.output, written)
         if skipped:
-            what = f"{name}: {skipped} of its code cells were never executed"
-            return _error(ReasonCode.CELLS_NOT_EXECUTED, what, "WorldError")
-        if said is None or not said.finished:
-            what = f"{name} ended without a result; its last cell must be step.finish()"
-            return _error(ReasonCode.NO_RESULT, what, "WorldError")
+            problem = f"{name}: {skipped} of its code cells were never executed"
+            return _error(ReasonCode.CELLS_NOT_EXECUTED, problem, "WorldError")
+        if result is None or not result.finished:
+            problem = f"{name} ended without a result; its last cell must be step.finish()"
+            return _error(ReasonCode.NO_RESULT, problem, "WorldError")
         return None
 
 
 def error_of(result: StepResult) -> RunbookError | None:
-    """The error of a step as the exception that it was (a WorldError where it was none of ours)."""
+    """The error of a step as an exception of its type (WorldError where that is no RunbookError); None without an error."""
     if result.error is None:
         return None
     kind = getattr(errors, result.error["type"], None)
@@ -240,19 +242,20 @@ def _error(code: ReasonCode, line: str, kind: str) -> dict[str, str]:
 
 
 def _as_template(path: Path) -> str:
-    """Papermill formats paths with the parameters; braces in a folder's name are meant as they are."""
+    """Escape the braces of a path: papermill formats paths with the parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class ForkProvisioner(LocalProvisioner):
-    """Forks the kernel from the template, where there is one; else starts it, as Jupyter does by itself."""
+    """Forks the kernel from the template where there is one, else starts it as Jupyter does."""
 
     async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
         template: kernel.KernelTemplate | None = options.pop("template", None)
         if template is not None:
             folder = str(options.get("cwd") or Path.cwd())
             arguments = cmd[cmd.index(kernel.LAUNCHER) + 1 :]
-            if forked := template.fork(arguments, options["env"], folder, options["stdout"].name):
+            forked = template.fork(arguments, options["env"], folder, options["stdout"].name)
+            if forked is not None:
                 self.process, self.pid, self.pgid = forked, forked.pid, forked.pid
                 return self.connection_info
         return await super().launch_kernel(cmd, **options)
@@ -265,7 +268,7 @@ KernelProvisionerFactory.instance().provisioners[_FORK] = EntryPoint(
 
 
 def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
-    """Kernels of this very interpreter, whatever "python3" means here; what they print goes to run.log at their end."""
+    """A manager of kernels that run this interpreter, whatever "python3" means here, and print to `execution.printed`."""
 
     class OwnKernel(AsyncKernelManager):
         @property
@@ -300,9 +303,9 @@ _ON_DEMAND = {Step.HOLD_AND_TROUBLESHOOT: "held; see step 26 for what to do", St
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored.
+    """Handles Ctrl-C and SIGTERM: the first lets the step finish its batch, the second kills its kernel. SIGHUP is ignored.
 
-    Where SIGINT stays ignored (`stop_requests`), SIGTERM stops it all the same, and run.log says so.
+    Where SIGINT stays ignored (`stop_requests`), SIGTERM still stops the run, and run.log says so.
     """
 
     def __init__(self, folder: RunFolder, terminal: Console) -> None:
@@ -330,13 +333,14 @@ class Stop:
 
 
 def run_line(folder: RunFolder, steps: Choice, terminal: Console, *, dry_run: bool = False) -> str:
-    """Run the steps, show them, render the pages; the verdict in words.
+    """Run the steps, show them, render the pages; return the verdict in words.
 
-    Which steps is asked once no other command works on the run: one that has just ended may have passed some.
+    The steps are chosen under the run's lock: another command that has just ended may have passed some.
     Raises what stopped the run: NoGo, WaitingForSignoffs, Interrupted, or the error of the step that failed.
     """
     with RunLock(folder, "runner").acquire():
-        RunLock(folder, "step").acquire().release()  # a kernel of a runner that was killed dies within a second
+        # wait for the kernel of a killed runner, which ends within a second
+        RunLock(folder, "step").acquire().release()
         folder.stop_file.unlink(missing_ok=True)
         (folder.workspace / RunPath.PROGRESS).unlink(missing_ok=True)
         with _library_messages_in(folder):
@@ -351,8 +355,8 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     if error is None:
         run, error = _gates(run, steps or plan.LINE, terminal)
     ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
-    # Behind the decision the fence must stay: lifted and put up again it would void what was signed, and after the cutover
-    # whoever still writes to the source would write for nobody. Step 53 lifts it.
+    # After the decision the fence must stay. Lifted and put up again, it would void the signatures; after the cutover, writes
+    # to the source would be lost. Step 53 lifts it.
     if ends_early and steps[-1].number < _DECISION and not stop.requested:
         error = _stand_down(run, terminal) or error
     notices.line_ended(run, steps, error, terminal.say)
@@ -385,10 +389,10 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
 def _turns(
     run: RunState, steps: Sequence[plan.Step], terminal: Console, stop: Stop, dry_run: bool
 ) -> tuple[RunState, plan.Step | None, RunbookError | None]:
-    """The steps, one after another: the run then, the step it got to, and what stopped it.
+    """Execute the steps in order; return the run afterwards, the last step that was reached, and the error that stopped it.
 
-    A turn is from the end of one step to the end of the next. In each the run is read once: here before the first step,
-    then when a step has ended.
+    A turn is from the end of one step to the end of the next. The run is read once in each: before the first step, then when
+    a step has ended.
     """
     at: plan.Step | None = None
     error: RunbookError | None = None
@@ -411,7 +415,7 @@ def _turns(
 
 @contextmanager
 def kernel_template(steps: Sequence[plan.Step]) -> Iterator[kernel.KernelTemplate | None]:
-    """What the kernels of these steps are forked from; None where that gains nothing or is not safe."""
+    """Yield the process to fork the kernels of these steps from; None where that gains nothing or is not safe."""
     # The libraries that Python uses on macOS do not all survive a fork.
     if len(steps) < 2 or sys.platform != "linux" or kernel.free_memory() < kernel.KernelTemplate.LEAST_MEMORY:
         yield None
@@ -423,7 +427,7 @@ def kernel_template(steps: Sequence[plan.Step]) -> Iterator[kernel.KernelTemplat
 def _one(
     run: RunState, step: plan.Step, terminal: Console, stop: Stop, template: kernel.KernelTemplate | None, dry_run: bool
 ) -> tuple[RunState, RunbookError | None]:
-    """Execute one step, and tell people what concerns them; the run then, and what the step failed with."""
+    """Execute one step and send its notices; return the run afterwards, and the error of the step."""
     notices.before_step(run, step, terminal.say, dry_run=dry_run)
     result = _executed(run, step, terminal, stop, template, dry_run)
     run = run.after(result)
@@ -449,17 +453,19 @@ def _executed(
 
 
 def _keep_notebook(folder: RunFolder, execution: Execution) -> None:
-    """Render the notebook that was executed, and have the log name both as they were written: a seal takes no other."""
-    if (written := execution.notebook) is not None:
+    """Render the executed notebook, and log the digests of both files as they were written: a seal accepts no others."""
+    written = execution.notebook
+    if written is not None:
         digests = {execution.output.name: hashlib.sha256(written).hexdigest()}
-        if page := render_notebook(folder, execution.output, written):
+        page = render_notebook(folder, execution.output, written)
+        if page:
             digests[execution.output.with_suffix(".html").name] = page
         audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=execution.step.number, digests=digests)
         del _files.written[str(execution.output)]
 
 
 def _stopped_by(folder: RunFolder, step: plan.Step, result: StepResult, stop: Stop) -> RunbookError | None:
-    """What the step failed with, as the command says it; None where the run goes on."""
+    """The error of the step, as the command reports it; None where the run continues."""
     error = error_of(result)
     if error is None:
         return None
@@ -469,18 +475,18 @@ def _stopped_by(folder: RunFolder, step: plan.Step, result: StepResult, stop: St
 
 
 def _advice(folder: RunState, steps: Sequence[plan.Step]) -> list[str]:
-    """What leads out of what failed or was marginal in these steps, at most two lines."""
+    """At most two lines of advice about what failed or was marginal in these steps."""
     codes: list[str] = []
     for result in filter(None, (folder.result(step.number) for step in steps)):
         codes += [c.reason for c in result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL)]
         if result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
             codes.append(result.error["code"])
-    return advised(codes, folder, 2)
+    return advice_lines(codes, folder, 2)
 
 
 def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:
-    """What `--until` ends in, unless the run goes on to its end: clients may write again, and the target is free for other
-    runs where nothing was written. What it failed with, or None."""
+    """Lift the fence after a run that `--until` ended early, and release the target where nothing was written; return the error,
+    or None."""
     state = FenceState.load(folder.workspace)
     try:
         if passed(folder.result(Step.FENCE_WRITES)):
@@ -496,7 +502,8 @@ def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:
 
 
 def _sealed(run: RunState, terminal: Console, error: RunbookError | None) -> tuple[RunState, RunbookError | None]:
-    """Seal what this command changed. What stopped the run stays the first error; that of the seal is said beside it."""
+    """Seal what this command changed; return the run and the error. The error that stopped the run comes before that of the
+    seal, which is then only shown."""
     try:
         return at_rest(run), error
     except RunbookError as unsealed:
@@ -507,7 +514,8 @@ def _sealed(run: RunState, terminal: Console, error: RunbookError | None) -> tup
 
 
 def _gates(run: RunState, steps: Sequence[plan.Step], terminal: Console) -> tuple[RunState, RunbookError | None]:
-    """The gates behind the steps that have passed, sealed first; a rehearsal signs, through the real gate."""
+    """Seal the steps that have passed, then check their gates; a rehearsal signs, through the real gate. Return the run and the
+    error of the first closed gate."""
     try:
         for line in keep_signed(run):
             run.log(line)
@@ -547,7 +555,7 @@ def _verdict(folder: RunState, steps: Sequence[plan.Step], error: RunbookError |
 
 
 class _RunLog(logging.Handler):
-    """A line of run.log for each warning; its control characters are escaped as those of every line there."""
+    """Writes each warning as a line of run.log, with control characters escaped."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__(logging.WARNING)
@@ -559,7 +567,7 @@ class _RunLog(logging.Handler):
 
 @contextmanager
 def _library_messages_in(folder: RunFolder) -> Iterator[None]:
-    """What libraries log goes to run.log: standard error is for one line of ours."""
+    """Send the log messages of libraries to run.log: standard error is for the one line of an error."""
     handler = _RunLog(folder)
     root, quiet = logging.getLogger(), logging.getLogger("papermill")
     root.addHandler(handler)

@@ -1,7 +1,7 @@
-"""Step 30: what a stopped migration has done, and what going on would do. (Runbook, Section 3.)
+"""Step 30: what a stopped migration has done, and what a resume would do. (Runbook, Section 3.)
 
-Everything here looks and nothing writes: the checkpoint is read, the target is only read, and the run goes on only when the
-operator gives the command that this shows. There is one checkpoint a run; its id is made of the run's.
+This step only reads, the checkpoint and the target. The run continues only when the operator gives the command that this step
+shows. A run has one checkpoint, whose id is made of the run's id.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _PROOF = ["target", "completed", "there", "missing", "doubled", "in doubt", "of 
 
 
 @dataclass(slots=True)
-class _Looked:
-    """The ids of one target against its staged rows; every number counts chunks."""
+class _TargetIds:
+    """The ids of one target collection compared with its staged rows, in chunks."""
 
     completed: int = 0
-    there: int = 0
+    present: int = 0
     missing: int = 0
     doubled: int = 0
     in_doubt: int = 0
-    arrived: int = 0  # of those in doubt
-    ahead: int = 0  # in the target although the checkpoint has not begun them
-    extra: int = 0  # in the target, and staged by nobody
+    arrived: int = 0  # of those in doubt, present in the target
+    ahead: int = 0  # in the target, although the checkpoint has not begun them
+    extra: int = 0  # in the target, but not staged
 
 
 class CheckpointRecoveryStep(NotebookStep):
-    """The notebook's view: one table a question."""
+    """The notebook's view: one table for each question."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -62,36 +62,36 @@ class CheckpointRecoveryStep(NotebookStep):
 
     @cached_property
     def staged(self) -> Staged | None:
-        """What the transform left ready to be written, or None where it never ended."""
+        """The rows that the transform staged; None where it did not finish."""
         return Staged.load(self.run.workspace / RunPath.STAGED) if self.checkpoint and self.checkpoint.targets else None
 
     @cached_property
     def catching_up(self) -> bool:
-        """Whether a kill left a round of catch-up unfinished."""
+        """Whether a round of catch-up was interrupted."""
         return Ledger.read(self.run).open_round is not None
 
     def read_checkpoint(self) -> pd.DataFrame:
-        """The checkpoint itself: id, file, phase, time, attempts, chunks decided on, pace."""
-        found = self.checkpoint
+        """Facts of the checkpoint: id, file, phase, time, attempts, chunks decided on, pace."""
+        checkpoint = self.checkpoint
         self.run.check(
-            "checkpoint", Verdict.PASS if found else Verdict.NOT_APPLICABLE,
-            measured="there" if found else "none", threshold="there",
-            detail="" if found else "this run has not begun to migrate: there is nothing to recover",
+            "checkpoint", Verdict.PASS if checkpoint else Verdict.NOT_APPLICABLE,
+            measured="there" if checkpoint else "none", threshold="there",
+            detail="" if checkpoint else "this run has not begun to migrate: there is nothing to recover",
         )  # fmt: skip
-        if found is None:
+        if checkpoint is None:
             return pd.DataFrame(columns=["fact", "value"])
-        kept = Kept.of(self.path)
-        pace = kept.stats
+        stored = Kept.of(self.path)
+        pace = stored.stats
         rows = {
             "id": checkpoint_id(self.run.id),
             "file": str(self.path),
-            "written": kept.timestamp,
-            "phase": found.phase,
-            "times resumed": found.resumed,
-            "chunks of the snapshot": found.total_chunks,
-            "decided on": found.processed,
-            "written to the target": found.processed - found.failed,
-            "set aside": found.failed,
+            "written": stored.timestamp,
+            "phase": checkpoint.phase,
+            "times resumed": checkpoint.resumed,
+            "chunks of the snapshot": checkpoint.total_chunks,
+            "decided on": checkpoint.processed,
+            "written to the target": checkpoint.processed - checkpoint.failed,
+            "set aside": checkpoint.failed,
             "seconds a batch": pace["average_batch_seconds"],
             "chunks a second": pace["chunks_per_second"],
             "seconds left at that pace": pace["estimated_remaining_seconds"],
@@ -100,31 +100,30 @@ class CheckpointRecoveryStep(NotebookStep):
         return pd.DataFrame([(k, str(v) if v is not None else "–") for k, v in rows.items()], columns=["fact", "value"])
 
     def targets(self) -> pd.DataFrame:
-        """Progress by target collection, and what a resume would do with the rest."""
+        """One row for each target collection: its progress, and what a resume would look up and write."""
         columns = ["target", "staged", "completed", "share", "rejected", "to look up", "to write"]
         rows = []
         for name, state in sorted(self._states().items()):
-            doubt = _doubt(state)
             share = state.completed / state.rows if state.rows else 1.0
             rest = state.rows - state.completed
-            rows.append((name, state.rows, state.completed, share, state.rejected, doubt - state.completed, rest))
+            rows.append((name, state.rows, state.completed, share, state.rejected, _in_doubt(state), rest))
         return pd.DataFrame(rows, columns=columns)
 
     def failures(self) -> pd.DataFrame:
-        """What went wrong, as the checkpoint records it, and how the last execution of step 22 ended."""
-        said = [tuple(line.split(" ", 1)) for line in (self.checkpoint.errors if self.checkpoint else [])]
+        """The errors that the checkpoint records, and the one that ended the last execution of step 22."""
+        errors = [tuple(line.split(" ", 1)) for line in (self.checkpoint.errors if self.checkpoint else [])]
         last = self.run.earlier(Step.MIGRATE)
         if last is not None and last.error is not None:
-            said.append((last.finished, f"step 22 ended: {last.error['line']}"))
-        return pd.DataFrame([(when, one_line(what)) for when, what in said], columns=["when", "what"])
+            errors.append((last.finished, f"step 22 ended: {last.error['line']}"))
+        return pd.DataFrame([(when, one_line(error)) for when, error in errors], columns=["when", "what"])
 
     def set_aside(self) -> pd.DataFrame:
-        """Each chunk that is in quarantine, with its reason."""
+        """One row for each chunk in quarantine, with its reason."""
         entries = Quarantine(self.run.workspace / RunPath.QUARANTINE).entries()
         return pd.DataFrame(entries, columns=["collection", "id", "reason", "detail"])
 
     def context(self) -> pd.DataFrame:
-        """What the checkpoint was made with against what a resume would find now; it goes on only where all are the same."""
+        """What the checkpoint was made with, beside what a resume would use now; a resume needs all of them to be the same."""
         columns = ["what", "checkpoint", "now", "same"]
         if self.checkpoint is None:
             return pd.DataFrame(columns=columns)
@@ -140,26 +139,26 @@ class CheckpointRecoveryStep(NotebookStep):
         return pd.DataFrame([(n, str(b), str(a), same) for n, b, a, same in rows], columns=columns)
 
     def next(self) -> str:
-        """One sentence: what going on means now, and the command."""
-        found = self.checkpoint
-        if found is None:
+        """One sentence: what a resume does now, and its command."""
+        checkpoint = self.checkpoint
+        if checkpoint is None:
             return f"There is no checkpoint: {self.run.home.command('resume')} begins with the first step that has not passed."
         if any(check.verdict is Verdict.FAIL for check in self.run.result.checks):
             return "Do not continue: a check above failed. Correct what it names, or start a new run."
         if self.catching_up:
             return f"A catch-up with the source was interrupted; it goes on from there: {self.command}"
-        if found.phase == "complete":
+        if checkpoint.phase == "complete":
             return "The migration is complete: there is nothing left to do."
         if self.staged is None:
             return f"The transform never ended; nothing was written. To run it again: {self.command}"
-        doubt = sum(_doubt(s) - s.completed for s in self._states().values())
+        doubt = sum(_in_doubt(s) for s in self._states().values())
         rest = sum(s.rows - s.completed for s in self._states().values())
         return (
             f"{rest:,} chunks are left; {doubt:,} of them were in flight and are looked up by id first: {self.command}"
         )
 
     def proof(self) -> pd.DataFrame:
-        """Ids in the target against the checkpoint: nothing lost, nothing doubled, nothing that the run did not stage."""
+        """One row for each target collection, in chunks: ids in the target compared with the checkpoint (`_TargetIds`)."""
         staged = self.staged
         if staged is None:
             return pd.DataFrame(columns=_PROOF)
@@ -169,27 +168,29 @@ class CheckpointRecoveryStep(NotebookStep):
                 detail="a catch-up was interrupted, so the target is between two states; a resume ends it and proves it",
             )  # fmt: skip
             return pd.DataFrame(columns=_PROOF)
-        looked: dict[str, _Looked] = {}
-        with self._target() as (store, there):
+        compared: dict[str, _TargetIds] = {}
+        with self._target() as (store, names):
             for name, state in sorted(self._states().items()):
-                present = store.ids(name) if store is not None and name in there else []
-                count = store.count(name) if store is not None and name in there else 0
-                looked[name] = self._look(staged, name, state, present, count)
-        self._judge(looked)
+                ids, count = (store.ids(name), store.count(name)) if store is not None and name in names else ([], 0)
+                compared[name] = self._compare(staged, name, state, ids, count)
+        self._judge(compared)
         rows = [
-            (n, f.completed, f.there, f.missing, f.doubled, f.in_doubt, f.arrived, f.ahead, f.extra)
-            for n, f in looked.items()
+            (n, f.completed, f.present, f.missing, f.doubled, f.in_doubt, f.arrived, f.ahead, f.extra)
+            for n, f in compared.items()
         ]
         return pd.DataFrame(rows, columns=_PROOF)
 
     def arrivals(self) -> pd.DataFrame:
-        """By source collection: chunks in the snapshot, in the target, set aside, still missing, extra (step 22, phase 5)."""
+        """One row for each source collection, in chunks: in the snapshot, in the target, in quarantine, missing, extra.
+
+        The table of step 22, phase 5; empty before the transform ended, while collections are missing, and in a catch-up.
+        """
         columns = ["collection", "source", "target", "quarantined", "missing", "extra"]
         staged = self.staged
         if staged is None or self.catching_up:
             return pd.DataFrame(columns=columns)
-        with self._target() as (store, there):
-            if store is None or not there.issuperset(staged.files):
+        with self._target() as (store, names):
+            if store is None or not names.issuperset(staged.files):
                 return pd.DataFrame(columns=columns)  # collections still to be created
             table = self._job().arrivals(store, staged)
         if self.checkpoint is not None and self.checkpoint.phase == "complete":
@@ -210,59 +211,59 @@ class CheckpointRecoveryStep(NotebookStep):
         return context_of(self.run, self._snapshot(), load_schema(self.run.parameters.schema_name), "migration")
 
     def _job(self) -> Job:
-        """The job as `Job.of` makes it, but for a ledger that is only looked at."""
+        """The job as `Job.of` makes it, with a quarantine that is only read."""
         assert self.checkpoint is not None
         snapshot, parameters = self._snapshot(), self.run.parameters
         schema = load_schema(parameters.schema_name)
         context = Context.of(snapshot.names(), self.run.date, parameters.migration)
-        aside = Quarantine(self.run.workspace / RunPath.QUARANTINE)
-        return Job(snapshot, schema, parameters, context, self.run.workspace, self.run.id, self.checkpoint, aside)
+        quarantine = Quarantine(self.run.workspace / RunPath.QUARANTINE)
+        return Job(snapshot, schema, parameters, context, self.run.workspace, self.run.id, self.checkpoint, quarantine)
 
     @contextlib.contextmanager
     def _target(self) -> Iterator[tuple[Store | None, set[str]]]:
-        """The target to read, and its collections; None where there is none yet: a directory is not made for a look."""
-        there = set(quick_names(self.run.parameters.target, "target"))
-        if not there:
-            yield None, there
+        """The target, to be read, and the names of its collections; (None, no names) where it has none: no directory is made."""
+        names = set(quick_names(self.run.parameters.target, "target"))
+        if not names:
+            yield None, names
             return
         with open_target(self.run.parameters.target) as store:
-            yield store, there
+            yield store, names
 
-    def _look(self, staged: Staged, name: str, state: TargetState, ids: list[str], count: int) -> _Looked:
+    def _compare(self, staged: Staged, name: str, state: TargetState, ids: list[str], count: int) -> _TargetIds:
         present = set(ids)
-        found = _Looked(completed=state.completed, doubled=count - len(present))
-        wanted = [chunk for _, some in staged.ids(name) for chunk in some]
-        doubt = _doubt(state)
-        absent = [i for i, chunk in enumerate(wanted[: state.completed]) if chunk not in present]
+        result = _TargetIds(completed=state.completed, doubled=count - len(present))
+        staged_ids = [chunk for _, part in staged.ids(name) for chunk in part]
+        doubt = state.completed + _in_doubt(state)
+        absent = [i for i, chunk in enumerate(staged_ids[: state.completed]) if chunk not in present]
         if absent:
-            refused = {k for k, why in Quarantine(self.run.workspace / RunPath.QUARANTINE).reasons().items()
-                       if why == ReasonCode.REFUSED_BY_TARGET}  # fmt: skip
+            refused = {k for k, reason in Quarantine(self.run.workspace / RunPath.QUARANTINE).reasons().items()
+                       if reason == ReasonCode.REFUSED_BY_TARGET}  # fmt: skip
             origins = staged.origins(name, 0, state.completed) if refused else []
             absent = [i for i in absent if not refused or origins[i] not in refused]
-        found.there = sum(chunk in present for chunk in wanted[: state.completed])
-        found.missing = len(absent)
-        found.in_doubt = doubt - state.completed
-        found.arrived = sum(chunk in present for chunk in wanted[state.completed : doubt])
-        found.ahead = sum(chunk in present for chunk in wanted[doubt:])
-        found.extra = len(present.difference(wanted))
-        return found
+        result.present = sum(chunk in present for chunk in staged_ids[: state.completed])
+        result.missing = len(absent)
+        result.in_doubt = _in_doubt(state)
+        result.arrived = sum(chunk in present for chunk in staged_ids[state.completed : doubt])
+        result.ahead = sum(chunk in present for chunk in staged_ids[doubt:])
+        result.extra = len(present.difference(staged_ids))
+        return result
 
-    def _judge(self, looked: dict[str, _Looked]) -> None:
+    def _judge(self, compared: dict[str, _TargetIds]) -> None:
         for name, attribute, reason in (
             ("completed chunks missing in the target", "missing", ReasonCode.CHUNK_MISSING),
             ("chunks doubled", "doubled", ReasonCode.CHUNK_DOUBLED),
             ("chunks that the run did not stage", "extra", ReasonCode.CHUNK_EXTRA),
             ("chunks ahead of the checkpoint", "ahead", ReasonCode.CHECKPOINT_BEHIND),
         ):
-            off = {target: getattr(f, attribute) for target, f in looked.items() if getattr(f, attribute)}
+            counts = {target: getattr(f, attribute) for target, f in compared.items() if getattr(f, attribute)}
             bad = Verdict.WARNING if attribute == "ahead" else Verdict.FAIL
             self.run.check(
-                name, bad if off else Verdict.PASS, measured=sum(off.values()), threshold=0, unit="chunks",
-                reason=reason if off else "", offenders=sum(off.values()),
-                ids=[{"collection": t, attribute: n} for t, n in off.items()],
+                name, bad if counts else Verdict.PASS, measured=sum(counts.values()), threshold=0, unit="chunks",
+                reason=reason if counts else "", offenders=sum(counts.values()),
+                ids=[{"collection": t, attribute: n} for t, n in counts.items()],
             )  # fmt: skip
 
 
-def _doubt(state: TargetState) -> int:
-    """The end of what may be in the target already: what was in flight, else what is completed."""
-    return state.inflight[1] if state.inflight else state.completed
+def _in_doubt(state: TargetState) -> int:
+    """Chunks that were in flight: they may be in the target although they are not completed."""
+    return state.inflight[1] - state.completed if state.inflight else 0

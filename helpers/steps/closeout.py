@@ -1,8 +1,8 @@
 """Step 53: the migration is closed out. (Runbook, Section 5, Documentation Update and Cleanup.)
 
-Figures first, all of them measured; then what changes something, each part repeatable after a kill: temporary files go, the
-fence is lifted, a lock left in the target is released. The summary is always written; the success record only where
-it is one. What a rollback needs stays until the retention of the snapshots ends, so a rollback stays possible until then.
+First the measured figures. Then the changes, each repeatable after a kill: remove temporary files, lift the fence, release the
+target lock. The summary is always written, the success record only after a success. What a rollback needs is kept, so a
+rollback stays possible until the retention of the snapshots ends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from helpers.steps.dry_run import Prediction, predictions, rows
 from helpers.stores import open_target
 
 RUNBOOK_TOTAL = "90 to 120 min"
-OVERRUN, OVERRUN_SECONDS = 1.5, 15.0  # the work may take so many times its estimate, or so many seconds more
+OVERRUN, OVERRUN_SECONDS = 1.5, 15.0  # limit of the work: this many times its estimate, or this many seconds more
 
 
 # -- fence end ---------------------------------------------------------------------------------------------------------
@@ -55,9 +55,9 @@ MEANS = (
 
 
 class FenceEnd:
-    """The fence of one run, at closeout. What lifting it means is said first: the old source then takes writes again.
+    """The write fence of one run at closeout. Lifting it lets the old source take writes again; the step says so first.
 
-    Where connections of others are seen at the source the fence stays, whatever the parameters say.
+    The fence stays where connections of others are seen at the source, whatever the parameters say.
     """
 
     def __init__(self, run: RunRecord) -> None:
@@ -73,15 +73,12 @@ class FenceEnd:
         return self.state is not None and self.state.may_be_active
 
     def look(self) -> pd.DataFrame:
-        """Its state, whether writes are refused, and how many connections of others are seen at it."""
+        """The fence's state, whether writes are refused, the connections of others at the source, and what will be done."""
         if not self.active:
-            none = (
-                "none was needed: the source itself takes no writes"
-                if takes_no_writes(self.run.earlier(Step.FENCE_WRITES))
-                else ""
-            )
-            said = "was lifted already" if self.state is not None else none or "none was put up by this run"
-            return pd.DataFrame([("write fence", said)], columns=["what", "found"])
+            state = "was lifted already" if self.state is not None else "none was put up by this run"
+            if self.state is None and takes_no_writes(self.run.earlier(Step.FENCE_WRITES)):
+                state = "none was needed: the source itself takes no writes"
+            return pd.DataFrame([("write fence", state)], columns=["what", "found"])
         assert self.state is not None
         rows = [("write fence", self.state.sentence()), ("lifting it means", MEANS)]
         url = self.control.clients_url
@@ -89,7 +86,7 @@ class FenceEnd:
             self.seen = connections_at(url)
             rows.append(("connections of others at it", f"{self.seen} seen from this machine"))
             rows.append(("writes before", "not asked in a dry run" if self.run.dry_run else self._writes(url)))
-        rows.append(("what will be done", self._what()))
+        rows.append(("what will be done", self._intention()))
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def _writes(self, url: str) -> str:
@@ -103,74 +100,74 @@ class FenceEnd:
             return "get through"
         return "nobody answers" if all(a.outcome == SILENT for a in writes) else "refused"
 
-    def _what(self) -> str:
+    def _intention(self) -> str:
         if self.keep:
             return "kept: fence.at_closeout is keep"
         return "kept: somebody is seen at it" if self.seen else "lifted"
 
     def end(self, *, act: bool) -> str:
-        """Lift it, or say why it stays; a check either way. `act` is False in a dry run, or where the closeout may not begin."""
+        """Lift the fence, or say why it stays; record a check. `act` is False in a dry run, or where a step before failed."""
         if self.state is None:
             self.run.check(FENCE_END, Verdict.NOT_APPLICABLE, detail="there is none to lift")
             return "There is no fence to lift."
         if not act:
-            return f"Not touched. It would be {self._what()}."
+            return f"Not touched. It would be {self._intention()}."
         if not self.active:
             return self._lifted(Verdict.NOT_EXERCISED, "It was lifted before this step; no write was tried now.")
         if self.keep or self.seen:
-            why = self._what() + (f": {self.seen} connections" if self.seen and not self.keep else "")
+            reason = self._intention() + (f": {self.seen} connections" if self.seen and not self.keep else "")
             self.run.check(FENCE_END, Verdict.WARNING, measured="active", threshold="lifted",
-                           reason=ReasonCode.FENCE_KEPT, detail=f"{why}. Later: {self.state.lift}")  # fmt: skip
-            audit.append(self.run.folder / audit.NAME, "fence kept at closeout", why=why)
-            return f"The fence stays ({why}). Lift it later with: {self.state.lift}"
+                           reason=ReasonCode.FENCE_KEPT, detail=f"{reason}. Later: {self.state.lift}")  # fmt: skip
+            audit.append(self.run.folder / audit.NAME, "fence kept at closeout", why=reason)
+            return f"The fence stays ({reason}). Lift it later with: {self.state.lift}"
         log = self.run.folder / audit.NAME
         audit.append(log, "fence lifted at closeout", outcome="begun")
         try:
-            said = lift(self.run.home).replace(UNTRIED, self._untried)
+            outcome = lift(self.run.home).replace(UNTRIED, self._untried)
         except RunbookError as error:
             audit.append(log, "fence lifted at closeout", outcome="failed", why=error.line())
             self.run.check(FENCE_END, Verdict.FAIL, measured="not proven", threshold="lifted",
                            reason=ReasonCode.FENCE_NOT_LIFTED, detail=f"{error.line()} {self._instead()}")  # fmt: skip
             return f"{error.line()} {self._instead()}"
-        audit.append(log, "fence lifted at closeout", said=said)
-        return self._lifted(Verdict.PASS if self.control.clients_url else Verdict.NOT_EXERCISED, said)
+        audit.append(log, "fence lifted at closeout", said=outcome)
+        return self._lifted(Verdict.PASS if self.control.clients_url else Verdict.NOT_EXERCISED, outcome)
 
-    def _lifted(self, verdict: Verdict, said: str) -> str:
-        self.run.check(FENCE_END, verdict, measured="lifted", threshold="lifted", detail=said)
+    def _lifted(self, verdict: Verdict, outcome: str) -> str:
+        self.run.check(FENCE_END, verdict, measured="lifted", threshold="lifted", detail=outcome)
         before = self.run.home.result(Step.ROLLBACK) is not None
         self.run.check(
             "rollback after the closeout", Verdict.NOT_EXERCISED, measured="none", threshold="tried",
             detail="the one of this run began before the write fence was lifted" if before else "this run tried none",
         )  # fmt: skip
-        return said
+        return outcome
 
     @property
     def _untried(self) -> str:
-        """Why no write to a directory was tried: since a cutover the application, which would try one, uses the target."""
+        """Why no write to a directory was tried. After a cutover: only the application could try, and it uses the target."""
         if (cutover := CutoverState.load(self.run.workspace)) is None or not cutover.switches:
             return UNTRIED
         return "no write to it was tried: only the application could, and since the cutover it uses the target"
 
     def _instead(self) -> str:
-        again = f"{RUNBOOK} resume {self.run.id} --set fence.at_closeout=keep"
-        return f"Where the source is out of service for good: {again}"
+        command = f"{RUNBOOK} resume {self.run.id} --set fence.at_closeout=keep"
+        return f"Where the source is out of service for good: {command}"
 
 
 def connections_at(url: str) -> int:
-    """Established connections of other processes to this address, as far as this machine sees them."""
+    """Count established connections of other processes to this address, as far as this machine sees them."""
     place = Endpoint(url=url)
     return connections(place.host, place.port)
 
 
-# In workspace/<run id>: copies of a source that a killed process left, half-written files, and output of finished children.
-# Only what is named here may go: nothing that a resume, a rollback or an audit needs while the snapshots are kept.
+# In workspace/<run id>: source copies of a killed process, half-written files, and output of finished child processes.
+# Only what is named here may be removed: nothing that a resume, a rollback or an audit needs while the snapshots are kept.
 _TEMPORARY = (
     "source-copy-*", ".*.tmp", "*.tmp", ".*.partial", "*.partial", "drill-restore", "drill-rollback", "dry-run/target",
     "dry-run/staged", "dry-run/target-of-files", "dry-run/shipping", "shipping/copy", "integration", "performance",
     "rollback/.*.partial",
 )  # fmt: skip
-# What stays, in the order of the table: name in the workspace, what it is.
-_KEPT = (
+# What is kept, in the order of the table: name in the workspace, what it is.
+_RETAINED = (
     (RunPath.CHECKPOINT, "the checkpoint: what this run made in the target"),
     (RunPath.CHECKPOINT_CHANGES, "the checkpoint's last changes"),
     (
@@ -192,7 +189,7 @@ _KEPT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Retained:
     """One row of the retention table. `until` is ISO 8601, or words."""
 
     what: str
@@ -203,17 +200,17 @@ class Kept:
 
 
 def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
-    """What may be removed now, sorted. A directory counts once."""
-    found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
-    kept = parameters.snapshot.folder
-    ours = retention.begun(kept, folder)
-    unfinished = ((path, path.name.removesuffix(".partial")) for path in kept.glob("*.partial"))
-    found |= {path for path, name in unfinished if name in ours and not holds_another(path, name)}
-    return sorted(path for path in found if not any(other in found for other in path.parents))
+    """Sorted paths that may be removed now; of a directory only the directory itself."""
+    paths = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
+    snapshots = parameters.snapshot.folder
+    ours = retention.begun(snapshots, folder)
+    unfinished = ((path, path.name.removesuffix(".partial")) for path in snapshots.glob("*.partial"))
+    paths |= {path for path, name in unfinished if name in ours and not holds_another(path, name)}
+    return sorted(path for path in paths if not any(other in paths for other in path.parents))
 
 
 def remove(path: Path) -> int:
-    """Take one away; its bytes. What is gone already is fine: a kill may have come between."""
+    """Remove a file or directory and return its bytes. A path that does not exist is no error: a kill may have come between."""
     freed = tree_size(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=False)
@@ -223,42 +220,43 @@ def remove(path: Path) -> int:
 
 
 def tree_size(path: Path) -> int:
-    """Bytes of a file, or of everything below a folder."""
+    """Bytes of a file, or of all files below a folder; 0 where there is nothing."""
     if not path.is_dir() or path.is_symlink():
         return path.lstat().st_size if path.exists() or path.is_symlink() else 0
     return sum(p.lstat().st_size for p in path.rglob("*") if not p.is_dir())
 
 
 def retained_until(folder: RunFolder) -> str:
-    """Until when a rollback must stay possible: the end of the longest retention among this run's snapshots."""
+    """Until when (ISO 8601) a rollback must stay possible: the latest end of retention among this run's snapshots."""
     return max((str(t["retain_until"]) for t in retention.taken_by(folder)), default=utc_now())
 
 
-def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
-    """What stays, where, until when, and how it is removed then."""
+def what_stays(folder: RunFolder, parameters: Parameters) -> list[Retained]:
+    """One entry for each thing that is kept: what, where, bytes, until when, and how it is removed then."""
     until = retained_until(folder)
-    found = []
+    rows = []
     for taken in {t["id"]: t for t in retention.taken_by(folder)}.values():
         place, stored = Path(taken["folder"]), taken.get("stored", "")
         how = f"{RUNBOOK} snapshots prune --yes" if place.is_dir() or stored else "gone already"
         where = f"{stored}, and here {place}" if stored else str(place)
-        found.append(Kept(f"snapshot {taken['id']}", where, tree_size(place), str(taken["retain_until"]), how))
-    for name, what in _KEPT:
+        rows.append(Retained(f"snapshot {taken['id']}", where, tree_size(place), str(taken["retain_until"]), how))
+    for name, what in _RETAINED:
         path = folder.workspace / name
         if path.exists():
-            where, how, more = remote.staged_at_closeout(path, parameters.snapshot, folder.id)
-            found.append(Kept(what, where, tree_size(path) + more, until, f"rm -r {shlex.quote(str(path))}{how}"))
+            where, how, extra = remote.staged_at_closeout(path, parameters.snapshot, folder.id)
+            how = f"rm -r {shlex.quote(str(path))}{how}"
+            rows.append(Retained(what, where, tree_size(path) + extra, until, how))
     source = parameters.source.label
-    found += [
-        Kept("the source: the old database, for a rollback", source, 0, until, "its operator's decision"),
-        Kept("reports: the evidence, logs included", str(folder.reports), tree_size(folder.reports), "for good",
+    rows += [
+        Retained("the source: the old database, for a rollback", source, 0, until, "its operator's decision"),
+        Retained("reports: the evidence, logs included", str(folder.reports), tree_size(folder.reports), "for good",
              folder.command("archive")),
     ]  # fmt: skip
-    return found
+    return rows
 
 
 def when(until: str) -> str:
-    """An instant for people; words as they are."""
+    """Format an ISO 8601 instant for people; return other text as it is."""
     return moment(until) if until[:1].isdigit() else until
 
 
@@ -266,37 +264,37 @@ NAME = "lessons.md"
 AFTERWARDS = "signs after this record, which the seal then covers; the run's page has the signature"
 _HEAD = """\
 # Lessons of run {run}, one to a line; lines that begin with # are left out.
-# Then: {again}
+# Then: {command}
 """
 
 
 class Lessons:
-    """What people learned: a file of the workspace that the next closeout takes into the record, which is sealed."""
+    """The file of lessons in the workspace. The next closeout takes it into the record, which is sealed."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.path: Path = run.workspace / NAME
 
     def begin(self) -> None:
-        """An empty one to fill in, where there is none."""
+        """Write an empty file to fill in, where there is none."""
         if not self.path.exists():
-            write_text(self.path, _HEAD.format(run=self.run.id, again=self.again))
+            write_text(self.path, _HEAD.format(run=self.run.id, command=self.command))
 
     @property
-    def again(self) -> str:
-        """The command that takes them into the record."""
+    def command(self) -> str:
+        """The command that takes the lessons into the record."""
         elsewhere = self.run.home.command("status").partition(" --reports ")[2]
         return f"{RUNBOOK} run --run-id {self.run.id} --from 53" + (f" --reports {elsewhere}" if elsewhere else "")
 
     def written(self) -> list[str]:
-        """Its lessons, one line each."""
+        """The lessons in the file, one line each; [] where there is no file."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
-        found = [
+        lessons = [
             one_line(line.strip().removeprefix("- ").strip()) for line in lines if not line.lstrip().startswith("#")
         ]
-        return [line for line in found if line]
+        return [line for line in lessons if line]
 
 
 BEFORE = (Step.CUTOVER, Step.MONITOR, Step.PERFORMANCE, Step.INTEGRATION)
@@ -317,7 +315,7 @@ class Closeout(StateFile):
 
 
 class CloseoutStep(NotebookStep):
-    """The notebook's view, one method a cell. Nothing is touched where a step before it has not passed, or in a dry run."""
+    """The notebook's view, one method for each cell. It changes nothing in a dry run, or where a step before has not passed."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.parameters = run, run.parameters
@@ -328,7 +326,7 @@ class CloseoutStep(NotebookStep):
     # -- what there is to close ----------------------------------------------------------------------------------------
 
     def completed(self) -> pd.DataFrame:
-        """The cutover and the steps after it; all must have passed."""
+        """One row for each of the cutover and the steps after it; all must have passed."""
         rows, open_ones = [], []
         for number in BEFORE:
             step, result = plan.find(number), self.run.home.result(number)
@@ -346,7 +344,7 @@ class CloseoutStep(NotebookStep):
         return pd.DataFrame(rows, columns=["step", "verdict", "took"])
 
     def durations(self) -> pd.DataFrame:
-        """Each step: what the runbook gives it, what the dry run estimated, what it took."""
+        """One row for each step: the runbook's time, the dry run's estimate, the time that it took."""
         rows = self._durations
         seconds, how = numbers.downtime(self._results, self._attempts, self._seen.drill)
         if seconds:
@@ -354,27 +352,28 @@ class CloseoutStep(NotebookStep):
         self.run.fact("downtime", how)
         self.run.fact("durations", rows)
         known = [r for r in rows if r["estimate"] is not None]
-        took, estimate = (
-            sum(r["actual"] + r["carried"] for r in known),
-            sum(r["estimate"] for r in known) if known else None,
-        )
+        took = sum(r["actual"] + r["carried"] for r in known)
+        estimate = sum(r["estimate"] for r in known) if known else None
         most = None if estimate is None else max(OVERRUN * estimate, estimate + OVERRUN_SECONDS)
         late = most is not None and took > most
         starts = any(map(numbers.start_seconds, self._results.values()))
         killed = KILLED * any(r["carried"] for r in known)
         which = f"steps {', '.join(r['number'] for r in known)}{', with notebook starts' * starts}{killed}"
         passes = f"up to {OVERRUN:g} times the estimate, or {OVERRUN_SECONDS:g} s more, passes"
-        ratio = _ratio(took, estimate)
-        told = f"{which}: {duration(took)} for an estimate of {duration(estimate)}{ratio}; {passes}" if estimate else ""
-        told += f". Most over its estimate: {self._most_over(known)}" if late else ""
+        detail = ""
+        if estimate:
+            detail = (
+                f"{which}: {duration(took)} for an estimate of {duration(estimate)}{_ratio(took, estimate)}; {passes}"
+            )
+        detail += f". Most over its estimate: {self._most_over(known)}" if late else ""
         self.run.check("time against the dry run's estimate", Verdict.WARNING if late else Verdict.PASS,
                        measured=round(took, 1), threshold=most and round(most, 1), relation="≤", unit="s",
-                       reason=ReasonCode.LONGER_THAN_ESTIMATED if late else "", detail=told)  # fmt: skip
+                       reason=ReasonCode.LONGER_THAN_ESTIMATED if late else "", detail=detail)  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
 
     def _most_over(self, known: list[dict[str, Any]]) -> str:
-        """The step, and what in it took most; `known` are the rows of `durations` with an estimate."""
+        """The step that exceeded its estimate most, and its longest part; `known` are the rows with an estimate."""
         over, worst = max(((r["actual"] + r["carried"] - r["estimate"], r) for r in known), key=itemgetter(0))
         step = self._results[worst["number"]]
         part = longest_part(step)
@@ -382,9 +381,9 @@ class CloseoutStep(NotebookStep):
         return f"step {step.step} ({step.title}){KILLED * bool(worst['carried'])}, by {duration(over)}{inside}"
 
     def predictions(self) -> pd.DataFrame:
-        """What the dry run predicted, what was measured, and how many times the prediction that was."""
-        found = predictions(self._results, self._attempts)
-        self.run.fact("predictions", [{**asdict(p), "error": p.error} for p in found])
+        """One row for each prediction of the dry run: predicted, measured, and the ratio of the two."""
+        compared = predictions(self._results, self._attempts)
+        self.run.fact("predictions", [{**asdict(p), "error": p.error} for p in compared])
 
         def words(value: float | None, unit: str) -> str:
             return "not measured" if value is None else duration(value) if unit == "s" else size(int(value))
@@ -393,7 +392,7 @@ class CloseoutStep(NotebookStep):
             return "–" if p.error is None else _ratio(p.measured or 0.0, p.predicted).removeprefix(", ") or "–"
 
         table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit), ratio(p), p.basis, p.contains)
-                 for p in found]  # fmt: skip
+                 for p in compared]  # fmt: skip
         return pd.DataFrame(
             table, columns=["what", "predicted", "measured", "measured over predicted", "predicted is", "measured is"]
         )
@@ -412,12 +411,12 @@ class CloseoutStep(NotebookStep):
 
     @property
     def _results(self) -> dict[str, StepResult]:
-        """Of every step that has ended: this one has not."""
-        found = {step.number: self.run.home.result(step.number) for step in Step if step != self.run.step}
-        return {number: result for number, result in found.items() if result is not None}
+        """The result of every other step that has one, by step number."""
+        results = {step.number: self.run.home.result(step.number) for step in Step if step != self.run.step}
+        return {number: result for number, result in results.items() if result is not None}
 
     def timeline(self) -> None:
-        """The figure of it."""
+        """Draw the durations of the steps."""
         drawn = plots.durations(self._durations)
         self.run.figure(
             "durations", drawn,
@@ -426,7 +425,7 @@ class CloseoutStep(NotebookStep):
         )  # fmt: skip
 
     def lessons(self) -> pd.DataFrame:
-        """Deviations and findings of the run, and what people wrote into the file of lessons."""
+        """Deviations and findings of the run, and the lines of the file of lessons."""
         view = self._view()
         rows = [("finding", line) for line in record.lessons(view)]
         rows += [("written", line) for line in self.lesson_file.written()]
@@ -437,52 +436,53 @@ class CloseoutStep(NotebookStep):
     # -- what goes and what stays --------------------------------------------------------------------------------------
 
     def retention(self) -> pd.DataFrame:
-        """What stays, where, until when, and how it is removed then."""
-        kept = what_stays(self.run.home, self.parameters)
-        self.run.fact("retention", [asdict(row) for row in kept])
+        """What is kept, where, until when, and how it is removed then."""
+        entries = what_stays(self.run.home, self.parameters)
+        self.run.fact("retention", [asdict(row) for row in entries])
         self.run.fact("rollback_possible_until", retained_until(self.run.home))
-        rows = [(k.what, k.where, size(k.bytes) if k.bytes else "", when(k.until), k.how) for k in kept]
+        rows = [(e.what, e.where, size(e.bytes) if e.bytes else "", when(e.until), e.how) for e in entries]
         return pd.DataFrame(rows, columns=["what", "where", "size", "kept until", "how it goes"])
 
     def clean(self) -> pd.DataFrame:
-        """Temporary files, listed before any of them goes."""
-        found = temporary(self.run.home, self.parameters)
-        rows = [(str(path), tree_size(path)) for path in found]
+        """Remove the temporary files, after they are listed on disk; one row for each: file, size, what became of it."""
+        paths = temporary(self.run.home, self.parameters)
+        rows = [(str(path), tree_size(path)) for path in paths]
         state = Closeout.load(self.run.workspace) or Closeout(self.run.id, utc_now(), audit.operator())
-        if self._ready and found:
+        if self._ready and paths:
             state.removed |= dict(rows)
-            state.save(self.run.workspace)  # the list is on disk before the first of them goes
+            state.save(self.run.workspace)  # before the first removal
             log = self.run.folder / audit.NAME
             audit.append(log, "temporary files removed", outcome="begun", files=dict(rows))
-            for path in found:
+            for path in paths:
                 remove(path)
             audit.append(log, "temporary files removed", bytes=sum(b for _, b in rows))
         removed: dict[str, int] = state.removed if self._ready else {}
         self.run.fact("removed", removed)
-        left = temporary(self.run.home, self.parameters) if self._ready else []
+        rest = temporary(self.run.home, self.parameters) if self._ready else []
         if self._ready:
-            told = ", ".join(map(str, left)) or f"{count(len(removed), 'file')} removed, {size(sum(removed.values()))}"
-            self.run.check("temporary files left", Verdict.WARNING if left else Verdict.PASS, measured=len(left), threshold=0,
-                           unit="files", reason=ReasonCode.NOT_CLEANED if left else "", detail=told)  # fmt: skip
-        said = "removed" if self._ready else "would be removed"
+            done = f"{count(len(removed), 'file')} removed, {size(sum(removed.values()))}"
+            self.run.check("temporary files left", Verdict.WARNING if rest else Verdict.PASS, measured=len(rest), threshold=0,
+                           unit="files", reason=ReasonCode.NOT_CLEANED if rest else "",
+                           detail=", ".join(map(str, rest)) or done)  # fmt: skip
+        action = "removed" if self._ready else "would be removed"
         shown = list(removed.items()) if self._ready else rows
-        return pd.DataFrame([(p, size(b), said) for p, b in shown], columns=["file", "size", "what became of it"])
+        return pd.DataFrame([(p, size(b), action) for p, b in shown], columns=["file", "size", "what became of it"])
 
     # -- fence and marker ----------------------------------------------------------------------------------------------
 
     def fence(self) -> pd.DataFrame:
-        """The state of the fence, who is seen at it, and what lifting it means. Nothing is changed here."""
+        """The state of the fence, the connections at it, and what lifting it means. Change nothing."""
         return self.fenced.look()
 
     def lift_fence(self) -> str:
-        """Let writes to the old source through again, where nobody is seen there; proven by a write probe."""
+        """Lift the fence, where nobody is connected to the old source; a write probe proves it."""
         if self.run.dry_run:
             self.run.check("closeout", Verdict.NOT_EXERCISED, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
                            detail="a dry run shows what it would do and touches nothing")  # fmt: skip
         return self.fenced.end(act=self._ready)
 
     def release_target(self) -> str:
-        """The marker by which this run claimed the target, where it is still there."""
+        """Release this run's lock in the target, where there is one; return what was done."""
         target = self.parameters.target
         if not self._ready:
             return f"Not checked: {target.label} is opened only where its lock may be released."
@@ -501,7 +501,7 @@ class CloseoutStep(NotebookStep):
     # -- the record ----------------------------------------------------------------------------------------------------
 
     def contacts(self) -> pd.DataFrame:
-        """Whom to call, also after the cutover."""
+        """Whom to call after the cutover."""
         return pd.DataFrame(self._contacts(), columns=["who", "contact"])
 
     def _contacts(self) -> list[tuple[str, str]]:
@@ -513,28 +513,28 @@ class CloseoutStep(NotebookStep):
         return pd.DataFrame(rows, columns=["item", "this run", "verdict"])
 
     def write(self) -> str:
-        """CHROMADB_MIGRATION_SUMMARY.md, and CHROMADB_MIGRATION_SUCCESS.md where it is a success."""
+        """Write CHROMADB_MIGRATION_SUMMARY.md, and after a success CHROMADB_MIGRATION_SUCCESS.md; return their paths."""
         view = self._view()
         facts = self._facts(view)
         text, good = record.summary(facts), record.closed(view)
         if self.run.dry_run:
             return f"DRY RUN: nothing was written. The summary would be:\n\n{text}"
         self.run.home.rewrite(record.SUMMARY, text)
-        said = [str(self.run.folder / record.SUMMARY)]
+        lines = [str(self.run.folder / record.SUMMARY)]
         if good:
             self.run.home.rewrite(record.SUCCESS, record.success(facts))
-            said.append(str(self.run.folder / record.SUCCESS))
+            lines.append(str(self.run.folder / record.SUCCESS))
         self.run.fact("success", good)
-        state, why = record.status(view)
+        state, explanation = record.status(view)
         audit.append(
-            self.run.folder / audit.NAME, "closeout", outcome=state.lower(), files=[p.rpartition("/")[2] for p in said]
+            self.run.folder / audit.NAME, "closeout", outcome=state.lower(), files=[p.rpartition("/")[2] for p in lines]
         )
         if not good:
-            said.append(f"No success record: {state}. {why}")
-        return "\n".join([*said, f"To take it along, sealed: {self.run.home.command('archive')}"])
+            lines.append(f"No success record: {state}. {explanation}")
+        return "\n".join([*lines, f"To take it along, sealed: {self.run.home.command('archive')}"])
 
     def _view(self) -> RunView:
-        """The run as its page has it, with this step as it is now."""
+        """The run as its page shows it, with this step's result so far."""
         view = read_run(self.run.folder)
         mine = dataclasses.replace(
             self.run.result, finished=utc_now(), verdict=worst(c.verdict for c in self.run.result.checks)
@@ -545,7 +545,7 @@ class CloseoutStep(NotebookStep):
         return view
 
     def _facts(self, view: RunView) -> dict[str, Any]:
-        status, why = record.status(view)
+        status, reason = record.status(view)
         items = {i.label.partition(" (")[0]: i.measured for i in record.record(view)}
         rate = view.fact("queries_per_second")
         rows = [dict(zip(("step", "runbook", "estimate", "actual"), (r["step"], *_words(r)), strict=True),
@@ -554,8 +554,8 @@ class CloseoutStep(NotebookStep):
         written = self.lesson_file.written()
         until, predicted = when(retained_until(self.run.home)), self.predictions().to_dict("records")
         return {
-            "run": self.run.id, "rehearsal": self.run.rehearsal, "date": view.date, "status": status, "why": why, "items": items,
-            "execution": items["Execution time"], "estimated": f"{RUNBOOK_TOTAL} (the runbook)",
+            "run": self.run.id, "rehearsal": self.run.rehearsal, "date": view.date, "status": status, "why": reason,
+            "items": items, "execution": items["Execution time"], "estimated": f"{RUNBOOK_TOTAL} (the runbook)",
             "predictions": predicted,
             "expected_chunks": "not predicted" if imported is None else count(int(imported), "chunk"),
             "downtime_estimated": beside_prediction(self._results, self._attempts),
@@ -572,27 +572,27 @@ class CloseoutStep(NotebookStep):
             "rate": f"{rate:,.0f}" if isinstance(rate, int | float) else "not recorded",
             "after": record.after(view), "lessons": [*written, *record.lessons(view)][:40],
             "written": bool(written), "lessons_file": str(self.lesson_file.path),
-            "again": self.lesson_file.again,
+            "again": self.lesson_file.command,
             "signoffs": [*record.signed(view), *((f"closeout, {role.replace('_', ' ')}", AFTERWARDS) for role in
                                                  self.parameters.signoff.closeout)],
         }  # fmt: skip
 
 
 def _words(row: dict[str, Any]) -> tuple[str, str, str]:
-    """(the runbook's, estimated, took) of one row, for people."""
+    """(the runbook's time, the estimate, the time taken) of one row, formatted for people."""
     low, high = row["runbook_low"], row["runbook_high"]
-    said = "–" if high is None else f"{high / 60:.0f} min" if low == high else f"{low / 60:.0f} to {high / 60:.0f} min"
-    guess = row["estimate"]
-    return said, "–" if guess is None else duration(guess), _took(row)
+    least = "" if low == high else f"{low / 60:.0f} to "
+    runbook = "–" if high is None else f"{least}{high / 60:.0f} min"
+    return runbook, "–" if row["estimate"] is None else duration(row["estimate"]), _took(row)
 
 
 def _took(row: dict[str, Any]) -> str:
     """`30 s, 1.2 times`; of a step that was killed and resumed `14 s; 18 s, 1.6 times, with …`: the whole work and its ratio."""
     whole = row["actual"] + row["carried"]
-    said = duration(whole) + _ratio(whole, row["estimate"])
-    return f"{duration(row['actual'])}; {said}{KILLED}" if row["carried"] else said
+    total = duration(whole) + _ratio(whole, row["estimate"])
+    return f"{duration(row['actual'])}; {total}{KILLED}" if row["carried"] else total
 
 
 def _ratio(took: float, estimate: float | None) -> str:
-    """How a time compares with its estimate: `, 1.9 times`; "" without one."""
+    """The ratio of a time to its estimate: `, 1.9 times`; "" without an estimate."""
     return f", {took / estimate:.2g} times" if estimate else ""

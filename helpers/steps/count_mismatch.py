@@ -1,4 +1,4 @@
-"""48: counts that do not match, source / snapshot / staged / target / quarantine, by collection and by id."""
+"""Notebook 48: counts of source, snapshot, staging, target and quarantine that do not match, by collection and by id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quaranti
 
 
 class CountMismatchStep(StagedTroubleshooter):
-    """Which chunks are missing in the target, duplicated, or unexpected there; the repair adds and removes just those."""
+    """Chunks that the target lacks, holds twice, or holds unexpectedly. The repair adds and removes only those."""
 
     code = ReasonCode.COUNT_MISMATCH
     kinds = (ReasonCode.CHUNK_MISSING, ReasonCode.CHUNK_EXTRA, ReasonCode.CHUNK_DOUBLED)
@@ -26,23 +26,28 @@ class CountMismatchStep(StagedTroubleshooter):
         rows = self.differences()
         by_kind = rows["difference"].value_counts().to_dict()
         table = self.reconciliation()
-        unlike = int((~table["matches"]).sum())
-        said = ", ".join(f"{str(kind).replace('_', ' ')}: {n:,}" for kind, n in sorted(by_kind.items()))
-        if not len(rows) and unlike:
-            said = f"{count(unlike, 'collection')} whose target and quarantine do not make the snapshot"
-        return Found(table, len(rows) or unlike, said, "chunks" if len(rows) else "collections")
+        unequal = int((~table["matches"]).sum())
+        sentence = ", ".join(f"{str(kind).replace('_', ' ')}: {n:,}" for kind, n in sorted(by_kind.items()))
+        if not len(rows) and unequal:
+            sentence = f"{count(unequal, 'collection')} whose target and quarantine do not make the snapshot"
+        return Found(table, len(rows) or unequal, sentence, "chunks" if len(rows) else "collections")
 
     def reconciliation(self) -> pd.DataFrame:
-        """One row a source collection; it matches when target + quarantine = snapshot and nothing is missing.
+        """One row for each source collection, in chunks; it matches when target + quarantine = snapshot and nothing is missing.
 
-        `source now` is asked of the source itself ("–" where it cannot be): what differs from the snapshot was written
-        or removed since. A target collection's chunks count for the source collection that they were staged from.
+        `source now` is the source's own count ("–" where it cannot be read): a difference from the snapshot was written or
+        removed since. A target collection's chunks count for the source collection that they were staged from.
         """
-        staged, aside = self.staged, Counter(e["collection"] for e in self.aside.entries())
+        staged = self.staged
         assert staged is not None
-        gone = self.differences()
-        absent = {(r.target, r.id) for r in gone[gone["difference"] == ReasonCode.CHUNK_MISSING].itertuples()}
-        refused = Counter(c for (c, _), why in self.aside.reasons().items() if why == ReasonCode.REFUSED_BY_TARGET)
+        quarantined = Counter(e["collection"] for e in self.aside.entries())
+        differences = self.differences()
+        absent = {
+            (r.target, r.id) for r in differences[differences["difference"] == ReasonCode.CHUNK_MISSING].itertuples()
+        }
+        refused = Counter(
+            c for (c, _), reason in self.aside.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET
+        )
         planned: Counter[str] = Counter()
         missing: Counter[str] = Counter()
         for target in staged.files:
@@ -53,13 +58,24 @@ class CountMismatchStep(StagedTroubleshooter):
         rows = []
         for info in self.snapshot.collections():
             name = info.name
-            there = planned[name] - refused[name] - missing[name]
-            good = there + aside[name] == info.count and not missing[name]
-            rows.append((name, now.get(name, "–"), info.count, planned[name], there, aside[name], missing[name], good))
+            present = planned[name] - refused[name] - missing[name]
+            matches = present + quarantined[name] == info.count and not missing[name]
+            rows.append(
+                (
+                    name,
+                    now.get(name, "–"),
+                    info.count,
+                    planned[name],
+                    present,
+                    quarantined[name],
+                    missing[name],
+                    matches,
+                )
+            )
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def source_now(self) -> dict[str, int | str]:
-        """collection → chunks that the source counts at this moment; {} where it cannot be read now."""
+        """Collection → chunks that the source counts now; {} where it cannot be read."""
         try:
             with open_source(self.run.parameters.source, self.run.workspace) as whole:
                 source = sharded(whole, self.run.parameters.collections.shard)
@@ -69,12 +85,12 @@ class CountMismatchStep(StagedTroubleshooter):
             return {}
 
     def extra_ids(self) -> pd.DataFrame:
-        """The ids in the target that nobody staged, to look at before they are removed."""
+        """The ids in the target that were not staged, to be inspected before they are removed."""
         rows = self.differences()
         return rows[rows["difference"] == ReasonCode.CHUNK_EXTRA][["target", "id"]].reset_index(drop=True)
 
     def by_id(self, chunk: str) -> pd.DataFrame:
-        """Where one id is: in the snapshot, staged, in the target, in quarantine. `chunk` is its id in the source."""
+        """Where one chunk is: snapshot, staging, target, quarantine. `chunk` is its id in the source."""
         rows: list[tuple[str, str, str]] = []
         for name in self.snapshot.names():
             if any(chunk in self.snapshot.ids(part) for part in self.snapshot.parts(name)):
@@ -92,9 +108,9 @@ class CountMismatchStep(StagedTroubleshooter):
             origins = staged.origins(target, 0, len(ids))
             wanted[target] = {i for i, (_, source_id) in zip(ids, origins, strict=True) if source_id == chunk}
             rows += [("staged", target, i) for i in sorted(wanted[target])]
-        with self.target() as (store, there):
-            for target in sorted(there & set(wanted)) if store is not None else ():
+        with self.target() as (store, names):
+            for target in sorted(names & set(wanted)) if store is not None else ():
                 assert store is not None
-                found = store.read(target, sorted(wanted[target] | {chunk}), embeddings=False).ids
-                rows += [("target", target, i) for i in found]
+                stored = store.read(target, sorted(wanted[target] | {chunk}), embeddings=False)
+                rows += [("target", target, i) for i in stored.ids]
         return pd.DataFrame(rows, columns=["where", "collection", "as"])

@@ -447,20 +447,16 @@ class CutoverStep(NotebookStep):
         """Everything as it was; recorded as the step's failure."""
         self._failed = why
         if self._state is not None and self._state.is_done:
-            self.run.check(
-                "cutover",
-                Verdict.FAIL,
-                measured="done earlier, unhealthy now",
-                threshold="done",
-                reason=ReasonCode.CUTOVER_UNWELL,
-                detail=f"{why}; a finished cutover is undone by a person only: {self._rollback_command}",
-            )
+            detail = f"{why}; a finished cutover is undone by a person only: {self._rollback_command}"
+            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", threshold="done",
+                           reason=ReasonCode.CUTOVER_UNWELL, detail=detail)  # fmt: skip
             return []
         with self.run.phase("take the cutover back"):
             said = self.control.take_back(why)
         fence = self._let_writers_go_on() or "the write fence stays up until it is lifted"
         self.run.check("cutover", Verdict.FAIL, measured="undone", threshold="done", reason=ReasonCode.CUTOVER_REVERTED,
-                       detail=f"{why}; every configuration file is byte for byte as it was; {fence}")  # fmt: skip
+                       detail=f"{why}; every configuration file is byte for byte as it was; {fence}; clients may have "
+                       f"written to the target meanwhile: {self._rollback_command} exports it")  # fmt: skip
         return said
 
 
@@ -523,6 +519,8 @@ class Control:
         state = CutoverState(
             PLANNED, self.parameters.target.label, utc_now(), audit.operator(), files, self._document()
         )
+        if (earlier := self.state) is not None:  # clients came then: what they made there stays theirs
+            state.collections, state.events = earlier.collections, earlier.events
         state.enter(self.folder.workspace, PLANNED)
         for file, e in zip(files, (e for e in edits if e.changes), strict=True):
             keep(Path(file.backup), e.file.content)

@@ -1,7 +1,7 @@
-"""Step 13: everything that the migration will do, but into a throw-away Chroma. (Runbook, Section 1.4.)
+"""Step 13: the whole migration, but into a throw-away Chroma. (Runbook, Section 1.4.)
 
-The snapshot taken here is the backup of Section 1.1. The probes and queries are asked of the source, and are what step 23
-compares with. The target is not opened at all.
+The snapshot of this step is the backup of Section 1.1. The source answers the probes and queries; step 23 compares with these
+answers. The target is not opened.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.properties import answers_of_source
 from helpers.validation.search import baseline
 
-# The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
+# The runbook's table of dry-run issues: issue, reason codes, cause, remedy (Section 1.4).
 _ISSUES = (
     ("missing_embedding", (ReasonCode.MISSING_EMBEDDING,), "vectors that the source lists but cannot give",
      "They stay in quarantine, with document and metadata; or order new vectors: migration.reembed."),
@@ -78,7 +78,7 @@ _ISSUES = (
 
 DEFAULTED = "defaults in fields that step 11 does not count"
 
-# What a probe records, and what the table calls it.
+# Key of a probe's record → column of the table.
 _SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, over-query"}
 
 
@@ -87,9 +87,9 @@ _SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, o
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the dry run predicted, and what it came to: None where nobody measured it. Both in `unit`: s or bytes.
+    """A prediction of the dry run and the measured value (None where it was not measured), both in `unit`: s or bytes.
 
-    `basis` says what the prediction counts, `contains` what the measured value does: the same, as far as it was timed.
+    `basis` says what the prediction counts, `contains` what the measured value counts: the same, as far as it was timed.
     """
 
     what: str
@@ -102,13 +102,13 @@ class Prediction:
 
     @property
     def error(self) -> float | None:
-        """The prediction's error as a share of what was measured: 0.5 where it was half as much again; None where the two are
-        not of the same."""
+        """(predicted - measured) / measured: 0.5 where 150 s were predicted and 100 s measured; None where the two cannot be
+        compared."""
         return (self.predicted - self.measured) / self.measured if self.measured and self.comparable else None
 
 
 def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[Prediction]:
-    """Each prediction of the dry run beside what was measured, then the time that was announced; [] where it made none."""
+    """Each prediction of the dry run with its measured value, then the announced time; [] where the dry run predicted nothing."""
     named = ", ".join(numbers.estimate(results)[0])
     starts = f" and the starts of notebooks {WINDOW[0].number} to {WINDOW[-1].number}"
     timed = any(start_seconds(results[s.number]) for s in WINDOW if s.number in results)
@@ -120,42 +120,41 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
         DOWNTIME: downtime_as_predicted(results, attempts),
         MEMORY: (_most_memory(results), f"the highest of steps {named}{unknown}"),
     }
-    found: list[Prediction | None] = []
+    compared: list[Prediction] = []
     for row in window.predictions(results.get(Step.DRY_RUN)):
         value, contains = measured.get(row["what"], (None, ""))
         contains = contains if value is not None else ""
         comparable = row["what"] != MEMORY or not lost
-        found.append(
+        compared.append(
             Prediction(row["what"], float(row["value"]), value, row["unit"], row["basis"], contains, comparable)
         )
     night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
-    if found and night:
+    if compared and night:
         took = numbers.forward(results)
-        found.append(Prediction(ANNOUNCED, float(night["seconds"]), took.work + took.starts + lost if took else None, "s",
+        compared.append(Prediction(ANNOUNCED, float(night["seconds"]), took.work + took.starts + lost if took else None, "s",
                                 "the sum above; fence, restart and health checks at most; the watch of step 25; no people",
                                 f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included{killed}; not compared, for "
                                 "allowances are no prediction", comparable=False))  # fmt: skip
-        found.append(
-            _of_the_rollback(results, float(night["way_back_seconds"])) if "way_back_seconds" in night else None
-        )
-    return [row for row in found if row is not None]
+        if "way_back_seconds" in night:
+            compared.append(_rollback_prediction(results, float(night["way_back_seconds"])))
+    return compared
 
 
-def _of_the_rollback(results: numbers.Results, announced: float) -> Prediction:
-    """The time of a rollback that was announced beside that of the same work in step 27; the rest of it is named."""
-    took, back = numbers.rollback(results.get(Step.ROLLBACK)), results.get(Step.ROLLBACK)
+def _rollback_prediction(results: numbers.Results, announced: float) -> Prediction:
+    """The announced time of a rollback with that of the same work in step 27; `contains` names the rest."""
+    took, result = numbers.rollback(results.get(Step.ROLLBACK)), results.get(Step.ROLLBACK)
     counts = f"{HOLDS}, at most what steps {Step.SNAPSHOT} and {Step.MIGRATE} take"
-    if took is None or back is None:
+    if took is None or result is None:
         return Prediction(ROLLBACK, announced, None, "s", counts, "NOT EXERCISED: no rollback was tried")
-    parts = [sum(p.seconds for p in back.phases if p.name == TITLES[stage]) for stage in (SOURCE, REMOVE)]
-    told = f"{duration(parts[0])} of reading and {duration(parts[1])} of removing in step {Step.ROLLBACK}"
-    return Prediction(ROLLBACK, announced, sum(parts), "s", counts, f"{told}; from the order until the target was clean: "
+    parts = [sum(p.seconds for p in result.phases if p.name == TITLES[stage]) for stage in (SOURCE, REMOVE)]
+    contains = f"{duration(parts[0])} of reading and {duration(parts[1])} of removing in step {Step.ROLLBACK}"
+    return Prediction(ROLLBACK, announced, sum(parts), "s", counts, f"{contains}; from the order until the target was clean: "
                       f"{duration(took.clean)}")  # fmt: skip
 
 
 def _as_estimated(results: numbers.Results, lost: float) -> float | None:
-    """Seconds of what the dry run's estimate counts: the work of the steps that it names, `lost` in killed attempts included,
-    and every start of a notebook."""
+    """Measured seconds of what the dry run's estimate counts: the work of its steps, the `lost` seconds of killed attempts, and
+    every start of a notebook; None where a step has not finished."""
     steps = [results.get(number) for number in numbers.estimate(results)[0]]
     done = [result for result in steps if result is not None and result.finished]
     if not done or len(done) < len(steps):
@@ -168,11 +167,11 @@ def _as_estimated(results: numbers.Results, lost: float) -> float | None:
 
 
 def _most_memory(results: numbers.Results) -> float | None:
-    found = [results[n].facts.get(PEAK_MEMORY) for n in numbers.estimate(results)[0] if n in results]
-    return max((float(n) for n in found if isinstance(n, int | float)), default=None)
+    peaks = [results[n].facts.get(PEAK_MEMORY) for n in numbers.estimate(results)[0] if n in results]
+    return max((float(n) for n in peaks if isinstance(n, int | float)), default=None)
 
 
-# Minutes that the runbook gives a step: the headings of its sections, the timeline of Appendix A for the review.
+# Step → (least, most) minutes in the runbook: from the headings of its sections, for the review from Appendix A.
 RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
     Step.FENCE_WRITES: (5, 5), Step.SNAPSHOT: (5, 5), Step.MIGRATE: (45, 60), Step.VALIDATE: (10, 10),
     Step.REVIEW: (5, 5), Step.CUTOVER: (10, 10), Step.MONITOR: (60, 60),
@@ -180,10 +179,10 @@ RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
 
 
 def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dict[str, Any]]:
-    """One row for each step that left a result, 27 too, and each of `attempts`, by time. Seconds: actual and estimate (or None),
-    with the notebook's start; carried, of attempts that it went on with; runbook_low and runbook_high."""
+    """One row for each step with a result, 27 included, and for each of `attempts`, by time. In seconds: actual and estimate (or
+    None), with the notebook's start; carried, of the attempts that the step continued; runbook_low and runbook_high."""
     by_step, starts = numbers.estimate(results)
-    found: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     earlier, unknown = list(attempts), dict.fromkeys(("estimate", "runbook_low", "runbook_high")) | {"carried": 0.0}
     lost = sum(row.result.seconds for row in continued(results, earlier) if row.result)
     for step in plan.LINE:
@@ -192,28 +191,28 @@ def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dic
             continue
         low, high = RUNBOOK_MINUTES.get(step.number, (None, None))
         mine = [row for row in earlier if row.number == step.number]
-        found += [{"number": row.number, "step": f"{row.name}: {row.verdict}", "actual": row.result.seconds,
+        table += [{"number": row.number, "step": f"{row.name}: {row.verdict}", "actual": row.result.seconds,
                    "began": row.result.started, **unknown} for row in mine if row.result and row.result.finished]  # fmt: skip
         last = f", attempt {len(mine) + 1} of {len(mine) + 1}" if mine else ""
         estimated = by_step.get(step.number)
-        found.append({
+        table.append({
             "number": step.number, "step": f"{step.number} {step.title}{last}", "began": result.started,
             "actual": result.seconds + numbers.start_seconds(result), "carried": lost * (step == Step.MIGRATE),
             "estimate": None if estimated is None else estimated + starts / len(numbers.WINDOW), "runbook_low": low and 60 * low,
             "runbook_high": high and 60 * high,
         })  # fmt: skip
-    back = results.get(Step.ROLLBACK)  # not of the sequence: drilled, or ordered
-    if back is not None and back.finished:
-        found.append({"number": Step.ROLLBACK, "step": f"{Step.ROLLBACK} {back.title}", "began": back.started,
-                      "actual": back.seconds + numbers.start_seconds(back), **unknown})  # fmt: skip
-    return sorted(found, key=lambda row: str(row["began"]))
+    rollback = results.get(Step.ROLLBACK)  # a drill, or an ordered rollback: not part of the sequence
+    if rollback is not None and rollback.finished:
+        table.append({"number": Step.ROLLBACK, "step": f"{Step.ROLLBACK} {rollback.title}", "began": rollback.started,
+                      "actual": rollback.seconds + numbers.start_seconds(rollback), **unknown})  # fmt: skip
+    return sorted(table, key=lambda row: str(row["began"]))
 
 
 # -- step --------------------------------------------------------------------------------------------------------------
 
 
 class DryRunStep(NotebookStep):
-    """The dry run as the notebook sees it: one method a cell, in order."""
+    """The notebook's view: one method for each cell, in order."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -223,17 +222,17 @@ class DryRunStep(NotebookStep):
 
     @cached_property
     def _taken(self) -> tuple[Snapshot, dict[str, Any]]:
-        """The snapshot and the baseline of the source, in one visit."""
+        """The snapshot and the baseline of the source; the source is opened once for both."""
         with open_chosen(self.run, self.files.place()) as store:
             judge_indexes(self.run, map(store.info, chosen(store.names(), self.run.parameters)), refuse=True)
             snapshot = take_snapshot(self.run, store)
             total = snapshot.total
             with self.run.phase("baseline", total), self.run.progress("Probe the source", total) as bar:
-                found = baseline(store, snapshot, self.run.parameters, progress=bar)
+                measured = baseline(store, snapshot, self.run.parameters, progress=bar)
             known = answers_of_source(store, snapshot.names(), self.run.parameters.validation.retrieval)
             self.files.judge(store, snapshot)
         self.files.ship(snapshot)
-        return snapshot, {**found, "retrieval": known}
+        return snapshot, {**measured, "retrieval": known}
 
     @property
     def snapshot(self) -> Snapshot:
@@ -254,67 +253,67 @@ class DryRunStep(NotebookStep):
             return self.job.stage(bar)
 
     def take_snapshot(self) -> pd.DataFrame:
-        """Phase 1: the backup, taken and proven; a table of what it holds."""
+        """Phase 1: take and prove the backup; return a table of its contents."""
         judge_counts(self.run, self.snapshot, self.run.parameters)
         return judge_snapshot(self.run, self.snapshot)
 
     def measure_source(self) -> pd.DataFrame:
-        """Every probe and named query asked of the source: the baseline of step 23."""
+        """Ask the source every probe and named query, the baseline of step 23; one row for each collection."""
         measured = self._taken[1]
         self.run.fact("search_baseline", measured)
         rows = []
-        for name, found in measured["collections"].items():
-            probes = found["probes"]
-            told = [[float(p[share]) for p in probes if p[share] is not None] for share in _SHARES]
-            shares = [float(np.mean(values)) if values else None for values in told]
-            rows.append((name, found["space"], len(probes), *shares))
-        self._own_vectors(measured["collections"])
-        self._measurable(measured["collections"])
+        for name, entry in measured["collections"].items():
+            probes = entry["probes"]
+            by_share = [[float(p[share]) for p in probes if p[share] is not None] for share in _SHARES]
+            shares = [float(np.mean(values)) if values else None for values in by_share]
+            rows.append((name, entry["space"], len(probes), *shares))
+        self._check_stored_vectors(measured["collections"])
+        self._check_searches(measured["collections"])
         return pd.DataFrame(rows, columns=["collection", "space", "probes", *_SHARES.values()])
 
-    def _own_vectors(self, collections: dict[str, Any]) -> None:
-        """Whether a search for a stored vector names another chunk at no distance, whose vector in the snapshot is elsewhere."""
-        named = {name: (sum(p["self"] is False and p["plain"][0][1] <= TIE for p in found["probes"] if p["plain"]),
-                        len(found["probes"])) for name, found in collections.items()}  # fmt: skip
-        wrong = {name: (n, of) for name, (n, of) in named.items() if swapped(n, of)}
+    def _check_stored_vectors(self, collections: dict[str, Any]) -> None:
+        """Check that a search for a stored vector finds its own id, not another id at distance 0 that has another vector."""
+        named = {name: (sum(p["self"] is False and p["plain"][0][1] <= TIE for p in entry["probes"] if p["plain"]),
+                        len(entry["probes"])) for name, entry in collections.items()}  # fmt: skip
+        affected = {name: (n, of) for name, (n, of) in named.items() if swapped(n, of)}
         self.run.check(
-            "stored vectors not found by a search", Verdict.FAIL if wrong else Verdict.PASS, measured=len(wrong),
-            threshold=0, unit="collections", reason=ReasonCode.VECTORS_NOT_FOUND if wrong else "",
-            detail="; ".join(f"{one_line(name, 60)}: {n} of {of} found under another id" for name, (n, of) in wrong.items())
-            + (". Vectors may come back under the ids of others: do not migrate before this is explained." if wrong else ""),
-            ids=[{"collection": name, "under another id": n, "of": of} for name, (n, of) in wrong.items()],
+            "stored vectors not found by a search", Verdict.FAIL if affected else Verdict.PASS, measured=len(affected),
+            threshold=0, unit="collections", reason=ReasonCode.VECTORS_NOT_FOUND if affected else "",
+            detail="; ".join(f"{one_line(name, 60)}: {n} of {of} found under another id" for name, (n, of) in affected.items())
+            + (". Vectors may come back under the ids of others: do not migrate before this is explained." if affected else ""),
+            ids=[{"collection": name, "under another id": n, "of": of} for name, (n, of) in affected.items()],
         )  # fmt: skip
 
-    def _measurable(self, collections: dict[str, Any]) -> None:
-        """Whether the source's own search can measure the target's, where its limits or its index leave a doubt."""
+    def _check_searches(self, collections: dict[str, Any]) -> None:
+        """Check, where the source's limits or its index leave a doubt, whether its search can measure the target's."""
         ordered = self.run.parameters.validation.overquery
-        doubts = {name: found["doubt"] for name, found in collections.items() if found["doubt"]}
-        given = min((found["overquery"] for found in collections.values() if found["overquery"]), default=ordered)
+        doubts = {name: entry["doubt"] for name, entry in collections.items() if entry["doubt"]}
+        given = min((entry["overquery"] for entry in collections.values() if entry["overquery"]), default=ordered)
         if not (doubts or given < ordered or self.run.parameters.source.is_cloud):
             return
-        said = [f"{name}: {doubt}" for name, doubt in list(doubts.items())[:5]]
-        said += [f"asked for {given:,} results, not {ordered:,}: the source gives no more"] if given < ordered else []
+        notes = [f"{name}: {doubt}" for name, doubt in list(doubts.items())[:5]]
+        notes += [f"asked for {given:,} results, not {ordered:,}: the source gives no more"] if given < ordered else []
         self.run.check(
             "collections whose search is a measure", Verdict.WARNING if doubts else Verdict.PASS,
             measured=len(collections) - len(doubts), threshold=len(collections), unit="collections",
-            reason=ReasonCode.SEARCH_UNSURE if doubts else "", detail="; ".join(said),
+            reason=ReasonCode.SEARCH_UNSURE if doubts else "", detail="; ".join(notes),
         )  # fmt: skip
 
     def new_vectors(self) -> pd.DataFrame:
-        """Phase 2: what was to be embedded, by collection, before it was: texts, characters, tokens (estimated), cost
-        and time at the measured rate. The migration embeds what changed since. Empty where `migration.reembed` orders nothing."""
+        """Phase 2: what had to be embedded, one row for each collection: texts, characters, tokens (estimated), cost, and seconds
+        at the measured rate. The migration embeds what changed since. Empty where `migration.reembed` orders nothing."""
         assert self.staged.files is not None
-        told = self.run.result.facts.get(COST) or {"rows": []}
+        cost = self.run.result.facts.get(COST) or {"rows": []}
         columns = ["collection", "chunks", "texts", "in_cache", "to_embed", "characters", "tokens"]
-        table = pd.DataFrame(told["rows"], columns=columns)
-        if told.get("cost") is not None:
-            table["cost"] = (table["tokens"] * told["price"] / 1e6).round(4)
-        if told.get("rate"):
-            table["seconds"] = (table["to_embed"] / told["rate"]).round(1)
+        table = pd.DataFrame(cost["rows"], columns=columns)
+        if cost.get("cost") is not None:
+            table["cost"] = (table["tokens"] * cost["price"] / 1e6).round(4)
+        if cost.get("rate"):
+            table["seconds"] = (table["to_embed"] / cost["rate"]).round(1)
         return table
 
     def transform(self) -> pd.DataFrame:
-        """Phase 2: what the schema would change, by field and rule; the defaults that step 11 does not count are a warning."""
+        """Phase 2: what the schema would change, by field and rule. Defaults that step 11 does not count are a warning."""
         explored = self.run.earlier(Step.EXPLORE_SOURCE)
         core = explored.facts.get("core_missing") or {} if explored is not None else {}
         filled = Counter[str]()
@@ -330,11 +329,11 @@ class DryRunStep(NotebookStep):
         return show_transform(self.run, self.staged, self.job.quarantine.entries(), self.job.schema)
 
     def routing(self) -> pd.DataFrame:
-        """How many chunks of each source collection would go to which target collection."""
+        """Count the chunks of each source collection that would go to each target collection."""
         return routing_table(self.run.result.facts.get("routing") or [])
 
     def validate(self) -> pd.DataFrame:
-        """Phase 3: what would be quarantined, and why."""
+        """Phase 3: one row for each chunk that would be quarantined, with its reason."""
         judge_staging(self.run, self.staged, self.run.parameters)
         self.files.require_unchanged(self.staged)
         judge_reembedded(self.run, self.snapshot, self.job.reembedded)
@@ -342,9 +341,9 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 
     def import_and_validate(self) -> pd.DataFrame:
-        """Phases 4 and 5 and the tests of step 23, against a throw-away Chroma that is removed afterwards.
+        """Run phases 4 and 5 and the tests of step 23 against a throw-away Chroma, which is then removed; one row for each test.
 
-        With `migration.method: files` it is the one whose files were copied; rows are imported all the same, to be timed.
+        With `migration.method: files` the tests use the Chroma whose files were copied; rows are imported, too, to be timed.
         """
         refuse_failed(self.run)
         total = sum(self.staged.rows(t) for t in self.staged.files)
@@ -396,46 +395,40 @@ class DryRunStep(NotebookStep):
         record_searches(self.run, judged)
         record_known(self.run, judged)
         record_values(self.run, judged)
-        self.run.fact(
-            "not_applicable",
-            [
-                {"test": c.name, "why": c.detail}
-                for c in checks
-                if c.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
-            ],
-        )
-        rows = [(c.name, str(c.verdict), c.found, c.expected, c.detail) for c in checks]
+        skipped = [c for c in checks if c.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)]
+        self.run.fact("not_applicable", [{"test": c.name, "why": c.detail} for c in skipped])
+        rows = [(c.name, str(c.verdict), c.measured_text, c.expected, c.detail) for c in checks]
         return pd.DataFrame(rows, columns=["test", "verdict", "measured", "expected", "detail"])
 
     def not_applicable(self) -> pd.DataFrame:
-        """The tests that will not apply to the migration, or were not exercised, and why."""
+        """The tests that do not apply to the migration, or were not exercised, each with its reason."""
         return pd.DataFrame(self.run.result.facts.get("not_applicable", []), columns=["test", "why"])
 
     def issues(self) -> pd.DataFrame:
-        """The runbook's table of dry-run issues, filled in with what was found."""
-        found = self.staged.quarantined
+        """The runbook's table of dry-run issues, with the measured counts."""
+        quarantined = self.staged.quarantined
         rows = [
-            (issue, sum(n for reason, n in found.items() if reason.startswith(codes)), cause, remedy)
+            (issue, sum(n for reason, n in quarantined.items() if reason.startswith(codes)), cause, remedy)
             for issue, codes, cause, remedy in _ISSUES
         ]
         rows.append(("id_collision", self.staged.collided, "ids that two chunks claim in one target",
                      "Set migration.id_policy: prefix."))  # fmt: skip
-        table = [(issue, "found" if n else "not found", count(n, "chunk"), *told) for issue, n, *told in rows]
+        table = [(issue, "found" if n else "not found", count(n, "chunk"), *advice) for issue, n, *advice in rows]
         table += [self._memory(), self._time_out()]
         columns = ["issue", "state", "measured", "cause", "what helps"]
         self.run.fact("issues", [dict(zip(columns[:3], row[:3], strict=True)) for row in table])
         return pd.DataFrame(table, columns=columns)
 
     def _memory(self) -> tuple[str, str, str, str, str]:
-        """Out of memory: the peak of this process, which did all that the migration does, against what is free now."""
+        """Out of memory: the peak of this process, which did all the work of the migration, against the memory free now."""
         peak, free = peak_memory(), free_memory()
-        found = "found" if free < peak else "not found"
+        state = "found" if free < peak else "not found"
         batch = self.run.parameters.migration.batch_size
-        return ("out of memory", found, f"peak {size(peak)}, {size(free)} free", "batches too large for the machine",
+        return ("out of memory", state, f"peak {size(peak)}, {size(free)} free", "batches too large for the machine",
                 f"Reduce migration.batch_size ({batch} now), or run notebook 43.")  # fmt: skip
 
     def _time_out(self) -> tuple[str, str, str, str, str]:
-        """Time-out on export: how long a batch takes at the pace of the whole export, against the time that a request may."""
+        """Time-out on export: seconds of a batch at the pace of the whole export, against the time-out of a request."""
         source, batch = self.run.parameters.source, self.run.parameters.migration.batch_size
         read = next((p for p in self.run.result.phases if p.name == "snapshot" and p.seconds and p.chunks), None)
         helps = f"Raise source.timeout_seconds ({source.timeout_seconds:g} now), or run notebook 45."
@@ -444,11 +437,11 @@ class DryRunStep(NotebookStep):
                     if source.path else "too fast to be measured", "a slow source or network", helps)  # fmt: skip
         seconds = batch * read.seconds / read.chunks
         near = seconds > source.timeout_seconds / 2
-        said = f"{read.chunks / read.seconds:,.0f} chunks/s: {batch} take {duration(seconds)}"
-        return ("timeout on export", "found" if near else "not found", said, "a slow source or network", helps)
+        measured = f"{read.chunks / read.seconds:,.0f} chunks/s: {batch} take {duration(seconds)}"
+        return ("timeout on export", "found" if near else "not found", measured, "a slow source or network", helps)
 
     def estimate(self) -> pd.DataFrame:
-        """How long the migration will take, with the basis of each figure; and what cannot be known from here."""
+        """Seconds of each part of the migration, with the basis of each figure; the last row names what is not known."""
         took = {phase.name: phase.seconds for phase in self.run.result.phases}
         chunks = sum(self.staged.rows(t) for t in self.staged.files)
         readiness = self.run.earlier(Step.TARGET_READINESS)
@@ -463,17 +456,12 @@ class DryRunStep(NotebookStep):
                 took.get("snapshot", 0),
                 "the source read once more, as for the snapshot; more where it changes",
             ),
-            *self._again(took),
+            *self._embedding_estimate(took),
             ("23 validation suite", took.get("6 validation suite", 0), "measured against the throw-away Chroma"),
         ]
-        measured = [
-            s
-            for r in (
-                *map(self.run.earlier, (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE, Step.TARGET_READINESS)),
-                self.run.result,
-            )
-            if r and (s := start_seconds(r))
-        ]
+        earlier = map(self.run.earlier, (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE, Step.TARGET_READINESS))
+        starts = [start_seconds(result) for result in (*earlier, self.run.result) if result is not None]
+        measured = [seconds for seconds in starts if seconds]
         if measured:
             each = sum(measured) / len(measured)
             rows.append((f"{WINDOW[0].number}–{WINDOW[-1].number} {STARTS}", len(WINDOW) * each,
@@ -494,13 +482,13 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
 
     def methods(self) -> pd.DataFrame:
-        """Both ways of the import, by `migration.method`: the seconds that each takes here, NaN where it is impossible, the
-        basis, and which is faster, where both are possible."""
+        """One row for each `migration.method`: its seconds on this machine (NaN where it is impossible), the basis, and which is
+        faster, where both are possible."""
         columns = ["method", "ordered", "seconds", "faster", "basis"]
         return pd.DataFrame(self.run.result.facts.get("methods", []), columns=columns)
 
-    def _again(self, took: Mapping[str, float]) -> list[tuple[str, float, str]]:
-        """Step 22 takes every new vector from the cache; what changed since is embedded at the rate measured here."""
+    def _embedding_estimate(self, took: Mapping[str, float]) -> list[tuple[str, float, str]]:
+        """The row for new vectors: step 22 reads them from the cache, and embeds what changed since at the measured rate."""
         if NEW_VECTORS not in took:
             return []
         embedding = (self.run.result.facts.get(REEMBEDDED) or {}).get("seconds", 0.0)
@@ -515,20 +503,20 @@ class DryRunStep(NotebookStep):
         seconds = self.run.result.facts["estimate_seconds"]
         chunks = count(self.snapshot.total, "chunk")
         same = f"the sum above, measured on all {chunks} of this source"
-        down = self._without_writes(seconds)
+        downtime = self._write_downtime(seconds)
         rows = [
             (DURATION, seconds, "s", same),
-            (DOWNTIME, down[0], "s", down[1]),
+            (DOWNTIME, downtime[0], "s", downtime[1]),
             (MEMORY, float(peak_memory()), "bytes", f"this step's process, which did the same work with {chunks}"),
         ]
         self.run.fact("prediction", [dict(zip(("what", "value", "unit", "basis"), row, strict=True)) for row in rows])
         table = [
-            (what, duration(value) if unit == "s" else size(int(value)), basis) for what, value, unit, basis in rows
+            (label, duration(value) if unit == "s" else size(int(value)), basis) for label, value, unit, basis in rows
         ]
         return pd.DataFrame(table, columns=["what", "predicted", "basis"])
 
-    def _without_writes(self, seconds: float) -> tuple[float, str]:
-        """(Seconds in which clients cannot write, the basis), the sum of the steps given."""
+    def _write_downtime(self, seconds: float) -> tuple[float, str]:
+        """(seconds in which clients cannot write, the basis); `seconds` is the sum of all steps."""
         fence, took = self.run.parameters.fence, defaultdict[str, float](float)
         for phase in self.run.result.phases:
             took[phase.name] += phase.seconds
@@ -536,8 +524,8 @@ class DryRunStep(NotebookStep):
             return 0.0, "no fence: writes go on"
         if not fence.late:
             source, target = took["snapshot"], took["6 validation suite"]
-            again = f"{duration(source)} and {duration(target)} to read source and target in step {Step.CUTOVER}"
-            return seconds + source + target, f"the sum above and {again}, at most; no signatures, no restart"
+            rereading = f"{duration(source)} and {duration(target)} to read source and target in step {Step.CUTOVER}"
+            return seconds + source + target, f"the sum above and {rereading}, at most; no signatures, no restart"
         share = max(info.count for info in self.snapshot.collections()) / max(1, self.snapshot.total)
         logged = fence.kind == "nginx"
         read = 2 * took["snapshot"] * (share if logged else 1)
@@ -548,7 +536,7 @@ class DryRunStep(NotebookStep):
         )
 
     def target_untouched(self) -> pd.DataFrame:
-        """What this step left behind: the snapshot and the staging; the target was never opened."""
+        """Remove the staged rows; return where snapshot and quarantine are. The target was never opened."""
         rows = [("snapshot", str(self.snapshot.folder)), ("quarantine", str(self.job.quarantine.folder))]
         shutil.rmtree(self.folder / RunPath.STAGED, ignore_errors=True)
         return pd.DataFrame(rows, columns=["kept", "where"])

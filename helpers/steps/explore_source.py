@@ -23,13 +23,13 @@ from helpers.run import kernel
 from helpers.run.folders import FINDINGS
 from helpers.run.record import NotebookStep, RunRecord
 
-LISTED = 12  # collections whose first chunks are listed where nobody chooses
-PORTRAITS = 2  # collections that get a figure where nobody chooses
+LISTED = 12  # collections whose first chunks are listed in an unattended run
+PORTRAITS = 2  # collections that get a figure in an unattended run
 
 
 class ExploreSourceStep(NotebookStep):
-    """Every method hands back a DataFrame of its own, or shows one. Counts are exact; what compares chunks with each other works
-    on the sample, and says how large it is.
+    """Every method returns a new DataFrame, or shows one. Counts are exact. Comparisons of chunks with each other use the sample,
+    and state its size.
     """
 
     def __init__(self, run: RunRecord) -> None:
@@ -44,17 +44,17 @@ class ExploreSourceStep(NotebookStep):
 
     @cached_property
     def sample(self) -> Sample:
-        """What is compared chunk with chunk: the whole source up to 10,000 chunks, else a seeded sample of it."""
+        """The chunks that are compared with each other: the whole source up to 10,000 chunks, else a seeded sample of it."""
         return self.scan.sampler.sample(self.profile.chunks)
 
     # The whole source
 
     def findings(self) -> dict[str, int]:
-        """What was found, by name; the rehearsal's are known beforehand (`rehearsal.expected_findings`)."""
+        """Finding → chunks. Those of the rehearsal source are known beforehand (`rehearsal.expected_findings`)."""
         return self.profile.findings()
 
     def overview(self) -> pd.DataFrame:
-        """One row a collection: chunks, shape, documents, vectors, and how many chunks would be set aside."""
+        """One row a collection: chunks, shape, documents, vectors, and chunks that would be quarantined."""
         return self.profile.overview()
 
     def completeness(self) -> pd.DataFrame:
@@ -62,11 +62,11 @@ class ExploreSourceStep(NotebookStep):
         return self.profile.completeness()
 
     def values(self) -> pd.DataFrame:
-        """One row a field: types, range, the commonest values, and what the schema finds wrong with them."""
+        """One row a field: types, range, the commonest values, and the values that the schema rejects."""
         return self.profile.values()
 
     def contradictions(self) -> pd.DataFrame:
-        """Fields whose value the document rules out: one row a collection and field, with an example."""
+        """Fields whose value contradicts the document: one row a collection and field, with an example."""
         return self.profile.contradictions()
 
     def vectors(self) -> pd.DataFrame:
@@ -74,7 +74,7 @@ class ExploreSourceStep(NotebookStep):
         return self.profile.vectors()
 
     def duplicates(self) -> pd.DataFrame:
-        """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
+        """Documents, and vectors other than zero, that the source holds more than once, equal to the last bit."""
         path = self.run.folder / FINDINGS
         self.run.wrote(path, similarity.keep(self.scan, path))
         return similarity.duplicates(self.profile)
@@ -88,7 +88,7 @@ class ExploreSourceStep(NotebookStep):
         return self.profile.routing()
 
     def schema_preview(self) -> pd.DataFrame:
-        """What the schema would do with these chunks: repair, set aside, send to which target collection."""
+        """What the schema would do with these chunks: repair, quarantine, and the target collection of each."""
         return self.profile.schema_preview()
 
     # The sample
@@ -115,7 +115,7 @@ class ExploreSourceStep(NotebookStep):
     def distribution(self, field: str = "") -> pd.DataFrame:
         """The values of a field of the sample: one row a value (numbers: a range), one column a collection. Draws them.
 
-        Without a name: of the field with most values that the schema would not let pass, else of the commonest one.
+        Without a name: the field with most values that the schema rejects, else the commonest field.
         """
         frame = self.sample.frame
         field = field or self._telling_field()
@@ -139,7 +139,7 @@ class ExploreSourceStep(NotebookStep):
             return similarity.near_duplicates(self.sample)
 
     def nearest(self) -> pd.DataFrame:
-        """One row a chunk and collection: the nearest neighbour there, and how far it is; for about 500 chunks."""
+        """One row a chunk and collection: the nearest neighbour in it, and its distance; for about 500 chunks."""
         return self._nearest.copy()
 
     @cached_property
@@ -149,20 +149,19 @@ class ExploreSourceStep(NotebookStep):
             return similarity.nearest(self.sample, spaces)
 
     def distances(self) -> pd.DataFrame:
-        """The median distance from chunks of a collection (row) to their nearest neighbour in each (column). Draws them.
+        """The median distance from chunks of a collection (row) to their nearest neighbour in each collection (column). Draws it.
 
         In the space of the row's collection; empty where dimensions differ.
         """
         table = self._nearest
         asked = table[["collection", "id"]].drop_duplicates().shape[0]
         among = "all" if self.sample.is_whole else f"a sample of {count(len(self.sample))}"
-        said = (
-            f"Sample of {count(asked)} of {count(self.profile.chunks, 'chunk')}; neighbours are sought among {among}."
-        )
+        total = count(self.profile.chunks, "chunk")
+        note = f"Sample of {count(asked)} of {total}; neighbours are sought among {among}."
         self.run.sampled("neighbours in the own collection and in others", asked, self.profile.chunks)
         self.run.sampled("near-duplicates, outliers and neighbours: among", len(self.sample), self.profile.chunks)
         caption = "Distances of chunks to their nearest neighbour in their own collection and in the others."
-        self.run.figure("neighbours", plots.neighbour_distances(table, said), caption)
+        self.run.figure("neighbours", plots.neighbour_distances(table, note), caption)
         names = list(self.scan.collections)
         wide = table.pivot_table(
             index="collection", columns="neighbour_collection", values="distance", aggfunc="median"
@@ -170,7 +169,7 @@ class ExploreSourceStep(NotebookStep):
         return wide.reindex(index=names, columns=names)
 
     def outliers(self) -> pd.DataFrame:
-        """Chunks far from the others of their collection, the farthest first, by which rule (`similarity.outliers`)."""
+        """Chunks far from the others of their collection, the farthest first, with the rule (`similarity.outliers`)."""
         return self._far.copy()
 
     @cached_property
@@ -209,8 +208,8 @@ class ExploreSourceStep(NotebookStep):
 
     def _telling_field(self) -> str:
         seen = {name: (sum(f.wrong.values()), sum(f.present.values())) for name, f in self.scan.fields.items()}
-        there = [name for name in sorted(seen) if name in self.sample.frame]
-        return max(there, key=lambda name: seen[name], default="collection")
+        candidates = [name for name in sorted(seen) if name in self.sample.frame]
+        return max(candidates, key=lambda name: seen[name], default="collection")
 
     def _field(self, field: str) -> pd.Series:
         frame = self.sample.frame
@@ -227,7 +226,7 @@ class ExploreSourceStep(NotebookStep):
     def pick(self) -> None:
         """A list of the collections; below it facts, figure and chunks of the chosen one, to sort and search.
 
-        Where nobody looks on (`profiling.widgets`): the facts of every collection as one table, the first chunks of the
+        In an unattended run (`profiling.widgets`): the facts of every collection as one table, the first chunks of the
         12 largest and the figures of the two largest. Completeness and norms of all are drawn further below.
         """
         names = list(self.scan.collections)
@@ -246,7 +245,7 @@ class ExploreSourceStep(NotebookStep):
             search.show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
 
     def facts(self) -> pd.DataFrame:
-        """One row a collection: size, dimension, space (as it is, and as it is declared), configuration, metadata."""
+        """One row a collection: size, dimension, space (actual and declared), configuration, metadata."""
         return pd.DataFrame([self._facts(name) for name in self.scan.collections])
 
     def _facts(self, name: str) -> dict[str, Any]:
@@ -274,8 +273,8 @@ class ExploreSourceStep(NotebookStep):
             for key, value in self._facts(name).items()
         )
         chunks = self.sample.collection(name)
-        said = " ".join(filter(None, [self.sample.said, search.rows_said(chunks, search.ROWS)]))
-        facts = f'<div class="tex2jax_ignore mathjax_ignore"><table>{rows}</table></div><p>{html.escape(said)}</p>'
+        note = " ".join(filter(None, [self.sample.said, search.rows_said(chunks, search.ROWS)]))
+        facts = f'<div class="tex2jax_ignore mathjax_ignore"><table>{rows}</table></div><p>{html.escape(note)}</p>'
         return [
             search.html_output(facts, one_line(str(self._facts(name)), 2_000)),
             search.picture_output(plots.png(figure), alt),
@@ -289,8 +288,8 @@ class ExploreSourceStep(NotebookStep):
         if seen.info.space != seen.info.declared_space:
             facts[-1] += f" although declared {seen.info.declared_space}"
         facts += [
-            f"{count(seen.counts[key], noun)}{said}"
-            for key, noun, said in (
+            f"{count(seen.counts[key], noun)}{note}"
+            for key, noun, note in (
                 ("zero_vectors", "zero vector", ""), ("nonfinite_vectors", "vector", " not finite"),
                 ("lost_vectors", "lost vector", ""), ("none_documents", "", " without document"),
                 ("empty_documents", "", " with an empty document"),
@@ -304,21 +303,16 @@ class ExploreSourceStep(NotebookStep):
         }
         chunks = self.sample.collection(name)
         whole = len(chunks) == seen.chunks
-        said = (
-            f"all {count(seen.chunks, 'chunk')}."
-            if whole
-            else f"a sample of {len(chunks):,} of {count(seen.chunks, 'chunk')}."
-        )
-        figure = plots.collection_portrait(name, ", ".join(facts), complete, chunks["characters"], chunks["norm"], said)
-        return (
-            figure,
-            f"Collection {one_line(name, 80)}: its fields, the lengths of its documents, the norms of its vectors.",
-        )
+        total = count(seen.chunks, "chunk")
+        note = f"all {total}." if whole else f"a sample of {len(chunks):,} of {total}."
+        figure = plots.collection_portrait(name, ", ".join(facts), complete, chunks["characters"], chunks["norm"], note)
+        fields = "its fields, the lengths of its documents, the norms of its vectors"
+        return figure, f"Collection {one_line(name, 80)}: {fields}."
 
     # Tables
 
     def table(self, frame: pd.DataFrame) -> None:
-        """Any frame as a table to sort and search; where nobody looks on, its first rows."""
+        """Show a frame as a table to sort and search; in an unattended run its first rows. Raises UsageError for another type."""
         if not isinstance(frame, pd.DataFrame):
             raise UsageError(
                 ReasonCode.NO_TABLE,
@@ -331,10 +325,10 @@ class ExploreSourceStep(NotebookStep):
     # Findings
 
     def found(self) -> pd.DataFrame:
-        """One row a finding, by name: how many chunks, in how many collections, what it means, where it is treated."""
+        """One row a finding: name, chunks, collections, meaning, the step that treats it, the first chunk."""
         rows = []
-        for finding in self._found.values():
-            step = row.step if (row := ReasonCode.known(finding.reason)) else ""
+        for finding in self._findings.values():
+            code = ReasonCode.known(finding.reason)
             first = next(finding.every(), None)
             rows.append(
                 {
@@ -342,7 +336,7 @@ class ExploreSourceStep(NotebookStep):
                     "chunks": finding.chunks,
                     "collections": finding.collections,
                     "means": finding.meaning,
-                    "see": step,
+                    "see": code.step if code else "",
                     "first": f"{first.collection}: {first.id} {first.detail}".strip() if first else "",
                 }
             )
@@ -353,51 +347,51 @@ class ExploreSourceStep(NotebookStep):
 
         The first `most` of them; where there are more, the frame says so on the screen and in its `attrs`.
         """
-        found = self._finding(finding)
-        chunks = self.lookup.chunks(islice(found.every(), most))
+        match = self._finding(finding)
+        chunks = self.lookup.chunks(islice(match.every(), most))
         metadata = pd.DataFrame([dict(m) if isinstance(m, dict) else {} for m in chunks["metadata"]])
         metadata = metadata.rename(columns={key: f"metadata.{key}" for key in metadata if key in chunks})
         frame = pd.concat([chunks.drop(columns="metadata"), metadata], axis="columns")
         return kernel.cut(
-            frame, found.places, f"All: step.export({finding!r}), or behind({finding!r}, most={found.places})."
+            frame, match.places, f"All: step.export({finding!r}), or behind({finding!r}, most={match.places})."
         )
 
     def export(self, finding: str) -> pd.DataFrame:
-        """Every chunk behind a finding as a CSV file in the run's workspace, with whole documents; the audit log says so.
+        """Write every chunk behind a finding, with whole documents, to a CSV file in the run's workspace; the audit log says so.
 
-        One row: finding, chunks, rows, file, bytes, sha256. No file is written where nothing was found.
+        One row: finding, chunks, rows, file, bytes, sha256. No file is written where no chunk has the finding.
         """
-        found = self._finding(finding)
+        match = self._finding(finding)
         row: dict[str, Any] = {
             "finding": finding,
-            "chunks": found.chunks,
+            "chunks": match.chunks,
             "rows": 0,
             "file": "",
             "bytes": 0,
             "sha256": "",
         }
-        if found.places:
+        if match.places:
             path = self.run.workspace / "exports" / f"11_{file_stem(finding)}.csv"
-            row["rows"] = write_csv(path, self.lookup, found.every())
+            row["rows"] = write_csv(path, self.lookup, match.every())
             row |= {"file": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
             audit.append(self.run.folder / audit.NAME, "finding exported", step=self.run.step, **row)
             self.run.log(f"{row['rows']} rows of the finding {one_line(finding, 80)} exported")
         return pd.DataFrame([row])
 
     def _finding(self, name: str) -> Finding:
-        if name in self._found:
-            return self._found[name]
-        near = nearest_name(name, list(self._found))
+        if name in self._findings:
+            return self._findings[name]
+        near = nearest_name(name, list(self._findings))
         if is_known(name):
-            return Finding.of(name, 0, ())  # there is such a finding; nothing has it here
+            return Finding.of(name, 0, ())  # a known finding that no chunk has
         raise UsageError(
             ReasonCode.FINDING_UNKNOWN, f"no finding is called {one_line(name, 80)}", where="step 11",
             next_step=f"Did you mean {near}?" if near else "step.found() lists them all.",
         )  # fmt: skip
 
     @cached_property
-    def _found(self) -> dict[str, Finding]:
-        """By name: first what is wrong, the most frequent on top, then what the schema would do."""
+    def _findings(self) -> dict[str, Finding]:
+        """Findings by name: first the defects, the most frequent on top, then what the schema would do."""
         scan = self.scan
         noted = {finding.name: finding for finding in of_places(scan.places)}
         mixed = any(
@@ -418,41 +412,43 @@ class ExploreSourceStep(NotebookStep):
         return {finding.name: finding for finding in every}
 
     def _respaced(self) -> list[list[tuple[str, ...]]]:
-        """Groups of documents that read the same and are not all equal to the last letter."""
+        """Groups of documents that are not all equal, but differ only in case, white space and Unicode form."""
         equal = {frozenset(group) for group in self.scan.documents.groups.values()}
         return [group for group in self.scan.texts.groups.values() if frozenset(group) not in equal]
 
     def _near(self) -> list[Finding]:
         pairs = self.near_duplicates()
-        found = []
-        for name, what in (("near_documents", "document"), ("near_vectors", "vector")):
-            known = pairs["identical"] | ((pairs["similarity"] == 1) & (what == "document"))
-            part = pairs[(pairs["what"] == what) & ~known]
+        findings = []
+        for name, kind in (("near_documents", "document"), ("near_vectors", "vector")):
+            known = pairs["identical"] | ((pairs["similarity"] == 1) & (kind == "document"))
+            part = pairs[(pairs["what"] == kind) & ~known]
             rows = zip(
                 *(part[k] for k in ("collection", "id", "similarity", "like_collection", "like_id")), strict=True
             )
-            places = [Place(name_, id_, f"{alike} like {other}: {twin}") for name_, id_, alike, other, twin in rows]
-            found.append(Finding.of(name, len(places), places))
+            places = [
+                Place(name_, id_, f"{alike} like {other}: {like_id}") for name_, id_, alike, other, like_id in rows
+            ]
+            findings.append(Finding.of(name, len(places), places))
         far = self.outliers()
         rows = zip(far["collection"], far["id"], far["rule"], far["value"], strict=True)
         places = [Place(name, id_, f"{rule} {value:.4g}") for name, id_, rule, value in rows]
-        return [*found, Finding.of("outliers", far[["collection", "id"]].drop_duplicates().shape[0], places)]
+        return [*findings, Finding.of("outliers", far[["collection", "id"]].drop_duplicates().shape[0], places)]
 
     def _traps(self) -> list[Finding]:
         infos = [seen.info for seen in self.scan.collections.values()]
-        found = []
+        findings = []
         for name, cosine in (("cosine_trap", True), ("space_trap", False)):
             trapped = [i for i in infos if i.space != i.declared_space and (i.space == "cosine") is cosine]
             places = [Place(i.name, "", f"declared {i.declared_space}, queries answer {i.space}") for i in trapped]
-            found.append(Finding.of(name, sum(i.count for i in trapped), places))
-        return found
+            findings.append(Finding.of(name, sum(i.count for i in trapped), places))
+        return findings
 
     # Searches
 
     def search(self, text: str, collection: str = "", k: int = 5) -> pd.DataFrame:
         """The k chunks of each collection (or of one) nearest to a text, with the collection's own embedding function.
 
-        Where a function is not here, the remark says why.
+        Where a function is not available, the remark gives the reason.
         """
         return search.by_text(self.lookup, self._asked(collection), text, k)
 
@@ -473,7 +469,7 @@ class ExploreSourceStep(NotebookStep):
         return search.explained(self.schema, batch, info, self.scan.context, self.run.parameters)
 
     def _home(self, chunk: str, collection: str) -> tuple[str, str]:
-        """The collection a chunk is in, and its id; the first of them that knows it. Without an id the first usable chunk."""
+        """(collection, id) of a chunk: the first collection that holds it. Without an id: the first usable chunk."""
         if not chunk:
             whole = self.sample.frame[self.sample.frame["norm"] > 0]
             first = whole if not collection else whole[whole["collection"] == collection]

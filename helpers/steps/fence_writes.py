@@ -1,4 +1,4 @@
-"""Step 20: nobody writes to the source any more, and that is proven. (Runbook, Section 2, Step 1.)"""
+"""Step 20: stop all writes to the source, and prove it. (Runbook, Section 2, Step 1.)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_wr
 from helpers.errors import RunbookError, WorldError
 from helpers.evidence.signoffs import open_gate
 from helpers.fence import BEFORE, NO_WRITES, THROUGH, Control, FenceState
-from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us, said
+from helpers.fence.probe import Answer, Probe, answer_text, closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -23,7 +23,7 @@ NONE = "nothing keeps clients from writing to the source after the snapshot (fen
 
 
 class FenceWritesStep(NotebookStep):
-    """The notebook's view: what is where, what would happen, before, up, proof, and how to undo it.
+    """The notebook's view: URLs, plan, state before, fence up, proof, and how to undo it.
 
     With `fence.when: cutover` step 25 does the same, and step 20 stops no writes.
     """
@@ -38,7 +38,8 @@ class FenceWritesStep(NotebookStep):
         self._tried: WriteTried | None = None
 
     def urls(self) -> pd.DataFrame:
-        """Which URL is which. Raises what stops the fence: a dry run that is to be approved and is not, by hand, too."""
+        """One row for each URL and its role. Raises where the dry run needs an approval that it does not have, also where the
+        notebook is run by hand."""
         if self._first and not self.run.dry_run and self.run.parameters.signoff.dry_run:
             self.run.require(Step.SCHEDULE_AND_NOTIFY)
             if (shut := open_gate(self.run.home.read(), [Step.SCHEDULE_AND_NOTIFY])) is not None:
@@ -48,26 +49,26 @@ class FenceWritesStep(NotebookStep):
         return pd.DataFrame(list(urls.items()), columns=["what", "url"])
 
     def plan(self) -> str:
-        """The configuration, or the commands, to the letter; also for an operator who runs nginx elsewhere."""
+        """The exact configuration or commands, also for an operator who runs nginx on another machine."""
         return self.control.plan()
 
     def before(self) -> pd.DataFrame:
-        """Reads through what the migration reads; where a fence will be put up, writes through what clients use."""
+        """Probe reads at the URL of the migration and, where a fence will be put up, writes at the clients' URL."""
         if self.run.parameters.source.is_embedded:
             return pd.DataFrame(self._application_before(), columns=PROBE_COLUMNS)
         with self.control.probe(self.run.parameters.source.address, "source") as probe:
-            rows = _rows(probe, reads := probe.reads())
+            reads = probe.reads()
+        rows = _rows(probe, reads)
         self._check_reads("reads before the fence", reads)
-        self._acts = self._acts and all(
-            a.answered for a in reads
-        )  # what cannot be read cannot be migrated: touch nothing
+        # what cannot be read cannot be migrated: change nothing
+        self._acts = self._acts and all(a.answered for a in reads)
         state = FenceState.load(self.run.workspace)
-        if not self._acts or (
-            state is not None and state.may_be_active
-        ):  # of an earlier attempt: writes are not wanted now
+        # the fence of an earlier attempt may be up: no write must get through now
+        if not self._acts or (state is not None and state.may_be_active):
             return pd.DataFrame(rows, columns=PROBE_COLUMNS)
         with self.control.probe(self.control.clients_url, "clients' URL") as probe:
-            rows += _rows(probe, writes := probe.writes())
+            writes = probe.writes()
+            rows += _rows(probe, writes)
             if writes[0].answered:
                 probe.sweep()
             self._check_left(probe)
@@ -77,7 +78,7 @@ class FenceWritesStep(NotebookStep):
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
     def _application_before(self) -> list[dict[str, object]]:
-        """A directory gets no write of ours: the application tries one, where the parameters say how."""
+        """The toolkit never writes to a directory: the application tries a write, where the parameters say how."""
         state = FenceState.load(self.run.workspace)
         if not self._acts or (state is not None and state.may_be_active):
             return []
@@ -87,7 +88,7 @@ class FenceWritesStep(NotebookStep):
         return [_row(tried)] if tried.when else []
 
     def put_up(self) -> str:
-        """Claim the target, stop writes, wait for those in flight; what was done."""
+        """Claim the target, stop writes, wait for those in flight; return what was done."""
         if not self.run.dry_run and self._first and (self._acts or self._later or self.kind == "none"):
             self._claim()
         if self.kind == "none":
@@ -113,23 +114,23 @@ class FenceWritesStep(NotebookStep):
             raise
 
     def _without(self) -> str:
-        """No fence was ordered: whether the source needs one is asked of itself."""
+        """No fence is configured: probe whether the source takes writes at all."""
         if self.run.parameters.source.is_embedded or self.run.dry_run:
             asked = " A dry run does not ask with a write whether the source takes any." if self.run.dry_run else ""
             return self._no_fence(NONE + asked)
         with self.control.probe(self.run.parameters.source.address, "source") as probe:
             answers = probe.no_writes()
         self._check_left(probe)
-        told = "; ".join(said(a) for a in answers)
+        summary = "; ".join(answer_text(a) for a in answers)
         if closed_by_itself(answers):
-            self.run.fact("fence", self.run.result.facts["fence"] | {NO_WRITES: told})
+            self.run.fact("fence", self.run.result.facts["fence"] | {NO_WRITES: summary})
             self.run.check("write fence", Verdict.PASS, measured="writes through the fence", threshold="writes through the fence",
-                           detail=f"the source itself takes no writes, whoever asks: {told}")  # fmt: skip
-            return f"No fence is needed: the source itself takes no writes. {told}."
+                           detail=f"the source itself takes no writes, whoever asks: {summary}")  # fmt: skip
+            return f"No fence is needed: the source itself takes no writes. {summary}."
         if refused_to_us(answers):
-            return self._no_fence(f"with this key writes are refused, others may write with theirs: {told}")
+            return self._no_fence(f"with this key writes are refused, others may write with theirs: {summary}")
         removed = "; what the probe wrote was removed again" if answers[0].answered and not probe.left_behind else ""
-        return self._no_fence(f"{NONE}: {told}{removed}")
+        return self._no_fence(f"{NONE}: {summary}{removed}")
 
     def _no_fence(self, detail: str) -> str:
         self.run.check("write fence", Verdict.NOT_EXERCISED, measured="none", threshold="nginx or command",
@@ -137,7 +138,7 @@ class FenceWritesStep(NotebookStep):
         return f"No fence: {detail}."
 
     def prove(self) -> pd.DataFrame:
-        """Writes refused, reads answered, no way round; a fence that is not proven is taken down again."""
+        """Prove that writes are refused, reads answered, and no way round the fence exists; else take the fence down again."""
         rows: list[dict[str, object]] = []
         try:
             if self.run.parameters.source.is_embedded:
@@ -162,7 +163,7 @@ class FenceWritesStep(NotebookStep):
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
     def undo(self) -> str:
-        """How writes are let through again."""
+        """How to lift the fence."""
         state = FenceState.load(self.run.workspace)
         return (state.sentence() if state is not None else "") or "There is no fence to lift."
 
@@ -174,9 +175,9 @@ class FenceWritesStep(NotebookStep):
             against = self.control.against(writes)
             self._remove_what_got_through(probe)
             rows = [*_rows(probe, writes), *_rows(probe, reads)]
-        got = [a.action for a in writes if a.answered]
+        passed = [a.action for a in writes if a.answered]
         detail = "; ".join(against)
-        if got:
+        if passed:
             detail += "; what the probe wrote was removed again" if not probe.left_behind else ""
         self.run.check(
             THROUGH, Verdict.FAIL if against else Verdict.PASS,
@@ -190,14 +191,16 @@ class FenceWritesStep(NotebookStep):
         return rows
 
     def _prove_by_application(self) -> list[dict[str, object]]:
-        """A write of the application is refused. Where none was taken before the fence, that proves nothing of the fence."""
+        """Check that the application's write is refused. It proves nothing where no write was taken before the fence, either."""
         tried = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
         before = self._tried
         if tried.outcome == NOT_TRIED or (before is not None and not before.taken):
-            said = tried.said if tried.outcome == NOT_TRIED else f"{tried.said}; none was taken before the fence either"
+            reason = (
+                tried.said if tried.outcome == NOT_TRIED else f"{tried.said}; none was taken before the fence either"
+            )
             self.run.check(THROUGH, Verdict.NOT_EXERCISED, parameter="cutover.write_probe", measured="not tried", threshold=0,
                            unit="of 1 write of the application",
-                           detail=f"no write was tried: {said}")  # fmt: skip
+                           detail=f"no write was tried: {reason}")  # fmt: skip
         else:
             open_ = tried.outcome != NOT_TAKEN
             self.run.check(THROUGH, Verdict.FAIL if open_ else Verdict.PASS, measured=int(open_), threshold=0,
@@ -206,7 +209,7 @@ class FenceWritesStep(NotebookStep):
         return [_row(tried)] if tried.when else []
 
     def _remove_what_got_through(self, probe: Probe) -> None:
-        """What the fence now keeps us from removing goes by the port behind it."""
+        """Remove what the probe wrote and the fence keeps us from removing: through the port behind the fence."""
         if probe.left_behind and self.control.behind_url:
             with self.control.probe(self.control.behind_url, "behind the fence") as behind:
                 for name in list(probe.left_behind):
@@ -225,7 +228,7 @@ class FenceWritesStep(NotebookStep):
             )
 
     def _check_reads(self, name: str, reads: list[Answer]) -> None:
-        bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.said}".strip() for a in reads if not a.answered]
+        bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.message}".strip() for a in reads if not a.answered]
         self.run.check(name, Verdict.FAIL if bad else Verdict.PASS, measured=len(reads) - len(bad), unit="kinds",
                        threshold=len(reads), reason=ReasonCode.READS_REFUSED if bad else "",
                        detail="; ".join(bad) or ", ".join(a.action for a in reads))  # fmt: skip
@@ -242,33 +245,33 @@ class FenceWritesStep(NotebookStep):
             reason="" if same else ReasonCode.FENCE_ELSEWHERE,
             detail=f"{self.control.clients_url} against {self.run.parameters.source.label}",
         )
-        round_it, unknown = self.control.ways_round()
+        round_it, unknown = self.control.bypasses()
         verdict = Verdict.FAIL if round_it else Verdict.WARNING if unknown else Verdict.PASS
-        told = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
-        maybe = "answers this machine; whether clients reach it can be checked only from their machines"
+        past = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
+        here = "answers this machine; whether clients reach it can be checked only from their machines"
         self.run.check("ways round the fence", verdict, measured=", ".join(round_it or unknown) or "none",
                        threshold="none", reason="" if verdict is Verdict.PASS else ReasonCode.FENCE_BYPASS,
-                       detail=told if round_it else maybe if unknown else f"behind it: {self.control.behind_url}")  # fmt: skip
+                       detail=past if round_it else here if unknown else f"behind it: {self.control.behind_url}")  # fmt: skip
 
     def _nobody_else(self) -> None:
         path = Path(str(self.run.parameters.source.path)).absolute()
-        found = who_has_open(path)
-        name, detail = "processes that use the source", found.sentence()
-        if found.processes:
-            # in a dry run the application still runs, and may
+        users = who_has_open(path)
+        name, detail = "processes that use the source", users.sentence()
+        if users.processes:
+            # in a dry run the application may still run
             verdict = Verdict.WARNING if self.run.dry_run else Verdict.FAIL
-            self.run.check(name, verdict, measured=len(found.processes), threshold=0, unit="processes",
+            self.run.check(name, verdict, measured=len(users.processes), threshold=0, unit="processes",
                            reason=ReasonCode.SOURCE_IN_USE, detail=f"{detail}: stop what uses {path}")  # fmt: skip
         else:
-            who = "One process of another user" if found.unseen == 1 else f"{found.unseen} processes of other users"
+            who = "One process of another user" if users.unseen == 1 else f"{users.unseen} processes of other users"
             unseen = f"{who} could not be inspected; only file locks were checked"
-            self.run.check(name, Verdict.WARNING if found.unseen else Verdict.PASS,
-                           measured="none seen" if found.unseen else 0, threshold=0,
-                           unit="processes", reason=ReasonCode.SOURCE_USE_UNKNOWN if found.unseen else "",
-                           detail=unseen if found.unseen else "files and locks of every process")  # fmt: skip
+            self.run.check(name, Verdict.WARNING if users.unseen else Verdict.PASS,
+                           measured="none seen" if users.unseen else 0, threshold=0,
+                           unit="processes", reason=ReasonCode.SOURCE_USE_UNKNOWN if users.unseen else "",
+                           detail=unseen if users.unseen else "files and locks of every process")  # fmt: skip
 
     def _give_up(self) -> None:
-        """A fence that is not proven keeps clients out for nothing."""
+        """Take down a fence that is not proven, and release the target: it would shut clients out for nothing."""
         state = FenceState.load(self.run.workspace)
         if self._acts and state is not None and state.may_be_active:
             self.control.put_back(state)
@@ -276,13 +279,13 @@ class FenceWritesStep(NotebookStep):
             self._give_back()
 
     def _claim(self) -> None:
-        """No clients are shut out for a migration that another run keeps from the target."""
+        """Claim the target first: no clients are shut out where another run holds the target."""
         self.run.fact("target_claimed", claim_target(self.run.home))
 
     def _give_back(self) -> None:
         try:
             give_back_target(self.run.home)
-        except RunbookError as error:  # what stopped the step is the news
+        except RunbookError as error:  # the error that stopped the step matters more
             self.run.log(f"the target's lock was not released: {error}")
 
 
@@ -292,6 +295,6 @@ def _row(tried: WriteTried) -> dict[str, object]:
 
 def _rows(probe: Probe, answers: list[Answer]) -> list[dict[str, object]]:
     return [
-        {"url": probe.url, "request": a.action, "outcome": a.outcome, "status": a.status, "answer": a.said}
+        {"url": probe.url, "request": a.action, "outcome": a.outcome, "status": a.status, "answer": a.message}
         for a in answers
     ]

@@ -1,4 +1,4 @@
-"""Step 26: the run is held. What failed, where, and the three ways on. (Runbook, Section 2, Step 6b, and Appendix C.)"""
+"""Step 26: the run is held. What failed, where, and the three options. (Runbook, Section 2, Step 6b, and Appendix C.)"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from helpers.run.folders import NOTEBOOKS
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
-# Reason code → (notebook of Section 4, the runbook's own heading). The notebook is named where it exists.
+# Reason code → (notebook of Section 4, heading in the runbook). The notebook is named where it exists.
 REMEDIES: dict[str, tuple[str, str]] = {
     ReasonCode.KERNEL_DIED: (Step.OUT_OF_MEMORY, "Out of Memory Error"),
     ReasonCode.OUT_OF_MEMORY: (Step.OUT_OF_MEMORY, "Out of Memory Error"),
@@ -53,27 +53,27 @@ _UNMIGRATED = (Step.INDEX, Step.HOLD_AND_TROUBLESHOOT, Step.ROLLBACK, Step.CHECK
 
 
 def remedy(reason: str) -> str:
-    """Where the remedy of a reason code is: the notebook if there is one, else the runbook's own section."""
+    """Where the remedy of a reason code is: its notebook, else the section of the runbook."""
     number, heading = REMEDIES.get(reason, (Step.TROUBLESHOOTING, "Section 4: Troubleshooting Guide"))
-    found = sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))
-    if found:
-        return f"notebooks/{found[0].name}"
+    notebooks = sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))
+    if notebooks:
+        return f"notebooks/{notebooks[0].name}"
     return heading if heading.startswith("Section") else f'runbook, "{heading}"'
 
 
 class HoldAndTroubleshootStep(NotebookStep):
-    """Looks at the results of the other steps; changes nothing but the audit log."""
+    """The notebook's view of the other steps' results. It changes nothing but the audit log."""
 
     def __init__(self, run: RunRecord, now: datetime | None = None) -> None:
         self.run = run
         self.now = now or datetime.now(UTC)
-        self.results = {s.number: r for s in plan.Step if s.number not in _UNMIGRATED
-                        and (r := run.home.result(s.number)) is not None}  # fmt: skip
+        results = {step.number: run.home.result(step.number) for step in plan.Step if step.number not in _UNMIGRATED}
+        self.results = {number: result for number, result in results.items() if result is not None}
 
     def failed(self) -> pd.DataFrame:
-        """One row a check that failed or was marginal, and one for each step that stopped without such a check."""
+        """One row for each check that failed or was marginal, and one for each step that stopped without such a check."""
         rows = []
-        for result, check in self._bad():
+        for result, check in self._failed_checks():
             rows.append([result.step, check.name, str(check.verdict), check.measured, check.threshold, check.reason,
                          check.offenders, remedy(check.reason)])  # fmt: skip
         for result in self._stopped():
@@ -87,10 +87,10 @@ class HoldAndTroubleshootStep(NotebookStep):
         return pd.DataFrame(rows, columns=columns)
 
     def by_collection(self) -> pd.DataFrame:
-        """Named offenders counted by step, collection and reason, with an example id."""
+        """Count the named offenders by step, collection and reason, with an example id."""
         counted: Counter[tuple[str, str, str]] = Counter()
         example: dict[tuple[str, str, str], str] = {}
-        for result, check in self._bad():
+        for result, check in self._failed_checks():
             for row in check.ids:
                 where = str(row.get("source_collection") or row.get("collection") or row.get("target") or "")
                 key = (result.step, where, str(row.get("difference") or check.reason))
@@ -100,7 +100,7 @@ class HoldAndTroubleshootStep(NotebookStep):
         return pd.DataFrame(rows, columns=["step", "collection", "reason", "named", "such as"])
 
     def sides(self) -> pd.DataFrame:
-        """Source against target per source collection, from step 23, else from 22."""
+        """Chunks in source and target by source collection, from step 23, else from 22."""
         for step in (Step.VALIDATE, Step.MIGRATE):
             result = self.results.get(step)
             rows = (result.facts.get("counts") or result.facts.get("arrivals") or []) if result else []
@@ -113,23 +113,25 @@ class HoldAndTroubleshootStep(NotebookStep):
         return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "seen by step"])
 
     def triggers(self) -> pd.DataFrame:
-        """The runbook's rollback triggers in these results."""
-        found = triggers(self.results)
-        self.run.fact("triggers", [t.code for t in found])
-        return pd.DataFrame([[t.code, t.step, t.sentence] for t in found], columns=["trigger", "step", "why"])
+        """The runbook's rollback triggers that these results meet."""
+        hits = triggers(self.results)
+        self.run.fact("triggers", [t.code for t in hits])
+        return pd.DataFrame([[t.code, t.step, t.sentence] for t in hits], columns=["trigger", "step", "why"])
 
     def options(self) -> pd.DataFrame:
-        """A, B and C, each with its command. Behind a cutover clients are at the target, so nothing there is begun anew."""
-        step = next((r.step for r, _ in self._bad()), next((r.step for r in self._stopped()), ""))
-        later = bool(step) and plan.find(step).follows_cutover  # nothing to take back there: it only looks
+        """Options A, B and C, each with its command. After a cutover clients use the target, so the migration is not repeated."""
+        step = next((r.step for r, _ in self._failed_checks()), next((r.step for r in self._stopped()), ""))
+        later = bool(step) and plan.find(step).follows_cutover  # such a step only reads: no retry
         retry = ["--retry", step] if step and not later else []
-        way, again, back = "fix the cause and try again", self.run.home.command("resume", *retry), "roll back"
+        repair, command, rollback = "fix the cause and try again", self.run.home.command("resume", *retry), "roll back"
         cutover = CutoverState.load(self.run.workspace)
         if cutover is not None and cutover.may_be_applied:
             if not later:
-                way = "repair the target with the notebook of the reason, while clients keep using it; then validate it again"
-                again = self.run.home.command("run", "--from", Step.VALIDATE, "--until", Step.REVIEW)
-            back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
+                repair = "repair the target with the notebook of the reason, while clients keep using it; then validate it again"
+                command = self.run.home.command("run", "--from", Step.VALIDATE, "--until", Step.REVIEW)
+            rollback = (
+                "roll back: what clients wrote to the target is exported first, and clients go back to the source"
+            )
             self.run.check(
                 "application of a held run",
                 Verdict.WARNING,
@@ -140,27 +142,27 @@ class HoldAndTroubleshootStep(NotebookStep):
             )
         undo = self.run.home.command("rollback")
         rows = [
-            ["A", way, again],
-            ["B", back, f"{undo} --dry-run, then without --dry-run"],
+            ["A", repair, command],
+            ["B", rollback, f"{undo} --dry-run, then without --dry-run"],
             ["C", "escalate", self._call()],
         ]
         return pd.DataFrame(rows, columns=["way", "what", "how"])
 
     def escalate(self) -> pd.DataFrame:
-        """The level of now, and whom to call; recorded."""
-        number, what, _ = self._level()
+        """Record the escalation level of now, and whom to call; return all levels."""
+        number, title, _ = self._level()
         minutes = self.minutes
         audit.append(
             self.run.folder / audit.NAME, "escalation level", level=number, minutes=round(minutes, 1), call=self._call()
         )
         self.run.fact("escalation", {"level": number, "minutes": round(minutes, 1), "call": self._call()})
         self.run.check("escalation", Verdict.PASS, measured="recorded", threshold="recorded",
-                       detail=f"level {number}: {what}; {duration(60 * minutes)} since it failed")  # fmt: skip
+                       detail=f"level {number}: {title}; {duration(60 * minutes)} since it failed")  # fmt: skip
         return levels(self.run.parameters.contacts, number)
 
     @property
     def minutes(self) -> float:
-        """Minutes since the first failure ended; 0 where nothing failed."""
+        """Minutes since the first step that failed ended; 0 where nothing failed."""
         ended = [r.finished for r in self.results.values() if r.finished and (r.error or r.verdict is Verdict.FAIL)]
         if not ended:
             return 0.0
@@ -170,12 +172,12 @@ class HoldAndTroubleshootStep(NotebookStep):
         return level(self.minutes, critical=bool(triggers(self.results)))
 
     def _call(self) -> str:
-        number, what, key = self._level()
+        number, title, key = self._level()
         who = getattr(self.run.parameters.contacts, key) or f"(contacts.{key} is not named)"
-        return f"level {number}: {what}: {who}"
+        return f"level {number}: {title}: {who}"
 
-    def _bad(self) -> Iterator[tuple[StepResult, Check]]:
-        """The decision's own step last: it repeats what others found."""
+    def _failed_checks(self) -> Iterator[tuple[StepResult, Check]]:
+        """The failed and marginal checks. Those of step 24 come last: it repeats the findings of others."""
         for result in sorted(self.results.values(), key=lambda r: (r.step == Step.REVIEW, r.step)):
             for check in result.checks:
                 if check.verdict in (Verdict.FAIL, Verdict.MARGINAL):

@@ -1,4 +1,4 @@
-"""Notebook 00: the state of the runs, the plan beside what was measured, whom to call, the rollback on one page."""
+"""Notebook 00: the state of the runs, the plan with the measured times, whom to call, the rollback on one page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helpers.report import instant, numbers, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.advice import rapid, steps_for, symptoms_of
+from helpers.run.advice import rapid_rollback, steps_for, symptoms_of
 from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
 
 
 class IndexStep:
-    """00. It has no run of its own and leaves no result: an overview is no evidence.
+    """The notebook's view. It has no run of its own and records no result: an overview is no evidence.
 
-    It looks at the run of this id, else at the newest of these parameters (any, where none are given).
+    It shows the run with this id, else the newest run of these parameters, else the newest run.
     """
 
     def __init__(self, run_id: str = "", parameters: Parameters | None = None) -> None:
         every = [runs.find(run_id)] if run_id else runs.every_run()
         if parameters is not None and not run_id:
             every = [folder for folder in every if folder.is_of(parameters)]
-        self._found = every[0] if every else None
-        self.parameters = self._found.parameters if self._found is not None else parameters
+        self._folder = every[0] if every else None
+        self.parameters = self._folder.parameters if self._folder is not None else parameters
 
     @property
     def folder(self) -> RunState | None:
-        """The run as it is when a cell asks: this notebook stays open while a run goes on."""
-        return self._found.read() if self._found is not None else None
+        """The run, read again for each cell: this notebook stays open while a run continues."""
+        return self._folder.read() if self._folder is not None else None
 
     def steps(self) -> pd.DataFrame:
         """Every notebook in the order of the runbook: step, title, section, state, seconds, notebook.
@@ -69,18 +69,20 @@ class IndexStep:
         folder, rows = self.folder, []
         for step in list(plan.Step)[1:]:
             result = folder.result(step.number) if folder is not None else None
-            said = state(result) if result is not None or step.on_line else ""
-            rows.append([step.number, step.title, step.section, said, result.seconds if result else 0.0, step.notebook])
+            step_state = state(result) if result is not None or step.on_line else ""
+            rows.append(
+                [step.number, step.title, step.section, step_state, result.seconds if result else 0.0, step.notebook]
+            )
         return pd.DataFrame(rows, columns=["step", "title", "section", "state", "seconds", "notebook"])
 
     def map(self) -> None:
-        """Shows them with links: in JupyterLab each opens the notebook; on a page those that ran lead to what they found."""
+        """Show the steps with links: in JupyterLab to the notebook, on a page to the results of the notebooks that ran."""
         body, section = "", ""
-        for step, title, part, said, seconds, notebook in self.steps().itertuples(index=False):
+        for step, title, part, step_state, seconds, notebook in self.steps().itertuples(index=False):
             if part != section:
                 section = part
                 body += f'<tr><th colspan="4" {_LEFT}>{html.escape(section)}</th></tr>'
-            cells = (step, self._link(notebook, title), _marked(said), duration(seconds) if seconds else "")
+            cells = (step, self._link(notebook, title), _marked(step_state), duration(seconds) if seconds else "")
             body += "<tr>" + "".join(f"<td {_LEFT}>{cell}</td>" for cell in cells) + "</tr>"
         head = "".join(f"<th {_LEFT}>{name}</th>" for name in ("step", "notebook", "state", "took"))
         show(f"<p>{self._which()}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
@@ -89,15 +91,15 @@ class IndexStep:
         if self.folder is None:
             return "No run yet."
         page = self.folder.reports / RunPath.PAGE
-        said = f"Run <strong>{html.escape(self.folder.id)}</strong>"
+        name = f"Run <strong>{html.escape(self.folder.id)}</strong>"
         if not page.is_file():
-            return f"{said}."
+            return f"{name}."
         if self.folder.reports.parent == REPOSITORY / "reports":
-            return f'{said}; <a class="desk" href="../reports/{html.escape(self.folder.id)}/index.html">its page</a>.'
-        return f"{said}; its page: <code>{html.escape(str(page))}</code>"
+            return f'{name}; <a class="desk" href="../reports/{html.escape(self.folder.id)}/index.html">its page</a>.'
+        return f"{name}; its page: <code>{html.escape(str(page))}</code>"
 
     def _link(self, notebook: str, title: str) -> str:
-        """Class `desk`: the link leads to nothing of this run, so a page does not show it (helpers.report.notebook)."""
+        """A link of class `desk` leads to nothing of this run, so a page does not show it (helpers.report.notebook)."""
         ran = self.folder is not None and (self.folder.reports / notebook).is_file()
         return f'<a {"" if ran else "class=desk "}href="{notebook}">{html.escape(title)}</a>'
 
@@ -106,45 +108,47 @@ class IndexStep:
         return next_action(self.folder)
 
     def timeline(self) -> pd.DataFrame:
-        """Shows the plan from T−24 h to T+7 d beside what was measured; the same as a table, times in UTC."""
+        """Draw the plan from T−24 h to T+7 d with the measured times; return it as a table, times in UTC."""
         import pandas as pd
 
-        found = plan_and_measured(self.folder, self.parameters)
-        show_figure(figure(found, now_utc()))
-        return pd.DataFrame(table(found), columns=COLUMNS).set_index("step")
+        timeline = plan_and_measured(self.folder, self.parameters)
+        show_figure(figure(timeline, now_utc()))
+        return pd.DataFrame(table(timeline), columns=COLUMNS).set_index("step")
 
     def escalation(self) -> pd.DataFrame:
-        """Appendix C: whom to call by how long something has been failed; the level of now is marked."""
-        due = escalation(folder, now_utc()) if (folder := self.folder) is not None else None
+        """Appendix C: whom to call, by the time since the first failure; the current level is marked."""
+        folder = self.folder
+        current = escalation(folder, now_utc()) if folder is not None else None
         contacts = self.parameters.contacts.named if self.parameters is not None else None
-        return levels(contacts, due[2] if due is not None else 0).set_index("level")
+        return levels(contacts, current[2] if current is not None else 0).set_index("level")
 
     def war_room(self) -> str:
-        """Where people meet."""
-        said = self.parameters.contacts.named if self.parameters is not None else None
-        named = {"channel": said.channel, "war room": said.war_room} if said is not None else {}
-        lines = [f"{what}: {where}" for what, where in named.items() if where]
+        """The channel and the war room, one line each."""
+        contacts = self.parameters.contacts.named if self.parameters is not None else None
+        named = {"channel": contacts.channel, "war room": contacts.war_room} if contacts is not None else {}
+        lines = [f"{label}: {value}" for label, value in named.items() if value]
         return "\n".join(lines) or "contacts.channel and contacts.war_room are not named."
 
     def rapid_rollback(self) -> None:
-        """Shows Appendix E with the commands of this run, and the times that it measured."""
+        """Show Appendix E with the commands and the measured times of this run."""
         folder = self.folder or RunFolder.of("RUN_ID").read()
-        said = rolled_back(folder) if folder.exists else ""
-        show((f"<p><strong>{html.escape(said)}</strong></p>" if said else "") + sheet(folder))
+        sentence = rolled_back(folder) if folder.exists else ""
+        show((f"<p><strong>{html.escape(sentence)}</strong></p>" if sentence else "") + sheet(folder))
 
     def go_no_go(self) -> None:
-        """Shows Appendix B: go or no-go, the path of this run."""
+        """Draw Appendix B, go or no-go: the path of this run."""
         folder = self.folder
         results = [folder.result(number) if folder else None for number in (Step.VALIDATE, Step.REVIEW)]
         show_figure(troubleshooting.go_no_go(*results))
 
     def troubles(self) -> None:
-        """Shows Appendix B: troubleshooting, the notebooks that look for what this run's checks name."""
-        if (folder := self.folder) is None:
+        """Draw Appendix B, troubleshooting: the notebooks for the reasons that this run's checks give."""
+        folder = self.folder
+        if folder is None:
             show_figure(troubleshooting.troubles(None))
             return
-        found = [result for step in plan.LINE if (result := folder.result(step.number)) is not None]
-        rows = [row for result in found for row in symptoms_of(result)]
+        results = [result for step in plan.LINE if (result := folder.result(step.number)) is not None]
+        rows = [row for result in results for row in symptoms_of(result)]
         named = {step.number for step in steps_for(str(row["reason"]) for row in rows)}
         failed = any(row["verdict"] in (Verdict.FAIL, "error") for row in rows)
         show_figure(troubleshooting.troubles(named, failed=failed))
@@ -156,29 +160,29 @@ class IndexStep:
         return pd.DataFrame(run_rows(), columns=RUN_COLUMNS).set_index("run")
 
     def finish(self) -> None:
-        """Nothing is recorded."""
+        """Record nothing."""
 
 
 _LEFT = 'style="text-align: left"'
 
 
-def _marked(said: str) -> str:
-    """What has not simply passed is highlighted."""
-    return said if said in ("", TO_DO, "pass") else f"<strong>{html.escape(said)}</strong>"
+def _marked(state: str) -> str:
+    """HTML of a state, highlighted unless the step passed or has not run."""
+    return state if state in ("", TO_DO, "pass") else f"<strong>{html.escape(state)}</strong>"
 
 
 # -- timeline ----------------------------------------------------------------------------------------------------------
 #
-# The plan from T−24 h to T+7 d beside what a run measured: Appendix A, for notebook 00.
+# The plan from T−24 h to T+7 d with the measured times of a run: Appendix A, for notebook 00.
 #
-# T is when the fence goes up: the window's start where the parameters name one, else when step 20 of the run really began.
-# The plan is the runbook's; where the run's dry run estimated a step of the window, its estimate takes the place of the
-# runbook's figure, and the steps after it move. What was measured comes from the same numbers as the page's drawing.
+# T is when the fence goes up: the window's start where the parameters name one, else when step 20 of the run began.
+# The plan is the runbook's. Where the run's dry run estimated a step of the window, its estimate replaces the runbook's
+# figure, and the steps after it move. The measured times are those of the run's page.
 
 
 BEFORE, NIGHT, AFTER = "The day before", "The window", "The week after"
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
-# (step, what, minutes, where the runbook says so); they follow one another.
+# (step, title, minutes, section of the runbook), in order.
 _DAY_BEFORE = (
     (Step.SOURCE_HEALTH, "Source health", 5, "1.2"),
     (Step.EXPLORE_SOURCE, "Explore the source", 10, "1.5"),
@@ -205,7 +209,7 @@ _KEPT = "Snapshot kept"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the plan. `planned` and `real` are (begin, end) in seconds from T; `basis` says where the plan is from."""
+    """One line of the plan. `planned` and `real` are (begin, end) in seconds from T; `basis` is the source of the plan."""
 
     part: str
     step: str
@@ -213,11 +217,11 @@ class Row:
     planned: tuple[float, float]
     basis: str
     real: tuple[float, float] | None = None
-    open: bool = False  # it began, and its end is not on record
+    open: bool = False  # it began, but no end is recorded
 
     @property
     def took(self) -> str:
-        """What was measured, in words; "" where nothing was."""
+        """The measured duration in words; "" where nothing was measured."""
         if self.real is None:
             return ""
         return "not finished" if self.open else in_words(self.real[1] - self.real[0])
@@ -225,7 +229,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The rows, T (None where nobody has named it yet), and where it is from."""
+    """The rows, T (None where it is not known yet), and a sentence that says what T is."""
 
     rows: list[Row]
     start: dt.datetime | None
@@ -237,20 +241,18 @@ class Timeline:
 
 
 def plan_and_measured(folder: RunState | None, parameters: Parameters | None) -> Timeline:
-    """The plan of this run, or of parameters that have no run yet, with what was measured."""
-    found = {t.step.number: t for t in timed(read_run(folder.reports).steps)} if folder is not None else {}
+    """The plan of a run, or of parameters that have no run yet, with the measured times."""
+    measured = {t.step.number: t for t in timed(read_run(folder.reports).steps)} if folder is not None else {}
     hours = Hours.of(parameters) if parameters is not None else None
     start, start_is = None, "T is not named: window.start in the parameters file"
     if hours is not None:
         start, start_is = hours.start, f"T is the window's start, {moment(hours.start)}"
-    elif Step.FENCE_WRITES in found:
-        start, start_is = (
-            found[Step.FENCE_WRITES].start,
-            f"T is when the fence went up, {moment(found[Step.FENCE_WRITES].start)}",
-        )
+    elif Step.FENCE_WRITES in measured:
+        start = measured[Step.FENCE_WRITES].start
+        start_is = f"T is when the fence went up, {moment(start)}"
     rows = []
     for row in _planned(folder, parameters):
-        step = found.get(row.step) if row.step != _BACK[0] else None
+        step = measured.get(row.step) if row.step != _BACK[0] else None
         if step is not None and start is not None:
             real = ((step.start - start).total_seconds(), (step.end - start).total_seconds())
             rows.append(Row(row.part, row.step, row.title, row.planned, row.basis, real, step.open))
@@ -268,8 +270,8 @@ def _planned(folder: RunState | None, parameters: Parameters | None) -> Sequence
     at = 0.0
     for step, title, minutes, section in _THE_NIGHT:
         seconds, basis = minutes * _MINUTE, f"runbook, {section}"
-        if folder is not None and (guess := estimated_seconds(folder, step)):
-            seconds, basis = guess, "estimate of step 13"
+        if folder is not None and (estimate := estimated_seconds(folder, step)):
+            seconds, basis = estimate, "estimate of step 13"
         rows.append(Row(NIGHT, step, title, (at, at + seconds), basis))
         at += seconds
     step, title, minutes, section = _BACK
@@ -292,61 +294,66 @@ def _planned(folder: RunState | None, parameters: Parameters | None) -> Sequence
 
 
 def _measured_elsewhere(row: Row, folder: RunState | None, start: dt.datetime | None) -> Row:
-    """The rollback is on demand; the snapshot says itself until when it is kept."""
+    """The row with the times of the rollback, which is on demand, or of the snapshot, which states until when it is kept."""
     if folder is None or start is None:
         return row
     begun = ended = None
-    still = False
-    if row.step == Step.ROLLBACK and (back := numbers.rollback(done := measured_rollback(folder))) is not None:
-        begun = numbers.ordered(done)
-        ended = begun + dt.timedelta(seconds=back.clean) if begun is not None else None
-    elif row.title == _KEPT and passed(taken := folder.result(Step.SNAPSHOT)) and taken is not None:
-        begun, ended = instant(taken.finished), instant(taken.facts["snapshot"]["retain_until"])
-        if ended is not None and (still := ended > now_utc()):
-            ended = now_utc()
+    open_ = False
+    if row.step == Step.ROLLBACK:
+        result = measured_rollback(folder)
+        rollback = numbers.rollback(result)
+        begun = numbers.ordered(result) if rollback is not None else None
+        if rollback is not None and begun is not None:
+            ended = begun + dt.timedelta(seconds=rollback.clean)
+    elif row.title == _KEPT:
+        snapshot = folder.result(Step.SNAPSHOT)
+        if snapshot is not None and passed(snapshot):
+            begun, ended = instant(snapshot.finished), instant(snapshot.facts["snapshot"]["retain_until"])
+        open_ = ended is not None and ended > now_utc()
+        ended = now_utc() if open_ else ended
     if begun is None or ended is None:
         return row
     real = ((begun - start).total_seconds(), (ended - start).total_seconds())
-    return Row(row.part, row.step, row.title, row.planned, row.basis, real, still)
+    return Row(row.part, row.step, row.title, row.planned, row.basis, real, open_)
 
 
 COLUMNS = ("step", "what", "planned at", "planned", "from", "began", "took")
 
 
-def table(found: Timeline) -> list[tuple[str, ...]]:
+def table(timeline: Timeline) -> list[tuple[str, ...]]:
     """The rows in words, in the order of `COLUMNS`; times in UTC where T is known, else from T."""
 
     def at(seconds: float) -> str:
-        if found.start is not None:
-            return moment((found.start + dt.timedelta(seconds=seconds)).isoformat()).removesuffix(" UTC")
+        if timeline.start is not None:
+            return moment((timeline.start + dt.timedelta(seconds=seconds)).isoformat()).removesuffix(" UTC")
         return _from_start(seconds)
 
     return [
         (r.step, r.title, at(r.planned[0]), in_words(r.planned[1] - r.planned[0]) if r.planned[1] > r.planned[0] else "",
          r.basis, at(r.real[0]) if r.real else "", r.took)
-        for r in found.rows
+        for r in timeline.rows
     ]  # fmt: skip
 
 
-def figure(found: Timeline, now: dt.datetime) -> Figure:
+def figure(timeline: Timeline, now: dt.datetime) -> Figure:
     """The Gantt chart: the day before in hours, the window in minutes, the week after in days."""
-    gone = (now - found.start).total_seconds() if found.start is not None else None
+    elapsed = (now - timeline.start).total_seconds() if timeline.start is not None else None
     panels = []
     for part, unit, words in ((BEFORE, _HOUR, "hours"), (NIGHT, _MINUTE, "minutes"), (AFTER, _DAY, "days")):
         bars = [
             plots.Bar(f"{r.step} {r.title}".strip(), _in(r.planned, unit), _in(r.real, unit) if r.real else None,
-                      _said(r))
-            for r in found.rows if r.part == part
+                      _bar_text(r))
+            for r in timeline.rows if r.part == part
         ]  # fmt: skip
-        panels.append(plots.Panel(part, f"{words} from T", bars, gone / unit if gone is not None else None))
-    return plots.plan_and_reality(panels, sentence(found), f"{found.start_is}. {_basis(found)}")
+        panels.append(plots.Panel(part, f"{words} from T", bars, elapsed / unit if elapsed is not None else None))
+    return plots.plan_and_reality(panels, sentence(timeline), f"{timeline.start_is}. {_basis(timeline)}")
 
 
 def _in(span: tuple[float, float], unit: float) -> tuple[float, float]:
     return span[0] / unit, span[1] / unit
 
 
-def _said(row: Row) -> str:
+def _bar_text(row: Row) -> str:
     begin, end = row.planned
     if row.title == _KEPT:
         return f"{(end - begin) / _DAY:g} days, until T+{(row.real or row.planned)[1] / _DAY:.1f} d"
@@ -359,32 +366,32 @@ def _from_start(seconds: float) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A planned length: 5 min, where a measured one is 5 min 00 s; 7 days."""
+    """A duration without seconds of 0: 5 min, not 5 min 00 s; from two days on in days."""
     if seconds >= 2 * _DAY:
         return f"{seconds / _DAY:.3g} days"
     return duration(seconds).removesuffix(" 00 s")
 
 
-def _basis(found: Timeline) -> str:
-    guessed = [row.step for row in found.rows if row.basis == "estimate of step 13"]
-    if not guessed:
+def _basis(timeline: Timeline) -> str:
+    estimated = [row.step for row in timeline.rows if row.basis == "estimate of step 13"]
+    if not estimated:
         return "Planned: the runbook's figures."
-    return f"Planned: the estimate of step 13 for {', '.join(guessed)}, else the runbook's figures."
+    return f"Planned: the estimate of step 13 for {', '.join(estimated)}, else the runbook's figures."
 
 
-def sentence(found: Timeline) -> str:
-    """The takeaway: how the migration came out against the plan."""
-    plan = in_words(found.of(Step.CUTOVER).planned[1])
-    night = [row for row in found.rows if row.part == NIGHT and row.step != _BACK[0] and row.real is not None]
+def sentence(timeline: Timeline) -> str:
+    """One sentence: the migration's times compared with the plan."""
+    plan = in_words(timeline.of(Step.CUTOVER).planned[1])
+    night = [row for row in timeline.rows if row.part == NIGHT and row.step != _BACK[0] and row.real is not None]
     if not night:
         return f"Planned: cut over {plan} after the fence goes up; no step of the window has run"
     work = sum(row.real[1] - row.real[0] for row in night if row.real is not None)
-    back = found.of(_BACK[0])
-    said = f"Steps {', '.join(row.step for row in night)} took {duration(work)} of work"
-    cut = found.of(Step.CUTOVER)
-    if cut.real is not None and not cut.open:
-        said = f"Cut over {_after(cut.real[1])}; planned {_after(cut.planned[1])}"
-    return said + (f"; rollback took {back.took}" if back.real is not None else "")
+    rollback = timeline.of(_BACK[0])
+    text = f"Steps {', '.join(row.step for row in night)} took {duration(work)} of work"
+    cutover = timeline.of(Step.CUTOVER)
+    if cutover.real is not None and not cutover.open:
+        text = f"Cut over {_after(cutover.real[1])}; planned {_after(cutover.planned[1])}"
+    return text + (f"; rollback took {rollback.took}" if rollback.real is not None else "")
 
 
 def _after(seconds: float) -> str:
@@ -393,7 +400,7 @@ def _after(seconds: float) -> str:
 
 # -- rapid rollback ----------------------------------------------------------------------------------------------------
 
-# The rollback on one page, for notebook 00: Appendix E with commands that work, and the times that this run measured.
+# The rollback on one page, for notebook 00: Appendix E with the commands and the measured times of this run.
 #
 # `tests/test_rapid_rollback.py` reads the commands out of the executed notebook and runs them.
 
@@ -403,22 +410,22 @@ _SERVICE, _CLEAN = ("Service back", "about 10 min"), ("Target clean", "about 15 
 
 
 def times(folder: RunState) -> list[tuple[str, str, str]]:
-    """(what, what the runbook promises, what is known of this run) of the rollback."""
-    found = numbers.rollback(measured_rollback(folder)) if folder.exists else None
-    if found is None:
+    """(what, the runbook's time, the time known of this run) of the rollback."""
+    measured = numbers.rollback(measured_rollback(folder)) if folder.exists else None
+    if measured is None:
         seconds, how = rollback_seconds(folder) if folder.exists else (0.0, "")
         known = f"about {duration(seconds)} ({how})" if how else "not known before step 22 has passed"
         return [(*_CLEAN, known)]
     how = "measured in this run's drill" if folder.facts.get("drills") else "measured in this run"
-    ends = f"{duration(found.service)} ({how}: {numbers.service_ends(found)})"
-    return [(*_SERVICE, ends), (*_CLEAN, f"{duration(found.clean)} ({how})")]
+    ends = f"{duration(measured.service)} ({how}: {numbers.service_ends(measured)})"
+    return [(*_SERVICE, ends), (*_CLEAN, f"{duration(measured.clean)} ({how})")]
 
 
 def sheet(folder: RunState) -> str:
-    """The page as HTML: commands, times, and what the rollback would do now."""
+    """The page as HTML: commands, times, and what a rollback would do now."""
     commands = _table(("when", "what it does", "command"), [
         (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
-        for line in rapid(folder.command)
+        for line in rapid_rollback(folder.command)
     ])  # fmt: skip
     known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])
     if not folder.exists:
@@ -429,7 +436,7 @@ def sheet(folder: RunState) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already."""
+    """An HTML table. `head` and `rows` are HTML already."""
     left = 'style="text-align: left"'
     top = "".join(f"<th {left}>{cell}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td {left}>{cell}</td>" for cell in row) + "</tr>" for row in rows)

@@ -1,6 +1,6 @@
 """Step 52: the application's own queries and tests against the live target, by pytest. (Runbook, Section 5.)
 
-pytest runs in a process of its own, bounded in time. Our cases only read; what the operator's own tests do is theirs.
+pytest runs in its own process, with a time limit. The generated cases only read; the operator's own tests may do more.
 """
 
 from __future__ import annotations
@@ -25,20 +25,18 @@ from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, contents, json_in, write_json, write_text
-from helpers.run.command import set_aside, used_by
+from helpers.run.command import used_by, withheld_variables
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
 _OWN_TEST = re.compile(r"^integration_cases\.py::test_case\[(\d+)\]$")
-_CANDIDATES = (
-    20  # chunks of a collection, of which one is searched for: clients may have deleted some since the cutover
-)
+_CANDIDATES = 20  # chunks of a collection, to search for one: clients may have deleted some since the cutover
 _WORDS = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}
 _AS_VALIDATED = "as validated"  # a named query that failed in step 23, too
 
 
 class IntegrationStep(NotebookStep):
-    """The notebook's view: what will be asked, the tests, and what became of each."""
+    """The notebook's view: the queries, the tests, and the outcome of each."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.rules = run, run.parameters.monitoring
@@ -59,21 +57,22 @@ class IntegrationStep(NotebookStep):
 
     @cached_property
     def _without_answer(self) -> set[str]:
-        """The named queries that step 23 found without an answer of use: the decision weighed them, and none fails here."""
+        """The named queries without a useful answer in step 23: the decision weighed them, so none fails here."""
         validated = self.run.home.result(Step.VALIDATE)
         asked = validated.facts.get("queries", []) if validated is not None else []
         return {f"named query: {q['text']}" for q in asked if q["applicable"] and not q["ok"]}
 
     @cached_property
     def tests(self) -> list[Path]:
-        found = [resolve_path(path).absolute() for path in self.rules.tests]
-        if missing := [path for path in found if not path.exists()]:
+        paths = [resolve_path(path).absolute() for path in self.rules.tests]
+        missing = [path for path in paths if not path.exists()]
+        if missing:
             raise UsageError(ReasonCode.TESTS_MISSING, "no such file or folder of tests", where=str(missing[0]),
                              next_step="Correct it: --set monitoring.tests=[PATH]")  # fmt: skip
-        return found
+        return paths
 
     def plan(self) -> pd.DataFrame:
-        """Every query that will be asked, and the operator's own tests."""
+        """One row for each query, and for each of the operator's own tests."""
         rows = [
             (c.name, c.collection, c.text or (f"like {c.like}" if c.like else f"a vector of {len(c.embedding or [])} numbers"),
              _expectation(c), "the application's" if c in self.from_file else "every migration's") for c in self.cases
@@ -82,22 +81,22 @@ class IntegrationStep(NotebookStep):
         return pd.DataFrame(rows, columns=["name", "collection", "asks", "expects", "whose"])
 
     def test(self) -> pd.DataFrame:
-        """Run them; one row a test."""
+        """Run the queries and tests; one row for each test."""
         target = self.run.parameters.target
         if used := used_by(target):
-            said = f"{used} has the target open, which must stay its only user"
+            detail = f"{used} has the target open, which must stay its only user"
             self.run.check(
                 "integration tests",
                 Verdict.NOT_EXERCISED,
                 measured="not run",
                 threshold="run",
                 reason=ReasonCode.NOT_QUERIED,
-                detail=said,
+                detail=detail,
             )
             return self._table()
         for reference in self.run.parameters.secrets():
             with suppress(RunbookError):
-                reference.resolve()  # from now on their values are not shown, whatever a test prints
+                reference.resolve()  # from now on the values are redacted, whatever a test prints
         with self.run.phase("pytest"):
             code = self._pytest()
         self._judge(code)
@@ -115,7 +114,8 @@ class IntegrationStep(NotebookStep):
             str(Path(integration_cases.__file__)), *map(str, self.tests),
         ]  # fmt: skip
         environment = {
-            **set_aside(), integration_cases.RUN: self.run.id, integration_cases.OUTCOMES: str(self.folder / "outcomes.jsonl"),
+            **withheld_variables(), integration_cases.RUN: self.run.id,
+            integration_cases.OUTCOMES: str(self.folder / "outcomes.jsonl"),
             integration_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
             "RUNBOOK_TARGET_URL": target.url or "", "RUNBOOK_TARGET_PATH": str(resolve_path(target.path)) if target.path else "",
             "RUNBOOK_TARGET_TENANT": target.tenant, "RUNBOOK_TARGET_DATABASE": target.database,
@@ -134,9 +134,9 @@ class IntegrationStep(NotebookStep):
         run.fact("integration", {"tests": len(self.rows), "passed": passed, "failed": len(failed), "skipped": skipped,
                                  "rows": self.rows[:500]})  # fmt: skip
         if code is None or not finished or (code not in (0, 1) and not failed):
-            said = (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
-            run.home.log_block(f"pytest ended with {code}", redacted(said)[-4000:], run.step)
-            why = (
+            output = (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
+            run.home.log_block(f"pytest ended with {code}", redacted(output)[-4000:], run.step)
+            reason = (
                 f"took longer than {self.rules.test_minutes:g} min (monitoring.test_minutes)"
                 if code is None
                 else f"ended with {code}"
@@ -148,7 +148,7 @@ class IntegrationStep(NotebookStep):
                 threshold=max(1, len(self.rows)),
                 unit="tests passed",
                 reason=ReasonCode.TESTS_BROKEN,
-                detail=f"pytest {why}; see run.log",
+                detail=f"pytest {reason}; see run.log",
             )
             return
         good = passed > 0 and not failed
@@ -181,14 +181,14 @@ class IntegrationStep(NotebookStep):
         path = self.folder / "outcomes.jsonl"
         if not path.exists():
             return []
-        found = []
+        outcomes = []
         for line in contents(path, 2**31).decode("utf-8", "replace").splitlines():
-            with suppress(ValueError):  # pytest was ended in the middle of the last one
-                found.append(json_in(line))
-        return found
+            with suppress(ValueError):  # the last line may be cut where pytest was killed
+                outcomes.append(json_in(line))
+        return outcomes
 
     def _row(self, line: dict[str, Any]) -> dict[str, Any]:
-        """With the case's own name in place of pytest's."""
+        """One row of the table, with the case's own name instead of pytest's."""
         test, collection, outcome = str(line["test"]), "", _WORDS[line["outcome"]]
         if number := _OWN_TEST.search(test):
             case = self.cases[int(number[1]) - 1]
@@ -204,23 +204,23 @@ class IntegrationStep(NotebookStep):
         return pd.DataFrame(self.rows, columns=["test", "collection", "outcome", "seconds", "why"])
 
     def summary(self) -> str:
-        """One sentence, and where the whole output is."""
-        bad = [r for r in self.rows if r["outcome"] == "fail"]
+        """One sentence with the counts; after a failure also the command of a rollback."""
+        failed = [r for r in self.rows if r["outcome"] == "fail"]
         passed = sum(r["outcome"] == "pass" for r in self.rows)
         weighed = sum(r["outcome"] == _AS_VALIDATED for r in self.rows)
-        said = f"{count(passed, 'test')} passed, {len(bad)} failed, "
-        said += f"{weighed} without an answer as in step {Step.VALIDATE}, " if weighed else ""
-        said += f"{len(self.rows) - passed - len(bad) - weighed} not applicable."
-        back = self.run.home.command("rollback", "--dry-run")
-        return said + (f" Clients still use the target; to roll back: {back}" if bad else "")
+        counts = f"{count(passed, 'test')} passed, {len(failed)} failed, "
+        counts += f"{weighed} without an answer as in step {Step.VALIDATE}, " if weighed else ""
+        counts += f"{len(self.rows) - passed - len(failed) - weighed} not applicable."
+        command = self.run.home.command("rollback", "--dry-run")
+        return counts + (f" Clients still use the target; to roll back: {command}" if failed else "")
 
 
 def _expectation(case: Case) -> str:
-    wanted = (
+    parts = (
         [f"{case.expect.at_least} hits at least"]
         if case.expect.at_least > 1 or not (case.expect.id or case.expect.word)
         else []
     )
-    wanted += [f"chunk {case.expect.id}"] if case.expect.id else []
-    wanted += [f"the word {case.expect.word!r}"] if case.expect.word else []
-    return ", ".join(wanted)
+    parts += [f"chunk {case.expect.id}"] if case.expect.id else []
+    parts += [f"the word {case.expect.word!r}"] if case.expect.word else []
+    return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""42: values that the schema does not allow: which, what becomes of them, and a schema that repairs them.
+"""Notebook 42: values that the schema does not allow, what happens to them, and a schema that repairs them.
 
-A run keeps its schema from the first step to the last. Other rules are a new schema file and a new run; this notebook
-writes the file, proves it on the snapshot without writing anything else, and gives the command.
+A run keeps its schema from the first step to the last. Other rules need a new schema file and a new run: this notebook
+writes the file, tests it on the snapshot without writing anything else, and gives the command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEPT = 2_000  # rows shown; the counts are of all
 
 
 class InvalidScoresStep(Troubleshooter):
-    """What the schema makes of the snapshot's values. The resolution writes a schema that repairs what is rejected."""
+    """How the schema changes or rejects the snapshot's values. The resolution writes a schema that repairs rejected values."""
 
     code = ReasonCode.INVALID_FIELD
     _repaired: Schema | None = None
@@ -48,15 +48,17 @@ class InvalidScoresStep(Troubleshooter):
             chunks += failures["id"].nunique()
             rows = done.repairs[done.repairs["rule"].isin(["clamp", "default", "coerce"])]
             repaired.update(zip(rows["collection"], rows["field"], rows["rule"], strict=True))
-        rows_ = [(c, why, "set aside", n) for (c, why), n in sorted(rejected.items())]
+        rows_ = [(c, reason, "set aside", n) for (c, reason), n in sorted(rejected.items())]
         rows_ += [(c, field, f"repaired: {rule}", n) for (c, field, rule), n in sorted(repaired.items())]
         table = pd.DataFrame(rows_, columns=["collection", "what", "outcome", "chunks"])
         share = chunks / self.snapshot.total if self.snapshot.total else 0.0
-        said = f"{chunks:,} of {count(self.snapshot.total, 'chunk')} ({share:.2%}) would be set aside" if chunks else ""
-        return Found(table, chunks, said, "chunks")
+        sentence = (
+            f"{chunks:,} of {count(self.snapshot.total, 'chunk')} ({share:.2%}) would be set aside" if chunks else ""
+        )
+        return Found(table, chunks, sentence, "chunks")
 
     def scores(self, field: str = "authenticity_score") -> pd.DataFrame:
-        """Every chunk whose value for a field is not left as it is: before, what became of it, after (2,000 at most)."""
+        """One row for each chunk whose value of a field is changed or rejected: before, outcome, after (2,000 at most)."""
         rows: list[tuple[Any, ...]] = []
         for info, done in self._transformed():
             mine = done.repairs[(done.repairs["field"] == field) & (done.repairs["rule"] != "missing")]
@@ -66,21 +68,22 @@ class InvalidScoresStep(Troubleshooter):
         return cut(pd.DataFrame(rows[:KEPT], columns=COLUMNS), len(rows))
 
     def rules(self) -> pd.DataFrame:
-        """The schema's rules for the fields in which something is set aside, and what the resolution would make of them."""
-        then = {(kind, rule["name"]): rule for kind, rule in _rules(self.proposal().content.model_dump())}
-        rows = [
-            (kind or "all", rule["name"], *(rule[k] for k in ("type", "minimum", "maximum", "repair")), new["repair"])
-            for kind, rule in _rules(self.schema.content.model_dump())
-            if (new := then[kind, rule["name"]]) != rule
-        ]
+        """The schema's rules for fields with rejected values, each with the repair that the resolution proposes."""
+        proposed = {(kind, rule["name"]): rule for kind, rule in _rules(self.proposal().content.model_dump())}
+        rows = []
+        for kind, rule in _rules(self.schema.content.model_dump()):
+            new = proposed[kind, rule["name"]]
+            if new != rule:
+                bounds = (rule["type"], rule["minimum"], rule["maximum"], rule["repair"])
+                rows.append((kind or "all", rule["name"], *bounds, new["repair"]))
         return pd.DataFrame(rows, columns=["type", "field", "value type", "minimum", "maximum", "repair", "proposed"])
 
     def conditions(self, **options: Any) -> list[Condition]:
-        left = [f"{why} {n}" for why, n in sorted(self._unrepairable(**options).items())]
+        unrepaired = [f"{reason} {n}" for reason, n in sorted(self._unrepairable(**options).items())]
         return [
             self.nobody_at_work(),
             Condition("the run has a schema with fields", not self.schema.is_identity, self.schema.name),
-            Condition("every rejected value can be repaired by a rule", not left, ", ".join(left)),
+            Condition("every rejected value can be repaired by a rule", not unrepaired, ", ".join(unrepaired)),
         ]
 
     def plan(self, **options: Any) -> pd.DataFrame:
@@ -89,7 +92,7 @@ class InvalidScoresStep(Troubleshooter):
         return pd.DataFrame([*rows, *self._commands()], columns=["what", "value"])
 
     def apply(self, **options: Any) -> pd.DataFrame:
-        """Write the schema and the parameters of a new run with it; the probe then asks under the new schema."""
+        """Write the schema, and the parameters of a new run with it. The probe then uses the new schema."""
         schema = self.proposal(**options)
         document = {k: v for k, v in schema.content.model_dump(mode="json", exclude_defaults=True).items() if v}
         _write_yaml(self._file, {"name": schema.name, **document})
@@ -100,7 +103,7 @@ class InvalidScoresStep(Troubleshooter):
         return pd.DataFrame([("schema file", str(self._file)), *self._commands()], columns=["what", "value"])
 
     def undo(self) -> str:
-        """Removes the proposed files (not in a dry run); nothing else was written."""
+        """Remove the proposed files, but not in a dry run; nothing else was written."""
         if self.run.dry_run:
             return f"would remove {self._file.parent}"
         for file in (self._file, self._file.parent / RunPath.PARAMETERS):
@@ -110,12 +113,13 @@ class InvalidScoresStep(Troubleshooter):
         return f"removed {self._file.parent}"
 
     def proposal(self, repairs: dict[str, str] | None = None, defaults: dict[str, Any] | None = None) -> Schema:
-        """This run's schema with rules that repair: numbers are clamped to their bounds, others get their default.
+        """This run's schema with rules that repair: numbers are clamped to their bounds, other values get their default.
 
-        `repairs` and `defaults` by field go over that: {"author": "default"}, {"author": "Unknown"}.
+        `repairs` and `defaults` override that by field: {"author": "default"}, {"author": "Unknown"}. Raises UsageError for a
+        default that the schema does not allow.
         """
         content = self.schema.content.model_dump(mode="python")
-        failing = {why.partition("_")[2] for why in self._rejected()}
+        failing = {reason.partition("_")[2] for reason in self._rejected()}
         for _, rule in _rules(content):
             name = rule["name"]
             if name in (defaults or {}):
@@ -148,11 +152,9 @@ class InvalidScoresStep(Troubleshooter):
             ("test it", f"{RUNBOOK} run {parameters} --run-id {self.run.id}-repaired --dry-run"),
             ("then migrate", f"{RUNBOOK} run --run-id {self.run.id}-repaired --from 20"),
         ]
-        return (
-            [*rows, ("first", f"the target holds {elsewhere}: undo that, or name another target")]
-            if elsewhere
-            else rows
-        )
+        if elsewhere:
+            rows.append(("first", f"the target holds {elsewhere}: undo that, or name another target"))
+        return rows
 
     def _written(self) -> str:
         ledger = self.ledger()
@@ -169,15 +171,15 @@ class InvalidScoresStep(Troubleshooter):
                     bar.advance(len(batch))
 
     def _failures(self, info: CollectionInfo, done: Transformed, schema: Schema | None = None) -> pd.DataFrame:
-        """Faults of values only: vectors are 47's, documents 46's."""
+        """Failures of values only: vectors belong to notebook 47, documents to 46."""
         chosen = schema or self._repaired or self.schema
         context = Context.of(self.snapshot.names(), self.run.date, self.run.parameters.migration)
-        found = chosen.failures(done, context, dimension=info.dimension, allowed_dimensions=(), space=info.space)
-        ours = found["reason"].str.startswith(("invalid_", "unsupported_", "empty_")) | (
-            found["reason"].str.startswith("missing_")
-            & ~found["reason"].isin([ReasonCode.MISSING_EMBEDDING, ReasonCode.MISSING_DOCUMENT])
+        failures = chosen.failures(done, context, dimension=info.dimension, allowed_dimensions=(), space=info.space)
+        values = failures["reason"].str.startswith(("invalid_", "unsupported_", "empty_")) | (
+            failures["reason"].str.startswith("missing_")
+            & ~failures["reason"].isin([ReasonCode.MISSING_EMBEDDING, ReasonCode.MISSING_DOCUMENT])
         )
-        return found[ours]
+        return failures[values]
 
     def _rejected(self) -> Counter[str]:
         counted: Counter[str] = Counter()

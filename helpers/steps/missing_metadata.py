@@ -1,4 +1,4 @@
-"""46: fields and documents that are missing or are others in the target, and where their values come from."""
+"""Notebook 46: fields and documents that are missing or different in the target, and where their values come from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 
 import pandas as pd
 
+from helpers.migration.source_changes import schema_of_run
 from helpers.reason_codes import ReasonCode
-from helpers.schema import load_schema
 from helpers.snapshots.comparison import CONTENT
 from helpers.troubleshooting import Found, StagedTroubleshooter
 
@@ -15,7 +15,7 @@ ORIGINS = ["target", "field", "in target", "in source", "filled by the schema", 
 
 
 class MissingMetadataStep(StagedTroubleshooter):
-    """Every field of every chunk of the target against what the schema made; the mend brings back whole chunks."""
+    """Every field of every chunk of the target, compared with the staged one. The repair writes whole chunks again."""
 
     code = ReasonCode.MISSING_METADATA
     kinds = (*CONTENT, ReasonCode.TYPE_DIFFERS)
@@ -24,22 +24,26 @@ class MissingMetadataStep(StagedTroubleshooter):
         self.all_differences(anew=True)
         rows = self.differences()
         counted = rows.groupby(["target", "difference", "field"])["id"].nunique().rename("chunks").reset_index()
-        wrong = int(rows[["target", "id"]].drop_duplicates().shape[0])
-        said = ", ".join(f"{str(d).replace('_', ' ')}: {n:,}" for d, n in rows["difference"].value_counts().items())
-        return Found(counted, wrong, said, "chunks")
+        chunks = int(rows[["target", "id"]].drop_duplicates().shape[0])
+        sentence = ", ".join(f"{str(d).replace('_', ' ')}: {n:,}" for d, n in rows["difference"].value_counts().items())
+        return Found(counted, chunks, sentence, "chunks")
 
     def origins(self) -> pd.DataFrame:
-        """Per target collection and field of the schema: how many values were in the source, how many were filled in.
+        """One row for each target collection and field, in chunks: values in the target, from the source, filled by the schema.
 
-        Counted over the staged chunks and the repairs that step 22 recorded; `in target` leaves out what is missing
+        Counted over the staged chunks and the repairs that step 22 recorded; `in target` does not count what is missing
         there now.
         """
         staged = self.staged
-        schema = load_schema(self.run.parameters.schema_name)
+        schema = schema_of_run(self.run)
         if staged is None:
             return pd.DataFrame(columns=ORIGINS)
-        gone = self.differences()
-        lost = gone[gone["difference"] == ReasonCode.FIELD_MISSING].groupby(["target", "field"])["id"].nunique()
+        differences = self.differences()
+        lost = (
+            differences[differences["difference"] == ReasonCode.FIELD_MISSING]
+            .groupby(["target", "field"])["id"]
+            .nunique()
+        )
         kinds = schema.targets(self.snapshot.names())
         rows = []
         for target in sorted(staged.files):
@@ -54,7 +58,7 @@ class MissingMetadataStep(StagedTroubleshooter):
         return pd.DataFrame(rows, columns=ORIGINS)
 
     def _held(self, target: str) -> tuple[Counter[str], int]:
-        """How many staged chunks of a target have each field, and how many chunks there are."""
+        """(field → staged chunks of a target that have it, all staged chunks of the target)."""
         staged = self.staged
         assert staged is not None
         held: Counter[str] = Counter()
@@ -64,7 +68,7 @@ class MissingMetadataStep(StagedTroubleshooter):
         return held, staged.rows(target)
 
     def _filled(self, target: str) -> Counter[str]:
-        """Fields that the schema filled in, over the source collections of a target (all their chunks, wherever routed)."""
+        """Field → chunks in which the schema filled it, over all chunks of the source collections of a target."""
         staged = self.staged
         assert staged is not None
         mine = set(staged.contributors(target))
@@ -75,7 +79,7 @@ class MissingMetadataStep(StagedTroubleshooter):
         return filled
 
     def missing_before(self) -> pd.DataFrame:
-        """Chunks that never came so far: in quarantine for a missing field or document, by collection and reason."""
+        """One row for each chunk that is in quarantine for a missing field or document."""
         rows = [e for e in self.aside.entries() if e["reason"].startswith("missing_")]
         rows = [e for e in rows if e["reason"] != ReasonCode.MISSING_EMBEDDING]
         return pd.DataFrame(rows, columns=["collection", "id", "reason", "detail"])

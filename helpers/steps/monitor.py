@@ -1,7 +1,7 @@
-"""Step 50: the target is watched for an hour while clients use it. It never writes. (Runbook, Section 5, Monitoring.)
+"""Step 50: watch the target for an hour while clients use it. It never writes. (Runbook, Section 5, Monitoring.)
 
-A watch that was interrupted goes on: what was watched counts, the time in which nobody looked is shown and named. A watch
-that ended by a breach, or ended, begins anew.
+An interrupted watch is continued: the time watched before counts, the gap is shown. A watch that ended, also by a breach,
+starts again from the beginning.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from helpers.run.record import NotebookStep, RunRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUERIES = 40  # of a look at least, over all collections; percentiles of fewer say little
+QUERIES = 40  # least number of a sample, over all collections; percentiles of fewer say little
 COLUMNS = ["when", "second", "queries", "p50 ms", "p95 ms", "p99 ms", "cold start ms", "chunks", "problems"]
 
 
 class MonitorStep(NotebookStep):
-    """The notebook's view: what is expected, the watch, counts, and what to do."""
+    """The notebook's view: the rules, the watch, counts, and what to do."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.rules = run, run.parameters.monitoring
@@ -51,7 +51,7 @@ class MonitorStep(NotebookStep):
 
     @cached_property
     def validated(self) -> dict[str, int]:
-        """Chunks by target collection as step 23 counted them, or step 25 behind the last changes."""
+        """Chunks by target collection as step 23 counted them, or step 25 after the last changes."""
         cut = self.run.earlier(Step.CUTOVER)
         if cut is not None and (last := cut.facts.get("targets")):
             return {str(name): int(n) for name, n in last.items()}
@@ -70,26 +70,26 @@ class MonitorStep(NotebookStep):
         )  # fmt: skip
 
     @property
-    def looks(self) -> list[Sample]:
+    def samples(self) -> list[Sample]:
         return self.journal.samples if self.journal is not None else [self.first] if self.first is not None else []
 
     def source(self) -> str:
-        """Where step 25 took nginx's word for what nobody wrote to: the source, still fenced, read in full."""
+        """Read the source in full, while it is fenced, where step 25 relied on nginx's log to know what was not written."""
         cut = self.run.earlier(Step.CUTOVER)
         last = (cut.facts.get("last_changes") or {}) if cut is not None else {}
         unread = [*last.get("unread", ()), *last.get("by_id", ())]
         if not unread or self.run.dry_run:
             return "Step 25 read every collection of the source in full; there is nothing to compare again."
-        found = prove_unchanged(self.run)
+        changes = prove_unchanged(self.run)
         self.run.check(
-            "source as it was cut over", Verdict.PASS if found.nothing else Verdict.FAIL, threshold=0, unit="changes",
-            measured=found.total, reason="" if found.nothing else ReasonCode.CHANGES_MISSED, offenders=found.total,
-            ids=found.examples(), detail=f"{found.sentence()}; step 25 did not read {', '.join(unread[:5])} in full",
+            "source as it was cut over", Verdict.PASS if changes.nothing else Verdict.FAIL, threshold=0, unit="changes",
+            measured=changes.total, reason="" if changes.nothing else ReasonCode.CHANGES_MISSED, offenders=changes.total,
+            ids=changes.examples(), detail=f"{changes.sentence()}; step 25 did not read {', '.join(unread[:5])} in full",
         )  # fmt: skip
-        return found.sentence()
+        return changes.sentence()
 
     def plan(self) -> pd.DataFrame:
-        """How long, how often, what is asked, and by which rules the watch ends early."""
+        """The rules of the watch: how long, how often, the queries, and what ends it early."""
         rules, chosen = self.rules, self.watcher.probes
         seed = self.run.parameters.validation.seed
         rows = [
@@ -108,20 +108,20 @@ class MonitorStep(NotebookStep):
         return pd.DataFrame(rows, columns=["what", "rule"])
 
     def before(self) -> pd.DataFrame:
-        """One look: each collection against what was validated. Growth is what clients wrote, and is fine."""
+        """Take one sample: each collection compared with its validated count. Growth is normal: clients write."""
         self.first = self.watcher.sample(0.0)
         return self.counts()
 
     def counts(self) -> pd.DataFrame:
-        """Chunks by collection: validated, at the first look and the last, and the growth."""
-        first, last = (self.looks[0].counts, self.looks[-1].counts) if self.looks else ({}, {})
+        """Chunks by collection: validated, in the first and the last sample, and the growth."""
+        first, last = (self.samples[0].counts, self.samples[-1].counts) if self.samples else ({}, {})
         rows = [
             (n, v, first.get(n), last.get(n), last[n] - v if n in last else None) for n, v in self.validated.items()
         ]
         return pd.DataFrame(rows, columns=["collection", "validated", "first look", "last look", "growth"])
 
     def watch(self) -> pd.DataFrame:
-        """Samples until the time is over or a rule is broken; one row each."""
+        """Take samples until the time is over or a rule is broken; one row for each."""
         if self.run.dry_run:
             self.watcher.close()
             self.run.check("watch", Verdict.NOT_EXERCISED, measured="one sample", threshold=duration(60 * self.rules.minutes),
@@ -134,13 +134,13 @@ class MonitorStep(NotebookStep):
         seconds, journal, live = 60 * self.rules.minutes, self.journal, LiveFigure()
         watched = journal.samples[-1].second if journal.samples else None
         with (
-            closing(self.watcher),  # also where somebody interrupts it: a directory is not held by an idle kernel
+            closing(self.watcher),  # also after an interrupt: an idle kernel must not hold a directory open
             self.run.phase("watch"),
             self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar,
         ):
             bar.already(min(round(watched or 0.0), bar.total))
-            for found in self.watcher.samples(seconds, self.rules.interval_seconds, bar, watched):
-                journal.add(found)
+            for sample in self.watcher.samples(seconds, self.rules.interval_seconds, bar, watched):
+                journal.add(sample)
                 live.show(self.figure)
                 self.breach = breach(journal.samples, self.rules.maximum_latency_ms)
                 if self.breach is not None or (self.watcher.skipped and not self._asks_application):
@@ -155,31 +155,31 @@ class MonitorStep(NotebookStep):
         return bool(rules.health or rules.log_files)
 
     def _judge(self, journal: Journal) -> None:
-        run, looks = self.run, journal.samples
-        values = [look.p95 for look in looks if look.p95 is not None]
-        found = self.breach
+        run, samples = self.run, journal.samples
+        values = [sample.p95 for sample in samples if sample.p95 is not None]
+        breached = self.breach
         run.fact("monitoring", {
-            "looks": len(looks), "failed_looks": sum(bool(k.problems or k.ill or k.shrunk) for k in looks),
-            "seconds": round(looks[-1].second, 1) if looks else 0.0, "worst_p95_ms": max(values, default=None),
-            "cold_ms": [round(look.cold, 1) for look in looks if look.cold is not None],
-            "breach": found.code if found else "", "journal": journal.path.name,
-            "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
+            "looks": len(samples), "failed_looks": sum(bool(s.problems or s.ill or s.shrunk) for s in samples),
+            "seconds": round(samples[-1].second, 1) if samples else 0.0, "worst_p95_ms": max(values, default=None),
+            "cold_ms": [round(sample.cold, 1) for sample in samples if sample.cold is not None],
+            "breach": breached.code if breached else "", "journal": journal.path.name,
+            "counts": self.counts().to_dict("records"), "rows": [sample.row() for sample in samples[-500:]],
         })  # fmt: skip
         if self.watcher.skipped:
             run.check("answers of the target", Verdict.NOT_EXERCISED, measured="not queried", threshold="answered",
                       reason=ReasonCode.NOT_QUERIED, detail=self.watcher.skipped)  # fmt: skip
         else:
-            self._judge_target(looks, values)
-        watched = looks[-1].second if looks else 0.0
+            self._judge_target(samples, values)
+        watched = samples[-1].second if samples else 0.0
         whole = run.lasted("time watched", watched, 60 * Monitoring().minutes, "monitoring.minutes")
         if self._asks_application:
-            ill = [look for look in looks if look.ill]
-            ended = found is not None and found.code == ReasonCode.NOT_HEALTHY
+            ill = [sample for sample in samples if sample.ill]
+            ended = breached is not None and breached.code == ReasonCode.NOT_HEALTHY
             lines = "; ".join(filter(None, [whole.detail, f"{self.watcher.logs.seen} new log lines"]))
-            told = self._ended() if ended else ill[0].ill[0] if ill else lines
+            detail = self._ended() if ended else ill[0].ill[0] if ill else lines
             run.check("health of the application", Verdict.FAIL if ended else Verdict.WARNING if ill else whole.verdict,
-                      measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
-                      reason=ReasonCode.NOT_HEALTHY if ill else "", detail=told)  # fmt: skip
+                      measured=len(samples) - len(ill), threshold=len(samples), unit="looks",
+                      reason=ReasonCode.NOT_HEALTHY if ill else "", detail=detail)  # fmt: skip
         else:
             run.check("health of the application", Verdict.NOT_EXERCISED, measured="not asked", threshold="healthy",
                       detail="cutover.health and cutover.log_files name nothing to watch")  # fmt: skip
@@ -196,16 +196,16 @@ class MonitorStep(NotebookStep):
                 detail=f"the watch was interrupted; {unseen} were not watched",
             )
 
-    def _judge_target(self, looks: list[Sample], values: list[float]) -> None:
-        run, failed = self.run, [look for look in looks if look.problems or look.shrunk]
+    def _judge_target(self, samples: list[Sample], values: list[float]) -> None:
+        run, failed = self.run, [sample for sample in samples if sample.problems or sample.shrunk]
         ended = self.breach is not None and self.breach.code != ReasonCode.NOT_HEALTHY
         code: Reason = (
             self.breach.code if ended and self.breach is not None else ReasonCode.TARGET_ERRORS if failed else ""
         )
         run.check("answers of the target", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
-                  measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
+                  measured=len(samples) - len(failed), threshold=len(samples), unit="looks", reason=code,
                   detail=self._ended() if ended else self._detail(failed))  # fmt: skip
-        last = looks[-1]
+        last = samples[-1]
         shrunk, fewer = last.shrunk, last.fewer
         run.check(
             "collections below their validated count",
@@ -219,15 +219,15 @@ class MonitorStep(NotebookStep):
             or f"{count(sum(last.counts.values()), 'chunk')}; {sum(self.validated.values()):,} were validated",
         )
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
-        cold = [look.cold for look in looks if look.cold is not None]
-        apart = (
+        cold = [sample.cold for sample in samples if sample.cold is not None]
+        opened = (
             f"; opened {count(len(cold), 'time')}, cold start up to {max(cold):,.0f} ms, apart from it" if cold else ""
         )
         verdict = Verdict.WARNING if slow else Verdict.PASS if values else Verdict.NOT_EXERCISED
         run.check("p95 of the queries", verdict, measured=max(values, default=None),
                   parameter="monitoring.maximum_latency_ms", threshold=self.rules.maximum_latency_ms, relation="≤", unit="ms",
                   reason=ReasonCode.SLOW_QUERIES if slow else "",
-                  detail=(f"{count(len(slow), 'sample')} above it, warm{apart}" if slow else f"the slowest sample, warm{apart}"
+                  detail=(f"{count(len(slow), 'sample')} above it, warm{opened}" if slow else f"the slowest sample, warm{opened}"
                           if values else "no query was answered"))  # fmt: skip
 
     def _ended(self) -> str:
@@ -236,11 +236,11 @@ class MonitorStep(NotebookStep):
     def _detail(self, failed: list[Sample]) -> str:
         if failed:
             return f"{count(len(failed), 'look')} failed, never {ERRORS_IN_A_ROW} in a row: {self._problem(failed[0])}"
-        blind = f"; {len(self.watcher.blind)} not judged: the index did not find them in the first sample either"
-        return f"{len(self.watcher.probes)} stored vectors per sample" + (blind if self.watcher.blind else "")
+        unjudged = f"; {len(self.watcher.blind)} not judged: the index did not find them in the first sample either"
+        return f"{len(self.watcher.probes)} stored vectors per sample" + (unjudged if self.watcher.blind else "")
 
-    def _problem(self, look: Sample) -> str:
-        return next(iter([*look.problems, *look.ill, *look.shrunk]), "")
+    def _problem(self, sample: Sample) -> str:
+        return next(iter([*sample.problems, *sample.ill, *sample.shrunk]), "")
 
     def _way_out(self) -> str:
         return f"Clients still use the target. To roll back: {self.run.home.command('rollback', '--dry-run')}"
@@ -249,14 +249,14 @@ class MonitorStep(NotebookStep):
         """The next action after this watch."""
         if self.breach is None:
             return "Nothing is due: go on with 51."
-        again = f"Once the cause is gone, start the watch again: {self.run.home.command('resume')}"
+        advice = f"Once the cause is gone, start the watch again: {self.run.home.command('resume')}"
         if self.breach.code == ReasonCode.COUNT_SHRINKS:
             more = self.run.home.command("resume", "--set", "monitoring.shrink_limit=SHARE")
-            again += f"\nIf clients deleted these chunks, allow so many: {more}"
-        return f"{self.breach.sentence}.\n{self._way_out()}\n{again}"
+            advice += f"\nIf clients deleted these chunks, allow so many: {more}"
+        return f"{self.breach.sentence}.\n{self._way_out()}\n{advice}"
 
     def timeline(self) -> None:
-        """The figure: latency of each look against its limit, and the chunks beside it."""
+        """Draw the latency of each sample with its limit, and the chunks."""
         self.run.figure(
             "latency",
             self.figure(),
@@ -266,8 +266,8 @@ class MonitorStep(NotebookStep):
     def figure(self) -> Figure:
         gaps = self.journal.gaps(self.rules.interval_seconds) if self.journal is not None else []
         rows = [
-            {"second": k.second, "p50": k.p50, "p95": k.p95, "p99": k.p99, "chunks": sum(k.counts.values()) if k.counts else None,
-             "failed": bool(k.problems or k.ill or k.shrunk)} for k in self.looks
+            {"second": s.second, "p50": s.p50, "p95": s.p95, "p99": s.p99, "chunks": sum(s.counts.values()) if s.counts else None,
+             "failed": bool(s.problems or s.ill or s.shrunk)} for s in self.samples
         ]  # fmt: skip
         frame = pd.DataFrame(rows, columns=["second", "p50", "p95", "p99", "chunks", "failed"])
         ended = self.breach.sentence if self.breach is not None else ""
@@ -275,4 +275,4 @@ class MonitorStep(NotebookStep):
                                     planned=60 * self.rules.minutes, gaps=gaps, ended=ended)  # fmt: skip
 
     def _table(self) -> pd.DataFrame:
-        return pd.DataFrame([look.row() for look in self.looks], columns=COLUMNS)
+        return pd.DataFrame([sample.row() for sample in self.samples], columns=COLUMNS)

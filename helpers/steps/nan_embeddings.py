@@ -1,4 +1,4 @@
-"""47: vectors that are NaN, infinite, zero, lost, or of another dimension: which, where they are, and set aside or not."""
+"""Notebook 47: vectors that are NaN, infinite, zero, lost, or of another dimension: where they are, in quarantine or not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS = ["collection", "id", "reason", "detail", "in quarantine", "whole in qu
 
 
 class NanEmbeddingsStep(StagedTroubleshooter):
-    """Every vector of the snapshot that no index can hold is in quarantine; the target has a vector for each id."""
+    """Checks that each vector that no index can hold is in quarantine, and that the target has a vector for each id."""
 
     code = ReasonCode.NAN_EMBEDDING
     kinds = (ReasonCode.VECTOR_DIFFERS,)
@@ -41,40 +41,33 @@ class NanEmbeddingsStep(StagedTroubleshooter):
     def look(self) -> Found:
         self._lost = None
         table = self.unusable()
+        detail = "the target lists the id and cannot give its vector"
         lost = [
-            (
-                name,
-                chunk,
-                ReasonCode.MISSING_EMBEDDING,
-                "the target lists the id and cannot give its vector",
-                False,
-                False,
-                True,
-            )
+            (name, chunk, ReasonCode.MISSING_EMBEDDING, detail, False, False, True)
             for name, ids in self.wrong_ids().items()
             for chunk in ids
         ]
         counts = table["reason"].value_counts().to_dict()
-        said = [", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items())) or "every vector can be used"]
-        said += [f"{len(_open(table)):,} of them not set aside"] if len(table) else []
-        said += [f"{len(lost):,} of the target without a vector"] if lost else []
+        sentences = [", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items())) or "every vector can be used"]
+        sentences += [f"{len(_open(table)):,} of them not set aside"] if len(table) else []
+        sentences += [f"{len(lost):,} of the target without a vector"] if lost else []
         shown = pd.concat([table, pd.DataFrame(lost, columns=COLUMNS)], ignore_index=True) if lost else table
-        return Found(shown, len(_open(table)) + len(lost), "; ".join(said), "chunks")
+        return Found(shown, len(_open(table)) + len(lost), "; ".join(sentences), "chunks")
 
     def unusable(self) -> pd.DataFrame:
-        """One row a chunk of the snapshot whose vector no index can hold: why, and where the chunk is now."""
+        """One row for each chunk of the snapshot whose vector no index can hold: the reason, and where the chunk is now."""
         listed = self.aside.reasons()
-        kept = {chunk for part in self.aside.chunks() for chunk in part.column("id").to_pylist()}
-        snapshot = as_written(self.snapshot, self.run.workspace / REEMBEDDED)  # vectors made anew can be used
-        rows = [(*key, why, detail) for key, why, detail in _broken(snapshot, self._allowed())]
+        whole = {chunk for part in self.aside.chunks() for chunk in part.column("id").to_pylist()}
+        snapshot = as_written(self.snapshot, self.run.workspace / REEMBEDDED)  # new vectors can be used
+        rows = [(*key, reason, detail) for key, reason, detail in _broken(snapshot, self._allowed())]
         present = self._present({(collection, chunk) for collection, chunk, _, _ in rows})
         return pd.DataFrame(
-            [(c, i, why, detail, (c, i) in listed, i in kept, (c, i) in present) for c, i, why, detail in rows],
+            [(c, i, reason, detail, (c, i) in listed, i in whole, (c, i) in present) for c, i, reason, detail in rows],
             columns=COLUMNS,
         )
 
     def zeros(self) -> pd.DataFrame:
-        """Zero vectors: Chroma holds them; on cosine they are as far from everything as anything. Nothing is done."""
+        """Zero vectors. Chroma stores them; their cosine distance to every vector is the same. Nothing is done about them."""
         rows = []
         for name in self.snapshot.names():
             for batch in self.snapshot.batches(name):
@@ -83,21 +76,21 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         return pd.DataFrame(rows, columns=["collection", "id"])
 
     def ways(self) -> pd.DataFrame:
-        """The two ways out, and whether this run can go them."""
+        """The two solutions, and whether this run can use them."""
         try:
             document = self.run.parameters.document()
             parameters_from({**document, "migration": {**document["migration"], "reembed": "default"}})
-            why, able = "", True
+            reason, possible = "", True
         except Exception as error:  # a version that cannot re-embed refuses the parameter
-            why, able = str(error).splitlines()[0][:160], False
+            reason, possible = str(error).splitlines()[0][:160], False
         rows = [
             ("set aside", True, "resolve(): they stand in quarantine, whole; the decision matrix weighs them (0.1 %)"),
-            ("give new vectors", able, why or "a new run with migration.reembed: FUNCTION"),
+            ("give new vectors", possible, reason or "a new run with migration.reembed: FUNCTION"),
         ]
         return pd.DataFrame(rows, columns=["way", "possible", "detail"])
 
     def documents(self) -> pd.DataFrame:
-        """The documents of these chunks, for whoever makes new vectors: collection, id, document."""
+        """The documents of these chunks, to embed them again: collection, id, document."""
         table = self.unusable()
         wanted = set(zip(table["collection"], table["id"], strict=True))
         rows = []
@@ -113,24 +106,25 @@ class NanEmbeddingsStep(StagedTroubleshooter):
 
     def plan(self, **options: Any) -> pd.DataFrame:
         table = _open(self.unusable())
-        aside = [("set aside", c, n) for c, n in table["collection"].value_counts(sort=False).items()]
-        again = [("delete and add again", name, len(ids)) for name, ids in self.wrong_ids().items()]
-        return pd.DataFrame([*aside, *again], columns=["what", "collection", "chunks"])
+        quarantine = [("set aside", c, n) for c, n in table["collection"].value_counts(sort=False).items()]
+        repeat = [("delete and add again", name, len(ids)) for name, ids in self.wrong_ids().items()]
+        return pd.DataFrame([*quarantine, *repeat], columns=["what", "collection", "chunks"])
 
     def apply(self, **options: Any) -> pd.DataFrame:
-        """Quarantine made again from the snapshot; chunks of the target without a vector deleted and added again.
+        """Write the quarantine again from the snapshot; delete and add again the target's chunks without a vector.
 
-        Before step 22 has staged anything, this stages for it. Afterwards only the quarantine is written, and what is
-        staged has to come out the same.
+        Before step 22 has staged anything, this stages the chunks for it. Afterwards only the quarantine is written, and the
+        staged rows must be the same.
         """
-        wrong = self.wrong_ids()
+        broken = self.wrong_ids()
         self.set_aside()
-        done = super().apply() if wrong else pd.DataFrame(columns=["target", "there before", "added"])
+        done = super().apply() if broken else pd.DataFrame(columns=["target", "there before", "added"])
         entries = pd.DataFrame(self.aside.entries(), columns=["collection", "id", "reason", "detail"])
         return entries if done.empty else done
 
     def set_aside(self) -> None:
-        """Write the quarantine anew. A kill in the middle leaves a part of it, and the next call writes the rest."""
+        """Write the quarantine again. After a kill in the middle, the next call writes the rest. Raises Terminal where the staged
+        rows are not the same."""
         before = self.staged
         job = Job.of(self.run, self.snapshot, self.run.workspace, "migration")
         with self.run.progress("Transform and validate", self.snapshot.total) as bar:
@@ -138,28 +132,28 @@ class NanEmbeddingsStep(StagedTroubleshooter):
                 job.stage(bar)
                 return
             trial = self.run.workspace / "restaged"
-            aside = Quarantine(trial / RunPath.QUARANTINE)
-            again = job.staged_in(trial / RunPath.STAGED, aside, bar)
-        same = {n: again.rows(n) for n in again.files} == {n: before.rows(n) for n in before.files}
+            quarantine = Quarantine(trial / RunPath.QUARANTINE)
+            restaged = job.staged_in(trial / RunPath.STAGED, quarantine, bar)
+        same = {n: restaged.rows(n) for n in restaged.files} == {n: before.rows(n) for n in before.files}
         if not same:
             raise Terminal(
                 ReasonCode.STAGING_CHANGED, "the snapshot does not come out as it was staged", where=str(trial),
                 next_step="Start a new run: the schema or the parameters are others.",
             )  # fmt: skip
         self.aside.folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(aside.folder.glob("*.parquet")):
+        for file in sorted(quarantine.folder.glob("*.parquet")):
             file.replace(self.aside.folder / file.name)
-        self.aside.write(aside.entries())
+        self.aside.write(quarantine.entries())
         shutil.rmtree(trial)
         self.note("quarantine made again from the snapshot", chunks=len(self.aside.entries()))
 
     def wrong_ids(self) -> dict[str, list[str]]:
-        """target → ids that it lists without a vector, or with one that is not finite."""
+        """Target collection → ids that it lists without a vector, or with one that is not finite."""
         if self._lost is None:
             self._lost = {}
-            with self.target() as (store, there):
+            with self.target() as (store, names):
                 staged = self.staged
-                for name in sorted(there & set(staged.files)) if store is not None and staged is not None else ():
+                for name in sorted(names & set(staged.files)) if store is not None and staged is not None else ():
                     assert store is not None
                     ids = store.ids(name)
                     for start in range(0, len(ids), SLICE):
@@ -173,18 +167,18 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         return list(self.run.parameters.expected.dimensions)
 
     def _present(self, keys: set[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of (collection, source id) that stand in the target where the schema puts them, under the id that it gives."""
-        found: set[tuple[str, str]] = set()
-        with self.target() as (store, there):
+        """Those of (collection, source id) that are in the target: in the collection and under the id that the schema gives."""
+        present: set[tuple[str, str]] = set()
+        with self.target() as (store, names):
             for target, origins in self.places(keys).items() if store is not None else ():
                 assert store is not None
-                if target in there:
-                    found |= {origins[i] for i in store.read(target, list(origins), embeddings=False).ids}
-        return found
+                if target in names:
+                    present |= {origins[i] for i in store.read(target, list(origins), embeddings=False).ids}
+        return present
 
 
 def _open(table: pd.DataFrame) -> pd.DataFrame:
-    """Those that are not set aside, whole, or stand in the target nevertheless."""
+    """The rows that are not whole in quarantine, or are in the target nevertheless."""
     settled = table["in quarantine"].astype(bool) & table["whole in quarantine"].astype(bool)
     return table[~settled | table["in target"].astype(bool)]
 
@@ -194,8 +188,9 @@ def _broken(snapshot: Snapshot, allowed: list[int]) -> Iterator[tuple[tuple[str,
     infos: dict[str, CollectionInfo] = {info.name: info for info in snapshot.collections()}
     for name, info in infos.items():
         for batch in snapshot.batches(name):
-            found = vector_failures(batch, info.dimension, allowed, info.space, False, collection=name)
-            first = found[found["reason"].isin(REASONS)].drop_duplicates("id")
+            failures = vector_failures(batch, info.dimension, allowed, info.space, False, collection=name)
+            first = failures[failures["reason"].isin(REASONS)].drop_duplicates("id")
             yield from (
-                ((name, str(i)), str(why), str(said)) for i, why, said in first[["id", "reason", "detail"]].to_numpy()
+                ((name, str(i)), str(reason), str(detail))
+                for i, reason, detail in first[["id", "reason", "detail"]].to_numpy()
             )

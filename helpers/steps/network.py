@@ -1,4 +1,4 @@
-"""45: source or target out of reach, or too slow: each connection layer by layer, the fence, waiting, time-outs."""
+"""Notebook 45: source or target cannot be reached, or is too slow: connections layer by layer, fence, waiting, time-outs."""
 
 from __future__ import annotations
 
@@ -31,27 +31,29 @@ ROLES = ("source", "target")
 
 
 class NetworkStep(Troubleshooter):
-    """Both connections, layer by layer. The resolution waits until both answer, with a longer time-out where one is given."""
+    """Checks both connections layer by layer. The resolution waits until both answer, with longer time-outs where given."""
 
     code = ReasonCode.UNREACHABLE
 
     def look(self) -> Found:
-        found = [layer for role in ROLES for layer in layers(getattr(self.run.parameters, role), role)]
+        checked = [layer for role in ROLES for layer in layers(getattr(self.run.parameters, role), role)]
         table = pd.DataFrame(
-            [(*astuple(layer)[:5], remedy(layer)) for layer in found],
+            [(*astuple(layer)[:5], remedy(layer)) for layer in checked],
             columns=["endpoint", "check", "ok", "seen", "seconds", "what to do"],
         )
-        bad = [layer for layer in found if not layer.ok]
-        return Found(table, len(bad), "; ".join(f"{r.endpoint}: {r.layer}: {r.seen}" for r in bad), "failed checks")
+        failed = [layer for layer in checked if not layer.ok]
+        return Found(
+            table, len(failed), "; ".join(f"{r.endpoint}: {r.layer}: {r.seen}" for r in failed), "failed checks"
+        )
 
     def fence(self) -> pd.DataFrame:
-        """Whether a write fence of this run is active: behind one, writes are refused and reads pass."""
+        """Whether a write fence of this run is active: it refuses writes and lets reads pass."""
         state = FenceState.load(self.run.workspace)
-        said = state.sentence() if state is not None else ""
-        return pd.DataFrame([("write fence", said or "this run has no active fence")], columns=["what", "state"])
+        sentence = state.sentence() if state is not None else ""
+        return pd.DataFrame([("write fence", sentence or "this run has no active fence")], columns=["what", "state"])
 
     def retries(self) -> pd.DataFrame:
-        """What is tried again, how often and after how long, and the time-outs that this run works with."""
+        """Retries, their number and pauses, and the time-outs of this run."""
         parameters = self.run.parameters
         rows = [
             ("tries of a read, and of a write whose chunks are looked up first", str(ATTEMPTS)),
@@ -71,7 +73,7 @@ class NetworkStep(Troubleshooter):
         return pd.DataFrame(rows, columns=["what", "now", "then"])
 
     def apply(self, **options: Any) -> pd.DataFrame:
-        """Change the time-outs of this run, then check both connections until they work or the wait is over."""
+        """Change the time-outs of this run, then check both connections until they work or `wait_seconds` are over."""
         wait = float(options.pop("wait_seconds", 60))
         settings = self._settings(**options)
         before = self.run.parameters
@@ -83,9 +85,9 @@ class NetworkStep(Troubleshooter):
         deadline = time.monotonic() + wait
         rows: list[tuple[Any, ...]] = []
         while True:
-            bad = {role: broken(layers(getattr(self.run.parameters, role), role)) for role in ROLES}
-            rows.append((len(rows) + 1, *(bad[role] or "answers" for role in ROLES)))
-            if not any(bad.values()) or time.monotonic() >= deadline:
+            failed = {role: broken(layers(getattr(self.run.parameters, role), role)) for role in ROLES}
+            rows.append((len(rows) + 1, *(failed[role] or "answers" for role in ROLES)))
+            if not any(failed.values()) or time.monotonic() >= deadline:
                 return pd.DataFrame(rows, columns=["try", *ROLES])
             time.sleep(min(5.0, 0.5 * 2 ** min(len(rows), 4), max(0.0, deadline - time.monotonic())))
 
@@ -106,7 +108,7 @@ BEATS = 10  # heartbeats timed
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: whether it works, what was seen, how long it took (seconds), the code of its error."""
+    """One layer: whether it works, what was seen, its duration in seconds, the code of its error."""
 
     endpoint: str
     layer: str
@@ -117,15 +119,15 @@ class Layer:
 
 
 def layers(endpoint: Endpoint, role: str) -> list[Layer]:
-    """The layers that were checked; the last one failed, or is the top."""
+    """The layers from the lowest on, up to the first that failed, or all."""
     checks = _server(endpoint, role) if endpoint.url else _directory(endpoint, role)
     layers: list[Layer] = []
-    for name, look in checks:
+    for name, check in checks:
         begun = time.monotonic()
         code: Reason = ""
         ok = True
         try:
-            seen = look()
+            seen = check()
         except RunbookError as error:
             ok, seen, code = False, error.line(), error.code
         except (OSError, httpx.HTTPError, ssl.SSLError) as error:
@@ -137,7 +139,7 @@ def layers(endpoint: Endpoint, role: str) -> list[Layer]:
 
 
 def broken(layers: list[Layer]) -> str:
-    """The failed layer in a sentence, or ""."""
+    """The failed layer and what was seen; "" where all work."""
     return next((f"{r.layer}: {r.seen}" for r in layers if not r.ok), "")
 
 
@@ -145,7 +147,7 @@ def remedy(layer: Layer) -> str:
     """What to do about a failed layer, in a sentence."""
     if layer.ok:
         return ""
-    said = {
+    remedies = {
         "name": "The host's name is not known here: see /etc/resolv.conf, the spelling, or use the address.",
         "port": "Nothing answers on this port: is the server up (systemctl, docker ps), does a firewall let this host "
         "through (iptables -L -n, ufw status)? Where direct access is barred: ssh -L PORT:HOST:PORT GATEWAY.",
@@ -156,15 +158,15 @@ def remedy(layer: Layer) -> str:
     }
     step = notebook_for(layer.code)
     other = f" See {step.notebook}." if step is not None and step.number != Step.NETWORK else ""
-    return said.get(layer.layer, layer.seen) + other
+    return remedies.get(layer.layer, layer.seen) + other
 
 
 def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]]:
     host, port = endpoint.host or "localhost", endpoint.port
 
     def name() -> str:
-        found = sorted({str(a[4][0]) for a in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
-        return f"{host} is {', '.join(found)}"
+        addresses = sorted({str(a[4][0]) for a in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
+        return f"{host} is {', '.join(addresses)}"
 
     def connect() -> str:
         with socket.create_connection((host, port), timeout=endpoint.timeout_seconds):
@@ -181,7 +183,7 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
             return f"{secure.version()}{'' if endpoint.verify_tls else ', certificate not verified'}"
 
     def beats() -> str:
-        """One try with one time-out: what greets below tries five times, which takes minutes on a paused server."""
+        """One attempt with one time-out: `greet` tries five times, which takes minutes on a paused server."""
         with Session(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as session:
             headers = request_headers(endpoint, role)
             answer = attempt(
@@ -201,7 +203,7 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
 
 
 def pace(endpoint: Endpoint, role: str) -> str:
-    """Ten heartbeats on one connection, timed. Raises where one is not answered in time."""
+    """Time ten heartbeats on one connection, in ms. Raises where one is not answered in time."""
     headers = request_headers(endpoint, role)
     base = endpoint.address
     times = []

@@ -1,4 +1,4 @@
-"""43: a process that ran out of memory: what there is, what a migration takes at each batch size, and one that fits."""
+"""Notebook 43: a process that ran out of memory: memory available, memory needed by batch size, and a batch size that fits."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ KERNEL = 350 * 2**20  # bytes of a notebook's process before it holds a chunk, C
 
 
 class OutOfMemoryStep(Troubleshooter):
-    """Memory at hand against what the migration needs; the resolution resumes with a batch and workers that fit."""
+    """Memory available, compared with what the migration needs. The resolution resumes with a batch size and workers that fit."""
 
     code = ReasonCode.OUT_OF_MEMORY
 
     def look(self) -> Found:
         at_hand, needed = self._at_hand(), self._needed()
         failed = [s for s in symptoms(self.run) if s["reason"] in CODES and self._unfinished()]
-        rows = [(what, round(size / 2**20, 1)) for what, size in at_hand.items()]
+        rows = [(name, round(size / 2**20, 1)) for name, size in at_hand.items()]
         rows.append(("needed with this batch size and these workers", round(needed / 2**20, 1)))
         table = pd.DataFrame(rows, columns=["memory", "MB"])
         least = min(at_hand.values())
         short = least < needed
-        said = [f"{needed / 2**20:,.0f} MB needed, {least / 2**20:,.0f} MB at hand"] if short else []
-        said += [f"step {s['step']}: {s['detail']}" for s in failed]
-        return Found(table, int(short) + len(failed), "; ".join(said))
+        sentences = [f"{needed / 2**20:,.0f} MB needed, {least / 2**20:,.0f} MB at hand"] if short else []
+        sentences += [f"step {s['step']}: {s['detail']}" for s in failed]
+        return Found(table, int(short) + len(failed), "; ".join(sentences))
 
     def batches(self) -> pd.DataFrame:
-        """What one batch weighs, from the snapshot: rows x dimension x 4 and its texts, for some sizes (MB)."""
+        """Size in MB of a batch of the snapshot, for some batch sizes: rows x dimension x 4 bytes, and its texts."""
         rows = []
         for info in self.snapshot.collections():
             part = next(iter(self.snapshot.parts(info.name)), None)
@@ -58,18 +58,18 @@ class OutOfMemoryStep(Troubleshooter):
         return pd.DataFrame(rows, columns=columns)
 
     def measure(self, *sizes: int) -> pd.DataFrame:
-        """Peak memory (MB) of one process that reads all that is staged in batches of each size, as a resume does.
+        """Peak memory (MB) of one process that reads all staged rows in batches of each size, as a resume does.
 
-        The sizes come in rising order, because a process's peak never falls.
+        The sizes are measured in rising order, because a process's peak never falls.
         """
-        wanted = sorted(sizes or (25, 500))
+        ordered = sorted(sizes or (25, 500))
         folder = self.run.workspace / RunPath.STAGED
-        done = child([sys.executable, "-m", "helpers.steps.out_of_memory", str(folder), *map(str, wanted)])
+        done = child([sys.executable, "-m", "helpers.steps.out_of_memory", str(folder), *map(str, ordered)])
         nothing: dict[str, Any] = {"base": 0, "peaks": [], "rows": 0}
-        said = json.loads(done.stdout) if done.returncode == 0 else nothing
+        answer = json.loads(done.stdout) if done.returncode == 0 else nothing
         rows = [
-            (size, said["rows"], round(peak / 2**20, 1), round((peak - said["base"]) / 2**20, 1))
-            for size, peak in zip(wanted, said["peaks"], strict=False)
+            (size, answer["rows"], round(peak / 2**20, 1), round((peak - answer["base"]) / 2**20, 1))
+            for size, peak in zip(ordered, answer["peaks"], strict=False)
         ]
         self.run.fact("measured", rows)
         return pd.DataFrame(rows, columns=["batch size", "chunks read", "peak MB", "above an idle process"])
@@ -104,27 +104,30 @@ class OutOfMemoryStep(Troubleshooter):
         return next((s for s in sizes if self._needed(s, 1) <= least), sizes[-1]), 1
 
     def _needed(self, batch_size: int | None = None, workers: int | None = None) -> int:
-        """Bytes: the process, and per worker its batch in several copies beside two parts that are read ahead."""
+        """Bytes needed: the process, and for each worker several copies of its batch and two parts that are read ahead."""
         rules = self.run.parameters.migration
         size, threads = batch_size or rules.batch_size, workers or rules.workers
-        targets = max(1, len(staged.files) if (staged := self.staged) is not None else 1)
+        staged = self.staged
+        targets = max(1, len(staged.files)) if staged is not None else 1
         heaviest = max((min(size, i.count) * (i.dimension or 0) * 4 for i in self.snapshot.collections()), default=0)
         return KERNEL + min(threads, targets) * (COPIES * heaviest + 4 * PART_BYTES)
 
     def _at_hand(self) -> dict[str, int]:
-        """Bytes that a process may take now: of the machine, of the control group, of the process's own limit."""
-        found = {"available on the machine": free_memory()}
+        """Bytes that a process may take now, by limit: the machine, the control group, the process's own limit."""
+        available = {"available on the machine": free_memory()}
         limits = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
         for limit, used in limits:
             most, now = (_number(Path("/sys/fs/cgroup") / name) for name in (limit, used))
             if most is not None and now is not None and most < 2**60:
-                found["left in the container"] = max(0, most - now)
+                available["left in the container"] = max(0, most - now)
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         if soft != resource.RLIM_INFINITY:
-            # Each process has the whole limit to itself, and libraries fill much of an address space before a chunk is
-            # held. This process is such a one, so what it has left beyond KERNEL is what the migration's will have.
-            found["left of a process's limit (ulimit -v)"] = max(0, soft - psutil.Process().memory_info().vms + KERNEL)
-        return found
+            # The limit holds for each process, and libraries fill much of an address space before a chunk is held.
+            # This process is like the migration's, so the migration has what is left here, beyond KERNEL.
+            available["left of a process's limit (ulimit -v)"] = max(
+                0, soft - psutil.Process().memory_info().vms + KERNEL
+            )
+        return available
 
     def _unfinished(self) -> bool:
         ledger = self.ledger()
@@ -139,7 +142,7 @@ def _number(path: Path) -> int | None:
 
 
 def _trial(folder: Path, sizes: Sequence[int]) -> None:
-    """Read all that is staged in batches of each size; base, the peak after each, and rows as JSON."""
+    """Read all staged rows in batches of each size; print as JSON: base and peaks in bytes, rows."""
     base, rows, peaks, staged = peak_memory(), 0, [], Staged.load(folder)
     for size in sizes:
         rows = 0

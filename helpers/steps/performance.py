@@ -1,9 +1,8 @@
-"""Step 51: is the target fast enough, beside the source before it? Cold and warm, with 1, 4 and 16 clients. It never writes.
+"""Step 51: is the target fast enough, compared with the source? Cold and warm, with 1, 4 and 16 clients. It never writes.
 
-(Runbook, Section 5, Performance Verification.) Both sides are measured in one new process, the warm levels in turn. The
-source is still there after the cutover, and reads of it go through a fence; a source that is a directory is read from a
-copy. Where it cannot be reached any more, the target is measured alone. Nobody else is held off: a measurement while
-clients work includes their load.
+(Runbook, Section 5, Performance Verification.) Both sides are measured in one new process, the warm levels in turn. After the
+cutover the source can still be read, also through a fence; a source that is a directory is read from a copy. Where it cannot
+be reached, only the target is measured. Clients are not stopped: a measurement while they work includes their load.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, contents, json_in
 from helpers.run.record import NotebookStep, RunRecord
 
-LEAST_LEVEL = 30.0  # seconds; a level below this says little about a service, and is marked as shortened
-_START_UP, _GRACE = 15.0, 600.0  # seconds: for imports and opening; beyond the plan, before the measurement is ended
+LEAST_LEVEL = 30.0  # seconds; a shorter level says little about a service, and is marked as shortened
+_START_UP, _GRACE = 15.0, 600.0  # seconds: for imports and opening; beyond the plan, until the measurement is stopped
 _SIDES = {SOURCE: "before", TARGET: "after"}
 
 
@@ -53,16 +52,16 @@ class PerformanceStep(NotebookStep):
         return _START_UP + len(CLIENTS) * len(_SIDES) * self.rules.level_seconds
 
     def source(self) -> pd.DataFrame:
-        """Before: the source, as far as it can still be reached. Measures both sides, in turn."""
+        """Measure both sides, in turn; return the rows of the source, where it can still be reached."""
         return self._shown_side(SOURCE)
 
     def target(self) -> pd.DataFrame:
-        """After: the target that clients use, from the same measurement."""
+        """The rows of the target that clients use, from the same measurement."""
         return self._shown_side(TARGET)
 
     @cached_property
     def sides(self) -> dict[str, dict[str, Any]]:
-        """By side: what the measurement found, or its `error`."""
+        """Side → its measurements, or its `error`."""
         file = self.run.workspace / "performance" / "measured.json"
         file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "helpers.monitoring.measure", self.run.id, str(file)]
@@ -72,19 +71,19 @@ class PerformanceStep(NotebookStep):
                              about=self._about, most=most)  # fmt: skip
         if code == 0 and file.exists():
             return dict(json_in(contents(file)))
-        said = file.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        self.run.home.log_block(f"the measurement ended with {code}", "\n".join(said), self.run.step)
-        line = one_line(said[-1], 300) if said else "it said nothing"
+        lines = file.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        self.run.home.log_block(f"the measurement ended with {code}", "\n".join(lines), self.run.step)
+        line = one_line(lines[-1], 300) if lines else "it said nothing"
         line = f"took longer than {most:g} s" if code is None else line
         return {side: {"error": {"code": ReasonCode.NOT_MEASURED, "line": line}} for side in _SIDES}
 
     def _shown_side(self, side: str) -> pd.DataFrame:
-        found = self.sides[side]
-        rows = [("not measured", found["error"]["line"])] if "error" in found else _rows(found)
+        measured = self.sides[side]
+        rows = [("not measured", measured["error"]["line"])] if "error" in measured else _rows(measured)
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def compare(self) -> pd.DataFrame:
-        """Both sides: opening, cold, warm by number of clients, with what is wanted."""
+        """Both sides with the limits: opening, cold, and warm by number of clients, in ms and queries per second."""
         before, after = (self._side(s) for s in (SOURCE, TARGET))
         opened = [_shown(side["opened_ms"] if side else None) for side in (before, after)]
         cold = [_shown(max(side["cold_ms"].values()) if side else None) for side in (before, after)]
@@ -107,14 +106,15 @@ class PerformanceStep(NotebookStep):
         return pd.DataFrame(rows, columns=["what", "before: source", "after: target", "wanted"])
 
     def _side(self, side: str) -> dict[str, Any] | None:
-        found = self.sides.get(side, {"error": {}})
-        return None if "error" in found else found
+        measured = self.sides.get(side, {"error": {}})
+        return None if "error" in measured else measured
 
     def _judge(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
         run, rules = self.run, self.rules
-        run.fact("performance", {_SIDES[side]: found for side, found in sorted(self.sides.items())})
-        for found in (found for found in (before, after) if found is not None):
-            run.sampled(f"stored vectors searched for in the {found['side']}", found["asked"], found["chunks"])
+        run.fact("performance", {_SIDES[name]: side for name, side in sorted(self.sides.items())})
+        for side in (before, after):
+            if side is not None:
+                run.sampled(f"stored vectors searched for in the {side['side']}", side["asked"], side["chunks"])
         if after is None:
             error = self.sides.get(TARGET, {}).get("error") or {
                 "code": ReasonCode.NOT_MEASURED,
@@ -133,10 +133,10 @@ class PerformanceStep(NotebookStep):
         run.fact("queries_per_second", rate)
         slow = mean is None or mean >= rules.maximum_latency_ms
         few = rate <= rules.minimum_queries_per_second
-        told = f"mean of {one['queries']:,} queries in {one['seconds']:.1f} s, one client, warm"
+        detail = f"mean of {one['queries']:,} queries in {one['seconds']:.1f} s, one client, warm"
         run.check("query latency", Verdict.FAIL if slow else Verdict.PASS, measured=mean,
                   parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms, relation="<",
-                  unit="ms", reason=ReasonCode.SLOW_QUERIES if slow else "", detail=told)  # fmt: skip
+                  unit="ms", reason=ReasonCode.SLOW_QUERIES if slow else "", detail=detail)  # fmt: skip
         run.check("throughput", Verdict.FAIL if few else Verdict.PASS, measured=rate, unit="queries/s",
                   parameter="monitoring.minimum_queries_per_second", threshold=rules.minimum_queries_per_second, relation=">",
                   reason=ReasonCode.SLOW_QUERIES if few else "",
@@ -144,33 +144,32 @@ class PerformanceStep(NotebookStep):
         such = next((level["such_as"] for level in after["levels"] if level["errors"]), "")
         run.check("queries with an error", Verdict.FAIL if failed else Verdict.PASS, measured=failed, threshold=0,
                   unit="errors", reason=ReasonCode.TARGET_ERRORS if failed else "", detail=such)  # fmt: skip
-        self._beside(before, after)
-        self._length()
+        self._judge_slowdown(before, after)
+        self._judge_duration()
 
-    def _beside(self, before: dict[str, Any] | None, after: dict[str, Any]) -> None:
-        """The target's mean against the source's, each level of the same run, with the spread over its repetitions."""
-        ratios = {
-            clients: pair for clients in CLIENTS if (pair := _ratio(_level(before, clients), _level(after, clients)))
-        }
+    def _judge_slowdown(self, before: dict[str, Any] | None, after: dict[str, Any]) -> None:
+        """Check the target's mean latency against the source's, for each level, with the spread over the repetitions."""
+        pairs = {clients: _ratio(_level(before, clients), _level(after, clients)) for clients in CLIENTS}
+        ratios = {clients: pair for clients, pair in pairs.items() if pair is not None}
         limit = self.rules.maximum_slowdown
         if not ratios:
-            why = (self.sides[SOURCE].get("error") or {}).get("line", "the source was not measured")
+            reason = (self.sides[SOURCE].get("error") or {}).get("line", "the source was not measured")
             self.run.check("latency relative to the source", Verdict.NOT_EXERCISED, parameter="monitoring.maximum_slowdown",
-                           measured="not measured", threshold=limit, relation="≤", unit="× source", detail=why)  # fmt: skip
+                           measured="not measured", threshold=limit, relation="≤", unit="× source", detail=reason)  # fmt: skip
             return
         worst = max(ratio for ratio, _ in ratios.values())
         slower = worst > limit
-        said = "; ".join(f"{count(clients, 'client')}: {_spread(*pair)}" for clients, pair in ratios.items())
-        said = f"mean of all queries, target divided by source. {said}"
+        detail = "; ".join(f"{count(clients, 'client')}: {_spread(*pair)}" for clients, pair in ratios.items())
+        detail = f"mean of all queries, target divided by source. {detail}"
         if any(each and min(each) <= limit < max(each) for _, each in ratios.values()):
-            said += "; repetitions lie on both sides of the limit"
+            detail += "; repetitions lie on both sides of the limit"
         if before is not None and before["protocol"] != after["protocol"]:
-            said += f"; source: {before['protocol']}, target: {after['protocol']}"
+            detail += f"; source: {before['protocol']}, target: {after['protocol']}"
         self.run.check("latency relative to the source", Verdict.WARNING if slower else Verdict.PASS,
                        measured=worst, parameter="monitoring.maximum_slowdown", threshold=limit, relation="≤",
-                       unit="× source", reason=ReasonCode.SLOW_QUERIES if slower else "", detail=said)  # fmt: skip
+                       unit="× source", reason=ReasonCode.SLOW_QUERIES if slower else "", detail=detail)  # fmt: skip
 
-    def _length(self) -> None:
+    def _judge_duration(self) -> None:
         seconds, times = self.rules.level_seconds, count(self.rules.repetitions, "repetition")
         enough = seconds >= LEAST_LEVEL
         self.run.check("seconds measured per level", Verdict.PASS if enough else Verdict.NOT_EXERCISED, measured=seconds,
@@ -178,7 +177,7 @@ class PerformanceStep(NotebookStep):
                        detail=times if enough else f"shortened: {seconds:g} s of {LEAST_LEVEL:g} s, {times}")  # fmt: skip
 
     def figure(self) -> None:
-        """Latency and queries a second on both sides, and how the latencies are distributed."""
+        """Draw latency and queries per second of both sides, and the distribution of the latencies."""
         rows = [
             {"side": _SIDES[side], "clients": level["clients"], "mean_ms": level["mean_ms"], "p95_ms": level["p95_ms"],
              "rate": level["rate"], "mean_low": min(_means(level)), "mean_high": max(_means(level))}
@@ -197,20 +196,20 @@ class PerformanceStep(NotebookStep):
         self.run.figure("latency", curve, "Share of queries answered within a time, one client, before and after.")
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    how = f"{found['label']}, {found['protocol']}"
-    if found["protocol"] == "in this process":
+def _rows(measured: dict[str, Any]) -> list[tuple[str, str]]:
+    how = f"{measured['label']}, {measured['protocol']}"
+    if measured["protocol"] == "in this process":
         how += ": one process; its clients are threads that share one connection"
     return [
         ("read", how),
-        ("collections", f"{found['collections']}, {count(found['chunks'], 'chunk')}"),
-        ("opened in", f"{found['opened_ms']:,.0f} ms"),
-        ("cold", "; ".join(f"{name} {ms:,.1f} ms" for name, ms in found["cold_ms"].items())),
-        *((f"warm, {count(r['clients'], 'client')}", _told(r)) for r in found["levels"]),
+        ("collections", f"{measured['collections']}, {count(measured['chunks'], 'chunk')}"),
+        ("opened in", f"{measured['opened_ms']:,.0f} ms"),
+        ("cold", "; ".join(f"{name} {ms:,.1f} ms" for name, ms in measured["cold_ms"].items())),
+        *((f"warm, {count(r['clients'], 'client')}", _level_text(r)) for r in measured["levels"]),
     ]
 
 
-def _told(row: dict[str, Any]) -> str:
+def _level_text(row: dict[str, Any]) -> str:
     failed = f", {count(row['errors'], 'error')}: {row['such_as']}" if row["errors"] else ""
     if not row["queries"]:
         return f"no query was answered{failed}"
@@ -229,7 +228,7 @@ def _means(level: dict[str, Any]) -> list[float]:
 
 
 def _ratio(before: dict[str, Any], after: dict[str, Any]) -> tuple[float, list[float]] | None:
-    """Mean latency after as a multiple of that before: of all queries, as shown beside it, and of each pair of repetitions."""
+    """(mean latency after / before of all queries, the same of each pair of repetitions); None where one was not measured."""
     if not before.get("mean_ms") or not after.get("mean_ms"):
         return None
     pairs = zip(before["repetitions"], after["repetitions"], strict=False)

@@ -1,7 +1,7 @@
-"""Step 24: the decision matrix, the verdict, and the approvals that a GO waits for. (Runbook, Step 5.)
+"""Step 24: the decision matrix, the verdict, and the approvals that a GO needs. (Runbook, Step 5.)
 
-Any test of step 23 that failed is NO-GO, whatever the matrix says: fidelity has no degrees. The matrix weighs what is
-explained. A GO with anything marginal is valid only if all who sign accept it explicitly (`sign(accept=…)`).
+Any failed test of step 23 means NO-GO, whatever the matrix says: fidelity has no degrees. The matrix weighs explained
+differences. A GO with marginal criteria is valid only if all who sign accept them explicitly (`sign(accept=…)`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def decision_matrix(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def share(part: int, whole: int) -> float:
-    """part / whole; nothing at all is whole."""
+    """part / whole; 1.0 where `whole` is 0."""
     return part / whole if whole else 1.0
 
 
@@ -69,9 +69,9 @@ def _nan(nan: int, chunks: int) -> dict[str, Any]:
 def _queries(inputs: Mapping[str, Any]) -> dict[str, Any]:
     good, number = inputs["queries_ok"], int(inputs["queries"])
     if good is None or not number:
-        why = str(inputs.get("queries_why") or "no query could be asked")
-        return _none("named queries", why, Verdict.NOT_EXERCISED)
-    # Four of five is the runbook's margin; of fewer than five none may fail.
+        reason = str(inputs.get("queries_why") or "no query could be asked")
+        return _none("named queries", reason, Verdict.NOT_EXERCISED)
+    # The runbook allows four of five; of fewer than five none may fail.
     verdict = Verdict.PASS if good == number else Verdict.MARGINAL if good * 5 >= number * 4 else Verdict.FAIL
     least = -(-number * 4 // 5)
     middle = "-" if least == number else f"{least} of {number}"
@@ -113,18 +113,18 @@ def _row(
 
 
 def _percent(value: float) -> str:
-    """Cut, never rounded up: 98.9999 % is not 99 %."""
+    """Format a share, truncated and never rounded up: 98.9999 % is not 99 %."""
     return f"{int(value * 1e6) / 1e4:.4f}".rstrip("0").rstrip(".") + " %"
 
 
-def _none(criterion: str, why: str, verdict: Verdict = Verdict.NOT_APPLICABLE) -> dict[str, Any]:
-    values = (criterion, why, "-", "-", "-", verdict)
+def _none(criterion: str, reason: str, verdict: Verdict = Verdict.NOT_APPLICABLE) -> dict[str, Any]:
+    values = (criterion, reason, "-", "-", "-", verdict)
     figures: Figures = (None, "=", None, "") if verdict is Verdict.NOT_APPLICABLE else (0, "≥", 1, "asked")
     return {**dict(zip(COLUMNS, values, strict=True)), "value": None, "figures": figures}
 
 
 def decide(tests: Mapping[str, Check], matrix: list[dict[str, Any]]) -> tuple[str, list[str], list[str]]:
-    """("GO" or "NO-GO", why not, the criteria to accept by name). A test that was not recorded counts as failed."""
+    """("GO" or "NO-GO", the reasons against, the criteria to accept). A test that was not recorded counts as failed."""
     against = [f"{name} was not tested" for name in REQUIRED if name not in tests]
     against += [f"{c.name}: {c.detail or c.measured} ({c.reason})" for c in tests.values() if c.verdict is Verdict.FAIL]
     against += [f"{row['criterion']}: {row['measured']}" for row in matrix if row["verdict"] is Verdict.FAIL]
@@ -134,29 +134,29 @@ def decide(tests: Mapping[str, Check], matrix: list[dict[str, Any]]) -> tuple[st
 
 
 class ReviewStep(NotebookStep):
-    """Step 24 as the notebook sees it: `tests`, `matrix`, `warnings`, `decision`, `approvals`."""
+    """The notebook's view: `tests`, `matrix`, `warnings`, `decision`, `approvals`. Raises UsageError before step 23."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
-        found = run.earlier(Step.VALIDATE)
-        if found is None or "matrix_inputs" not in found.facts:
+        validated = run.earlier(Step.VALIDATE)
+        if validated is None or "matrix_inputs" not in validated.facts:
             raise UsageError(
                 ReasonCode.STEP_MISSING,
                 f"step 24 needs step 23 (Validate), which run {run.id} has not finished",
                 next_step=f"Run it first: {RUNBOOK} run --run-id {run.id} --from 23.",
             )
-        self.validated: StepResult = found
-        self._matrix = decision_matrix(found.facts["matrix_inputs"])
+        self.validated: StepResult = validated
+        self._matrix = decision_matrix(validated.facts["matrix_inputs"])
 
     @property
     def _tests(self) -> dict[str, Check]:
         return {check.name: check for check in self.validated.checks}
 
     def tests(self) -> pd.DataFrame:
-        """What the tests of step 23 found."""
-        columns = ["verdict", "found", "expected", "reason", "detail"]
-        rows = [{"test": c.name, **{name: getattr(c, name) for name in columns}} for c in self.validated.checks]
-        return pd.DataFrame(rows, columns=["test", *columns]).set_index("test").rename(columns={"found": "measured"})
+        """The tests of step 23: verdict, measured, expected, reason, detail."""
+        rows = [(c.name, c.verdict, c.measured_text, c.expected, c.reason, c.detail) for c in self.validated.checks]
+        columns = ["test", "verdict", "measured", "expected", "reason", "detail"]
+        return pd.DataFrame(rows, columns=columns).set_index("test")
 
     def matrix(self) -> pd.DataFrame:
         """The decision matrix: measured against pass, marginal and fail."""
@@ -169,15 +169,14 @@ class ReviewStep(NotebookStep):
                 else ReasonCode(f"matrix_{row['criterion'].replace(' ', '_')}")
             )
             measured, relation, threshold, unit = row["figures"]
-            by_default = row["criterion"] == COMPLETENESS  # what a default fills is no knowledge
-            unsaid = measured is None or isinstance(measured, float) or verdict is Verdict.NOT_EXERCISED or by_default
-            told = row["measured"] if unsaid else ""
-            found = Check(row["criterion"], verdict, measured, threshold, unit, reason, told, relation=relation)
-            self._put(found)
+            # the number alone does not tell how much of the completeness comes from defaults
+            unclear = isinstance(measured, float) or row["criterion"] == COMPLETENESS
+            detail = row["measured"] if unclear or measured is None or verdict is Verdict.NOT_EXERCISED else ""
+            self._put(Check(row["criterion"], verdict, measured, threshold, unit, reason, detail, relation=relation))
         return pd.DataFrame(self._matrix, columns=COLUMNS).set_index("criterion")
 
     def warnings(self) -> pd.DataFrame:
-        """What those who sign should know and what decides nothing: warnings of every step, the state of the fence."""
+        """What those who sign should know, but what does not change the decision: all warnings, and the state of the fence."""
         rows = [
             {"step": result.step, "warning": c.name, "detail": c.detail or str(c.measured), "reason": c.reason}
             for result in self._earlier() for c in result.checks
@@ -205,9 +204,9 @@ class ReviewStep(NotebookStep):
         return pd.DataFrame(rows, columns=["step", "warning", "detail", "reason"])
 
     def not_exercised(self) -> pd.DataFrame:
-        """What no step of this run did, or did only in part: nothing is known about it."""
+        """The checks that this run did not exercise, or only in part: nothing is known about them."""
         rows = [
-            (result.step, c.name, c.found, c.expected, c.detail)
+            (result.step, c.name, c.measured_text, c.expected, c.detail)
             for result in self._earlier() for c in result.checks if c.verdict is Verdict.NOT_EXERCISED
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["step", "check", "measured", "expected", "detail"])
@@ -215,18 +214,18 @@ class ReviewStep(NotebookStep):
     def _earlier(self) -> list[StepResult]:
         """The results of the steps before this one."""
         numbers = sorted(path.stem for path in (self.run.folder / RunPath.RESULTS).glob("*.json"))
-        return [found for n in numbers if n < self.run.step and (found := self.run.earlier(n)) is not None]
+        return [result for n in numbers if n < self.run.step and (result := self.run.earlier(n)) is not None]
 
     def _fence_missing(self) -> str:
-        """Why nothing keeps clients from writing to the source now: what step 20 found, or what became of its fence."""
-        found = self.run.earlier(Step.FENCE_WRITES)
-        if found is None:
+        """Why clients can write to the source now, by step 20 or the state of its fence; "" where the fence is up."""
+        fence = self.run.earlier(Step.FENCE_WRITES)
+        if fence is None:
             return "step 20 was not run: nothing kept clients from writing to the source after the snapshot"
-        if takes_no_writes(found):
+        if takes_no_writes(fence):
             return ""
-        said = next((c.detail for c in found.checks if c.reason == ReasonCode.NO_FENCE), "")
+        detail = next((c.detail for c in fence.checks if c.reason == ReasonCode.NO_FENCE), "")
         state = FenceState.load(self.run.workspace)
-        return said or ("" if state is not None and state.active else "the fence was lifted before the decision")
+        return detail or ("" if state is not None and state.active else "the fence was lifted before the decision")
 
     def decision(self) -> str:
         """GO or NO-GO, with the reasons; recorded with the digest of every result that it is based on."""
@@ -247,7 +246,7 @@ class ReviewStep(NotebookStep):
         return decision if not detail else f"{decision}: {detail}"
 
     def approvals(self) -> pd.DataFrame:
-        """Who has to sign, and how."""
+        """One row for each role that has to sign, with the command."""
         rows = [
             {
                 "role": role,

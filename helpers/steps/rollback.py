@@ -1,8 +1,8 @@
 """Step 27, stage by stage: the notebook's view of a rollback. (Runbook, Section 2, Step 7b, and Appendix E.)
 
-The order loses nothing: the source is proven before anybody is sent back to it, what clients wrote to the target is on
-disk and at the source before the fence is lifted, and only then is anything removed. Each stage is in rollback.json before
-it begins; repeating the command after a kill looks again at what is there and does the rest.
+The order loses nothing. The source is proven before clients return to it. What clients wrote to the target is on disk and at
+the source before the fence is lifted. Only then is anything removed. Each stage is in rollback.json before it begins; the
+command, repeated after a kill, reads the present state again and does the rest.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from helpers.run.command import used_by
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.stores import Store, listed_ids, open_target
 from helpers.stores.layout import is_new
-from helpers.stores.opening import lacking, quick_identities, quick_names
+from helpers.stores.opening import missing_levels, quick_identities, quick_names
 
 # -- removal -----------------------------------------------------------------------------------------------------------
 
-# From the target exactly what this run made: its records, then its collections, then its marker. Nothing of others.
+# Remove from the target exactly what this run made: its records, then its collections, then its lock. Nothing of others.
 #
 # Records first (chroma-facts 18: a collection dropped with its records in it leaks list-valued metadata into later ones).
-# A chunk that this run did not write keeps its collection alive.
+# A collection with a chunk that this run did not write is not dropped.
 
 
 BATCH = 500
@@ -56,91 +56,99 @@ LONGEST_INTERVAL = 60.0  # seconds between two samples
 
 @dataclass(slots=True)
 class Removed:
-    """Chunks removed by collection (`of_clients`: those among them that clients wrote, exported before), collections dropped,
-    those that stay because others wrote into them, and those that others made under the name of one of this run."""
+    """What was removed. `chunks` and `of_clients` (those that clients wrote, exported before): chunks by collection. `dropped`:
+    collections. `foreign`: chunks of others by collection, which is not dropped. `others`: collections that others made under
+    the name of one of this run."""
 
     chunks: dict[str, int] = field(default_factory=dict)
     of_clients: dict[str, int] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
-    kept: dict[str, int] = field(default_factory=dict)
+    foreign: dict[str, int] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
 
 def remove(
-    store: Store, made: WrittenData, known: dict[str, Exported], keep: Callable[[list[Written]], Path] | None = None, *,
+    store: Store, written: WrittenData, known: dict[str, Exported], keep: Callable[[list[Written]], Path] | None = None, *,
     progress: Progress = silent,
 ) -> Removed:  # fmt: skip
-    """`known` is by collection what clients wrote and is on disk; `keep` exports more, None where the target was never in use.
+    """Remove what the run of `written` wrote. `known`: by collection, clients' writes that are exported. `keep` exports further
+    ones, None where the target was never in use.
 
-    A chunk of a target in use is compared directly before it is deleted. What came or changed since it was read stays there,
-    is exported, and raises `Terminal` ("target_in_use"). Between the comparison of a batch and its deletion a write is lost.
+    A chunk of a target in use is compared directly before it is deleted. What came or changed since it was read stays, is
+    exported, and raises `Terminal` ("target_in_use"). A write between the comparison of a batch and its deletion is lost.
     """
-    run_id, done = made.folder.id, Removed(others=made.replaced(store))
-    there = set(store.names()) - set(done.others)
-    owned = [name for name in made.collections if name in there]
+    run_id, done = written.folder.id, Removed(others=written.replaced(store))
+    existing = set(store.names()) - set(done.others)
+    owned = [name for name in written.collections if name in existing]
     if not owned and (store.lock_holder() or {}).get("run_id") != run_id:
         return done
     store.acquire_lock(run_id)
     extra: dict[str, set[str]] = {}
     present = {name: listed_ids(store, name) for name in owned}
     for name in owned:
-        extra[name] = set(present[name]) - made.ids(name)
+        extra[name] = set(present[name]) - written.ids(name)
         if keep is not None and (held := known.get(name)):
             extra[name] -= {*held.chunks.ids, *held.unreadable}
     if keep is not None:
-        _require_as_read(store, made, known, extra, keep)
+        _require_as_read(store, written, known, extra, keep)
     late: dict[str, set[str]] = {}
     for name in owned:
         ids = [chunk for chunk in present[name] if chunk not in extra[name]]
         batches: Iterable[list[str]] = (ids[at : at + BATCH] for at in range(0, len(ids), BATCH))
         if keep is not None:
-            batches = as_known(store, made, name, known.get(name, Exported()), BATCH)
-        done.chunks[name], done.of_clients[name], own = 0, 0, made.ids(name)
+            batches = as_known(store, written, name, known.get(name, Exported()), BATCH)
+        done.chunks[name], done.of_clients[name], own = 0, 0, written.ids(name)
         for batch in filter(None, batches):
             store.delete(name, batch)
             progress.advance(len(batch))
             done.chunks[name] += len(batch)
             done.of_clients[name] += sum(chunk not in own for chunk in batch)
-        if keep is not None and (left := set(listed_ids(store, name))):
-            late[name] = left
+        if keep is not None and (remaining := set(listed_ids(store, name))):
+            late[name] = remaining
         elif extra[name]:
-            done.kept[name] = len(extra[name])
+            done.foreign[name] = len(extra[name])
         else:
             store.drop(name)
             done.dropped.append(name)
     if keep is not None and late:
-        raise _in_use(store, made, late, keep)
+        raise _in_use(store, written, late, keep)
     store.release_lock(run_id)
     return done
 
 
 def _require_as_read(
-    store: Store, made: WrittenData, known: dict[str, Exported], extra: dict[str, set[str]], keep: Callable[[list[Written]], Path]
-) -> None:  # fmt: skip
-    """Raises as `remove` where a collection has settings or chunks (`extra`) that no look has read."""
+    store: Store,
+    written: WrittenData,
+    known: dict[str, Exported],
+    extra: dict[str, set[str]],
+    keep: Callable[[list[Written]], Path],
+) -> None:
+    """Raise as `remove` where a collection has settings, or chunks (`extra`), that were not read before."""
     for name, ids in extra.items():
-        others, read = made.other_settings(store.info(name)), known.get(name, Exported()).settings
-        if any(read.get(what) != value for what, value in others.items()):
-            raise _in_use(store, made, {name: ids}, keep, f"its {', '.join(others)}")
+        others, read = written.other_settings(store.info(name)), known.get(name, Exported()).settings
+        if any(read.get(setting) != value for setting, value in others.items()):
+            raise _in_use(store, written, {name: ids}, keep, f"its {', '.join(others)}")
     if any(extra.values()):
-        raise _in_use(store, made, extra, keep)
+        raise _in_use(store, written, extra, keep)
 
 
 def _in_use(
     store: Store,
-    made: WrittenData,
+    written: WrittenData,
     late: dict[str, set[str]],
     keep: Callable[[list[Written]], Path],
     settings: str = "",
 ) -> Terminal:
-    """`late` are ids by collection, of the one collection whose `settings` changed where these are named."""
-    found = {name: ids for name, ids in late.items() if ids or settings}
-    folder = keep([as_added(store, made, name, ids) for name, ids in found.items()])
-    name, number, run_id = min(found), sum(map(len, found.values())), made.folder.id
-    what = f"{number:,} chunks came or changed since it was read, such as {min(found[name])}" if number else settings
+    """Export `late`, ids by collection, and return the error. `settings` names those of the one collection that changed."""
+    affected = {name: ids for name, ids in late.items() if ids or settings}
+    folder = keep([as_added(store, written, name, ids) for name, ids in affected.items()])
+    name, number, run_id = min(affected), sum(map(len, affected.values())), written.folder.id
+    problem = (
+        f"{number:,} chunks came or changed since it was read, such as {min(affected[name])}" if number else settings
+    )
     return Terminal(
-        ReasonCode.TARGET_IN_USE, f"{what}{'' if number else ' changed since it was read'}. They are still there, and exported "
-        f"to {folder}",
+        ReasonCode.TARGET_IN_USE,
+        f"{problem}{'' if number else ' changed since it was read'}. They are still there, and exported to {folder}",
         where=f"collection {name} of {store.label}",
         next_step="Find out who still writes there and stop it; put into the source what is wanted of them. Then repeat, which "
         f"removes them: {RUNBOOK} rollback {run_id}",
@@ -151,7 +159,7 @@ def _in_use(
 
 
 class RollbackStep(NotebookStep):
-    """One method a stage; each can be repeated."""
+    """The notebook's view: one method for each stage; each can be repeated."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.of = run, StageContext(run)
@@ -169,7 +177,7 @@ class RollbackStep(NotebookStep):
     # -- the stages ----------------------------------------------------------------------------------------------------
 
     def plan(self) -> pd.DataFrame:
-        """What will be done, in order, and on whose orders."""
+        """The stages in order, and who ordered the rollback."""
         rows = outline.outline(self.run.home)
         self.run.fact("plan", rows)
         if self.run.rehearsal and self.of.state.orders.why == outline.DRILL:
@@ -180,9 +188,10 @@ class RollbackStep(NotebookStep):
         return pd.DataFrame(rows, columns=["stage", "what"])
 
     def stop(self) -> str:
-        """Nobody works on the run but this rollback. (`runbook rollback` stops it before this notebook begins.)"""
+        """Check that no other process works on the run. (`runbook rollback` stops it before this notebook begins.)"""
         with self.of.stage(outline.STOP) as row:
-            if others := others_at_work(self.run.home):
+            others = others_at_work(self.run.home)
+            if others:
                 pid, host = min(others.items())
                 raise WorldError(ReasonCode.MIGRATION_RUNS, f"process {pid} on {host} works on run {self.run.id}",
                                  next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
@@ -196,42 +205,42 @@ class RollbackStep(NotebookStep):
         return str(row["said"])
 
     def prove_source(self) -> pd.DataFrame:
-        """Every chunk of the source against the snapshot; mended from it where that was ordered."""
+        """Compare every chunk of the source with the snapshot; repair the source from it where that was ordered."""
         return self.source.prove()
 
     def client_writes(self) -> pd.DataFrame:
-        """What clients wrote to the target since the cutover, exported; stops where nobody has decided about it."""
+        """Export what clients wrote to the target since the cutover; stop where nobody has decided about it."""
         return self.clients.look(outline.WRITES)
 
     def replay(self) -> pd.DataFrame:
-        """These writes, at the source, compared chunk by chunk."""
+        """Write these changes to the source, compared chunk by chunk."""
         return self.clients.replay(outline.REPLAY)
 
     def put_back(self) -> list[str]:
-        """Configuration files byte for byte, restart, health; then the source is read as clients read it."""
+        """Restore the configuration files byte for byte, restart, check health; then read the source as clients do."""
         if self.run.dry_run:
-            said = [f"would put back {f.path} ({f.now})" for f in self.of.cutover.files] if self.of.cutover else []
-            return said or ["no configuration file was changed by this run"]
+            lines = [f"would put back {f.path} ({f.now})" for f in self.of.cutover.files] if self.of.cutover else []
+            return lines or ["no configuration file was changed by this run"]
         with self.of.stage(outline.FILES) as row:
-            said = put_back(self.run.home, f"rollback: {self.of.state.orders.why or 'ordered'}", self.run.step)
+            lines = put_back(self.run.home, f"rollback: {self.of.state.orders.why or 'ordered'}", self.run.step)
             self.of.cutover = CutoverState.load(self.run.workspace)
-            off = [f.path for f in self.of.cutover.files if f.now != "before"] if self.of.cutover else []
-            self.run.check("configuration files that differ", Verdict.FAIL if off else Verdict.PASS, measured=len(off),
-                           threshold=0, unit="files", reason=ReasonCode.CONFIG_CHANGED if off else "",
-                           detail=", ".join(off))  # fmt: skip
-            said.append(self._reads())
-            row["said"] = "; ".join(said)
-        return said
+            changed = [f.path for f in self.of.cutover.files if f.now != "before"] if self.of.cutover else []
+            self.run.check("configuration files that differ", Verdict.FAIL if changed else Verdict.PASS, measured=len(changed),
+                           threshold=0, unit="files", reason=ReasonCode.CONFIG_CHANGED if changed else "",
+                           detail=", ".join(changed))  # fmt: skip
+            lines.append(self._reads())
+            row["said"] = "; ".join(lines)
+        return lines
 
     def _reads(self) -> str:
         if not self.control.clients_url:
             return "a directory is read by whatever uses it"
         with self.control.probe(self.control.clients_url, "clients' URL") as probe:
-            bad = [a for a in probe.reads() if not a.answered]
-        if bad:
+            failed = [answer for answer in probe.reads() if not answer.answered]
+        if failed:
             raise WorldError(
                 ReasonCode.READS_REFUSED,
-                f"{bad[0].action}: {bad[0].outcome} {bad[0].said}",
+                f"{failed[0].action}: {failed[0].outcome} {failed[0].message}",
                 where=self.control.clients_url,
                 next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}",
             )
@@ -240,23 +249,26 @@ class RollbackStep(NotebookStep):
         return f"reads through {self.control.clients_url} are answered"
 
     def settle(self) -> pd.DataFrame:
-        """The target once more, now that clients are back at the source: what came in between is replayed too."""
+        """Read the target once more, now that clients use the source, and replay what was written in between."""
         if self.run.dry_run:
             return self.clients.table([])
         with self.of.stage(outline.SETTLE) as row:
-            found = self.clients.again()
+            table = self.clients.again()
             row["said"] = self.clients.sentence
-        return found
+            return table
 
     def lift(self) -> str:
-        """Writes go to the source again, proven by one: ours at a server, the application's where the parameters name a probe."""
+        """Let writes to the source through again, and prove it by one: ours at a server, the application's where the parameters
+        name a probe."""
         state = FenceState.load(self.run.workspace)
         if self.run.dry_run:
             return (state.sentence() if state else "") or "there is no fence to lift"
         rules = self.of.cutover.cutover if self.of.cutover is not None else self.run.parameters.cutover
         with self.of.stage(outline.LIFT) as row:
-            said = lift(self.run.home)
-            row["said"] = said.replace(UNTRIED, "the application tries a write next") if rules.write_probe else said
+            outcome = lift(self.run.home)
+            row["said"] = (
+                outcome.replace(UNTRIED, "the application tries a write next") if rules.write_probe else outcome
+            )
             taken = utc_now() if state is not None and self.control.clients_url else ""
         with self.of.stage(outline.TRY) as row:
             tried = try_write(rules, self.run.home, self.run.step)
@@ -269,7 +281,7 @@ class RollbackStep(NotebookStep):
                 )  # fmt: skip
             taken = tried.taken_at or taken
             if tried.taken:
-                said = said.replace(UNTRIED, "a write of the application was taken")
+                outcome = outcome.replace(UNTRIED, "a write of the application was taken")
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
         self.run.fact("fence", {"writes_again": lifted[-1] if lifted else "", "write_taken": taken})
@@ -277,26 +289,20 @@ class RollbackStep(NotebookStep):
         verdict = Verdict.NOT_APPLICABLE if state is None else Verdict.PASS if taken else Verdict.NOT_EXERCISED
         self.run.check(FENCE_END, verdict if open_ else Verdict.FAIL, measured="lifted" if lifted else "none",
                        threshold="lifted" if lifted else None, reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED,
-                       detail=said)  # fmt: skip
-        return said
+                       detail=outcome)  # fmt: skip
+        return outcome
 
     def remove(self) -> pd.DataFrame:
-        """From the target what this run made, and nothing else."""
-        columns = [
-            "collection",
-            "chunks removed",
-            "of them clients'",
-            "collection dropped",
-            "chunks of others in the target",
-        ]
+        """Remove from the target what this run made, and nothing else; one row for each collection."""
+        shares = ("chunks removed", "of them clients'", "collection dropped", "chunks of others in the target")
+        columns = ["collection", *shares]
         target = self.run.parameters.target
         if self.run.dry_run:
-            there = set(self.clients.names())
-            there -= set(self.of.made.replaced(quick_identities(target)) if there else ())
-            would = [
-                (n, f"{len(self.of.made.ids(n)):,} at most", "", "", "") for n in self.of.made.collections if n in there
-            ]
-            return pd.DataFrame(would, columns=columns)
+            present = set(self.clients.names())
+            present -= set(self.of.made.replaced(quick_identities(target)) if present else ())
+            names = [name for name in self.of.made.collections if name in present]
+            planned = [(name, f"{len(self.of.made.ids(name)):,} at most", "", "", "") for name in names]
+            return pd.DataFrame(planned, columns=columns)
         with self.of.stage(outline.REMOVE) as row:
             before, files = self._target_names(), self.source.files()
             rows: list[tuple[str, int, int, bool, int]] = []
@@ -309,12 +315,14 @@ class RollbackStep(NotebookStep):
                 with open_target(target) as store, self.run.progress("Remove", total) as bar:
                     keep = self.clients.keep_late if self.of.in_use else None
                     done = remove(store, self.of.made, known, keep, progress=bar)
-                    rows = [(n, c, done.of_clients[n], n in done.dropped, done.kept.get(n, 0))
+                    rows = [(n, c, done.of_clients[n], n in done.dropped, done.foreign.get(n, 0))
                             for n, c in sorted(done.chunks.items())]  # fmt: skip
                     others = done.others
-                    left = sorted(set(store.names()) & set(self.of.made.collections) - set(done.kept) - set(others))
+                    remaining = sorted(
+                        set(store.names()) & set(self.of.made.collections) - set(done.foreign) - set(others)
+                    )
                     marker = store.lock_holder()
-                self._judge_removal(left, marker, done.kept, others)
+                self._judge_removal(remaining, marker, done.foreign, others)
                 if late := facts.get("late"):
                     self.run.check("clients' late writes", Verdict.WARNING, measured=len(late), threshold=0, unit="exports",
                                    reason=ReasonCode.CLIENT_WRITES, detail=f"not replayed: {', '.join(late)}")  # fmt: skip
@@ -336,11 +344,11 @@ class RollbackStep(NotebookStep):
         return pd.DataFrame(rows, columns=columns)
 
     def _target_names(self) -> list[str] | None:
-        """The target's collections; None where there is no target yet: a directory is not made for a removal."""
+        """The target's collections; None where there is no target: no directory is made for a removal."""
         target = self.run.parameters.target
         if target.path and is_new(Path(target.path)):
             return None
-        return None if lacking(target) else quick_names(target, "target")
+        return None if missing_levels(target) else quick_names(target, "target")
 
     def _refuse_open_target(self) -> None:
         if used := used_by(self.run.parameters.target):
@@ -351,9 +359,9 @@ class RollbackStep(NotebookStep):
             )  # fmt: skip
 
     def _judge_removal(
-        self, left: list[str], marker: dict[str, Any] | None, kept: dict[str, int], others: list[str]
+        self, remaining: list[str], marker: dict[str, Any] | None, foreign: dict[str, int], others: list[str]
     ) -> None:
-        ours = [*left, *(["its lock"] if marker and marker.get("run_id") == self.run.id else [])]
+        ours = [*remaining, *(["its lock"] if marker and marker.get("run_id") == self.run.id else [])]
         self.run.check(
             "collections of this run in the target", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours), threshold=0,
             unit="collections", reason=ReasonCode.TARGET_NOT_CLEAN if ours else "", detail=", ".join(ours),
@@ -362,12 +370,12 @@ class RollbackStep(NotebookStep):
             self.run.check("collections of others in the target", Verdict.WARNING, measured=len(others), threshold=0,
                            unit="collections", reason=ReasonCode.FOREIGN_CHUNKS,
                            detail=f"made anew by somebody since this run did, so they stay: {', '.join(others)}")  # fmt: skip
-        if kept:
-            detail = ", ".join(f"{name}: {count(n, 'chunk')}" for name, n in kept.items())
+        if foreign:
+            detail = ", ".join(f"{name}: {count(n, 'chunk')}" for name, n in foreign.items())
             self.run.check(
                 "chunks of others in the target",
                 Verdict.WARNING,
-                measured=sum(kept.values()),
+                measured=sum(foreign.values()),
                 threshold=0,
                 unit="chunks",
                 reason=ReasonCode.FOREIGN_CHUNKS,
@@ -377,7 +385,7 @@ class RollbackStep(NotebookStep):
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def timeline(self) -> None:
-        """A figure: how long each stage took."""
+        """Draw the duration of each stage."""
         drill = self.run.rehearsal and self.of.state.orders.why == outline.DRILL
         figure = plots.phase_timeline(
             self.run.result.phases, f"{'DRILL: the' if drill else 'The'} stages until the target is clean"
@@ -387,14 +395,14 @@ class RollbackStep(NotebookStep):
         )
 
     def report(self) -> str:
-        """The notice to send and the post-mortem page, with real figures; their paths."""
+        """Write the notice to send and the post-mortem page, with measured figures; return their paths."""
         if self.run.dry_run:
             return "DRY RUN: nothing was changed, so there is nothing to tell."
         paths = postmortem.write(self.run, self.of.state, self.of.cutover)
         return "\n".join(str(path) for path in paths)
 
     def watch(self) -> pd.DataFrame:
-        """Health and queries of the source for `rollback.monitor_minutes`."""
+        """Watch health and queries of the source for `rollback.monitor_minutes`; one row for each sample."""
         columns = ["when", "second", "healthy", "queries", "mean ms", "slowest ms", "problems"]
         if self.run.dry_run:
             return pd.DataFrame(columns=columns)
@@ -402,7 +410,7 @@ class RollbackStep(NotebookStep):
         health = self.of.cutover.cutover.health if self.of.cutover else []
         interval = min(LONGEST_INTERVAL, self.run.parameters.monitoring.interval_seconds, max(seconds / 2, 0.1))
         with self.of.stage(outline.WATCH) as row:
-            unproven = self.of.state.facts.get("unproven")  # then no snapshot says what the source holds
+            unproven = self.of.state.facts.get("unproven")  # no snapshot says what the source holds
             chosen = [] if unproven else measure.choose_probes(self.run, measure.SOURCE, PROBES)
             watcher = Watcher(lambda: open_chosen(self.run), chosen, self.run.parameters.source, health=health)
             with self.run.progress("Watch the source", int(seconds), "seconds") as bar:

@@ -1,7 +1,7 @@
 """Step 14: does the migration fit its window, and who is notified? (Runbook, Sections 1.6 and 1.7.)
 
-What it writes lies in the run's own folder: announcement.txt and invitation.ics. The announcement goes out once for a window:
-a run of this notebook that comes later tells only those channels that did not take it, unless the window was moved.
+This step writes announcement.txt and invitation.ics in the run's folder. The announcement is sent once for a window: a later
+run of this notebook sends it only to channels that did not take it, unless the window was moved.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ _SILENCE = "Alerts: silence them for the window (no command in notify.before doe
 
 
 class ScheduleAndNotifyStep(NotebookStep):
-    """Tables to look at; each adds its checks to the step."""
+    """The notebook's view: each method returns a table or text, and adds its checks to the step."""
 
     def __init__(self, run: RunRecord, now: dt.datetime | None = None) -> None:
         self.run, self.parameters = run, run.parameters
         self.rules = run.parameters.notify
         self.hours = Hours.of(run.parameters)
         self.now = now or now_utc()
-        self.told = Notified()
+        self.notified = Notified()
 
     @cached_property
     def _estimated(self) -> StepResult | None:
-        """The dry run, where it has an estimate."""
-        found = self.run.earlier(Step.DRY_RUN)
-        return found if found is not None and found.facts.get("estimate") else None
+        """The result of the dry run; None where it has no estimate."""
+        result = self.run.earlier(Step.DRY_RUN)
+        return result if result is not None and result.facts.get("estimate") else None
 
     @property
     def _estimate(self) -> Estimate | None:
-        found = self._estimated
-        return Estimate.of(self.parameters, found.facts["estimate"]) if found is not None else None
+        result = self._estimated
+        return Estimate.of(self.parameters, result.facts["estimate"]) if result is not None else None
 
     # -- the window ----------------------------------------------------------------------------------------------------
 
     def window(self) -> pd.DataFrame:
-        """When the window is, what is kept free around it, and how long that is from now."""
+        """The window, the buffer around it, and the time until it begins."""
         columns = ["what", "value"]
         hours = self.hours
         if hours is None:
@@ -91,8 +91,8 @@ class ScheduleAndNotifyStep(NotebookStep):
                        reason=ReasonCode.OUTSIDE_WINDOW if over else "",
                        detail=f"it closed at {moment(hours.closes)}, and steps 20, 22 and 25 will not start: move window.start"
                        if over else f"{moment(hours.start)}, {duration((hours.end - hours.start).total_seconds())}")  # fmt: skip
-        told_at = min((e.when for e in self._announced if e.result == DELIVERED), default="")
-        lead = hours.start - (dt.datetime.fromisoformat(told_at) if told_at else self.now)
+        announced_at = min((e.when for e in self._announced if e.result == DELIVERED), default="")
+        lead = hours.start - (dt.datetime.fromisoformat(announced_at) if announced_at else self.now)
         if (self.rules.urls or self.rules.stakeholders) and not over:
             late = lead < _DAY
             short = Verdict.NOT_EXERCISED if self.run.rehearsal else Verdict.WARNING
@@ -101,19 +101,20 @@ class ScheduleAndNotifyStep(NotebookStep):
             self.run.check("notice before the window", short if late else Verdict.PASS, measured=max(0.0, round(lead / _DAY, 2)),
                            threshold=1, relation="≥", unit="days", reason=ReasonCode.LATE_NOTICE,
                            detail=f"{when}; the runbook notifies everybody 24 hours before" if late else "")  # fmt: skip
-        left = (hours.start - self.now).total_seconds()
+        remaining = (hours.start - self.now).total_seconds()
         rows = [
             ("begins", moment(hours.start)),
             ("ends", moment(hours.end)),
             ("opens, with its buffer", moment(hours.opens)),
             ("closes, with its buffer", moment(hours.closes)),
             ("blackout", self.parameters.window.blackout or "none"),
-            ("from now", duration(left) if left > 0 else "it has begun"),
+            ("from now", duration(remaining) if remaining > 0 else "it has begun"),
         ]
         return pd.DataFrame(rows, columns=columns)
 
     def fits(self) -> pd.DataFrame:
-        """The dry run's estimate on the clock of the window, and a rollback behind it."""
+        """One row for each part of the migration with its time in the window, and a rollback after it. Raises UsageError where
+        the dry run made no estimate."""
         columns = ["part of the migration", "from", "to", "seconds", "basis"]
         if self.hours is None:
             self.run.check(
@@ -135,13 +136,13 @@ class ScheduleAndNotifyStep(NotebookStep):
         verdict = Verdict.PASS if spare >= 0 else Verdict.WARNING if buffered >= 0 else Verdict.FAIL
         need = estimate.seconds + estimate.rollback_seconds
         behind = f"{duration(estimate.rollback_seconds)} for a rollback behind it (estimated; NOT EXERCISED)"
-        said = (f"{duration(estimate.seconds)} of work and {behind}; "
+        detail = (f"{duration(estimate.seconds)} of work and {behind}; "
                 + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
                    + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")
                    + f"; {estimate.longest}"))  # fmt: skip
         self.run.check("time needed in the window", verdict, measured=round(need, 1),
                        parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), relation="≤", unit="s",
-                       reason="" if verdict is Verdict.PASS else ReasonCode.NIGHT_TOO_LONG, detail=said)  # fmt: skip
+                       reason="" if verdict is Verdict.PASS else ReasonCode.NIGHT_TOO_LONG, detail=detail)  # fmt: skip
         self.run.fact("night", {
             "seconds": estimate.seconds, "way_back_seconds": estimate.rollback_seconds, "spare_seconds": spare,
             "last_safe_moment": estimate.last_safe_moment(hours).isoformat(),
@@ -157,13 +158,13 @@ class ScheduleAndNotifyStep(NotebookStep):
     # -- telling -------------------------------------------------------------------------------------------------------
 
     def announcement(self) -> str:
-        """The runbook's announcement, filled in; kept as announcement.txt."""
+        """The runbook's announcement, filled in; written to announcement.txt."""
         text = announcement(self.run.home, **self._about())
         self._keep(ANNOUNCEMENT, text.encode("utf-8"))
         return text
 
     def invitation(self) -> str:
-        """The window as invitation.ics; where it lies."""
+        """Write the window to invitation.ics; return its path."""
         if self.hours is None:
             self.run.check(
                 "invitation", Verdict.NOT_EXERCISED, measured="none", threshold="written", detail="no window is named"
@@ -174,13 +175,13 @@ class ScheduleAndNotifyStep(NotebookStep):
         return f"{path}: mail it, or open it in a calendar. E-mail channels carry it with the announcement."
 
     def commands(self) -> pd.DataFrame:
-        """What will run before step 20 and when the run has ended. Nothing runs now."""
+        """The commands that will run before step 20 and after the run. Run nothing now."""
         rows, missing = [], []
         for name, commands in (("before", self.rules.before), ("after", self.rules.after)):
             for command in commands:
-                found = shutil.which(command[0])
-                missing += [] if found else [command[0]]
-                rows.append((f"notify.{name}", " ".join(command), found or "is not found, or cannot be executed"))
+                path = shutil.which(command[0])
+                missing += [] if path else [command[0]]
+                rows.append((f"notify.{name}", " ".join(command), path or "is not found, or cannot be executed"))
         verdict = Verdict.WARNING if missing else Verdict.PASS if rows else Verdict.NOT_EXERCISED
         detail = ", ".join(missing) if rows else "none are named"
         self.run.check("commands around the migration", verdict, measured=len(rows) - len(missing), threshold=len(rows),
@@ -201,7 +202,8 @@ class ScheduleAndNotifyStep(NotebookStep):
                 detail="notify.urls names no channel",
             )
             return pd.DataFrame(columns=columns)
-        if (blank := self.parameters.placeholders()) and not self.run.dry_run:
+        blank = self.parameters.placeholders()
+        if blank and not self.run.dry_run:
             self.run.check(
                 "announcement",
                 Verdict.FAIL,
@@ -217,9 +219,9 @@ class ScheduleAndNotifyStep(NotebookStep):
                 [(str(url), "not sent", f"<…> in {blank[0]}", 0.0) for url in self.rules.urls], columns=columns
             )
         path = self.run.folder / INVITATION
-        self.told = tell(self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, again=True, say=print,
+        self.notified = tell(self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, again=True, say=print,
                          attach=path if path.is_file() else None, **self._about())  # fmt: skip
-        failed, sent = self.told.failed, self.told.deliveries
+        failed, sent = self.notified.failed, self.notified.deliveries
         bad = bool(failed) or not sent
         dry = self.run.dry_run
         self.run.check(
@@ -233,7 +235,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         return pd.DataFrame([(d.channel, d.result, d.said, d.seconds) for d in sent], columns=columns)
 
     def done(self, item: str, by: str) -> str:
-        """Write down that a person did something of the checklist, such as the status page."""
+        """Record that a person did an item of the checklist, such as the status page. Raises UsageError for an unknown item."""
         known = self._by_hand
         if item not in known:
             hint = f"It has: {'; '.join(known) or 'nothing'}."
@@ -244,7 +246,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         return f"Written down: {item}, done by {by.strip()}."
 
     def checklist(self) -> pd.DataFrame:
-        """Who was notified, when, by which channel, with what result; and what a person has to do by hand."""
+        """Who was notified, when, by which channel, with which result; and what has to be done by hand."""
         nobody = ["(notify.stakeholders names nobody)"] if self.rules.urls else []
         rows = [(who, *row) for who in self.rules.stakeholders or nobody for row in self._channels()]
         done = {e.key: e for e in read(self.run.folder) if e.event == DONE_BY_HAND}
@@ -289,18 +291,17 @@ class ScheduleAndNotifyStep(NotebookStep):
             )
         blank = self.parameters.placeholders()
         nobody = [key for key in unnamed(self.parameters.contacts) if key not in blank]
-        said = [
-            f"{what}: {', '.join(keys)}" for what, keys in (("still <…>", blank), ("nobody is named", nobody)) if keys
-        ]
-        if left := [*blank, *nobody]:
+        keys = [*blank, *nobody]
+        problems = [f"still <…>: {', '.join(blank)}"] if blank else []
+        problems += [f"nobody is named: {', '.join(nobody)}"] if nobody else []
+        if keys:
+            # step 10 refuses a run that is to come this far
             strict = must_be_named(self.parameters) and not self.run.rehearsal and kernel.under_runner()
-            refused = strict and unnamed(
-                self.parameters.contacts, people=True
-            )  # step 10 refuses a run that was to come so far
-            self.run.check(UNNAMED, Verdict.FAIL if refused else Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
-                           reason=ReasonCode.NOBODY_NAMED, detail="; ".join(said))  # fmt: skip
+            refused = strict and unnamed(self.parameters.contacts, people=True)
+            self.run.check(UNNAMED, Verdict.FAIL if refused else Verdict.WARNING, measured=len(keys), threshold=0, unit="keys",
+                           reason=ReasonCode.NOBODY_NAMED, detail="; ".join(problems))  # fmt: skip
             print(
-                f"Name them before step {Step.FENCE_WRITES}: {self._name_them(left, '--retry', Step.SCHEDULE_AND_NOTIFY)}"
+                f"Name them before step {Step.FENCE_WRITES}: {self._name_them(keys, '--retry', Step.SCHEDULE_AND_NOTIFY)}"
             )
 
     def _name_them(self, keys: list[str], *options: str) -> str:
@@ -310,7 +311,7 @@ class ScheduleAndNotifyStep(NotebookStep):
 
     @property
     def _by_hand(self) -> list[str]:
-        """What a person does; silencing alerts too, where people are notified and no command does it."""
+        """What a person has to do; also silencing alerts, where people are notified and no command does it."""
         wanted = (self.rules.stakeholders or self.rules.urls) and not Around(self.run.home).rules.before
         return [*self.rules.by_hand, *([_SILENCE] if wanted and self.hours is not None else [])]
 
@@ -319,7 +320,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         return [e for e in read(self.run.folder) if (e.event, e.key) == (Event.ANNOUNCEMENT, self._key)]
 
     def _channels(self) -> list[tuple[str, str, str]]:
-        """(channel, when, result) of the announcement, the newest of each."""
+        """(channel, when, result) of the latest announcement on each channel."""
         newest = {e.channel: e for e in self._announced}
         rows = []
         for url in self.rules.urls:
@@ -330,7 +331,7 @@ class ScheduleAndNotifyStep(NotebookStep):
 
     @property
     def _key(self) -> str:
-        """One announcement for each window."""
+        """The key of the announcement: one for each window."""
         return (
             f"{self.hours.start.isoformat()} to {self.hours.end.isoformat()}" if self.hours is not None else "no window"
         )
@@ -351,7 +352,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         }
 
     def _keep(self, name: str, data: bytes) -> Path:
-        """Write a file of the run; one of an earlier time that says something else stays as history."""
+        """Write a file of the run; keep an earlier, different one as history."""
         path = self.run.folder / name
         if path.is_file() and path.read_bytes() != data:
             set_aside(self.run.home, [path])
@@ -364,8 +365,8 @@ _PRODUCT = "-//chroma-migration-runbook//maintenance window//EN"
 
 
 def invitation(folder: RunState, parameters: Parameters, hours: Hours) -> bytes:
-    """The window as one entry. Its UID is the run's, its stamp the run's creation, its sequence the changes of parameters:
-    a calendar that has it already takes a moved window for the same meeting."""
+    """The window as one iCalendar entry, UTF-8. Its UID is the run's, its stamp the run's creation, its sequence the number of
+    changed parameters: a calendar takes a moved window for the same meeting."""
     facts = folder.facts
     mark = "REHEARSAL: " if facts["rehearsal"] else ""
     rules, contacts = parameters.window, parameters.contacts.named
@@ -381,8 +382,9 @@ def invitation(folder: RunState, parameters: Parameters, hours: Hours) -> bytes:
     entry.add("dtend", hours.end)
     entry.add("summary", formatting.text(f"{mark}{parameters.name}: database migration, maintenance window"))
     entry.add("description", "\n".join(_described(parameters, hours, folder)))
-    if where := contacts.war_room or contacts.channel:
-        entry.add("location", formatting.text(where))
+    location = contacts.war_room or contacts.channel
+    if location:
+        entry.add("location", formatting.text(location))
     entry.add("categories", ["MAINTENANCE"])
     entry.add("status", "CONFIRMED")
     entry.add("transp", "OPAQUE")
@@ -399,7 +401,7 @@ def invitation(folder: RunState, parameters: Parameters, hours: Hours) -> bytes:
 def _described(parameters: Parameters, hours: Hours, folder: RunFolder) -> list[str]:
     contacts, blackout = parameters.contacts.named, parameters.window.blackout
     rows = [
-        f"Run {folder.id}: {parameters.source_said} to {parameters.target.label}",
+        f"Run {folder.id}: {parameters.source_label} to {parameters.target.label}",
         f"Kept free before and after: {formatting.moment(hours.opens)} to {formatting.moment(hours.closes)}",
         f"Blackout: {blackout}" if blackout and not is_placeholder(blackout) else "",
         f"Channel: {contacts.channel}" if contacts.channel else "",

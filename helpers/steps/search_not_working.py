@@ -1,4 +1,4 @@
-"""44: search does not work: vectors of another model, another distance space, or ids that the index does not find."""
+"""Notebook 44: search does not work: vectors of another model, another distance space, or ids that the index does not find."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ from helpers.validation.search import named_queries
 COLUMNS = [
     "target", "chunks", "dimension", "space", "other vectors", "median change", "probed", "beyond reach", "wrong", "says",
 ]  # fmt: skip
-ANOTHER_MODEL = 0.5  # share of vectors that differ, by more than half their length: no accident
+ANOTHER_MODEL = 0.5  # share of vectors that differ by more than half their length: too many for an accident
 
 
 class SearchNotWorkingStep(StagedTroubleshooter):
-    """Every vector against the staged one, and every id (or `probes` of each target) searched by its own vector.
+    """Compares every vector with the staged one, and searches every id (or `probes` of each target) by its own vector.
 
-    The mend deletes and adds again what differs and what the index does not find; each id that it touched is probed.
+    The repair deletes and adds again the chunks that differ or that the index does not find, and then probes each of them.
     """
 
     code = ReasonCode.SEARCH_NOT_EQUIVALENT
     kinds = (ReasonCode.VECTOR_DIFFERS,)
-    probes = 2_000  # a target; all of them where it holds fewer
+    probes = 2_000  # at most, for each target collection
     _unreachable: dict[str, list[str]] | None = None
 
     def look(self) -> Found:
         self.all_differences(anew=True)
         self._unreachable = {}
-        rows = []
-        staged = self.staged
+        rows, staged = [], self.staged
         assert staged is not None
-        with self.target() as (store, there):
+        with self.target() as (store, names):
             for name in sorted(staged.files):
-                if store is not None and name in there and staged.rows(name):
+                if store is not None and name in names and staged.rows(name):
                     rows.append(self._target(store, name))
         table = pd.DataFrame(rows, columns=COLUMNS)
-        said = "; ".join(f"{name}: {says}" for name, says in table[["target", "says"]].to_numpy() if says)
-        return Found(table, int(table["wrong"].sum()), said, "chunks")
+        sentence = "; ".join(f"{name}: {says}" for name, says in table[["target", "says"]].to_numpy() if says)
+        return Found(table, int(table["wrong"].sum()), sentence, "chunks")
 
     def _target(self, store: ClientStore, name: str) -> tuple[Any, ...]:
         info = store.info(name)
@@ -61,19 +60,9 @@ class SearchNotWorkingStep(StagedTroubleshooter):
         expected = {i.space for i in self.snapshot.collections() if i.name == name}
         if expected and info.space not in expected:
             says.append(f"distances are {info.space}, the source's {', '.join(sorted(expected))}: migrate it again")
-        wrong = len(other | set(lost)) + bool(expected and info.space not in expected)
-        return (
-            name,
-            info.count,
-            info.dimension,
-            info.space,
-            len(other),
-            change,
-            probed,
-            len(lost),
-            wrong,
-            "; ".join(says),
-        )
+        affected = len(other | set(lost)) + bool(expected and info.space not in expected)
+        shape = (info.count, info.dimension, info.space)
+        return (name, *shape, len(other), change, probed, len(lost), affected, "; ".join(says))
 
     def _median_change(self, store: ClientStore, name: str, other: set[str]) -> float:
         """Median of |staged - target| / |staged| over at most 500 of the vectors that differ."""
@@ -82,17 +71,17 @@ class SearchNotWorkingStep(StagedTroubleshooter):
         assert staged is not None
         for batch in staged_chunks(staged, self.aside, name):
             mine = batch.take([i for i, chunk in enumerate(batch.ids) if chunk in some])
-            found = store.read(name, mine.ids) if len(mine) else ChunkBatch.empty()
-            where = {chunk: i for i, chunk in enumerate(found.ids)}
+            stored = store.read(name, mine.ids) if len(mine) else ChunkBatch.empty()
+            where = {chunk: i for i, chunk in enumerate(stored.ids)}
             for i, chunk in enumerate(mine.ids):
-                if chunk in where and found.dimension == mine.dimension:
+                if chunk in where and stored.dimension == mine.dimension:
                     a = mine.embeddings[i].astype(np.float64)
-                    gap = float(np.linalg.norm(a - found.embeddings[where[chunk]]))
+                    gap = float(np.linalg.norm(a - stored.embeddings[where[chunk]]))
                     changes.append(gap / max(float(np.linalg.norm(a)), 1e-300))
         return round(float(np.median(changes)), 4) if changes else float("inf")
 
     def _reach(self, store: ClientStore, name: str) -> tuple[int, list[str]]:
-        """(ids probed, those that their own stored vector does not find), evenly over the ids in their order."""
+        """(number of ids probed, evenly over the sorted ids; those that their own stored vector does not find)."""
         ids = sorted(store.ids(name))
         every = max(1, -(-len(ids) // self.probes))
         chosen = ids[::every]
@@ -109,23 +98,23 @@ class SearchNotWorkingStep(StagedTroubleshooter):
         done = super().apply(**options)
         with self.target() as (store, _):
             assert store is not None
-            left = {name: beyond_reach(store, name, ids) for name, ids in touched.items()}
-        self.run.fact("touched_and_beyond_reach", left)
-        return done.assign(**{"beyond reach": [len(left[name]) for name in done["target"]]})
+            unreachable = {name: beyond_reach(store, name, ids) for name, ids in touched.items()}
+        self.run.fact("touched_and_beyond_reach", unreachable)
+        return done.assign(**{"beyond reach": [len(unreachable[name]) for name in done["target"]]})
 
     def queries(self) -> pd.DataFrame:
-        """The named text queries of the parameters, asked of the target now."""
-        with self.target() as (store, there):
+        """Ask the target the named text queries of the parameters."""
+        with self.target() as (store, names):
             if store is None:
                 return pd.DataFrame()
-            spaces = {name: store.info(name).space for name in sorted(there)}
-            return pd.DataFrame(named_queries(store, self.run.parameters, spaces, lambda _: sorted(there)))
+            spaces = {name: store.info(name).space for name in sorted(names)}
+            return pd.DataFrame(named_queries(store, self.run.parameters, spaces, lambda _: sorted(names)))
 
     def ask(self, target: str, chunk: str, k: int = NEAR) -> pd.DataFrame:
-        """What a search by the stored vector of one chunk finds in a target: id, distance, document."""
+        """The `k` nearest to one chunk's stored vector in a target: id, distance, document."""
         with self.target() as (store, _):
             assert store is not None
             answer = store.query(target, store.read(target, [chunk]).embeddings, k)[0]
-            found = store.read(target, [i for i, _ in answer], embeddings=False)
-        documents = dict(zip(found.ids, found.documents, strict=True))
+            batch = store.read(target, [i for i, _ in answer], embeddings=False)
+        documents = dict(zip(batch.ids, batch.documents, strict=True))
         return pd.DataFrame([(i, d, documents.get(i)) for i, d in answer], columns=["id", "distance", "document"])

@@ -1,4 +1,4 @@
-"""Step 21: the recovery point that is then migrated from. (Runbook, Section 2, Step 2.)"""
+"""Step 21: take the snapshot, the recovery point that the migration then reads. (Runbook, Section 2, Step 2.)"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RESCUED = {
 
 
 def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
-    """The mark of what was rescued from a damaged index: a warning with counts and ids; nothing where nothing was."""
+    """Record a warning with counts and ids for vectors rescued from a damaged index; nothing where none was."""
     fates: dict[str, list[dict[str, str]]] = {}
     for repair in snapshot.manifest.get("repairs", ()):
         if repair["repair"] in _RESCUED:
@@ -50,7 +50,7 @@ def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
 
 
 def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
-    """A new snapshot of the chosen collections, its id made of run and step; an earlier attempt's stays where it is."""
+    """Take a new snapshot of the chosen collections; its id names run and step. The one of an earlier attempt stays."""
     names = chosen(store.names(), run.parameters)
     total = sum(store.count(n) for n in names)
     if not run.parameters.source.is_embedded:
@@ -60,12 +60,13 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
 
 
 def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
-    """Re-read every byte and record what was proven; size is judged against rows × dimension × 4 bytes."""
+    """Re-read every byte of the snapshot, record the checks, and return one row for each collection. The size is compared with
+    rows × dimension × 4 bytes."""
     with run.phase("verify snapshot", snapshot.total), run.progress("Verify the snapshot", snapshot.total) as bar:
         counted = snapshot.verify(bar)
     infos = snapshot.collections()
     need = sum((i.count - _lost(snapshot, i.name)) * (i.dimension or 0) * 4 for i in infos)
-    # Vectors of random bits do not compress; 0.3 leaves room for real ones that do, and catches an empty export.
+    # 0.3 allows for vectors that compress well, and still detects an empty export.
     enough = snapshot.size() >= 0.3 * need
     run.check(
         "chunks read back from the snapshot",
@@ -96,27 +97,27 @@ def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
 
 
 def judge_counts(run: RunRecord, snapshot: Snapshot, parameters: Parameters) -> None:
-    """Chunks in the snapshot against what is expected of the source, within the tolerance."""
+    """Check the chunks in the snapshot against `expected.total`, within the tolerance."""
     expected = parameters.expected
     if expected.total is None:
         return
-    found = snapshot.total
-    ok = abs(found - expected.total) <= expected.tolerance
+    total = snapshot.total
+    within = abs(total - expected.total) <= expected.tolerance
     run.check(
         "chunks in the snapshot",
-        Verdict.PASS if ok else Verdict.FAIL,
-        measured=abs(found - expected.total),
+        Verdict.PASS if within else Verdict.FAIL,
+        measured=abs(total - expected.total),
         parameter="expected.total",
         threshold=expected.tolerance,
         relation="≤",
         unit="too many or too few",
-        detail=f"{found:,} of {expected.total:,} expected (expected.total)",
-        reason="" if ok else ReasonCode.COUNT_MISMATCH,
+        detail=f"{total:,} of {expected.total:,} expected (expected.total)",
+        reason="" if within else ReasonCode.COUNT_MISMATCH,
     )
 
 
 def _moment(snapshot: Snapshot) -> str:
-    """What moment an export in several sessions shows; "" for one that was never interrupted."""
+    """The moments that an export in several sessions shows; "" for one that was not interrupted."""
     sessions = snapshot.manifest.get("sessions", [])
     if len(sessions) < 2:
         return ""
@@ -131,15 +132,15 @@ def _lost(snapshot: Snapshot, name: str) -> int:
 
 
 class SnapshotStep(NotebookStep):
-    """The notebook's view: take it, then prove it."""
+    """The notebook's view: take the snapshot, then verify it."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.snapshot: Snapshot | None = None
 
     def take(self) -> pd.DataFrame:
-        """Read the source into a new snapshot; counts by collection. With `migration.method: files` the copy that it is read
-        from is kept and proven whole: its files are what step 22 copies."""
+        """Read the source into a new snapshot; chunks by collection. With `migration.method: files` the copy that is read is kept
+        and proven whole: step 22 copies its files."""
         parameters, folder = self.run.parameters, self.run.workspace
         files = parameters.migration.method == FILES
         with open_chosen(self.run, shipping.place(folder) if files else None) as store:
@@ -149,16 +150,16 @@ class SnapshotStep(NotebookStep):
                     shipping.require_whole(store, self.snapshot, parameters.source, self.run.id)
         if files:
             with self.run.phase(shipping.LISTING, self.snapshot.total):
-                kept = shipping.keep(folder, resolve_path(str(parameters.source.path)), self.snapshot)
+                copy = shipping.keep(folder, resolve_path(str(parameters.source.path)), self.snapshot)
             self.run.check("copy of the source, to be shipped", Verdict.PASS, measured="whole", threshold="whole",
-                           detail=f"{count(len(kept.files), 'file')}, {size(kept.bytes)}; no damage, each page of its database "
+                           detail=f"{count(len(copy.files), 'file')}, {size(copy.bytes)}; no damage, each page of its database "
                            "checked. What was deleted may still be in files; rows leave it behind")  # fmt: skip
         judge_counts(self.run, self.snapshot, self.run.parameters)
         rows = [(i.name, i.count) for i in self.snapshot.collections()]
         return pd.DataFrame(rows, columns=["collection", "chunks"])
 
     def verify(self) -> pd.DataFrame:
-        """Every byte again; what each collection holds."""
+        """Re-read every byte; one row for each collection."""
         if self.snapshot is None:
             self.take()
         assert self.snapshot is not None

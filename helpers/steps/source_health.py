@@ -1,6 +1,6 @@
 """Step 10: is the source there, whole, and what it claims to be? (Runbook, Sections 1.1 and 1.2.)
 
-The source is opened once, whatever is asked afterwards. What cannot be opened at all is a `RunbookError` of the stores.
+The source is opened once for all methods. The stores raise a `RunbookError` where it cannot be opened.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from helpers.snapshots.snapshot import part_rows
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
 from helpers.stores.creation import refused_name, unsupported
-from helpers.stores.diagnosis import Diagnosis, examine, of_1_x, source_layout, source_version
-from helpers.stores.layout import DATABASE, VOLUMES, is_duckdb_layout
+from helpers.stores.diagnosis import Diagnosis, examine, of_1_x, other_databases, source_layout, source_version
+from helpers.stores.layout import DATABASE, USUAL, VOLUMES, is_duckdb_layout
 from helpers.stores.repair import migrations
 from helpers.stores.rescue import ARRIVED
 
@@ -47,9 +47,9 @@ _Row = tuple[str, int | None, int | None, int | None, str]  # collection, expect
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What one visit to the source saw. `infos` are the collections that the filter lets through, `left_out` the chunks of
-    the others (None where those cannot be counted), `text_queries` "" or why a collection cannot be asked in words.
+class _Observed:
+    """What was read from the source. `infos`: the collections that the filter selects. `left_out`: chunks of each other
+    collection (None where they cannot be counted). `text_queries`: "" or the reason why a collection takes no text query.
     """
 
     label: str
@@ -60,10 +60,10 @@ class _Look:
     text_queries: dict[str, str]
     findings: tuple[str, ...]
     repairs: tuple[str, ...]  # the kind of each
-    place: str  # tenant and database, as the key resolved them
-    cost: Estimate | None  # of reading it whole; None for a directory
+    place: str  # tenant and database, as the key resolves them
+    cost: Estimate | None  # of reading the whole source; None for a directory
     limits: dict[str, int]
-    learnt: tuple[str, ...]  # of the limits, from refusals
+    learnt: tuple[str, ...]  # limits learnt from refusals
     diagnosis: Diagnosis
 
 
@@ -85,14 +85,14 @@ def is_of_0_x(endpoint: Endpoint, reported: str) -> bool:
 
 
 class SourceHealthStep(NotebookStep):
-    """Three tables to look at, each of which adds its checks to the step: `reach`, `counts`, `shapes`."""
+    """The notebook's view: each method returns a table, and adds its checks to the step."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.expected = run.parameters.expected
 
     @cached_property
-    def _look(self) -> _Look:
+    def _observed(self) -> _Observed:
         with self.run.phase("look") as phase, open_chosen(self.run) as store:
             selects = self.run.parameters.collections.selects
             infos = [store.info(name) for name in store.names() if selects(name)]
@@ -100,86 +100,113 @@ class SourceHealthStep(NotebookStep):
             phase.chunks = sum(info.count for info in infos)
             reasons = {info.name: store.text_queries_available(info.name) for info in infos}
             source = self.run.parameters.source
-            client = getattr(store, "client", source)  # its tenant and database are those that the key opens
+            client = getattr(store, "client", source)  # has the tenant and database that the key opens
             cost = None if source.is_embedded else estimate(store, infos, self.run.parameters.migration.workers)
             with self.run.progress("Read the source", phase.chunks) as bar:
-                found = examine(store, source, [info.name for info in infos], progress=bar)
-            return _Look(
+                diagnosis = examine(store, source, [info.name for info in infos], progress=bar)
+            return _Observed(
                 store.label, store.version, store.protocol, infos, left_out, reasons,
                 tuple(getattr(store, "findings", ())),
                 tuple(r["repair"] for r in getattr(store, "repairs", ()) if r["repair"] not in ARRIVED),
-                f"{client.tenant} / {client.database}", cost, store.limits().known(), store.learnt, found,
+                f"{client.tenant} / {client.database}", cost, store.limits().known(), store.learnt, diagnosis,
             )  # fmt: skip
 
     def reach(self) -> pd.DataFrame:
-        """Where the source is, what speaks there, how much it holds. One row a fact."""
-        look, endpoint = self._look, self.run.parameters.source
+        """The source's address, layout, protocol, version, collections and chunks. One row a fact."""
+        observed, endpoint = self._observed, self.run.parameters.source
         self.run.check("version of the source", Verdict.PASS, measured="readable", threshold="readable",
-                       detail=f"{look.version}; {look.label}")  # fmt: skip
+                       detail=f"{observed.version}; {observed.label}")  # fmt: skip
         check_connection(self.run, "source", endpoint)
         self.run.check(
             "collections to migrate",
-            Verdict.PASS if self._look.infos else Verdict.FAIL,
-            measured=len(self._look.infos),
+            Verdict.PASS if self._observed.infos else Verdict.FAIL,
+            measured=len(self._observed.infos),
             threshold=1,
             relation="≥",
             unit="collections",
-            reason="" if self._look.infos else REASON,
+            reason="" if self._observed.infos else REASON,
             detail=""
-            if self._look.infos
+            if self._observed.infos
             else "Nothing to migrate. Check tenant, database, path and the collections filter"
             + (f", and the server's volume: {VOLUMES}." if self.run.parameters.source.url else "."),
         )
-        self.run.fact("source", look.label)
-        self.run.fact("source_version", look.version)
-        hint = " (every 1.x server says 1.0.0)" if look.version == "1.0.0" else ""
+        self._other_databases()
+        self.run.fact("source", observed.label)
+        self.run.fact("source_version", observed.version)
+        hint = " (every 1.x server says 1.0.0)" if observed.version == "1.0.0" else ""
         facts = {
-            "source": look.label,
+            "source": observed.label,
             "layout": source_layout(endpoint),
-            "protocol": look.protocol,
-            f"version {'that reads it here' if endpoint.path else 'it reports'}": look.version + hint,
-            "tenant / database": look.place,
-            "collections": len(look.infos) + len(look.left_out),
-            "chunks": sum(info.count for info in look.infos) + sum(n or 0 for n in look.left_out.values()),
+            "protocol": observed.protocol,
+            f"version {'that reads it here' if endpoint.path else 'it reports'}": observed.version + hint,
+            "tenant / database": observed.place,
+            "collections": len(observed.infos) + len(observed.left_out),
+            "chunks": sum(info.count for info in observed.infos) + sum(n or 0 for n in observed.left_out.values()),
         }
         return pd.DataFrame({"value": pd.Series(facts, dtype=object)})
 
+    def _other_databases(self) -> None:
+        """A warning where others hold collections and the parameters chose none: neither by name nor by `*` or a table."""
+        source = self.run.parameters.source
+        tenant, _, database = self._observed.place.partition(" / ")
+        others = other_databases(source, (tenant, database))
+        chosen = (source.tenant, source.database) != USUAL or self.run.home.facts.get("group")
+        verdict = (
+            Verdict.NOT_EXERCISED if others is None else Verdict.WARNING if others and not chosen else Verdict.PASS
+        )
+        said = "the source does not list its databases" if others is None else ""
+        if others:
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            said = f"not read by this run: {', '.join(others[:5])}{more}. Name source.tenant and source.database, or * for all"
+        self.run.check(
+            "other databases with collections", verdict, measured=None if others is None else len(others),
+            threshold=None if chosen and others else 0, unit="databases",
+            reason=ReasonCode.SOURCE_FINDINGS if verdict is Verdict.WARNING else "", detail=said,
+        )  # fmt: skip
+
     def identity(self) -> pd.DataFrame:
-        """What the source is: layout, version as far as it can be known, what was found odd, what that risks."""
-        look, endpoint = self._look, self.run.parameters.source
-        odd = [*look.findings, *(f"{i.name}: {finding}" for i in look.infos for finding in i.findings)]
-        rows = [("layout", source_layout(endpoint)), ("protocol", look.protocol)]
-        rows.append(("version", made := source_version(endpoint, look.version)))
-        self.run.fact("source_written_by", made.partition(" (")[0])
+        """The source's layout, protocol, version as far as it can be known, findings, and the risks that follow."""
+        observed, endpoint = self._observed, self.run.parameters.source
+        odd = [*observed.findings, *(f"{i.name}: {finding}" for i in observed.infos for finding in i.findings)]
+        version = source_version(endpoint, observed.version)
+        rows = [("layout", source_layout(endpoint)), ("protocol", observed.protocol), ("version", version)]
+        self.run.fact("source_written_by", version.partition(" (")[0])
         rows += [("found", finding) for finding in odd] or [("found", "nothing odd")]
         rows += [("risk", risk) for risk in self._risks()] or [("risk", "none that the directory or server shows")]
-        mended = f"{len(look.repairs)} repaired on the copy, listed in the snapshot's manifest" if look.repairs else ""
-        whole = bool(look.findings)
+        mended = (
+            f"{len(observed.repairs)} repaired on the copy, listed in the snapshot's manifest"
+            if observed.repairs
+            else ""
+        )
+        whole = bool(observed.findings)
         self.run.check(
-            "findings on the source as a whole", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
+            "findings on the source as a whole", Verdict.WARNING if whole else Verdict.PASS, measured=len(observed.findings),
             threshold=0, unit="findings", reason=ReasonCode.SOURCE_FINDINGS if whole else "",
-            detail="; ".join([*look.findings[:5], *filter(None, [mended])]),
+            detail="; ".join([*observed.findings[:5], *filter(None, [mended])]),
         )  # fmt: skip
-        other = is_of_0_x(endpoint, look.version)
+        other = is_of_0_x(endpoint, observed.version)
         self.run.check(
             "meaning of the application's filters", Verdict.WARNING if other else Verdict.PASS,
             measured="another" if other else "the same", threshold="the same", reason=ReasonCode.FILTERS_CHANGE if other else "",
-            detail=FILTERS if other else f"version {look.version}",
+            detail=FILTERS if other else f"version {observed.version}",
         )  # fmt: skip
         self.run.fact("source_identity", [{"what": what, "value": value} for what, value in rows])
         return pd.DataFrame(rows, columns=["what", "value"])
 
     def contacts(self) -> pd.DataFrame:
-        """Whom each level of escalation calls. A run that people sign goes no further without them; a rehearsal warns."""
+        """Whom each level of escalation calls. A run that people sign does not continue without names; a rehearsal warns."""
         named = self.run.parameters.contacts.named
-        if (left := unnamed(named, people=not self.run.rehearsal)) or must_be_named(self.run.parameters):
-            verdict, reason, why = self._without_names() if left else (Verdict.PASS, "", "")
-            said = f"nobody is named: {', '.join(left)}{why}" if left else ""
-            self.run.check(UNNAMED, verdict, measured=len(left), threshold=0, unit="keys", reason=reason, detail=said)
+        missing = unnamed(named, people=not self.run.rehearsal)
+        if missing or must_be_named(self.run.parameters):
+            verdict, reason, remark = self._without_names() if missing else (Verdict.PASS, "", "")
+            detail = f"nobody is named: {', '.join(missing)}{remark}" if missing else ""
+            self.run.check(
+                UNNAMED, verdict, measured=len(missing), threshold=0, unit="keys", reason=reason, detail=detail
+            )
         return levels(named)
 
     def _without_names(self) -> tuple[Verdict, Reason, str]:
-        """How contacts that nobody named are judged: it depends on how far this run is to go, and whether people sign it."""
+        """(verdict, reason, remark) for contacts without names: by how far this run is to go, and whether people sign it."""
         until = str(self.run.home.facts["until"] or Step.CLOSEOUT)
         if self.run.rehearsal:
             return Verdict.WARNING, ReasonCode.NOBODY_NAMED, ""
@@ -187,27 +214,24 @@ class SourceHealthStep(NotebookStep):
             return Verdict.NOT_APPLICABLE, "", "; nobody signs this run, or it stops no writes and switches no clients"
         if kernel.under_runner() and until >= Step.SCHEDULE_AND_NOTIFY:
             return Verdict.FAIL, ReasonCode.NOBODY_TO_CALL, ""
-        return (
-            Verdict.NOT_EXERCISED,
-            "",
-            f"; a run that goes on to step {Step.SCHEDULE_AND_NOTIFY} is refused without them",
-        )
+        remark = f"; a run that goes on to step {Step.SCHEDULE_AND_NOTIFY} is refused without them"
+        return Verdict.NOT_EXERCISED, "", remark
 
     def diagnosis(self) -> pd.DataFrame:
-        """What is wrong with the source, the worst first, as `runbook doctor` says it. Vectors are read, not only counted."""
-        found = self._look.diagnosis
-        read, lost = sum(c.read for c in found.collections), sum(c.lost for c in found.collections)
+        """The source's problems, the worst first, as `runbook doctor` reports them. Vectors are read, not only counted."""
+        diagnosis = self._observed.diagnosis
+        read, lost = sum(c.read for c in diagnosis.collections), sum(c.lost for c in diagnosis.collections)
         least = self.run.parameters.migration.minimum_valid
         share = (read - lost) / read if read else 1.0
-        unread = [c.name for c in found.collections if c.unreadable]
+        unread = [c.name for c in diagnosis.collections if c.unreadable]
         too_many = share < least and not self.run.parameters.migration.reembed
         verdict = Verdict.FAIL if too_many or unread else Verdict.WARNING if lost else Verdict.PASS
         sampled = (
-            f" Read for a sample only: {', '.join(one_line(n, 40) for n in found.sampled[:5])}."
-            if found.sampled
+            f" Read for a sample only: {', '.join(one_line(n, 40) for n in diagnosis.sampled[:5])}."
+            if diagnosis.sampled
             else ""
         )
-        told = (
+        detail = (
             f"{lost:,} of {count(read, 'chunk')} read have no vector; step 22 asks for a share of {least:g} with one."
             if lost
             else ""
@@ -221,14 +245,14 @@ class SourceHealthStep(NotebookStep):
             unit="of those read",
             reason=ReasonCode.VECTORS_LOST if verdict is not Verdict.PASS else "",
             offenders=lost,
-            detail=(told + sampled).strip(),
+            detail=(detail + sampled).strip(),
             ids=[
                 {"collection": c.name, "lost": c.lost or "all: it cannot be read"}
-                for c in found.collections
+                for c in diagnosis.collections
                 if c.lost or c.unreadable
             ],
         )
-        absent = {c.name: (c.reported, c.listed, c.read) for c in found.collections
+        absent = {c.name: (c.reported, c.listed, c.read) for c in diagnosis.collections
                   if not c.unreadable and c.whole and not c.reported == c.listed == c.read}  # fmt: skip
         self.run.check(
             "collections that give less than they count", Verdict.FAIL if absent else Verdict.PASS, measured=len(absent),
@@ -236,77 +260,80 @@ class SourceHealthStep(NotebookStep):
             detail="; ".join(f"{one_line(n, 60)}: counts {a}, lists {b}, gives {c}" for n, (a, b, c) in absent.items()),
             ids=[{"collection": name} for name in absent],
         )  # fmt: skip
-        swapped, missed = [c for c in found.collections if c.swapped], [c for c in found.collections if c.unfound]
+        swapped = [c for c in diagnosis.collections if c.swapped]
+        missed = [c for c in diagnosis.collections if c.unfound]
         self.run.check(
             "stored vectors not found by a search",
             Verdict.FAIL if swapped else Verdict.WARNING if missed else Verdict.PASS,
-            measured=sum(c.unfound for c in found.collections), threshold=0, unit="probes",
+            measured=sum(c.unfound for c in diagnosis.collections), threshold=0, unit="probes",
             reason=ReasonCode.VECTORS_NOT_FOUND if missed else "",
             detail="; ".join(f"{one_line(c.name, 60)}: {c.unfound} of {c.probed} not found" for c in missed),
             ids=[{"collection": c.name, "not found": c.unfound, "of": c.probed} for c in missed],
         )  # fmt: skip
-        whole = sum(c.reported or 0 for c in found.collections)
-        self.run.sampled("stored vectors searched for", sum(c.probed for c in found.collections), whole)
-        broken = [problem for problem in found.grouped() if not problem.severity.sound]
+        whole = sum(c.reported or 0 for c in diagnosis.collections)
+        self.run.sampled("stored vectors searched for", sum(c.probed for c in diagnosis.collections), whole)
+        broken = [problem for problem in diagnosis.grouped() if not problem.severity.sound]
         self.run.check(
             "damage in the source", Verdict.WARNING if broken else Verdict.PASS, measured=len(broken),
             threshold=0, unit="problems", reason=ReasonCode.SOURCE_FINDINGS if broken else "",
             detail="; ".join(f"{p.where}: {p.what}" if p.where else p.what for p in broken[:5]),
             ids=[{"severity": str(p.severity), "where": p.where, "what": p.what} for p in broken],
         )  # fmt: skip
-        self.run.fact("diagnosis", {"headline": found.headline, "sampled": found.sampled})
-        return found.problem_table()
+        self.run.fact("diagnosis", {"headline": diagnosis.headline, "sampled": diagnosis.sampled})
+        return diagnosis.problem_table()
 
     def savable(self) -> pd.DataFrame:
-        """Per collection: the chunks listed, and what of them can be saved."""
-        return self._look.diagnosis.table()
+        """One row for each collection: the chunks listed, and those that can be saved."""
+        return self._observed.diagnosis.table()
 
     def _risks(self) -> list[str]:
-        look = self._look
+        observed = self._observed
         risks = []
-        if look.repairs:
+        if observed.repairs:
             risks.append(
-                f"{len(look.repairs)} records or folders had to be repaired on the copy; the snapshot lists each"
+                f"{len(observed.repairs)} records or folders had to be repaired on the copy; the snapshot lists each"
             )
-        if "norm_lost" in look.repairs:
+        if "norm_lost" in observed.repairs:
             risks.append("vectors whose norm is lost go to quarantine, unless migration.normalised is migrate")
-        if {"no_vector", "index_folder"} & set(look.repairs):
+        if {"no_vector", "index_folder"} & set(observed.repairs):
             risks.append("chunks whose vectors are lost go to quarantine, unless migration.reembed orders new ones")
-        if any(finding.startswith(IN_USE) for finding in look.findings):
+        if any(finding.startswith(IN_USE) for finding in observed.findings):
             risks.append(
                 "what is written after a copy is not migrated: stop the writers or put up a fence for the migration"
             )
-        if look.protocol == "API v1":
+        if observed.protocol == "API v1":
             risks.append("an old server keeps no embedding function: text queries cannot be compared")
-        if trapped := [i.name for i in look.infos if i.space != i.declared_space]:
+        trapped = [i.name for i in observed.infos if i.space != i.declared_space]
+        if trapped:
             risks.append(f"a copied configuration would search {', '.join(trapped[:5])} by another distance")
-        if old := [i.name for i in look.infos if any(k.startswith("hnsw:") for k in i.metadata or {})]:
+        old = [i.name for i in observed.infos if any(k.startswith("hnsw:") for k in i.metadata or {})]
+        if old:
             risks.append(f"index settings kept as metadata become configuration: {', '.join(old[:5])}")
         return risks
 
     def counts(self) -> pd.DataFrame:
-        """Per collection: expected, found, difference, state. The last row is the total of what will be migrated."""
+        """One row for each collection, in chunks: expected, found, difference, state. The last row is the total to migrate."""
         listed = dict(self.expected.collections)
-        found = {info.name: info.count for info in self._look.infos}
-        rows = [self._count_row(name, listed.get(name), found.get(name)) for name in sorted({*listed, *found})]
+        actual = {info.name: info.count for info in self._observed.infos}
+        rows = [self._count_row(name, listed.get(name), actual.get(name)) for name in sorted({*listed, *actual})]
         rows += [
             (name, None, count, None, "left out by the filter" if count is not None else "left out, cannot be read")
-            for name, count in self._look.left_out.items()
+            for name, count in self._observed.left_out.items()
         ]
-        total, expected = sum(found.values()), self.expected.total
+        total, expected = sum(actual.values()), self.expected.total
         rows.append(self._count_row("total", expected, total))
-        self._check_listed(listed, found)
-        self._check_unlisted(listed, found)
+        self._check_listed(listed, actual)
+        self._check_unlisted(listed, actual)
         self._check_total(total, expected)
-        self.run.fact("counts", found)
+        self.run.fact("counts", actual)
         self.run.fact("total", total)
         table = pd.DataFrame(rows, columns=["collection", "expected", "found", "difference", "state"])
         return table.astype({"expected": "Int64", "found": "Int64", "difference": "Int64"})
 
     def shapes(self) -> pd.DataFrame:
-        """Per collection: dimension, effective and declared distance space, embedding function, what a local
-        target cannot hold, and what is odd."""
-        infos = self._look.infos
+        """One row for each collection: dimension, effective and declared distance space, embedding function, settings that a
+        local target cannot hold, and findings."""
+        infos = self._observed.infos
         check_spaces(self.run, infos)
         judge_indexes(self.run, infos, refuse=False)
         self._check_names([info.name for info in infos])
@@ -320,40 +347,40 @@ class SourceHealthStep(NotebookStep):
             "space": [info.space for info in infos],
             "declared": [info.declared_space for info in infos],
             "embedding_function": [info.embedding_function or "none" for info in infos],
-            "text_queries": [self._look.text_queries[info.name] or "available" for info in infos],
+            "text_queries": [self._observed.text_queries[info.name] or "available" for info in infos],
             "not_on_a_local_target": [", ".join(f"{i.kind} on {i.key}" for i in unsupported(info)) for info in infos],
             "findings": ["; ".join(info.findings) for info in infos],
         }
         return pd.DataFrame(columns)
 
     def reading(self) -> pd.DataFrame:
-        """What it takes to read a server whole, once: requests, time, bytes, limits and, of Cloud, money. One row a fact."""
-        look = self._look
-        if look.cost is None:
+        """The cost of reading a whole server once: requests, time, bytes, limits and, for Cloud, the price. One row a fact."""
+        observed = self._observed
+        if observed.cost is None:
             return pd.DataFrame({"value": {"requests": "none: a directory is copied and the copy read"}})
-        self.run.fact(READING, look.cost.fact())
-        self.run.log(f"reading the source whole: {look.cost.sentence()}")
-        return reading_table(look.cost, look.limits, look.learnt, self.run.parameters)
+        self.run.fact(READING, observed.cost.fact())
+        self.run.log(f"reading the source whole: {observed.cost.sentence()}")
+        return reading_table(observed.cost, observed.limits, observed.learnt, self.run.parameters)
 
-    def _count_row(self, name: str, expected: int | None, found: int | None) -> _Row:
-        difference = None if expected is None or found is None else found - expected
-        if found is None:
+    def _count_row(self, name: str, expected: int | None, actual: int | None) -> _Row:
+        difference = None if expected is None or actual is None else actual - expected
+        if actual is None:
             state = "MISSING"
         elif difference is None:
             state = "not listed" if self.expected.collections and name != "total" else "no expectation"
         else:
             state = "as expected" if abs(difference) <= self.expected.tolerance else "MISMATCH"
-        return name, expected, found, difference, state
+        return name, expected, actual, difference, state
 
-    def _check_listed(self, listed: dict[str, int], found: dict[str, int]) -> None:
-        missing = sorted(set(listed) - set(found))
+    def _check_listed(self, listed: dict[str, int], actual: dict[str, int]) -> None:
+        missing = sorted(set(listed) - set(actual))
         tolerance = self.expected.tolerance
-        off = sorted(n for n in listed if n in found and abs(found[n] - listed[n]) > tolerance)
-        nothing_wrong = Verdict.PASS if listed else Verdict.NOT_EXERCISED
+        differing = sorted(n for n in listed if n in actual and abs(actual[n] - listed[n]) > tolerance)
+        otherwise = Verdict.PASS if listed else Verdict.NOT_EXERCISED
         no_list = "" if listed else "expected.collections names none."
         self.run.check(
             "listed collections",
-            Verdict.FAIL if missing else nothing_wrong,
+            Verdict.FAIL if missing else otherwise,
             measured=len(listed) - len(missing),
             parameter="expected.collections",
             threshold=len(listed),
@@ -364,18 +391,18 @@ class SourceHealthStep(NotebookStep):
         )
         self.run.check(
             "listed collections with another count",
-            Verdict.WARNING if off else nothing_wrong,
-            measured=len(off),
+            Verdict.WARNING if differing else otherwise,
+            measured=len(differing),
             parameter="expected.collections",
             threshold=0,
             unit="collections",
-            reason=REASON if off else "",
-            detail="; ".join(f"{n}: {found[n]}, expected {listed[n]}" for n in off[:20]) or no_list,
-            ids=[{"collection": name} for name in off],
+            reason=REASON if differing else "",
+            detail="; ".join(f"{n}: {actual[n]}, expected {listed[n]}" for n in differing[:20]) or no_list,
+            ids=[{"collection": name} for name in differing],
         )
 
-    def _check_unlisted(self, listed: dict[str, int], found: dict[str, int]) -> None:
-        outside = {name: n for name, n in sorted(found.items()) if listed and name not in listed}
+    def _check_unlisted(self, listed: dict[str, int], actual: dict[str, int]) -> None:
+        outside = {name: n for name, n in sorted(actual.items()) if listed and name not in listed}
         verdict, detail = Verdict.PASS, ""
         if not listed:
             verdict, detail = Verdict.NOT_EXERCISED, "expected.collections names none, so nothing is outside."
@@ -420,20 +447,20 @@ class SourceHealthStep(NotebookStep):
         )
 
     def _check_names(self, names: list[str]) -> None:
-        """The collections that the schema makes of these: a current Chroma has to take every name."""
+        """Check that a current Chroma accepts the names of the target collections that the schema gives."""
         wanted = sorted(load_schema(self.run.parameters.schema_name).targets(names))
-        refused = {name: why for name in wanted if (why := refused_name(name))}
-        shown = [f"{one_line(name, 80)!r}: {why}" for name, why in islice(refused.items(), 2)]
-        told = "; ".join([*shown, *([f"and {len(refused) - 2} more"] if len(refused) > 2 else [])])
+        refused = {name: reason for name in wanted if (reason := refused_name(name))}
+        first = [f"{one_line(name, 80)!r}: {reason}" for name, reason in islice(refused.items(), 2)]
+        shown = "; ".join([*first, *([f"and {len(refused) - 2} more"] if len(refused) > 2 else [])])
         self.run.check(
             "names that a current Chroma refuses", Verdict.FAIL if refused else Verdict.PASS,
             measured=len(refused), threshold=0, unit="collections", reason=ReasonCode.COLLECTION_NAME if refused else "",
-            detail=f"{told}. Route them to other names with a schema, or leave them out: collections.exclude." if refused else "",
-            ids=[{"collection": name, "why": why} for name, why in refused.items()],
+            detail=f"{shown}. Route them to other names with a schema, or leave them out: collections.exclude." * bool(refused),
+            ids=[{"collection": name, "why": reason} for name, reason in refused.items()],
         )  # fmt: skip
 
     def _ask_for_counts(self, total: int) -> str:
-        """A server on the wrong folder is sound, and empty or old: only a person knows how much it should hold."""
+        """A question to the operator, "" for a directory: a server on a wrong folder looks sound, but is empty or old."""
         if self.run.parameters.source.is_embedded:
             return ""
         return f"Are {count(total, 'chunk')} what you expect there? If not, look at the server's volume: {VOLUMES}."
@@ -459,10 +486,10 @@ class SourceHealthStep(NotebookStep):
 
 # -- reading estimate --------------------------------------------------------------------------------------------------
 #
-# What it takes to read a whole server: requests, minutes, bytes and, of Chroma Cloud, money; measured on a sample first.
+# The cost of reading a whole server: requests, time, bytes and, for Chroma Cloud, the price; estimated from a sample.
 #
-# The sample is one request's worth of the largest collections. The figures are for one reading; 11, 13, 21, the catch-up of
-# 22 and the proof of 25 each read the source.
+# The sample is one request of each of the largest collections. The figures are for one reading; steps 11, 13, 21, the catch-up
+# of 22 and the proof of 25 each read the source.
 
 
 READING = "reading_estimate"
@@ -485,7 +512,7 @@ class Estimate:
     readers: int
 
     def sentence(self) -> str:
-        """For a person, before it is read."""
+        """The estimate in one sentence, to be shown before the reading."""
         return (
             f"{count(self.requests, 'request')}, about {duration(self.seconds)}, about {size(self.bytes)} read "
             f"at the pace of {count(self.sampled, 'chunk')} sampled"
@@ -496,7 +523,7 @@ class Estimate:
 
 
 def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Estimate:
-    """Read a sample and reckon. Collections beyond the `SAMPLED` largest are taken to weigh, for their dimension, the same."""
+    """Read a sample and extrapolate. A collection that is not `SAMPLED` counts as the sampled one of the nearest dimension."""
     limits, usage = store.limits(), store.usage
     readers = limits.readers(min(2, workers))
     weights: list[tuple[float, float, float]] = []  # (bytes, seconds, dimension) a chunk
@@ -529,37 +556,37 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
 
 
 def reading_estimate(run: RunRecord, store: Reader, names: Sequence[str]) -> Estimate:
-    """What step 10 of this run measured; only where it did not, a sample is read (and paid for) again."""
+    """The estimate of step 10 of this run; where there is none, a sample is read (and paid for) again."""
     health = run.earlier(Step.SOURCE_HEALTH)
     known = health.facts.get(READING) if health else None
-    found = (
+    result = (
         Estimate(**known) if known else estimate(store, list(map(store.info, names)), run.parameters.migration.workers)
     )
-    run.fact(READING, found.fact())
-    return found
+    run.fact(READING, result.fact())
+    return result
 
 
 def reading_table(
-    found: Estimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters
+    cost: Estimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters
 ) -> pd.DataFrame:
-    """One row a fact: what one reading takes, within which limits, and what Cloud charges for it."""
+    """One row a fact: the cost of one reading, the limits, and the price that Cloud charges."""
     rows = [
-        ("requests", f"{found.requests:,}"),
-        ("time", f"about {duration(found.seconds)} with {count(found.readers, 'reader')}, if nobody else asks"),
-        ("read over the network", f"about {size(found.bytes)}"),
-        ("measured on", count(found.sampled, "chunk")),
+        ("requests", f"{cost.requests:,}"),
+        ("time", f"about {duration(cost.seconds)} with {count(cost.readers, 'reader')}, if nobody else asks"),
+        ("read over the network", f"about {size(cost.bytes)}"),
+        ("measured on", count(cost.sampled, "chunk")),
     ]
     rows += [(f"limit: {name.replace('_', ' ')}", f"{value:,}") for name, value in store_limits.items()
              if name in ("read_rows", "page_rows", "query_results", "query_vectors", "concurrent_reads")]  # fmt: skip
     rows += [("learnt from a refusal", sentence) for sentence in learnt]
     if parameters.source.is_cloud:
         rules = parameters.validation
-        searched = 2 * rules.probes * found.bytes
-        read, asked = found.bytes / GIB * PER_GIB_RETURNED, searched / TIB * PER_TIB_QUERIED
+        searched = 2 * rules.probes * cost.bytes
+        read, asked = cost.bytes / GIB * PER_GIB_RETURNED, searched / TIB * PER_TIB_QUERIED
         rows += [
             (
                 "price of one reading",
-                f"about ${read:,.2f}: {found.bytes / GIB:,.3f} GiB × ${PER_GIB_RETURNED} per GiB returned",
+                f"about ${read:,.2f}: {cost.bytes / GIB:,.3f} GiB × ${PER_GIB_RETURNED} per GiB returned",
             ),
             (
                 "price of the probes",

@@ -1,4 +1,4 @@
-"""41: a migration that makes no progress: which batch, what was in flight, which chunk the target refuses, what is in the way."""
+"""Notebook 41: a migration that makes no progress: the batch, what was in flight, refused chunks, and what blocks it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from helpers.steps import network
 from helpers.stores import LOCK_COLLECTION
 from helpers.troubleshooting import Condition, Found, Troubleshooter
 
-SMALLER = 50  # the runbook's own remedy: half of its 100
-QUIET = 120  # seconds without a write to the checkpoint after which a run at work is called stuck
+SMALLER = 50  # the runbook's remedy: half of its batch size of 100
+QUIET = 120  # seconds without a write to the checkpoint after which a run is called stuck
 
 
 class StuckBatchStep(Troubleshooter):
-    """The ledger, the last batch, the ways that lead to the target, the disk, and the chunks that were refused."""
+    """Checks the checkpoint, both connections, the disk, the target's lock, and the refused chunks."""
 
     code = ReasonCode.REFUSED_BY_TARGET
 
@@ -38,7 +38,7 @@ class StuckBatchStep(Troubleshooter):
         return Found(table, len(bad), "; ".join(f"{r.what}: {r.detail}" for r in bad.itertuples()))
 
     def batch(self) -> pd.DataFrame:
-        """Per target collection: rows staged, completed, in flight, and the ids at both ends of what was in flight."""
+        """One row for each target collection: rows staged, completed and in flight, and the first and last id in flight."""
         ledger, staged = self.ledger(), self.staged
         rows = []
         for name, state in sorted(ledger.targets.items()) if ledger else []:
@@ -50,7 +50,7 @@ class StuckBatchStep(Troubleshooter):
         return pd.DataFrame(rows, columns=columns)
 
     def refused(self) -> pd.DataFrame:
-        """The chunks that the target refused: each was found by halving its batch until it was alone. With their weight."""
+        """The chunks that the target refused, with their size in bytes. Halving their batches found them, one by one."""
         weights: dict[tuple[str, str], int] = {}
         for file in sorted(self.aside.folder.glob("refused-*.parquet")):
             table = read_parquet(file)
@@ -64,7 +64,7 @@ class StuckBatchStep(Troubleshooter):
         return pd.DataFrame(rows, columns=["collection", "id", "detail", "bytes"])
 
     def last_log_entries(self) -> pd.DataFrame:
-        """The ledger's last errors, and the last lines of run.log."""
+        """The checkpoint's last errors, and the last lines of run.log."""
         ledger = self.ledger()
         lines = [("ledger", line) for line in (ledger.errors if ledger else [])[-10:]]
         log = self.run.home.log_path
@@ -88,7 +88,7 @@ class StuckBatchStep(Troubleshooter):
         return self.resume(**self._settings(**options))
 
     def _settings(self, batch_size: int | None = None, timeout_seconds: float | None = None) -> dict[str, Any]:
-        """Half of the batch that got stuck, 50 at most; the target's time-out where one is given."""
+        """Half of the present batch size, 50 at most; the target's time-out where one is given."""
         now = self.run.parameters.migration.batch_size
         settings: dict[str, Any] = {"migration.batch_size": batch_size or max(1, min(SMALLER, now // 2))}
         if timeout_seconds is not None:

@@ -1,7 +1,7 @@
 """Step 12: can the target take what the source holds? (Runbook, Section 1.3.)
 
-The probe that writes goes into a collection of its own and is removed again; an embedded target that does not exist yet
-is probed in a neighbouring folder on the same disk. An empty one, which may be a mount point, is probed inside itself.
+The write probe uses its own collection, which is removed again. An embedded target that does not exist yet is probed in a
+neighbouring folder on the same disk; an empty one, which may be a mount point, inside itself.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from helpers.run.record import NotebookStep, RunRecord, check_connection, open_c
 from helpers.schema import load_schema
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.layout import OURS, VOLUMES, is_new
-from helpers.stores.opening import lacking, make_ours, require_place, throw_away_database
+from helpers.stores.opening import make_ours, missing_levels, require_place, temporary_database
 from helpers.stores.wire import tried, with_candidates
 from helpers.validation.properties import known_answers
 
 PROBE_CHUNKS = 200
-ROUNDS = 9  # timed requests and queries, of which the median counts
+ROUNDS = 9  # timed requests and queries; the median counts
 SHOWN = 20  # collections of the target that are listed
 LEAST_FREE = 2 * 2**30  # bytes; the runbook's "at least 2 GB"
 # Notebooks, pages, figures, PDFs, evidence: 11 MB in a rehearsal of 2,000 chunks; twice where steps are repeated.
 _REPORTS = 30 * 2**20
-_PER_CHUNK = 3.0  # a Chroma directory weighs about 2.3 times its vectors (SQLite log and HNSW); measured on 1.5.9
+_PER_CHUNK = 3.0  # a Chroma directory takes about 2.3 times its vectors (SQLite log and HNSW); measured on 1.5.9
 
 
 class TargetReadinessStep(NotebookStep):
-    """Tables to look at; each adds its checks to the step."""
+    """The notebook's view: each method returns a table, and adds its checks to the step."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.target = run.parameters.target
-        self._lacks: tuple[str, ...] = ()  # of tenant and database
+        self._lacks: tuple[str, ...] = ()  # the missing ones of tenant and database
 
     @cached_property
     def _source(self) -> list[CollectionInfo]:
@@ -71,7 +71,7 @@ class TargetReadinessStep(NotebookStep):
             return [store.info(name) for name in chosen(store.names(), self.run.parameters)]
 
     def reach(self) -> pd.DataFrame:
-        """Where the target is, what it is, what it already holds, who locks it."""
+        """The target's address, state, limits, collections and lock. Raises where it cannot be reached."""
         if self.target.path:
             require_place(Path(self.target.path))
         self._refuse_absent()
@@ -79,9 +79,9 @@ class TargetReadinessStep(NotebookStep):
             state = "a new folder; made by step 20" if self._is_new else "reachable"
             rows = [("target", self.target.label), ("state", state), ("collections", "0")]
             if self._lacks:
-                what = " and ".join(f"{name} {getattr(self.target, name)}" for name in self._lacks)
-                rows.append(("to be made by step 20", what))
-                self._judge_absent(what)
+                missing = " and ".join(f"{name} {getattr(self.target, name)}" for name in self._lacks)
+                rows.append(("to be made by step 20", missing))
+                self._judge_absent(missing)
             self.run.check("connection to the target", Verdict.PASS, measured="reachable", threshold="reachable",
                            detail="a new folder, can be written" if self._is_new else "the database is new")  # fmt: skip
             return pd.DataFrame(rows + self._limits({}), columns=["what", "found"])
@@ -119,69 +119,66 @@ class TargetReadinessStep(NotebookStep):
         self._check_room_for_names(present)
         return pd.DataFrame(rows, columns=["what", "found"])
 
-    def _judge_absent(self, what: str) -> None:
-        """What step 20 will make: as it was ordered, with a warning where nobody said a word, refused where that is forbidden."""
-        unsure = f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target."
-        made: dict[bool | None, tuple[Verdict, str, ReasonCode | Literal[""], str]] = {
-            True: (Verdict.PASS, "to be made", "", f"Step 20 makes {what}, as ordered by target.create."),
+    def _judge_absent(self, missing: str) -> None:
+        """Check what step 20 will make: pass where it was ordered, warn where nothing was said, fail where it is forbidden."""
+        unsure = f"Step 20 makes {missing}. If it should be there already, the name is wrong: correct target."
+        outcomes: dict[bool | None, tuple[Verdict, str, ReasonCode | Literal[""], str]] = {
+            True: (Verdict.PASS, "to be made", "", f"Step 20 makes {missing}, as ordered by target.create."),
             False: (Verdict.FAIL, "there (target.create is false)", ReasonCode.TARGET_DATABASE_MADE,
-                    f"Make {what} there, or correct target; target.create: true lets step 20 make it."),
+                    f"Make {missing} there, or correct target; target.create: true lets step 20 make it."),
             None: (Verdict.WARNING, "there", ReasonCode.TARGET_DATABASE_MADE, f"{unsure} Else say target.create: true."),
         }  # fmt: skip
-        verdict, expected, reason, detail = made[self.target.create]
-        measured = expected if self.target.create else f"no {what}"
+        verdict, expected, reason, detail = outcomes[self.target.create]
+        measured = expected if self.target.create else f"no {missing}"
         self.run.check("tenant and database of the target", verdict, measured=measured, threshold=expected,
                        parameter="target.create", reason=reason, detail=detail)  # fmt: skip
 
     def _limits(self, asked: Mapping[str, int]) -> list[tuple[str, str]]:
-        """What the target takes at most, and who says so; collections that are over it are found now."""
+        """The target's limits and their origin; check now which collections exceed them."""
         schema, counts = load_schema(self.run.parameters.schema_name), {i.name: i.count for i in self._source}
         judge_limits(self.run, counts if schema.is_identity else dict.fromkeys(schema.targets(list(counts)), 0))
         return limits_table(self.run, asked)
 
     def _refuse_absent(self) -> None:
-        """See what the target lacks of tenant and database; nothing of it is made here.
+        """Find out whether the target lacks tenant or database; make nothing.
 
-        Where the named server is not there, the runbook's other names on its port are tried and reported, never used.
+        Where the named server does not answer, try the runbook's other names on its port, report them, and never use them.
         """
         try:
-            self._lacks = lacking(self.target)
+            self._lacks = missing_levels(self.target)
         except RunbookError as error:
             if self.target.url is None or error.code not in NOT_THERE:
                 raise
-            found = tried(self.target)
-            self.run.fact("candidates", [[c.url, c.answers, c.said] for c in found])
+            candidates = tried(self.target)
+            self.run.fact("candidates", [[c.url, c.answers, c.result] for c in candidates])
             self.run.check("connection to the target", Verdict.FAIL, measured="none", threshold="reachable", reason=error.code,
                            detail=error.what,
-                           ids=[{"id": c.url, "found": c.said} for c in found])  # fmt: skip
-            told = with_candidates(error, found)
-        else:
-            return
-        raise told
+                           ids=[{"id": c.url, "found": c.result} for c in candidates])  # fmt: skip
+            raise with_candidates(error, candidates) from None
 
     def _judge_function(self) -> None:
-        """Whether what makes whole collections anew works here, asked for one vector. Raises where it does not."""
-        known_answers(self.run.parameters.validation.retrieval)  # a file that is not that stops here
+        """Check that the embedding function works here: ask it for one vector. Raises where it does not."""
+        known_answers(self.run.parameters.validation.retrieval)  # raises for a bad file
         order = self.run.parameters.migration.embedding
         dimension = refuse_order(order, [info.name for info in self._source]) if order is not None else None
         if order is not None and dimension is not None:
-            anew = sum(info.count for info in self._source if order.selects(info.name))
+            chunks = sum(info.count for info in self._source if order.selects(info.name))
             self.run.check(
                 "embedding function of new vectors", Verdict.PASS, measured=dimension, threshold=order.dimension or 1,
                 relation="=" if order.dimension else "≥", unit="dimensions",
-                detail=f"{order.function}, for {count(anew, 'chunk')} of migration.reembed.collections; step 13 says first what "
-                "they take",
+                detail=f"{order.function}, for {count(chunks, 'chunk')} of migration.reembed.collections; step 13 says first "
+                "what they take",
             )  # fmt: skip
 
     def probe_writing(self) -> pd.DataFrame:
-        """Write, read back, query and remove 200 random vectors of the source's dimension; how fast that went."""
+        """Write, read back, query and remove 200 random vectors of the source's dimension; the milliseconds of each."""
         judge_indexes(self.run, self._source, refuse=True)
         self._judge_function()
         dimension = max((i.dimension or 0 for i in self._source), default=0) or 8
         space = self._source[0].space
         rng = np.random.default_rng(self.run.parameters.validation.seed)
         vectors = rng.standard_normal((PROBE_CHUNKS, dimension), dtype=np.float32)
-        # Of one length: by inner product a longer one would be nearer than the vector itself.
+        # All of length 1: by inner product a longer vector would be nearer than the vector itself.
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         ids = [f"probe-{n}" for n in range(PROBE_CHUNKS)]
         batch = ChunkBatch(
@@ -204,7 +201,7 @@ class TargetReadinessStep(NotebookStep):
             finally:
                 with _timed(seconds, "remove"):
                     store.drop(name)
-            gone = name not in store.names()
+            dropped = name not in store.names()
         same = back.ids == ids and np.allclose(back.embeddings, vectors, rtol=1e-5) and nearest == ids[0]
         self.run.check(
             "write probe",
@@ -214,8 +211,9 @@ class TargetReadinessStep(NotebookStep):
             reason="" if same else ReasonCode.TARGET_UNSOUND,
             detail=f"{count(PROBE_CHUNKS, 'chunk')} written, read back, one searched",
         )
-        self.run.check("write probes left behind", Verdict.PASS if gone else Verdict.FAIL, measured=int(not gone), threshold=0,
-                       reason="" if gone else ReasonCode.PROBE_LEFT_BEHIND, detail=f"collection {name}")  # fmt: skip
+        self.run.check("write probes left behind", Verdict.PASS if dropped else Verdict.FAIL, measured=int(not dropped),
+                       threshold=0, reason="" if dropped else ReasonCode.PROBE_LEFT_BEHIND,
+                       detail=f"collection {name}")  # fmt: skip
         self._judge_latency(trips, queries)
         seconds |= {f"round trip, median of {ROUNDS}": median(trips), f"query, median of {ROUNDS}": median(queries)}
         self.run.fact("probe_write_chunks_per_second", PROBE_CHUNKS / max(seconds["write"], 1e-6))
@@ -223,34 +221,34 @@ class TargetReadinessStep(NotebookStep):
         return pd.DataFrame([(k, round(v * 1000, 1)) for k, v in seconds.items()], columns=["action", "milliseconds"])
 
     def _judge_latency(self, trips: list[float], queries: list[float]) -> None:
-        """Medians: a first query loads what later ones find loaded."""
-        found, most = 1000 * median(queries), self.run.parameters.monitoring.maximum_latency_ms
-        slow = found > most
-        self.run.fact("target_latency_ms", {"round_trip": 1000 * median(trips), "query": found})
+        """Check the median latency of the queries: the first one also loads the index."""
+        latency, limit = 1000 * median(queries), self.run.parameters.monitoring.maximum_latency_ms
+        slow = latency > limit
+        self.run.fact("target_latency_ms", {"round_trip": 1000 * median(trips), "query": latency})
         detail = f"median of {ROUNDS} queries of the probe; a bare request takes {1000 * median(trips):.1f} ms"
-        self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(found, 1),
-                       parameter="monitoring.maximum_latency_ms", threshold=most, relation="≤",
+        self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(latency, 1),
+                       parameter="monitoring.maximum_latency_ms", threshold=limit, relation="≤",
                        unit="ms", reason=ReasonCode.SLOW_QUERIES if slow else "", detail=detail)  # fmt: skip
 
     def disk(self) -> pd.DataFrame:
-        """Free space against an estimate of what the target, the snapshots, the staging and the reports need."""
+        """Check free space, in bytes, against an estimate of what target, snapshots, staging and reports need; a row a disk."""
         vectors = sum(i.count * (i.dimension or 0) * 4 for i in self._source)
-        # The dry run's throw-away target at 2.3 times, and staging, of which few files are here where they go to a storage.
-        there = self.run.parameters.migration.staging == "storage"
-        here = {self.run.workspace: int((2.3 if there else 3) * vectors)}
+        # The dry run's throw-away target at 2.3 times, and staging, which needs little here where it goes to a storage.
+        in_storage = self.run.parameters.migration.staging == "storage"
+        needs = {self.run.workspace: int((2.3 if in_storage else 3) * vectors)}
         if self.run.parameters.migration.method == FILES:  # the source's copy, which is kept
-            here[self.run.workspace] += int(_PER_CHUNK * vectors)
+            needs[self.run.workspace] += int(_PER_CHUNK * vectors)
         # Quarantined chunks as JSON, compressed.
-        aside = int(3 * vectors * (1 - self.run.parameters.migration.minimum_valid))
-        here[self.run.folder] = _REPORTS + aside
+        quarantined = int(3 * vectors * (1 - self.run.parameters.migration.minimum_valid))
+        needs[self.run.folder] = _REPORTS + quarantined
         snapshots = self.run.parameters.snapshot.folder
-        here[snapshots] = here.get(snapshots, 0) + 2 * vectors
+        needs[snapshots] = needs.get(snapshots, 0) + 2 * vectors
         if self.target.path:
             folder = _existing(Path(self.target.path))
-            here[folder] = here.get(folder, 0) + int(_PER_CHUNK * vectors)
+            needs[folder] = needs.get(folder, 0) + int(_PER_CHUNK * vectors)
         rows: list[tuple[str, float, int, bool]] = []
         devices: dict[int, list[tuple[Path, int]]] = {}
-        for folder, need in here.items():
+        for folder, need in needs.items():
             devices.setdefault(_existing(folder).stat().st_dev, []).append((folder, need))
         for uses in devices.values():
             need = sum(n for _, n in uses) + DISK_RESERVE
@@ -273,13 +271,13 @@ class TargetReadinessStep(NotebookStep):
         return pd.DataFrame(rows, columns=["disk of", "free bytes", "needed bytes", "enough"])
 
     def _attested(self, least: int) -> tuple[str, float, int, bool]:
-        """A server does not tell its free disk: somebody looks there and says so by name (`expected.target_disk`)."""
+        """The row of a server, which does not tell its free disk: a named person attests it (`expected.target_disk`)."""
         name, seen = "free disk of the target's server", self.run.parameters.expected.target_disk
         if seen is None:
             hint = f"A server does not tell its free disk: look there, {size(least)} at least"
             if self.run.earlier(Step.FENCE_WRITES) is None:
-                said = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
-                hint += f", and say what you saw: {RUNBOOK} resume {self.run.id} {said}"
+                options = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
+                hint += f", and say what you saw: {RUNBOOK} resume {self.run.id} {options}"
             self.run.check(
                 name,
                 Verdict.WARNING,
@@ -301,7 +299,7 @@ class TargetReadinessStep(NotebookStep):
         return f"{name}, attested by {seen.attested_by}", free, least, ok
 
     def prerequisites(self) -> pd.DataFrame:
-        """What steps 20 to 27 will need: files, commands, signers, health URLs, logs. Nothing is written."""
+        """What steps 20 to 27 will need: files, commands, signers, health URLs, logs. Write nothing."""
         return CutoverReadiness(self.run).table()
 
     @property
@@ -312,17 +310,17 @@ class TargetReadinessStep(NotebookStep):
         names = [i.name for i in self._source]
         wanted = load_schema(self.run.parameters.schema_name).targets(names)
         ledger = self.run.workspace / RunPath.CHECKPOINT
-        own = Checkpoint.read(ledger).owned() if ledger.exists() else []  # looked at again after step 22
+        own = Checkpoint.read(ledger).owned() if ledger.exists() else []  # this step may be repeated after step 22
         refuse_taken(wanted, present, own, self.run.parameters, self.run.id)
-        mine = f"; made by this run: {', '.join(own)}" if own else ""
+        made_here = f"; made by this run: {', '.join(own)}" if own else ""
         self.run.check("collections in the way", Verdict.PASS, measured=0, threshold=0, unit="collections",
-                       detail=(f"the target holds {', '.join(present[:20])}" if present else "") + mine)  # fmt: skip
+                       detail=(f"the target holds {', '.join(present[:20])}" if present else "") + made_here)  # fmt: skip
 
     @contextmanager
     def _probe_target(self) -> Iterator[Store]:
         if not self._is_new:
-            there = throw_away_database(self.target) if self._lacks else nullcontext(self.target)
-            with there as place, open_target(place) as store:
+            opened = temporary_database(self.target) if self._lacks else nullcontext(self.target)
+            with opened as place, open_target(place) as store:
                 yield store
             return
         folder = make_ours(_existing(Path(str(self.target.path))) / f"{OURS}probe-{uuid.uuid4().hex[:8]}")
@@ -342,7 +340,7 @@ def _named(holder: Mapping[str, Any] | None) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder that exists, the path itself or one above it: it may be a volume of its own."""
+    """The nearest folder that exists: the path itself or one above it, which may be another volume."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 

@@ -1,7 +1,7 @@
-"""The decision trees of the runbook's Appendix B, as graphs with the place of a run; and notebook 40.
+"""Notebook 40, and the decision trees of the runbook's Appendix B as graphs.
 
-A run sees its own path only: what it answered to each question of the go/no-go tree, and the branches of the
-troubleshooting tree that its symptoms name. Without a run, both are drawn as they are printed.
+Of a run only its own path is drawn: its answers in the go/no-go tree, and the branches of the troubleshooting tree that its
+symptoms name. Without a run the whole trees are drawn.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ CURES = {
 
 
 class TroubleshootingStep(NotebookStep):
-    """40: the symptoms of a run, and the way from each to its notebook."""
+    """The notebook's view: the symptoms of a run, each with the notebook for it."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
 
     def symptoms(self) -> pd.DataFrame:
-        """Every failed, marginal or warned check of this run and every error, with the notebook that leads out of it."""
+        """Every check of this run that failed, was marginal or warned, and every error, with the notebook for it."""
         rows = []
         for symptom in symptoms(self.run):
             row = ReasonCode.known(symptom["reason"])
-            said = remedy(str(symptom["reason"]), self.run)
-            opened = (
-                "" if said or row is None or not row.step else _notebook(openable(plan.find(row.step), self.run).number)
-            )
-            rows.append({**symptom, "trouble": row.trouble if row else "", "notebook": opened, "what to do": said})
+            advice = remedy(str(symptom["reason"]), self.run)
+            notebook = ""
+            if not advice and row is not None and row.step:
+                notebook = openable(plan.find(row.step), self.run).notebook
+            rows.append({**symptom, "trouble": row.trouble if row else "", "notebook": notebook, "what to do": advice})
         table = pd.DataFrame(rows, columns=[*SYMPTOMS, "trouble", "notebook", "what to do"])
         self.run.check(
             "symptoms", Verdict.WARNING if len(table) else Verdict.PASS, measured=len(table), threshold=0,
@@ -70,35 +70,34 @@ class TroubleshootingStep(NotebookStep):
         return table
 
     def go_no_go(self) -> None:
-        """Draws this run's path through the go/no-go tree."""
+        """Draw this run's path through the go/no-go tree."""
         validated = self.run.earlier(Step.VALIDATE)
         self.run.figure("go_no_go", go_no_go(validated, self.run.earlier(Step.REVIEW)),
                         "Appendix B, go or no-go: the path of this run.")  # fmt: skip
 
     def troubles(self) -> None:
-        """Draws the branches of the troubleshooting tree that this run's symptoms name."""
+        """Draw the branches of the troubleshooting tree that this run's symptoms name."""
         named = {step.number for step in self._steps()}
-        found = troubles(named, failed=any(row["verdict"] in (Verdict.FAIL, "error") for row in symptoms(self.run)))
-        self.run.figure(
-            "troubles", found, "Appendix B, troubleshooting: the notebooks that look for this run's symptoms."
-        )
+        failed = any(row["verdict"] in (Verdict.FAIL, "error") for row in symptoms(self.run))
+        caption = "Appendix B, troubleshooting: the notebooks that look for this run's symptoms."
+        self.run.figure("troubles", troubles(named, failed=failed), caption)
 
     def next(self) -> str:
-        """The commands to give, the notebook that explains most of the symptoms first."""
+        """The next commands; the notebook that explains most symptoms comes first."""
         steps = self._steps()
         if not steps and not symptoms(self.run):
             return "No check of this run failed, was marginal or warned: there is nothing to troubleshoot."
-        said = [f"Next: {found}" for row in symptoms(self.run) if (found := remedy(str(row["reason"]), self.run))]
+        commands = [f"Next: {advice}" for row in symptoms(self.run) if (advice := remedy(str(row["reason"]), self.run))]
         ready = [openable(step, self.run) for step in steps]
         opened = [f"{step.title}: {command(step, self.run)}" for step in ready if step.number != TREE]
-        return "\n".join(dict.fromkeys([*said, *opened]))
+        return "\n".join(dict.fromkeys([*commands, *opened]))
 
     def _steps(self) -> list[plan.Step]:
         return steps_for(str(row["reason"]) for row in symptoms(self.run))
 
 
 def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure:
-    """The go/no-go tree: the path that these results took, and nothing beside it; the whole tree where nothing is decided."""
+    """The go/no-go tree: only the path of these results; the whole tree where nothing is decided."""
     if validated is None or decided is None:
         return _whole_tree()
     rate = _rate(decided)
@@ -107,12 +106,13 @@ def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure
     ]
     go = decided.verdict is not Verdict.FAIL
     warned = sum(c.verdict in (Verdict.WARNING, Verdict.MARGINAL) for c in validated.checks)
-    said = f"yes, {count(warned, 'warning')}" if warned else "yes"
-    told = said if go else "no: " + ", ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
+    answer = f"yes, {count(warned, 'warning')}" if warned else "yes"
+    if not go:
+        answer = "no: " + ", ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
     path = {
         "done": "VALIDATION COMPLETE",
         "rate": f"Pass rate at least 95 %?\n{'yes' if rate >= 0.95 else 'no'}, {percent(rate)}",
-        "all": f"Do all checks pass or warn?\n{told}",
+        "all": f"Do all checks pass or warn?\n{answer}",
         "end": "GO\nStep 6a, cutover" if go else "HOLD\n40 troubleshooting, or rollback (Step 7b)",
     }
     nodes = {key: plots.Node(text, level, 0.5) for level, (key, text) in enumerate(path.items())}
@@ -121,7 +121,7 @@ def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure
 
 
 def _whole_tree() -> Figure:
-    """The runbook's own, with both answers to each question."""
+    """The runbook's tree, with both answers to each question."""
     nodes = {
         "done": plots.Node("VALIDATION COMPLETE", 0, 0.5),
         "good": plots.Node("Pass rate >= 95 %", 1, 0.25),
@@ -138,9 +138,9 @@ def _whole_tree() -> Figure:
 
 
 def troubles(named: Collection[str] | None, *, failed: bool = True) -> Figure:
-    """The troubleshooting tree: the branches that lead to the notebooks of `named` (their numbers), and no others.
+    """The troubleshooting tree: only the branches to the notebooks of `named` (their numbers); the whole tree for None (no run).
 
-    The whole tree where there is no run (None). `failed`: a step of the run failed; else it has only warnings.
+    `failed`: a step of the run failed; else it has only warnings.
     """
     if named is not None and not set(named) & {number for numbers in BRANCHES.values() for number in numbers}:
         nothing = {"none": plots.Node("Nothing here needs a notebook of Section 4", 0, 0.5)}
@@ -176,7 +176,3 @@ def _rate(decided: StepResult | None) -> float:
     rows: list[Mapping[str, object]] = decided.facts.get("matrix", []) if decided is not None else []
     value = next((row["value"] for row in rows if row["criterion"] == "validation pass rate"), 0.0)
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _notebook(number: str) -> str:
-    return plan.find(number).notebook

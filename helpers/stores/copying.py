@@ -55,39 +55,44 @@ MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
 _File = tuple[str, int, int]  # relative path, bytes, time of the last change (ns)
 
 
-def rebuild(database: Path) -> list[str]:
+def rebuild(database: Path, original: Path) -> list[str]:
     """Make anew what is damaged and derived, in place; a sentence for each. What else is wrong is left for others to find.
 
     Every chunk can be read without them, so damage there is no reason to refuse a source. SQLite before 3.44 does not look
-    into a full-text index by itself; it is asked to.
+    into a full-text index by itself; it is asked to. Raises as `require_plain`, "source_damaged" where that cannot look.
     """
-    try:
-        with closing(sqlite3.connect(database)) as db, db:
-            require_plain(db, database)  # once more: the log of the original may have brought it
-            tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if "embedding_metadata" not in tables:
-                return []
-            said: list[str] = []
-            if wrong := _fulltext(db, tables):
-                _make_fulltext(db, tables)
-                said.append(damage(
-                    f"the full-text index was {wrong}; rebuilt on the copy from the documents, none is lost",
-                    "In the original, text search (where_document) fails or misses chunks today.",
-                ))  # fmt: skip
-            if _damaged_indexes(db):
-                db.execute("REINDEX")
-                said.append(damage("an index of SQLite was damaged; rebuilt on the copy, no chunk is lost"))
-            return said
-    except sqlite3.Error:
+    with closing(sqlite3.connect(database)) as db:
+        with _readable(original):
+            require_plain(db, original)  # once more: the log of the original may have brought it
+        with suppress(sqlite3.Error), db:  # nothing is changed then; `_check_database` and `repair.mend` read all of it
+            return _rebuilt(db)
+    return []
+
+
+def _rebuilt(db: sqlite3.Connection) -> list[str]:
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "embedding_metadata" not in tables:
         return []
+    said: list[str] = []
+    if wrong := _fulltext(db, tables):
+        _make_fulltext(db, tables)
+        said.append(damage(
+            f"the full-text index was {wrong}; rebuilt on the copy from the documents, none is lost",
+            "In the original, text search (where_document) fails or misses chunks today.",
+        ))  # fmt: skip
+    if _damaged_indexes(db):
+        db.execute("REINDEX")
+        said.append(damage("an index of SQLite was damaged; rebuilt on the copy, no chunk is lost"))
+    return said
 
 
 def _fulltext(db: sqlite3.Connection, tables: set[str]) -> str:
     """What is wrong with the full-text index: "missing", "damaged" or nothing, ""."""
-    if FULLTEXT not in tables:
-        return "missing"
-    (made,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (FULLTEXT,)).fetchone()
-    if not str(made).startswith("CREATE VIRTUAL TABLE"):
+    if FULLTEXT not in tables:  # the engine's own migration makes it where that has not run
+        made = db.execute("SELECT 1 FROM migrations WHERE dir = 'metadb' AND version >= 3").fetchone()
+        return "missing" if made else ""
+    (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (FULLTEXT,)).fetchone()
+    if not str(sql).startswith("CREATE VIRTUAL TABLE"):
         return "damaged"
     try:
         db.execute(_ASK)
@@ -179,12 +184,24 @@ def _with_logs(file: Path, folder: Path) -> Path:
 
 
 def stored_identifiers(path: Path) -> set[str]:
-    """The uuids of a directory's collections, in every database, read without writing a byte; none where it has no such list."""
-    try:
-        with newest(path / DATABASE) as db:
-            return {str(row[0]) for row in db.execute("SELECT id FROM collections")}
-    except sqlite3.Error:
+    """The uuids of a directory's collections, in every database, as a server writes them; nothing is written. None where it has
+    no such table. Raises as `newest`, and "source_damaged" where it cannot be read: that is not to be taken for none.
+    """
+    if not (file := path / DATABASE).exists():
         return set()
+    with _readable(file), newest(file) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'collections'").fetchone():
+            return set()
+        return {_uuid(row[0]) or row[0] for row in db.execute("SELECT CAST(id AS TEXT) FROM collections")}
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """What SQLite cannot read is "source_damaged", no answer."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise damaged(error, file) from error
 
 
 def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
@@ -287,7 +304,7 @@ def copy_directory(source: Path, destination: Path) -> list[str]:
         raise unreadable(error, source, "source") from error
     _refuse_super_journal(destination / f"{DATABASE}-journal", source)
     _refuse_giants(destination / DATABASE, source)
-    derived = rebuild(destination / DATABASE)
+    derived = rebuild(destination / DATABASE, source / DATABASE)
     _check_database(destination / DATABASE, source)
     return [*([used] if used else []), *derived, *_unlisted(destination / DATABASE, source)]
 
@@ -299,16 +316,18 @@ def _refuse_giants(copy: Path, source: Path) -> None:
     """
     if sum(file.stat().st_size for file in copy.parent.glob(f"{copy.name}*")) < layout.MOST_VALUE:
         return
-    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(copy)) as db:
-        require_plain(db, copy)
+    with closing(sqlite3.connect(copy)) as db, _readable(source / DATABASE):
+        require_plain(db, source / DATABASE)
         tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
         for (table,) in tables.fetchall():
             columns = [_quoted(row[0]) for row in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
             longer = " OR ".join(f"length({column}) > {layout.MOST_VALUE}" for column in columns)
             try:  # a blob's length is known without reading it, a text's is not
                 giant = db.execute(f"SELECT 1 FROM {_quoted(table)} WHERE {longer}").fetchone()  # noqa: S608  # nosec B608
-            except sqlite3.DataError:
-                giant = True
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # no damage, but a table that cannot be asked
+                    raise
+                giant = isinstance(error, sqlite3.DataError)
             if giant:
                 raise Terminal(
                     ReasonCode.SOURCE_FOREIGN_FILE, f"holds a value of more than {layout.MOST_VALUE / 2**20:,.0f} MB in table "
@@ -323,10 +342,9 @@ def _quoted(name: str) -> str:
 
 def _unlisted(copy: Path, source: Path) -> Iterator[str]:
     """A sentence on collections that no database lists. `Terminal` where two have one name: only one of them would be read."""
-    with (
-        suppress(sqlite3.OperationalError),
-        closing(sqlite3.connect(copy)) as db,
-    ):  # before 0.4.15 there were no databases
+    with closing(sqlite3.connect(copy)) as db, _readable(source / DATABASE):
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():  # before 0.4.15
+            return
         twice = "SELECT name, count(*) FROM collections GROUP BY name, database_id HAVING count(*) > 1"
         for name, number in db.execute(twice):
             raise Terminal(
@@ -474,10 +492,15 @@ def _is_there(file: Path) -> bool:
 
 
 def _is_uuid(name: str) -> bool:
+    return _uuid(name) == name.lower() != ""
+
+
+def _uuid(text: str) -> str:
+    """A uuid in the one way that servers write it; "" for anything else."""
     try:
-        return str(uuid.UUID(name)) == name.lower()
+        return str(uuid.UUID(text))
     except ValueError:
-        return False
+        return ""
 
 
 def fingerprint(source: Path) -> list[_File]:

@@ -226,7 +226,7 @@ def storage_read(bench: Bench, path: Path) -> object:
     storage = _storage(bench)
     shutil.rmtree(storage.folder, ignore_errors=True)
     look = storage.mirror()
-    said = [*storage.told(look), *storage.sweep(remove=False)]
+    said = [*storage.warnings(look), *storage.sweep(remove=False)]
     return said, [
         look.where(storage.folder / name, Snapshot.open(storage.folder / name).manifest) for name in look.snapshots
     ]
@@ -399,7 +399,7 @@ def searched(bench: Bench, path: Path) -> object:
     """A folder that holds the file, searched for a secret."""
     from helpers.evidence.secret_scan import search
 
-    return search(path.parent, [], {"env:X": "a-secret-value"}).found
+    return search(path.parent, [], {"env:X": "a-secret-value"}).hits
 
 
 def table(bench: Bench, path: Path) -> object:

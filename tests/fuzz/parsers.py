@@ -103,10 +103,10 @@ def run_of(_: Bench) -> Any:
 
 
 def snapshot_read(bench: Bench, path: Path) -> object:
-    from helpers.snapshots.retention import held
+    from helpers.snapshots.retention import snapshots_in
     from helpers.snapshots.snapshot import Snapshot
 
-    list(held(bench.home / "kept"))
+    list(snapshots_in(bench.home / "kept"))
     snapshot = Snapshot.open(bench.home / "kept" / "one")
     _ = snapshot.collections(), snapshot.total, snapshot.digest
     for name in snapshot.names():
@@ -118,10 +118,10 @@ def snapshot_read(bench: Bench, path: Path) -> object:
 
 def journal_read(bench: Bench, path: Path) -> object:
     from helpers.snapshots.export_journal import Journal
-    from helpers.snapshots.retention import held
+    from helpers.snapshots.retention import snapshots_in
 
     folder = bench.home / "kept" / "two.partial"
-    list(held(folder.parent))
+    list(snapshots_in(folder.parent))
     Journal.is_whole(folder, "s", ["notes"])
     journal = Journal.read(folder)
     if journal is not None:
@@ -358,7 +358,7 @@ def directory_read(bench: Bench, path: Path) -> object:
     from helpers.parameters.endpoint import Endpoint
     from helpers.stores import layout, quick_names, repair
     from helpers.stores.copying import copy_directory
-    from helpers.stores.rescue import rescue
+    from helpers.stores.rescue import rescue, stored_spaces
 
     quick_names(Endpoint(path=str(path.parent)), "source")
     repair.migrations(path)
@@ -371,7 +371,7 @@ def directory_read(bench: Bench, path: Path) -> object:
     except sqlite3.Error as error:  # as `prepare`, which goes on to open the copy
         raise layout.damaged(error, path) from error
     layout.stored_names(copy, "default_tenant", "default_database")
-    return said, found, rescued, layout.stored_spaces(copy), layout.leftovers(path.parent)
+    return said, found, rescued, stored_spaces(copy), layout.leftovers(path.parent)
 
 
 def doctor(bench: Bench, path: Path) -> object:
