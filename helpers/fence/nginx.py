@@ -283,14 +283,14 @@ class Nginx:
 
     def _or_fail(self, done: Done, problem: str) -> None:
         if done.code:
-            telling = [line for line in done.output.splitlines() if "[emerg]" in line] or [done.last_line]
+            causes = [line for line in done.output.splitlines() if "[emerg]" in line] or [done.last_line]
             raise Terminal(
                 ReasonCode.NGINX_REFUSES, f"{problem}: {causes[0].strip()}", where=f"fence.nginx.config {self.path}",
                 next_step="Correct that; what was there before is put back.",
             )  # fmt: skip
 
     def _pid_file(self, dump: str) -> Path:
-        built = self._nginx("-V").output
+        build_options = self._nginx("-V").output
         main = Path(
             [_built_in(build_options, "conf-path"), *_option_values(self.rules, "-c")][-1]
         )  # a broken configuration has no dump

@@ -369,7 +369,7 @@ def _added_again(store: Reader, name: str, count: int, missing: set[str]) -> set
 
     Raises `Terminal` ("count_mismatch") where the store keeps listing what it does not give: that is no deletion.
     """
-    back: set[str] = set()
+    returned: set[str] = set()
     for seconds in (0.0, *RETRY_AFTER):
         time.sleep(seconds)
         missing = missing.intersection(listed_ids(store, name)) if missing else missing

@@ -116,18 +116,18 @@ class MadeDatabase(StateFile):
 def ensure_database(folder: RunState) -> tuple[str, ...]:
     """Create the target's tenant and database where they are missing. Gives which of them were."""
     target = folder.parameters.target
-    what = missing_levels(target)
-    if what and target.create is False:
+    missing = missing_levels(target)
+    if missing and target.create is False:
         raise UsageError(
             ReasonCode(f"unknown_{missing[0]}"), f"has no {' and '.join(missing)} of this name, and target.create is false",
             where=target.label, next_step="Make it there, and resume; nothing was written.",
         )  # fmt: skip
-    if what:
-        MadeDatabase(sorted({*_made(folder), *what}), utc_now()).save(folder.workspace)
-        create_levels(target, what)
-        audit.append(folder.reports / audit.NAME, "target database made", made=list(what), target=target.label)
-        folder.log(f"made at the target: {' and '.join(what)} of {target.label}")
-    return what
+    if missing:
+        MadeDatabase(sorted({*_made_at_target(folder), *missing}), utc_now()).save(folder.workspace)
+        create_levels(target, missing)
+        audit.append(folder.reports / audit.NAME, "target database made", made=list(missing), target=target.label)
+        folder.log(f"made at the target: {' and '.join(missing)} of {target.label}")
+    return missing
 
 
 def remove_made_database(folder: RunState) -> str:

@@ -117,8 +117,8 @@ def _collection(store: Reader, data: WrittenData, target: str, progress: Progres
     for piece in data.pieces(target):
         ids = piece.rows.ids
         pair = next(compared(store, target, [piece.rows], space))
-        found, differing = pair.actual, pair.differing()
-        lost = {chunk for chunk, gone in zip(found.ids, found.lost, strict=True) if gone}
+        read, differing = pair.actual, pair.differing()
+        lost = {chunk for chunk, gone in zip(read.ids, read.lost, strict=True) if gone}
         unreadable += sorted(lost)
         positions = {chunk: n for n, chunk in enumerate(read.ids)}  # the second look sees those deleted meanwhile
         rows = [i for i, chunk in enumerate(ids) if chunk in positions and chunk in differing and chunk not in lost]
@@ -239,7 +239,7 @@ def _unchanged_ids(
 ) -> Iterator[list[str]]:
     for at in range(0, len(rows), size):
         pair = next(compared(store, target, [rows.slice(at, at + size)], space))
-        differing = pair.differing().keys() - known.unreadable
+        differing = pair.differing().keys() - contents.unreadable
         yield [chunk for chunk in pair.actual.ids if chunk not in differing]
 
 

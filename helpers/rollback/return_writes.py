@@ -160,20 +160,20 @@ def leave_undone_cutover(folder: RunState) -> None:
     why = "clients use it since the cutover, and step 22 would write over what they write"
     if not cutover.may_be_applied:
         with open_source(run.parameters.target, run.workspace) as store:
-            found = written(store, WrittenData(run), cutover.collections)
-        if not found:
+            writes = client_writes(store, WrittenData(run), cutover.collections)
+        if not writes:
             aside = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
             aside.mkdir(parents=True, exist_ok=True)
             (folder.workspace / RunPath.CUTOVER).rename(aside / RunPath.CUTOVER)
             return
-        why = f"clients wrote to it before the cutover was taken back: {said(summary(found))}"
+        why = f"clients wrote to it before the cutover was taken back: {counts_text(summary(writes))}"
     raise UsageError(
         ReasonCode.CLIENT_WRITES, why, where=run.parameters.target.label,
         next_step=f"Export it, and say what becomes of it: {folder.command('rollback')}",
     )  # fmt: skip
 
 
-def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
+def writes_since(writes: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
     """What clients wrote after this export was made (None: since the cutover), by target collection: chunks by kind.
 
     A chunk that they added before and that is gone now counts as deleted, one that they restored as changed. `vanished` and

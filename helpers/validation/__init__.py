@@ -165,11 +165,11 @@ class Judgement:
             problem = "; ".join(problems[:3]) or "no query has a neighbour"
             return Check(AS_ANNOUNCED, Verdict.NOT_EXERCISED, 0, 1, "queries", detail=problem, relation="≥",
                          parameter="validation.probes")  # fmt: skip
-        short = [f"{r['collection']}: {r['short']}" for r in told["rows"] if r["told_apart"] and r["short"]]
-        verdict, reason = _outcome(short or whys, ReasonCode.SEARCH_UNSURE, Verdict.WARNING)
-        detail = "; ".join([announced_in_words(told), *short[:3], *whys[:3]])
-        good = sum(not r["why"] and not (r["told_apart"] and r["short"]) for r in told["rows"])
-        return Check(AS_ANNOUNCED, verdict, good, len(told["rows"]), "source collections", reason, detail)
+        short = [f"{r['collection']}: {r['short']}" for r in announced["rows"] if r["told_apart"] and r["short"]]
+        verdict, reason = _outcome(short or problems, ReasonCode.SEARCH_UNSURE, Verdict.WARNING)
+        detail = "; ".join([announced_in_words(announced), *short[:3], *problems[:3]])
+        good = sum(not r["why"] and not (r["told_apart"] and r["short"]) for r in announced["rows"])
+        return Check(AS_ANNOUNCED, verdict, good, len(announced["rows"]), "source collections", reason, detail)
 
     def _announced(self) -> dict[str, Any]:
         """The searches as announced: rows (`equivalence.announced`) with low and high, and all pooled by queries, or None."""

@@ -126,13 +126,13 @@ def judged(
     for position, chunk in enumerate(moved.source_ids):
         if chunk not in quarantined:
             groups[moved.targets[position]].append(position)
-    part = Judged(batch, moved, dict(groups))
+    result = Judged(batch, moved, dict(groups))
     for target, positions in sorted(groups.items()):
         if target in spaces:
             pair = next(compare.compared(store, target, [moved.batch.take(positions)], spaces[target]))
             rows = list(pair.differences.itertuples(index=False, name=None))
-            found.seen[target] = Seen(pair.actual, rows, pair.wrong, pair.measured())
-    return found
+            result.seen[target] = Seen(pair.actual, rows, pair.wrong, pair.measured())
+    return result
 
 
 def judged_away(
@@ -392,7 +392,7 @@ class Examination:
         return actual
 
     def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Measures, space: Space) -> None:
-        lists = self.found
+        lists = self.findings
         broken = ~np.isfinite(found.embeddings).all(axis=1) | found.lost
         lists.not_finite += int(broken.sum()) if found.dimension else len(found)
         lists.fields.add(name, found)
@@ -464,7 +464,7 @@ class Examination:
             owners = compare.owners(target.suspects, target.info.space)
             owner_of |= {(name, chunk): owner for chunk, owner in owners.items()}
         for row in self._rows:
-            owner = whose.get((row["collection"], row["id"]))
+            owner = owner_of.get((row["collection"], row["id"]))
             sentence = compare.owner_sentence(owner) if owner else ""
             if owner and row["difference"] == ReasonCode.VECTOR_DIFFERS and sentence not in row["detail"]:
                 row["detail"] += f"; {sentence}"
