@@ -166,9 +166,7 @@ def test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete(
     assert "stays" not in said
 
 
-def test_a_prune_takes_no_whole_backup_on_the_word_of_one_of_other_collections(
-    source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prune_takes_no_whole_backup_for_another(source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     expire(monkeypatch)
     create("a-whole")
     lose_vectors(source, "alpha", ["gone1", "gone2"])
@@ -219,9 +217,7 @@ def test_a_backup_of_other_collections_satisfies_no_check(source: Path, capsys: 
     check("[beta]", 0, "Snapshot later-beta ")
 
 
-def test_a_backup_that_was_found_damaged_satisfies_no_check_and_replaces_none(
-    source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_backup_stands_for_none(source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     create("a-whole")
     taken = create("b-damaged", "--full")
     run("check", "backup.yaml")
@@ -254,7 +250,7 @@ def test_a_backup_that_was_found_damaged_satisfies_no_check_and_replaces_none(
     assert "the newest, b-damaged, has not all its files" in capsys.readouterr().err
 
 
-def test_of_a_backup_that_noted_no_list_only_plain_names_are_known(source: Path) -> None:
+def test_of_a_backup_without_a_list_only_plain_names_are_known(source: Path) -> None:
     taken = create("one")
     every, plain = Collections(), Collections(include=["alpha", "beta"])
     assert backup.lacking(every, taken) == []

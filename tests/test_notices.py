@@ -440,7 +440,7 @@ def test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat(chat: str) -> 
         assert active not in shown
 
 
-def test_a_bare_name_of_a_host_makes_no_link_in_a_chat_unless_it_is_ours() -> None:
+def test_a_bare_host_makes_no_link() -> None:
     """Telegram and others make a link of a name alone, and a collection can have the name of a host."""
     foreign = ("evil.example.com/login", "t.me/x", "T.ME", "www.x", "evil\u3002com", "a.xn--p1ai", "login.acme.example",
                "evil.com.json", "evil.com/login.json", "t.me-x")  # fmt: skip

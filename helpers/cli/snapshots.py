@@ -173,9 +173,7 @@ def _create(chosen: argparse.Namespace) -> int:
     ):
         store = sharded(whole, parameters.collections.shard)
         names = backup.chosen(parameters, store)
-        base = (
-            None if chosen.full else backup.newest(directory, store.label, lambda s: not {*names}.isdisjoint(s.names()))
-        )
+        base = None if chosen.full else backup.base_of(directory, store.label, names)
         shares = f"sharing what is as in {base.id}" if base is not None else "sharing nothing"
         infos = [store.info(collection) for collection in names]
         if chosen.dry_run:
@@ -229,14 +227,8 @@ def _check(chosen: argparse.Namespace) -> int:
         said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
     print(said, file=sys.stderr)
     rules, own = parameters.notify, ours(parameters)
-    for answer in send(
-        rules.urls,
-        f"{parameters.name}: snapshot missed or incomplete",
-        said,
-        "failure",
-        rules.timeout_seconds,
-        ours=own,
-    ):
+    for answer in send(rules.urls, f"{parameters.name}: snapshot missed or incomplete", said, "failure", rules.timeout_seconds,
+                       ours=own):  # fmt: skip
         print(answer.sentence(), file=sys.stderr)
     return 1
 

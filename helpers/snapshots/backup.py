@@ -39,7 +39,7 @@ from helpers.parameters.sections import Collections
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots import remote
-from helpers.snapshots.export_journal import CHUNK, EXPORT, PLAIN, Journal, Part, holds_another, write_parquet
+from helpers.snapshots.export_journal import CHUNK, EXPORT, PLAIN, Journal, Part, holds_another, place_of, write_parquet
 from helpers.snapshots.retention import Recorded, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
     Snapshot,
@@ -47,7 +47,6 @@ from helpers.snapshots.snapshot import (
     decode_metadata,
     encode_metadata,
     part_rows,
-    place_of,
     to_table,
     write_manifest,
     write_snapshot,
@@ -78,6 +77,11 @@ def newest(directory: Path, source: str, holds: Callable[[Snapshot], bool]) -> S
     return next((snapshot for snapshot in sound if _is_complete(snapshot, is_stored)), None)
 
 
+def base_of(directory: Path, source: str, names: Sequence[str]) -> Snapshot | None:
+    """The newest snapshot of this source with one of these collections, whose files the next one may share."""
+    return newest(directory, source, lambda snapshot: not {*names}.isdisjoint(snapshot.names()))
+
+
 def _taken(directory: Path, source: str) -> list[Snapshot]:
     """The snapshots of this source that were taken there, as signed lines of the log have them, the newest first.
 
@@ -92,7 +96,7 @@ def lacking(rules: Collections, snapshot: Snapshot) -> list[str]:
     """The collections that the rules select, of those that the source had when it was taken, and that it does not hold.
 
     What `include` names without a wildcard counts whether the source had it or not. Older toolkits did not note what the source
-    had: there nobody knows what a pattern stands for, and it is in the answer itself."""
+    had: there a pattern cannot be resolved, and is in the answer itself."""
     named = {name for name in rules.include if not re.search(r"[*?[]", name)}
     listed: list[str] | None = snapshot.manifest.get("listed")
     wanted = {name for name in named.union(listed or ()) if rules.selects(name)}

@@ -424,6 +424,11 @@ def holds_another(folder: Path, snapshot_id: str) -> bool:
         return True
 
 
+def place_of(source: str, directory: str) -> str:
+    """The source of a manifest, to be compared: a relative path is one in the `directory` where it was given."""
+    return source if "://" in source else str(Path(directory, source))
+
+
 def signed(content: dict[str, Any], *, proven: bool = False) -> dict[str, Any]:
     """Return the content with the digest of `own_digest`; `proven`: also with a proof that only this workspace can make."""
     if proven:

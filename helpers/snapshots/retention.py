@@ -63,8 +63,7 @@ class SnapshotFolder:
     export: Journal | None = None
     doubt: str = ""  # why the runs that need it are not known
     differs: str = ""  # how it differs from the snapshot that a run took
-    not_replaced: str = ""  # how a newer one of its collections is not whole, where no whole one after it has them all
-    reason_for: str = ""  # the whole one that stays because of this newer one
+    stays: str = ""  # why it stays beyond its retention: as the newest whole one of its collections, or for that one
 
     @property
     def id(self) -> str:
@@ -95,11 +94,7 @@ class SnapshotFolder:
             return f"needed by run {', '.join(self.needed_by)}, not closed out"
         if self.retain_until > datetime.now(UTC):
             return f"kept until {self.retain_until.isoformat(timespec='seconds')}"
-        if self.not_replaced:
-            return f"the newest whole one of its collections: {self.not_replaced}"
-        if self.reason_for:
-            return f"as long as it is here, {self.reason_for} is known to be the newest whole one of its collections"
-        return ""
+        return self.stays
 
 
 def directories() -> list[Path]:
@@ -167,17 +162,14 @@ def snapshots_in(directory: Path) -> list[SnapshotFolder]:
 
 
 def _replaced(items: list[SnapshotFolder], taken: Mapping[str, Recorded]) -> list[SnapshotFolder]:
-    """Set `not_replaced` of each whole snapshot to the first later one of its collections that is not whole, if any, and
-    `reason_for` of that one, unless a whole snapshot of all of its collections follows."""
-    last: dict[
-        int, int
-    ] = {}  # position of a whole snapshot: that of the first after it that is not whole, else its own
+    """Set `stays` of each whole snapshot and of the first later one of its collections that is not whole, if any, unless a whole
+    snapshot of all of its collections follows."""
+    last: dict[int, int] = {}  # position of a whole snapshot: that of the first after it that is not, else its own
     for position, item in enumerate(items):
         if item.snapshot is None or item.doubt or item.differs:  # an unproven snapshot replaces none
             continue
         names, line = set(item.snapshot.names()), taken.get(item.id)
-        complete = not item.snapshot.missing() or (line is not None and line.without_lost)
-        whole = complete and not item.snapshot.failed
+        whole = not item.snapshot.failed and (not item.snapshot.missing() or (line is not None and line.without_lost))
         for earlier, later in [*last.items()]:
             before = items[earlier].snapshot
             if before is None or before.place != item.snapshot.place:
@@ -190,10 +182,10 @@ def _replaced(items: list[SnapshotFolder], taken: Mapping[str, Recorded]) -> lis
             last[position] = position
     for earlier, later in last.items():
         if later != earlier:
-            kept, newer = items[earlier], items[later]
+            (kept, newer), newest = (items[earlier], items[later]), "the newest whole one of its collections"
             how = "damaged" if newer.snapshot and newer.snapshot.failed else "incomplete, which nobody has accepted"
-            items[earlier] = dataclasses.replace(kept, not_replaced=f"{newer.id} is {how}")
-            items[later] = dataclasses.replace(newer, reason_for=kept.id)
+            items[earlier] = dataclasses.replace(kept, stays=f"{newest}: {newer.id} is {how}")
+            items[later] = dataclasses.replace(newer, stays=f"as long as it is here, {kept.id} is known to be {newest}")
     return items
 
 

@@ -57,6 +57,7 @@ from helpers.snapshots.export_journal import (
     ahead,
     manifest_in,
     own_digest,
+    place_of,
     read_parquet,
     signed,
     write_parquet,
@@ -352,11 +353,6 @@ def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress
         findings=list(getattr(store, "findings", ())), repairs=list(getattr(store, "repairs", ())), **content,
     )  # fmt: skip
     return complete(partial, folder, progress)
-
-
-def place_of(source: str, directory: str) -> str:
-    """The source of a snapshot, to be compared: a relative path is one in the `directory` where it was given."""
-    return source if "://" in source else str(Path(directory, source))
 
 
 def write_manifest(folder: Path, *, retention_days: int, **content: Any) -> None:
