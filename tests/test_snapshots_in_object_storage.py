@@ -248,7 +248,7 @@ def test_a_manifest_that_was_exchanged_is_named(source: Path, store: S3Server, c
     run("verify", "first", code=1)
     assert "its manifest is not in the storage" in capsys.readouterr().err
     run("check", "backup.yaml", code=1)
-    assert "there is none in s3://backups/chroma" in capsys.readouterr().err
+    assert "the newest, first, has not all its files in s3://backups/chroma" in capsys.readouterr().err
     run("list")
     assert "NOT in the storage, all files here, too" in capsys.readouterr().out
 

@@ -221,7 +221,7 @@ def _check(chosen: argparse.Namespace) -> int:
         said += f"{RUNBOOK} doctor. To accept what is missing: snapshots create --without-lost."
     else:
         where = directory if remote.of(parameters.snapshot) is None else parameters.snapshot.directory
-        found = backup.why_none(directory, label, parameters.collections) or f"there is none in {where}"
+        found = backup.why_none(directory, label, parameters.collections, str(where))
         if snapshot is not None:
             found = f"the newest that holds all that is selected, {snapshot.id}, is {hours:.1f} h old"
         said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."

@@ -113,12 +113,18 @@ def lacking(rules: Collections, snapshot: Snapshot) -> list[str]:
     return sorted((wanted | unknown).difference(snapshot.names()))
 
 
-def why_none(directory: Path, source: str, rules: Collections) -> str:
-    """Why the newest snapshot of this source does not count for what the rules select; "" where there is none at all."""
+def why_none(directory: Path, source: str, rules: Collections, where: str) -> str:
+    """Why the newest snapshot of this source does not count for what the rules select; `where` is what they are kept in."""
     if not (taken := _taken(directory, source)):
-        return ""
+        return f"there is none in {where}"
     lacks = ", ".join(lacking(rules, taken[0]))
-    why = "was found damaged" if taken[0].failed else f"lacks {one_line(lacks)}" if lacks else "has not all its files"
+    why = (
+        "was found damaged"
+        if taken[0].failed
+        else f"lacks {one_line(lacks)}"
+        if lacks
+        else f"has not all its files in {where}"
+    )
     return f"the newest, {taken[0].id}, {why}"
 
 

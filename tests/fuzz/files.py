@@ -253,7 +253,7 @@ def states(bench: Bench) -> list[Path]:
         write_json(path, {key: value for key, value in asdict(state).items() if key != "folder"})
         STATES[kind.__name__] = kind
         made.append(path)
-    log = path_of("Kept", made)
+    log = path_of("CheckpointFile", made)
     bench.put(str(log.with_suffix(".jsonl").relative_to(bench.home)), json.dumps({"id": "x", "targets": {}}) + "\n")
     return [*made, log.with_suffix(".jsonl")]
 
