@@ -35,7 +35,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.errors import UsageError, WorldError, one_line, redacted
+from helpers.errors import EnvironmentFailure, UsageError, one_line, redacted
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, contents, flush_file, json_in, private, reading, utc_now
 
@@ -84,7 +84,7 @@ class Broken:
 def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> str:
     """Append one entry, flush it to disk and return the SHA-256 of its line. A lock makes concurrent processes take turns.
 
-    Raises `WorldError` if the log cannot be written or is not a regular file: the caller must not act without a record.
+    Raises `EnvironmentFailure` if the log cannot be written or is not a regular file: the caller must not act without a record.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
             line = _append_line(file, path, before, torn, action, outcome, facts)
             os.fsync(file.fileno())
     except OSError as error:
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.AUDIT_UNWRITABLE, f"the audit log cannot be written ({error.strerror})", where=str(path),
             next_step="Make room, give write permission or allow more open files (ulimit -n 4096); what cannot be recorded "
             "is not done.",
@@ -497,7 +497,7 @@ def _signed(line: bytes, name: str) -> bytes:
     """
     try:
         command = [program(), "-Y", "sign", "-q", "-f", str(runner_key(None, workspace_root())), "-n", NAMESPACE]
-    except WorldError:
+    except EnvironmentFailure:
         return line
     signed = subprocess.run(command, input=_text_of(name, line), capture_output=True, check=False)
     if signed.returncode:
@@ -511,10 +511,10 @@ def _text_of(name: str, line: bytes) -> bytes:
 
 
 def program() -> str:
-    """The path of ssh-keygen; `WorldError` with the package to install if it is missing."""
+    """The path of ssh-keygen; `EnvironmentFailure` with the package to install if it is missing."""
     if path := shutil.which("ssh-keygen"):
         return path
-    raise WorldError(
+    raise EnvironmentFailure(
         ReasonCode.SSH_KEYGEN_MISSING, "ssh-keygen, which makes and checks signatures, is not installed",
         next_step="Install OpenSSH's client: apt-get install openssh-client (Debian, Ubuntu), dnf install openssh-clients.",
     )  # fmt: skip
@@ -523,7 +523,7 @@ def program() -> str:
 def runner_key(given: Path | None, workspace: Path) -> Path:
     """The path of the key that signs seals: `given`, else `<workspace>/runner_key`, which is created if it is missing.
 
-    `WorldError` if ssh-keygen is missing or the key cannot be created; UsageError if `given` does not exist.
+    `EnvironmentFailure` if ssh-keygen is missing or the key cannot be created; UsageError if `given` does not exist.
     """
     program()
     key = workspace / "runner_key" if given is None else given
@@ -564,7 +564,7 @@ def public_key(key: Path) -> tuple[str, str]:
 
 
 def signer_lists(given: Path | None) -> dict[str, bytes | None]:
-    """Read the lists of allowed signers and revoked keys, by their names in a run (None: no file); `WorldError` if unreadable."""
+    """The lists of allowed signers and revoked keys, by name (None: no file). `EnvironmentFailure` where one is unreadable."""
     lists: dict[str, bytes | None] = {}
     for name in (ALLOWED, ALLOWED + REVOKED):
         path = given and given.with_name(given.name + name.removeprefix(ALLOWED))
@@ -572,7 +572,7 @@ def signer_lists(given: Path | None) -> dict[str, bytes | None]:
             lists[name] = contents(path.resolve()) if path is not None and path.is_file() else None
         except (OSError, ValueError) as error:
             problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-            raise WorldError(ReasonCode.ALLOWED_SIGNERS_BAD, problem, where=str(path)) from error
+            raise EnvironmentFailure(ReasonCode.ALLOWED_SIGNERS_BAD, problem, where=str(path)) from error
     return lists
 
 
@@ -583,11 +583,11 @@ def digest_of_lists(lists: Mapping[str, bytes | None]) -> str:
 
 
 def make_key(key: Path, who: str) -> None:
-    """Create a key without a passphrase and its .pub file; `WorldError` if ssh-keygen is missing or fails."""
+    """Create a key without a passphrase and its .pub file; `EnvironmentFailure` if ssh-keygen is missing or fails."""
     command = [program(), "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
     if (done := subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)).returncode != 0:
         problem = one_line(done.stderr.decode("utf-8", "replace"), 200)
-        raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {problem}", where=str(key))
+        raise EnvironmentFailure(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {problem}", where=str(key))
 
 
 def fingerprint(blob: bytes) -> str:

@@ -4,7 +4,7 @@ The tree::
 
     RunbookError                 one line: what, where, what to do next
     ├── UsageError        exit 2  the command or its parameters are wrong; nothing was started
-    ├── WorldError        exit 1  source, target, disk or a file cannot be used as it is
+    ├── EnvironmentFailure        exit 1  source, target, disk or a file cannot be used as it is
     │   ├── Transient             worth trying again unchanged: time-out, refused connection, 5xx
     │   └── Terminal              trying again gives the same answer
     ├── NoGo              exit 3  the data were judged and may not be cut over
@@ -66,17 +66,17 @@ class UsageError(RunbookError):
     exit_code = 2
 
 
-class WorldError(RunbookError):
+class EnvironmentFailure(RunbookError):
     """Source, target, disk or a file cannot be used as it is."""
 
     exit_code = 1
 
 
-class Transient(WorldError):
+class Transient(EnvironmentFailure):
     """Worth trying again unchanged: a time-out, a refused connection, an answer of 5xx."""
 
 
-class Terminal(WorldError):
+class Terminal(EnvironmentFailure):
     """Trying again gives the same answer."""
 
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 
 from helpers import formatting
-from helpers.errors import RunbookError, Terminal, WorldError, redacted
+from helpers.errors import EnvironmentFailure, RunbookError, Terminal, redacted
 from helpers.reason_codes import Reason, ReasonCode
 
 Kind = TypeVar("Kind")
@@ -455,13 +455,13 @@ _FULL = {
 }
 
 
-def shortage(error: BaseException, folder: Path) -> WorldError | None:
+def shortage(error: BaseException, folder: Path) -> EnvironmentFailure | None:
     """The error to report for too little memory, threads or files, no permission, a full or read-only disk; else None."""
     if isinstance(error, MemoryError) or any(words in str(error) for words in _TOO_LITTLE):
-        return WorldError(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
+        return EnvironmentFailure(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
                           next_step="Let it have more (ulimit -v, the limit of its container), then repeat.")  # fmt: skip
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return WorldError(ReasonCode.TOO_FEW_FILES, "the process may not open any more files",
+        return EnvironmentFailure(ReasonCode.TOO_FEW_FILES, "the process may not open any more files",
                           next_step="Let it open more (ulimit -n 4096), then repeat.")  # fmt: skip
     if isinstance(error, PermissionError) and error.filename:
         return Terminal(ReasonCode.FOLDER_UNWRITABLE, "may not be read or written (Permission denied)",

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from helpers import audit
 from helpers.cutover import CutoverState
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, Terminal, UsageError, one_line
 from helpers.evidence import trusted
 from helpers.evidence.signoffs import gate_state, open_gate
 from helpers.fence import FenceState
 from helpers.formatting import bare, count, duration, moment
-from helpers.migration.checkpoint import Checkpoint, Kept
+from helpers.migration.checkpoint import Checkpoint, CheckpointFile
 from helpers.notify import FAILED, Around, level, levels
 from helpers.notify import read as read_notices
 from helpers.reason_codes import ReasonCode
@@ -38,7 +38,7 @@ from helpers.run.advice import triggers_of
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission, refusal
-from helpers.snapshots.retention import kept_line, settled
+from helpers.snapshots.retention import retention_lines, settled
 
 # -- overview ----------------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
             title = plan.find(state.step).title
             lines.append(f"Step {state.step} ({title}), {one_line(state.label)}: {far}; last progress {silent} ago")
             lines += [f"Workers: {one_line(state.workers)}"] if state.workers else []
-            kept = Kept.of(folder.workspace / RunPath.CHECKPOINT)
+            kept = CheckpointFile.of(folder.workspace / RunPath.CHECKPOINT)
             written = sum(target.completed for target in kept.targets.values())
             lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
                          f"{count(kept.total_chunks, 'chunk')}")  # fmt: skip
@@ -394,7 +394,7 @@ def status(chosen: argparse.Namespace) -> int:
         return 0
     folder = runs.find(chosen.run_id)
     with contextlib.suppress(
-        WorldError
+        EnvironmentFailure
     ):  # relative paths of its parameters are taken from there, where it is still there
         folder.enter()
     print("\n".join(report(folder, now_utc())))
@@ -410,7 +410,7 @@ def report(folder: RunState, now: dt.datetime) -> list[str]:
         ("Cutover", lambda f, _: one_line(_cutover(f))),
         ("Fence", lambda f, _: one_line(fence_sentence(f))),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
-        ("Kept", lambda f, _: kept_line(f)),
+        ("Kept", lambda f, _: retention_lines(f)),
     ]  # fmt: skip
     for head, say in parts:
         for at, line in enumerate(filter(None, say(folder, now).splitlines())):

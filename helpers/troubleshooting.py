@@ -26,12 +26,12 @@ from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.formatting import flatten
-from helpers.migration import target_lock
 from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
 from helpers.migration.reembedding import REEMBEDDED, as_written
-from helpers.migration.source_changes import Ledger, current_snapshot, schema_of_run
+from helpers.migration.source_changes import CatchUpLedger, current_snapshot, schema_of_run
 from helpers.migration.staging import Quarantine, Staged
+from helpers.migration.target_lock import target_not_empty
 from helpers.reason_codes import ReasonCode
 from helpers.results import (
     Progress,
@@ -164,7 +164,7 @@ class Mend:
         """Raises `Terminal` ("target_not_empty") where one of these collections is not the one that this run made."""
         if taken := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
             anew = "Made anew by somebody since the run began; nothing was changed there. "
-            raise target_lock.taken(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
+            raise target_not_empty(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
         """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""
@@ -318,7 +318,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ProbeResult:
     """What a probe found: a table to look at, how many things are wrong, and that in a sentence."""
 
     table: pd.DataFrame
@@ -379,7 +379,7 @@ class Troubleshooter(NotebookStep, ABC):
         return done
 
     @abstractmethod
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         """The probe."""
 
     @abstractmethod
@@ -488,7 +488,7 @@ class Troubleshooter(NotebookStep, ABC):
 
     def settled(self) -> list[Condition]:
         """Whether what is staged is what the target is held to: no catch-up is open, and no client writes there yet."""
-        ledger, cutover = Ledger.read(self.run), CutoverState.load(self.run.workspace)
+        ledger, cutover = CatchUpLedger.read(self.run), CutoverState.load(self.run.workspace)
         in_use = cutover is not None and cutover.may_be_applied
         finish = f"finish it: {self.run.home.command('resume')}" if ledger.open_round is not None else ""
         lost = f"what they wrote would go: {self.run.home.command('rollback')}" if in_use else ""

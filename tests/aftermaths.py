@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helpers.fence import Control
+from helpers.fence import FenceControl
 from helpers.results import StepResult, utc_now
 from helpers.run.record import RunRecord
 from helpers.steps.closeout import CloseoutStep
@@ -30,7 +30,7 @@ def night_after(home: Path, *, fenced: bool = False, **sections: Any) -> Night:
     up: tuple[tuple[str, dict[str, Any]], ...] = ()
     if fenced:
         begun = utc_now()
-        Control(night.folder, night.folder.read().parameters).put_up()
+        FenceControl(night.folder, night.folder.read().parameters).put_up()
         up = (("20", {"fence": {"kind": "command", "up": begun}}),)
     night.cut_over()
     if fenced:

@@ -51,8 +51,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_lists_of_one_number_without_end_are_refused ::test_texts_by_their_beginnings_are_refused
             ::test_the_file_of_collections_is_no_way_round ::test_what_an_upgrade_left_beside_a_database_is_bounded_too
             ::test_a_page_that_holds_more_than_the_footer_says_is_refused ::test_vectors_that_are_not_there_take_no_place
-            ::test_a_part_of_a_snapshot_is_bounded_too
-            ::test_lists_of_a_fixed_size_inside_other_types_are_refused""",
+            ::test_a_part_of_a_snapshot_is_bounded_too ::test_lists_of_a_fixed_size_inside_other_types_are_refused""",
         "a value in a database that would fill the memory": """
             test_files_of_chunks_are_bounded.py::test_a_value_that_no_request_can_bring_is_refused_before_it_is_read""",
         "markup and scripts in pages": """
@@ -225,8 +224,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_a_key_that_had_expired_when_its_statement_was_sealed_approves_nothing""",
         "a pipe or a device that is named; another rehearsal, time or user in run.json": """
             test_no_special_file_holds_us.py::test_what_the_parameters_name_holds_no_command
-            ::test_a_secret_in_what_is_no_plain_file_is_refused_in_one_line
-            ::test_no_file_of_a_run_that_is_a_pipe_holds_status
+            ::test_a_secret_in_what_is_no_plain_file_is_refused_in_one_line ::test_no_file_of_a_run_that_is_a_pipe_holds_status
             test_what_binds_a_run_is_what_its_seals_say.py::test_what_run_json_says_that_a_run_is_is_what_the_seals_say""",
         "a line of the log without an end": """
             test_the_log_counts_the_seals.py::test_what_somebody_adds_without_an_end_proves_nothing_and_is_named_for_ever
@@ -343,8 +341,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_an_empty_folder_among_the_seals_is_named_by_both""",
         "an edit of run.json or of the parameters between two commands": """
             test_what_was_written_is_what_is_sealed.py::test_an_edit_between_two_commands_is_not_taken_over
-            ::test_a_line_that_another_key_signed_names_no_edit
-            ::test_a_change_that_was_killed_before_its_file_is_repeated""",
+            ::test_a_line_that_another_key_signed_names_no_edit ::test_a_change_that_was_killed_before_its_file_is_repeated""",
         "a log that is gone, or cut short": """
             test_what_was_written_is_what_is_sealed.py::test_a_run_without_its_log_is_not_taken_for_one_of_an_older_toolkit
             ::test_a_seal_says_how_long_the_log_was""",
@@ -435,6 +432,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_a_collection_that_clients_made_anew_is_exported_waits_for_a_person_and_stays""",
         "a change of the source after its proof, of a schema, and of a field under its old name": """
             test_rollback_parts.py::test_what_clients_write_to_the_source_after_the_restart_stays
+            ::test_step_22_writes_over_nothing_that_clients_wrote_to_the_target
+            ::test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside
+            ::test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one
             ::test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_alone
             test_writes_return_through_the_schema.py::test_a_schema_that_was_edited_since_replays_nothing
             ::test_names_are_led_back_through_chains_and_shifts
@@ -519,8 +519,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_directories_of_snapshots.py::test_a_manifest_in_the_storage_that_says_nothing_is_no_recent_snapshot
             ::test_one_bad_manifest_is_a_row_and_the_others_are_listed
             test_other_content_than_was_written.py::test_a_manifest_with_a_value_of_another_type_is_one_line
-            ::test_what_is_no_manifest_is_one_line
-            test_directories_of_snapshots.py::test_a_pipe_or_a_link_is_no_object
+            ::test_what_is_no_manifest_is_one_line test_directories_of_snapshots.py::test_a_pipe_or_a_link_is_no_object
             test_staging_in_a_storage.py::test_a_damaged_or_missing_object_is_one_line_and_a_retry_stages_again
             ::test_a_storage_that_forgets_what_was_put_there_is_noticed_before_the_index
             test_directories_of_snapshots.py::test_a_storage_that_drips_is_not_waited_for""",
@@ -547,8 +546,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_what_was_begun_and_not_gone_on_with_is_removed_after_its_retention
             test_staging_in_a_storage.py::test_a_prune_removes_what_nobody_names_and_nothing_else
             test_directories_of_snapshots.py::test_a_prune_leaves_what_another_machine_put_under_the_same_id
-            ::test_a_prune_leaves_what_took_the_place_of_its_own
-            ::test_uploads_of_other_applications_are_not_taken_for_ours
+            ::test_a_prune_leaves_what_took_the_place_of_its_own ::test_uploads_of_other_applications_are_not_taken_for_ours
             test_snapshots_without_a_migration.py::test_a_part_that_is_replaced_as_soon_as_it_appears_is_not_recorded""",
         "other times in the manifest of a backup": """
             test_snapshots_without_a_migration.py::test_times_that_somebody_changed_in_a_manifest_count_for_nothing""",

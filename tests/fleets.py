@@ -36,7 +36,7 @@ with runs.RunLock(folder, "runner").acquire():
         found = StepResult(step.number, step.title, run, utc_now(), utc_now())
         if broken:
             found.verdict = Verdict.FAIL
-            found.error = {"code": "count_mismatch", "type": "WorldError", "line": "step broken: 3 chunks are missing."}
+            found.error = {"code": "count_mismatch", "type": "EnvironmentFailure", "line": "step broken: 3 chunks are missing."}
         found.write(folder.reports / "results" / f"{step}.json")
         if broken:
             print("runbook: step broken: 3 chunks are missing.", file=sys.stderr)
@@ -77,7 +77,7 @@ def write(home: Path, rows: list[dict[str, Any]], base: str = "schema: identity\
 
 def checked(
     home: Path, rows: list[dict[str, Any]], base: str = "schema: identity\n", name: str = "f"
-) -> fleet_table.Table:
+) -> fleet_table.FleetTable:
     path, parameters = write(home, rows, base)
     table = fleet_table.read_table(path)
     fleet_table.check(table, parameters, [], name)

@@ -19,7 +19,7 @@ from helpers.rollback import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.cutover import Control
+from helpers.steps.cutover import CutoverControl
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.rollback import RollbackStep
 from helpers.steps.snapshot import SnapshotStep
@@ -90,7 +90,7 @@ class Night:
         with open_target(record.parameters.target) as store:
             record.fact("settings", settings_of(store.collections()))
         self.keep(record)
-        control = Control(self.folder, self.folder.read().parameters)
+        control = CutoverControl(self.folder, self.folder.read().parameters)
         edits = control.edits()
         state = control.begin(edits)
         control.apply(state, edits)

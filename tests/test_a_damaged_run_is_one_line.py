@@ -10,7 +10,7 @@ import pytest
 
 from helpers import audit, cli
 from helpers.errors import RunbookError, Terminal
-from helpers.fence import Control, FenceState
+from helpers.fence import FenceControl, FenceState
 from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now, writing
@@ -134,7 +134,7 @@ def test_a_result_whose_values_nobody_can_use_is_no_result(hurt: RunFolder, chan
 def test_a_fence_is_lifted_by_its_own_file_alone(
     hurt: RunFolder, capsys: Said, gone: list[str], tmp_path: Path
 ) -> None:
-    Control(hurt, hurt.read().parameters).put_up()
+    FenceControl(hurt, hurt.read().parameters).put_up()
     for name in gone:
         (hurt.reports / name).write_bytes(b"{")
     os.chdir("/")
@@ -222,7 +222,7 @@ def test_a_damaged_run_needs_its_snapshots(hurt: RunFolder, file: str) -> None:
     (kept / "hurt-21").mkdir(parents=True)
     audit.append(kept / audit.NAME, "snapshot created", snapshot="hurt-21", run="hurt", reports=str(hurt.reports))
     (hurt.reports / file).write_bytes(b"{")
-    [item] = retention.held(kept)
+    [item] = retention.snapshots_in(kept)
     if file == "parameters.yaml":  # nothing of it is asked
         assert item.needed_by == ("hurt",)
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.errors import WorldError
+from helpers.errors import EnvironmentFailure
 from helpers.notify import Event, render
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
@@ -41,7 +41,7 @@ def test_the_notice_of_a_step_that_a_drill_killed_says_so(
     if drill:
         (rehearsal.workspace / KILL_DRILL).touch()
     assert ("killed by the drill" in notices.how_it_died(rehearsal)) is drill
-    notices.stopped(rehearsal.read(), WorldError(ReasonCode.KERNEL_DIED, "its kernel died"), print)
+    notices.stopped(rehearsal.read(), EnvironmentFailure(ReasonCode.KERNEL_DIED, "its kernel died"), print)
     (text,) = sent
     assert ("DRILL: " in text, "Nobody has to act" in text) == (drill, drill)
     assert ("Someone must act now" in text, "Escalation: " in text) == (not drill, not drill)

@@ -15,7 +15,7 @@ import pytest
 
 from helpers import audit, cli
 from helpers.cli import evidence
-from helpers.errors import RunbookError, Terminal, WorldError
+from helpers.errors import EnvironmentFailure, RunbookError, Terminal
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
@@ -104,7 +104,7 @@ def test_whatever_is_written_there_is_one_line_and_nothing_is_half_written(small
         line = str(caught.value)
         assert str(small) in line, what
         assert "\n" not in line
-        assert isinstance(caught.value, WorldError), what
+        assert isinstance(caught.value, EnvironmentFailure), what
         if what != "the audit log":
             assert (caught.value.code, "full" in line, "free" in line) == ("disk_full", True, True), what
     assert (run.reports / "kept.json").read_text(encoding="utf-8") == '{\n  "a": 1\n}\n'

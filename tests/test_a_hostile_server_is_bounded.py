@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from helpers.errors import RunbookError, Terminal, Transient
-from helpers.fence.probe import Probe
+from helpers.fence.probe import ServerProbe
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import json_in
 from helpers.stores import open_source, open_target, wire
@@ -164,7 +164,7 @@ def test_a_redirect_is_not_followed_with_the_secrets(
             pass
         with pytest.raises(RunbookError), open_target(endpoint):
             pass
-        with Probe(hostile.url, endpoint, "source") as probe:
+        with ServerProbe(hostile.url, endpoint, "source") as probe:
             assert not probe.answers_at_all()
             assert all(not answer.answered for answer in probe.reads())
         assert thief.asked == 0

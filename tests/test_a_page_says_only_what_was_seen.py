@@ -18,7 +18,7 @@ from helpers.formatting import harmless, moment, unpacked_rows
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, read_run, record
-from helpers.report.clients import beside_prediction, downtime_parts, to_source, way_back
+from helpers.report.clients import beside_prediction, downtime_parts, rollback_sentence, to_source
 from helpers.report.outcome import decision_tree, due_by_warnings, ends, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.report.record import untried
@@ -189,7 +189,7 @@ def test_the_way_back_is_said_with_its_end_its_place_and_both_histories(tmp_path
     assert tile.note.endswith("before closeout, fence up")
     assert len(tile.note) <= 180
     before = make_run(tmp_path / "s", [kept])
-    assert "A rollback is possible until 2026-12-06 10:08:19 UTC" in way_back(read_run(before))
+    assert "A rollback is possible until 2026-12-06 10:08:19 UTC" in rollback_sentence(read_run(before))
     assert HISTORIES not in run_page(before), "one history, as long as the fence is up"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from helpers.fence import takes_no_writes
-from helpers.fence.probe import WRITTEN, Answer, closed_by_itself, refused_to_us
+from helpers.fence.probe import WRITTEN, ProbeAnswer, closed_by_itself, refused_to_us
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
@@ -123,9 +123,9 @@ def test_a_dry_run_sends_no_write(step: Callable[..., RunFolder], cloud: CloudSt
 
 def test_a_source_that_is_closed_is_told_from_a_server_in_trouble() -> None:
     assert not closed_by_itself([])
-    assert not closed_by_itself([Answer("create collection", "failed", 500, "disk full")])
-    assert not closed_by_itself([Answer("create collection", WRITTEN, 200, "read-only")])
-    assert not refused_to_us([Answer("create collection", "no answer")])
+    assert not closed_by_itself([ProbeAnswer("create collection", "failed", 500, "disk full")])
+    assert not closed_by_itself([ProbeAnswer("create collection", WRITTEN, 200, "read-only")])
+    assert not refused_to_us([ProbeAnswer("create collection", "no answer")])
     said = StepResult("20", "fence_writes", "n", "2026-11-28T00:00:00+00:00")
     assert not takes_no_writes(said)
     assert not takes_no_writes(None)

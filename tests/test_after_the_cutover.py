@@ -474,7 +474,7 @@ def test_latency_is_one_thing_in_25_50_and_51() -> None:
         def query(self, name: str, vectors: Any, k: int) -> list[Any]:
             return [ask(vectors[0], k)]
 
-    found = [measure.Probe("alpha", "a", np.ones(2, np.float32))] * 3
+    found = [measure.QueryProbe("alpha", "a", np.ones(2, np.float32))] * 3
     asks = measure.warm(Store(), found)  # type: ignore[arg-type]
     times = [measure.timed(asks[p.collection], p.vector)[1] for p in found]
     assert asked == [measure.HITS] * 4, "once untimed, then each probe, all for as many neighbours"

@@ -35,7 +35,7 @@ from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import open_source, open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import refused_name
-from helpers.stores.opening import lacking, make
+from helpers.stores.opening import create_levels, missing_levels
 from tests.servers import ChromaServer
 from tests.storage import contents, embedded, empty_plans, importer, plan, staging
 from tests.test_source_layout_0_3 import write_old
@@ -210,13 +210,13 @@ def test_a_tenant_and_database_have_the_names_that_were_given_or_are_refused(
     try:
         there = parameters_from({"source": {"path": "x"}, "target": {
             "path": str(tmp_path_factory.getbasetemp() / "tenants"), "tenant": name, "database": name}}).target  # fmt: skip
-        make(there, lacking(there))
+        create_levels(there, missing_levels(there))
         with open_target(there) as store:
             assert store.names() == []
     except RunbookError as error:
         require_one_line(error)
         return
-    assert lacking(there) == ()
+    assert missing_levels(there) == ()
 
 
 # -- schemas ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers import audit
-from helpers.errors import WorldError
+from helpers.errors import EnvironmentFailure
 from helpers.results import file_digest
 from helpers.run.folders import RunFolder
 from tests.conftest import ROOT
@@ -148,7 +148,7 @@ for n in range(20): audit.append(Path({str(log)!r}), "together", n=n)
 
 def test_what_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / audit.NAME).mkdir()
-    with pytest.raises(WorldError, match="cannot be written"):
+    with pytest.raises(EnvironmentFailure, match="cannot be written"):
         audit.append(tmp_path / audit.NAME, "anything")
 
 
@@ -170,7 +170,7 @@ def test_a_line_that_cannot_be_signed_now_is_not_written_and_nothing_is_done(
         return subprocess.CompletedProcess(asked, -9, b"", b"")
 
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(WorldError, match="audit log cannot be written"):
+    with pytest.raises(EnvironmentFailure, match="audit log cannot be written"):
         folder.rewrite("run.json", '{"until": "22"}')
     assert log.read_bytes() == before
     assert (log.parent / "run.json").read_text(encoding="utf-8") == "{}"
@@ -186,9 +186,9 @@ def test_nothing_is_written_through_a_log_that_is_no_plain_file(tmp_path: Path, 
         path.symlink_to(other)
     if how == "a link":
         other.write_text("mine\n", encoding="utf-8")
-    with pytest.raises(WorldError, match="is a link or a special file") as refused:
+    with pytest.raises(EnvironmentFailure, match="is a link or a special file") as refused:
         audit.append(path, "prune")
     assert (refused.value.where, other.exists()) == (str(path), how == "a link")
     assert how != "a link" or other.read_text(encoding="utf-8") == "mine\n"
-    with pytest.raises(WorldError, match="cannot be read"):
+    with pytest.raises(EnvironmentFailure, match="cannot be read"):
         audit.entries(path)

@@ -48,7 +48,9 @@ def create(name: str, *more: str, code: int = 0) -> Snapshot:
 
 def expire(monkeypatch: pytest.MonkeyPatch) -> None:
     """The retention of every snapshot is over."""
-    monkeypatch.setattr(retention.Held, "retain_until", property(lambda self: datetime.now(UTC) - timedelta(days=1)))
+    monkeypatch.setattr(
+        retention.SnapshotFolder, "retain_until", property(lambda self: datetime.now(UTC) - timedelta(days=1))
+    )
 
 
 def lines_of(said: str, word: str) -> list[str]:

@@ -14,7 +14,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.catch_up import PROBED, UNCHANGED, Round
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.source_changes import APPLIED, Ledger, current_snapshot, prove_unchanged
+from helpers.migration.source_changes import APPLIED, CatchUpLedger, current_snapshot, prove_unchanged
 from helpers.parameters import parameters_from
 from helpers.results import Verdict, utc_now
 from helpers.run import folders as runs
@@ -298,7 +298,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
         monkeypatch.setattr(kind, name, die)
 
     for kind, name in ((ClientStore, "delete"), (ClientStore, "_add_piece"), (ClientStore, "create"),
-                       (ClientStore, "drop"), (Ledger, "save"), (Checkpoint, "save")):  # fmt: skip
+                       (ClientStore, "drop"), (CatchUpLedger, "save"), (Checkpoint, "save")):  # fmt: skip
         mortal(kind, name)
     for name in ("rmtree",):
         original = getattr(shutil, name)
@@ -423,7 +423,7 @@ def test_a_chunk_that_the_probe_finds_wrong_is_named_and_its_collection_written_
         assert verdict(record, PROBED) == (Verdict.FAIL, "catch_up_not_proven")
         check = next(c for c in record.result.checks if c.name == PROBED)
         assert {"collection": "alpha", "id": "new1", "problem": "not as staged"} in check.ids
-        assert Ledger.read(record).open_round is not None
+        assert CatchUpLedger.read(record).open_round is not None
     record = migrate(night)
     assert verdict(record) == (Verdict.PASS, "")
     assert_target_is_source(night)

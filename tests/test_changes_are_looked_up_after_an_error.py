@@ -16,7 +16,7 @@ from helpers.migration.staging import Staged
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_target
-from helpers.stores.opening import lacking, make, remove_database
+from helpers.stores.opening import create_levels, missing_levels, remove_database
 from tests.proxies import BUSY, BUSY_AFTER, CUT_AFTER, CUT_BEFORE, FAILS, TWICE, FaultyProxy
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, contents, embedded, empty_plans, fill, importer, in_order, plan, staging
@@ -107,12 +107,12 @@ def test_a_drop_whose_answer_was_lost_is_done_once(proxy: FaultyProxy, target: E
 def test_a_database_is_made_and_removed_once(proxy: FaultyProxy, target: Endpoint, fault: str) -> None:
     new = target.model_copy(update={"database": f"new-{uuid.uuid4().hex[:8]}"})
     proxy.faults.next("/databases", fault)
-    make(new, lacking(new))
-    assert lacking(new) == ()
+    create_levels(new, missing_levels(new))
+    assert missing_levels(new) == ()
     assert proxy.faults.planned == []
     proxy.fault = first("DELETE", fault)
     assert remove_database(new)
-    assert lacking(new) == ("database",)
+    assert missing_levels(new) == ("database",)
 
 
 @pytest.mark.more

@@ -172,7 +172,7 @@ def test_the_probe_of_20_asks_at_the_place_of_the_key_and_counts_every_page(
     begin: Begin, cloud: CloudStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "_PAGE", 1)
-    with probe.Probe(cloud.url, begin("20").parameters.source, "source") as asked:
+    with probe.ServerProbe(cloud.url, begin("20").parameters.source, "source") as asked:
         assert [(a.action, a.outcome) for a in asked.reads()] == [
             ("list collections", probe.WRITTEN), ("count", probe.WRITTEN), ("get", probe.WRITTEN), ("query", probe.WRITTEN),
         ]  # fmt: skip

@@ -20,7 +20,7 @@ from helpers.cutover import CutoverState, put_back
 from helpers.cutover import application as cutover_state
 from helpers.cutover.application import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.cutover.files import put_in_place
-from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
+from helpers.errors import EnvironmentFailure, NoGo, RunbookError, Terminal, WaitingForSignoffs
 from helpers.evidence.signoffs import NO_GO, open_gate
 from helpers.migration.source_changes import SourceChanges, prove_unchanged
 from helpers.parameters import Endpoint, parameters_from
@@ -30,7 +30,7 @@ from helpers.run import plan
 from helpers.run.command import used_by
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.cutover import Control
+from helpers.steps.cutover import CutoverControl
 from helpers.stores.layout import DATABASE
 from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
@@ -199,7 +199,7 @@ def test_nothing_is_touched_without_go_and_signatures(night: RunFolder, why: str
 def test_a_source_that_changed_since_stops_it(night: RunFolder) -> None:
     with embedded(Path("source")) as store:
         store.delete("alpha", ["a3"])
-    with pytest.raises(WorldError, match="the source changed since") as caught:
+    with pytest.raises(EnvironmentFailure, match="the source changed since") as caught:
         step(night)
     assert caught.value.code == "source_changed"
     assert untouched()
@@ -225,7 +225,7 @@ def test_a_restart_that_fails_takes_everything_back(night: RunFolder, body: str,
 
 def test_a_restart_that_fails_on_the_way_back_too_says_both_and_can_be_repeated(night: RunFolder) -> None:
     restarts(Path(), "echo broken; exit 4")
-    with pytest.raises(WorldError, match="undoing it did not finish") as caught:
+    with pytest.raises(EnvironmentFailure, match="undoing it did not finish") as caught:
         step(night)
     assert caught.value.code == "put_back_failed"
     assert untouched(), "the files are back all the same"
@@ -332,7 +332,7 @@ def killed_at(night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch) -> Non
         if at == APPLYING:
             patch.setattr(control, "put_in_place", one)
         else:
-            patch.setattr(Control, {BACKED_UP: "apply", APPLIED: "restart"}[at], die)
+            patch.setattr(CutoverControl, {BACKED_UP: "apply", APPLIED: "restart"}[at], die)
         with pytest.raises(Killed):
             step(night)
 

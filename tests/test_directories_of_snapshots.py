@@ -161,7 +161,9 @@ def files(folder: Path) -> set[str]:
 
 def over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every retention has ended."""
-    monkeypatch.setattr(retention.Held, "retain_until", property(lambda item: datetime(2020, 1, 1, tzinfo=UTC)))
+    monkeypatch.setattr(
+        retention.SnapshotFolder, "retain_until", property(lambda item: datetime(2020, 1, 1, tzinfo=UTC))
+    )
 
 
 def killed(*_: object, **__: object) -> None:

@@ -29,7 +29,7 @@ from helpers.cutover.application import CutoverState
 from helpers.fence import FenceState
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.shipping import Shipment
-from helpers.migration.source_changes import Ledger
+from helpers.migration.source_changes import CatchUpLedger
 from helpers.parameters import RESUMABLE, ROLES, SECTIONS, Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
@@ -426,7 +426,7 @@ def test_the_state_files_have_the_keys_that_the_architecture_names(tmp_path: Pat
         "results/<step>.json": StepResult, "fleet.json": Fleet,
     }  # fmt: skip
     keys = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in written.items()}
-    keys["catch-up/ledger.json"] = {field.name for field in dataclasses.fields(Ledger)} - {"folder"}
+    keys["catch-up/ledger.json"] = {field.name for field in dataclasses.fields(CatchUpLedger)} - {"folder"}
     Checkpoint(tmp_path / "checkpoint.json", {}).save()
     keys["checkpoint.json"] = set(json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8")))
     keys["retry.json"] = {field.name for field in dataclasses.fields(Retry)}

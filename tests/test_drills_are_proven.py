@@ -16,7 +16,7 @@ import pytest
 from helpers.cli import rehearse
 from helpers.cutover.readiness import CutoverReadiness
 from helpers.errors import RunbookError
-from helpers.fence import Control
+from helpers.fence import FenceControl
 from helpers.formatting import moment
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters
@@ -168,7 +168,7 @@ def _client_adds(place: Path, chunk: str) -> None:
 
 def _roll_back(night: Night, meanwhile: Callable[[], None], proof: dict[str, Any]) -> None:
     """The drill, put back; `meanwhile` comes between its lift of the fence and the new fence."""
-    with postmortem.as_it_stands(night.folder, proof):
+    with postmortem.undo_after_drill(night.folder, proof):
         night.rollback(why="drill", replay=True)
         meanwhile()
 
@@ -202,7 +202,7 @@ def test_a_fence_that_a_drill_lifted_is_up_since_it_was_set_again(tmp_path: Path
     night = Night(tmp_path, fence={"kind": "command", "command": commands})
     night.snapshot()
     night.migrate()
-    Control(night.folder, night.folder.read().parameters).put_up()
+    FenceControl(night.folder, night.folder.read().parameters).put_up()
     night.cut_over()
     _client_adds(tmp_path / "target", "late")
     _roll_back(night, lambda: None, {})

@@ -338,7 +338,7 @@ def test_a_cutover_that_failed_may_have_acted_though_no_line_says_so(
 
     def wrote(self: StepResult, path: Path) -> str:
         if self.step == Step.CUTOVER:
-            self.verdict, self.error = Verdict.FAIL, {"type": "WorldError", "code": code, "line": "it failed"}
+            self.verdict, self.error = Verdict.FAIL, {"type": "EnvironmentFailure", "code": code, "line": "it failed"}
         return write(self, path)
 
     with monkeypatch.context() as patch:

@@ -27,7 +27,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from helpers.runner.group import Group, Row
+from helpers.runner.group import Group, GroupRow
 from tests.signers import (
     Signers,
     changed_toolkit,
@@ -577,14 +577,14 @@ def test_a_signer_sees_what_is_signed_before_it_is(
 def test_a_group_signs_for_its_own_runs_only(
     folders: Path, signers: Signers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = Group("harmless", "", str(folders), False, "53", {}, [Row("test-db", "night-19", {}, {})])
+    made = Group("harmless", "", str(folders), False, "53", {}, [GroupRow("test-db", "night-19", {}, {})])
     made.save()
     for group, code in (("", 2), ("harmless", 0)):
         run_id = f"night-{'19' if not group else '20'}"
         home = small_run(run_id, signers, **({"group": group} if group else {}))
         evidence.keep_sealed(home.read())
         order = folders / "reports" / "harmless" / "group.json"
-        write_json(order, asdict(replace(made, rows=[Row("a", run_id, {}, {})])))
+        write_json(order, asdict(replace(made, rows=[GroupRow("a", run_id, {}, {})])))
         (folders / "workspace" / "harmless" / "order").write_text(file_digest(order))
         assert cli.main(["sign", "harmless", *signers.command("dba")]) == code
         said = capsys.readouterr()

@@ -25,7 +25,7 @@ import pytest
 from markupsafe import escape
 
 from helpers import audit, errors, evidence
-from helpers.errors import RunbookError, WorldError, one_line
+from helpers.errors import EnvironmentFailure, RunbookError, one_line
 from helpers.evidence import secret_scan
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
@@ -139,7 +139,7 @@ def test_every_writing_is_found_in_the_middle_of_bytes(how: str, tmp_path: Path)
     (tmp_path / "clean.log").write_bytes(b"Bearer of news, hunter of 2")
     found = secret_scan.search(tmp_path, [REFERENCE]).hits
     assert {(name, reference) for name, reference, _ in found} == {("figures/a.png", "env:CHROMA_TOKEN")}
-    with pytest.raises(WorldError, match=r"figures/a\.png holds the value of env:CHROMA_TOKEN") as caught:
+    with pytest.raises(EnvironmentFailure, match=r"figures/a\.png holds the value of env:CHROMA_TOKEN") as caught:
         secret_scan.refuse(secret_scan.search(tmp_path, [REFERENCE]), tmp_path)
     assert "nter" not in str(caught.value)
 
@@ -261,7 +261,9 @@ def test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone(home: RunFolde
     page = home.reports / "24_review.html"
     clean = page.read_bytes()
     page.write_bytes(clean + html.escape(TOKEN).encode())
-    with pytest.raises(WorldError, match=r"24_review\.html holds the value of env:CHROMA_TOKEN \(HTML-escaped\)"):
+    with pytest.raises(
+        EnvironmentFailure, match=r"24_review\.html holds the value of env:CHROMA_TOKEN \(HTML-escaped\)"
+    ):
         evidence.keep_sealed(home.read())
     assert not (home.reports / "seals").exists()
     page.write_bytes(clean)

@@ -71,8 +71,8 @@ def test_the_log_of_another_folder_of_snapshots_proves_nothing(tmp_path: Path, c
     folder = Path("kept").absolute()
     assert set(retention.digests(folder)) == {"night-21"}
     assert retention.digests(elsewhere) == {}
-    (held,) = (item for item in retention.held(elsewhere) if item.id == "night-21")
-    assert "that was signed here names it" in held.why_kept
+    (held,) = (item for item in retention.snapshots_in(elsewhere) if item.id == "night-21")
+    assert "that was signed here names it" in held.keep_reason
     old = [{k: v for k, v in e["facts"].items() if k != "directory"} for e in audit.entries(folder / audit.NAME)]
     (folder / audit.NAME).unlink()
     for facts in old:  # as an older toolkit wrote it
@@ -105,8 +105,8 @@ def test_a_line_that_nobody_has_proven_is_not_called_signed(
         assert ("that nobody has proven" in said) is not tool
     with monkeypatch.context() as patch:
         patch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "empty"))
-        (held,) = (item for item in retention.held(Path("kept").absolute()) if item.id == "night-21")
-    assert "that was signed here names it" in held.why_kept
+        (held,) = (item for item in retention.snapshots_in(Path("kept").absolute()) if item.id == "night-21")
+    assert "that was signed here names it" in held.keep_reason
 
 
 # -- archive -----------------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def test_a_chunk_that_should_be_left_out_and_one_that_should_not_are_named(tmp_p
         store.delete("articles", ["b"])
 
     done = migrated(tmp_path, examples / "leave_out.yaml", DRAFTS, damage)
-    assert done.judgement.found.counted == {"chunk_extra": 1, "chunk_missing": 1}
+    assert done.judgement.findings.counted == {"chunk_extra": 1, "chunk_missing": 1}
     assert "counts" in done.wrong
 
 
@@ -152,7 +152,7 @@ def test_a_chunk_in_the_list_of_those_left_out_that_the_condition_does_not_name_
 ) -> None:
     done = migrated(tmp_path, examples / "leave_out.yaml", DRAFTS, lambda store: store.delete("articles", ["b"]),
                     listed={("articles", "b"): "left_out"})  # fmt: skip
-    assert done.judgement.found.counted == {"quarantine_unexplained": 1}
+    assert done.judgement.findings.counted == {"quarantine_unexplained": 1}
 
 
 ALIKE = {
@@ -167,7 +167,7 @@ def test_ids_are_rewritten_by_the_schema(tmp_path: Path, examples: Path) -> None
         "My-Notes": ["my-notes/old-one", "my-notes/two"], "other": ["other/old-one"]
     }  # fmt: skip
     assert (done.wrong, done.aside, done.staged.rewritten) == ({}, {}, 3)
-    assert done.judgement.found.values.summary()["ids_rewritten"]["chunks"] == 3
+    assert done.judgement.findings.values.summary()["ids_rewritten"]["chunks"] == 3
 
 
 def test_an_id_that_was_not_rewritten_is_named(tmp_path: Path, examples: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_id_that_was_not_rewritten_is_named(tmp_path: Path, examples: Path) -
         store.delete("other", ["other/old-one"])
 
     done = migrated(tmp_path, examples / "new_ids.yaml", ALIKE, damage)
-    assert done.judgement.found.counted == {"chunk_extra": 1, "chunk_missing": 1}
+    assert done.judgement.findings.counted == {"chunk_extra": 1, "chunk_missing": 1}
 
 
 def test_two_chunks_that_would_get_one_id_are_an_error_before_anything_is_written(
@@ -212,4 +212,4 @@ def test_a_chunk_in_the_wrong_collection_is_named(tmp_path: Path, examples: Path
         store.delete("articles_de", ["a"])
 
     done = migrated(tmp_path, examples / "collections.yaml", SEVERAL, damage)
-    assert done.judgement.found.counted == {"chunk_extra": 1, "chunk_missing": 1}
+    assert done.judgement.findings.counted == {"chunk_extra": 1, "chunk_missing": 1}

@@ -12,7 +12,7 @@ import pytest
 
 from helpers import cli
 from helpers.errors import Terminal, UsageError
-from helpers.fence import Control, FenceState, lift
+from helpers.fence import FenceControl, FenceState, lift
 from helpers.parameters import parameters_from
 from helpers.rehearsal import write_sample
 from helpers.results import Verdict
@@ -121,7 +121,7 @@ def test_commands_lock_and_unlock_without_a_shell(made: Made, source: Path, tmp_
 def test_a_lock_that_fails_or_hangs_is_undone(made: Made, tmp_path: Path, lock: str, said: str) -> None:
     folder = made(commands(tmp_path, lock=lock) | {"timeout_seconds": 1.0})
     with pytest.raises(Terminal, match=said):
-        Control(folder, folder.read().parameters).put_up()
+        FenceControl(folder, folder.read().parameters).put_up()
     assert ran(tmp_path) == ["lock", "unlock"]
     state = FenceState.load(folder.workspace)
     assert state is not None
@@ -149,11 +149,11 @@ def test_a_fence_is_lifted_as_it_was_set_whatever_the_parameters_say_now(made: M
     lift(folder.read())
     assert ran(tmp_path) == ["lock", "unlock"]
 
-    step_again = Control(folder, before)
+    step_again = FenceControl(folder, before)
     step_again.put_up()
     other = type(before.fence).model_validate(commands(tmp_path) | {"command": {"lock": ["x"], "unlock": ["y"]}})
     with pytest.raises(UsageError, match="was set with other parameters"):
-        Control(folder, before, other).put_up()
+        FenceControl(folder, before, other).put_up()
 
 
 def test_none_is_a_warning_and_runs_nothing(made: Made, source: Path) -> None:

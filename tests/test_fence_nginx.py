@@ -19,8 +19,8 @@ import chromadb.errors
 import psutil
 import pytest
 
-from helpers.errors import Terminal, UsageError, WorldError
-from helpers.fence import Control, FenceState, lift
+from helpers.errors import EnvironmentFailure, Terminal, UsageError
+from helpers.fence import FenceControl, FenceState, lift
 from helpers.fence.nginx import configuration
 from helpers.parameters import parameters_from
 from helpers.results import Verdict
@@ -50,8 +50,8 @@ def fenced(shared: Fenced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     shared.stop()
 
 
-def control(folder: RunFolder) -> Control:
-    return Control(folder, folder.read().parameters)
+def control(folder: RunFolder) -> FenceControl:
+    return FenceControl(folder, folder.read().parameters)
 
 
 def opened(fenced: Fenced) -> str:
@@ -375,7 +375,7 @@ def test_a_listener_that_leads_to_the_source_in_a_roundabout_way_is_asked(
         found = control(folder)
         found.put_up()
         before = names(fenced)
-        assert found.ways_round()[0] == ([f"http://127.0.0.1:{port} (chroma.internal)"] if passes else [])
+        assert found.bypasses()[0] == ([f"http://127.0.0.1:{port} (chroma.internal)"] if passes else [])
         assert names(fenced) == before, "what the probe wrote is gone"
         lift(folder.read())
 
@@ -404,12 +404,12 @@ def test_an_upstream_that_is_down_is_said_when_it_is_fenced_and_when_it_is_lifte
     control(folder).put_up()
     fenced.server.kill()
     try:
-        with pytest.raises(WorldError, match=r"writes do not get through yet.*502"):
+        with pytest.raises(EnvironmentFailure, match=r"writes do not get through yet.*502"):
             lift(folder.read())
         state = FenceState.load(folder.workspace)
         assert state is not None
         assert state.state == "lifting"
-        with pytest.raises(WorldError, match="no answer"):
+        with pytest.raises(EnvironmentFailure, match="no answer"):
             control(folder).put_up()
     finally:
         fenced.server.start()
@@ -432,7 +432,7 @@ def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fence
         assert check.verdict is Verdict.FAIL
         assert "create collection got through (200)" in check.detail
         assert check.detail.endswith("what the probe wrote was removed again")
-        with pytest.raises(WorldError, match="failed: writes through the fence"):
+        with pytest.raises(EnvironmentFailure, match="failed: writes through the fence"):
             run.finish()
     assert names(fenced) == ["docs"]
     state = FenceState.load(folder.workspace)

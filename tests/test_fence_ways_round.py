@@ -48,7 +48,7 @@ def checked(http: str, stream: str = "") -> Nginx:
         FENCE: OWN,
         MAIN.parent / "snippets/p.conf": "location / { proxy_pass http://127.0.0.1:8000; }",
     }
-    nginx._refuse_ways_round(files)
+    nginx._refuse_bypasses(files)
     return nginx
 
 
@@ -82,7 +82,7 @@ def test_other_servers_are_let_alone(way: str) -> None:
 def test_where_only_a_request_decides_is_said() -> None:
     nginx = checked("server { listen 9000; location / { proxy_pass http://$backend:8000; } }")
     assert nginx.unseen == [f"9000 in {MAIN}"]
-    assert "only a request decides" in nginx.unseen_said
+    assert "only a request decides" in nginx.unseen_text
 
 
 def test_every_server_of_a_dump_is_read() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points, packages_distributions
@@ -23,6 +24,7 @@ from helpers.run.folders import RunPath
 from tests.conftest import absent
 
 MAXIMUM_LINES = 600  # of a module: fewer than this
+MAXIMUM_MODULES = 160  # of helpers/
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]+\])?==(\S+)(?: ;.*?)?(?: \\)?$")
 
 
@@ -242,6 +244,22 @@ def test_modules_are_short(root: Path) -> None:
     modules = [path for path in tracked(root) if path.suffix == ".py"]
     sizes = {path.relative_to(root): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
     nothing(f"{name} has {lines} lines" for name, lines in sizes.items() if lines >= MAXIMUM_LINES)
+
+
+def test_the_package_is_no_larger_than_a_person_can_walk(root: Path) -> None:
+    modules = sorted((root / "helpers").rglob("*.py"))
+    assert len(modules) <= MAXIMUM_MODULES, "send a small module home before adding another"
+
+
+def test_a_class_name_means_one_thing(root: Path) -> None:
+    """A reader who meets `Journal` in a message of mypy or a traceback knows which."""
+    places = defaultdict[str, list[str]](list)
+    for path in sorted((root / "helpers").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path.relative_to(root)}:{node.lineno}")
+    assert places["RunState"], "classes were looked for"
+    nothing(f"{name}: {', '.join(lines)}" for name, lines in sorted(places.items()) if len(lines) > 1)
 
 
 def test_every_module_says_what_it_is(root: Path) -> None:

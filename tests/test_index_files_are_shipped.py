@@ -566,12 +566,12 @@ def test_the_copy_that_is_shipped_is_the_one_that_the_snapshot_was_read_from(
     shipment: Shipment, tmp_path: Path
 ) -> None:
     snapshot: Any = SimpleNamespace(id="snap")
-    assert shipping.kept(tmp_path / "work", snapshot) == shipment
+    assert shipping.load_kept(tmp_path / "work", snapshot) == shipment
     with pytest.raises(UsageError, match="no copy of the source is kept from which another was read"):
-        shipping.kept(tmp_path / "work", SimpleNamespace(id="another"))  # type: ignore[arg-type]
+        shipping.load_kept(tmp_path / "work", SimpleNamespace(id="another"))  # type: ignore[arg-type]
     shutil.rmtree(shipment.folder / COPY)
     with pytest.raises(UsageError, match="no copy of the source is kept"):
-        shipping.kept(tmp_path / "work", snapshot)
+        shipping.load_kept(tmp_path / "work", snapshot)
 
 
 def test_vectors_are_those_of_the_source_bit_for_bit(shipment: Shipment, tmp_path: Path) -> None:

@@ -89,13 +89,13 @@ def test_another_distance_is_judged_by_the_chunks_themselves(tmp_path: Path) -> 
     assert "alpha: the target finds 1.000 of the probes" in check.detail
     assert "its distance is l2, the target's cosine by order (migration.index)" in check.detail
     assert done.wrong == {check.name: "search_unsure"}
-    alpha, beta = done.judgement.found.search
+    alpha, beta = done.judgement.findings.search
     assert 0.1 < alpha["overlap_plain@10"] < 0.95 < beta["overlap_plain@10"]
     assert (alpha["overlap_exact@10"], alpha["recall_before"], alpha["recall_after"]) == (1.0, 1.0, 1.0)
-    rows = {r["setting"]: (r["source"], r["target"], r["state"]) for r in done.judgement.found.configuration
+    rows = {r["setting"]: (r["source"], r["target"], r["state"]) for r in done.judgement.findings.configuration
             if r["collection"] == "alpha"}  # fmt: skip
     assert rows["space"] == ("l2", "cosine", "explained")
-    distances = {row["collection"]: row["largest_difference"] for row in done.judgement.found.distances}
+    distances = {row["collection"]: row["largest_difference"] for row in done.judgement.findings.distances}
     assert distances["alpha"] is None
     assert distances["beta"] < 1e-3
 
@@ -126,7 +126,7 @@ def test_collections_of_two_distances_can_be_merged_by_order(tmp_path: Path) -> 
     with pytest.raises(Terminal, match="sources of books differ in space"):
         migrated(tmp_path / "not", schema, source, spaces=spaces)
     done = migrated(tmp_path, schema, source, spaces=spaces, index={"books": {"space": "l2"}})
-    assert {r["collection"]: r["verdict"] for r in done.judgement.found.search} == {
+    assert {r["collection"]: r["verdict"] for r in done.judgement.findings.search} == {
         "alpha": Verdict.PASS, "beta": Verdict.WARNING,
     }  # fmt: skip
     assert not any(c.verdict is Verdict.FAIL for c in done.judgement.all())

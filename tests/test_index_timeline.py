@@ -137,7 +137,7 @@ def test_the_level_of_now_is_marked_and_its_contact_named() -> None:
     assert set(IndexStep("night").escalation()[""]) == {""}
     begun = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=40)
     left(folder, "20", (begun - START).total_seconds() - 60, 5)
-    failed = {"code": "unreachable", "type": "WorldError", "line": "no answer"}
+    failed = {"code": "unreachable", "type": "EnvironmentFailure", "line": "no answer"}
     left(folder, "10", (begun - START).total_seconds() - 1, 1, verdict=Verdict.FAIL, error=failed)
     table = IndexStep("night").escalation()
     marked = table[table[""] == "now"]

@@ -10,7 +10,7 @@ import pytest
 
 from helpers import cli
 from helpers import status as terminals
-from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs, WorldError
+from helpers.errors import EnvironmentFailure, Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -64,7 +64,7 @@ def a_run(name: str, *, automatic: bool) -> RunFolder:
 def failed(folder: RunFolder, number: str, code: str, **facts: Any) -> None:
     result = RunRecord(folder.read(), number).result
     result.facts |= facts
-    result.error, result.verdict = {"code": code, "type": "WorldError", "line": code}, Verdict.FAIL
+    result.error, result.verdict = {"code": code, "type": "EnvironmentFailure", "line": code}, Verdict.FAIL
     result.write(folder.reports / "results" / f"{number}.json")
     vouch(folder.reports)
 
@@ -140,7 +140,7 @@ def test_a_rollback_that_must_stop_is_what_the_command_ends_with(
     "error",
     [
         Interrupted(ReasonCode.INTERRUPTED, "stopped"), WaitingForSignoffs(ReasonCode.SIGNOFFS_MISSING, "sign"),
-        WorldError(ReasonCode.OUTSIDE_WINDOW, "opens later"), WorldError(ReasonCode.UNREACHABLE, "no answer"),
+        EnvironmentFailure(ReasonCode.OUTSIDE_WINDOW, "opens later"), EnvironmentFailure(ReasonCode.UNREACHABLE, "no answer"),
     ],
 )  # fmt: skip
 def test_what_judges_nothing_is_followed_by_nothing(error: RunbookError, ends: Ends) -> None:
@@ -151,7 +151,8 @@ def test_what_judges_nothing_is_followed_by_nothing(error: RunbookError, ends: E
 def test_a_source_that_changed_is_caught_up_and_waits_for_new_signatures(folder: RunFolder, ends: Ends) -> None:
     failed(folder, "25", "source_changed")
     line, error = ends(
-        WorldError(ReasonCode.SOURCE_CHANGED, "2 chunks"), WaitingForSignoffs(ReasonCode.SIGNOFFS_MISSING, "sign")
+        EnvironmentFailure(ReasonCode.SOURCE_CHANGED, "2 chunks"),
+        WaitingForSignoffs(ReasonCode.SIGNOFFS_MISSING, "sign"),
     )
     assert line.ran == ["22", "22 23 24"]
     assert error is not None
@@ -160,7 +161,7 @@ def test_a_source_that_changed_is_caught_up_and_waits_for_new_signatures(folder:
 
 def test_a_source_that_changes_for_ever_is_no_go(folder: RunFolder, ends: Ends) -> None:
     failed(folder, "25", "source_changed")
-    changed = WorldError(ReasonCode.SOURCE_CHANGED, "again")
+    changed = EnvironmentFailure(ReasonCode.SOURCE_CHANGED, "again")
     line, error = ends(changed, None, changed, None, changed, None)
     assert line.ran[1::2] == ["22 23 24"] * 3
     assert error is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import audit
-from helpers.errors import UsageError, WorldError
+from helpers.errors import EnvironmentFailure, UsageError
 from helpers.parameters import parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
@@ -78,14 +78,14 @@ def test_a_reason_lets_it_start_and_holds_for_one_command() -> None:
 
 def test_the_line_stops_before_the_step_and_touches_nothing(tmp_path: Path) -> None:
     folder = a_run(around(-5))
-    with pytest.raises(WorldError, match="opens at"):
+    with pytest.raises(EnvironmentFailure, match="opens at"):
         run_line(folder, [FENCE, plan.find("21")], Console())
     assert not list((folder.reports / "results").iterdir())
     assert not (tmp_path / "t").exists()
 
 
 def test_a_notebook_run_by_hand_is_held_to_it_too() -> None:
-    with pytest.raises(WorldError, match="closed at"):
+    with pytest.raises(EnvironmentFailure, match="closed at"):
         Run(a_run(around(10)), "22").open()
 
 

@@ -33,7 +33,7 @@ from helpers.runner import group
 from helpers.steps.source_health import SourceHealthStep
 from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_target
-from helpers.stores.opening import databases_of, holds_nothing, lacking, make
+from helpers.stores.opening import create_levels, databases_of, holds_nothing, missing_levels
 from tests.cloud_standin import CloudStandIn
 from tests.servers import ChromaServer
 from tests.storage import chunks, plan, tree
@@ -45,7 +45,7 @@ def filled(place: dict[str, Any], databases: list[tuple[str, str]], count: int =
     """These tenants and databases, each with a collection `notes` of its own chunks."""
     for number, (tenant, database) in enumerate(databases):
         there = Endpoint(**place, tenant=tenant, database=database)
-        make(there, lacking(there))
+        create_levels(there, missing_levels(there))
         with open_target(there) as store:
             store.create(plan("notes", "cosine"))
             store.add("notes", chunks(count, seed=number, prefix=f"{tenant}-{database}-"))
@@ -250,7 +250,7 @@ def test_a_failed_run_stops_no_other_and_the_exit_code_is_the_worst(
     }
     begun: list[str] = []
 
-    def start(row: group.Row) -> None:
+    def start(row: group.GroupRow) -> None:
         begun.append(row.name)
         raise ends[row.name]
 
@@ -295,7 +295,7 @@ def test_the_command_runs_each_database_and_resumes_what_is_left(
     with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
         store.create(plan("other"))
     there = Endpoint(path=str(tmp_path / "target"), database="sales")
-    make(there, lacking(there))
+    create_levels(there, missing_levels(there))
     with open_target(there) as store:
         store.create(plan("notes"))  # somebody else's
     order = {
@@ -350,7 +350,7 @@ def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, ta
     ]  # a wrong name must not pass unseen
     assert made.verdict == "warning"
     assert target["database"] in str(made.measured)
-    assert "database" in lacking(night.read().parameters.target)
+    assert "database" in missing_levels(night.read().parameters.target)
     if place is not None and place.exists():
         assert databases_of(Endpoint(path=str(place), tenant="*", database="*")) == [
             ("default_tenant", "default_database")
@@ -372,7 +372,7 @@ def test_step_20_makes_it_as_the_operator_ordered(
             preflight(folder.parameters)
         with pytest.raises(UsageError, match=r"target\.create is false"):
             ensure_database(folder)
-        assert "database" in lacking(folder.parameters.target)
+        assert "database" in missing_levels(folder.parameters.target)
     else:
         preflight(folder.parameters)
 
@@ -381,10 +381,10 @@ def test_step_20_makes_it_as_the_operator_ordered(
 def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFolder, target: dict[str, Any]) -> None:
     claim_target(night.read())
     there = night.read().parameters.target
-    assert lacking(there) == ()
+    assert missing_levels(there) == ()
     assert claim_target(night.read())  # again, as after a kill
     assert give_back_target(night.read())
-    assert "database" in lacking(there)
+    assert "database" in missing_levels(there)
     assert remove_made_database(night.read()) == ""
     claim_target(night.read())
     with open_target(there) as store:
@@ -397,11 +397,11 @@ def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFol
 
 
 def test_a_database_that_was_there_is_never_taken_away(night: RunFolder) -> None:
-    make(night.read().parameters.target, lacking(night.read().parameters.target))
+    create_levels(night.read().parameters.target, missing_levels(night.read().parameters.target))
     assert ensure_database(night.read()) == ()
     assert not (night.workspace / MadeDatabase.file).exists()
     assert remove_made_database(night.read()) == ""
-    assert lacking(night.read().parameters.target) == ()
+    assert missing_levels(night.read().parameters.target) == ()
 
 
 # -- forty -------------------------------------------------------------------------------------------------------------

@@ -148,8 +148,8 @@ def test_values_are_counted_on_each_side_and_contradictions_are_named(tmp_path: 
         {"lang": "en", "spanish": True, "origin": "elsewhere"},  # `origin` is the schema's own
     ]
     found = judged(tmp_path, MINE, {"docs": batch})
-    assert found.found.values is not None
-    told = found.found.values.summary()
+    assert found.findings.values is not None
+    told = found.findings.values.summary()
     fields = {row["field"]: row for row in told["fields"]}
     assert {name: row["before"] for name, row in fields.items()} == {
         "lang": 4, "spanish": 3, "words": 2, "author": 3, "origin": 1

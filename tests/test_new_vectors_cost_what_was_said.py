@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from helpers.errors import Terminal, UsageError
-from helpers.migration.reembedding import COST, MONEY, NEW_VECTORS, TEXTS, as_written, make, reembed, what_was_made
+from helpers.migration.reembedding import COST, MONEY, NEW_VECTORS, TEXTS, as_written, completed_record, make, reembed
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
@@ -88,7 +88,7 @@ def test_texts_tokens_time_and_money_are_said_before_they_are_spent(
     assert "texts/s measured on 4" in check.detail
     assert f"about {tokens * 2_000 / 1e6:,.2f} at 2000 per million tokens" in check.detail
     assert NEW_VECTORS in [phase.name for phase in run.result.phases]
-    made = what_was_made(tmp_path / "made", snapshot)
+    made = completed_record(tmp_path / "made", snapshot)
     assert made is not None
     assert (made["embedded"], made["kept"], made["requests"]) == (19, 0, 5), "what was measured counts"
     assert right(snapshot, tmp_path / "made")

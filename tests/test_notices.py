@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers import audit, errors, evidence
-from helpers.errors import NoGo, WorldError, redacted
+from helpers.errors import EnvironmentFailure, NoGo, redacted
 from helpers.evidence import secret_scan
 from helpers.notify import Around, Event, read, sender, tell
 from helpers.parameters import SecretRef, parameters_from
@@ -124,7 +124,7 @@ def test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it(monkeypatch: p
     assert seal.predicate["secrets"] == {"searched": ["env:REFUSES"], "unknown": {}}
     assert "notices.jsonl" in seal.prefixes
     (folder.reports / "leak.txt").write_text(f"token {TOKEN}")
-    with pytest.raises(WorldError, match=r"leak\.txt holds the value of env:REFUSES"):
+    with pytest.raises(EnvironmentFailure, match=r"leak\.txt holds the value of env:REFUSES"):
         evidence.at_rest(folder.read())
 
 
@@ -240,7 +240,9 @@ def test_a_rollback_says_its_beginning_and_sends_its_own_notice_at_the_end(monke
         step = plan.find("27")
         notices.before_step(folder.read(), step, print)
         notices.after_step(folder.read(), step, None, print)
-        notices.after_step(folder.read(), step, WorldError(ReasonCode.SOURCE_DAMAGED, "two chunks differ"), print)
+        notices.after_step(
+            folder.read(), step, EnvironmentFailure(ReasonCode.SOURCE_DAMAGED, "two chunks differ"), print
+        )
     assert good.subjects == ["books: rollback begins", "books: rolled back", "books: the rollback has stopped"]
     texts = [str(body["message"]) for _, body in good.got]
     assert "searches are wrong" in texts[0]

@@ -158,7 +158,7 @@ def test_the_basis_of_a_rollbacks_estimate_is_beside_it(run: RunFolder) -> None:
 def killed_before(run: RunFolder, seconds: float = 5.4) -> None:
     """Step 22 was killed once, before it went through."""
     ended = dt.datetime.fromisoformat(raw(run, "22")["started"]) - dt.timedelta(seconds=3)
-    error = {"code": "kernel_died", "line": "its kernel died (out of memory, or killed)", "type": "WorldError"}
+    error = {"code": "kernel_died", "line": "its kernel died (out of memory, or killed)", "type": "EnvironmentFailure"}
     nothing: dict[str, Any] = {
         "checks": [],
         "phases": [],

@@ -17,7 +17,7 @@ from helpers.migration.delta import make_delta, restage
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, to_read
 from helpers.migration.staging import CHANGES, Quarantine, Staged, stage
 from helpers.schema import Context, load_schema
-from helpers.snapshots.export_journal import Part
+from helpers.snapshots.export_journal import SnapshotPart
 from helpers.snapshots.snapshot import Snapshot, follow_snapshot, write_snapshot
 from helpers.stores.client import ClientStore
 from tests.storage import assert_same, chunks, embedded, fill, in_order
@@ -135,7 +135,7 @@ def test_round_after_round_it_is_what_a_whole_staging_would_be(
             assert now.verify(since=was) == again.verify() == now.verify()
             folder = tmp_path / str(number)
             both = restage(staged, aside, was, now, folder, partial(named, folder), whole=False)
-            assert both.gone.total < 40 or number == 3
+            assert both.removed.total < 40 or number == 3
             whole_aside = Quarantine(folder / "whole-quarantine")
             whole = made(again, folder / "whole", whole_aside)
             new_aside = Quarantine(folder / "quarantine")
@@ -174,7 +174,7 @@ def test_ids_that_would_meet_another_are_left_to_a_whole_staging(tmp_path: Path)
         both = restage(
             staged, aside, was, now, folder, lambda some, name, into: made(some, folder / name, into), whole=False
         )
-    assert both.now is both.came
+    assert both.now is both.added
     assert [c["id"] for c in both.now.collisions] == ["a0"]
 
 
@@ -202,4 +202,4 @@ def test_a_manifest_cannot_leave_out_a_row_that_the_file_lacks(tmp_path: Path) -
         was = write_snapshot(store, tmp_path, "s0", ["alpha"], retention_days=7)
     (part,) = was.parts("alpha")
     with pytest.raises(Terminal, match="row 3 of it is to be left out"):
-        was.read(Part(part.file, 2, part.bytes, part.sha256, without=(3,)))
+        was.read(SnapshotPart(part.file, 2, part.bytes, part.sha256, without=(3,)))

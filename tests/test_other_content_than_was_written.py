@@ -38,7 +38,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.kernel import is_whole
 from helpers.runner import group
 from helpers.schema.file import read_schema_file
-from helpers.snapshots.export_journal import MANIFEST, Journal, read_parquet, signed
+from helpers.snapshots.export_journal import MANIFEST, ExportJournal, read_parquet, signed
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, open_source, opening
 from helpers.stores.creation import refused_name
@@ -240,14 +240,14 @@ def test_a_directive_in_a_file_of_yaml_is_one_line(tmp_path: Path, line: str) ->
 
 @pytest.mark.parametrize("file", ["../../../outside.parquet", "/etc/passwd"])
 def test_a_journal_names_no_file_elsewhere(tmp_path: Path, file: str) -> None:
-    def changed(change: Callable[[dict[str, Any]], object]) -> Journal | None:
+    def changed(change: Callable[[dict[str, Any]], object]) -> ExportJournal | None:
         folder = tmp_path / "one.partial"
-        Journal.open(folder, {"source": "s"}, 1).freeze("notes", "001-notes", {"name": "notes"}, ["a"], [0])
+        ExportJournal.open(folder, {"source": "s"}, 1).freeze("notes", "001-notes", {"name": "notes"}, ["a"], [0])
         path = folder / ".export" / "journal.jsonl"
         entries = [json.loads(line) for line in path.read_bytes().splitlines()]
         change(entries[-1])
         path.write_text(journal_text(entries, audit.secret()))
-        return Journal.read(folder)
+        return ExportJournal.read(folder)
 
     for change in (
         lambda e: e["ids"].update(file=file),
@@ -328,7 +328,7 @@ def test_a_manifest_of_another_shape_is_one_line(tmp_path: Path, collections: ob
 @pytest.mark.parametrize("lacks", ["", "count", "sha256", "file", "starts"])
 def test_an_entry_of_a_journal_that_lacks_a_part_is_read_again(tmp_path: Path, lacks: str) -> None:
     folder = tmp_path / "one.partial"
-    Journal.open(folder, {"source": "s"}, 10).freeze("notes", "001-notes", {"name": "notes"}, ["a"], [0])
+    ExportJournal.open(folder, {"source": "s"}, 10).freeze("notes", "001-notes", {"name": "notes"}, ["a"], [0])
     path = folder / ".export" / "journal.jsonl"
     entries = [json.loads(line) for line in path.read_bytes().splitlines()]
     if lacks == "starts":
@@ -338,7 +338,7 @@ def test_an_entry_of_a_journal_that_lacks_a_part_is_read_again(tmp_path: Path, l
     else:
         del entries[-1]["ids"]
     path.write_text(journal_text(entries, audit.secret()))
-    journal = Journal.read(folder)
+    journal = ExportJournal.read(folder)
     assert journal is not None
     assert (journal.listed, len(journal.notes)) == (0, 1)
 

@@ -85,7 +85,7 @@ def test_an_own_schema_without_a_field_of_ours_passes(tmp_path: Path, schema: st
     found = judged(tmp_path, schema, sources)
     assert found.search().verdict is Verdict.PASS, found.search().detail
     assert [c.name for c in found.all() if c.verdict in (Verdict.FAIL, Verdict.WARNING)] == []
-    for row in found.found.search:
+    for row in found.findings.search:
         assert row["paired"] == row["probes"] == 20
         assert row["self_after"] == row["reachable_after"] == row["recall_after"] == 1.0
 
@@ -109,7 +109,7 @@ def test_a_target_that_searches_worse_fails_where_collections_are_merged(tmp_pat
         store.add("everything", batch)
 
     found = judged(tmp_path, MERGED, sources, damage=damage)
-    verdicts = {row["collection"]: row["verdict"] for row in found.found.search}
+    verdicts = {row["collection"]: row["verdict"] for row in found.findings.search}
     assert verdicts == {"alpha": Verdict.PASS, "beta": Verdict.FAIL}
     assert found.search().detail.startswith("beta: ")
     assert "distances of the same pairs differ" in found.search().detail
@@ -163,7 +163,7 @@ def test_the_example_schema_of_the_documentation_migrates_and_passes(tmp_path: P
         sources[name].metadatas = [{**(m or {}), "isbn": "9780141036144"} for m in sources[name].metadatas]
     found = judged(tmp_path, schema, sources)
     assert [c.name for c in found.all() if c.verdict in (Verdict.FAIL, Verdict.WARNING)] == []
-    assert {row["collection"]: row["target"] for row in found.found.targets} == {
+    assert {row["collection"]: row["target"] for row in found.findings.targets} == {
         "articles_news": 50 + 30 + 10, "articles_essays": 60 + 10
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.cutover.application import DONE, ChangedFile, CutoverState
 from helpers.reason_codes import ReasonCode
 from helpers.report import RunView, numbers, pages, read_run
-from helpers.report.outcome import Node, decision_tree, outcome
+from helpers.report.outcome import DecisionNode, decision_tree, outcome
 from helpers.report.pages import keep_final, run_page, tiles
 from helpers.report.record import deviations, not_exercised, record, status
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
@@ -43,7 +43,7 @@ def view_of(folder: Path) -> RunView:
     return view
 
 
-def answers(nodes: list[Node]) -> list[tuple[str, str]]:
+def answers(nodes: list[DecisionNode]) -> list[tuple[str, str]]:
     return [(node.answer, node.verdict) for node in nodes]
 
 
@@ -206,7 +206,7 @@ def test_a_rollback_comes_before_everything_else_that_the_page_says(tmp_path: Pa
     assert view_of(folder).outcome.headline == "CUT OVER"
     result("27", facts={"dry_run": True}).write(folder / "results" / "27.json")
     assert view_of(folder).outcome.headline == "CUT OVER"
-    error = {"code": "source_changed", "type": "WorldError", "line": "clients wrote to the target. Decide."}
+    error = {"code": "source_changed", "type": "EnvironmentFailure", "line": "clients wrote to the target. Decide."}
     result("27", Verdict.FAIL, error=error, facts={"dry_run": False}).write(folder / "results" / "27.json")
     half = view_of(folder).outcome
     assert (half.kind, half.headline) == ("failed", "ROLLBACK NOT FINISHED")

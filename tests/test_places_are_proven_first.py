@@ -17,7 +17,7 @@ import chromadb
 import numpy as np
 import pytest
 
-from helpers.errors import Terminal, UsageError, WorldError
+from helpers.errors import EnvironmentFailure, Terminal, UsageError
 from helpers.migration import shipping, staging
 from helpers.migration.importing import Job
 from helpers.migration.shipping import COPIED, COPY
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_to_ends_the_run_before_it_begins(
     else:
         monkeypatch.setenv("RUNBOOK_WORKSPACE" if place == "the workspace" else "RUNBOOK_REPORTS", str(bad))
         sections = {"snapshot": {"directory": str(tmp_path / "fine")}}
-    with pytest.raises(WorldError) as caught:
+    with pytest.raises(EnvironmentFailure) as caught:
         runs.create(given(**sections), "night")
     assert (caught.value.code, place in caught.value.line()) == ("folder_unwritable", True)
     assert str(bad) in caught.value.line()
@@ -388,7 +388,7 @@ def test_step_12_probes_the_linked_folder_itself_and_leaves_it_empty(tmp_path: P
 def test_a_link_into_nothing_is_refused_in_step_12(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("unmounted")
     found = TargetReadinessStep(RunRecord(runs.create(given("link"), "night"), "12"))
-    with pytest.raises(WorldError, match="a link to unmounted, which is not there"):
+    with pytest.raises(EnvironmentFailure, match="a link to unmounted, which is not there"):
         found.reach()
 
 

@@ -16,7 +16,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers.cli import parser
-from helpers.fence import Control
+from helpers.fence import FenceControl
 from helpers.run.advice import rapid_rollback
 from helpers.run.folders import RunFolder
 from helpers.steps import index
@@ -61,7 +61,7 @@ class World:
         night = Night(self.home, source={"url": self.fenced.server.url}, target={"url": self.target.url},
                       fence=self.fenced.section(), cutover=cutover)  # fmt: skip
         self.env.write_bytes(self.before)
-        Control(night.folder, night.folder.read().parameters).put_up()
+        FenceControl(night.folder, night.folder.read().parameters).put_up()
         night.snapshot()
         night.migrate()
         night.cut_over()

@@ -22,7 +22,7 @@ import pytest
 from helpers.errors import Transient
 from helpers.migration import reembedding
 from helpers.migration.importing import plan_targets
-from helpers.migration.reembedding import VectorCache, as_written, digest_of, reembed, what_was_made
+from helpers.migration.reembedding import VectorCache, as_written, completed_record, digest_of, reembed
 from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
@@ -146,7 +146,7 @@ def test_a_server_of_embeddings_that_answers_429_is_asked_again(tmp_path: Path) 
 
     with served(slow, refused=(429, 429)) as (url, asked):
         reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
-    made = what_was_made(tmp_path / "made", snapshot)
+    made = completed_record(tmp_path / "made", snapshot)
     assert made is not None
     assert (made["embedded"], made["requests"], len(asked)) == (len(KNOWN_ANSWERS), 3, 5)
     assert asked[-1] - asked[1] >= 0.25
@@ -158,7 +158,7 @@ def test_a_server_of_embeddings_that_is_gone_for_a_moment_is_asked_again(tmp_pat
     snapshot, model = snapshot_of(tmp_path), RehearsalEmbedding(IS)
     with served(model.vectors, refused=(500, 0, 502)) as (url, asked):
         reembed(snapshot, rules(tmp_path, url), tmp_path / "made")
-    made = what_was_made(tmp_path / "made", snapshot)
+    made = completed_record(tmp_path / "made", snapshot)
     assert made is not None
     assert (made["embedded"], made["requests"], len(asked)) == (len(KNOWN_ANSWERS), 3, 6)
     now = all_of(as_written(snapshot, tmp_path / "made"), "notes")
@@ -178,7 +178,7 @@ def test_a_server_of_embeddings_that_stays_away_ends_in_one_line_and_what_was_ma
     assert refusal.value.code is ReasonCode.REEMBED_FAILED
     assert "\n" not in str(refusal.value)
     kept = VectorCache(tmp_path / "cache", "huggingface_server", {"url": url})
-    assert len(kept.known(map(digest_of, KNOWN_ANSWERS))) == 2  # of the first request
+    assert len(kept.cached(map(digest_of, KNOWN_ANSWERS))) == 2  # of the first request
 
 
 def test_the_samples_function_finds_nothing_by_its_meaning(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.migration.importing import plan_targets
-from helpers.migration.reembedding import REEMBEDDED_CHECK, as_written, reembed, refuse_order, what_was_made
+from helpers.migration.reembedding import REEMBEDDED_CHECK, as_written, completed_record, reembed, refuse_order
 from helpers.migration.staging import Quarantine, stage
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, load_parameters, parameters_from
@@ -185,18 +185,18 @@ def test_each_chunk_of_an_ordered_collection_has_the_new_models_vector(
     assert detail.endswith("19 vectors of notes made anew: compared with what was made, not with the source")
     assert detail.startswith("on cosine each number within 5e-07 of its own, relative; farthest vector: ")
     # The source's answers are shown, and are no measure.
-    rows = {row["collection"]: row for row in judged.found.search}
+    rows = {row["collection"]: row for row in judged.findings.search}
     assert rows["notes"]["verdict"] is Verdict.WARNING
     assert "the target finds 1.000 of the probes" in rows["notes"]["detail"]
     assert "made anew by order (migration.reembed); for information: 0." in rows["notes"]["detail"]
     assert 0 < rows["notes"]["overlap_plain@10"] < 1
     assert (rows["papers"]["verdict"], rows["plain"]["verdict"]) == (Verdict.PASS, Verdict.PASS)
     settings = {
-        (r["collection"], r["setting"]): (r["source"], r["target"], r["state"]) for r in judged.found.configuration
+        (r["collection"], r["setting"]): (r["source"], r["target"], r["state"]) for r in judged.findings.configuration
     }
     assert settings["notes", "embedding function"] == (FUNCTION, "another config", "explained")
     assert settings["papers", "embedding function"][2] == "kept"
-    query = judged.found.queries[0]
+    query = judged.findings.queries[0]
     assert (query["ok"], query["found_in"]) == (True, "notes"), query
     assert before["queries"][0]["ok"]
 
@@ -206,10 +206,10 @@ def test_a_vector_that_is_not_the_new_models_is_found(
     taken: tuple[Snapshot, dict[str, Any]], tmp_path: Path, damage: Callable[[ClientStore], None], wrong: int
 ) -> None:
     judged, _ = moved(taken, tmp_path, damage)
-    assert judged.found.counted.total() == wrong
+    assert judged.findings.counted.total() == wrong
     assert any(check.verdict is Verdict.FAIL for check in judged.all())
     if damage is spoil:
-        assert [(r["id"], r["difference"]) for r in judged.found.differences.to_dict("records")] == [
+        assert [(r["id"], r["difference"]) for r in judged.findings.differences.to_dict("records")] == [
             ("n3", "vector_differs")
         ]
 
@@ -289,7 +289,7 @@ def test_what_a_killed_attempt_has_made_is_not_made_again(
     now = all_of(as_written(snapshot, tmp_path / "made"), "notes")
     assert [chunk for chunk, lost in zip(now.ids, now.lost, strict=True) if lost] == ["n7"]
     assert now.embeddings[~now.lost].tobytes() == new_vectors([d for d in now.documents if d]).tobytes()
-    made_json = what_was_made(tmp_path / "made", snapshot)
+    made_json = completed_record(tmp_path / "made", snapshot)
     assert made_json is not None
     assert (made_json["anew"]["notes"]["made"], made_json["embedded"], made_json["kept"]) == (NUMBER - 1, 0, NUMBER - 1)
 
@@ -301,7 +301,7 @@ def test_another_run_takes_vectors_from_the_cache_unless_somebody_changed_them(
 
     def told(name: str) -> tuple[int, int]:
         reembed(snapshot, ordered(tmp_path), tmp_path / name)
-        made = what_was_made(tmp_path / name, snapshot)
+        made = completed_record(tmp_path / name, snapshot)
         assert made is not None
         now = all_of(as_written(snapshot, tmp_path / name), "notes")
         assert now.embeddings[~now.lost].tobytes() == new_vectors([d for d in now.documents if d]).tobytes()

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal, WorldError
+from helpers.errors import EnvironmentFailure, Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import distance, open_source, opening, told_dimension
+from helpers.stores import checked_dimension, distance, open_source, opening
 from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import LINKS, bloat
 from helpers.stores.layout import DATABASE, reading, stored_names
@@ -120,14 +120,14 @@ def test_a_length_of_vectors_that_nobody_has_makes_no_matrix(bench: Bench, dimen
     made = bench.make("missing header.bin")
     sql(made.folder, "UPDATE collections SET dimension = ?", dimension)
     with (
-        pytest.raises(WorldError, match=rf"dimension'?s? .*{dimension}|{dimension} dimensions"),
+        pytest.raises(EnvironmentFailure, match=rf"dimension'?s? .*{dimension}|{dimension} dimensions"),
         open_source(Endpoint(path=str(made.folder)), bench.folder / "scratch") as store,
     ):
         store.read(made.collection, store.ids(made.collection))
     for told in (dimension, "3", 1.5):
         with pytest.raises(Terminal, match="are said to have"):
-            told_dimension(told, "alpha")
-    assert [told_dimension(told, "alpha") for told in (None, 0, 4_096)] == [None, 0, 4_096]
+            checked_dimension(told, "alpha")
+    assert [checked_dimension(told, "alpha") for told in (None, 0, 4_096)] == [None, 0, 4_096]
 
 
 @pytest.mark.parametrize("name", ["{outside}", "../../outside", "..", "", b"a"])

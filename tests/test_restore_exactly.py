@@ -19,7 +19,7 @@ import pytest
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError
-from helpers.migration.restore import Ledger, in_use, look, restore
+from helpers.migration.restore import RestoreLedger, in_use, look, restore
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.snapshots.export_journal import proof_of, signed
@@ -321,11 +321,11 @@ def test_a_ledger_that_others_wrote_opens_no_collection_to_a_restore(
     with embedded(tmp_path / "into") as store:
         store.create(plan("empty", "cosine", metadata={"why": "nothing yet", "n": 3}))
         store.create(plan("beta", "ip"))
-    ledger = Ledger(snapshot, other if how == "of another destination" else place)
+    ledger = RestoreLedger(snapshot, other if how == "of another destination" else place)
     ledger.put("beta", "intended")
     ledger.put("empty", "complete")
-    assert Ledger(snapshot, place).states == ({} if how == "of another destination" else ledger.states)
-    path = Ledger(snapshot, place).path
+    assert RestoreLedger(snapshot, place).states == ({} if how == "of another destination" else ledger.states)
+    path = RestoreLedger(snapshot, place).path
     said = json.loads(ledger.path.read_text(encoding="utf-8"))
     if how == "without a proof":
         said = {key: value for key, value in said.items() if key not in ("proof", "sha256")}
@@ -342,7 +342,7 @@ def test_a_ledger_that_others_wrote_opens_no_collection_to_a_restore(
 
 def test_a_ledger_that_is_a_pipe_is_one_line(snapshot: Snapshot, tmp_path: Path) -> None:
     place = Endpoint(path=str(tmp_path / "into"))
-    os.mkfifo(Ledger(snapshot, place).path)
+    os.mkfifo(RestoreLedger(snapshot, place).path)
     with pytest.raises(Terminal, match="not a plain file") as caught:
         restore(snapshot, place)
     assert caught.value.code == "restore_ledger_unreadable"
@@ -366,15 +366,15 @@ def test_killed_around_each_write(
     left = [moment]
     for name in ("create", "add"):
         monkeypatch.setattr(ClientStore, name, mortal(getattr(ClientStore, name), left, when))
-    put = Ledger.put
-    monkeypatch.setattr(Ledger, "put", mortal(put, left, when))
+    put = RestoreLedger.put
+    monkeypatch.setattr(RestoreLedger, "put", mortal(put, left, when))
     place = Endpoint(path=str(tmp_path / "into"))
     with pytest.raises(Killed):
         restore(snapshot, place)
     monkeypatch.undo()
     restore(snapshot, place)
     judge(place, snapshot)
-    state = json.loads(Ledger(snapshot, place).path.read_text(encoding="utf-8"))
+    state = json.loads(RestoreLedger(snapshot, place).path.read_text(encoding="utf-8"))
     assert {text.partition(" ")[0] for text in state["collections"].values()} == {"complete"}
 
 
@@ -414,7 +414,7 @@ def test_an_error_of_one_collection_stops_the_others_before_they_are_complete(
     with pytest.raises(Terminal, match="no room") as caught:
         restore(snapshot, place)
     assert caught.value.code == "refused_by_target"
-    states = Ledger(snapshot, place).states
+    states = RestoreLedger(snapshot, place).states
     assert states["beta"] == "intended"
     assert all(states.get(info.name) != "complete" for info in snapshot.collections() if snapshot.parts(info.name))
     monkeypatch.undo()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers.errors import Interrupted, Terminal, UsageError, WorldError
+from helpers.errors import EnvironmentFailure, Interrupted, Terminal, UsageError
 from helpers.results import Verdict, file_digest
 from helpers.rollback import DRILL, STAGES, RollbackState, postmortem
 from helpers.rollback.proof import AFTERWARDS
@@ -504,7 +504,7 @@ def test_a_target_that_its_application_has_open_is_read_after_the_restart(night:
         application.stdout.readline()
         with pytest.raises(Terminal, match=r"has it open, and may have written.*--replay"):
             night.rollback()
-        with pytest.raises(WorldError, match=r"has it open, so what clients wrote cannot be read"):
+        with pytest.raises(EnvironmentFailure, match=r"has it open, so what clients wrote cannot be read"):
             night.rollback(replay=True)
         assert night.env == ENV.encode()
         application.communicate(b"\n")

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal
+from helpers.cutover import CutoverState
+from helpers.errors import Terminal, UsageError
 from helpers.migration.source_changes import WrittenData
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -40,16 +41,21 @@ from helpers.rollback import (
 )
 from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
+from helpers.run import plan as plan_of_a_run
 from helpers.run.advice import triggers
-from helpers.run.folders import RunLock
+from helpers.run.folders import RunLock, RunPath
 from helpers.run.kernel import RUNNER_PID
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
+from helpers.runner.notebook import take_back
 from helpers.schema import Schema, load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps import rollback
+from helpers.steps.cutover import CutoverControl
+from helpers.steps.migrate import MigrateStep
 from helpers.steps.rollback import remove
 from tests.conftest import ROOT
-from tests.rollbacks import Night, others, snapshotted, usual_source
+from tests.rollbacks import Night, everything, others, snapshotted, usual_source
 from tests.storage import chunks, embedded, exact, fill, plan
 
 
@@ -384,3 +390,58 @@ def test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_a
     night.rollback(replay=True, discard="the source's is right")
     with embedded(tmp_path / "source") as store:
         assert [m and m.get("by") for m in store.read("alpha", ["a3", "a4"]).metadatas] == ["source", "target"]
+
+
+@pytest.mark.parametrize("undone", [False, True], ids=["in force", "taken back"])
+def test_step_22_writes_over_nothing_that_clients_wrote_to_the_target(
+    tmp_path: Path, own_folders: Path, *, undone: bool
+) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        store._collection("alpha").update(ids=["a3"], metadatas=[{"status": "paid"}])
+    if undone:
+        CutoverControl(night.folder, night.folder.read().parameters).take_back("it was unwell")
+    with embedded(tmp_path / "source") as store:
+        store._collection("alpha").update(ids=["a4"], metadatas=[{"job": "old"}])
+    before = everything(night.target)
+    for write in (MigrateStep.import_chunks, MigrateStep.catch_up):
+        with pytest.raises(Terminal, match="step 22 would write over what they wrote"):
+            write(MigrateStep(RunRecord(night.folder.read(), Step.MIGRATE)))
+    with pytest.raises(UsageError, match="1 changed" if undone else "clients use it since the cutover"):
+        return_writes.leave_undone_cutover(night.folder.read())
+    with pytest.raises(UsageError, match="rollback"):
+        take_back(night.folder.read(), plan_of_a_run.find("22"), print)
+    assert everything(night.target) == before
+    assert CutoverState.load(night.folder.workspace) is not None
+
+
+def test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside(tmp_path: Path, own_folders: Path) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    CutoverControl(night.folder, night.folder.read().parameters).take_back("it was unwell")
+    with embedded(tmp_path / "source") as store:
+        store._collection("alpha").update(ids=["a4"], metadatas=[{"job": "late"}])
+    return_writes.leave_undone_cutover(night.folder.read())
+    assert CutoverState.load(night.folder.workspace) is None
+    assert list((night.folder.workspace / RunPath.EARLIER).rglob(str(RunPath.CUTOVER.value))), "what happened is kept"
+    night.migrate()
+    with embedded(tmp_path / "target") as store:
+        assert (store.read("alpha", ["a4"]).metadatas[0] or {})["job"] == "late"
+
+
+def test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one(
+    tmp_path: Path, own_folders: Path
+) -> None:
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        fill(store, "orders", chunks(3, 4, prefix="o"))
+    control = CutoverControl(night.folder, night.folder.read().parameters)
+    control.take_back("it was unwell")
+    night.cut_over()
+    with pytest.raises(Terminal, match="1 new collections"):
+        night.rollback()

@@ -16,7 +16,7 @@ import pytest
 from chromadb.errors import ChromaError
 
 from helpers.chunks import ChunkBatch
-from helpers.fence import Control, FenceState
+from helpers.fence import FenceControl, FenceState
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.stores import open_target
@@ -80,7 +80,7 @@ def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
             chroma.create_collection("theirs", embedding_function=None).add(**rows(7))
         (tmp_path / "app.env").write_text(f"# the app\nCHROMA_URL='{fenced.url}'\n")
         configured, before = night.env, everything(night.target)
-        Control(night.folder, night.folder.read().parameters).put_up()
+        FenceControl(night.folder, night.folder.read().parameters).put_up()
         night.snapshot()
         night.migrate()
         with reading(tmp_path / "app.env") as reader:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from helpers import audit, begin
-from helpers.errors import NoGo, RunbookError, Terminal, UsageError, WorldError
+from helpers.errors import EnvironmentFailure, NoGo, RunbookError, Terminal, UsageError
 from helpers.rehearsal import write_sample
 from helpers.results import Verdict, file_digest
 from helpers.run import folders as runs
@@ -96,7 +96,7 @@ def test_a_bad_id_is_refused_and_nothing_written(variables: dict[str, Any], bad:
 
 
 def test_a_source_that_is_not_there_is_one_line_and_nothing_written(variables: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(WorldError, match="nowhere"):
+    with pytest.raises(EnvironmentFailure, match="nowhere"):
         begin({**variables, "source": {"path": "nowhere"}}, step="10")
     assert list(tmp_path.iterdir()) == []
 
@@ -132,7 +132,7 @@ def test_another_target_needs_another_run(variables: dict[str, Any]) -> None:
 
 def test_a_step_at_work_keeps_others_out_until_it_has_finished(variables: dict[str, Any]) -> None:
     run = begun({**variables, "run_id": "one"}, "10")
-    with pytest.raises(WorldError, match="is being worked on"):
+    with pytest.raises(EnvironmentFailure, match="is being worked on"):
         RunLock(run.home, "runner").acquire(wait=0)
     run.check("looked", Verdict.PASS)
     run.finish()
@@ -156,7 +156,7 @@ def test_a_failed_check_is_written_down_and_raised(
 ) -> None:
     run = begun({**variables, "run_id": "one"}, step)
     run.check("counts", Verdict.FAIL, measured=9, threshold=10)
-    with pytest.raises(WorldError if kind is Terminal else kind, match="counts"):
+    with pytest.raises(EnvironmentFailure if kind is Terminal else kind, match="counts"):
         run.finish()
     result = run.home.read().result(step)
     assert result is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers import audit, results
-from helpers.errors import NoGo, WorldError
+from helpers.errors import EnvironmentFailure, NoGo
 from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
 from helpers.plots.style import empty
@@ -78,7 +78,7 @@ def test_a_notebook_that_does_not_finish_fails(folder: RunFolder, cells: tuple[s
     assert result.error is not None
     assert result.error["code"] == code
     assert folder.read().result("21") == result, "what was found is written down"
-    assert isinstance(error_of(result), WorldError)
+    assert isinstance(error_of(result), EnvironmentFailure)
 
 
 @pytest.mark.more

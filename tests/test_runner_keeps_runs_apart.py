@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers import audit
-from helpers.errors import UsageError, WorldError
+from helpers.errors import EnvironmentFailure, UsageError
 from helpers.evidence import signing
 from helpers.parameters import Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
@@ -130,7 +130,7 @@ def test_a_lock_is_dropped_when_its_holder_is_killed(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(WorldError, match=f"process {holder.pid}"):
+        with pytest.raises(EnvironmentFailure, match=f"process {holder.pid}"):
             RunLock(folder, "step").acquire(wait=0.2)
         holder.kill()
         begun = time.monotonic()
@@ -149,15 +149,15 @@ def test_a_lock_that_is_no_plain_file_is_refused_in_one_line(tmp_path: Path, how
         lock.symlink_to(other)
     if how == "a link":
         other.write_text("mine", encoding="utf-8")
-    with pytest.raises(WorldError, match="is a link or a special file") as refused:
+    with pytest.raises(EnvironmentFailure, match="is a link or a special file") as refused:
         RunLock(folder, "step").acquire(0)
     assert refused.value.where == str(lock)
     assert other.exists() == (how == "a link")
     assert how != "a link" or other.read_text(encoding="utf-8") == "mine"
     if how != "a link to nothing":
-        with pytest.raises(WorldError, match="is a link or a special file"):
+        with pytest.raises(EnvironmentFailure, match="is a link or a special file"):
             _ = RunLock(folder, "step").is_held_elsewhere
-    with pytest.raises(WorldError, match="is a link or a special file"):
+    with pytest.raises(EnvironmentFailure, match="is a link or a special file"):
         at_work(folder)
 
 

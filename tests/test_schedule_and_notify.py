@@ -19,7 +19,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.run.window import Estimate, Hours
+from helpers.run.window import Hours, WindowEstimate
 from helpers.steps.schedule_and_notify import ScheduleAndNotifyStep, invitation
 from tests.listeners import Listener
 from tests.signers import vouch
@@ -88,7 +88,9 @@ def test_what_the_parameters_let_the_night_wait_for_counts_too() -> None:
         "source": {"url": "http://old:8000"}, "fence": {"kind": "command", "command": {"lock": ["a"], "unlock": ["b"]}},
         "cutover": {"restart": [["x"], ["y"]], "health": ["http://app/health"], "monitor_minutes": 5},
     }  # fmt: skip
-    estimate = Estimate.of(a_run(**sections).read().parameters, [{"part": "21 snapshot", "seconds": 1, "basis": ""}])
+    estimate = WindowEstimate.of(
+        a_run(**sections).read().parameters, [{"part": "21 snapshot", "seconds": 1, "basis": ""}]
+    )
     assert [(p.name, p.seconds) for p in estimate.parts] == [
         ("20 fence", 60.0), ("21 snapshot", 1.0), ("25 restart and health", 180.0), ("25 watch", 300.0),
     ]  # fmt: skip

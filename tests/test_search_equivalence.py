@@ -119,10 +119,10 @@ def test_a_copy_passes_everything_that_applies(place: Place) -> None:
         "counts", "embeddings", "metadata", "search equivalence", "duplicates", "field types"
     }  # fmt: skip
     assert set(verdicts.values()) == {Verdict.PASS, Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED}
-    assert judged.found.differing == 0
+    assert judged.findings.differing == 0
     inputs = judged.matrix_inputs()
     assert (inputs["collections_matching"], inputs["valid"], inputs["complete"]) == (5, 481, None)
-    rows = {row["collection"]: row for row in judged.found.search}
+    rows = {row["collection"]: row for row in judged.findings.search}
     assert rows["angles"]["recall_after"] == rows["plain"]["recall_after"] == 1.0
     assert rows["angles"]["overlap_exact@10"] == 1.0
     assert rows["single"]["probes"] == rows["single"]["paired"] == 1
@@ -158,10 +158,10 @@ def test_the_five_negative_controls_are_found_by_id(place: Place) -> None:
     assert found["embeddings"] == ["a20", "a21", "a30"]
     assert found["counts"] == ["p7"]
     assert found["metadata"] == ["i9", "p8"]
-    details = judged.found.differences.set_index("id")["detail"]
+    details = judged.findings.differences.set_index("id")["detail"]
     assert str(details["a20"]).endswith("this is the vector of id a21")
-    assert [row["id"] for row in judged.found.worst[:3]] in (["a20", "a21", "a30"], ["a21", "a20", "a30"])
-    assert judged.found.differing == 6
+    assert [row["id"] for row in judged.findings.worst[:3]] in (["a20", "a21", "a30"], ["a21", "a20", "a30"])
+    assert judged.findings.differing == 6
 
 
 def test_extra_chunks_another_space_and_a_collection_left_out(place: Place) -> None:
@@ -172,7 +172,7 @@ def test_extra_chunks_another_space_and_a_collection_left_out(place: Place) -> N
         store.create(info("angles", "l2"))
         store.add("angles", next(place.snapshot.batches("angles")))
     judged = place.validate()
-    kinds = judged.found.differences
+    kinds = judged.findings.differences
     assert set(kinds["difference"]) == {"chunk_extra", "space_differs", "collection_missing"}
     assert failed(judged)["counts"] == ["", "stranger"]
     assert "embeddings" in failed(judged)
@@ -185,8 +185,8 @@ def test_the_quarantined_are_explained_and_must_not_be_in_the_target(place: Plac
         store.delete("plain", ["p3"])
     judged = place.validate(quarantined=quarantined)
     assert failed(judged) == {}
-    assert judged.found.reasons == {"refused_by_target": 1}
-    assert judged.found.strangers == 1
+    assert judged.findings.reasons == {"refused_by_target": 1}
+    assert judged.findings.unknown_ids == 1
     assert judged.matrix_inputs()["valid"] == 480
 
 
@@ -238,7 +238,7 @@ def test_merged_collections_are_searched_within_their_origin(tmp_path: Path) -> 
         judged = Judgement(Examination(store, of).run(), of)
     verdicts = {c.name: c.verdict for c in judged.all()}
     assert [n for n, v in verdicts.items() if v is not Verdict.PASS] == ["named queries"]
-    rows = judged.found.search
+    rows = judged.findings.search
     assert [row["paired"] for row in rows] == [20, 20]
     assert all(row["recall_after"] == row["self_after"] == 1.0 for row in rows)
     assert judged.matrix_inputs()["complete"] == 400
@@ -270,7 +270,7 @@ def test_brute_force_in_a_stream_is_brute_force(space: Space) -> None:
     }[space]
     for p in range(8):
         assert [d for d, _ in truth.nearest[p]] == pytest.approx(sorted(whole[p])[:10], rel=1e-9, abs=1e-12)
-        assert truth.known[p]["v2"] == pytest.approx(whole[p, 2], rel=1e-9, abs=1e-12)
+        assert truth.distances[p]["v2"] == pytest.approx(whole[p, 2], rel=1e-9, abs=1e-12)
 
 
 def record(chunk: str, **changes: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from helpers.chunks import ChunkBatch
 from helpers.formatting import merged_answers, percent
 from helpers.results import Verdict
 from helpers.run.folders import SEARCHES
-from helpers.validation import interval, recall_said
+from helpers.validation import interval, recall_text
 from tests.test_own_schemas_are_validated import APART, FIELD, MERGED, chunks, judged, kind
 
 K = 10
@@ -32,9 +32,9 @@ def nearest(query: np.ndarray, batches: list[ChunkBatch]) -> list[str]:
 def test_the_change_that_merging_makes_is_computed_from_the_data_and_is_no_loss(tmp_path: Path) -> None:
     sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta", "gamma"))}
     found = judged(tmp_path, MERGED, sources)
-    rows = {row["collection"]: row for row in found.found.merged}
+    rows = {row["collection"]: row for row in found.findings.merged}
     assert set(rows) == set(sources)
-    queries = {row["query"] for row in found.found.distances}
+    queries = {row["query"] for row in found.findings.distances}
     for name, batch in sources.items():
         own = [i for i, chunk in enumerate(batch.ids) if chunk in queries]
         assert rows[name]["queries"] == len(own) == 20
@@ -68,9 +68,9 @@ def test_no_chunk_counts_as_found_by_its_own_vector(tmp_path: Path) -> None:
 
     found = judged(tmp_path, MERGED, sources, damage=only_themselves)
     assert {row["recall"] for row in found.recall()["rows"]} == {0.0}
-    assert {row["over_recall"] for row in found.found.merged} == {0.0}
-    assert {row["shared_measured"] for row in found.found.merged} == {0.0}
-    assert all(row["self_after"] == 1.0 and row["overlap_plain@10"] == 0.0 for row in found.found.search)
+    assert {row["over_recall"] for row in found.findings.merged} == {0.0}
+    assert {row["shared_measured"] for row in found.findings.merged} == {0.0}
+    assert all(row["self_after"] == 1.0 and row["overlap_plain@10"] == 0.0 for row in found.findings.search)
 
 
 def recomputed(path: Path) -> dict[str, float]:
@@ -146,7 +146,7 @@ def test_a_check_says_of_how_many_neighbours_recall_is_and_why_not_of_the_others
     why = "the others are no nearer than the last answer: chunks of other collections take the places before it"
     said = f"{own['judged']} of 540 neighbours ({why})"
     assert said in check.detail
-    assert said in recall_said(found.recall())
+    assert said in recall_text(found.recall())
 
 
 def test_the_share_of_the_same_results_has_an_interval_by_queries(tmp_path: Path) -> None:
@@ -178,12 +178,12 @@ def test_what_the_merged_target_does_not_return_of_its_exact_answer_is_a_loss(tm
     """A third of one source's chunks is gone: queries of the others miss them too, which restricted searches never see."""
     sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta", "gamma"))}
     found = judged(tmp_path, MERGED, sources, damage=lambda store: store.delete("everything", sources["beta"].ids[:20]))
-    restricted = {row["collection"]: row["verdict"] for row in found.found.search}
+    restricted = {row["collection"]: row["verdict"] for row in found.findings.search}
     assert restricted["alpha"] is restricted["gamma"] is Verdict.PASS
-    unrestricted = {row["collection"]: row["recall"] for row in found.found.merged}
+    unrestricted = {row["collection"]: row["recall"] for row in found.findings.merged}
     assert unrestricted["alpha"] < 0.95
     assert unrestricted["gamma"] < 0.95
-    assert {row["verdict"] for row in found.found.merged} == {Verdict.FAIL}
+    assert {row["verdict"] for row in found.findings.merged} == {Verdict.FAIL}
     assert "everything: searched whole: " in found.search().detail
 
 
@@ -199,7 +199,7 @@ def test_kept_collections_have_no_second_scope(tmp_path: Path) -> None:
     assert (pooled["queries"], pooled["recall"], pooled["high"]) == (35, 1.0, 1.0)
     assert pooled["low"] == pytest.approx(0.9011, abs=1e-4)
     assert pooled["filter"] == "each collection is searched whole; no filter was sent"
-    assert recall_said(told).startswith(
+    assert recall_text(told).startswith(
         "recall 1.000 (95 % interval 0.901 to 1.000) in 35 queries, own chunk left out, k = 10"
     )
 
@@ -215,7 +215,7 @@ def test_the_interval_is_wilsons() -> None:
 
 def test_the_same_querys_distances_are_told_before_and_after(tmp_path: Path) -> None:
     sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta"))}
-    found = judged(tmp_path, MERGED, sources).found
+    found = judged(tmp_path, MERGED, sources).findings
     assert len(found.distances) == 40
     for row in found.distances:
         assert row["same_chunks"] >= 1

@@ -22,10 +22,10 @@ from helpers.cutover.application import restart
 from helpers.cutover.files import digest_of, put_in_place, stage
 from helpers.cutover.readiness import all_edits, diff
 from helpers.errors import (
+    EnvironmentFailure,
     Terminal,
     Transient,
     UsageError,
-    WorldError,
     secret_parts,
     secrets_assigned,
     secrets_of,
@@ -555,7 +555,7 @@ def test_an_archive_takes_no_link(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "run" / "figures").symlink_to("/etc")
-    with pytest.raises(WorldError, match="figures is a link"):
+    with pytest.raises(EnvironmentFailure, match="figures is a link"):
         archive(tmp_path / "run", tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()
 

@@ -10,7 +10,15 @@ from bs4 import BeautifulSoup
 
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, read_run
-from helpers.report.clients import Tile, asks_instead, carries_over, way_back, ways_back, when_to_roll_back, who_orders
+from helpers.report.clients import (
+    Tile,
+    asks_instead,
+    carries_over,
+    rollback_options,
+    rollback_sentence,
+    when_to_roll_back,
+    who_orders,
+)
 from helpers.report.pages import run_page, tiles
 from helpers.report.record import deviations, tools, untried_here
 from helpers.results import Check, Phase, StepResult, Verdict
@@ -109,10 +117,12 @@ def night(begun: float) -> list[StepResult]:
 
 def test_a_rollback_is_measured_only_in_the_state_in_which_it_was_tried(tmp_path: Path) -> None:
     for begun, row in ((100, 1), (300, 2)):
-        took = [way.took for way in ways_back(read_run(make_run(tmp_path / str(begun) / "r", night(begun))))]
+        took = [
+            option.took for option in rollback_options(read_run(make_run(tmp_path / str(begun) / "r", night(begun))))
+        ]
         assert took[row].startswith("measured: service back after 7.0 s")
         assert [said for at, said in enumerate(took) if at != row] == ["NOT EXERCISED in this run"] * 2
-    before = ways_back(read_run(make_run(tmp_path / "b" / "r", [*whole_night(), rolled_back(10)])))
+    before = rollback_options(read_run(make_run(tmp_path / "b" / "r", [*whole_night(), rolled_back(10)])))
     assert before[0].took.startswith("measured: ")
 
 
@@ -209,7 +219,7 @@ def test_a_check_or_figure_of_a_rollback_is_not_exercised_until_one_was_tried(tm
     kept = result(Step.SNAPSHOT, facts={"snapshot": {"id": "r-21", "retain_until": "2026-12-06T10:08:19+00:00"}})
     before = read_run(make_run(tmp_path / "r", [*whole_night(), kept]))
     assert tile(before.folder, "Rollback").value == "NOT EXERCISED"
-    assert "may go; NOT EXERCISED in this run." in way_back(before)
+    assert "may go; NOT EXERCISED in this run." in rollback_sentence(before)
     left = untried_here(before)
     assert any(line.startswith("Rollback: not tried") for line in left)
     assert any(line.startswith("Restore of a snapshot: not tried") for line in left)

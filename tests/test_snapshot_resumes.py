@@ -24,7 +24,7 @@ from helpers.results import StepResult, utc_now
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.snapshots import export_journal, retention, snapshot
-from helpers.snapshots.export_journal import Journal
+from helpers.snapshots.export_journal import ExportJournal
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.steps.snapshot import SnapshotStep
 from helpers.stores import open_source
@@ -108,7 +108,7 @@ def proven(found: Snapshot, store: ClientStore) -> None:
 
 
 def test_what_was_read_is_not_read_again(source: ClientStore, reads: Reads, folder: Path) -> None:
-    assert len(Journal.read(folder / "snap.partial").parts) >= 7  # type: ignore[union-attr]
+    assert len(ExportJournal.read(folder / "snap.partial").parts) >= 7  # type: ignore[union-attr]
     found = write(source, folder)
     assert len(reads.chunks) <= 300  # three parts of ten
     assert reads.lists == ["gamma"]

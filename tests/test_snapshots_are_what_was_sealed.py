@@ -16,7 +16,7 @@ from helpers.results import Verdict, file_digest, write_json
 from helpers.run.record import RunRecord
 from helpers.snapshots import retention
 from helpers.snapshots.export_journal import signed, write_parquet
-from helpers.snapshots.retention import CREATED, told
+from helpers.snapshots.retention import CREATED, recorded
 from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.steps.closeout import temporary
 from helpers.steps.migrate import MigrateStep
@@ -132,7 +132,7 @@ def test_a_name_stands_for_one_snapshot_also_where_it_is_gone(night: Night) -> N
     step.take()
     assert step.snapshot is not None
     assert step.snapshot.id == "night-21-2"
-    assert {line.name for line in told(night.folder)} == {"night-21", "night-21-2"}
+    assert {line.name for line in recorded(night.folder)} == {"night-21", "night-21-2"}
 
 
 def test_bytes_that_change_after_the_proof_are_not_read(night: Night) -> None:
@@ -214,7 +214,7 @@ def test_a_prune_keeps_what_belongs_to_a_snapshot_whose_name_begins_alike(night:
     own = Path("kept/night-21.restore-0123456789abcdef.json")
     for path in (other, own):
         path.write_text("{}")
-    held = next(item for item in retention.held(Path("kept").absolute()) if item.id == "night-21")
+    held = next(item for item in retention.snapshots_in(Path("kept").absolute()) if item.id == "night-21")
     manifest = {**held.snapshot.manifest, "retain_until": "2020-01-01T00:00:00+00:00"} if held.snapshot else {}
     old = replace(held, snapshot=Snapshot(held.folder, manifest), needed_by=())
     assert retention.remove([old]) == ["night-21"]

@@ -314,10 +314,10 @@ def test_status_says_until_when_the_snapshot_is_kept(night: RunFolder, capsys: S
 
 
 def test_a_snapshot_that_must_stay_cannot_be_removed_by_a_call_either(night: RunFolder) -> None:
-    item = retention.held(Path("kept").absolute())[0]
+    item = retention.snapshots_in(Path("kept").absolute())[0]
     with pytest.raises(UsageError, match="stays: needed by run night"):
         retention.remove([item])
-    assert dataclasses.replace(item, needed_by=()).why_kept.startswith("kept until")
+    assert dataclasses.replace(item, needed_by=()).keep_reason.startswith("kept until")
     assert snapshot.Snapshot.open(Path("kept/night-21")).verify() == {"alpha": 30, "beta": 5}
 
 

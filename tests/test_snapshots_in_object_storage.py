@@ -151,8 +151,12 @@ def test_the_next_backup_sends_what_changed_and_pruning_frees_what_no_other_need
 
     run("prune")
     assert "0 snapshots would be removed" in capsys.readouterr().out
-    monkeypatch.setattr(retention.Held, "retain_until", property(lambda item: datetime(2020, 1, 1, tzinfo=UTC)))
-    monkeypatch.setattr(retention.Held, "why_kept", property(lambda item: "" if item.id == "first" else "kept"))
+    monkeypatch.setattr(
+        retention.SnapshotFolder, "retain_until", property(lambda item: datetime(2020, 1, 1, tzinfo=UTC))
+    )
+    monkeypatch.setattr(
+        retention.SnapshotFolder, "keep_reason", property(lambda item: "" if item.id == "first" else "kept")
+    )
     run("prune", "--yes")
     said = capsys.readouterr().out
     assert "1 snapshot removed" in said

@@ -22,7 +22,7 @@ from helpers.chunks import ChunkBatch
 from helpers.results import file_digest, utc_now
 from helpers.snapshots import backup, retention
 from helpers.snapshots import snapshot as module
-from helpers.snapshots.export_journal import Journal, proof_of, signed, write_parquet
+from helpers.snapshots.export_journal import ExportJournal, proof_of, signed, write_parquet
 from helpers.snapshots.retention import record
 from helpers.snapshots.snapshot import Snapshot
 from tests.storage import (
@@ -378,12 +378,12 @@ def test_a_journal_names_no_other_file_than_an_export_writes(source: Path, file:
     """Not even one with proofs."""
     journal = (partial := killed("night")) / ".export" / "journal.jsonl"
     entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-    known = Journal.read(partial)
+    known = ExportJournal.read(partial)
     assert known is not None
     parts = len(known.parts)
     entries[-1]["part"]["file"] = file
     journal.write_text(journal_text(entries, audit.secret()), encoding="utf-8")
-    known = Journal.read(partial)
+    known = ExportJournal.read(partial)
     assert known is not None
     assert len(known.parts) == parts - 1
 
@@ -413,7 +413,7 @@ def test_a_snapshot_that_was_renamed_as_an_export_is_not_deleted(source: Path, c
     proven(Snapshot.open(aside))
     again = aside.with_name("more.partial")
     aside.rename(again)
-    assert "more.set-aside-1" in Journal.clear(again), "nor where a catch-up makes room for its own"
+    assert "more.set-aside-1" in ExportJournal.clear(again), "nor where a catch-up makes room for its own"
     proven(Snapshot.open(again.with_name("more.set-aside-1")))
     run("export", "night", "--into", "files", "--directory", "kept")
     run("import", "files", "--id", "made", "--directory", "kept")

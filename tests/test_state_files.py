@@ -12,10 +12,10 @@ import pytest
 from helpers.cutover.application import ChangedFile, CutoverState
 from helpers.errors import Terminal
 from helpers.fence import FenceState
-from helpers.migration.checkpoint import Checkpoint, Kept, TargetState
+from helpers.migration.checkpoint import Checkpoint, CheckpointFile, TargetState
 from helpers.migration.restore import _Restored
 from helpers.migration.shipping import Shipment
-from helpers.migration.source_changes import Ledger
+from helpers.migration.source_changes import CatchUpLedger
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import MadeDatabase
 from helpers.notify import Silenced
@@ -36,9 +36,9 @@ STATES: list[Any] = [
     Closeout("run", "now", "me", {"file": 5}),
     Fleet("june", "now", "/", "t.csv", "a", "24", False, "", [FleetRow("shop", "june-shop", "b", "now")]),
     MadeDatabase(["database"], "now"),
-    Ledger(HERE, "base", "snapshots/a", [{"number": 1, "state": "applied"}]),
+    CatchUpLedger(HERE, "base", "snapshots/a", [{"number": 1, "state": "applied"}]),
     Staged(HERE, {"a": [("a.parquet", "a", 3)]}, 3, {"missing_author": 1}),
-    Kept({"source": "s"}, "import", 3, 0, {"a": TargetState(3, 1, 0, [1, 2])}, [], 0, 0),
+    CheckpointFile({"source": "s"}, "import", 3, 0, {"a": TargetState(3, 1, 0, [1, 2])}, [], 0, 0),
     _Restored({"place": "p"}, {"a": "complete"}),
     Shipment(HERE, "snap", {"chroma.sqlite3": (5, "0")}),
     _Known(HERE, "s3://backups/chroma", {"key": "env:KEY"}, "0", "1"),

@@ -48,7 +48,7 @@ def step(folder: RunFolder, number: str, seconds: float = 1, error: str = "", at
     if number == "13":
         result.facts["estimate"] = [{"part": f"{n} x", "seconds": s, "basis": ""} for n, s in SECONDS.items()]
     if error:
-        result.error, result.verdict = {"code": error, "type": "WorldError", "line": error}, Verdict.FAIL
+        result.error, result.verdict = {"code": error, "type": "EnvironmentFailure", "line": error}, Verdict.FAIL
     result.write(folder.reports / "results" / f"{number}.json")
 
 

@@ -120,4 +120,4 @@ def test_the_name_that_was_given_is_not_tried_again_and_nothing_there_is_said_to
     found = tried(Endpoint(url=f"http://localhost:{free_port()}"))
     assert [c.url.split("//")[1].split(":")[0] for c in found] == ["host.docker.internal", "chromadb-service"]
     assert [c.answers for c in found] == [False, False]
-    assert all(c.said for c in found)
+    assert all(c.result for c in found)

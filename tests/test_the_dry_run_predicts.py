@@ -9,7 +9,7 @@ import pytest
 
 from helpers.report import StepRow, numbers
 from helpers.report.clients import downtime_parts
-from helpers.report.numbers import CLEAN, FILES_BACK, RESTART, SERVICE_BACK, again
+from helpers.report.numbers import CLEAN, FILES_BACK, RESTART, SERVICE_BACK, more_downtimes
 from helpers.results import Phase, StepResult, Verdict
 from helpers.rollback import SOURCE, TITLES
 from helpers.run.plan import Step
@@ -137,9 +137,9 @@ def test_a_second_time_without_writes_is_told_beside_the_first(results: dict[str
     assert seconds == 197
     assert told.endswith("; again for 20 s in the drill of the rollback and 4.0 s while it was put back")
     assert numbers.downtime(results)[1].endswith("; again for 20 s in the rollback")
-    assert again(results, drill) == [("in the drill of the rollback", 20.0), ("while it was put back", 4.0)]
+    assert more_downtimes(results, drill) == [("in the drill of the rollback", 20.0), ("while it was put back", 4.0)]
     del results[Step.CUTOVER].facts["cut_over"]  # writes never went to the target: there was one time without them
-    assert again(results, {}) == []
+    assert more_downtimes(results, {}) == []
 
 
 def test_a_fence_of_step_25_is_up_after_people_have_signed(results: dict[str, StepResult]) -> None:

@@ -153,7 +153,7 @@ def test_collections_that_another_run_writes_are_never_called_free_to_remove(
     own = first.reports / "parameters.yaml"
     own.write_text(own.read_text().replace("schema: identity", "schema: mine.yaml"), encoding="utf-8")
     at = parameters_from({"source": {"path": "x"}, "target": target if kind == "server" else {"path": "../target"}})
-    assert "run one, begun" in str(target_lock.taken(["notes"], at.target, at.target.label, None))
+    assert "run one, begun" in str(target_lock.target_not_empty(["notes"], at.target, at.target.label, None))
     monkeypatch.chdir(tmp_path)
 
     (first.workspace / "checkpoint.json").unlink()  # nothing tells any more whose they are

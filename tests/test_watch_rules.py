@@ -11,19 +11,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from helpers.monitoring.measure import Probe, finds
-from helpers.monitoring.watcher import Journal, Sample, Watcher, breach, next_due
+from helpers.monitoring.measure import QueryProbe, finds
+from helpers.monitoring.watcher import SampleJournal, Watcher, WatchSample, breach, next_due
 from helpers.parameters import Endpoint
 from helpers.results import utc_now
-from helpers.run.record import Progress
+from helpers.run.record import RunProgress
 from helpers.stores import open_target
 from tests.storage import chunks, embedded, fill
 
 BAD, ILL, SLOW = {"problems": ["timeout"]}, {"ill": ["answered 503"]}, {"p95": 900.0}
 
 
-def look(second: float = 0.0, **facts: Any) -> Sample:
-    return Sample("2025-12-01T02:00:00.000+00:00", second, queries=40, **{"p50": 3.0, "p95": 9.0, "p99": 12.0, **facts})
+def look(second: float = 0.0, **facts: Any) -> WatchSample:
+    return WatchSample(
+        "2025-12-01T02:00:00.000+00:00", second, queries=40, **{"p50": 3.0, "p95": 9.0, "p99": 12.0, **facts}
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,27 +43,27 @@ def test_a_watch_ends_on_what_lasts_and_on_nothing_else(looks: list[dict[str, An
 
 
 def test_what_a_killed_process_leaves_is_gone_on_with_and_what_ended_is_not(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = SampleJournal(tmp_path)
     journal.add(look(0.0, counts={"docs": 3}))
     journal.add(look(60.0))
     with journal.path.open("ab") as file:
         file.write(b'{"when": "2025-12-01T02:0')  # the line in which it was killed
-    again = Journal(tmp_path)
+    again = SampleJournal(tmp_path)
     assert (again.resumed, [k.second for k in again.samples], again.samples[0].counts) == (
         True,
         [0.0, 60.0],
         {"docs": 3},
     )
     again.add(look(120.0))
-    third = Journal(tmp_path)
+    third = SampleJournal(tmp_path)
     assert [k.second for k in third.samples] == [0.0, 60.0, 120.0], "a torn line swallows no other"
     third.end("target_errors")
-    assert Journal(tmp_path).samples == [], "one that a rule ended begins anew"
+    assert SampleJournal(tmp_path).samples == [], "one that a rule ended begins anew"
     assert len(list(tmp_path.rglob("*.jsonl"))) == 2
 
 
 def test_time_in_which_nobody_looked_is_known(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = SampleJournal(tmp_path)
     for when, second in (("02:00:00", 0.0), ("02:01:00", 60.0), ("02:31:00", 120.0)):
         found = look(second)
         found.when = f"2025-12-01T{when}+00:00"
@@ -89,10 +91,10 @@ class Scripted(Watcher):
         super().__init__(lambda: nullcontext(), [], Endpoint(url="http://nowhere:1"))  # type: ignore[arg-type, return-value]
         self.coming, self.last, self.closed = list(problems), [False], False
 
-    def sample(self, second: float, *, last: bool = False) -> Sample:
+    def sample(self, second: float, *, last: bool = False) -> WatchSample:
         self.last.append(last)
         problem = self.coming.pop(0) if self.coming else ""
-        return Sample(utc_now(), second, problems=[problem] if problem else [])
+        return WatchSample(utc_now(), second, problems=[problem] if problem else [])
 
     def close(self) -> None:
         self.closed = True
@@ -108,20 +110,20 @@ class Scripted(Watcher):
 def test_every_watch_begins_at_once_and_repeats_a_last_sample_that_failed_once(
     seconds: float, problems: list[str], found: list[int]
 ) -> None:
-    watcher, bar = Scripted(*problems), cast(Progress, Seconds())
+    watcher, bar = Scripted(*problems), cast(RunProgress, Seconds())
     assert [len(sample.problems) for sample in watcher.samples(seconds, 0.1, bar)] == found
     assert watcher.closed
     assert watcher.last[-1], "a line of a log that is not finished counts in the last sample"
 
 
 def test_a_watch_that_goes_on_waits_until_its_next_sample_is_due() -> None:
-    bar = cast(Progress, Seconds())
+    bar = cast(RunProgress, Seconds())
     assert [round(s.second, 1) for s in Scripted().samples(0.3, 0.1, bar, watched=0.1)] == [0.2, 0.3]
     assert [s.second >= 0.3 for s in Scripted().samples(0.3, 0.1, bar, watched=0.3)] == [True]
 
 
 def test_a_stored_chunk_is_found_by_itself_or_by_a_twin_and_not_by_another() -> None:
-    probe = Probe("docs", "a", np.array([3.0, 4.0], np.float32))
+    probe = QueryProbe("docs", "a", np.array([3.0, 4.0], np.float32))
     assert finds(probe, [("a", 0.0)], "l2")
     assert finds(probe, [("twin", 0.0)], "l2")
     assert not finds(probe, [("b", 0.2)], "l2")
@@ -152,7 +154,7 @@ def test_a_directory_is_opened_once_and_anew_only_where_somebody_changed_it(tmp_
         opened += 1
         return open_target(place)
 
-    stored = [Probe("docs", i, v) for i, v in zip(batch.ids[:4], batch.embeddings[:4], strict=True)]
+    stored = [QueryProbe("docs", i, v) for i, v in zip(batch.ids[:4], batch.embeddings[:4], strict=True)]
     watcher = Watcher(counted, stored, place, alone=True, counts={"docs": 10})
     try:
         looks = [watcher.sample(float(second)) for second in range(3)]

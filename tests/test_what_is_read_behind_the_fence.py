@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers.errors import NoGo
-from helpers.fence import Control as FenceControl
+from helpers.fence import FenceControl as FenceControl
 from helpers.fence import FenceState, lift
 from helpers.fence.nginx import Touched, touched
 from helpers.migration.catch_up import PROBED, CatchUp

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from helpers.cutover import CutoverState, readiness
-from helpers.errors import NoGo, UsageError, WorldError
-from helpers.fence import Control as FenceControl
+from helpers.errors import EnvironmentFailure, NoGo, UsageError
+from helpers.fence import FenceControl as FenceControl
 from helpers.fence import FenceState, lift
 from helpers.fence.nginx import Nginx, Touched, configuration
 from helpers.migration.catch_up import CAUGHT_UP, UNCHANGED
@@ -266,7 +266,7 @@ def test_a_target_that_somebody_changed_behind_a_killed_catch_up_is_not_cut_over
         store.client.get_collection("alpha", embedding_function=None).update(
             ids=["c20"], metadatas=[{"note": "somebody's"}]
         )
-    with pytest.raises(WorldError, match="1 changed since the validation") as refused:
+    with pytest.raises(EnvironmentFailure, match="1 changed since the validation") as refused:
         step(folder)
     assert refused.value.code == "target_changed"
     assert CutoverState.load(folder.workspace) is None
@@ -312,7 +312,7 @@ def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_wh
         chroma.get_collection("alpha", embedding_function=None).delete(ids=["c1"])
     with embedded(fenced.folder / "target") as store:
         store.add("alpha", chunks(1, 16, prefix="client"))
-    with pytest.raises(WorldError, match=r"changed since the cutover was begun: .*1 deleted"):
+    with pytest.raises(EnvironmentFailure, match=r"changed since the cutover was begun: .*1 deleted"):
         step(folder)
     assert env.read_text() == f"CHROMADB_URL={fenced.url}\n"
     state = FenceState.load(folder.workspace)
@@ -355,12 +355,12 @@ def test_a_chunk_that_somebody_adds_to_the_target_behind_its_comparison_stops_th
     monkeypatch.setattr(readiness, "bring_ahead", meanwhile)
     ready(folder)
     if when == "before the last changes":
-        with pytest.raises(WorldError, match="somebody writes to the target: alpha") as refused, cells(folder):
+        with pytest.raises(EnvironmentFailure, match="somebody writes to the target: alpha") as refused, cells(folder):
             pass
     elif when == "before the switch":
         with cells(folder) as switch:
             planted()
-            with pytest.raises(WorldError, match="somebody writes to the target: alpha") as refused:
+            with pytest.raises(EnvironmentFailure, match="somebody writes to the target: alpha") as refused:
                 switch.switch()
     else:
         assert check(step(folder), "cutover").verdict is Verdict.PASS
@@ -426,7 +426,7 @@ def test_a_log_of_writes_that_may_lack_one_is_not_trusted_and_says_why(fenced: F
         cause()
         try:
             control.put_up()
-            written, doubt = control.written("snapshot", names)
+            written, doubt = control.logged_changes("snapshot", names)
             return {name for name, one in written.items() if one == Touched()}, doubt
         finally:
             lift(folder.read())
@@ -462,7 +462,7 @@ def test_a_log_of_writes_that_may_lack_one_is_not_trusted_and_says_why(fenced: F
         past.stdout.readline()
         assert "1 connection to 127.0.0.1" in asked()[1]
         past.kill()
-    assert control.written("snapshot", names) == ({}, "no log of writes was kept")  # it was lifted
+    assert control.logged_changes("snapshot", names) == ({}, "no log of writes was kept")  # it was lifted
 
 
 @pytest.mark.more

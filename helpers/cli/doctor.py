@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import RUNBOOK, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, EnvironmentFailure, UsageError, one_line
 from helpers.formatting import bare, count
 from helpers.reason_codes import ReasonCode
 
@@ -45,7 +45,7 @@ def doctor(chosen: argparse.Namespace) -> int:
     endpoint = endpoint_of(chosen)
     try:
         found = _examine(endpoint, chosen.full)
-    except WorldError as error:
+    except EnvironmentFailure as error:
         print(json.dumps(_unusable(endpoint, error), indent=2) if chosen.json else _failure(endpoint, error))
         return 1
     print(json.dumps(found.document(), indent=2) if chosen.json else screen(endpoint, found))
@@ -114,10 +114,10 @@ def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
     ):
         names = store.names()
         with tqdm(desc="Reading", unit=" chunks", leave=False, file=bare(sys.stderr), disable=None, delay=1) as bar:
-            return examine(store, endpoint, names, full=full, progress=Bar(bar.update))
+            return examine(store, endpoint, names, full=full, progress=ProgressBar(bar.update))
 
 
-class Bar:
+class ProgressBar:
     """Progress on a bar."""
 
     def __init__(self, update: Callable[[int], object]) -> None:
@@ -277,7 +277,7 @@ def _yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _failure(endpoint: Endpoint, error: WorldError) -> str:
+def _failure(endpoint: Endpoint, error: EnvironmentFailure) -> str:
     told = _unusable(endpoint, error)
     head = [f"Unusable: {told['what'].rstrip('.')}.", "", "What it is", _labelled("place", endpoint.label), "",
             "What is wrong"]  # fmt: skip
@@ -294,7 +294,7 @@ _ASKED = {
 }  # fmt: skip
 
 
-def _unusable(endpoint: Endpoint, error: WorldError) -> dict[str, str]:
+def _unusable(endpoint: Endpoint, error: EnvironmentFailure) -> dict[str, str]:
     return {
         "verdict": "unusable",
         "code": error.code,

@@ -15,7 +15,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.cutover import CutoverState
-from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, UsageError, one_line
 from helpers.evidence import signing, signoffs, verification
 from helpers.evidence.seals import LAST, custody, not_pushed, seals
 from helpers.evidence.signing import statement_in, statement_of
@@ -63,7 +63,7 @@ def archive(folder: Path, path: Path) -> str:
                 zipped.writestr(entry, (folder / name).read_bytes())
         digest = digest_of(path)
     except OSError as error:
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.NOT_ARCHIVED, f"cannot be written ({error.strerror})", where=one_line(str(path))
         ) from error
     what = f"{path}: {count(len(names), 'file')}, {size(path.stat().st_size)}, SHA-256 {digest}"
@@ -79,9 +79,9 @@ def _refuse_output(folder: Path, path: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    """The files below the folder; `WorldError` where one is a link."""
+    """The files below the folder; `EnvironmentFailure` where one is a link."""
     if links := sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink()):
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.NOT_ARCHIVED, f"{one_line(links[0], 200)} is a link, and what it points to is no evidence of this run",
             where=str(folder), next_step="Take links out of the folder; nothing was written.",
         )  # fmt: skip
@@ -459,5 +459,5 @@ def _copied(folder: RunState) -> Iterator[Path]:
                 (copy / name).write_bytes(contents(where, LARGEST))
         except (OSError, ValueError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise WorldError(ReasonCode.NOT_ARCHIVED, f"cannot be copied ({why})", where=str(where)) from error
+            raise EnvironmentFailure(ReasonCode.NOT_ARCHIVED, f"cannot be copied ({why})", where=str(where)) from error
         yield copy

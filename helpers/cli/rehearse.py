@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from helpers import audit
-from helpers.errors import RUNBOOK, WorldError, one_line
+from helpers.errors import RUNBOOK, EnvironmentFailure, one_line
 from helpers.fence import LIFTING, UP, FenceState
 from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
@@ -138,7 +138,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
     killer.start()
     try:
         run_to_outcome(folder, steps, terminal)
-    except WorldError:
+    except EnvironmentFailure:
         if not kills:
             raise
     finally:
@@ -210,7 +210,7 @@ def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
 
 def drill_restore(folder: RunFolder) -> str:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
-    snapshot = postmortem.snapshot_of(folder)
+    snapshot = postmortem.proven_snapshot(folder)
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
     with _recorded(folder, "restore") as found:
@@ -242,7 +242,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
         found = around.enter_context(_recorded(folder, "rollback"))
         if put_back:
             around.enter_context(_recorded(folder, PUT_BACK, proof))
-            around.enter_context(postmortem.as_it_stands(folder, proof))
+            around.enter_context(postmortem.undo_after_drill(folder, proof))
             found["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
@@ -283,7 +283,7 @@ _LIVE = 2_000  # chunks that the client may add between two counts without the c
 
 
 def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
-    """The rehearsal; 0 where all of it held. `WorldError` where nginx is missing or the client saw what it must not."""
+    """The rehearsal; 0 where all of it held. `EnvironmentFailure` where nginx is missing or the client saw what it must not."""
     program = nginx_program()
     terminal = Console()
     with _sigterm_as_interrupt(), ExitStack() as stack:
@@ -335,11 +335,11 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
 
 def _expect(env: Path, url: str, when: str) -> None:
     if f"{KEY}={url} " not in env.read_text(encoding="utf-8").replace('"', ""):
-        raise WorldError(ReasonCode.REHEARSAL_FAILED, f"does not point to {url} after {when}", where=str(env))
+        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, f"does not point to {url} after {when}", where=str(env))
 
 
 def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
-    """What the client saw, in words. `WorldError` where a write got in while the fence was active, or a read failed."""
+    """What the client saw, in words. `EnvironmentFailure` where a write got in while the fence was active, or a read failed."""
     state = FenceState.load(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)
@@ -357,7 +357,7 @@ def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str
         "no read went to the target after the cutover": not seen["reads"].get(target),
     }
     if found := [what for what, is_so in wrong.items() if is_so]:
-        raise WorldError(ReasonCode.REHEARSAL_FAILED, "; ".join(found), where=f"the client of run {folder.id}",
+        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, "; ".join(found), where=f"the client of run {folder.id}",
                          next_step=f"See {folder.workspace / 'client.json'} and {folder.log_path}.")  # fmt: skip
     reads, gap = sum(seen["reads"].values()), seen["longest_gap_seconds"]
     return {
@@ -392,17 +392,17 @@ def _parameters(
 
 
 def nginx_program() -> str:
-    """The nginx of this machine. `WorldError` where there is none."""
+    """The nginx of this machine. `EnvironmentFailure` where there is none."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise WorldError(ReasonCode.NO_NGINX, "nginx is not installed here; this rehearsal's fence is one",
+        raise EnvironmentFailure(ReasonCode.NO_NGINX, "nginx is not installed here; this rehearsal's fence is one",
                          next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
     return found
 
 
 @contextmanager
 def chroma_server(directory: Path, log: Path) -> Iterator[str]:
-    """`chroma run` over this directory on a free port of loopback; its URL. `WorldError` where it does not answer."""
+    """`chroma run` over this directory on a free port of loopback; its URL. `EnvironmentFailure` where it does not answer."""
     port = free_port()
     program = Path(sys.executable).with_name("chroma")
     command = [str(program), "run", "--path", str(directory.absolute()), "--host", "127.0.0.1", "--port", str(port)]
@@ -416,7 +416,7 @@ def chroma_server(directory: Path, log: Path) -> Iterator[str]:
                         break
                 time.sleep(0.2)
             else:
-                raise WorldError(ReasonCode.SERVER_DOES_NOT_START, "a Chroma server does not start", where=url,
+                raise EnvironmentFailure(ReasonCode.SERVER_DOES_NOT_START, "a Chroma server does not start", where=url,
                                  next_step=f"See {log}.")  # fmt: skip
         yield url
 
@@ -451,11 +451,11 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
                     break
             time.sleep(0.2)
         else:
-            raise WorldError(ReasonCode.CLIENT_DOES_NOT_WORK, "the client of the rehearsal does not get to work", where=url,
+            raise EnvironmentFailure(ReasonCode.CLIENT_DOES_NOT_WORK, "the client of the rehearsal does not start", where=url,
                              next_step=f"See {log}.")  # fmt: skip
         yield
         if process.poll() is not None:
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.REHEARSAL_FAILED, "the client of the rehearsal ended by itself", next_step=f"See {log}."
             )
 

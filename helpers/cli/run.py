@@ -127,7 +127,7 @@ def _group(many: Group, chosen: argparse.Namespace) -> int:
     group.record(many)
     steps = plan.between(plan.LINE[0], plan.find(many.until))
 
-    def start(row: group.Row) -> None:
+    def start(row: group.GroupRow) -> None:
         folder = RunFolder.of(row.run)
         about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run, "parameters": None})
         if folder.exists:
@@ -192,6 +192,10 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
             runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
             folder = folder.read()
         preflight(folder.parameters, _written(folder), folder.id)
+        if steps[0].number <= Step.MIGRATE <= steps[-1].number and not chosen.dry_run:
+            from helpers.rollback.return_writes import leave_undone_cutover
+
+            leave_undone_cutover(folder.read())
         window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
 

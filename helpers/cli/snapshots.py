@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.cli.doctor import Bar, destination_of
+from helpers.cli.doctor import ProgressBar, destination_of
 from helpers.cli.evidence import expect_option
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import bare, count, moment, size
@@ -18,9 +18,9 @@ from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
-    from helpers.snapshots.objects import Look
+    from helpers.snapshots.objects import Inventory
     from helpers.snapshots.remote import Remote
-    from helpers.snapshots.retention import Held
+    from helpers.snapshots.retention import SnapshotFolder
     from helpers.snapshots.snapshot import Snapshot
 
 Declare = Callable[..., argparse.ArgumentParser]
@@ -298,23 +298,23 @@ def _places(chosen: argparse.Namespace) -> list[Path]:
 
 def _list(chosen: argparse.Namespace) -> int:
     from helpers.snapshots import remote
-    from helpers.snapshots.retention import held
+    from helpers.snapshots.retention import snapshots_in
     from helpers.status import table
 
     code, needed, nothing = 0, False, True
     for place in _places(chosen):
-        storage, look, said = remote.at(place), None, list[str]()
+        storage, inventory, said = remote.at(place), None, list[str]()
         try:
             if storage is not None:
-                look = storage.mirror()
-                said = storage.told(look)
+                inventory = storage.mirror()
+                said = storage.warnings(inventory)
         except RunbookError as error:  # what is here is listed all the same
             code, said = error.exit_code, [error.line()]
-        items = held(place)
+        items = snapshots_in(place)
         needed, nothing = needed or any(item.needed_by for item in items), nothing and not (items or said)
         if items or said:
             print(one_line(str(place) if storage is None else f"{storage.url}, read and made in {place}"))
-            print("".join([*(f"{table([_row(item, look) for item in items])}\n" for _ in items[:1]),
+            print("".join([*(f"{table([_row(item, inventory) for item in items])}\n" for _ in items[:1]),
                            *(f"{one_line(line)}\n" for line in said)]))  # fmt: skip
     if nothing:
         print("There are no snapshots. Step 21 takes one; --directory says where else to look.")
@@ -325,7 +325,7 @@ def _list(chosen: argparse.Namespace) -> int:
     return code
 
 
-def _row(item: Held, look: Look | None) -> dict[str, Any]:
+def _row(item: SnapshotFolder, inventory: Inventory | None) -> dict[str, Any]:
     row = {"id": item.id, "created": "", "source": "", "chunks": "", "size": "", "status": item.problem}
     row |= {"retain until": "", "needed by": ", ".join(item.needed_by)}
     if item.snapshot is not None:
@@ -339,8 +339,8 @@ def _row(item: Held, look: Look | None) -> dict[str, Any]:
         row |= {"size": size(item.size), "retain until": moment(item.retain_until.isoformat())}
     return (
         row
-        if look is None
-        else row | {"where": look.where(item.folder, item.snapshot.manifest if item.snapshot else None)}
+        if inventory is None
+        else row | {"where": inventory.where(item.folder, item.snapshot.manifest if item.snapshot else None)}
     )
 
 
@@ -363,7 +363,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     from helpers import audit
     from helpers.migration.source_changes import open_sealed, proven_by
     from helpers.run.folders import every_run
-    from helpers.snapshots.retention import digests, told
+    from helpers.snapshots.retention import digests, recorded
 
     snapshot = _find(chosen)
     expected = chosen.expect or ""
@@ -380,7 +380,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     where += ["--expect"] if expected else []
     for run in every_run():
         try:
-            named = any(line.name == snapshot.folder.name for line in told(run))
+            named = any(line.name == snapshot.folder.name for line in recorded(run))
         except RunbookError:
             doubts += f"; run {run.id} cannot be read"
             continue
@@ -492,7 +492,7 @@ def _prune(chosen: argparse.Namespace) -> int:
     for storage in storages:
         storage.mirror()
     for place in places:
-        items = retention.held(place)
+        items = retention.snapshots_in(place)
         if chosen.yes:
             _say(retention.sweep(place))
         for item in items:
@@ -521,11 +521,11 @@ def _say(lines: Iterable[str]) -> None:
         print(one_line(line))
 
 
-def _without(item: Held, abandoned: list[str]) -> str:
+def _without(item: SnapshotFolder, abandoned: list[str]) -> str:
     """Why it stays, were these runs abandoned."""
     from dataclasses import replace
 
-    return replace(item, needed_by=tuple(run for run in item.needed_by if run not in abandoned)).why_kept
+    return replace(item, needed_by=tuple(run for run in item.needed_by if run not in abandoned)).keep_reason
 
 
 def _restore(chosen: argparse.Namespace) -> int:
@@ -570,7 +570,7 @@ def _restore(chosen: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _bar(label: str, total: int) -> Iterator[Bar]:
+def _bar(label: str, total: int) -> Iterator[ProgressBar]:
     from tqdm import tqdm
 
     from helpers.run.command import be_frugal
@@ -578,7 +578,7 @@ def _bar(label: str, total: int) -> Iterator[Bar]:
     be_frugal()  # whoever has a bar moves chunks
     hidden = not sys.stdout.isatty()
     with tqdm(total=total, desc=label, unit=" chunks", leave=False, file=bare(sys.stdout), disable=hidden) as shown:
-        yield Bar(shown.update)
+        yield ProgressBar(shown.update)
 
 
 @contextmanager

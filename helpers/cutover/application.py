@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 from helpers import audit
 from helpers.audit import operator
 from helpers.cutover.files import beside, digest_of, put_in_place, stage
-from helpers.errors import RunbookError, Terminal, WorldError, one_line
+from helpers.errors import EnvironmentFailure, RunbookError, Terminal, one_line
 from helpers.formatting import count, masked
 from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import Cutover
@@ -32,7 +32,7 @@ ONE_REQUEST = 5.0  # seconds for one answer; an application that needs longer is
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HealthAnswer:
     """What a health URL said. `body` is its beginning; `problem` is "" where it answered 2xx."""
 
     url: str
@@ -98,7 +98,7 @@ def try_write(rules: Cutover, folder: RunFolder, step: str) -> WriteTried:
     return tried
 
 
-def ask(url: str) -> Answer:
+def ask(url: str) -> HealthAnswer:
     """One request to a health URL; never raises. Redirects are followed."""
     import httpx  # which the state of a cutover does not need
 
@@ -110,27 +110,27 @@ def ask(url: str) -> Answer:
             answer = session.get(url)
     except (httpx.HTTPError, RunbookError) as error:
         said = one_line(str(error) or type(error).__name__, 200)
-        return Answer(url, 0, (time.monotonic() - begun) * 1000, problem=f"no answer: {said}")
+        return HealthAnswer(url, 0, (time.monotonic() - begun) * 1000, problem=f"no answer: {said}")
     problem = "" if answer.is_success else f"answered {answer.status_code}"
-    return Answer(url, answer.status_code, (time.monotonic() - begun) * 1000, answer.text[:4000], problem)
+    return HealthAnswer(url, answer.status_code, (time.monotonic() - begun) * 1000, answer.text[:4000], problem)
 
 
-def ask_all(urls: Sequence[str]) -> list[Answer]:
+def ask_all(urls: Sequence[str]) -> list[HealthAnswer]:
     return [ask(url) for url in urls]
 
 
-def wait_until_well(urls: Sequence[str], seconds: float) -> list[Answer]:
-    """The answers once every URL answers 2xx. `WorldError` (`not_healthy`) where one does not within so many seconds."""
+def wait_until_well(urls: Sequence[str], seconds: float) -> list[HealthAnswer]:
+    """The answers once every URL answers 2xx. `EnvironmentFailure` (`not_healthy`) where one does not within so many seconds."""
     from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
     trial = Retrying(
         retry=retry_if_result(lambda answers: any(not a.well for a in answers)), stop=stop_after_delay(seconds),
         wait=wait_exponential(multiplier=0.2, max=2.0), retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
     )  # fmt: skip
-    answers: list[Answer] = trial(ask_all, urls)
+    answers: list[HealthAnswer] = trial(ask_all, urls)
     ill = [a for a in answers if not a.well]
     if ill:
-        raise WorldError(ReasonCode.NOT_HEALTHY, f"{ill[0].problem} for {seconds:g} seconds", where=ill[0].url,
+        raise EnvironmentFailure(ReasonCode.NOT_HEALTHY, f"{ill[0].problem} for {seconds:g} seconds", where=ill[0].url,
                          next_step="See the application's own log.")  # fmt: skip
     return answers
 
@@ -164,7 +164,7 @@ class Evidence:
         return "; ".join(said)
 
 
-def gather(into: Evidence, source: Endpoint, target: Endpoint, answers: Sequence[Answer]) -> None:
+def gather(into: Evidence, source: Endpoint, target: Endpoint, answers: Sequence[HealthAnswer]) -> None:
     """Look once more, and add what is seen."""
     for answer in answers:
         if not answer.well:
@@ -446,7 +446,7 @@ def put_back(folder: RunFolder, why: str = "", step: str = Step.CUTOVER) -> list
 
     To be called in the folder in which the run began (`RunFolder.enter`), with the run's lock held: the restart commands
     work there. Every file byte for byte with its mode and owner, then the restart commands, then health. Nothing is
-    touched where a file was changed by somebody else since (`Terminal`, `config_changed`). `WorldError` where a restart
+    touched where a file was changed by somebody else since (`Terminal`, `config_changed`). `EnvironmentFailure` where a restart
     or a health URL fails: the files are back by then, and repeating goes on from there.
     """
     state = CutoverState.load(folder.workspace)

@@ -27,11 +27,11 @@ from helpers.cutover.files import (
     sha256,
     unified,
 )
-from helpers.errors import RUNBOOK, RunbookError, WorldError
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError
 from helpers.evidence import signing
 from helpers.formatting import count, masked
 from helpers.migration import catch_up
-from helpers.migration.source_changes import Ledger, WrittenData, altered, settings_changed
+from helpers.migration.source_changes import CatchUpLedger, WrittenData, altered, settings_changed
 from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.model import written
 from helpers.parameters.sections import ComposeFile, EnvFile
@@ -412,7 +412,7 @@ def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_us
     """
     run.forget(AS_VALIDATED)
     run.forget(SETTINGS)
-    if store is not None and not why_not and Ledger.read(run).open_round is not None:
+    if store is not None and not why_not and CatchUpLedger.read(run).open_round is not None:
         why_not = "a catch-up was interrupted: it is finished first"
     if store is None or why_not:
         run.check(AS_VALIDATED, Verdict.FAIL if in_use else Verdict.NOT_EXERCISED, measured="not read", threshold="every chunk",
@@ -445,8 +445,8 @@ def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_us
 
 
 def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
-    """How many chunks the target's collections of this run hold now; `WorldError` (`target_changed`) where one of `before` has
-    another number: somebody wrote there since it was compared. A short look, which does not see a chunk that was only changed.
+    """Count the chunks of the target's collections of this run. `EnvironmentFailure` (`target_changed`) where a number is not that of
+    `before`: somebody wrote there since it was compared. A chunk that was only changed is not seen.
     """
     target = run.parameters.target
     if used_by(target):  # a directory, which another process has open: nobody could count it before either
@@ -457,7 +457,7 @@ def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
     now = {name: counts.get(name, 0) for name in before}
     changed = [f"{name}: {count(n, 'chunk')}, now {now[name]:,}" for name, n in before.items() if now[name] != n]
     if changed:
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.TARGET_CHANGED, f"somebody writes to the target: {'; '.join(changed[:5])}", where=target.label,
             next_step=f"Nothing was switched. Find out who, then begin again: {RUNBOOK} run --run-id {run.id} --from 22",
         )  # fmt: skip
@@ -467,9 +467,9 @@ def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
 def bring_ahead(run: RunRecord) -> None:
     """As `catch_up.bring_ahead`; a target that a killed catch-up had left between two states is compared after it.
 
-    Raises what that does, and `WorldError` (`target_changed`) where the target is not what was validated.
+    Raises what that does, and `EnvironmentFailure` (`target_changed`) where the target is not what was validated.
     """
-    between = Ledger.read(run).open_round is not None
+    between = CatchUpLedger.read(run).open_round is not None
     catch_up.bring_ahead(run)
     if not between:
         return
@@ -477,4 +477,4 @@ def bring_ahead(run: RunRecord) -> None:
         check_as_validated(run, store, "")
     failed = [c for c in run.result.checks if c.name in (AS_VALIDATED, SETTINGS) and c.verdict is Verdict.FAIL]
     if failed:
-        raise WorldError(ReasonCode.TARGET_CHANGED, failed[0].detail, where=run.parameters.target.label)
+        raise EnvironmentFailure(ReasonCode.TARGET_CHANGED, failed[0].detail, where=run.parameters.target.label)

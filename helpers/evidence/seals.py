@@ -166,7 +166,7 @@ def _covers(newest: Seal, folder: Path) -> bool:
 def seal(run: RunState, step: str = "") -> RunState:
     """Set the next seal after `step`, or ("") at the end of a command, and return the run with it.
 
-    Raises `WorldError` if a secret is found in the folder, or a sealed file changed.
+    Raises `EnvironmentFailure` if a secret is found in the folder, or a sealed file changed.
     """
     with RunLock(run, "seal").acquire():
         sealed = seals(run.reports, chain(run))  # another command may have set one in the meantime

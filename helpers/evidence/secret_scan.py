@@ -24,10 +24,10 @@ from helpers import audit, errors
 from helpers.errors import (
     RUNBOOK,
     SHORTEST_SECRET,
+    EnvironmentFailure,
     RunbookError,
     Terminal,
     UsageError,
-    WorldError,
     one_line,
     secret_parts,
 )
@@ -223,8 +223,8 @@ def search(folder: Path, secrets: Iterable[SecretRef], values: Mapping[str, str]
 
 
 def refuse(report: Searched, folder: Path, needed: Collection[str] = ()) -> None:
-    """Raises `WorldError` if a secret was found, with files and references but no value; `UsageError` if one of the `needed`
-    references has no value here, so that it was not searched for.
+    """Raises `EnvironmentFailure` if a secret was found, with files and references but no value; `UsageError` if one of the
+    `needed` references has no value here, so that it was not searched for.
     """
     if unset := [name for name in needed if report.unknown.get(name) == _UNSET]:
         raise UsageError(
@@ -235,7 +235,7 @@ def refuse(report: Searched, folder: Path, needed: Collection[str] = ()) -> None
         return
     places = [f"{one_line(name, 200)} holds the value of {ref} ({encoding})" for name, ref, encoding in report.hits[:5]]
     more = f"; {len(report.hits) - 5} more" if len(report.hits) > 5 else ""
-    raise WorldError(
+    raise EnvironmentFailure(
         ReasonCode.SECRET_FOUND, f"{'; '.join(places)}{more}, so the run is not sealed", where=str(folder),
         next_step="Change that secret, take the file out of the folder, and run its step again.",
     )  # fmt: skip

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 from helpers import audit
 from helpers.audit import fingerprint, make_key, program
-from helpers.errors import RunbookError, UsageError, WorldError, one_line
+from helpers.errors import EnvironmentFailure, RunbookError, UsageError, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents, json_in
 
@@ -281,7 +281,7 @@ def runner(given: Path | None, workspace: Path, required: bool, envelope: str) -
     """(path of the key that signs seals, a seal's field about it). Without ssh-keygen: (None, unsigned), if no role must sign."""
     try:
         key = audit.runner_key(given, workspace)
-    except WorldError as error:
+    except EnvironmentFailure as error:
         if given or required:
             raise
         return None, {"principal": audit.operator(), "unsigned": error.what}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, Terminal, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, EnvironmentFailure, Terminal, UsageError, one_line
 from helpers.evidence.signing import ALLOWED, REVOKED, custody, is_narrower, ordered_digest
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
@@ -175,7 +175,7 @@ def trust(chain: Iterable[Seal], own: str = "", signers: Path | None = None) -> 
     Lines of an older toolkit, or of one without ssh-keygen, are proven by the seals that name no key. None if nothing is signed.
     """
     since, keys, chain = 0, {own} - {""}, list(chain)
-    with suppress(WorldError):  # without ssh-keygen no signature can be verified
+    with suppress(EnvironmentFailure):  # without ssh-keygen no signature can be verified
         for seal, key, problem in custody(chain, lambda: own, signers):
             if problem or (signers is not None and not key):
                 continue
@@ -235,10 +235,10 @@ def envelope(payload: bytes, signature: bytes, key: str) -> bytes:
 
 
 def files(folder: Path) -> list[str]:
-    """The paths, sorted, of the files that a seal covers. Raises `WorldError` if a file is `unsealable`."""
+    """The paths, sorted, of the files that a seal covers. Raises `EnvironmentFailure` if a file is `unsealable`."""
     if refused := unsealable(folder):
         name, reason = next(iter(refused.items()))
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.NOT_SEALABLE, f"{one_line(name, 200)} {reason}, so the run is not sealed", where=str(folder),
             next_step="Move it out of the folder of the run.",
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The write fence before the source: put up, proven, taken away, by the step, by `runbook fence`, by `--until`. Repeatable.
+"""The write fence before the source: set, proven and lifted by the step, by `runbook fence`, by `--until`. Repeatable.
 
-What is about to happen is on disk (`FenceState`) before it happens: whatever kills the process, the next one, or the
-operator's `runbook fence RUN_ID --lift`, finds what was there before.
+What is about to happen is on disk (`FenceState`) before it happens: after a kill at any moment the next process, or the
+operator's `runbook fence RUN_ID --lift`, knows what was there before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from helpers.audit import operator
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, Terminal, UsageError
 from helpers.fence.nginx import (
     LOG_PROBE,
     Nginx,
@@ -43,10 +43,10 @@ from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 if TYPE_CHECKING:
-    from helpers.fence.probe import Answer, Probe  # with httpx, which the state of a fence does not need
+    from helpers.fence.probe import ProbeAnswer, ServerProbe  # with httpx, which the state of a fence does not need
 
-NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
-BEFORE, THROUGH = "writes before the fence", "writes through the fence"  # checks of the step that puts it up
+NO_WRITES = "source_takes_no_writes"  # in step 20's fact "fence": requests and answers, where that is proven
+BEFORE, THROUGH = "writes before the fence", "writes through the fence"  # checks of the step that sets it
 RECORDING, SETTING, UP, LIFTING, LIFTED = "recording", "setting", "up", "lifting", "lifted"
 UNTRIED = "at a directory only the application can try a write; see that it does"
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
@@ -54,10 +54,10 @@ SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 @dataclass(slots=True)
 class WriteLog:
-    """nginx's log of what may write. `place` is its device and inode, `processes` are nginx's (id, began).
+    """nginx's log of requests that may write. `place` is its device and inode, `processes` are nginx's (id, start).
 
-    `marks` say of a snapshot how many bytes the log had when its reading began, and their SHA-256. `doubt` is, once the
-    fence is up, why the log may lack a write, "" where nothing says so.
+    `marks` are, by snapshot, the bytes in the log when its reading began, and their SHA-256. `doubt` is, once the fence is
+    up, why the log may lack a write, "" where nothing indicates it.
     """
 
     place: list[int]
@@ -68,12 +68,12 @@ class WriteLog:
 
 @dataclass(slots=True)
 class FenceState(StateFile):
-    """One run's fence. `setting` and `lifting` are what a process that was killed leaves: both may be half done.
+    """One run's fence. A killed process leaves `setting` or `lifting`: then either may be half done.
 
     With `fence.when: cutover` it is `recording` first: nginx lets everything pass, and logs each request that may write.
 
-    `before` says what the configuration file was: `existed`, and `backup`, the copy in the workspace. `rules` are the
-    parameters that it was set with: it is lifted with these, whatever they have been changed to since.
+    `before` describes the earlier configuration file: `existed`, and `backup`, the copy in the workspace. `rules` are the
+    parameters that it was set with: it is lifted with these, even if they were changed since.
     """
 
     file = RunPath.FENCE
@@ -94,7 +94,7 @@ class FenceState(StateFile):
     log: WriteLog | None = None
 
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
-        """Go over to this state, on disk before anything else happens."""
+        """Put the fence into this state, on disk before anything else happens."""
         for name, value in facts.items():
             setattr(self, name, value)
         self.state = state
@@ -103,12 +103,12 @@ class FenceState(StateFile):
 
     @property
     def active(self) -> bool:
-        """Whether it was put up, proven, and not lifted since."""
+        """Whether it is set and proven, and was not lifted since."""
         return self.state == UP
 
     @property
     def up_at(self) -> str:
-        """When it was first set since it last let writes pass; "" where it does not refuse them. The only source of this time."""
+        """When it was set after it last let writes pass; "" where it does not refuse them. The only source of this time."""
         up = ""
         for event in self.events:
             up = "" if event["state"] in (RECORDING, LIFTING, LIFTED) else up or event["when"] * (event["state"] == UP)
@@ -116,41 +116,41 @@ class FenceState(StateFile):
 
     @property
     def may_be_active(self) -> bool:
-        """Whether something of it may be in place."""
+        """Whether any part of it may be in place."""
         return self.state != LIFTED
 
     @property
     def refuses(self) -> bool:
-        """Whether writes may be refused now."""
+        """Whether it may refuse writes now."""
         return self.state not in (RECORDING, LIFTED)
 
     def sentence(self) -> str:
-        """For status and summary: `The write fence (nginx) is up since …; lift it with: …`; "" where it is lifted."""
+        """One sentence: `The write fence (nginx) is up since …; lift it with: …`; "" where it is lifted."""
         if not self.may_be_active:
             return ""
         if not self.refuses:
             return f"nginx lets writes pass and logs them since {moment(self.since)}. End that with: {self.lift}"
-        said = "is up" if self.active else f"may be in place (a process ended while {self.state} it)"
+        state = "is up" if self.active else f"may be in place (a process ended while {self.state} it)"
         return (
-            f"The write fence ({self.kind}) {said} since {moment(self.up_at or self.since)}. Lift it with: {self.lift}"
+            f"The write fence ({self.kind}) {state} since {moment(self.up_at or self.since)}. Lift it with: {self.lift}"
         )
 
 
 def takes_no_writes(step: StepResult | None) -> bool:
-    """Whether this result of step 20 proves that nobody can write to the source, so that no fence is needed."""
+    """Whether this result of step 20 proves that nobody can write to the source, so that it needs no fence."""
     return step is not None and step.error is None and bool((step.facts.get("fence") or {}).get(NO_WRITES))
 
 
 @dataclass(frozen=True, slots=True)
 class _AsSet:
-    """What a fence was set with, in the place of the run's parameters."""
+    """The settings of a fence when it was set, used in place of the run's parameters."""
 
     source: Endpoint
     fence: Fence
 
 
-class Control:
-    """The fence of one run, as its parameters say."""
+class FenceControl:
+    """The fence of one run, by its parameters."""
 
     def __init__(self, folder: RunFolder, parameters: Parameters | _AsSet, rules: Fence | None = None) -> None:
         self.folder, self.source = folder, parameters.source
@@ -162,7 +162,7 @@ class Control:
 
     @property
     def clients_url(self) -> str:
-        """What clients use, "" where the source is a directory."""
+        """The URL that clients use, "" where the source is a directory."""
         if self.nginx is None:
             return self.source.address if self.source.url else ""
         host, _, port = self.nginx.rules.listen.rpartition(":")
@@ -174,34 +174,34 @@ class Control:
         return f"http://{self.nginx.rules.upstream}" if self.nginx else ""
 
     def urls(self) -> dict[str, str]:
-        """What is what, for people: clients, behind the fence, migration."""
-        found = {
+        """The URLs by their purpose: clients, behind the fence, migration."""
+        urls = {
             "clients use": self.clients_url,
             "behind the fence": self.behind_url,
             "this migration reads": self.source.label,
         }
-        return {k: v for k, v in found.items() if v}
+        return {k: v for k, v in urls.items() if v}
 
-    def probe(self, url: str, what: str) -> Probe:
-        from helpers.fence.probe import Probe
+    def probe(self, url: str, role: str) -> ServerProbe:
+        from helpers.fence.probe import ServerProbe
 
-        return Probe(url, self.source, what)
+        return ServerProbe(url, self.source, role)
 
     # -- up ------------------------------------------------------------------------------------------------------------
 
     def plan(self) -> str:
-        """What putting it up would write and run; nothing is touched."""
+        """What setting it would write and run; changes nothing."""
         if self.nginx is not None:
-            where = f"# {config_path(self.nginx.rules)}, then: {shlex.join(self.nginx.rules.command)} -t, -s reload"
-            return f"{where}\n{configuration(self.nginx.rules, self.folder.id, closed=True)}"
+            header = f"# {config_path(self.nginx.rules)}, then: {shlex.join(self.nginx.rules.command)} -t, -s reload"
+            return f"{header}\n{configuration(self.nginx.rules, self.folder.id, closed=True)}"
         if self.rules.kind == "command" and self.rules.command:
             return f"lock:   {shlex.join(self.rules.command.lock)}\nunlock: {shlex.join(self.rules.command.unlock)}"
         return "No fence: clients go on writing to the source."
 
     def put_up(self) -> str:
-        """Stop writes; what was done. Where that fails everything is put back before the error is raised."""
+        """Stop writes. Gives what was done. On failure everything is restored before the error is raised."""
         state = self._state()
-        if state.log is not None and state.state != UP:  # since it was up nobody wrote
+        if state.log is not None and state.state != UP:  # while it is up nobody writes
             killed = "a process ended while it set the fence"
             state.log.doubt = self._doubt(state.log) if state.state == RECORDING else killed
         state.enter(self.folder.workspace, SETTING, urls=self.urls())
@@ -215,7 +215,7 @@ class Control:
         return done
 
     def _state(self) -> FenceState:
-        """What is in place, or a new one. `UsageError` where other parameters put it there."""
+        """The state of the fence in place, or a new one. `UsageError` where other parameters set it."""
         state = FenceState.load(self.folder.workspace)
         if state is None or not state.may_be_active:
             return self._new_state()
@@ -234,9 +234,9 @@ class Control:
                     next_step=f"Lift it first: {RUNBOOK} fence {other} --lift",
                 )  # fmt: skip
             before = self.nginx.keep(self.folder.workspace / "fence-before.conf")
-        how, rules = self._lift_command, self._document()
+        command, rules = self._lift_command, self._document()
         return FenceState(
-            self.rules.kind, SETTING, how, utc_now(), operator(), before=before, rules=rules,
+            self.rules.kind, SETTING, command, utc_now(), operator(), before=before, rules=rules,
             source=self.source.model_dump(mode="json", exclude_defaults=True), directory=str(Path.cwd()),
         )  # fmt: skip
 
@@ -249,7 +249,7 @@ class Control:
             done = (
                 "written for the operator"
                 if self.nginx.rules.elsewhere
-                else f"nginx {self.nginx.enforce()}{self.nginx.unseen_said}"
+                else f"nginx {self.nginx.enforce()}{self.nginx.unseen_text}"
             )
         else:
             assert self.rules.command is not None
@@ -260,7 +260,7 @@ class Control:
         return done
 
     def settle(self) -> float:
-        """Wait until counts stay the same: a write that was let in may still be at work in Chroma; the seconds it took."""
+        """Wait until counts stay the same, as Chroma may still work on a write let in before. Gives the seconds it took."""
         begun = unchanged_since = time.monotonic()
         with self.probe(self.source.address, "source") as probe:
             last = probe.counts()
@@ -278,15 +278,15 @@ class Control:
 
     # -- the log of writes ---------------------------------------------------------------------------------------------
     #
-    # nginx writes a line when it has answered, so whatever the log shows by then was applied by then. It is evidence, not
-    # truth: what it may have missed makes step 25 read every collection, as it does without a log.
+    # nginx writes a line once it has answered, so whatever is in the log was applied. The log is evidence, not proof: where
+    # it may lack a write, step 25 reads every collection, as it does without a log.
 
     def record(self) -> str:
-        """nginx lets everything pass and logs what may write; from a fence that is up it goes over to that. A sentence."""
+        """Let nginx pass everything and log what may write, also after a fence that is up. Gives a sentence."""
         if self.nginx is None:
             return "Writes are not logged (fence.kind is command): step 25 reads every collection once more."
         state, file = self._state(), self._log_file
-        log = state.log if state.state == UP else None  # one that the fence has ended without a doubt goes on
+        log = state.log if state.state == UP else None  # a log that the fence ended without a doubt is continued
         if log is None or log.doubt or self._damage(log):
             begun = json.dumps({"run": self.folder.id, "log": uuid.uuid4().hex}) + "\n"
             self.nginx.write(begun, self._alerts)
@@ -304,22 +304,22 @@ class Control:
         return f"nginx {done}: it lets everything pass, and logs what may write to {file}."
 
     def reopen(self) -> str:
-        """Writers go on at the source, proven by a write, and nginx logs again what they write; a sentence."""
+        """Lift the fence, prove it by a write, and let nginx log writes again. Gives a sentence."""
         done = self.record() if self.nginx is not None else lift(self.folder.read())
         return f"The write fence is taken away. {done} {self._prove_open()}." if self.nginx is not None else done
 
     def position(self) -> tuple[int, str] | None:
-        """Where the log of writes ends now: bytes and their digest; None where none is kept. For `read_since`."""
+        """The end of the log of writes now: bytes and their digest; None where there is no log. For `read_since`."""
         state = FenceState.load(self.folder.workspace)
         if state is None or state.log is None:
             return None
         try:
             return _head(self._log_file)
-        except OSError:  # `_doubt` says so
+        except OSError:  # `_doubt` reports it
             return None
 
     def read_since(self, snapshot: str, position: tuple[int, str] | None) -> None:
-        """What this snapshot holds was read from that position of the log on."""
+        """Note that the reading of this snapshot began at that position of the log."""
         state = FenceState.load(self.folder.workspace)
         if state is not None and state.log is not None and position is not None:
             state.log.marks[snapshot] = position
@@ -331,12 +331,12 @@ class Control:
 
     @property
     def _alerts(self) -> Path:
-        """What nginx could not do while it kept the log. It begins as the log does, so that its first block is on the disk: that
-        holds nginx's first message once the disk is full."""
+        """nginx's failures to write the log. It begins with the log's first line, so that its first block is on the disk: there
+        is room for nginx's first message even when the disk is full."""
         return Path(f"{self._log_file}.alerts")
 
     def _damage(self, log: WriteLog) -> str:
-        """Why the log may lack a write, as far as its files say that; "" where they do not."""
+        """Why the log may lack a write, by its files; "" where they do not show it."""
         file = self._log_file
         try:
             if _place(file) != log.place:
@@ -353,7 +353,7 @@ class Control:
         return ""
 
     def _doubt(self, log: WriteLog) -> str:
-        """Why the log of writes may lack one; "" where nothing says so. Asked while nginx still writes it."""
+        """Why the log may lack a write; "" where nothing shows it. Ask while nginx still writes the log."""
         import httpx
 
         from helpers.stores.wire import Session
@@ -364,7 +364,7 @@ class Control:
             return damage
         try:
             now = self.nginx.processes()
-            if not now or not _same(now, log.processes):
+            if not now or not _same_processes(now, log.processes):
                 return "nginx was restarted or reloaded since the log was begun"
             past = other_clients_at(self.nginx.rules.upstream, [os.getpid(), *(int(pid) for pid, _ in now)])
             if past:
@@ -380,41 +380,41 @@ class Control:
             return f"{file}: {error}"
         return ""
 
-    def written(self, snapshot: str, names: Collection[str]) -> tuple[dict[str, Touched], str]:
-        """What requests may have changed in these collections since the reading of this snapshot began, as far as they were
-        answered; and why not all of that can be known, "" where it can: then nothing is said of any."""
+    def logged_changes(self, snapshot: str, names: Collection[str]) -> tuple[dict[str, Touched], str]:
+        """By collection, what answered requests may have changed since the reading of this snapshot began; and why that is not
+        fully known, "" where it is. Without full knowledge there is no entry for any collection."""
         state = FenceState.load(self.folder.workspace)
         if state is None or state.log is None:
             return {}, "no log of writes was kept"
         mark = state.log.marks.get(snapshot)
         doubt = self._doubt(state.log) if state.state == RECORDING else state.log.doubt or self._damage(state.log)
         if doubt or mark is None:
-            early = f"snapshot {snapshot} was begun before the log of writes, or read in several sessions"
-            return {}, doubt or early
+            unmarked = f"snapshot {snapshot} was begun before the log of writes, or read in several sessions"
+            return {}, doubt or unmarked
         with self.probe(self.source.address, "source") as probe:
-            ids = {name: key_of(one) for name, one in probe.ids().items()}
+            ids = {name: key_of(collection_id) for name, collection_id in probe.ids().items()}
         try:
             with _opened(self._log_file) as lines:
-                found, doubt = touched(lines, mark[0], {*names, *ids, *ids.values()})
+                changes, doubt = touched(lines, mark[0], {*names, *ids, *ids.values()})
         except (OSError, ValueError, KeyError, TypeError) as error:
             return {}, f"{self._log_file} cannot be read ({error})"
-        none = Touched()
-        every = {name: found.get(name, none) | found.get(ids.get(name, name), none) for name in names}
-        return ({}, doubt) if doubt else (every, "")
+        unchanged = Touched()
+        by_name = {name: changes.get(name, unchanged) | changes.get(ids.get(name, name), unchanged) for name in names}
+        return ({}, doubt) if doubt else (by_name, "")
 
     # -- proof ---------------------------------------------------------------------------------------------------------
 
-    def against(self, answers: list[Answer]) -> list[str]:
+    def against(self, answers: list[ProbeAnswer]) -> list[str]:
         """Why these answers to writes do not prove a fence; [] where they do."""
-        from helpers.fence.probe import FAILED, REFUSED, SILENT, WRITTEN, said
+        from helpers.fence.probe import FAILED, REFUSED, SILENT, WRITTEN, answer_text
 
         created = answers[0]
-        if created.outcome == FAILED and self.nginx is None:  # storage that cannot be written, behind Chroma
-            return [said(a) for a in answers if a.outcome in (WRITTEN, SILENT)]
-        return [said(a) for a in answers if a.outcome != REFUSED]
+        if created.outcome == FAILED and self.nginx is None:  # Chroma's storage cannot be written
+            return [answer_text(a) for a in answers if a.outcome in (WRITTEN, SILENT)]
+        return [answer_text(a) for a in answers if a.outcome != REFUSED]
 
-    def ways_round(self) -> tuple[list[str], list[str]]:
-        """(URLs by which others reach Chroma past the fence, URLs of which only their machine can tell)."""
+    def bypasses(self) -> tuple[list[str], list[str]]:
+        """(URLs by which others reach Chroma past the fence, URLs that only their machine can test)."""
         if self.nginx is None:
             return [], []
         through = [f"{url}{f' ({host})' if host else ''}" for url, host in self.nginx.to_ask if self._passes(url, host)]
@@ -434,17 +434,17 @@ class Control:
         """Whether this listener leads to the source and does not refuse every write. One that leads elsewhere is only read."""
         import httpx
 
-        from helpers.fence.probe import REFUSED, Probe
+        from helpers.fence.probe import REFUSED, ServerProbe
 
         try:
             with (
-                Probe(url, self.source, "nginx", host=host) as probe,
+                ServerProbe(url, self.source, "nginx", host=host) as probe,
                 self.probe(self.source.address, "source") as source,
             ):
                 if not probe.answers_at_all() or not set(probe.counts()) & set(source.counts()):
                     return False
                 return any(answer.outcome != REFUSED for answer in probe.writes())
-        except (RunbookError, httpx.HTTPError):  # it answers nobody as Chroma does
+        except (RunbookError, httpx.HTTPError):  # it does not answer as Chroma does
             return False
 
     def _answers(self, url: str) -> bool:
@@ -459,7 +459,7 @@ class Control:
     # -- down ----------------------------------------------------------------------------------------------------------
 
     def put_back(self, state: FenceState) -> None:
-        """Everything as it was, as far as that can be done; what cannot is logged. Never raises."""
+        """Restore everything as far as possible, and log what is not. Never raises."""
         try:
             state.enter(self.folder.workspace, LIFTING)
             self._open(state, start=False)
@@ -469,22 +469,22 @@ class Control:
             self.folder.log(f"the fence could not be taken away: {error}; {state.lift}", Step.FENCE_WRITES)
 
     def lift(self) -> str:
-        """Let writes through again, proven by one; a sentence. Lifting what is lifted only proves it once more."""
+        """Let writes through again and prove it by one. Gives a sentence. If it is lifted already, only prove it again."""
         state = FenceState.load(self.folder.workspace)
         if state is None:
             return f"Run {self.folder.id} has set no fence; there is nothing to lift."
-        again = not state.may_be_active
-        if not again:
+        already = not state.may_be_active
+        if not already:
             state.enter(self.folder.workspace, LIFTING)
             self._open(state, start=True)
         proof = self._prove_open()
-        if not again:
+        if not already:
             state.enter(self.folder.workspace, LIFTED)
             self.folder.log("fence lifted; " + proof)
-        return f"The write fence of run {self.folder.id} {'was lifted already' if again else 'is lifted'}; {proof}."
+        return f"The write fence of run {self.folder.id} {'was lifted already' if already else 'is lifted'}; {proof}."
 
     def _open(self, state: FenceState, *, start: bool) -> None:
-        """Let writes through; `start`: also start an nginx that does not run, because clients have come to use it."""
+        """Let writes through. `start`: also start an nginx that is not running, because clients have come to use it."""
         if state.log is not None:
             for end in ("", ".alerts", ".errors"):
                 Path(f"{self._log_file}{end}").unlink(missing_ok=True)
@@ -497,11 +497,11 @@ class Control:
         if self.nginx.written_by() not in (self.folder.id, "") or (
             self.nginx.path.exists() and not self.nginx.written_by()
         ):
-            return  # somebody has put his own file there meanwhile; the probe says whether it lets writes through
+            return  # somebody put another file there meanwhile; the probe shows whether it lets writes through
         start = start or rules.elsewhere or self.nginx.runs()
         if state.before.get("existed"):
             self.nginx.put_back(Path(str(state.before["backup"])))
-        elif start:  # clients have come to use this port, so it goes on as a plain proxy
+        elif start:  # clients have come to use this port, so it continues as a plain proxy
             self.nginx.write(configuration(rules, self.folder.id, closed=False))
         else:
             self.nginx.remove()
@@ -509,23 +509,23 @@ class Control:
             self.nginx.enforce()
 
     def _prove_open(self) -> str:
-        from helpers.fence.probe import said
+        from helpers.fence.probe import answer_text
 
         if not self.clients_url:
             return UNTRIED
         with self.probe(self.clients_url, "source") as probe:
-            shut = [said(a) for a in probe.writes() if not a.answered]
+            shut = [answer_text(a) for a in probe.writes() if not a.answered]
             if shut:
-                raise WorldError(
+                raise EnvironmentFailure(
                     ReasonCode.FENCE_NOT_LIFTED, f"writes do not get through yet: {'; '.join(shut[:3])}", where=self.clients_url,
                     next_step=self._by_hand(),
                 )  # fmt: skip
             swept = probe.sweep()
             if probe.left_behind:
-                raise WorldError(ReasonCode.PROBE_LEFT_BEHIND, f"the write probe could not be removed: {probe.left_behind}",
+                raise EnvironmentFailure(ReasonCode.PROBE_LEFT_BEHIND, f"the write probe was not removed: {probe.left_behind}",
                                  where=self.clients_url, next_step="Delete that collection by hand.")  # fmt: skip
-        more = f", and {len(swept)} that an earlier probe had left" if swept else ""
-        return f"a write probe got through {self.clients_url} and was removed again{more}"
+        swept_text = f", and {len(swept)} that an earlier probe had left" if swept else ""
+        return f"a write probe got through {self.clients_url} and was removed again{swept_text}"
 
     @property
     def _lift_command(self) -> str:
@@ -538,7 +538,7 @@ class Control:
 
 
 def _opened(file: Path) -> IO[bytes]:
-    """The log, opened; OSError where it is no plain file."""
+    """Open a plain file. Raises `OSError` where it is none."""
     if not file.is_file():
         raise OSError(errno.EINVAL, "not a plain file", str(file))
     return file.open("rb")
@@ -553,21 +553,21 @@ def _place(file: Path) -> list[int]:
     return []
 
 
-def _same(now: list[tuple[int, float]], then: list[tuple[int, float]]) -> bool:
-    """Whether these are the same processes; the clock that tells when they began may have been set by a second."""
-    return [pid for pid, _ in now] == [pid for pid, _ in then] and all(
-        abs(a - b) < 2 for (_, a), (_, b) in zip(now, then, strict=True)
+def _same_processes(now: list[tuple[int, float]], before: list[tuple[int, float]]) -> bool:
+    """Whether these are the same processes; the clock that gives their start may have been set by a second."""
+    return [pid for pid, _ in now] == [pid for pid, _ in before] and all(
+        abs(a - b) < 2 for (_, a), (_, b) in zip(now, before, strict=True)
     )
 
 
 def _head(file: Path, size: int = -1) -> tuple[int, str]:
-    """How many bytes (at most `size`) a file begins with, and their SHA-256."""
-    found, left = hashlib.sha256(), file.stat().st_size if size < 0 else size
+    """The length of a file's beginning (at most `size` bytes), and its SHA-256."""
+    digest, remaining = hashlib.sha256(), file.stat().st_size if size < 0 else size
     with _opened(file) as opened:
-        while left and (piece := opened.read(min(left, 2**20))):
-            found.update(piece)
-            left -= len(piece)
-        return opened.tell(), found.hexdigest()
+        while remaining and (piece := opened.read(min(remaining, 2**20))):
+            digest.update(piece)
+            remaining -= len(piece)
+        return opened.tell(), digest.hexdigest()
 
 
 def _end(file: Path) -> bytes:
@@ -577,14 +577,14 @@ def _end(file: Path) -> bytes:
 
 
 def lift(folder: RunState) -> str:
-    """Lift the fence of this run, whatever its state; a sentence."""
+    """Lift the fence of this run, whatever its state. Gives a sentence."""
     state = FenceState.load(folder.workspace)
     if state is None:
         return f"Run {folder.id} has set no fence; there is nothing to lift."
     source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
-    with suppress(OSError, ValueError):  # relative paths of its commands and secrets are taken from there
+    with suppress(OSError, ValueError):  # its commands and secrets may have paths relative to it
         os.chdir(state.directory or ".")
-    return Control(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
+    return FenceControl(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
 
 
 def _is_loopback(host: str) -> bool:

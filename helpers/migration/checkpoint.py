@@ -1,12 +1,12 @@
-"""The checkpoint of a migration: what is in flight, what is completed, and in which context.
+"""The checkpoint of a migration: what is completed, and in which context.
 
-`checkpoint.json` is replaced atomically, so that a kill at any moment leaves a true one. Work is counted in rows of each
-target's staged stream, whose order never changes; so a resumed run may use another batch size. A range of rows is
-`inflight` before it is sent and `completed` after; what was in flight is looked up by id before it is sent again.
+`checkpoint.json` is replaced atomically, so it is valid after a kill at any moment. Work is counted in rows of each target's
+staged stream, whose order never changes; so a resumed run may use another batch size. A range of rows is `inflight` before
+it is sent and `completed` after; what was in flight is looked up by id before it is sent again.
 
-With many targets a new file for each change of one would cost more than the migration. So a change is a line, flushed to
-disk, in `checkpoint.jsonl` beside it, until the lines are an eighth of the targets: then the whole is written again. With
-fewer than eight targets there are no lines. A line names the `id` of the file that it belongs to; others count for nothing.
+With many targets, writing the whole file for each change of one would cost more than the migration. So a change is a line,
+flushed to disk, in `checkpoint.jsonl` beside it, until there are an eighth as many lines as targets; then the whole file is
+written again. With fewer than eight targets there are no lines. A line names the `id` of its file; others are ignored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def checkpoint_id(run_id: str) -> str:
 
 
 def require_checkpoint(folder: RunFolder, given: str) -> None:
-    """Raises `UsageError` unless `given` is the id or the path of this run's checkpoint, and that is there."""
+    """Raise `UsageError` unless `given` is the id or the path of this run's checkpoint, and the checkpoint exists."""
     path = folder.workspace / FILE
     own = checkpoint_id(folder.id)
     if given != own and Path(given).absolute() != path:
@@ -59,14 +59,14 @@ class TargetState:
     completed: int = 0
     rejected: int = 0
     inflight: list[int] | None = None
-    intended: bool = False  # creation was about to be asked for
-    created: bool = False  # and was confirmed
-    uuid: str = ""  # as Chroma named what was made; "" before that is noted, and in checkpoints of older toolkits
+    intended: bool = False  # about to be created
+    created: bool = False  # creation was confirmed
+    uuid: str = ""  # of the created collection; "" before it is noted, and in checkpoints of older toolkits
 
 
 @dataclass(slots=True)
-class Kept(StateFile):
-    """What a checkpoint's file holds, the changes after it included. Times are in seconds; None where nothing was measured."""
+class CheckpointFile(StateFile):
+    """The content of a checkpoint's file with its later changes. Times are in seconds; None where nothing was measured."""
 
     file = RunPath.CHECKPOINT
     damaged = ReasonCode.CHECKPOINT_UNREADABLE
@@ -84,20 +84,20 @@ class Kept(StateFile):
     stats: dict[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path) -> Kept:
-        """As `read_file`; that the file is absent is an error too."""
-        if (found := cls.read_file(path)) is None:
+    def of(cls, path: Path) -> CheckpointFile:
+        """Give the checkpoint at `path` as `read_file` does; raise `Terminal` also where the file is absent."""
+        if (state := cls.read_file(path)) is None:
             raise Terminal(cls.damaged, "cannot be read: there is no such file", where=str(path), next_step=cls.remedy)
-        return found
+        return state
 
     @classmethod
     def content(cls, path: Path) -> dict[str, Any]:
-        """The lines are read first: should the whole be written meanwhile, they are in it, and have another `id`."""
+        """Read the lines first: if the whole is written meanwhile, it contains them, and has another `id`."""
         try:
             log = contents(_log(path), 2**31)
         except FileNotFoundError:
             log = b""
-        raw = super(Kept, cls).content(path)
+        raw = super(CheckpointFile, cls).content(path)
         for line in log[: log.rfind(b"\n") + 1].splitlines():  # what follows the last end of a line is torn
             change = json_in(line)
             if change["id"] == raw.get("id"):
@@ -108,7 +108,7 @@ class Kept(StateFile):
 
 @dataclass(slots=True)
 class Checkpoint:
-    """The ledger of one migration; every public method writes it and may be called from any thread."""
+    """The record of one migration; every public method writes it and may be called from any thread."""
 
     path: Path
     context: dict[str, Any]
@@ -128,13 +128,14 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path, context: dict[str, Any]) -> Checkpoint:
-        """The checkpoint at `path`, or a new one. Raises `UsageError` where it belongs to another context."""
+        """The checkpoint at `path`, or a new one. Raises `UsageError` where it was made in another context."""
         if not path.exists():
             fresh = cls(path, context)
             fresh.save()
             return fresh
-        found = cls.read(path)
-        different = sorted(k for k in context.keys() | found.context.keys() if context.get(k) != found.context.get(k))
+        checkpoint = cls.read(path)
+        before = checkpoint.context
+        different = sorted(k for k in context.keys() | before.keys() if context.get(k) != before.get(k))
         if different:
             raise UsageError(
                 ReasonCode.CONTEXT_CHANGED,
@@ -142,18 +143,18 @@ class Checkpoint:
                 where=str(path),
                 next_step="Resume with the parameters that the run began with, or start a new run.",
             )
-        found.resumed += 1
-        found._before = found.processed
-        return found
+        checkpoint.resumed += 1
+        checkpoint._before = checkpoint.processed
+        return checkpoint
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         """The checkpoint as it is on disk, to read only. Raises `Terminal` where the file is no checkpoint."""
-        found = Kept.of(path)
+        state = CheckpointFile.of(path)
         return cls(
-            path=path, context=found.context, phase=found.phase, total_chunks=found.total_chunks,
-            quarantined=found.quarantined, targets=found.targets, errors=found.errors,
-            last_batch_index=found.last_batch_index, resumed=found.resumed,
+            path=path, context=state.context, phase=state.phase, total_chunks=state.total_chunks,
+            quarantined=state.quarantined, targets=state.targets, errors=state.errors,
+            last_batch_index=state.last_batch_index, resumed=state.resumed,
         )  # fmt: skip
 
     @property
@@ -247,13 +248,13 @@ class Checkpoint:
         """Collections in the target that this run made, or was about to make."""
         return sorted(name for name, state in self.targets.items() if state.intended)
 
-    def replaced(self, there: Mapping[str, str]) -> list[str]:
+    def replaced(self, uuids: Mapping[str, str]) -> list[str]:
         """Collections that are not the ones this run made, but have their names: somebody's, whatever they hold.
 
-        `there`: the target's uuids by name. A kill between a creation and its note leaves a name without a uuid, as older
+        `uuids`: the target's uuids by name. A kill between a creation and its note leaves a name without a uuid, as older
         toolkits did: that collection counts as this run's own, and a resume of the import takes it only while it is empty.
         """
-        return sorted(n for n, s in self.targets.items() if s.uuid and there.get(n, s.uuid) != s.uuid)
+        return sorted(n for n, s in self.targets.items() if s.uuid and uuids.get(n, s.uuid) != s.uuid)
 
     def stats(self) -> dict[str, Any]:
         """Average batch time (s), throughput (chunks/s) and estimated remaining time (s) of this attempt."""
@@ -263,11 +264,11 @@ class Checkpoint:
         elapsed = time.monotonic() - self._begun
         done = processed - self._before
         rate = done / elapsed if done > 0 and elapsed > 0 else 0.0
-        left = max(0, self.total_chunks - processed)
+        remaining = max(0, self.total_chunks - processed)
         return {
             "average_batch_seconds": round(sum(self._batches) / len(self._batches), 3) if self._batches else None,
             "chunks_per_second": round(rate, 1) if rate else None,
-            "estimated_remaining_seconds": round(left / rate, 1) if rate else None,
+            "estimated_remaining_seconds": round(remaining / rate, 1) if rate else None,
         }
 
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""Phase 4: writing what was staged, one writer per target collection, resumable at any row.
+"""Phase 4: write what was staged, one writer per target collection, resumable at any row.
 
 Collections are created fresh and chunks are added, never upserted: an upsert merges metadata and makes current servers
 lose other records (chroma-facts 7, 17). An `add` onto an existing id would be ignored silently, so what was in flight
@@ -62,20 +62,20 @@ class Importer:
     run_id: str
     batch_size: int
     workers: int
-    target: Endpoint | None = None  # where the store is, to say whose the collections there are
+    target: Endpoint | None = None  # of the store, to tell whose its collections are
     watch: Path | None = None
     most_refused: int = 0
     deadline: float | None = None  # on time.monotonic()
     progress: Progress = silent
     on_batch: Callable[[str, int, float], None] = lambda target, rows, seconds: None
-    away: Workers | None = None  # those that write, where the target is a server
-    _before: int = 0  # chunks that earlier attempts saw refused
-    _refused: set[tuple[str, str]] = field(default_factory=set)  # (target, id) of this attempt
+    away: Workers | None = None  # the workers that write, where the target is a server
+    _before: int = 0  # chunks refused in earlier attempts
+    _refused: set[tuple[str, str]] = field(default_factory=set)  # (target, id), in this attempt
 
     def prepare(self, plans: Sequence[CollectionInfo]) -> None:
         """Take the lock and create the collections that are missing.
 
-        Raises `Terminal` where the target holds one of them that this run did not make; then nothing was created.
+        Raises `Terminal` where the target holds one of them that this run did not create; then nothing was created.
         """
         self.store.acquire_lock(self.run_id)
         present, uuids = set(self.store.names()), self.store.identities()
@@ -83,14 +83,14 @@ class Importer:
         if foreign:
             self.store.release_lock(self.run_id)
             anew = "Made anew by somebody since the run made its own. " if self.checkpoint.replaced(uuids) else ""
-            raise target_lock.taken(foreign, self.target, self.store.label, None, self.run_id, anew)
+            raise target_lock.target_not_empty(foreign, self.target, self.store.label, None, self.run_id, anew)
         for plan in plans:
             if plan.name not in present:
                 self._create(plan)
             self.checkpoint.confirm(plan.name, uuids.get(plan.name) or self.store.identity(plan.name))
 
     def _is_ours(self, plan: CollectionInfo, uuid: str) -> bool:
-        """Whether this run made the collection there, by its uuid; without one it saw it, or meant to, and it is still empty."""
+        """Whether this run created the collection: by its uuid; without one, created, or intended and still empty."""
         state = self.checkpoint.targets[plan.name]
         return uuid == state.uuid if state.uuid else state.created or (state.intended and self.store.as_created(plan))
 
@@ -100,14 +100,14 @@ class Importer:
             self.store.create(plan)
         except Terminal as error:
             if error.code == ReasonCode.EXISTS and self.store.as_created(plan):
-                return  # our request was sent twice on its way: we hold the lock, and it was not there before
-            if error.code == ReasonCode.EXISTS:  # made by somebody else since we looked: not ours on a resume either
+                return  # our request was sent twice: we hold the lock, and the collection was not there before
+            if error.code == ReasonCode.EXISTS:  # somebody else created it since the check: not ours on a resume either
                 self.checkpoint.disown(plan.name)
                 self.store.release_lock(self.run_id)
             raise
 
     def write(self) -> None:
-        """Write what is not yet completed. Every chunk ends in the target or in quarantine, or an error is raised."""
+        """Write what is not yet completed. Every chunk ends up in the target or in quarantine, or an error is raised."""
         self._before = sum(t.rejected for t in self.checkpoint.targets.values())
         self._refused.clear()
         together(self._write_target, sorted(self.staged.files), self.workers)
@@ -140,7 +140,7 @@ class Importer:
         return add_singly(self.store, name, batch, partial(self._refuse, name))
 
     def _add_away(self, name: str, rows: range) -> int:
-        """As `_add`, by a worker, which may be the second that tries; what the target refused is recorded here."""
+        """As `_add`, by a worker, which may be the second to try; the target's refusals are recorded here."""
         assert self.away is not None
         most = max(0, self.most_refused - self._before - len(self._refused))
         refused = self.away.call(_added, self.away.order, self.staged.folder, name, rows, most)
@@ -151,7 +151,7 @@ class Importer:
     def _refuse(self, name: str, chunk: ChunkBatch, error: Terminal) -> None:
         self.checkpoint.note(f"{name}: {chunk.ids[0]}: {error.what}")
         self._refused.add((name, chunk.ids[0]))
-        refused = self._before + len(self._refused)  # those of batches still in hand count too
+        refused = self._before + len(self._refused)  # those of unfinished batches included
         if refused > self.most_refused:
             raise Terminal(
                 ReasonCode.TOO_MANY_REFUSED, f"the target refused {count(refused, 'chunk')}, last: {error.what}",
@@ -188,10 +188,10 @@ _Refused = list[tuple[ChunkBatch, Terminal]]
 
 
 def _added(order: Order, folder: Path, name: str, rows: range, most: int) -> _Refused:
-    """On a worker: these rows of what is staged for a target, written there; those that it refused.
+    """On a worker: write these rows of what is staged for a target. Gives the chunks that the target refused.
 
-    Dask gives the slice of a dead worker to another. So what is there already is looked up first, always. Beyond `most`
-    refusals the run stops anyway: what follows them is not tried.
+    Dask gives the slice of a dead worker to another one, so existing ids are always looked up first. After more than `most`
+    refusals the rest is not tried: the run stops anyway.
     """
     store, refused = opened(order, "target"), _Refused()
     batch = absent(store, name, staged_in(folder).between(name, rows.start, rows.stop))
@@ -207,18 +207,18 @@ def _added(order: Order, folder: Path, name: str, rows: range, most: int) -> _Re
 
 
 class _Enough(Exception):
-    """No more refusals are looked for."""
+    """Enough refusals: the run stops."""
 
 
 def plan_targets(
     sources: Sequence[CollectionInfo], staged: Staged, rules: Migration, schema: Schema
 ) -> list[CollectionInfo]:
-    """The collections to create. One that can get chunks of one source alone is like that one: metadata, settings, indexes; else
-    it has what its sources share. Then with the settings of the index that `migration.index` orders.
+    """The collections to create. One that can get chunks of a single source has its metadata, settings and indexes; any other
+    has what its sources share. The index settings that `migration.index` orders are applied.
 
-    Raises `Terminal` where sources that merge differ in space or dimension: no one collection can hold both; and where
-    one has an index that a local Chroma cannot hold and that `migration.drop_indexes` does not give up. `UsageError` where
-    `migration.index` names a collection that the target does not get.
+    Raises `Terminal` where sources to merge differ in space or dimension, which one collection cannot hold, and where one
+    has an index that a local Chroma cannot hold and `migration.drop_indexes` does not name; `UsageError` where
+    `migration.index` names no collection of the target.
     """
     for pattern in rules.index:
         if not any(fnmatchcase(target, pattern) for target in staged.files):
@@ -231,18 +231,19 @@ def plan_targets(
     for target in sorted(staged.files):
         order = index_order(rules.index, target)
         if only := schema.only_source(target, by_name):
-            kept = by_name[only]
-            indexes = schema.content.indexes(only, kept.schema)
-            plans.append(with_index(dataclasses.replace(kept, name=target, schema=indexes), order))
+            info = by_name[only]
+            indexes = schema.content.indexes(only, info.schema)
+            plans.append(with_index(dataclasses.replace(info, name=target, schema=indexes), order))
             continue
         infos = [by_name[n] for n in staged.contributors(target) or sorted(by_name)]
-        for what, values in (
+        for setting, values in (
             ("space", {order.get("space", i.space) for i in infos}),
             ("dimension", {i.dimension for i in infos if i.dimension}),
         ):
             if len(values) > 1 and staged.files[target]:
+                shown = ", ".join(sorted(map(str, values)))
                 raise Terminal(
-                    ReasonCode(f"mixed_{what}s"), f"sources of {target} differ in {what}: {', '.join(sorted(map(str, values)))}",
+                    ReasonCode(f"mixed_{setting}s"), f"sources of {target} differ in {setting}: {shown}",
                     next_step="Route them to different targets in the schema file, or migrate them apart.",
                 )  # fmt: skip
         plans.append(with_index(_merged(target, infos), order))
@@ -250,9 +251,9 @@ def plan_targets(
 
 
 def _merged(target: str, infos: Sequence[CollectionInfo]) -> CollectionInfo:
-    """One target for many sources: their configuration where it is the same for all, else only the space.
+    """One target for several sources: their configuration where all have the same, else only the space.
 
-    Their schemas are not used: a server adds every metadata key that it meets to them, so no two are alike.
+    Their schemas are not used: a server adds every metadata key that it meets to them, so no two are equal.
     """
     first = infos[0]
     configurations = [effective_configuration(i) for i in infos]
@@ -272,7 +273,7 @@ def _merged(target: str, infos: Sequence[CollectionInfo]) -> CollectionInfo:
 
 
 def with_index(info: CollectionInfo, order: Mapping[str, Any]) -> CollectionInfo:
-    """The collection with these settings of its HNSW index, in each place from which Chroma takes them."""
+    """The collection with these settings of its HNSW index, in every place where Chroma reads them."""
     if not order:
         return info
     space = order.get("space", info.space)
@@ -289,9 +290,9 @@ def with_index(info: CollectionInfo, order: Mapping[str, Any]) -> CollectionInfo
 
 @dataclass(slots=True)
 class Job:
-    """A migration from a snapshot: staged under `folder`, remembered in its checkpoint.
+    """A migration from a snapshot: staged under `folder`, with its progress in a checkpoint.
 
-    It knows no notebook, so that the dry run (step 13), the migration (22) and its catch-up run the same code.
+    It depends on no step, so the dry run (step 13), the migration (22) and its catch-up run the same code.
     """
 
     snapshot: Snapshot
@@ -302,50 +303,50 @@ class Job:
     run_id: str
     checkpoint: Checkpoint
     quarantine: Quarantine
-    run: RunRecord | None = None  # whose workers do the work, if it has any
+    run: RunRecord | None = None  # its workers, if any, do the work
 
     @classmethod
     def of(cls, run: RunRecord, snapshot: Snapshot, folder: Path, purpose: str) -> Job:
-        """The job of this run in `folder`; an earlier attempt's checkpoint is gone on with if its context is the same."""
+        """The job of this run in `folder`; resumes an earlier attempt's checkpoint if its context is the same."""
         schema = load_schema(run.parameters.schema_name)
         names = frozenset(snapshot.names())
         context = Context.of(names, run.date, run.parameters.migration)
         checkpoint = Checkpoint.open(folder / RunPath.CHECKPOINT, context_of(run, snapshot, schema, purpose))
-        aside = Quarantine(folder / RunPath.QUARANTINE)
-        return cls(snapshot, schema, run.parameters, context, folder, run.id, checkpoint, aside, run)
+        quarantine = Quarantine(folder / RunPath.QUARANTINE)
+        return cls(snapshot, schema, run.parameters, context, folder, run.id, checkpoint, quarantine, run)
 
     @property
     def reembedded(self) -> Path:
-        """Where vectors made anew are kept (`reembedding`)."""
+        """The folder of new vectors (`reembedding`)."""
         return self.folder / reembedding.REEMBEDDED
 
     @property
     def limits(self) -> dict[str, tuple[int, str]]:
-        """What is known of the target's limits; a directory has none but those that are given."""
+        """The target's known limits; a directory has only those given."""
         return known_of(self.parameters.target)
 
     def stage(self, progress: Progress = silent) -> Staged:
-        """Phases 2 and 3. What an earlier attempt finished is used again: staging is deterministic."""
+        """Phases 2 and 3. Reuses what an earlier attempt completed: staging is deterministic."""
         staged = Staged.load(self.folder / RunPath.STAGED) if self.checkpoint.targets else None
         if staged is None:
             self.checkpoint.enter("transform")
             staged = self.staged_in(self.folder / RunPath.STAGED, self.quarantine, progress)
             rows = {name: staged.rows(name) for name in staged.files}
-            self.checkpoint.stage(staged.total, staged.aside, rows)
+            self.checkpoint.stage(staged.total, staged.unstaged, rows)
         return staged
 
     def staged_in(self, folder: Path, quarantine: Quarantine, progress: Progress) -> Staged:
-        """The snapshot staged under `folder`, as it was before or will be."""
+        """Stage the snapshot under `folder`; repeating it gives the same."""
         reembedding.reembed(self.snapshot, self.parameters, self.reembedded)
         workers = workers_of(self.run) if self.run is not None else None
-        made = self.reembedded if self.parameters.migration.embedding else None
+        vectors = self.reembedded if self.parameters.migration.embedding else None
         return stage(
             reembedding.as_written(self.snapshot, self.reembedded), self.schema, self.context, folder, quarantine,
             dimensions=self.parameters.expected.dimensions, limits=self.limits, progress=progress,
-            away=(workers, made) if workers else None, there=self.there(folder),
+            away=(workers, vectors) if workers else None, storage=self.storage_for(folder),
         )  # fmt: skip
 
-    def there(self, folder: Path) -> StagedFiles | None:
+    def storage_for(self, folder: Path) -> StagedFiles | None:
         """The storage for what is staged in a folder of the run; None where it stays in that folder."""
         stored = self.parameters.migration.staging == "storage"
         return for_staging(self.parameters.snapshot, folder) if stored else None
@@ -378,15 +379,15 @@ class Job:
         )
 
     def arrivals(self, store: Store, staged: Staged, *, counted: bool = False) -> pd.DataFrame:
-        """Phase 5: per source collection the chunks in the snapshot, in the target, in quarantine, left out, and those missing.
+        """Phase 5: by source collection the chunks in snapshot, target and quarantine, left out, and missing.
 
-        Compares ids, not counts; step 23 compares contents. Columns: collection, source, target, quarantined, left_out, missing,
-        extra (ids in the collection's targets that nobody staged are counted on the first of them). `counted`: the ids of a
-        collection are listed only where it counts more chunks, or fewer, than it must.
+        Compares ids, not counts; step 23 compares contents. Columns: collection, source, target, quarantined, left_out,
+        missing, extra (ids in the collection's targets that nobody staged, counted on the first of them). `counted`: list the
+        ids of a collection only where its count differs from what it must be.
         """
         entries = self.quarantine.entries()
-        aside = Counter(entry["collection"] for entry in entries if entry["reason"] != ReasonCode.LEFT_OUT)
-        out = Counter(entry["collection"] for entry in entries if entry["reason"] == ReasonCode.LEFT_OUT)
+        quarantined = Counter(entry["collection"] for entry in entries if entry["reason"] != ReasonCode.LEFT_OUT)
+        omitted = Counter(entry["collection"] for entry in entries if entry["reason"] == ReasonCode.LEFT_OUT)
         refused = {
             tuple(key) for key, reason in self.quarantine.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET
         }
@@ -414,7 +415,7 @@ class Job:
             if present:
                 extra[(staged.contributors(target) or [target])[0]] += len(present)
         rows_ = [
-            (i.name, i.count, arrived[i.name], aside[i.name], out[i.name], missing[i.name], extra[i.name])
+            (i.name, i.count, arrived[i.name], quarantined[i.name], omitted[i.name], missing[i.name], extra[i.name])
             for i in self.snapshot.collections()
         ]
         columns = ["collection", "source", "target", "quarantined", "left_out", "missing", "extra"]
@@ -422,7 +423,7 @@ class Job:
 
 
 def context_of(run: RunRecord, snapshot: Snapshot, schema: Schema, purpose: str) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be gone on with."""
+    """What must be unchanged for a checkpoint to be resumed."""
     return {
         **run.parameters.context(),
         "purpose": purpose,
@@ -435,42 +436,42 @@ def context_of(run: RunRecord, snapshot: Snapshot, schema: Schema, purpose: str)
 
 # -- phase checks ------------------------------------------------------------------------------------------------------
 #
-# What a migration's phases are judged by, and what they show of it; the same for the dry run and the real one.
+# How the phases of a migration are judged and shown; the same in the dry run and the real one.
 
 
 def show_transform(
-    run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, Any]], schema: Schema
+    run: RunRecord, staged: Staged, quarantined: Iterable[Mapping[str, Any]], schema: Schema
 ) -> pd.DataFrame:  # fmt: skip
-    """Repairs (field, rule, kind, chunks) summed over the collections; drawn, with the routes, unless the dry run did.
+    """Repairs (field, rule, kind, chunks) summed over the collections; drawn, with the routes, unless the dry run drew them.
 
-    `aside`: the chunks in quarantine, each with its `collection`. Records the facts `repairs`, `routing`, whose target is
-    "" for the quarantine and for what the schema leaves out, and `origin_fields`, by which a client tells source collections
-    apart in a merged one.
+    `quarantined`: the chunks in quarantine, each with its `collection`. Records the facts `repairs`; `routing`, whose target
+    is "" for the quarantine and for what the schema leaves out; and `origin_fields`, by which a client distinguishes source
+    collections in a merged one.
     """
-    aside = list(aside)
+    quarantined = list(quarantined)
     run.fact("origin_fields", schema.origin_fields)
     routed: Counter[tuple[str, str]] = Counter()
     for target, files in staged.files.items():
         for _, collection, rows in files:
             routed[collection, target] += rows
-    routed.update((str(row["collection"]), "") for row in aside)
-    ways = [{"collection": c, "target": t, "chunks": n} for (c, t), n in sorted(routed.items())]
+    routed.update((str(row["collection"]), "") for row in quarantined)
+    routes = [{"collection": c, "target": t, "chunks": n} for (c, t), n in sorted(routed.items())]
     table = pd.DataFrame(staged.repairs, columns=["collection", "field", "rule", "chunks"])
     run.fact("derived", staged.derived)
     run.fact("filled", staged.filled)
-    out = Counter(str(row["detail"]) for row in aside if row["reason"] == ReasonCode.LEFT_OUT)
-    run.fact("left_out", dict(sorted(out.items())))
+    omitted = Counter(str(row["detail"]) for row in quarantined if row["reason"] == ReasonCode.LEFT_OUT)
+    run.fact("left_out", dict(sorted(omitted.items())))
     judge_documents(run, staged)
     figures = {
         "repairs": (staged.repairs, "Values that the schema fills in or changes, by field."),
-        "routing": (ways, "Where the chunks of each source collection go."),
+        "routing": (routes, "Where the chunks of each source collection go."),
     }
     dry = run.earlier(Step.DRY_RUN) if run.step != Step.DRY_RUN else None
-    for name, (found, caption) in figures.items():
-        run.fact(name, found)
-        known = dry.facts.get(name) if dry is not None else None
-        if found and json.loads(json.dumps(found)) != known:
-            frame = pd.DataFrame(ways).rename(columns={"collection": "source"})
+    for name, (data, caption) in figures.items():
+        run.fact(name, data)
+        earlier = dry.facts.get(name) if dry is not None else None
+        if data and json.loads(json.dumps(data)) != earlier:
+            frame = pd.DataFrame(routes).rename(columns={"collection": "source"})
             run.figure(name, plots.repairs_bar(table) if name == "repairs" else plots.routing(frame), caption)
     summed = pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
     summed.insert(2, "kind", [kind_of(str(rule)) for rule in summed["rule"]])
@@ -478,7 +479,7 @@ def show_transform(
 
 
 def judge_documents(run: RunRecord, staged: Staged) -> None:
-    """The check on documents that the schema changes, where it changes any: their vectors were made from the old text."""
+    """Check documents that the schema changes, where it changes any: their vectors were made from the old text."""
     order = run.parameters.migration.embedding
     changed = sum(
         row["chunks"]
@@ -494,43 +495,43 @@ def judge_documents(run: RunRecord, staged: Staged) -> None:
 
 
 def routing_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The fact `routing` as a table: source, target, chunks; one row a pair, and one a source with chunks in quarantine."""
+    """The fact `routing` as a table: source, target, chunks; one row per pair, and one per source with chunks not staged."""
     table = [(r["collection"], r["target"] or "(quarantine or left out)", r["chunks"]) for r in rows]
     return pd.DataFrame(table, columns=["source", "target", "chunks"])
 
 
 def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bool) -> None:
-    """What a local Chroma cannot hold of these collections: a warning that names each index, where there is any.
+    """Check for indexes that a local Chroma cannot hold: a warning that names each one, if there are any.
 
-    `refuse`: raises `Terminal` ("index_unsupported") for what `migration.drop_indexes` does not give up.
+    `refuse`: raise `Terminal` ("index_unsupported") for those that `migration.drop_indexes` does not name.
     """
     patterns = run.parameters.migration.drop_indexes
-    lost = [(index, allowed(info, patterns)) for info in infos for index in unsupported(info)]
-    if not lost:
+    dropped = [(index, allowed(info, patterns)) for info in infos for index in unsupported(info)]
+    if not dropped:
         return
-    open_ = [index for index, signed in lost if not signed]
-    told = open_ or [index for index, _ in lost]
-    more = "not named in migration.drop_indexes" if open_ else "migration.drop_indexes gives it up"
+    open_ = [index for index, accepted in dropped if not accepted]
+    shown = open_ or [index for index, _ in dropped]
+    decision = "not named in migration.drop_indexes" if open_ else "migration.drop_indexes gives it up"
     run.check(
-        "indexes of Chroma Cloud alone", Verdict.FAIL if open_ and refuse else Verdict.WARNING, measured=len(lost),
+        "indexes of Chroma Cloud alone", Verdict.FAIL if open_ and refuse else Verdict.WARNING, measured=len(dropped),
         threshold=0, unit="indexes", reason=ReasonCode.INDEX_UNSUPPORTED if open_ else ReasonCode.INDEX_DROPPED,
-        detail=f"{listed(told)}: {more}",
-        ids=[{"collection": i.collection, "index": i.kind, "key": i.key, "becomes": i.becomes if signed else "undecided"}
-             for i, signed in lost],
+        detail=f"{listed(shown)}: {decision}",
+        ids=[{"collection": i.collection, "index": i.kind, "key": i.key, "becomes": i.becomes if accepted else "undecided"}
+             for i, accepted in dropped],
     )  # fmt: skip
     if open_ and refuse:
         raise refusal(open_)
 
 
 def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:
-    """The checks of phase 3: enough chunks valid, no two chunks with one id in one target."""
-    aside, due = sum(staged.quarantined.values()), staged.total - staged.left_out
-    share = (due - aside) / due if due else 1.0  # 0.001, not 0.0010000000000000009
+    """The checks of phase 3: enough chunks are valid; no two chunks have one id in one target."""
+    quarantined, expected = sum(staged.quarantined.values()), staged.total - staged.left_out
+    share = (expected - quarantined) / expected if expected else 1.0  # 0.001, not 0.0010000000000000009
     least = parameters.migration.minimum_valid
     run.check(
         "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share,
         parameter="migration.minimum_valid", threshold=least, relation="≥",
-        unit="share", reason="" if share >= least else ReasonCode.VALIDATION_BELOW_MINIMUM, offenders=aside,
+        unit="share", reason="" if share >= least else ReasonCode.VALIDATION_BELOW_MINIMUM, offenders=quarantined,
         detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
     )  # fmt: skip
     clashes = staged.collided
@@ -549,7 +550,7 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
 
 
 def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
-    """The checks of phase 5: nothing missing, nothing extra, the floor of imported chunks."""
+    """The checks of phase 5: nothing missing, nothing extra, enough chunks imported."""
     for column, reason in (("missing", ReasonCode.CHUNK_MISSING), ("extra", ReasonCode.CHUNK_EXTRA)):
         off = table[table[column] > 0]
         count = int(off[column].sum())
@@ -567,7 +568,7 @@ def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
 
 
 def refuse_failed(run: RunRecord) -> None:
-    """Raises `Terminal` where a check of this step failed: nothing is written on a bad basis."""
+    """Raise `Terminal` where a check of this step failed: nothing is written after a failed check."""
     failed: list[Check] = [c for c in run.result.checks if c.verdict is Verdict.FAIL]
     if failed:
         raise Terminal(

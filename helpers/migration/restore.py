@@ -1,9 +1,9 @@
-"""Restore: collections of a snapshot into a directory or a server, exactly as they were, and proven chunk by chunk.
+"""Restore: bring collections of a snapshot into a directory or a server, exactly as they were, and prove it chunk by chunk.
 
-Nothing that is already there is touched: a collection of the same name that no restore of this snapshot made is refused
-before a byte is written. A small ledger beside the snapshot remembers which collections this restore made, so that the
-same command after a kill goes on: what is present is looked up by id, what is absent is added. Every chunk is compared
-afterwards, also those that an earlier attempt wrote.
+Nothing that is already there is touched: a collection of the same name that no restore of this snapshot created is refused
+before anything is written. A small ledger beside the snapshot records which collections this restore created, so the same
+command after a kill goes on: ids are looked up, and what is absent is added. Every chunk is compared afterwards, also those
+that an earlier attempt wrote.
 
 Vectors that the source had lost cannot be restored, nor can what a local Chroma does not hold of a collection of Chroma
 Cloud (`stores.creation`). Unless the operator accepts that (`without_lost`, `drop_indexes`), nothing is written.
@@ -41,13 +41,13 @@ from helpers.stores.creation import RESTORE, Index, allowed, effective_configura
 from helpers.stores.opening import quick_holder, quick_identities, quick_names
 
 BATCH = 500  # chunks in one write: chroma-facts, Speed
-AT_ONCE = 2  # collections: one is compared while the next is written
+AT_ONCE = 2  # collections in parallel: one is compared while the next is written
 
 
 @dataclass(slots=True)
 class Restored:
     """What a restore did, by collection: `written` in this attempt, `proven` compared and equal, `lost` not restorable.
-    `dropped` names what was given up, as ordered or since no index has as much, `version` the Chroma that it went into.
+    `dropped` names what was given up, as ordered or because no index can hold it; `version` is the target's Chroma.
     """
 
     snapshot: str
@@ -61,7 +61,7 @@ class Restored:
 
 @dataclass(slots=True)
 class _Restored(StateFile):
-    file = ""  # its name says which snapshot was restored where
+    file = ""  # the name depends on snapshot and destination
     damaged = ReasonCode.RESTORE_LEDGER_UNREADABLE
     remedy = "Remove it once you know that nothing there is half restored, then restore again."
 
@@ -76,11 +76,11 @@ class _Restored(StateFile):
         return dict(json_in(contents(path)))
 
 
-class Ledger:
-    """Which collections a restore of this snapshot made at one destination: intended, then complete. One JSON file.
+class RestoreLedger:
+    """Which collections a restore of this snapshot created at one destination: intended, then complete. One JSON file.
 
-    With the uuid of each as soon as it is made: one of that name with another uuid is somebody else's. A kill just before
-    the uuid is noted leaves none, as older toolkits did; then the name counts, and nothing is written where other chunks are.
+    It holds the uuid of each collection once created: one of that name with another uuid is somebody else's. A kill just
+    before the uuid is noted leaves none, as older toolkits did; then the name counts, and foreign chunks in it stop the restore.
     """
 
     def __init__(self, snapshot: Snapshot, endpoint: Endpoint) -> None:
@@ -93,34 +93,34 @@ class Ledger:
         self._guard = threading.Lock()
         self.states: dict[str, str] = {}
         self.uuids: dict[str, str] = {}
-        # Others may write beside the snapshot, and a restore writes into what its ledger calls its own. What this workspace
-        # has not proven, or wrote of another destination, says nothing.
-        found = _Restored.read_file(self.path)
-        proven = found is not None and asdict(found) == signed(asdict(found), proven=True)
-        self.doubted = found is not None and not (proven and found.context == context)
-        if found is not None and not self.doubted:
-            told = {name: text.partition(" ") for name, text in found.collections.items()}
-            self.states = {name: state for name, (state, _, _) in told.items()}
-            self.uuids = {name: uuid for name, (_, _, uuid) in told.items() if uuid}
+        # Others may write beside the snapshot, and a restore writes into what its ledger claims. What this workspace has not
+        # signed, or wrote for another destination, is ignored.
+        saved = _Restored.read_file(self.path)
+        proven = saved is not None and asdict(saved) == signed(asdict(saved), proven=True)
+        self.doubted = saved is not None and not (proven and saved.context == context)
+        if saved is not None and not self.doubted:
+            entries = {name: text.partition(" ") for name, text in saved.collections.items()}
+            self.states = {name: state for name, (state, _, _) in entries.items()}
+            self.uuids = {name: uuid for name, (_, _, uuid) in entries.items() if uuid}
 
     def put(self, name: str, state: str, uuid: str = "") -> None:
-        """`intended` before the collection is created, `complete` once it is proven, "" where it is not ours."""
+        """Record `intended` before the collection is created, `complete` once it is proven, "" where it is not ours."""
         with self._guard:
             self.states[name], self.uuids[name] = state, uuid
             self.states = {n: s for n, s in self.states.items() if s}
-            kept = {name: f"{state} {self.uuids.get(name, '')}".strip() for name, state in self.states.items()}
-            write_json(self.path, signed(asdict(_Restored(self.context, kept, utc_now())), proven=True))
+            entries = {name: f"{state} {self.uuids.get(name, '')}".strip() for name, state in self.states.items()}
+            write_json(self.path, signed(asdict(_Restored(self.context, entries, utc_now())), proven=True))
 
     def is_ours(self, name: str, uuid: str) -> bool:
-        """Whether a restore of this ledger made the collection of this name and uuid; `uuid` "" is not known."""
+        """Whether a restore of this ledger created the collection of this name; `uuid` is "" where unknown."""
         return name in self.states and not (uuid and self.uuids.get(name) and uuid != self.uuids[name])
 
 
 @contextlib.contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Nobody else restores or prunes the snapshot in `folder` meanwhile. Raises `Terminal` where somebody does.
+    """Hold the snapshot in `folder` against other restores and prunes. Raises `Terminal` where another process holds it.
 
-    So it does for a lock file that is a link, which would create any file, or a pipe, which would never be opened.
+    Raises it, too, for a lock file that is a link, which would create any file, or a pipe, which would never open.
     """
     with open(folder.parent / f"{folder.name}.lock", "a", opener=private) as file:  # a path's own open takes no opener
         try:
@@ -142,13 +142,13 @@ def restore(
     drop_indexes: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Restored:
-    """Bring these collections (none named: all) of a snapshot into `endpoint`, and prove each chunk of them.
+    """Bring these collections (none named: all) of a snapshot into `endpoint`, and prove every chunk.
 
     `drop_indexes` are names or patterns of collections to restore without what a local Chroma cannot hold. Raises `Terminal`
-    where one of them exists there and is not of this restore ("target_not_empty"), has lost vectors ("vectors_lost") or such
-    an index ("index_unsupported"), or is not equal afterwards ("restore_differs"); `UsageError` for a name that it does not
-    hold.
-    The snapshot's own bytes are proven first. Every attempt is in the audit log beside the snapshot.
+    where a collection exists there and is not of this restore ("target_not_empty"), has lost vectors ("vectors_lost") or such
+    an index ("index_unsupported"), or differs afterwards ("restore_differs"); `UsageError` for a name that the snapshot does
+    not hold.
+    The snapshot's own bytes are verified first. Every attempt is in the audit log beside the snapshot.
     """
     log = snapshot.folder.parent / audit.NAME
     about: dict[str, Any] = {"snapshot": snapshot.id, "into": endpoint.label, "collections": list(names) or "all"}
@@ -169,41 +169,41 @@ def restore(
 def look(
     snapshot: Snapshot, endpoint: Endpoint, names: Sequence[str] = (), drop_indexes: Sequence[str] = ()
 ) -> list[tuple[CollectionInfo, str]]:
-    """What a restore would do, by collection, without writing a byte: create, go on, prove again, or refuse."""
-    ledger, there = Ledger(snapshot, endpoint), _there(endpoint)
-    found = []
+    """What a restore would do, by collection: create, go on, prove again, or refuse. Writes nothing."""
+    ledger, present = RestoreLedger(snapshot, endpoint), _present(endpoint)
+    rows = []
     for info in chosen(snapshot, names):
-        state = ledger.states.get(info.name, "") if ledger.is_ours(info.name, there.get(info.name, "")) else ""
-        would = {"": "refuse: it exists there", "intended": "go on", "complete": "prove again"}[state]
+        state = ledger.states.get(info.name, "") if ledger.is_ours(info.name, present.get(info.name, "")) else ""
+        action = {"": "refuse: it exists there", "intended": "go on", "complete": "prove again"}[state]
         if unsupported(info) and not allowed(info, drop_indexes):
-            would = "refuse: a local Chroma needs --drop-indexes for it"
-        elif info.name not in there:
-            would = "create"
-        found.append((info, would))
-    return found
+            action = "refuse: a local Chroma needs --drop-indexes for it"
+        elif info.name not in present:
+            action = "create"
+        rows.append((info, action))
+    return rows
 
 
-def _there(endpoint: Endpoint) -> dict[str, str]:
-    """The collections of a target with their uuids, without writing a byte."""
+def _present(endpoint: Endpoint) -> dict[str, str]:
+    """The collections of a target with their uuids. Writes nothing."""
     uuids = quick_identities(endpoint) if (names := quick_names(endpoint, "target")) else {}
     return {name: uuids.get(name, "") for name in names}
 
 
 def chosen(snapshot: Snapshot, names: Sequence[str]) -> list[CollectionInfo]:
-    """The collections of these names, all where none is named. Raises `UsageError` for a name it does not hold."""
-    held = {info.name: info for info in snapshot.collections()}
-    unknown = sorted(set(names) - set(held))
+    """The collections of these names, all if none is given. Raises `UsageError` for a name that the snapshot does not hold."""
+    infos = {info.name: info for info in snapshot.collections()}
+    unknown = sorted(set(names) - set(infos))
     if unknown:
         raise UsageError(
             ReasonCode.NO_SUCH_COLLECTION, f"snapshot {snapshot.id} holds no collection {unknown[0]}",
-            next_step=f"It holds {', '.join(list(held)[:8]) or 'none'}{' …' if len(held) > 8 else ''}.",
+            next_step=f"It holds {', '.join(list(infos)[:8]) or 'none'}{' …' if len(infos) > 8 else ''}.",
         )  # fmt: skip
-    return [info for name, info in held.items() if not names or name in names]
+    return [info for name, info in infos.items() if not names or name in names]
 
 
 @dataclass(slots=True)
 class _Restore:
-    """One restore at work."""
+    """One restore in progress."""
 
     snapshot: Snapshot
     endpoint: Endpoint
@@ -213,9 +213,9 @@ class _Restore:
     def work(self, names: Sequence[str], *, without_lost: bool) -> Restored:
         snapshot, endpoint, infos = self.snapshot, self.endpoint, chosen(self.snapshot, names)
         done = Restored(snapshot.id, endpoint.label)
-        kept = [index for info in infos if not allowed(info, self.drop_indexes) for index in unsupported(info)]
-        if kept:
-            raise _not_held(listed(kept), [index.collection for index in kept])
+        undecided = [index for info in infos if not allowed(info, self.drop_indexes) for index in unsupported(info)]
+        if undecided:
+            raise _not_held(listed(undecided), [index.collection for index in undecided])
         done.dropped = [index for info in infos for index in unsupported(info)]
         done.dropped += [
             Index(info.name, f"{name} {value}", VECTORS)
@@ -233,12 +233,12 @@ class _Restore:
                 next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
             )  # fmt: skip
         holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
-        self._refuse_foreign(Ledger(snapshot, endpoint), infos, _there(endpoint), holder)
+        self._refuse_foreign(RestoreLedger(snapshot, endpoint), infos, _present(endpoint), holder)
         with open_target(endpoint) as store:
             done.version = store.version
             store.acquire_lock(holder)
-            try:  # a kill leaves the lock; the same command finds it to be its own
-                ledger = Ledger(snapshot, endpoint)
+            try:  # a kill leaves the lock; the same command recognises it as its own
+                ledger = RestoreLedger(snapshot, endpoint)
                 uuids = store.identities()
                 self._refuse_foreign(ledger, infos, {name: uuids[name] for name in store.names()}, holder)
                 together(partial(self._collection, store, ledger, done), infos, AT_ONCE)
@@ -249,18 +249,18 @@ class _Restore:
         return done
 
     def _refuse_foreign(
-        self, ledger: Ledger, infos: Sequence[CollectionInfo], there: Mapping[str, str], own: str
+        self, ledger: RestoreLedger, infos: Sequence[CollectionInfo], present: Mapping[str, str], own: str
     ) -> None:
-        foreign = [i.name for i in infos if i.name in there and not ledger.is_ours(i.name, there[i.name])]
+        foreign = [i.name for i in infos if i.name in present and not ledger.is_ours(i.name, present[i.name])]
         if foreign:
             holder = quick_holder(self.endpoint)
             lead = "Nothing was written. "
             if ledger.doubted:
                 lead += f"{ledger.path} is not of this workspace and destination, and says nothing of what is there. "
-            raise target_lock.taken(foreign, self.endpoint, self.endpoint.label, holder, own, lead)
+            raise target_lock.target_not_empty(foreign, self.endpoint, self.endpoint.label, holder, own, lead)
 
     def _collection(
-        self, store: Store, ledger: Ledger, done: Restored, info: CollectionInfo, stop: threading.Event
+        self, store: Store, ledger: RestoreLedger, done: Restored, info: CollectionInfo, stop: threading.Event
     ) -> None:
         name, progress = info.name, Stopping(self.progress, stop)
         if name not in store.names():
@@ -268,7 +268,7 @@ class _Restore:
             try:
                 store.create(info)
             except Terminal as error:
-                if error.code == ReasonCode.EXISTS:  # somebody else made it since we looked
+                if error.code == ReasonCode.EXISTS:  # somebody else created it since the check
                     ledger.put(name, "")
                 raise
             ledger.put(name, "intended", store.identity(name))
@@ -294,7 +294,7 @@ class _Restore:
 
 
 def _restorable(snapshot: Snapshot, info: CollectionInfo, drop_indexes: Sequence[str]) -> Iterator[ChunkBatch]:
-    """The chunks as they are to arrive: without those that were lost, sparse vectors as text where that was ordered."""
+    """The chunks to restore: without those that were lost, sparse vectors as text where that was ordered."""
     for batch in snapshot.batches(info.name):
         sparse = [(i, key) for i, m in enumerate(batch.metadatas) for key, v in (m or {}).items() if is_sparse(v)]
         if sparse and not allowed(info, drop_indexes):
@@ -304,23 +304,23 @@ def _restorable(snapshot: Snapshot, info: CollectionInfo, drop_indexes: Sequence
         yield batch.take(np.flatnonzero(~batch.lost)) if batch.lost.any() else batch
 
 
-def _not_held(what: str, names: Sequence[str]) -> Terminal:
+def _not_held(content: str, names: Sequence[str]) -> Terminal:
     options = " ".join(f"--drop-indexes {shlex.quote(name)}" for name in list(dict.fromkeys(names))[:5])
     return Terminal(
-        ReasonCode.INDEX_UNSUPPORTED, f"a local Chroma cannot hold {what}", where="target",
+        ReasonCode.INDEX_UNSUPPORTED, f"a local Chroma cannot hold {content}", where="target",
         next_step=f"To restore without, sparse vectors as text of JSON, add: {options}",
     )  # fmt: skip
 
 
 def lost_vectors(snapshot: Snapshot, infos: Sequence[CollectionInfo]) -> dict[str, list[str]]:
-    """Ids without a vector in the snapshot, by collection."""
-    found: dict[str, list[str]] = {}
+    """Ids whose vector is lost in the snapshot, by collection."""
+    ids: dict[str, list[str]] = {}
     for info in infos:
         for part in snapshot.parts(info.name):
             if part.lost:
                 batch = snapshot.read(part)
-                found.setdefault(info.name, []).extend(batch.ids[i] for i in np.flatnonzero(batch.lost))
-    return found
+                ids.setdefault(info.name, []).extend(batch.ids[i] for i in np.flatnonzero(batch.lost))
+    return ids
 
 
 def prove(
@@ -331,7 +331,7 @@ def prove(
     drop_indexes: Sequence[str] = (),
 ) -> int:
     """Compare a collection with its snapshot: ids, every chunk, space, metadata, configuration, and the indexes where
-    both have a schema. The chunks compared.
+    both have a schema. Gives the number of chunks compared.
 
     Raises `Terminal` ("restore_differs") that names the first difference.
     """
@@ -346,29 +346,29 @@ def prove(
         progress.advance(len(pair.expected))
     if extra:
         raise _differs(store, name, f"{len(extra)} chunks that the snapshot does not hold, such as {min(extra)}")
-    found = store.info(name)
-    wanted, have = effective_configuration(info), effective_configuration(found)
-    for what, before, after in (
-        ("space", info.space, found.space),
-        ("metadata", info.metadata or None, found.metadata or None),
-        ("configuration", wanted, _same_keys(wanted, have)),
+    actual = store.info(name)
+    expected, current = effective_configuration(info), effective_configuration(actual)
+    for setting, before, after in (
+        ("space", info.space, actual.space),
+        ("metadata", info.metadata or None, actual.metadata or None),
+        ("configuration", expected, _same_keys(expected, current)),
     ):
         if before != after:
-            raise _differs(store, name, f"its {what} is {after} and was {before}")
-    if info.schema and found.schema and not same_choices(info.schema, found.schema):
+            raise _differs(store, name, f"its {setting} is {after} and was {before}")
+    if info.schema and actual.schema and not same_choices(info.schema, actual.schema):
         raise _differs(store, name, "its indexes, or the functions that its schema names, are others")
     return chunks
 
 
-def _same_keys(wanted: Any, have: Any) -> Any:
-    """What `have` says to the keys of `wanted`: a newer server adds parameters with their defaults."""
-    if not isinstance(wanted, dict) or not isinstance(have, dict):
-        return have
-    return {key: _same_keys(value, have.get(key)) for key, value in wanted.items()}
+def _same_keys(expected: Any, actual: Any) -> Any:
+    """The values of `actual` at the keys of `expected`: a newer server adds parameters with their defaults."""
+    if not isinstance(expected, dict) or not isinstance(actual, dict):
+        return actual
+    return {key: _same_keys(value, actual.get(key)) for key, value in expected.items()}
 
 
-def _differs(store: Store, name: str, what: str) -> Terminal:
+def _differs(store: Store, name: str, difference: str) -> Terminal:
     return Terminal(
-        ReasonCode.RESTORE_DIFFERS, one_line(what), where=f"collection {name} of {store.label}",
+        ReasonCode.RESTORE_DIFFERS, one_line(difference), where=f"collection {name} of {store.label}",
         next_step="Do not use it. Remove it yourself, then restore again.",
     )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Whether a source still holds what a snapshot of it says, chunk by chunk, and what changed where it does not.
+"""Compare a source with a snapshot of it, chunk by chunk, and report what changed.
 
-Ids alone prove nothing: an update keeps them. So every chunk is read again and compared as step 23 compares: documents,
-uris and metadata exactly (doubles within two units in the last place), vectors bit for bit, on cosine within 5e-7
-relative, because a flush of a 0.x server changes their last bits (chroma-facts 4, 5, 14). Memory holds a few parts and the
-ids of one collection.
+Ids alone prove nothing, since an update keeps them. So every chunk is read again and compared as step 23 compares: documents,
+uris and metadata exactly (doubles within two units in the last place), vectors bit for bit, on cosine within 5e-7 relative,
+because a flush of a 0.x server changes their last bits (chroma-facts 4, 5, 14). Memory holds a few parts and the ids of one
+collection.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, cast
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.errors import RUNBOOK, Terminal, WorldError
+from helpers.errors import RUNBOOK, EnvironmentFailure, Terminal
 from helpers.evidence import trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signing import custody
-from helpers.fence import Control
+from helpers.fence import FenceControl
 from helpers.formatting import count
 from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.delta import different_settings, settings_of
@@ -41,27 +41,26 @@ from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import Schema, load_schema
 from helpers.snapshots import remote
 from helpers.snapshots.comparison import READERS, compared
-from helpers.snapshots.export_journal import Part, ahead
-from helpers.snapshots.retention import Told, differences, logged, take, told
+from helpers.snapshots.export_journal import SnapshotPart, ahead
+from helpers.snapshots.retention import Recorded, differences, logged, recorded, take
 from helpers.snapshots.snapshot import Changed, Snapshot, from_table
-from helpers.stores import AGAIN_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
+from helpers.stores import RETRY_AFTER, CollectionInfo, Reader, Space, counted_ids, incomplete, listed_ids
 from helpers.stores.client import ClientStore
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
-_BY_ID = 500  # chunks read in one request, of those that are known to have been written to
+_BY_ID = 500  # chunks read in one request, where the log names those written to
 
 
 @dataclass(slots=True)
-class Ledger(StateFile):
-    """The catch-up of one run. `base` is the id of step 21's snapshot, `current` the folder of the one that holds now.
+class CatchUpLedger(StateFile):
+    """The catch-up of one run. `base` is the id of step 21's snapshot, `current` the folder of the current one.
 
-    `rounds` have number, state, snapshot (folder), began, added, changed, deleted, seconds. While the last one is
-    `applying` the target is between two states; while it is `switching` the target is right and the run's own files are
-    being moved.
+    `rounds` have number, state, snapshot (folder), began, added, changed, deleted, seconds. While the last one is `applying`,
+    the target is between two states; while it is `switching`, the target is right and the run's own files are being moved.
 
-    workspace/<run id>/catch-up/ledger.json is written before a round touches the target, so that a run that is killed in
-    the middle of one knows it, and finishes that round before it looks at the source again.
+    workspace/<run id>/catch-up/ledger.json is written before a round touches the target. So a run that was killed in a round
+    finishes that round before it reads the source again.
     """
 
     file = "ledger.json"
@@ -74,12 +73,12 @@ class Ledger(StateFile):
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, run: RunRecord) -> Ledger:
-        """As it is on disk, or a new one. One that was begun on another snapshot of step 21 says nothing any more."""
-        taken = run.require(Step.SNAPSHOT).facts["snapshot"]
-        fresh = cls(run.workspace / FOLDER, taken["id"], taken["folder"])
-        found = cls.load(fresh.folder)
-        return found if found is not None and found.base == fresh.base else fresh
+    def read(cls, run: RunRecord) -> CatchUpLedger:
+        """The ledger on disk, or a new one; one that was begun on another snapshot of step 21 is ignored."""
+        snapshot = run.require(Step.SNAPSHOT).facts["snapshot"]
+        fresh = cls(run.workspace / FOLDER, snapshot["id"], snapshot["folder"])
+        ledger = cls.load(fresh.folder)
+        return ledger if ledger is not None and ledger.base == fresh.base else fresh
 
     @property
     def open_round(self) -> dict[str, Any] | None:
@@ -92,7 +91,7 @@ class Ledger(StateFile):
         return sum(r["state"] == APPLIED for r in self.rounds)
 
     def enter(self, state: str, **facts: Any) -> None:
-        """The last round goes over to this state, on disk before anything else happens."""
+        """Put the last round into this state, on disk before anything else happens."""
         self.rounds[-1].update(state=state, **facts)
         if state == APPLIED:
             self.current = self.rounds[-1]["snapshot"]
@@ -100,21 +99,21 @@ class Ledger(StateFile):
 
 
 def current_snapshot(run: RunRecord) -> Snapshot:
-    """The snapshot that the target is held to. Raises `UsageError` before step 21, `Terminal` as `open_sealed`."""
-    return open_sealed(run.home, Path(Ledger.read(run).current))
+    """The snapshot that the target is compared with. Raises `UsageError` before step 21, `Terminal` as `open_sealed`."""
+    return open_sealed(run.home, Path(CatchUpLedger.read(run).current))
 
 
 def open_sealed(run: RunState, folder: Path) -> Snapshot:
-    """A snapshot of this run. Raises `Terminal` where it cannot be read, or is not the one that the run took.
+    """Open a snapshot of this run. Raises `Terminal` where it cannot be read, or is not the one that the run took.
 
-    Whoever can write to the snapshots can make a manifest that fits other chunks, so it is compared with what the run's
-    seals, results and audit log say. Its parts are compared with the manifest whenever they are read.
+    Whoever can write to the snapshots can make a manifest that fits other chunks, so it is compared with the run's seals,
+    results and audit log. Its parts are compared with the manifest whenever they are read.
     """
     if not run.judged:
         remote.manifest_at_hand(run.parameters.snapshot, folder)
     snapshot, lines = Snapshot.open(folder), evidence_of(run)
     differs = next(differences(snapshot, lines), "")
-    older = not any(line.manifest for line in lines)  # a toolkit that did not tell of every snapshot
+    older = not any(line.manifest for line in lines)  # a toolkit that did not record every snapshot
     if differs or not (older or folder.name in {line.name for line in lines}):
         raise Terminal(
             ReasonCode.SNAPSHOT_ALTERED, differs or f"run {run.id} has taken no snapshot of this name", where=str(folder),
@@ -125,32 +124,32 @@ def open_sealed(run: RunState, folder: Path) -> Snapshot:
 
 
 def proven_by(run: RunState, name: str) -> str:
-    """The key (its fingerprint) of a signed line or a seal by which the run took the snapshot of this name; "" where none is.
+    """The fingerprint of the key that signed a line or a seal on the run's taking the snapshot of this name; "" where none did.
 
-    Anybody can put a folder with invented results among the reports. Our own key comes before others, which a seal brings.
+    Anybody can put a folder with invented results among the reports. Our own key has priority over those that a seal brings.
     """
     own, keys = audit.own_key(), []
     if own and any(line.name == name for line in logged(run, audit.Trust(frozenset({own})))):
         return own
     for seal, key, wrong in custody(chain(run), lambda: own):
-        named = {Told.of(t, "").name for t in seal.predicate.get("snapshots", {}).values() if "digest" in t}
+        named = {Recorded.of(t, "").name for t in seal.predicate.get("snapshots", {}).values() if "digest" in t}
         if key and not wrong and name in named and seal.predicate["run"]["id"] == run.id:
             keys.append(key)
     return own if own in keys else next(iter(keys), "")
 
 
-def evidence_of(run: RunState) -> list[Told]:
+def evidence_of(run: RunState) -> list[Recorded]:
     """What a run's seals say of its snapshots, then its results and its audit log."""
     sealed = [
-        Told.of(taken, f"seal {seal.path.name} of run {run.id}")
+        Recorded.of(taken, f"seal {seal.path.name} of run {run.id}")
         for seal in chain(run) for taken in seal.predicate.get("snapshots", {}).values() if "digest" in taken
     ]  # fmt: skip
-    return [*sealed, *told(run, trusted(run.reports))]
+    return [*sealed, *recorded(run, trusted(run.reports))]
 
 
 @dataclass(slots=True)
 class CollectionChanges:
-    """What changed in one collection: source ids, sorted. `settings` names what of its configuration is another."""
+    """What changed in one collection: source ids, sorted. `settings` names what of its configuration differs."""
 
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -164,9 +163,9 @@ class CollectionChanges:
 
 @dataclass(slots=True)
 class SourceChanges:
-    """The source at `began` (UTC) against a snapshot: every change made before `began` is seen; later ones may be missed.
+    """The source at `began` (UTC) against a snapshot: changes made before `began` are all seen; later ones may be missed.
 
-    `collections` has those with a difference only, `appeared` and `vanished` among them. `chunks` is how many of the
+    `collections` has only those with a difference, `appeared` and `vanished` among them. `chunks` is how many of the
     snapshot were compared, in `seconds`.
     """
 
@@ -178,11 +177,11 @@ class SourceChanges:
     appeared: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
-    """Collections of which some chunks only were read, and whose count or settings say that others changed, too."""
+    """Collections of which only the logged chunks were read, and whose count or settings show that others changed, too."""
 
     @property
     def nothing(self) -> bool:
-        """Whether the source holds exactly what the snapshot says."""
+        """Whether the source equals the snapshot."""
         return not self.collections
 
     @property
@@ -199,12 +198,12 @@ class SourceChanges:
 
     @property
     def total(self) -> int:
-        """Chunks that are not as the snapshot says, and collections that are not."""
+        """Number of chunks and collections that differ from the snapshot."""
         settings = sum(1 for c in self.collections.values() if c.settings)
         return self.added + self.changed + self.deleted + len(self.appeared) + len(self.vanished) + settings
 
     def sentence(self) -> str:
-        """For a person: what changed since the snapshot, or that nothing did, and when that was so."""
+        """A sentence on what changed since the snapshot, if anything, and when that was so."""
         at = f"{self.began[:19]} UTC"
         if self.nothing:
             return f"nothing had changed since snapshot {self.snapshot} at {at}: {count(self.chunks, 'chunk')} compared"
@@ -215,25 +214,25 @@ class SourceChanges:
         return f"{'; '.join(parts)} since snapshot {self.snapshot}, seen at {at}"
 
     def examples(self, most: int = 20) -> list[dict[str, str]]:
-        """Some of what changed, as `{collection, id, change}`; id is "" where the collection itself is meant."""
+        """Some of the changes, as `{collection, id, change}`; id is "" for a change of the collection itself."""
         return list(islice(self._rows(), most))
 
     def _rows(self) -> Iterator[dict[str, str]]:
-        for name, found in sorted(self.collections.items()):
+        for name, changes in sorted(self.collections.items()):
             words = [
                 ("new", name in self.appeared),
                 ("gone", name in self.vanished),
-                *((s, True) for s in found.settings),
+                *((s, True) for s in changes.settings),
             ]
             yield from ({"collection": name, "id": "", "change": word} for word, true in words if true)
-        for name, found in sorted(self.collections.items()):
+        for name, changes in sorted(self.collections.items()):
             for change in ("changed", "deleted", "added"):
-                yield from ({"collection": name, "id": i, "change": change} for i in getattr(found, change))
+                yield from ({"collection": name, "id": i, "change": change} for i in getattr(changes, change))
 
 
 def take_logged(run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress) -> Snapshot:
-    """A new snapshot as `take` takes it; keeps where the log of writes ended when its reading began."""
-    fence = Control(run.home, run.parameters)
+    """Take a new snapshot as `take` does, and keep where the log of writes ended when its reading began."""
+    fence = FenceControl(run.home, run.parameters)
     position = fence.position()
     snapshot = take(run, store, names, base, progress)
     if len(snapshot.manifest["sessions"]) == 1:  # else its reading began in an earlier process
@@ -249,63 +248,64 @@ def source_changes(
     names: Sequence[str] | None = None,
     readers: int | None = None,
     run: RunRecord | None = None,
-    known: Mapping[str, Collection[str]] = MappingProxyType({}),
+    logged: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> SourceChanges:
     """Read the source again and compare it with the snapshot. `progress` advances by chunks of the snapshot.
 
-    `names` are the collections that the source should be judged by now (none given: all that it holds); one of them that
-    the snapshot lacks has appeared. Of those in `known` only the chunks of these ids may be others, and only they are read.
-    `run`: one whose filter names the collections, and whose workers read and compare a source that is a server.
-    Raises `WorldError` where the source cannot be read.
+    `names` are the collections of the source to compare (not given: all); one of them that the snapshot lacks has appeared.
+    Of those in `logged` only the chunks with these ids may have changed, and only they are read.
+    `run`: its filter names the collections, and its workers read and compare a source that is a server.
+    Raises `EnvironmentFailure` where the source cannot be read.
     """
     names = selected(run, store) if run is not None else names
     workers = workers_of(run) if run is not None and not run.parameters.source.is_embedded else None
     readers = store.limits().readers(workers.at_once if workers else READERS) if readers is None else readers
-    begun, found = time.monotonic(), SourceChanges(snapshot.id, utc_now())
-    there = sorted(names if names is not None else store.names())
+    begun, result = time.monotonic(), SourceChanges(snapshot.id, utc_now())
+    names_now = sorted(names if names is not None else store.names())
     before = {info.name: info for info in snapshot.collections()}
-    found.appeared = sorted(set(there) - set(before))
-    found.vanished = sorted(set(before) - set(there))
-    for name in found.appeared:
-        found.collections[name] = CollectionChanges(added=sorted(listed_ids(store, name)))
-    for name in found.vanished:
-        gone = [chunk for part in snapshot.parts(name) for chunk in snapshot.ids(part)]
-        found.collections[name] = CollectionChanges(deleted=sorted(gone))
+    result.appeared = sorted(set(names_now) - set(before))
+    result.vanished = sorted(set(before) - set(names_now))
+    for name in result.appeared:
+        result.collections[name] = CollectionChanges(added=sorted(listed_ids(store, name)))
+    for name in result.vanished:
+        ids = [chunk for part in snapshot.parts(name) for chunk in snapshot.ids(part)]
+        result.collections[name] = CollectionChanges(deleted=sorted(ids))
         progress.advance(before[name].count)
-    for name in sorted(set(before) & set(there)):
-        if name in known:
-            changes = _by_id(store, snapshot, before[name], known[name])
+    for name in sorted(set(before) & set(names_now)):
+        if name in logged:
+            changes = _by_id(store, snapshot, before[name], logged[name])
             if changes.settings or before[name].count + len(changes.added) - len(changes.deleted) != store.count(name):
-                found.unexplained.append(name)
+                result.unexplained.append(name)
             progress.advance(before[name].count)
         else:
             changes = _collection(store, snapshot, before[name], readers, progress, workers)
         if changes.chunks or changes.settings:
-            found.collections[name] = changes
-    found.chunks, found.seconds = snapshot.total, round(time.monotonic() - begun, 3)
-    return found
+            result.collections[name] = changes
+    result.chunks, result.seconds = snapshot.total, round(time.monotonic() - begun, 3)
+    return result
 
 
 def to_read(
-    source: Reader, names: Sequence[str], was: Snapshot, changes: SourceChanges, refused: Collection[tuple[str, str]]
+    source: Reader, names: Sequence[str], old: Snapshot, changes: SourceChanges, refused: Collection[tuple[str, str]]
 ) -> Changed:
-    """What a snapshot after `was` must read; with it what the target `refused` (collection, id): it is offered again."""
-    found: dict[str, tuple[Collection[str], Collection[str]]] = {}
+    """By collection the ids that are not as in snapshot `old`, and those of them that the next one must read. Chunks that the
+    target `refused` (collection, id) are read, too: they are offered again."""
+    ids: dict[str, tuple[Collection[str], Collection[str]]] = {}
     for name in names:
-        seen, again = changes.collections.get(name), {chunk for collection, chunk in refused if collection == name}
-        if name not in was.names():
-            found[name] = (), seen.added if seen is not None else listed_ids(source, name)
-        elif seen is not None and seen.settings:
-            found[name] = [chunk for part in was.parts(name) for chunk in was.ids(part)], listed_ids(source, name)
-        elif seen is not None or again:
-            seen = seen or CollectionChanges()
-            again = {*again, *seen.changed} - {*seen.deleted}
-            found[name] = {*again, *seen.deleted, *seen.added}, {*again, *seen.added}
-    return found
+        changed, repeat = changes.collections.get(name), {chunk for collection, chunk in refused if collection == name}
+        if name not in old.names():
+            ids[name] = (), changed.added if changed is not None else listed_ids(source, name)
+        elif changed is not None and changed.settings:
+            ids[name] = [chunk for part in old.parts(name) for chunk in old.ids(part)], listed_ids(source, name)
+        elif changed is not None or repeat:
+            changed = changed or CollectionChanges()
+            repeat = {*repeat, *changed.changed} - {*changed.deleted}
+            ids[name] = {*repeat, *changed.deleted, *changed.added}, {*repeat, *changed.added}
+    return ids
 
 
 def prove_unchanged(run: RunRecord) -> SourceChanges:
-    """The source of a run against its current snapshot, read now (step 25); a directory is copied anew and the copy read."""
+    """Compare the source of a run with its current snapshot now (step 25); of a directory, a new copy is read."""
     snapshot = current_snapshot(run)
     with (
         run.phase("prove the source unchanged", snapshot.total),
@@ -316,14 +316,14 @@ def prove_unchanged(run: RunRecord) -> SourceChanges:
 
 
 def selected(run: RunRecord, store: Reader) -> list[str]:
-    """The collections of the source that the run's filter lets through; [] where none is left."""
+    """The collections of the source that the run's filter selects; [] where there are none."""
     return sorted(name for name in store.names() if run.parameters.collections.selects(name))
 
 
 def _collection(
     store: Reader, snapshot: Snapshot, before: CollectionInfo, readers: int, progress: Progress, workers: Workers | None
 ) -> CollectionChanges:
-    """The ids are listed first, so a chunk that comes or goes while its collection is read is a change, not an error."""
+    """List the ids first, so that a chunk added or deleted while its collection is read is a change, not an error."""
     changes = CollectionChanges(settings=different_settings(before, store.info(before.name)))
     count, ids = counted_ids(store, before.name)
     unseen, deleted = set(ids), set[str]()
@@ -332,19 +332,19 @@ def _collection(
         for chunk, missing in differing.items():
             (deleted.add if missing else changes.changed.append)(chunk)
         progress.advance(len(expected))
-    back = _added_again(store, before.name, count, deleted.intersection(ids))
-    changes.changed += back
-    changes.deleted += deleted.difference(back)
+    returned = _added_again(store, before.name, count, deleted.intersection(ids))
+    changes.changed += returned
+    changes.deleted += deleted.difference(returned)
     changes.added, changes.changed, changes.deleted = sorted(unseen), sorted(changes.changed), sorted(changes.deleted)
     return changes
 
 
-_Seen = tuple[list[str], dict[str, bool]]  # the ids of a part, and those that differ: whether they are missing
+_Compared = tuple[list[str], dict[str, bool]]  # the ids of a part; those that differ, and whether they are missing
 
 
 def _compared(
     store: Reader, snapshot: Snapshot, before: CollectionInfo, readers: int, workers: Workers | None
-) -> Iterator[_Seen]:
+) -> Iterator[_Compared]:
     """Part by part, in order."""
     name, space = before.name, before.space
     if workers is None:
@@ -352,59 +352,59 @@ def _compared(
             yield pair.expected.ids, pair.differing()
         return
 
-    def seen(part: Part) -> _Seen:
-        return workers.read(store, _seen, snapshot.folder, snapshot.digest, part, name, space)
+    def compare(part: SnapshotPart) -> _Compared:
+        return workers.read(store, _compare_part, snapshot.folder, snapshot.digest, part, name, space)
 
-    yield from ahead(seen, snapshot.parts(name), readers)
+    yield from ahead(compare, snapshot.parts(name), readers)
 
 
-def _seen(store: Reader, folder: Path, digest: str, part: Part, name: str, space: Space) -> _Seen:
-    """On a worker: a part of the snapshot against the source."""
+def _compare_part(store: Reader, folder: Path, digest: str, part: SnapshotPart, name: str, space: Space) -> _Compared:
+    """On a worker: compare a part of the snapshot with the source."""
     pair = next(compared(store, name, [opened(folder, digest).read(part)], space, live=True))
     return pair.expected.ids, pair.differing()
 
 
-def _added_again(store: Reader, name: str, count: int, gone: set[str]) -> set[str]:
-    """Those of `gone`, which were listed but not given, that are in the collection now: somebody replaced them meanwhile.
+def _added_again(store: Reader, name: str, count: int, missing: set[str]) -> set[str]:
+    """The `missing` ids, listed but not read, that are in the collection now: somebody replaced these chunks meanwhile.
 
-    Raises `Terminal` ("count_mismatch") where the store goes on listing what it does not give: that is no deletion.
+    Raises `Terminal` ("count_mismatch") where the store keeps listing what it does not give: that is no deletion.
     """
-    back: set[str] = set()
-    for seconds in (0.0, *AGAIN_AFTER):
+    returned: set[str] = set()
+    for seconds in (0.0, *RETRY_AFTER):
         time.sleep(seconds)
-        gone = gone.intersection(listed_ids(store, name)) if gone else gone
-        if not gone:
-            return back
-        given = store.read(name, sorted(gone), embeddings=False).ids
-        back.update(given)
-        gone = gone.difference(given)
-    if not gone:
-        return back
-    raise incomplete(store, name, count, f"gives {count - len(gone):,}")
+        missing = missing.intersection(listed_ids(store, name)) if missing else missing
+        if not missing:
+            return returned
+        present = store.read(name, sorted(missing), embeddings=False).ids
+        returned.update(present)
+        missing = missing.difference(present)
+    if not missing:
+        return returned
+    raise incomplete(store, name, count, f"gives {count - len(missing):,}")
 
 
 def _by_id(store: Reader, snapshot: Snapshot, before: CollectionInfo, ids: Collection[str]) -> CollectionChanges:
-    """Those of these chunks that changed."""
+    """The changes among these chunks."""
     changes = CollectionChanges(settings=different_settings(before, store.info(before.name)))
-    left = set(ids)
+    unseen = set(ids)
     for part in snapshot.parts(before.name) if ids else ():
-        was = snapshot.some(part, ids)
-        left.difference_update(was.ids)
-        batches = (was.slice(at, at + _BY_ID) for at in range(0, len(was), _BY_ID))
+        expected = snapshot.some(part, ids)
+        unseen.difference_update(expected.ids)
+        batches = (expected.slice(at, at + _BY_ID) for at in range(0, len(expected), _BY_ID))
         for pair in compared(store, before.name, batches, before.space, live=True):
             for chunk, missing in pair.differing().items():
                 (changes.deleted if missing else changes.changed).append(chunk)
-    fresh = sorted(left)
+    fresh = sorted(unseen)
     for at in range(0, len(fresh), _BY_ID):
         changes.added += store.read(before.name, fresh[at : at + _BY_ID], embeddings=False).ids
     changes.added, changes.changed, changes.deleted = map(sorted, (changes.added, changes.changed, changes.deleted))
     return changes
 
 
-def switch(run: RunRecord, ledger: Ledger) -> Staged:
-    """Make the round that was applied the run's own state: staged files, quarantine, checkpoint, current snapshot.
+def switch(run: RunRecord, ledger: CatchUpLedger) -> Staged:
+    """Make the applied round the run's own state: staged files, quarantine, checkpoint, current snapshot.
 
-    Every move is repeatable: a new folder that is no longer at its place was moved before.
+    Every move can be repeated: a new folder that is not at its place any more was moved before.
     """
     at = ledger.rounds[-1]
     folder = run.workspace / FOLDER / f"{at['number']:03d}"
@@ -427,7 +427,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
         for rows in [staged.rows(name)]
     }
     schema = schema_of_run(run)
-    checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.aside, targets)
+    checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, staged.unstaged, targets)
     ledger.enter(APPLIED)
     shutil.rmtree(folder)
     return staged
@@ -435,7 +435,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
 
 # -- written data ------------------------------------------------------------------------------------------------------
 #
-# What a run put into the target: its ledger, its staged files, and the snapshot that they were made from.
+# What a run wrote to the target: its ledger, its staged files, and the snapshot that they were made from.
 
 
 Origin = tuple[str, str]  # source collection, id in it
@@ -455,14 +455,14 @@ def schema_of_run(run: RunRecord) -> Schema:
 
 @dataclass(slots=True)
 class Piece:
-    """One staged file: what was to be in the target, and where each row came from."""
+    """One staged file: the chunks meant for the target, and the origin of each row."""
 
     rows: ChunkBatch
     origins: list[Origin]
 
 
 class WrittenData:
-    """Read from the run's folders alone: nothing is asked of source or target."""
+    """What a run wrote to the target, read from the run's folders alone."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.folder = run, run.home
@@ -471,35 +471,35 @@ class WrittenData:
 
     @property
     def collections(self) -> list[str]:
-        """The target's collections that this run made, or was about to make when it died."""
+        """The target's collections that this run created, or was about to create when it died."""
         return self.checkpoint.owned() if self.checkpoint is not None else []
 
     def replaced(self, target: Reader | Mapping[str, str]) -> list[str]:
-        """Names of `collections` under which the target, or these uuids of it, have others' (`Checkpoint.replaced`)."""
-        there = target.identities() if isinstance(target, ClientStore) else cast(Mapping[str, str], target)
-        return self.checkpoint.replaced(there) if self.checkpoint is not None else []
+        """The names of `collections` under which the target, or this map of uuids, has others' (`Checkpoint.replaced`)."""
+        uuids = target.identities() if isinstance(target, ClientStore) else cast(Mapping[str, str], target)
+        return self.checkpoint.replaced(uuids) if self.checkpoint is not None else []
 
     @cached_property
     def noted(self) -> dict[str, dict[str, str]] | None:
-        """What `settings_of` said of the target when step 23 or a later round compared it last; None where neither did."""
+        """The target's `settings_of` when step 23 or a later round compared it last; None where neither did."""
         if (validated := self.run.earlier(Step.VALIDATE)) is None:
             return None
-        rounds = Ledger.read(self.run).rounds
+        rounds = CatchUpLedger.read(self.run).rounds
         last = rounds[-1] if len(rounds) > validated_rounds(self.run) else validated.facts
         return cast(dict[str, dict[str, str]] | None, last.get("settings"))
 
     def other_settings(self, info: CollectionInfo) -> dict[str, str]:
-        """What clients can change of a collection itself and that is not as it was `noted`: its digest now, by name."""
-        if (was := (self.noted or {}).get(info.name)) is None:
+        """The settings of a collection, as clients can change them, that differ from `noted`: name → digest now."""
+        if (old := (self.noted or {}).get(info.name)) is None:
             return {}
-        now = settings_of([info])[info.name]
-        return {what: now[what] for what in _differing(was, now) if what in ("metadata", "configuration", "indexes")}
+        new = settings_of([info])[info.name]
+        return {name: new[name] for name in _differing(old, new) if name in ("metadata", "configuration", "indexes")}
 
     @cached_property
     def snapshot(self) -> Snapshot | None:
-        """The snapshot that the target is held to, None where the run has taken none."""
-        taken = self.folder.result(Step.SNAPSHOT)
-        if taken is not None and taken.error is None:  # else it was stopped while it took the first one
+        """The snapshot that the target is compared with, None where the run has taken none."""
+        result = self.folder.result(Step.SNAPSHOT)
+        if result is not None and result.error is None:  # else it was stopped while it took the first one
             return current_snapshot(self.run)
         if self.checkpoint is None:
             return None
@@ -511,9 +511,9 @@ class WrittenData:
         return Staged.load(self.folder.workspace / RunPath.STAGED)
 
     def require_staged(self) -> Staged:
-        """Raises `WorldError` where what the run wrote can no longer be distinguished from what others wrote."""
+        """Raise `EnvironmentFailure` where what the run wrote can no longer be distinguished from what others wrote."""
         if self.staged is None:
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.STAGED_GONE, "what the run staged is gone, so its chunks cannot be distinguished from those of others",
                 where=str(self.folder.workspace / RunPath.STAGED),
                 next_step=f"Remove these collections yourself if they may go: {', '.join(self.collections)}.",
@@ -529,16 +529,16 @@ class WrittenData:
             yield Piece(from_table(table), [(collection, i) for i in sources])
 
     def ids(self, target: str) -> set[str]:
-        """Every id that this run wrote, or may have written, to a target collection: by any of its stagings."""
-        found: set[str] = set()
+        """Every id that this run wrote, or may have written, to a target collection, in any of its stagings."""
+        ids: set[str] = set()
         for staged in self._stagings:
             if target in staged.files:
-                found.update(chunk for _, ids in staged.ids(target) for chunk in ids)
-        return found
+                ids.update(chunk for _, ids in staged.ids(target) for chunk in ids)
+        return ids
 
     @cached_property
     def _stagings(self) -> list[Staged]:
-        """The run's own and those of a catch-up round that it was killed in: the target may hold chunks of both."""
+        """The run's own staging and those of a catch-up round in which it was killed: the target may hold chunks of both."""
         places = [self.folder.workspace / RunPath.STAGED, *self._rounds()]
         return [staged for place in places if (staged := Staged.load(place)) is not None] or [self.require_staged()]
 
@@ -547,50 +547,48 @@ class WrittenData:
 
     @cached_property
     def refused(self) -> frozenset[Origin]:
-        """Chunks that the target itself refused: they were never there."""
+        """Chunks that the target refused, and never held."""
         reasons = Quarantine(self.folder.workspace / RunPath.QUARANTINE).reasons()
         return frozenset(key for key, reason in reasons.items() if reason == ReasonCode.REFUSED_BY_TARGET)
 
 
 def validated_rounds(run: RunRecord) -> int:
-    """How many rounds of catch-up step 23 knew: those of step 22."""
+    """How many rounds of catch-up step 23 validated: those of step 22."""
     return len((run.require(Step.MIGRATE).facts.get("catch_up") or {}).get("rounds") or [])
 
 
-def _differing(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    return [what for what in now if now[what] != was.get(what)]
+def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    return [name for name in new if new[name] != old.get(name)]
 
 
-def settings_changed(store: Reader, made: WrittenData) -> tuple[list[str] | None, list[str]]:
-    """Sentences on collections of this run whose settings are not as they were `noted`, None where nothing was; names of others
-    that were not there then."""
-    made.run.require(Step.VALIDATE)
-    if (was := made.noted) is None:
+def settings_changed(store: Reader, data: WrittenData) -> tuple[list[str] | None, list[str]]:
+    """Sentences on this run's collections whose settings differ from those `noted`, None where none were noted; names of
+    collections that are new since then."""
+    data.run.require(Step.VALIDATE)
+    if (old := data.noted) is None:
         return None, []
-    now = settings_of(store.collections())
-    both = [(name, _differing(was[name], now[name])) for name in made.collections if name in was.keys() & now]
-    said = [f"{name}: its {', '.join(found)} changed" for name, found in both if found]
-    return said, sorted(now.keys() - was.keys())
+    new = settings_of(store.collections())
+    differing = [(name, _differing(old[name], new[name])) for name in data.collections if name in old.keys() & new]
+    sentences = [f"{name}: its {', '.join(names)} changed" for name, names in differing if names]
+    return sentences, sorted(new.keys() - old.keys())
 
 
-def altered(store: Reader, made: WrittenData, progress: Progress = silent) -> tuple[Counter[str], list[dict[str, str]]]:
-    """What the target's collections of this run hold other than the run put there, every chunk read again: how many chunks are
+def altered(store: Reader, data: WrittenData, progress: Progress = silent) -> tuple[Counter[str], list[dict[str, str]]]:
+    """How the target's collections of this run differ from what the run wrote, every chunk read again: the number of chunks
     `gone`, `changed`, `added`; the first twenty as `{collection, id, change}`."""
-    counted, examples, there = Counter[str](), list[dict[str, str]](), set(store.names())
-    for name in made.collections:
-        space, left = (
-            ("l2", set[str]()) if name not in there else (store.info(name).space, set(listed_ids(store, name)))
-        )
-        found: list[tuple[str, str]] = []
-        for piece in made.pieces(name):
-            rows = piece.rows.take([i for i, origin in enumerate(piece.origins) if origin not in made.refused])
-            for pair in compared(store if name in there else None, name, [rows], cast(Space, space)):
-                found += [(chunk, "gone" if missing else "changed") for chunk, missing in pair.differing().items()]
-            left.difference_update(rows.ids)
+    counted, examples, names = Counter[str](), list[dict[str, str]](), set(store.names())
+    for name in data.collections:
+        space = store.info(name).space if name in names else "l2"
+        unread = set(listed_ids(store, name)) if name in names else set[str]()
+        changes: list[tuple[str, str]] = []
+        for piece in data.pieces(name):
+            rows = piece.rows.take([i for i, origin in enumerate(piece.origins) if origin not in data.refused])
+            for pair in compared(store if name in names else None, name, [rows], space):
+                changes += [(chunk, "gone" if missing else "changed") for chunk, missing in pair.differing().items()]
+            unread.difference_update(rows.ids)
             progress.advance(len(rows))
-        found += [(chunk, "added") for chunk in sorted(left)]
-        counted.update(change for _, change in found)
-        examples += [{"collection": name, "id": chunk, "change": change} for chunk, change in found][
-            : 20 - len(examples)
-        ]
+        changes += [(chunk, "added") for chunk in sorted(unread)]
+        counted.update(change for _, change in changes)
+        shown = changes[: 20 - len(examples)]
+        examples += [{"collection": name, "id": chunk, "change": change} for chunk, change in shown]
     return counted, examples

@@ -1,8 +1,8 @@
 """Phases 2 and 3: from a snapshot to what will be written, target by target, and what will not.
 
 One pass over the snapshot, one part ahead in memory: transform, check, route. What passes is staged as Parquet under
-`staged/<target>/`, or put into a storage (`snapshots.remote`), in an order that never changes, so that writing can stop and
-start anywhere; what does not goes to quarantine with its reason. Staged rows remember their source collection and id there.
+`staged/<target>/`, or in a storage (`snapshots.remote`), in an order that never changes, so that writing can stop and start
+anywhere; what fails goes to quarantine with its reason. Each staged row has its source collection and its id there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from helpers.run.plan import Step
 from helpers.schema import Context, Schema, load_schema
 from helpers.schema.expressions import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import over_limits
-from helpers.snapshots.export_journal import Count, OwnFile, Part, Sha256, ahead, read_parquet, write_parquet
+from helpers.snapshots.export_journal import Count, OwnFile, Sha256, SnapshotPart, ahead, read_parquet, write_parquet
 from helpers.snapshots.remote import StagedFiles, staged_at
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
@@ -65,10 +65,10 @@ CHANGE_COLUMNS = ("collection", "id", "field", "old", "new", "rule")
 
 
 class Quarantine:
-    """The folder `quarantine/` of a run: an index of reasons and the chunks themselves as Parquet.
+    """The folder `quarantine/` of a run: an index of reasons, and the chunks themselves as Parquet.
 
-    Two parts, each replaced or extended atomically: what the schema and the vector checks turned away (rewritten by every
-    staging, which is deterministic), and what the target itself refused (`add`, kept over a resume).
+    It has two parts, each replaced or extended atomically: the failures of the schema and the vector checks (rewritten by every
+    staging, which is deterministic), and the chunks that the target refused (`add`, kept over a resume).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,39 +76,39 @@ class Quarantine:
         self._guard = threading.Lock()
 
     def entries(self) -> list[dict[str, str]]:
-        """`{collection, id, reason, detail}`, ids as in the source; one entry a chunk (its first reason), in order."""
-        found: dict[tuple[str, str], dict[str, str]] = {}
+        """`{collection, id, reason, detail}` with source ids: one entry per chunk (its first reason), in order."""
+        first_entries: dict[tuple[str, str], dict[str, str]] = {}
         for entry in self._lines():
-            found.setdefault((entry["collection"], entry["id"]), entry)
-        return [found[key] for key in sorted(found)]
+            first_entries.setdefault((entry["collection"], entry["id"]), entry)
+        return [first_entries[key] for key in sorted(first_entries)]
 
     def reasons(self) -> dict[tuple[str, str], str]:
         """(collection, source id) → reason."""
         return {(e["collection"], e["id"]): e["reason"] for e in self.entries()}
 
     def counts(self) -> dict[str, int]:
-        """Chunks by reason, without those that the schema leaves out."""
+        """Chunks by reason, except those that the schema leaves out."""
         reasons = Counter(e["reason"] for e in self.entries() if e["reason"] != ReasonCode.LEFT_OUT)
         return dict(sorted(reasons.items()))
 
     def left_out(self) -> dict[str, int]:
         """Chunks that the schema leaves out, by condition."""
-        found = Counter(e["detail"] for e in self.entries() if e["reason"] == ReasonCode.LEFT_OUT)
-        return dict(sorted(found.items()))
+        counts = Counter(e["detail"] for e in self.entries() if e["reason"] == ReasonCode.LEFT_OUT)
+        return dict(sorted(counts.items()))
 
     def write(self, entries: list[dict[str, Any]]) -> None:
-        """Replace the index of what was turned away before import."""
+        """Replace the index of the failures before the import."""
         write_text(self.folder / "checked.jsonl", "".join(json.dumps(e, ensure_ascii=True) + "\n" for e in entries))
 
     def keep(self, name: str, batch: ChunkBatch, collection: str, ids: Sequence[str]) -> None:
-        """Keep these chunks, as `name`.parquet: a snapshot part with the source's collection and ids beside it."""
+        """Keep these chunks as `name`.parquet: a snapshot part, with the source's collection and ids added."""
         table = to_table(batch).append_column("collection", pa.array([collection] * len(ids), pa.large_string()))
         table = table.append_column("source_id", pa.array(ids, pa.large_string()))
         write_parquet(self.folder / f"{name}.parquet", table)
 
     def add(self, entry: dict[str, str], chunk: ChunkBatch) -> None:
-        """A chunk that the target refused: kept, then listed. Repeating it after a kill changes nothing."""
-        # A file name from the id itself, so that a resumed run, which counts rows otherwise, replaces its own file.
+        """Keep, then list, a chunk that the target refused. Repeating it after a kill changes nothing."""
+        # The file name comes from the id, so that a resumed run, which counts rows in another way, replaces its own file.
         key = hashlib.sha256(json.dumps([entry["target"], chunk.ids[0]]).encode()).hexdigest()[:32]
         with self._guard:
             self.keep(f"refused-{key}", chunk, entry["collection"], [entry["id"]])
@@ -125,18 +125,18 @@ class Quarantine:
         """Write all of them as JSON Lines, compressed by gzip: one chunk a line, with its reason. Gives how many.
 
         Those that the schema leaves out come last, without content, and are not counted. `shown` gives what a report may show
-        of a text or of metadata (`Schema.shown`); `wrote` takes the digest of what was written. NaN and Infinity are texts.
+        of a text or of metadata (`Schema.shown`); `wrote` takes the digest of the file. NaN and Infinity are texts.
         """
-        why = {(e["collection"], e["id"]): e for e in self.entries()}
+        entries = {(e["collection"], e["id"]): e for e in self.entries()}
         written: set[tuple[str, str]] = set()
         with writing(path) as partial, partial.open("wb") as raw, packed(digested := Digested(raw)) as file:
             for table in self.chunks():
                 for row in table.to_pylist():
                     key = (row.get("collection", ""), row.get("source_id", row["id"]))
-                    if key in written:  # turned away before the import and refused by the target: once is enough
+                    if key in written:  # failed before the import, and refused by the target
                         continue
                     written.add(key)
-                    reason = why.get(key, {})
+                    reason = entries.get(key, {})
                     vector = row["embedding"] and [x if math.isfinite(x) else str(x) for x in row["embedding"]]
                     line = {
                         "collection": key[0], "id": key[1], "reason": reason.get("reason", ""),
@@ -145,7 +145,7 @@ class Quarantine:
                         "embedding": vector,
                     }  # fmt: skip
                     file.write(json.dumps(line, ensure_ascii=True, allow_nan=False).encode() + b"\n")
-            for entry in why.values():
+            for entry in entries.values():
                 if entry["reason"] == ReasonCode.LEFT_OUT:
                     line = {key: entry[key] for key in ("collection", "id", "reason", "detail")}
                     file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
@@ -157,22 +157,22 @@ class Quarantine:
             file = self.folder / name
             if file.exists():
                 with reading(file):
-                    found = [dict(json_in(line)) for line in contents(file, 2**31).decode().splitlines()]
-                    _ = ["".join((e["collection"], e["id"], e["reason"], e.get("detail", ""))) for e in found]
-                yield from found
+                    entries = [dict(json_in(line)) for line in contents(file, 2**31).decode().splitlines()]
+                    _ = ["".join((e["collection"], e["id"], e["reason"], e.get("detail", ""))) for e in entries]
+                yield from entries
 
 
 @dataclass(slots=True)
 class Staged(StateFile):
-    """What staging made; `index.json` in its folder.
+    """The result of staging; `index.json` in its folder.
 
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
     `quarantined` are counts by (collection, field, rule) and by reason; `derived` by (field, rule of `derive`, value),
-    `filled` by (field, value): the defaults that missing fields got; value None: those beyond the first few of a field.
+    `filled` by (field, value): the defaults for missing fields; value None counts those beyond the first few of a field.
     `collisions` name ids that two chunks claim in one target: {target, id, first, second}, the first 1,000 of `collided`.
     `rewritten` chunks have another id than in the source, `chunks_changed` at least one value that replaced another:
-    `changes.csv.gz` beside the index lists each, old and new. `without` are, by file, the rows that count no more: a catch-up
-    staged these chunks anew, in later files, or they are gone. `stored` are the files that are in a storage, and not here:
+    `changes.csv.gz` beside the index lists each, old and new. `without` are, by file, rows that are void: a catch-up staged
+    these chunks again, in later files, or they are deleted. `stored` are the files in a storage instead of the folder:
     (SHA-256, bytes); `storage` is the name of its folder in the workspace.
     """
 
@@ -197,18 +197,18 @@ class Staged(StateFile):
     storage: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]*$")] = ""
 
     def table(self, file: str, columns: list[str] | None = None, without: Sequence[int] | None = None) -> pa.Table:
-        """The rows of a staged file, in order; those of `without` (not given: that count no more) left out.
+        """The rows of a staged file, in order, except those of `without` (not given: `self.without`).
 
-        Raises `Terminal` ("staging_unreadable") where the storage does not have the file as it was put there.
+        Raises `Terminal` ("staging_unreadable") where the storage does not have the file as it was sent.
         """
         data, without = b"", self.without.get(file, ()) if without is None else without
-        if (held := self.stored.get(file)) is not None:
+        if (stored := self.stored.get(file)) is not None:
             step = Step.DRY_RUN if self.folder.parent.name == "dry-run" else Step.MIGRATE
-            data = staged_at(self.folder, self.storage).read(*held, step)
+            data = staged_at(self.folder, self.storage).read(*stored, step)
         return read_parquet(self.folder / file, columns, without=without, data=data)
 
     def share(self, file: str, into: Staged, name: str) -> None:
-        """Let `into` have this file under a name of its own. Nothing is copied."""
+        """Give `into` this file under a name of its own, without a copy."""
         if file in self.stored:
             into.stored[name], into.storage = self.stored[file], self.storage
             return
@@ -216,7 +216,7 @@ class Staged(StateFile):
         os.link(self.folder / file, into.folder / name)
 
     @property
-    def aside(self) -> int:
+    def unstaged(self) -> int:
         """Chunks that are not staged: quarantined or left out."""
         return sum(self.quarantined.values()) + self.left_out
 
@@ -228,9 +228,9 @@ class Staged(StateFile):
         return sorted({collection for _, collection, _ in self.files[target]})
 
     def stream(self, target: str, start: int, size: int) -> Iterator[ChunkBatch]:
-        """The target's rows from `start` on in batches of `size`, the next file being read while one is in use."""
+        """The target's rows from `start` on in batches of `size`; reads the next file while one is in use."""
         pending: list[ChunkBatch] = []
-        held = 0
+        buffered = 0
         ends = itertools.accumulate(rows for _, _, rows in self.files[target])
         files = [
             (file, rows, end) for (file, _, rows), end in zip(self.files[target], ends, strict=True) if end > start
@@ -242,51 +242,51 @@ class Staged(StateFile):
 
         for batch in ahead(read, files):
             pending.append(batch)
-            held += len(batch)
-            if held >= size:
+            buffered += len(batch)
+            if buffered >= size:
                 whole = ChunkBatch.concatenate(pending)
-                full = held - held % size
+                full = buffered - buffered % size
                 for at in range(0, full, size):
                     yield whole.slice(at, at + size)
-                pending, held = [whole.slice(full, held)], held - full
-        if held:
+                pending, buffered = [whole.slice(full, buffered)], buffered - full
+        if buffered:
             yield ChunkBatch.concatenate(pending)
 
     def between(self, target: str, start: int, stop: int) -> ChunkBatch:
         """The target's rows [start, stop), from the files that hold them."""
-        found, at = [], 0
+        batches, at = [], 0
         for file, _, rows in self.files[target]:
             if max(start, at) < min(stop, at + rows):
-                found.append(from_table(self.table(file)).slice(max(0, start - at), stop - at))
+                batches.append(from_table(self.table(file)).slice(max(0, start - at), stop - at))
             at += rows
-        return ChunkBatch.concatenate(found)
+        return ChunkBatch.concatenate(batches)
 
     def origins(self, target: str, start: int, stop: int) -> list[tuple[str, str]]:
         """(source collection, source id) of the target's rows [start, stop)."""
-        found: list[tuple[str, str]] = []
+        origins: list[tuple[str, str]] = []
         at = 0
         for file, collection, rows in self.files[target]:
             low, high = max(start, at), min(stop, at + rows)
             if low < high:
                 ids = self.table(file, ["source_id"]).column(0)
-                found += [(collection, i) for i in ids.slice(low - at, high - low).to_pylist()]
+                origins += [(collection, i) for i in ids.slice(low - at, high - low).to_pylist()]
             at += rows
-        return found
+        return origins
 
     def ids(self, target: str) -> Iterator[tuple[str, list[str]]]:
-        """Per staged file: the source collection and the ids as they will be in the target."""
+        """Per staged file: the source collection, and the ids in the target."""
         for file, collection, _ in self.files[target]:
             yield collection, cast(list[str], self.table(file, ["id"]).column(0).to_pylist())
 
 
-HOW = {"compression_level": 1, "use_dictionary": False, "write_statistics": False}  # of staged files
-SLICES = "slices"  # in the folder of what is staged: files of workers that have no name yet
+STAGED_FORMAT = {"compression_level": 1, "use_dictionary": False, "write_statistics": False}
+SLICES = "slices"  # subfolder for files of workers that have no final name yet
 
 
 @dataclass(slots=True)
 class _Rows:
-    """What of a part goes to one target: ids there, ids in the source, and the rows or what a worker wrote: a file here, or one
-    that is in the storage (SHA-256, bytes)."""
+    """The rows of a part that go to one target: ids there, ids in the source, and the rows themselves or what a worker wrote: a
+    file here, or one in the storage (SHA-256, bytes)."""
 
     ids: list[str]
     sources: list[str]
@@ -298,7 +298,7 @@ class _Rows:
 @dataclass(slots=True)
 class _Piece:
     """A part of the snapshot, transformed and checked: by target, in order, what is to be staged; `entries` of the quarantine,
-    whose chunks are kept already; repairs of what is staged, and how many chunks the part has."""
+    whose chunks are kept already; repairs of what is staged; number of chunks in the part."""
 
     collection: str
     chunks: int
@@ -309,8 +309,8 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """By what parts are transformed and checked: the schema and its context; vector sizes that are allowed (none: each
-    collection's own); limits of the target; collections with new vectors throughout."""
+    """How parts are transformed and checked: the schema and its context; allowed vector sizes (none: each collection's own);
+    limits of the target; collections that have only new vectors."""
 
     schema: Schema
     context: Context
@@ -318,8 +318,8 @@ class Rules:
     limits: Mapping[str, tuple[int, str]]
     anew: frozenset[str]
 
-    def piece(self, info: CollectionInfo, part: Part, batch: ChunkBatch, quarantine: Quarantine) -> _Piece:
-        """What becomes of a part. Chunks that are set aside are kept in the quarantine's folder; nothing else is written."""
+    def piece(self, info: CollectionInfo, part: SnapshotPart, batch: ChunkBatch, quarantine: Quarantine) -> _Piece:
+        """Transform and check a part. Writes nothing except the chunks that fail, to the quarantine's folder."""
         transformed = self.schema.transform(batch, info.name, self.context)
         failures = self.schema.failures(
             transformed, self.context, dimension=info.dimension, allowed_dimensions=self.dimensions, space=info.space
@@ -335,11 +335,11 @@ class Rules:
         entries = []
         if reasons is not None:
             positions = np.flatnonzero(bad)
-            out = frozenset(reasons.index[reasons["reason"] == ReasonCode.LEFT_OUT])
-            aside = batch.take([at for at in positions.tolist() if batch.ids[at] not in out])
-            if len(aside):  # the snapshot has those that are left out
+            omitted = frozenset(reasons.index[reasons["reason"] == ReasonCode.LEFT_OUT])
+            quarantined = batch.take([at for at in positions.tolist() if batch.ids[at] not in omitted])
+            if len(quarantined):  # those left out are in the snapshot
                 name = Path(part.file).with_suffix("").as_posix().replace("/", "-")
-                quarantine.keep(name, aside, info.name, aside.ids)
+                quarantine.keep(name, quarantined, info.name, quarantined.ids)
             for chunk in (batch.ids[at] for at in positions):
                 row = reasons.loc[chunk]
                 entries.append({"collection": info.name, "id": chunk, "reason": row["reason"], "detail": row["detail"]})
@@ -358,44 +358,44 @@ class Rules:
 
 @lru_cache(maxsize=4)
 def opened(folder: Path, digest: str) -> Snapshot:
-    """On a worker: a snapshot of the shared path. `Terminal` where it is not the one of the digest."""
-    found = Snapshot.open(folder)
-    if found.digest != digest:
-        what, next_step = (
+    """On a worker: a snapshot on the shared path. Raises `Terminal` where its digest differs."""
+    snapshot = Snapshot.open(folder)
+    if snapshot.digest != digest:
+        problem, next_step = (
             "it is another one here than in the process of the run",
             "Mount the same folder on all machines.",
         )
-        raise Terminal(ReasonCode.SNAPSHOT_ALTERED, what, where=str(folder), next_step=next_step)
-    return found
+        raise Terminal(ReasonCode.SNAPSHOT_ALTERED, problem, where=str(folder), next_step=next_step)
+    return snapshot
 
 
 def staged_in(folder: Path) -> Staged:
-    """On a worker: what is staged there, once it is whole."""
+    """On a worker: the staging in a folder, once it is complete."""
     about = (folder / Staged.file).stat()
     return _staged(folder, about.st_mtime_ns, about.st_size)
 
 
 @lru_cache(maxsize=4)
 def _staged(folder: Path, *_version: int) -> Staged:
-    found = Staged.load(folder)
-    assert found is not None
-    return found
+    staged = Staged.load(folder)
+    assert staged is not None
+    return staged
 
 
 @lru_cache(maxsize=4)
 def schema_of(name: str, digest: str) -> Schema:
-    """On a worker: the schema of a run by name or path. `Terminal` where it is not the one of the digest."""
-    found = load_schema(name)
-    if found.digest != digest:
-        what, next_step = "the schema is another one here than in the process of the run", "Put the same file there."
-        raise Terminal(ReasonCode.CONTEXT_CHANGED, what, where=name, next_step=next_step)
-    return found
+    """On a worker: the schema of a run by name or path. Raises `Terminal` where its digest differs."""
+    schema = load_schema(name)
+    if schema.digest != digest:
+        problem, next_step = "the schema is another one here than in the process of the run", "Put the same file there."
+        raise Terminal(ReasonCode.CONTEXT_CHANGED, problem, where=name, next_step=next_step)
+    return schema
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the slices of a step read from the shared path, as the process of the run has it: a snapshot, with its vectors
-    made anew if some were ordered, and the schema."""
+    """What the slices of a step read from the shared path: the snapshot of the run, with its new vectors if any were ordered,
+    and the schema."""
 
     folder: Path
     digest: str
@@ -407,42 +407,42 @@ class Shared:
     def of(cls, workers: Workers, snapshot: Snapshot, schema: Schema, reembedded: Path | None) -> Shared:
         return cls(snapshot.folder, snapshot.digest, reembedded, workers.order.schema, schema.digest)
 
-    def read(self, part: Part) -> ChunkBatch:
-        """On a worker. Raises as `opened`."""
+    def read(self, part: SnapshotPart) -> ChunkBatch:
+        """Read a part, on a worker. Raises as `opened`."""
         snapshot = opened(self.folder, self.digest)
         return (as_written(snapshot, self.reembedded) if self.reembedded else snapshot).read(part)
 
     @property
     def schema(self) -> Schema:
-        """On a worker. Raises as `schema_of`."""
+        """The schema, on a worker. Raises as `schema_of`."""
         return schema_of(self.name, self.schema_digest)
 
 
 def _piece(
-    shared: Shared, staged: Path, storage: str, quarantine: Path, rules: tuple[Any, ...], info: CollectionInfo, part: Part
+    shared: Shared, staged: Path, storage: str, quarantine: Path, rules: tuple[Any, ...], info: CollectionInfo, part: SnapshotPart
 ) -> _Piece:  # fmt: skip
-    """On a worker: as `Rules.piece`, the rows written to files whose names no other attempt has; put in `storage`, if named."""
+    """On a worker: as `Rules.piece`, with the rows in files whose names no other attempt uses; sent to `storage`, if named."""
     by = Rules(shared.schema, *rules)
     piece = by.piece(info, part, shared.read(part), Quarantine(quarantine))
     for rows in piece.rows.values():
         rows.file = f"{SLICES}/{uuid.uuid4().hex}.parquet"
-        sha256, rows.table = write_parquet(staged / rows.file, rows.table, **HOW), None
+        sha256, rows.table = write_parquet(staged / rows.file, rows.table, **STAGED_FORMAT), None
         if storage:
             rows.stored = staged_at(staged, storage).send(staged / rows.file, sha256)
     return piece
 
 
-VALUES = 5  # of the defaults of a field that are told apart; more, such as a template gives, are counted together
+VALUES = 5  # defaults of a field that are counted apart; further ones, such as a template gives, are counted together
 
 
 class _Staging:
-    """One pass over a snapshot: what is staged, counts that grow, and the list of changed values."""
+    """One pass over a snapshot: what is staged, growing counts, and the list of changed values."""
 
     def __init__(self, staged: Staged, quarantine: Quarantine, rules: Mapping[str, str]) -> None:
         self.staged, self.quarantine = staged, quarantine
         self.rules = rules  # of `derive`, by field
         self.send: Callable[[Path, str], None] | None = None  # to the storage, if the files go there
-        # By number: a collection's name need not be a legal file name everywhere.
+        # Folders are numbered: a collection's name need not be a legal file name everywhere.
         self.folders = {target: f"{number:03d}" for number, target in enumerate(staged.files, start=1)}
         for name in self.folders.values():
             (staged.folder / name).mkdir()
@@ -455,7 +455,7 @@ class _Staging:
         self.collisions: list[dict[str, str]] = []
 
     def take(self, piece: _Piece) -> None:
-        """The next part, transformed and checked, is staged and counted."""
+        """Stage and count the next part."""
         self.entries += piece.entries
         self._repaired(piece.repairs)
         for target, rows in piece.rows.items():
@@ -477,7 +477,7 @@ class _Staging:
         elif rows.table is None:  # a worker wrote it
             (self.staged.folder / rows.file).replace(path)
         else:
-            sha256 = write_parquet(path, rows.table, **HOW)
+            sha256 = write_parquet(path, rows.table, **STAGED_FORMAT)
             if self.send is not None:
                 self.staged.stored[file] = (sha256, path.stat().st_size)
                 self.send(path, sha256)
@@ -486,15 +486,15 @@ class _Staging:
         self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
 
     def _repaired(self, repairs: pd.DataFrame) -> None:
-        told = repairs[repairs["rule"] == "derived"]  # what replaced a value is a change, and counted there
-        for (field_name, value), rows in told.groupby(["field", "after"], sort=True):
+        derived = repairs[repairs["rule"] == "derived"]  # where it replaced a value it is a change, and counted there
+        for (field_name, value), rows in derived.groupby(["field", "after"], sort=True):
             by = self.rules[str(field_name)]
             shown = "" if DERIVED_TYPES[by] == "integer" else one_line(str(value), 80).strip("'")
             self.derived[str(field_name), by, shown] += len(rows)
         missing = repairs[repairs["rule"].map(kind_of) == "default"]
         for filled, value in zip(missing["field"].map(str), missing["after"].map(str), strict=True):
-            known = self.filled.setdefault(filled, Counter())
-            known[value if value in known or len(known) < VALUES else None] += 1
+            defaults = self.filled.setdefault(filled, Counter())
+            defaults[value if value in defaults or len(defaults) < VALUES else None] += 1
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)
@@ -509,7 +509,7 @@ class _Staging:
             flush_file(self.staged.folder / CHANGES)  # before the index says that everything is staged
 
     def _list(self, changed: pd.DataFrame) -> None:
-        if self.changes is None:  # the same values give the same bytes
+        if self.changes is None:  # mtime 0: the same values give the same bytes
             raw = gzip.GzipFile(self.staged.folder / CHANGES, "wb", mtime=0)
             self.changes = io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="")
             csv.writer(self.changes, lineterminator="\n").writerow(CHANGE_COLUMNS)
@@ -526,9 +526,9 @@ class _Staging:
             for (f, r, v), n in sorted(self.derived.items())
         ]
         staged.filled = [
-            {"field": field, "value": value, "chunks": known[value]}
-            for field, known in sorted(self.filled.items())
-            for value in sorted(known, key=lambda v: (v is None, v or ""))
+            {"field": field, "value": value, "chunks": defaults[value]}
+            for field, defaults in sorted(self.filled.items())
+            for value in sorted(defaults, key=lambda v: (v is None, v or ""))
         ]
         staged.collisions = self.collisions[:1000]
         staged.collided = len(self.collisions)
@@ -540,7 +540,7 @@ class _Staging:
 
 
 def _cell(text: str) -> str:
-    """As spreadsheets show it: a number, or text that is no formula."""
+    """The text as spreadsheets show it: a number, or text that is no formula."""
     try:
         float(text)
     except ValueError:
@@ -559,41 +559,41 @@ def stage(
     limits: Mapping[str, tuple[int, str]] = NO_LIMITS,
     progress: Progress = silent,
     away: tuple[Workers, Path | None] | None = None,
-    there: StagedFiles | None = None,
+    storage: StagedFiles | None = None,
 ) -> Staged:
-    """Transform and check every chunk of the snapshot; deterministic, so repeating it after a kill gives the same.
+    """Transform and check every chunk of the snapshot. Deterministic: repeating it after a kill gives the same files.
 
-    `dimensions` are the vector sizes that the parameters allow (none: each collection's own). `limits` are
-    those of the target (`known_of`); a chunk over one of them goes to quarantine. `away`: workers that do it for a snapshot
-    that is whole on disk, and where its vectors made anew are, if some were ordered; the files are the same. `there`: the storage
-    that gets the files, before `index.json` names them.
+    `dimensions` are the vector sizes that the parameters allow (none: each collection's own). `limits` are those of the
+    target (`known_of`); a chunk over one of them goes to quarantine. `away`: workers that do it for a snapshot that is whole on
+    disk, and the folder of its new vectors, if any were ordered; the files are the same. `storage` gets the files before
+    `index.json` names them.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(quarantine.folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files: dict[str, list[tuple[str, str, int]]] = {target: [] for target in sorted(schema.targets(snapshot.names()))}
-    staged = Staged(folder, files, rewritten=0, chunks_changed=0, storage=there.storage if there else "")
+    staged = Staged(folder, files, rewritten=0, chunks_changed=0, storage=storage.storage if storage else "")
     staging = _Staging(staged, quarantine, schema.derivations)
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
     rules = Rules(schema, context, dimensions, limits, frozenset(made_anew(snapshot)))
 
-    def here() -> Iterator[_Piece]:
+    def pieces() -> Iterator[_Piece]:
         for (info, part), batch in zip(work, ahead(snapshot.read, (part for _, part in work)), strict=True):
             yield rules.piece(info, part, batch, quarantine)
 
-    def elsewhere(workers: Workers, reembedded: Path | None) -> Iterator[_Piece]:
+    def pieces_of_workers(workers: Workers, reembedded: Path | None) -> Iterator[_Piece]:
         by = (context, tuple(dimensions), dict(limits), rules.anew)
-        given = (Shared.of(workers, snapshot, schema, reembedded), folder, staged.storage, quarantine.folder, by)
+        arguments = (Shared.of(workers, snapshot, schema, reembedded), folder, staged.storage, quarantine.folder, by)
         (folder / SLICES).mkdir()
-        yield from ahead(lambda item: workers.call(_piece, *given, *item), work, workers.at_once + 1)
+        yield from ahead(lambda item: workers.call(_piece, *arguments, *item), work, workers.at_once + 1)
         for name in staging.folders.values():
             flush_folder(folder / name)
         shutil.rmtree(folder / SLICES)  # of a slice that was done twice
 
-    with closing(staging), there.sending() if there else nullcontext() as staging.send:
-        for piece in here() if away is None else elsewhere(*away):
+    with closing(staging), storage.sending() if storage else nullcontext() as staging.send:
+        for piece in pieces() if away is None else pieces_of_workers(*away):
             staging.take(piece)
             progress.advance(piece.chunks)
-    if there is not None:
-        there.require_all(staged.stored.values())
+    if storage is not None:
+        storage.require_all(staged.stored.values())
     return staging.finish()

@@ -250,7 +250,7 @@ LATENCY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class QueryProbe:
     """One stored vector (d,) of a collection: a search for it must find `id` first, or another at the same distance."""
 
     collection: str
@@ -258,11 +258,11 @@ class Probe:
     vector: Vector
 
 
-def choose_probes(run: RunRecord, side: str, number: int) -> list[Probe]:
+def choose_probes(run: RunRecord, side: str, number: int) -> list[QueryProbe]:
     """So many stored vectors of each collection, by a seeded draw over at most four files of it.
 
-    `TARGET`: of the collections that the run filled, from what it staged; raises `WorldError` (`staged_gone`). `SOURCE`: of
-    the snapshot that the target is held to, [] where the run has taken none.
+    `TARGET`: of the collections that the run filled, from what it staged; raises `EnvironmentFailure` (`staged_gone`). `SOURCE`:
+    of the snapshot that the target is held to, [] where the run has taken none.
     """
     made, seed, found = WrittenData(run), run.parameters.validation.seed, []
     parts, whole_of = dict[str, Iterator[ChunkBatch]](), 0
@@ -278,7 +278,7 @@ def choose_probes(run: RunRecord, side: str, number: int) -> list[Probe]:
     for name, batches in parts.items():
         whole = ChunkBatch.concatenate(list(batches))
         drawn = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(~whole.lost))[:number])
-        found += [Probe(name, whole.ids[i], whole.embeddings[i]) for i in drawn]
+        found += [QueryProbe(name, whole.ids[i], whole.embeddings[i]) for i in drawn]
     run.sampled(f"stored vectors searched for in the {side}", len(found), whole_of)
     return found
 
@@ -306,7 +306,7 @@ def asker(store: Reader, name: str) -> Asker:
     return ask
 
 
-def warm(store: Reader, probes: Sequence[Probe]) -> dict[str, Asker]:
+def warm(store: Reader, probes: Sequence[QueryProbe]) -> dict[str, Asker]:
     """Searches by collection of these probes; each has answered once, so that what is timed next opens and loads nothing."""
     asks: dict[str, Asker] = {}
     for probe in probes:
@@ -329,7 +329,7 @@ def own_distance(vector: Vector, space: Space) -> float:
     return 1.0 - float(np.dot(vector, vector)) if space == "ip" else 0.0
 
 
-def finds(probe: Probe, hits: Hits, space: Space) -> bool:
+def finds(probe: QueryProbe, hits: Hits, space: Space) -> bool:
     """Whether the answer is right: the chunk itself comes first, or another that lies as near."""
     if not hits or not np.isfinite(hits[0][1]):
         return False

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helpers import plots
-from helpers.cutover.application import Answer, LogWatch, ask_all
+from helpers.cutover.application import HealthAnswer, LogWatch, ask_all
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import count
-from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
+from helpers.monitoring.measure import Asker, QueryProbe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import append, as_kind, contents, json_in, utc_now
 from helpers.run import kernel
 from helpers.run.command import used_by
 from helpers.run.folders import RunPath
-from helpers.run.record import Progress
+from helpers.run.record import RunProgress
 from helpers.stores import Reader, Space, open_target
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _REDRAWN = 2.0  # seconds between two drawings of a live figure
 
 
 @dataclass(slots=True)
-class Sample:
+class WatchSample:
     """What was found at one moment. Latencies are milliseconds, None where no query was answered; `second` counts watched time.
 
     `problems` are queries and counts that failed, `ill` health URLs and new lines in the application's logs, `shrunk`
@@ -100,7 +100,7 @@ class Breach:
     sentence: str
 
 
-def breach(samples: Sequence[Sample], limit_ms: float) -> Breach | None:
+def breach(samples: Sequence[WatchSample], limit_ms: float) -> Breach | None:
     """The rules. A count that stays below what clients may leave ends the watch at once; errors and health in two samples in a
     row, a p95 above the limit in three: one request can be lost on the way, and one query can be slow."""
     if not samples:
@@ -132,14 +132,14 @@ class Watcher:
     """
 
     def __init__(
-        self, opened: Callable[[], AbstractContextManager[Reader]], probes: Sequence[Probe], place: Endpoint, *,
+        self, opened: Callable[[], AbstractContextManager[Reader]], probes: Sequence[QueryProbe], place: Endpoint, *,
         alone: bool = False, counts: Mapping[str, int] | None = None, shrink_limit: float = 0.0, health: Sequence[str] = (),
         logs: LogWatch | None = None,
     ) -> None:  # fmt: skip
         self.probes, self.counts, self.health = list(probes), dict(counts or {}), list(health)
         self.shrink_limit = shrink_limit
         self.logs = logs or LogWatch({}, "")
-        self.answers: list[Answer] = []  # of the health URLs, in the last sample
+        self.answers: list[HealthAnswer] = []  # of the health URLs, in the last sample
         self.skipped = ""
         self.blind: set[str] = set()  # chunks that were not found from the beginning: timed, not judged
         self._opened, self._place, self._alone = opened, place, alone
@@ -152,11 +152,13 @@ class Watcher:
         self._asks: dict[str, Asker] = {}
 
     @classmethod
-    def of_target(cls, target: Endpoint, probes: Sequence[Probe], **more: Any) -> Watcher:
+    def of_target(cls, target: Endpoint, probes: Sequence[QueryProbe], **more: Any) -> Watcher:
         """Of a target, which no other process may have open where it is a directory."""
         return cls(lambda: open_target(target), probes, target, alone=True, **more)
 
-    def samples(self, seconds: float, interval: float, bar: Progress, watched: float | None = None) -> Iterator[Sample]:
+    def samples(
+        self, seconds: float, interval: float, bar: RunProgress, watched: float | None = None
+    ) -> Iterator[WatchSample]:
         """One at once, one every `interval` seconds, one at the end; a last one that found a problem is repeated once.
 
         After `watched` seconds by an earlier process it begins when the next one is due. `bar` counts seconds; it raises
@@ -181,8 +183,8 @@ class Watcher:
         finally:
             self.close()
 
-    def sample(self, second: float, *, last: bool = False) -> Sample:
-        found = Sample(utc_now(), second)
+    def sample(self, second: float, *, last: bool = False) -> WatchSample:
+        found = WatchSample(utc_now(), second)
         self.answers, before = ask_all(self.health), self.logs.seen
         found.healthy = sum(a.well for a in self.answers)
         found.ill = [f"{a.url} {a.problem}" for a in self.answers if not a.well]
@@ -226,9 +228,9 @@ class Watcher:
                 found.add((str(path), facts.st_mtime_ns, facts.st_size))
         return found
 
-    def _ask(self, store: Reader, found: Sample) -> None:
+    def _ask(self, store: Reader, found: WatchSample) -> None:
         times: list[float] = []
-        missed: list[Probe] = []
+        missed: list[QueryProbe] = []
         try:
             for probe in self.probes:
                 name = probe.collection
@@ -248,7 +250,7 @@ class Watcher:
         self._judge(store, missed, found)
         self._count(store, found)
 
-    def _judge(self, store: Reader, missed: list[Probe], found: Sample) -> None:
+    def _judge(self, store: Reader, missed: list[QueryProbe], found: WatchSample) -> None:
         """What is not found any more: a chunk that a client changed or took away is no fault."""
         for probe in missed:
             key = (probe.collection, probe.id)
@@ -271,7 +273,7 @@ class Watcher:
                     f"collection {name}: none of {len(whole)} stored chunks is found by its own vector"
                 )
 
-    def _count(self, store: Reader, found: Sample) -> None:
+    def _count(self, store: Reader, found: WatchSample) -> None:
         low = list(self.counts)
         for attempt in range(1 + RECOUNTS):
             time.sleep(RECOUNT_PAUSE if attempt else 0.0)
@@ -294,16 +296,16 @@ def next_due(due: float, now: float, interval: float) -> float:
     return due
 
 
-def _advance(bar: Progress, second: float) -> None:
+def _advance(bar: RunProgress, second: float) -> None:
     bar.advance(max(0, min(bar.total, int(second)) - bar.done))
 
 
-class Journal:
+class SampleJournal:
     """The samples of one watch of step 50 on disk."""
 
     def __init__(self, workspace: Path) -> None:
         self.folder = workspace / RunPath.MONITORING
-        self.samples: list[Sample] = []
+        self.samples: list[WatchSample] = []
         self.path = self.folder / "none"
         self.resumed = False
         newest = max(self.folder.glob("*.jsonl"), default=None)
@@ -313,7 +315,7 @@ class Journal:
             self.path = self.folder / f"{utc_now().replace(':', '').removesuffix('+0000')}.jsonl"
             self._write({"begun": utc_now()})
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: WatchSample) -> None:
         self.samples.append(sample)
         self._write(asdict(sample))
 
@@ -337,7 +339,7 @@ class Journal:
         append(self.path, (("\n" if torn else "") + json.dumps(line, ensure_ascii=True) + "\n").encode())
 
 
-def _unfinished(path: Path) -> list[Sample] | None:
+def _unfinished(path: Path) -> list[WatchSample] | None:
     """The samples of a journal that has no end yet; None where it is over. A line that holds none is left out."""
     samples = []
     for raw in _lines(path):
@@ -345,7 +347,7 @@ def _unfinished(path: Path) -> list[Sample] | None:
             return None
         if "second" in raw:
             with suppress(ValueError):
-                samples.append(as_kind(Sample, raw))
+                samples.append(as_kind(WatchSample, raw))
     return samples
 
 

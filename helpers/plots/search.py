@@ -453,7 +453,7 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class DiagramNode:
     """A box: its text, its level (0 at the top), and its horizontal position (0 left, 1 right)."""
 
     text: str
@@ -462,7 +462,7 @@ class Node:
 
 
 def decision_tree(
-    nodes: Mapping[str, Node], edges: Sequence[tuple[str, str]], path: Collection[str], title: str
+    nodes: Mapping[str, DiagramNode], edges: Sequence[tuple[str, str]], path: Collection[str], title: str
 ) -> Figure:
     """Draw boxes and arrows; those of `path` are bold and blue, so that they stand out without colour too."""
     levels = max(node.level for node in nodes.values())

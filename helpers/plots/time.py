@@ -171,7 +171,7 @@ _THINNEST = 0.003  # of the width, so that seconds in a window of hours are visi
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class TimelineBar:
     """A row: `planned` and `real` are (begin, end) in the unit of the panel, or None; `text` is written beside the bar."""
 
     label: str
@@ -186,7 +186,7 @@ class Panel:
 
     title: str
     unit: str
-    rows: list[Bar] = field(default_factory=list)
+    rows: list[TimelineBar] = field(default_factory=list)
     now: float | None = None
 
 

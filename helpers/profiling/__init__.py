@@ -99,7 +99,7 @@ FIELDS = 60  # metadata fields that become columns of the frame
 OWN = ("collection", "id", "target", "document", "characters", "norm")  # columns that are no metadata
 
 
-class Kept(NamedTuple):
+class SampledChunk(NamedTuple):
     """What is kept of one chunk. `vector` is (d,) float32, NaN where it is lost; a view of the block that was read with it."""
 
     hashed: int
@@ -117,7 +117,7 @@ class Sampler:
     def __init__(self, infos: Sequence[CollectionInfo], seed: int, most: int = MOST) -> None:
         self.seed = seed
         self.quotas = quotas(infos, most)
-        self.parts: dict[str, list[Kept]] = {info.name: [] for info in infos}
+        self.parts: dict[str, list[SampledChunk]] = {info.name: [] for info in infos}
         self._limits: dict[str, int] = {}  # hashes from here on are not kept any more
 
     def add(self, name: str, batch: ChunkBatch, targets: Sequence[str]) -> None:
@@ -129,7 +129,9 @@ class Sampler:
         for i, vector in zip(chosen, batch.embeddings[chosen], strict=True):
             document, metadata = batch.documents[i], _cut(batch.metadatas[i])
             beginning = document if document is None else document[:TEXT]
-            part.append(Kept(every[i], batch.ids[i], targets[i], beginning, len(document or ""), metadata, vector))
+            part.append(
+                SampledChunk(every[i], batch.ids[i], targets[i], beginning, len(document or ""), metadata, vector)
+            )
         if len(part) > 2 * self.quotas[name]:
             self._prune(name)
 
@@ -168,7 +170,7 @@ class Sample:
     `metadata.<field>` where it would hide one of the others).
     """
 
-    def __init__(self, parts: dict[str, list[Kept]], total: int, seed: int) -> None:
+    def __init__(self, parts: dict[str, list[SampledChunk]], total: int, seed: int) -> None:
         self.parts, self.total, self.seed = parts, total, seed
         self._spaces = self._gathered()
 
@@ -194,7 +196,7 @@ class Sample:
         """The rows of one collection, without the columns that it leaves empty."""
         return self._framed({name: self.parts[name]}).drop(columns="collection")
 
-    def _framed(self, parts: dict[str, list[Kept]]) -> pd.DataFrame:
+    def _framed(self, parts: dict[str, list[SampledChunk]]) -> pd.DataFrame:
         chunks = [kept for part in parts.values() for kept in part]
         names = [name for name, part in parts.items() for _ in part]
         rows = [(name, k.id, k.target, k.document, k.characters, _norm(k.vector))
@@ -291,7 +293,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ChunkFinding:
     """`chunks` counts them, `every` goes through their `places`: more than chunks where a group is shown with its first."""
 
     name: str
@@ -309,19 +311,21 @@ class Finding:
         return _known(self.name)[1]
 
     @staticmethod
-    def of(name: str, chunks: int, places: Sequence[Place]) -> Finding:
-        return Finding(name, chunks, len({place.collection for place in places}), len(places), lambda: iter(places))
+    def of(name: str, chunks: int, places: Sequence[Place]) -> ChunkFinding:
+        return ChunkFinding(
+            name, chunks, len({place.collection for place in places}), len(places), lambda: iter(places)
+        )
 
 
-def of_places(places: Places) -> list[Finding]:
+def of_places(places: Places) -> list[ChunkFinding]:
     """What the pass noted chunk by chunk."""
     return [
-        Finding(name, counts.total(), len(counts), counts.total(), partial(places.every, name))
+        ChunkFinding(name, counts.total(), len(counts), counts.total(), partial(places.every, name))
         for name, counts in places.counts.items()
     ]
 
 
-def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> Finding:
+def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> ChunkFinding:
     """Chunks that repeat each other, (collection, id, …): all but the first of a group count, and every one is a place."""
     known = list(groups)
 
@@ -331,7 +335,7 @@ def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> Finding:
             yield from (Place(place[0], place[1], first) for place in group)
 
     chunks = sum(map(len, known))
-    return Finding(name, chunks - len(known), len({place[0] for group in known for place in group}), chunks, every)
+    return ChunkFinding(name, chunks - len(known), len({place[0] for group in known for place in group}), chunks, every)
 
 
 def is_known(name: str) -> bool:

@@ -409,14 +409,14 @@ def _why(schema: Schema, kind: str | None, collection: str, row: Mapping[Any, An
         of = [
             one
             for one in rules
-            if one.applies(collection) and (one.document if name == DOCUMENT else one.named({name: 0}))
+            if one.applies(collection) and (one.document if name == DOCUMENT else one.matching_keys({name: 0}))
         ]
         texts = [
             text
             for text in (was if isinstance(was, list) else [was])
             if isinstance(text, str) and not unicode_problem(text)
         ]
-        of = [one for one in of if any(map(one.found_in, texts))] or of
+        of = [one for one in of if any(map(one.matches, texts))] or of
         names = ", ".join(
             one.name if isinstance(one, Redact) else f"{one.pattern} by {one.replacement!r}" for one in of
         )
@@ -493,17 +493,15 @@ def _idle(
             what, why = f"rename, {rule.source}", "" if rule.source in fields else "no such field here"
         elif isinstance(rule, Drop):
             what = f"drop, {', '.join(rule.fields)}"
-            why = "" if rule.named(dict.fromkeys(fields)) else "no such field here"
+            why = "" if rule.matching_keys(dict.fromkeys(fields)) else "no such field here"
         else:
             what = f"redact, {rule.name}" if isinstance(rule, Redact) else f"replace, {rule.pattern}"
             of = [
-                *(f"field {name}" for name in rule.named(dict.fromkeys(fields))),
+                *(f"field {name}" for name in rule.matching_keys(dict.fromkeys(fields))),
                 *(["document"] if rule.document else []),
             ]
             why = (
-                ""
-                if any(map(rule.found_in, chain(*(texts[name] for name in of))))
-                else "the pattern finds nothing here"
+                "" if any(map(rule.matches, chain(*(texts[name] for name in of)))) else "the pattern finds nothing here"
             )
         if not rule.applies(collection):
             why = f"only for collections {', '.join(rule.only)}; this one is {collection}"

@@ -22,7 +22,7 @@ import numpy as np
 from dotenv import dotenv_values
 
 from helpers import audit
-from helpers.errors import UsageError, WorldError
+from helpers.errors import EnvironmentFailure, UsageError
 from helpers.evidence import keep_sealed, signing
 from helpers.evidence.signoffs import GO, gate_state, sign, statement
 from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
@@ -235,7 +235,7 @@ def approve(run: RunState, step: plan.Step) -> None:
 
 def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunState:
     """A new run for this notebook on a small sample, with the steps before it done. Raises UsageError where a run that is no
-    rehearsal has its id, WorldError where a step before it fails."""
+    rehearsal has its id, EnvironmentFailure where a step before it fails."""
     folder = RunFolder.of(f"sample-{row.number}")
     if folder.exists and not folder.read().facts["rehearsal"]:
         raise UsageError(
@@ -265,7 +265,7 @@ def _run_first(folder: RunFolder, step: plan.Step) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
-        raise WorldError(ReasonCode.SAMPLE_FAILED, lines[-1], next_step=f"See {folder.log_path}.")
+        raise EnvironmentFailure(ReasonCode.SAMPLE_FAILED, lines[-1], next_step=f"See {folder.log_path}.")
     digests = {output.name: file_digest(output)}
     audit.append(folder.reports / audit.NAME, audit.NOTEBOOK_KEPT, step=step.number, digests=digests)
 

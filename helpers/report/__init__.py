@@ -1,7 +1,6 @@
 """Pages: a run, all runs, a rollback, and executed notebooks as HTML that works offline.
 
-Here: what they say, read from a run's own files and nothing else. Every piece may be missing (a run that stopped early) or
-unreadable (a file cut short): the page then says so.
+Here: their data, from a run's own files only. A file may be missing or unreadable: the page then says so.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from helpers.run.plan import Step
 
 # -- signed ------------------------------------------------------------------------------------------------------------
 
-# The statements of signoffs/ as the pages show them. Whether one counts is the gate's to say (`helpers.evidence.signoffs`).
+# The statements of signoffs/ as the pages show them. The gate decides whether one counts (`helpers.evidence.signoffs`).
 
 
 @dataclass(frozen=True, slots=True)
-class SignOff:
-    """One answer. `name` is the principal of the key that signed, never what the statement says of itself; `decision` is go
-    or no-go; `seal` what it was said of, its number and the beginning of its SHA-256; `superseded` where the role answered again.
+class SignOffAnswer:
+    """One answer of a role. `name`: the principal of the key that signed, never a name in the statement. `decision`: go or
+    no-go. `seal`: number and beginning of the SHA-256 of the seal that it signs. `superseded`: the role answered again later.
     """
 
     role: str
@@ -58,21 +57,21 @@ class SignOff:
 
 
 def _listed(path: Path, rows: Iterator[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """These columns of the rows, beginnings of long texts; where the list cannot be read on, one more, whose last says why."""
+    """Yield these columns of the rows, long texts cut; after a read error one more row, whose last column holds the reason."""
     try:
         for row in rows:
             yield {name: str(row.get(name) or "")[:_SHOWN] for name in columns}
     except FileNotFoundError:
         return
     except (OSError, EOFError, ValueError, zlib.error, csv.Error, AttributeError) as error:
-        why = f"{path.name} cannot be read on: {text(str(error), 100)}"
-        yield {**dict.fromkeys(columns, ""), columns[-1]: why}
+        reason = f"{path.name} cannot be read on: {text(str(error), 100)}"
+        yield {**dict.fromkeys(columns, ""), columns[-1]: reason}
 
 
-def read_signoffs(run: RunState) -> list[SignOff]:
-    """Every file in signoffs/ that names a role, by time."""
-    found = []
-    known: dict[str, tuple[str, Signer | None]] = _or(run, lambda r: statements(r), {})
+def read_signoffs(run: RunState) -> list[SignOffAnswer]:
+    """Return every file in signoffs/ that names a role, by time."""
+    signoffs = []
+    known: dict[str, tuple[str, Signer | None]] = _read(run, lambda r: statements(r), {})
     for path in sorted(run.reports.glob("signoffs/*.json")):
         try:
             value = json_in(contents(path))
@@ -80,20 +79,22 @@ def read_signoffs(run: RunState) -> list[SignOff]:
             continue
         if isinstance(value, dict) and "role" in value:
             _, signer = known.get(path.name, ("", None))
-            found.append(_signoff(value, signer.principal if signer else "an unknown signer", path.name))
-    found.sort(key=lambda s: (s.when, s.role, s.gate, s.file))
-    counting = {newest(run.reports, gate, role) for gate, role in {(s.gate, s.role) for s in found}}
-    return [replace(s, superseded=run.reports / RunPath.SIGNOFFS / s.file not in counting) for s in found]
+            signoffs.append(_signoff(value, signer.principal if signer else "an unknown signer", path.name))
+    signoffs.sort(key=lambda s: (s.when, s.role, s.gate, s.file))
+    counting = {newest(run.reports, gate, role) for gate, role in {(s.gate, s.role) for s in signoffs}}
+    return [replace(s, superseded=run.reports / RunPath.SIGNOFFS / s.file not in counting) for s in signoffs]
 
 
-def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOff:
+def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOffAnswer:
     role, when, gate, reason = (str(facts.get(key) or "") for key in ("role", "when", "gate", "reason"))
     decision = str(facts.get("decision") or "").lower().replace("_", "-")
     accept = facts.get("accept")
     accepted = [str(item) for item in accept] if isinstance(accept, list) else []
-    about = over if isinstance(over := facts.get("seal"), dict) else {}
-    seal = f"{Path(str(about.get('name'))).name[:4]}, SHA-256 {str(about.get('sha256'))[:16]}…" if about else ""
-    return SignOff(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file, seal)
+    signed = facts.get("seal")
+    seal = ""
+    if isinstance(signed, dict) and signed:
+        seal = f"{Path(str(signed.get('name'))).name[:4]}, SHA-256 {str(signed.get('sha256'))[:16]}…"
+    return SignOffAnswer(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file, seal)
 
 
 T = TypeVar("T")
@@ -113,10 +114,7 @@ _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
 @dataclass(slots=True)
 class StepRow:
-    """A step of the standard sequence, with what there is of it.
-
-    `verdict` is that of the result, or "not run", "unreadable", "failed", "interrupted".
-    """
+    """A step of the standard sequence. `verdict` is that of its result, or "not run", "unreadable", "failed", "interrupted"."""
 
     number: str
     title: str
@@ -133,26 +131,26 @@ class StepRow:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many checks came out how, the worst first."""
-        found = [c.verdict for c in self.result.checks] if self.result else []
-        return {v.value: found.count(v) for v in reversed(Verdict) if v in found}
+        """The number of checks by verdict, the worst first."""
+        verdicts = [c.verdict for c in self.result.checks] if self.result else []
+        return {v.value: verdicts.count(v) for v in reversed(Verdict) if v in verdicts}
 
     @property
     def not_exercised(self) -> list[Check]:
-        """What the step did not run, or ran only in part."""
+        """The checks that the step did not run, or ran only in part."""
         return [c for c in self.result.checks if c.verdict is Verdict.NOT_EXERCISED] if self.result else []
 
 
 @dataclass(slots=True)
-class Finding:
-    """A check that warned, was marginal or failed, as the first of the steps found it; `steps` are all that found the same."""
+class CheckFinding:
+    """A check that warned, was marginal or failed, from the first step with it; `steps`: every step with the same finding."""
 
     check: Check
     steps: list[str]
 
     @property
     def at_decision(self) -> bool:
-        """Whether it was on the page that those who decide had before them."""
+        """Whether it was known when the decision was signed."""
         return self.steps[0] <= Step.REVIEW
 
     @property
@@ -174,11 +172,11 @@ class Outcome:
 class RunView:
     """Everything on the page of one run.
 
-    Facts that it reads by name, wherever a step left them last: `matrix` (rows: criterion, measured, pass, marginal,
+    Facts that it reads by name, from the last step that recorded them: `matrix` (rows: criterion, measured, pass, marginal,
     fail, verdict), `decision` (GO or NO-GO), `quarantine` ({reason: chunks}), `repairs` (rows: field, rule, chunks),
     `counts` (rows: collection, source, target, quarantined), `queries`, `matrix_inputs`, `dimensions` (the checklist).
-    `targets` (rows: collection, target), `mean_latency_ms`, `downtime_seconds` (the success record). `signoffs` are the
-    files of signoffs/; `gates` is what they amount to.
+    `targets` (rows: collection, target), `mean_latency_ms`, `downtime_seconds` (the success record). `signoffs`: the
+    files of signoffs/; `gates`: the state of each gate that follows from them.
     """
 
     folder: Path
@@ -186,14 +184,14 @@ class RunView:
     parameters: dict[str, Any]
     parameters_text: str
     steps: list[StepRow]
-    signoffs: list[SignOff]
+    signoffs: list[SignOffAnswer]
     gates: dict[str, GateState]
     attempts: list[StepRow] = field(default_factory=list)  # earlier executions of steps, by time; none of them counts
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
     code: list[str] = field(default_factory=list)  # sentences on what ran, as the seals name it
     seals: list[str] = field(default_factory=list)  # their SHA-256, the oldest first
     drill: dict[str, Any] = field(default_factory=dict)
-    """What the drill of the rollback left, drills/rollback.json, and as `behind` drills/put-back.json; empty without one."""
+    """The record of the rollback drill, drills/rollback.json, and as `behind` drills/put-back.json; empty without a drill."""
 
     @property
     def id(self) -> str:
@@ -206,7 +204,7 @@ class RunView:
 
     @property
     def as_signed(self) -> list[str]:
-        """The pages that were kept, for those who sign and at the end; names in the folder, each followed by its PDF, if any."""
+        """Names of the pages kept for signing and at the end, each followed by its PDF, if any."""
         return sorted(path.name for pattern in ("as-signed-*.*", "final-*.*") for path in self.folder.glob(pattern))
 
     @property
@@ -214,12 +212,12 @@ class RunView:
         """The newest of these pages; "" where none was kept."""
         return max((name for name in self.as_signed if name.endswith(".html")), default="")
 
-    def key_of(self, sign: SignOff) -> str:
+    def key_of(self, sign: SignOffAnswer) -> str:
         """Whose key signed, and its fingerprint; "" where no signature counts."""
         gate = self.gates.get(sign.gate)
         return gate.keys.get(sign.role, "") if gate else ""
 
-    def problem_of(self, sign: SignOff) -> str:
+    def problem_of(self, sign: SignOffAnswer) -> str:
         """Why an answer does not count; "" where it does."""
         gate = self.gates.get(sign.gate)
         if gate is None:
@@ -232,13 +230,13 @@ class RunView:
 
     @property
     def changes(self) -> Iterator[dict[str, str]]:
-        """Each value that the schema replaced: collection, id, field, old, new, rule; none where step 22 left no list."""
+        """Each value that the schema replaced: collection, id, field, old, new, rule; none where step 22 wrote no list."""
         path, columns = self.folder / CHANGED, ("collection", "id", "field", "old", "rule", "new")
         return _listed(path, unpacked_rows(path, columns, _LARGEST), columns)
 
     @property
     def quarantine_file(self) -> str:
-        """The name of the list of all chunks in quarantine: step 25's, or where it left none, step 22's."""
+        """The name of the list of all chunks in quarantine: that of step 25, else that of step 22."""
         return QUARANTINED_LAST if (self.folder / QUARANTINED_LAST).is_file() else QUARANTINED
 
     @property
@@ -249,15 +247,15 @@ class RunView:
 
     @property
     def drills(self) -> list[str]:
-        """A sentence for each drill of a rehearsal, what became of it included."""
-        told = self.run.get("drills") if self.rehearsal else None
-        return [text(line, 600) for line in told if str(line).split()] if isinstance(told, list) else []
+        """A sentence for each drill of a rehearsal, with its result."""
+        drills = self.run.get("drills") if self.rehearsal else None
+        return [text(line, 600) for line in drills if str(line).split()] if isinstance(drills, list) else []
 
     @property
     def put_back(self) -> str:
         """When the drill of the rollback was put back, ISO 8601; "unknown" without a time, "" where it was not."""
-        told = any("put back to" in line for line in self.drills)
-        return str(self.drill.get("ended") or "unknown") if self.drill.get("put_back", told) else ""
+        mentioned = any("put back to" in line for line in self.drills)
+        return str(self.drill.get("ended") or "unknown") if self.drill.get("put_back", mentioned) else ""
 
     @property
     def results(self) -> dict[str, StepResult]:
@@ -292,27 +290,27 @@ class RunView:
 
     def checks(self, number: str) -> list[Check]:
         """What the step checked; none where it has not run."""
-        found = self.step(number)
-        return found.result.checks if found and found.result else []
+        row = self.step(number)
+        return row.result.checks if row and row.result else []
 
     def step(self, number: str) -> StepRow | None:
         return next((s for s in self.steps if s.number == number), None)
 
     def ran(self, number: str) -> bool:
         """Whether the step left a result that is not a dry run's."""
-        found = self.step(number)
-        return found is not None and found.result is not None and not found.result.facts.get("dry_run")
+        row = self.step(number)
+        return row is not None and row.result is not None and not row.result.facts.get("dry_run")
 
     def passed(self, number: str) -> bool:
         """Whether it ran and the run may continue after it."""
-        found = self.step(number)
-        return self.ran(number) and found is not None and passed(found.result)
+        row = self.step(number)
+        return self.ran(number) and row is not None and passed(row.result)
 
     @property
     def date(self) -> str:
         """The day on which the first step of the window began, else the run itself; "" where neither says."""
-        night = [s.result.started for s in self.steps if s.result and s.number >= Step.FENCE_WRITES]
-        return min(night, default=str(self.run.get("created", "")))[:10]
+        starts = [s.result.started for s in self.steps if s.result and s.number >= Step.FENCE_WRITES]
+        return min(starts, default=str(self.run.get("created", "")))[:10]
 
     @property
     def ended(self) -> str:
@@ -320,21 +318,21 @@ class RunView:
         return max((s.result.finished for s in self.steps if s.result), default="")
 
     @property
-    def findings(self) -> list[Finding]:
-        """Every check that warned, was marginal or failed, in the order of the steps; one that later steps repeat is one.
+    def findings(self) -> list[CheckFinding]:
+        """Every check that warned, was marginal or failed, in the order of the steps; one that later steps repeat is listed once.
 
-        The only list of them: pages and documents take theirs from here. The decision of step 24 repeats them all, and is none.
+        Pages and documents take their findings from here. The decision of step 24 sums them up and is not listed.
         """
-        found: dict[tuple[str, str, str, str], Finding] = {}
+        findings: dict[tuple[str, str, str, str], CheckFinding] = {}
         for step in self.steps:
-            for c in step.result.checks if step.result else []:
-                fine = c.verdict in (*UNREMARKABLE, Verdict.NOT_EXERCISED)
-                if fine or (step.number, c.name) == (Step.REVIEW, "decision"):
+            for check in step.result.checks if step.result else []:
+                fine = check.verdict in (*UNREMARKABLE, Verdict.NOT_EXERCISED)
+                if fine or (step.number, check.name) == (Step.REVIEW, "decision"):
                     continue
-                key = (c.reason, c.name, c.verdict, text(c.measured))
-                if step.number not in (same := found.setdefault(key, Finding(c, []))).steps:
+                key = (check.reason, check.name, check.verdict, text(check.measured))
+                if step.number not in (same := findings.setdefault(key, CheckFinding(check, []))).steps:
                     same.steps.append(step.number)
-        return list(found.values())
+        return list(findings.values())
 
     @property
     def executions(self) -> Iterator[StepRow]:
@@ -346,17 +344,17 @@ class RunView:
     @property
     def tallies(self) -> list[tuple[str, str, list[tuple[str, int]]]]:
         """Quarantined chunks by reason and repairs by field, each as (title, first head, rows)."""
-        found = [("Quarantined chunks, by reason", "Reason", self._tally("quarantine", "reason"))]
-        found.append(("What the schema filled in or changed, by field", "Field", self._tally("repairs", "field")))
-        return [table for table in found if table[2]]
+        tables = [("Quarantined chunks, by reason", "Reason", self._tally("quarantine", "reason"))]
+        tables.append(("What the schema filled in or changed, by field", "Field", self._tally("repairs", "field")))
+        return [table for table in tables if table[2]]
 
     def _tally(self, name: str, key: str) -> list[tuple[str, int]]:
         """A fact that maps reasons to numbers, or rows with `key`, perhaps `rule`, and `chunks`; summed, most first."""
         pairs: list[tuple[str, Any]] = [(str(k), v) for k, v in self.table(name).items()]
         for row in self.rows(name):
             kind = kind_of(rule := str(row["rule"])) if "rule" in row else ""
-            told = f" · {kind}{f' ({rule})' if kind == 'changed' else ''}" if kind else ""
-            pairs.append((f"{row.get(key, '')}{told}", row.get("chunks")))
+            suffix = f" · {kind}{f' ({rule})' if kind == 'changed' else ''}" if kind else ""
+            pairs.append((f"{row.get(key, '')}{suffix}", row.get("chunks")))
         sums: Counter[str] = Counter()
         for label, n in pairs:
             sums[label] += n if isinstance(n, int) else 0
@@ -365,12 +363,12 @@ class RunView:
     @property
     def phases(self) -> list[tuple[str, Phase]]:
         """Every phase with its step's number, in order of time."""
-        found = [(step.number, phase) for step in self.steps if step.result for phase in step.result.phases]
-        return sorted(found, key=lambda pair: (str(pair[1].started), pair[0]))[:_PHASES]
+        phases = [(step.number, phase) for step in self.steps if step.result for phase in step.result.phases]
+        return sorted(phases, key=lambda pair: (str(pair[1].started), pair[0]))[:_PHASES]
 
     @property
     def figures(self) -> Iterator[dict[str, str]]:
-        """Figures with their picture ("" where the file is gone or no picture): step, caption, alt, file, picture."""
+        """Each figure: step, caption, alt, file, picture ("" where the file is missing or is no picture), shown."""
         for step in self.steps:
             for figure in step.result.figures if step.result else []:
                 path = self.folder / RunPath.FIGURES / Path(str(figure.get("file", "none"))).name
@@ -405,9 +403,9 @@ _FETCHES = re.compile(r"(?i)[\\@]|(url|image|image-set|src|expression|element|pa
 
 
 def picture(path: Path, alt: str) -> Markup:
-    """A figure of the run as an element of a page: SVG with its text as text, PNG (of older runs) as an image.
+    """Return a figure of the run as an element of a page: SVG inline, PNG (of older runs) as an image, "" for anything else.
 
-    The file comes from a folder that others can write to, so of an SVG only shapes and words pass. "" for anything else.
+    Others can write to the folder of the file, so only shapes and text of an SVG are kept.
     """
     if not path.is_file() or path.stat().st_size > _LARGEST:
         return Markup("")
@@ -418,9 +416,9 @@ def picture(path: Path, alt: str) -> Markup:
     return inline_svg(data, alt, path.stem)
 
 
-@lru_cache(64)  # a run's page is written after each step, and most of its figures are those of before
+@lru_cache(64)  # a run's page is written after each step, and most of its figures have not changed
 def inline_svg(data: bytes, alt: str, name: str) -> Markup:
-    """An SVG as an element of a page, its shapes and words only; "" where it is none. `name` sets its ids apart from others'."""
+    """Return an SVG as an element of a page, shapes and text only; "" where it is none. `name` makes its ids unique."""
     try:
         root = None if b"<!" in data or b"\0" in data else ElementTree.fromstring(data)  # noqa: S314  # nosec B314  (no entities)
     except ElementTree.ParseError:
@@ -434,7 +432,7 @@ def inline_svg(data: bytes, alt: str, name: str) -> Markup:
 
 
 def _harmless(element: ElementTree.Element, prefix: str) -> None:
-    """Only shapes, words, and references inside the figure are left; its ids get a prefix, since a page has many figures."""
+    """Keep only shapes, text and references inside the figure; its ids get a prefix, since a page has many figures."""
     element.tag = element.tag.removeprefix(_SVG)
     for child in list(element):
         if child.tag.removeprefix(_SVG) in _SHAPES:
@@ -442,13 +440,13 @@ def _harmless(element: ElementTree.Element, prefix: str) -> None:
         else:
             element.remove(child)
     link = element.attrib.get(_XLINK, "")
-    kept = {
+    attributes = {
         key: value
         for key, value in element.attrib.items()
         if key in _LOOKS and not _FETCHES.search(value.replace("url(#", ""))
     }
     element.attrib.clear()
-    for key, value in kept.items():
+    for key, value in attributes.items():
         element.set(key, prefix + value if key == "id" else value.replace("url(#", f"url(#{prefix}"))
     if link.startswith("#"):
         element.set("href", f"#{prefix}{link[1:]}")
@@ -457,45 +455,45 @@ def _harmless(element: ElementTree.Element, prefix: str) -> None:
 
 
 def read_run(run: RunState | Path) -> RunView:
-    """The view of one run, or of its folder."""
+    """Return the view of one run, or of the run in this folder."""
     run = run if isinstance(run, RunState) else RunState(run.name, run, run)
     folder = run.reports
     return RunView(
-        folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
+        folder, _read(run, lambda r: r.facts, {}), _read(run, lambda r: r.document, {}), _read(run, lambda r: r.text, ""),
         steps := list(_steps(run)), read_signoffs(run), _gates(run), list(_attempts(run, steps)),
-        code=_or(run, lambda r: code_lines(chain(r)), []), seals=_or(run, lambda r: [s.digest for s in chain(r)], []),
+        code=_read(run, lambda r: code_lines(chain(r)), []), seals=_read(run, lambda r: [s.digest for s in chain(r)], []),
         drill=_drill(run),
     )  # fmt: skip
 
 
 def _drill(run: RunState) -> dict[str, Any]:
     def record(name: str) -> dict[str, Any]:
-        return _or(run, lambda r: dict(json_in(contents(r.reports / RunPath.DRILLS / name))), {})
+        return _read(run, lambda r: dict(json_in(contents(r.reports / RunPath.DRILLS / name))), {})
 
     back = record(RunPath.ROLLBACK)
     return back and back | {"behind": record("put-back.json")}
 
 
-def _or(run: RunState, read: Callable[[RunState], T], none: T) -> T:
-    """What is read in the run, or `none` where it is missing or damaged."""
+def _read(run: RunState, read: Callable[[RunState], T], none: T) -> T:
+    """Return what `read` gives; `none` where the file is missing or damaged, or holds another type."""
     try:
-        found = read(run)
+        value = read(run)
     except (RunbookError, OSError, TypeError, ValueError):
         return none
-    return found if isinstance(found, type(none)) else none
+    return value if isinstance(value, type(none)) else none
 
 
 def void(gate: GateState) -> dict[str, str]:
-    """By role: why an approval counts no longer."""
-    found = {}
+    """Return by role why an approval counts no longer."""
+    reasons = {}
     for role, files in gate.stale.items():
         more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
-        found[role] = f"The approval of {role} is void: {', '.join(files[:3]) or 'the results'}{more} changed since."
-    return found
+        reasons[role] = f"The approval of {role} is void: {', '.join(files[:3]) or 'the results'}{more} changed since."
+    return reasons
 
 
 def _gates(run: RunState) -> dict[str, GateState]:
-    """The approvals by gate; none where the parameters do not say whose are due."""
+    """Return the approvals by gate; none where the parameters cannot be read."""
     try:
         return {gate: gate_state(run, gate) for gate in GATES}
     except (RunbookError, OSError, TypeError, ValueError):
@@ -503,29 +501,32 @@ def _gates(run: RunState) -> dict[str, GateState]:
 
 
 def _attempts(run: RunState, steps: list[StepRow]) -> Iterator[StepRow]:
-    """What earlier executions left below `earlier/`, by time; numbers each, and the execution that counts."""
+    """Yield the earlier executions, below `earlier/`, by time; number each of them, and the execution that counts."""
     earlier = sorted(run.reports.glob(f"{RunPath.EARLIER}/*/{RunPath.RESULTS}/*.json"))
-    whole = Counter(path.stem for path in earlier)
-    at: Counter[str] = Counter()
+    totals = Counter(path.stem for path in earlier)
+    counted: Counter[str] = Counter()
     for step in steps:
-        if (n := whole[step.number]) and step.result:
+        if (n := totals[step.number]) and step.result:
             step.attempt = f"attempt {n + 1} of {n + 1}"
     for path in earlier:
-        at[path.stem] += 1
+        counted[path.stem] += 1
         step = next((s for s in steps if s.number == path.stem), StepRow(path.stem, "", _NOT_RUN))
         row = replace(
-            step, attempt=f"attempt {at[path.stem]} of {whole[path.stem] + bool(step.result)}", page="", notebook=""
+            step,
+            attempt=f"attempt {counted[path.stem]} of {totals[path.stem] + bool(step.result)}",
+            page="",
+            notebook="",
         )
         row.result = _result(partial(StepResult.read, path, run.id))
         row.verdict = _verdict(row.result)
-        for found in path.parents[1].glob(f"{path.stem}_*.*"):
-            name = found.relative_to(run.reports).as_posix()
-            row.page, row.notebook = (name, row.notebook) if found.suffix == ".html" else (row.page, name)
+        for output in path.parents[1].glob(f"{path.stem}_*.*"):
+            name = output.relative_to(run.reports).as_posix()
+            row.page, row.notebook = (name, row.notebook) if output.suffix == ".html" else (row.page, name)
         yield row
 
 
 def _verdict(result: StepResult | None) -> str:
-    """As `StepRow.verdict` has it."""
+    """Return what `StepRow.verdict` holds."""
     if result is None:
         return _UNREADABLE
     if result.error and result.error.get("code") != ReasonCode.NO_GO:
@@ -534,18 +535,18 @@ def _verdict(result: StepResult | None) -> str:
 
 
 def _steps(run: RunState) -> Iterator[StepRow]:
-    """Every step of the standard sequence, and any other that left a result."""
+    """Yield every step of the standard sequence, and any other with a result."""
     folder = run.reports
-    line = {step.number: step for step in plan.LINE}
-    left = {path.stem for path in folder.glob("results/*.json")}
-    for number in sorted({*line, *left}):
-        step = line.get(number)
+    sequence = {step.number: step for step in plan.LINE}
+    recorded = {path.stem for path in folder.glob("results/*.json")}
+    for number in sorted({*sequence, *recorded}):
+        step = sequence.get(number)
         row = StepRow(number, step.title if step else "", _NOT_RUN)
         notebook = next(iter(sorted(folder.glob(f"{number}_*.ipynb"))), None)
         if notebook:
             row.notebook = notebook.name
             row.page = notebook.with_suffix(".html").name if notebook.with_suffix(".html").is_file() else ""
-        if number in left:
+        if number in recorded:
             row.result = _result(partial(run.result, number))
             row.verdict = _verdict(row.result)
             row.title = row.result.title if row.result else row.title
@@ -564,7 +565,7 @@ def _result(read: Callable[[], StepResult | None]) -> StepResult | None:
 
 @dataclass(slots=True)
 class Timed:
-    """A step with when it began and ended (UTC), and the phases inside it."""
+    """A step, its start and end (UTC), and the phases inside it."""
 
     step: StepRow
     start: datetime
@@ -578,7 +579,7 @@ def between(first: datetime, second: datetime) -> str:
 
 
 def timed(steps: Iterable[StepRow]) -> Iterator[Timed]:
-    """The steps that began, in their order."""
+    """Yield the steps that began, in their order."""
     for row in steps:
         start = instant(row.result.started) if row.result else None
         if row.result is None or start is None:
@@ -590,7 +591,7 @@ def timed(steps: Iterable[StepRow]) -> Iterator[Timed]:
 
 
 def instant(text: Any) -> datetime | None:
-    """An ISO 8601 time in UTC; None for anything else."""
+    """Return an ISO 8601 time in UTC; None for anything else."""
     try:
         when = datetime.fromisoformat(str(text))
     except ValueError:

@@ -1,8 +1,7 @@
 """An executed notebook as one HTML file that needs nothing else: no network, no script, nothing active in it.
 
-nbconvert turns Markdown and code into HTML; everything that came from a notebook is then cleaned against a list of
-harmless elements, because outputs hold documents and ids of the source. What is not on the list is dropped, what it
-said is kept as text.
+nbconvert turns Markdown and code into HTML. All of it is then reduced to a list of harmless elements, because outputs hold
+documents and ids of the source. Other elements are removed, and their text is kept.
 """
 
 from __future__ import annotations
@@ -41,24 +40,23 @@ _FEW_COLUMNS = 9
 
 
 def title_of(notebook: Any) -> str:
-    """The first level-one heading, or the plain word."""
+    """Return the first level-one heading; "Notebook" without one."""
     for cell in notebook.cells:
-        found = re.search(r"^# +(.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
-        if found:
-            return lines(found[1], 200).strip()
+        heading = re.search(r"^# +(.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+        if heading:
+            return lines(heading[1], 200).strip()
     return "Notebook"
 
 
 def read_notebook(data: bytes) -> Any:
-    """The notebook, format 4."""
+    """Return the notebook, format 4. Raises the errors of nbformat where it is none."""
     return nbformat.reads(data.decode(), as_version=4)  # type: ignore[no-untyped-call]
 
 
 def cells(notebook: Any, figures: Path) -> Iterator[dict[str, Any]]:
-    """Each cell for the template: kind, html (Markdown or highlighted code), number, outputs; empty cells left out.
+    """Yield each cell for the template: kind, html (Markdown or highlighted code), number, outputs; empty cells are left out.
 
-    `figures` is the folder of the run's figures: a figure that the run saved there is shown as that file, not as the
-    notebook's own picture.
+    `figures`: the folder of the run's figures. A figure saved there is shown from that file, not from the notebook.
     """
     highlight = Highlight2HTML(pygments_lexer="ipython3")  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
@@ -84,7 +82,7 @@ def _markdown(cell: Any) -> str:
 
 
 def _output(output: Any, figures: Path) -> dict[str, Any]:
-    """One output for the template: kind (text, html, error), html."""
+    """Return one output for the template: kind (text, html, error), html."""
     if output.output_type == "stream":
         return {"kind": output.name, "html": _text(_overwritten(output.text))}
     if output.output_type == "error":
@@ -121,27 +119,29 @@ def _picture(mime: str, data: str, metadata: dict[str, Any], figures: Path) -> M
 
 
 def _overwritten(text: str) -> str:
-    """A stream as a terminal leaves it: what a progress bar wrote over is gone."""
+    """Return a stream as a terminal shows it: text that a progress bar overwrote is removed."""
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
 
 
 def _text(text: str) -> Markup:
-    """Plain text, colours of a terminal left out, other control characters shown as escapes."""
+    """Return plain text without terminal colours; other control characters are shown as escapes."""
     return Markup("<pre>{}</pre>").format(lines(_COLOUR.sub("", text)))
 
 
 def clean(html: str, *, outside: bool = True) -> Markup:
-    """HTML of unknown origin with only harmless elements and attributes left, and no request in it.
+    """Return HTML of unknown origin with only harmless elements and attributes, and no request in it.
 
-    `outside`: links may lead out of the run's folder. What a notebook says may; what a source says may not.
+    `outside`: links may lead out of the run's folder. Allowed for text of a notebook, not for text of a source.
     """
     soup = BeautifulSoup(html, "html.parser")
     for element in soup.find_all(_ACTIVE):
         element.decompose()
-    for anchor in soup.select("a.anchor-link"):  # nbconvert's; they lead to ids, which are not kept
+    for anchor in soup.select("a.anchor-link"):  # of nbconvert: they lead to ids, which are removed
         anchor.decompose()
-    for desk in soup.select("a.desk"):  # leads to a notebook to work in, of which the run's folder holds no page
-        desk.unwrap()
+    for interactive in soup.select(
+        "a.desk"
+    ):  # leads to an interactive notebook, of which the run's folder holds no page
+        interactive.unwrap()
     for link in soup.find_all("a", href=True):
         link["href"] = re.sub(r"^((?!https?:)[^?#]+)\.ipynb(?=$|#)", r"\1.html", str(link["href"]))
     for table in soup.find_all("table"):
@@ -151,7 +151,7 @@ def clean(html: str, *, outside: bool = True) -> Markup:
     for heading in soup.find_all("th", scope=False):
         row = heading.find_parent("thead")
         heading["scope"] = "col" if row else "row"
-    shown = lines(soup.decode(formatter="minimal"), _LONGEST_HTML)
+    cleaned = lines(soup.decode(formatter="minimal"), _LONGEST_HTML)
     cleaner = bleach.Cleaner(
         tags=_TAGS,
         attributes=_allowed if outside else _allowed_inside,
@@ -159,7 +159,7 @@ def clean(html: str, *, outside: bool = True) -> Markup:
         strip=True,
         strip_comments=True,
     )
-    return Markup(cleaner.clean(shown))  # noqa: S704  # nosec B704  (this is what makes it safe)
+    return Markup(cleaner.clean(cleaned))  # noqa: S704  # nosec B704  (this is what makes it safe)
 
 
 def _allowed(tag: str, name: str, value: str) -> bool:

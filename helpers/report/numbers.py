@@ -1,7 +1,7 @@
 """The numbers of a run: each duration and each count is computed here, and has the same name wherever it is shown.
 
-Pages, `runbook status`, the summary documents and the notebooks 27 and 53 take them from here; all come from the result files, so
-whoever has the folder can compute them again. Below them the steps on a clock, the drawing of the run's page.
+Pages, `runbook status`, the summary documents and the notebooks 27 and 53 take them from here. All come from the result files,
+so whoever has the folder can compute them again. The second part compares the steps with the maintenance window.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ WINDOW = tuple(step for step in plan.LINE if _FIRST <= step.number <= _LAST)  # 
 class ForwardTimes:
     """The steps of the window that have run (20 to 25), in seconds.
 
-    `work`: what the steps took, summed. `starts`: until their notebooks had started, summed. `wall`: from the first start to the
-    last end, waiting for people included. `attempts`: what earlier attempts of these steps took, which is in `wall` only.
+    `work`: the sum of the steps. `starts`: the sum of the starts of their notebooks. `wall`: from the first start to the last
+    end, waiting for people included. `attempts`: earlier attempts of these steps, which only `wall` includes.
     """
 
     work: float
@@ -61,11 +61,11 @@ class ForwardTimes:
 
 @dataclass(frozen=True, slots=True)
 class RollbackTimes:
-    """A rollback that was measured, in seconds from the order, the start of its notebook included.
+    """A measured rollback, in seconds from its order, the start of its notebook included.
 
-    `service`: until a write was taken at the source again; where none was `observed`, until restart and fence were done.
-    `clean`: until the target held nothing of the run. `whole`: with the watch of the source behind it. `replayed`: chunks of
-    clients that were written back to the source in it, as ordered with it; None where there was no such order.
+    `service`: until a write was taken at the source again; where none was `observed`, until the restart and the end of the
+    fence. `clean`: until the target held nothing of the run. `whole`: until the source was watched. `replayed`: chunks of clients
+    written back to the source, as ordered with the rollback; None without such an order.
     """
 
     service: float
@@ -76,12 +76,12 @@ class RollbackTimes:
 
 
 def work(results: Results) -> float:
-    """Seconds that the steps of the standard sequence took, summed; step 27 and other notebooks on demand are not in it."""
+    """Return the seconds of the steps of the standard sequence, summed; without step 27 and other notebooks on demand."""
     return sum(r.seconds for number, r in results.items() if number in _SEQUENCE)
 
 
 def forward(results: Results, attempts: Iterable[StepRow] = ()) -> ForwardTimes | None:
-    """None where no step of the window has run to its end. `attempts`: `RunView.attempts`."""
+    """Return the times of the window; None where none of its steps has ended. `attempts`: `RunView.attempts`."""
     steps = [r for number, r in results.items() if _FIRST <= number <= _LAST and r.finished]
     begun = [when for r in steps if (when := instant(launched(r)))]
     ended = [when for r in steps if (when := instant(r.finished))]
@@ -93,51 +93,51 @@ def forward(results: Results, attempts: Iterable[StepRow] = ()) -> ForwardTimes 
 
 
 def launched(result: StepResult) -> str:
-    """When the runner began to start the notebook; where it did not say, when the notebook's first cell began."""
+    """Return when the runner began to start the notebook, ISO 8601; where not recorded, when its first cell began."""
     return str(result.facts.get("launched") or result.started)
 
 
 def start_seconds(result: StepResult) -> float:
-    """Until the notebook had started: its kernel, its imports. 0 where nobody measured it."""
+    """Return the seconds of the notebook's start: kernel and imports. 0 where not measured."""
     begun, started = instant(launched(result)), instant(result.started)
     return max(0.0, (started - begun).total_seconds()) if begun and started else 0.0
 
 
 def rollback(result: StepResult | None) -> RollbackTimes | None:
-    """The measured rollback, a drill included; None where none went through. A dry run is none."""
+    """Return the times of the rollback, or of its drill; None where none succeeded. A dry run does not count."""
     if result is None or not passed(result) or result.facts.get("dry_run"):
         return None
     begun, ended = ordered(result), instant(result.finished)
     ends = {p.name: at + timedelta(seconds=p.seconds) for p in result.phases if (at := instant(p.started))}
-    back, clean = ends.get(SERVICE_BACK), ends.get(CLEAN)
-    if begun is None or ended is None or back is None or clean is None:
+    restored, clean = ends.get(SERVICE_BACK), ends.get(CLEAN)
+    if begun is None or ended is None or restored is None or clean is None:
         return None
     taken = instant((result.facts.get("fence") or {}).get("write_taken"))
-    service, cleaned, whole = ((when - begun).total_seconds() for when in (taken or back, clean, ended))
+    service, cleaned, whole = ((when - begun).total_seconds() for when in (taken or restored, clean, ended))
     replayed = next((int(c.measured or 0) for c in result.checks if c.name == REPLAYED), None)
     return RollbackTimes(service, cleaned, whole, taken is not None, replayed)
 
 
 def ordered(result: StepResult | None) -> datetime | None:
-    """When a rollback was ordered; where step 27 did not say, when its notebook was started."""
+    """Return when a rollback was ordered; where step 27 did not record it, when its notebook was started."""
     return instant(result.facts.get("ordered") or launched(result)) if result is not None else None
 
 
-def rollback_words(found: RollbackTimes, *, brief: bool = False) -> str:
+def rollback_words(times: RollbackTimes, *, brief: bool = False) -> str:
     """`service back after 9.6 s (a write was taken), target clean after 11 s`; the same on pages, in status and in documents."""
-    back = f"service back after {duration(found.service)} ({service_ends(found)})"
-    ordered = "" if found.replayed is None else f"; {REPLAY_ORDERED}, {count(found.replayed, 'chunk')}"
+    service = f"service back after {duration(times.service)} ({service_ends(times)})"
+    ordered = "" if times.replayed is None else f"; {REPLAY_ORDERED}, {count(times.replayed, 'chunk')}"
     ordered += f": {WITHOUT_ORDER}" if ordered and not brief else ""
-    return f"{back}, target clean after {duration(found.clean)}{ordered}"
+    return f"{service}, target clean after {duration(times.clean)}{ordered}"
 
 
-def service_ends(found: RollbackTimes) -> str:
-    """What ends the time until service is back, and whether it was seen."""
-    return "a write was taken" if found.observed else "restarted and fence lifted; no write was observed"
+def service_ends(times: RollbackTimes) -> str:
+    """Return what ends the time until service is back, and whether it was observed."""
+    return "a write was taken" if times.observed else "restarted and fence lifted; no write was observed"
 
 
 def estimate(results: Results) -> tuple[dict[str, float], float]:
-    """What the dry run said: (seconds of work by step, seconds of notebook starts); nothing where it said nothing."""
+    """Return the dry run's estimate: (seconds of work by step, seconds of notebook starts); ({}, 0.0) without one."""
     dry = results.get(Step.DRY_RUN)
     parts = (dry.facts.get("estimate") or []) if dry is not None else []
     by_step: dict[str, float] = {}
@@ -152,7 +152,7 @@ def estimate(results: Results) -> tuple[dict[str, float], float]:
 
 
 class RollbackRow(NamedTuple):
-    """One of the times of a rollback: what it is called, what it counts from and to, seconds, and how it is known."""
+    """One of the times of a rollback: its name, from when to when it counts, seconds, and how it is known."""
 
     name: str
     counts: str
@@ -161,48 +161,48 @@ class RollbackRow(NamedTuple):
 
 
 def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRow]:
-    """Every time of a rollback that this run knows, under its one name. `drill`: what a rehearsal's drill left."""
+    """Return every time of a rollback that this run knows, under its one name. `drill`: `RunView.drill`."""
     rows = []
     counts = f"{HOLDS}; no notebook start, no restart, no watch"
     night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
-    if isinstance(night, dict) and isinstance(told := night.get("way_back_seconds"), int | float):
-        rows.append(RollbackRow("Estimate announced", counts, told, _basis(results, announced=True)))
-    if Step.MIGRATE in results and (guess := rollback_estimate(results)) is not None:
-        rows.append(RollbackRow("Estimate after step 22", counts, guess, _basis(results)))
+    if isinstance(night, dict) and isinstance(announced := night.get("way_back_seconds"), int | float):
+        rows.append(RollbackRow("Estimate announced", counts, announced, _basis(results, announced=True)))
+    if Step.MIGRATE in results and (estimated := rollback_estimate(results)) is not None:
+        rows.append(RollbackRow("Estimate after step 22", counts, estimated, _basis(results)))
     result = results.get(Step.ROLLBACK)
-    if (found := rollback(result)) is not None and result is not None:
+    if (times := rollback(result)) is not None and result is not None:
         begun, first = ordered(result), min(at for p in result.phases if (at := instant(p.started)))
-        waited = (first - begun).total_seconds() if begun else 0.0
-        asked = sum(p.seconds for p in result.phases if p.name == WRITE_ASKED)
-        probed = f"; {duration(asked)} of it until the write probe had answered" * bool(asked)
+        delay = (first - begun).total_seconds() if begun else 0.0
+        probe_seconds = sum(p.seconds for p in result.phases if p.name == WRITE_ASKED)
+        probed = f"; {duration(probe_seconds)} of it until the write probe had answered" * bool(probe_seconds)
         measured = {
             "Configuration files back": ("files, restart and health checks only",
                                          sum(p.seconds for p in result.phases if p.name == FILES_BACK)),
-            "Service back": (f"from the order until clients can write at the source: {service_ends(found)}{probed}",
-                             found.service),
-            "Stages of step 27": ("from the first stage until the target is clean, as in its figure", found.clean - waited),
+            "Service back": (f"from the order until clients can write at the source: {service_ends(times)}{probed}",
+                             times.service),
+            "Stages of step 27": ("from the first stage until the target is clean, as in its figure", times.clean - delay),
             **{f"Without writes {when}": (f"{FROM_FENCE if when == PUT_BACK else FROM_FILES} until a write was taken", seconds)
-               for when, seconds in again(results, drill)},
-            "Target clean": ("from the order until the target holds nothing of the run", found.clean),
+               for when, seconds in more_downtimes(results, drill)},
+            "Target clean": ("from the order until the target holds nothing of the run", times.clean),
             "Step 27": ("from its first cell to its end, the watch of the source included", result.seconds),
-            "Whole rollback": ("from the order to the end of step 27", found.whole),
+            "Whole rollback": ("from the order to the end of step 27", times.whole),
         }  # fmt: skip
-        how = "measured in a drill" if drill else "measured"
-        rows += [RollbackRow(name, what, seconds, how) for name, (what, seconds) in measured.items()]
+        basis = "measured in a drill" if drill else "measured"
+        rows += [RollbackRow(name, scope, seconds, basis) for name, (scope, seconds) in measured.items()]
     if (start := instant(drill.get("began"))) and (end := instant(drill.get("ended"))):
-        what = "from its begin until everything was put back" if drill.get("put_back") else "from its begin to its end"
-        rows.append(RollbackRow("Whole drill", what, (end - start).total_seconds(), "measured"))
+        scope = "from its begin until everything was put back" if drill.get("put_back") else "from its begin to its end"
+        rows.append(RollbackRow("Whole drill", scope, (end - start).total_seconds(), "measured"))
     return rows
 
 
 def rollback_estimate(results: Results) -> float | None:
-    """Seconds until the target is clean, at most: what the same work took on the way there, or is estimated to take."""
+    """Return the most seconds until the target is clean: what the same work took or is estimated to take; None if unknown."""
     parts = _estimated_parts(results)
     return sum(seconds for _, seconds, _ in parts) if all(seconds for _, seconds, _ in parts) else None
 
 
 def _estimated_parts(results: Results, *, announced: bool = False) -> list[tuple[str, float, str]]:
-    """What a rollback's estimate is the sum of: (step, seconds, how they are known); `announced` before the window."""
+    """Return the parts of a rollback's estimate: (step, seconds, how they are known); `announced`: before the window."""
     by_step = estimate(results)[0]
     parts: list[tuple[str, float, str]] = []
     for number in (Step.SNAPSHOT, Step.MIGRATE):
@@ -211,20 +211,18 @@ def _estimated_parts(results: Results, *, announced: bool = False) -> list[tuple
             parts.append((number, result.seconds, "measured"))
         else:
             resumed = not announced and result is not None and result.facts.get("resumed")
-            why = "dry run's estimate" + "; it was resumed" * bool(resumed)
-            parts.append((number, by_step.get(number, 0.0), why))
+            basis = "dry run's estimate" + "; it was resumed" * bool(resumed)
+            parts.append((number, by_step.get(number, 0.0), basis))
     return parts
 
 
 def _basis(results: Results, *, announced: bool = False) -> str:
     """`step 21 4.4 s (measured) + step 22 8.3 s (dry run's estimate; it was resumed)`."""
     parts = _estimated_parts(results, announced=announced)
-    return " + ".join(f"step {number} {duration(seconds)} ({how})" for number, seconds, how in parts)
+    return " + ".join(f"step {number} {duration(seconds)} ({basis})" for number, seconds, basis in parts)
 
 
-STARTS = "notebook starts"  # behind the numbers of the steps: the part of the estimate that is not work of a step
-
-
+STARTS = "notebook starts"  # after the numbers of steps: the part of the estimate that is not work of a step
 WRITES_GO_ON = ("step 20 has not run", "writers go on until step 25 stops them")
 
 
@@ -235,52 +233,52 @@ def downtime(
     *,
     brief: bool = False,
 ) -> tuple[float | None, str]:
-    """(Seconds in which clients could not write, how that is known). The run stops writes with its fence, and no reads.
+    """Return (seconds in which clients could not write, how that is known); (None, reason) where not measured.
 
-    `attempts` (`RunView.attempts`) that failed meanwhile are a part of it; `drill`: `RunView.drill`. Writes go on at the target
-    once the application runs on it, or at the source once the fence is lifted; a second time, in a rollback, only has its words.
-    (None, why) where nobody measured it. `brief` leaves out the parts of it, which `downtime_parts` has all.
+    The fence of the run stops writes, no reads. `attempts` (`RunView.attempts`) that failed meanwhile are a part of it; `drill`:
+    `RunView.drill`. Writes go on at the target once the application uses it, or at the source once the fence is lifted; a second
+    downtime, in a rollback, is only named. `brief` leaves out the parts, all of which `downtime_parts` gives.
     """
     fence = results.get(Step.FENCE_WRITES)
     if fence is None:
         return None, WRITES_GO_ON[0]
     late = _fence_of_the_cutover(results)
-    said = late or fence.facts.get("fence") or {}
-    if said.get("late") and not said.get("up"):
+    state = late or fence.facts.get("fence") or {}
+    if state.get("late") and not state.get("up"):
         return None, WRITES_GO_ON[1]
-    if said.get(NO_WRITES):
+    if state.get(NO_WRITES):
         return 0.0, "none by this run: the source itself took no writes before it; reads of clients were not observed"
-    if said.get("kind") in (None, "none"):
+    if state.get("kind") in (None, "none"):
         return 0.0, "none by this run: no fence was put up; reads and writes of clients were not observed"
-    up = instant(said.get("up"))
+    up = instant(state.get("up"))
     if up is None:
         return _recorded(results)
     seen = [(instant(end.get("write_taken")), instant(end.get("writes_again"))) for end in _ends(results)]
-    over = [(when, taken is not None) for taken, ready in seen if (when := taken or ready) and when > up]
-    refused = f"writes to the source refused since {moment(said['up'])}; reads are not refused"
-    untried = f"the write fence is set since {moment(said['up'])}; whether it refuses writes was not seen"
-    if not over:
-        return None, refused if said.get("proven", True) else untried
-    ended, observed = min(over)
+    ends = [(when, taken is not None) for taken, ready in seen if (when := taken or ready) and when > up]
+    refused = f"writes to the source refused since {moment(state['up'])}; reads are not refused"
+    untried = f"the write fence is set since {moment(state['up'])}; whether it refuses writes was not seen"
+    if not ends:
+        return None, refused if state.get("proven", True) else untried
+    ended, observed = min(ends)
     until = "a write was taken" if observed else "the restart ended; no write was observed"
     waited = signing(results, attempts := list(attempts))
     people = f", {duration(waited)} for signatures and seals" if waited and not brief else ""
-    gone = [each for each in given_up(results, attempts) if up < each[1] < ended]
-    lost = sum((min(after, ended) - began).total_seconds() for _, began, _, after in gone)
-    killed = all("killed by the drill" in str(row.result and row.result.error) for row, *_ in gone)
+    earlier = [each for each in given_up(results, attempts) if up < each[1] < ended]
+    lost = sum((min(after, ended) - began).total_seconds() for _, began, _, after in earlier)
+    killed = all("killed by the drill" in str(row.result and row.result.error) for row, *_ in earlier)
     whole = (ended - up).total_seconds()
-    died = f"of it in attempts that {'the drill killed, which were resumed' if killed else 'failed'}"
-    failed = f", {duration(lost)} {died if brief else 'in earlier attempts'}, until the next began" if lost else ""
+    failure = f"of it in attempts that {'the drill killed, which were resumed' if killed else 'failed'}"
+    failed = f", {duration(lost)} {failure if brief else 'in earlier attempts'}, until the next began" if lost else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
-    more = " and ".join(f"{duration(s)}{'' if brief else f' {when}'}" for when, s in again(results, drill))
-    more = more and f"; {'in the drill ' * bool(brief and drill)}again for {more}"
-    told = f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; reads not observed"
-    return whole, told + more
+    repeated = " and ".join(f"{duration(s)}{'' if brief else f' {when}'}" for when, s in more_downtimes(results, drill))
+    repeated = repeated and f"; {'in the drill ' * bool(brief and drill)}again for {repeated}"
+    words = f"{up:%H:%M:%S} to {ended:%H:%M:%S} UTC: from the fence until {until}{people}{failed}{brought}; reads not observed"
+    return whole, words + repeated
 
 
 def given_up(results: Results, attempts: Iterable[StepRow]) -> Iterator[tuple[StepRow, datetime, datetime, datetime]]:
-    """Each earlier attempt that ended: when it began, when it ended, and when the next execution of its step was launched."""
+    """Yield each earlier attempt that ended, its start, its end, and when the next execution of its step was launched."""
     known = [(row, instant(row.result.started), instant(row.result.finished)) for row in attempts if row.result]
     for at, (row, began, ended) in enumerate(known):
         if began is None or ended is None:
@@ -290,45 +288,45 @@ def given_up(results: Results, attempts: Iterable[StepRow]) -> Iterator[tuple[St
         yield row, began, ended, max(ended, next(filter(None, later), ended))
 
 
-def again(results: Results, drill: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """(When, seconds) without writes once more after a cutover, `FROM_FILES` or `FROM_FENCE` on. `drill`: `RunView.drill`."""
-    back, found = results.get(Step.ROLLBACK), list[tuple[str, datetime | None, datetime | None]]()
-    if back is not None and passed(back) and Step.CUTOVER in results and results[Step.CUTOVER].facts.get("cut_over"):
-        begun = next((p.started for p in back.phases if p.name == FILES_BACK), "")
-        ends = back.facts.get("fence") or {}
-        found.append((f"in the {'drill of the ' if drill else ''}rollback", instant(begun),
+def more_downtimes(results: Results, drill: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return (when, seconds) of each further downtime after a cutover. `drill`: `RunView.drill`."""
+    result, periods = results.get(Step.ROLLBACK), list[tuple[str, datetime | None, datetime | None]]()
+    if passed(result) and result and Step.CUTOVER in results and results[Step.CUTOVER].facts.get("cut_over"):
+        begun = next((p.started for p in result.phases if p.name == FILES_BACK), "")
+        ends = result.facts.get("fence") or {}
+        periods.append((f"in the {'drill of the ' if drill else ''}rollback", instant(begun),
                       instant(ends.get("write_taken")) or instant(ends.get("writes_again"))))  # fmt: skip
     behind = drill.get("behind") or {}
-    found.append((PUT_BACK, instant(behind.get("began")), instant(behind.get("write_taken"))))
-    return [(when, (end - start).total_seconds()) for when, start, end in found if start and end and end > start]
+    periods.append((PUT_BACK, instant(behind.get("began")), instant(behind.get("write_taken"))))
+    return [(when, (end - start).total_seconds()) for when, start, end in periods if start and end and end > start]
 
 
 def _ends(results: Results) -> list[dict[str, Any]]:
-    """What steps 25 and 27 say of writes that were taken again."""
+    """Return what steps 25 and 27 recorded of writes that were taken again."""
     places = ((Step.CUTOVER, "cut_over"), (Step.ROLLBACK, "fence"))
     return [results[step].facts.get(key) or {} for step, key in places if step in results]
 
 
 def _fence_of_the_cutover(results: Results) -> dict[str, Any]:
-    """What step 25 says of the fence that it put up itself (fence.when: cutover); empty where step 20 did, or nobody."""
+    """Return what step 25 recorded of the fence that it set itself (fence.when: cutover); else {}."""
     return (results[Step.CUTOVER].facts.get("fence") or {}) if Step.CUTOVER in results else {}
 
 
 def signing(results: Results, attempts: Iterable[StepRow] = ()) -> float:
-    """Seconds of the write downtime between the end of step 24 and the first start of step 25: seals, and people who sign."""
+    """Return the seconds of the write downtime from the end of step 24 to the first start of step 25: seals and signatures."""
     if _fence_of_the_cutover(results):
         return 0.0
     review, cutover = results.get(Step.REVIEW), results.get(Step.CUTOVER)
     decided = instant(review.finished) if review is not None else None
-    tried = [began for row, began, *_ in given_up(results, attempts) if row.number == Step.CUTOVER]
+    starts = [began for row, began, *_ in given_up(results, attempts) if row.number == Step.CUTOVER]
     went_on = min(
-        [*tried, *([last] if cutover is not None and (last := instant(launched(cutover))) else [])], default=None
+        [*starts, *([last] if cutover is not None and (last := instant(launched(cutover))) else [])], default=None
     )
     return max(0.0, (went_on - decided).total_seconds()) if decided and went_on else 0.0
 
 
 def _recorded(results: Results) -> tuple[float | None, str]:
-    """What step 53 of an older run recorded."""
+    """Return the downtime that step 53 of an older run recorded."""
     last = results.get(Step.CLOSEOUT)
     seconds = last.facts.get("downtime_seconds") if last is not None else None
     if isinstance(seconds, int | float):
@@ -344,11 +342,11 @@ def _recorded(results: Results) -> tuple[float | None, str]:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of the whole run; None where no step has counted it.
+    """Counts of the whole run; None where no step has counted it.
 
     Chunks: `source` (of the snapshot that is migrated), `migrated` (in the target), `quarantined`, `different` (in the target,
     but not as snapshot and schema give it), `rewritten` (with another id than in the source). Field values: `filled` (a missing
-    field got its default), `derived` (a missing field got what the document tells), `changed` (a value was replaced).
+    field got its default), `derived` (a missing field got a value from the document), `changed` (a value was replaced).
     """
 
     source: int | None = None
@@ -370,12 +368,12 @@ class Counts:
 
 
 def counts(results: Results) -> Counts:
-    """Step 23 counted the target; before it step 22 did, and before that the snapshot is known."""
+    """Return the counts of the last step that has them: 23 for the target, before it 22, before that the snapshot."""
     by_step = _by_step(results, Step.SOURCE_HEALTH, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE, Step.CUTOVER)
-    found: dict[str, int | None] = {}
+    counted: dict[str, int | None] = {}
     rules: Counter[str] = Counter()
-    for each in by_step.values():  # the later step knows it better
-        found.update({name: n for name, n in each.items() if n is not None})
+    for step_counts in by_step.values():  # a later step overrides
+        counted.update({name: n for name, n in step_counts.items() if n is not None})
     ended = (results[n].facts for n in (Step.MIGRATE, Step.DRY_RUN) if n in results)
     repairs = next((facts["repairs"] for facts in ended if "repairs" in facts), None)
     if repairs is not None:
@@ -383,45 +381,46 @@ def counts(results: Results) -> Counts:
         for row in repairs:
             sums[kind_of(rule := str(row.get("rule")))] += int(row.get("chunks") or 0)
             rules[rule] += int(row.get("chunks") or 0)
-        found |= {"filled": sums.pop("default"), **sums}
+        counted |= {"filled": sums.pop("default"), **sums}
         core = results[Step.EXPLORE_SOURCE].facts.get("core_missing") if Step.EXPLORE_SOURCE in results else None
         if core is not None:
             for name, kind in (("filled_core", "default"), ("derived_core", "derived")):
-                found[name] = sum(int(r.get("chunks") or 0) for r in repairs
+                counted[name] = sum(int(r.get("chunks") or 0) for r in repairs
                                   if r.get("field") in core and kind_of(str(r.get("rule"))) == kind)  # fmt: skip
     moved = results[Step.MIGRATE].facts if Step.MIGRATE in results else {}
-    told = results[Step.VALIDATE].facts.get("metadata") or {} if Step.VALIDATE in results else {}
+    metadata = results[Step.VALIDATE].facts.get("metadata") or {} if Step.VALIDATE in results else {}
     return Counts(
-        **found, defaulted=told.get("defaulted_chunks"), rewritten=moved.get("ids_rewritten"),
+        **counted, defaulted=metadata.get("defaulted_chunks"), rewritten=moved.get("ids_rewritten"),
         changed_chunks=moved.get("chunks_changed"), by_rule=rules, collections=_collections(results),
     )  # fmt: skip
 
 
 def _collections(results: Results) -> tuple[int | None, int | None]:
-    """How many collections the source has, and the target got chunks in: step 23 counted them, before it 22 and 13 routed."""
+    """Return the number of collections in the source, and with chunks in the target: counted by step 23, else as routed."""
     test = results[Step.VALIDATE].facts if Step.VALIDATE in results else {}
     last = results[Step.CUTOVER].facts if Step.CUTOVER in results else {}
     if last.get("arrivals") and last.get("targets"):
         return len(last["arrivals"]), len([n for n in last["targets"].values() if n])
     if test.get("counts") and test.get("targets"):
         return len(test["counts"]), len([row for row in test["targets"] if row.get("target")])
-    ways = routes(results)
-    return (len({source for source, _ in ways}), len({target for _, target in ways} - {""})) if ways else (None, None)
+    if not (routed := routes(results)):
+        return None, None
+    return len({source for source, _ in routed}), len({target for _, target in routed} - {""})
 
 
 def routes(results: Results) -> dict[tuple[str, str], int]:
-    """Chunks by (source collection, target collection); the target is "" for those in quarantine."""
-    found = next(
+    """Return chunks by (source collection, target collection); the target is "" for those in quarantine."""
+    recorded = next(
         (rows for n in (Step.MIGRATE, Step.DRY_RUN) if n in results and (rows := results[n].facts.get("routing"))), ()
     )
     sums: Counter[tuple[str, str]] = Counter()
-    for row in found:
+    for row in recorded:
         sums[str(row["collection"]), str(row["target"])] += int(row["chunks"])
     return dict(sorted(sums.items()))
 
 
 def merged(results: Results) -> dict[str, int]:
-    """How many source collections went into each target collection that has more than one, by its name."""
+    """Return the number of source collections of each target collection that has more than one, by its name."""
     sources = Counter(target for _, target in routes(results) if target)
     return {target: n for target, n in sorted(sources.items()) if n > 1}
 
@@ -431,31 +430,31 @@ def _by_step(results: Results, *steps: str) -> dict[str, dict[str, int | None]]:
 
 
 def _counted(result: StepResult) -> dict[str, int | None]:
-    """What this one step counted, under the names of `Counts`."""
+    """Return what this step counted, under the names of `Counts`."""
     facts = result.facts
     if result.step == Step.SOURCE_HEALTH:
         return {"source": facts.get("total")}
     if result.step == Step.SNAPSHOT:
         return {"source": (facts.get("snapshot") or {}).get("chunks")}
     rows = facts.get("counts" if result.step == Step.VALIDATE else "arrivals")  # of 25 where it brought changes over
-    found = {
+    counted = {
         "source": _sum(rows, "source"), "migrated": _sum(rows, "target"), "left_out": _sum(rows, "left_out"),
         "quarantined": sum(q.values()) if isinstance(q := facts.get("quarantine"), dict) else _sum(rows, "quarantined"),
     }  # fmt: skip
-    return {**found, "different": facts.get("differing_chunks")} if result.step == Step.VALIDATE else found
+    return {**counted, "different": facts.get("differing_chunks")} if result.step == Step.VALIDATE else counted
 
 
 def _sum(rows: Any, key: str) -> int | None:
-    """A column's sum; None where there are no rows, or one has no number there."""
+    """Return a column's sum; None without rows, or where one has no number there."""
     values = [row.get(key) for row in rows] if isinstance(rows, list) and rows else [None]
     numbers = [n for n in values if isinstance(n, int)]
     return sum(numbers) if len(numbers) == len(values) else None
 
 
 def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[str]:
-    """Where two steps of this run, or two figures of one step, contradict each other: a line each, with both.
+    """Return a line, with both figures, for each contradiction between two steps of this run, or two figures of one step.
 
-    A run with such a line cannot be signed on its figures, whatever its verdicts say.
+    A run with such a line cannot be signed on its figures, whatever its verdicts are.
     """
     pairs: list[tuple[str, str, int | None, str, int | None]] = []
     by_step = _by_step(results, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE)
@@ -478,35 +477,35 @@ def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[st
             placed = sum(mine[name] or 0 for name in ("migrated", "quarantined", "left_out"))
             pairs.append(("chunks", "in the source", mine["source"], "in target, in quarantine or left out", placed))
     if (moved := results.get(Step.MIGRATE)) is not None:
-        ways, mine = moved.facts.get("routing") or [], by_step[Step.MIGRATE]
-        kept = moved.facts.get("quarantine_file")
-        pairs.append(("chunks quarantined", "step 22", mine["quarantined"], "in the evidence", kept))
-        if ways and test is not None:
+        routed, mine = moved.facts.get("routing") or [], by_step[Step.MIGRATE]
+        listed = moved.facts.get("quarantine_file")
+        pairs.append(("chunks quarantined", "step 22", mine["quarantined"], "in the evidence", listed))
+        if routed and test is not None:
             targets = [row for row in test.facts.get("targets") or [] if row.get("target")]
-            pairs.append(("collections in the target", "step 22, routed", len({r["target"] for r in ways} - {""}),
+            pairs.append(("collections in the target", "step 22, routed", len({r["target"] for r in routed} - {""}),
                           "step 23, counted", len(targets) if targets else None))  # fmt: skip
         changed, most = moved.facts.get("chunks_changed"), counts(results).changed
         if isinstance(changed, int) and isinstance(most, int) and (changed > most or bool(changed) is not bool(most)):
             pairs.append(("changed", "chunks, step 22", changed, "values, at least one in each of these chunks", most))
         pairs.append(("values changed", "step 22, by field", most, "in the evidence", moved.facts.get("changes_file")))
-        told = test.facts.get("metadata") or {} if test is not None else {}
-        renamed = (told.get("ids_rewritten") or {}).get("chunks")
+        metadata = test.facts.get("metadata") or {} if test is not None else {}
+        renamed = (metadata.get("ids_rewritten") or {}).get("chunks")
         arrived = (moved.facts.get("import") or {}).get("to_write") == mine["migrated"]
-        if arrived:  # else the target refused some of them
+        if arrived:  # else the target refused some chunks
             whole = counts(results)
             values = (("changed", most), ("derived", whole.derived), ("set", whole.set), ("defaults", whole.filled))
             pairs.append(("ids rewritten", "step 22", whole.rewritten, "step 23", renamed))
-            pairs += [(f"values, {name}", "step 22", n, "step 23", told.get(name)) for name, n in values]
-        if any(row.get("target") == "" for row in ways) or not mine["quarantined"]:  # older runs routed no quarantine
+            pairs += [(f"values, {name}", "step 22", n, "step 23", metadata.get(name)) for name, n in values]
+        if any(row.get("target") == "" for row in routed) or not mine["quarantined"]:  # older runs routed no quarantine
             pairs.append(
-                ("chunks", "routed, to quarantine included", _sum(ways, "chunks"), "in the source", mine["source"])
+                ("chunks", "routed, to quarantine included", _sum(routed, "chunks"), "in the source", mine["source"])
             )
         asked = test.facts.get("recall") or {} if test is not None else {}
         for scope, pooled in (asked.get("pooled") or {}).items():
             rows = [row for row in asked.get("rows") or [] if row.get("scope") == scope]
             pairs.append((f"queries, {scope}", "step 23, pooled", (pooled or {}).get("queries"),
                           "step 23, by collection", _sum(rows, "queries")))  # fmt: skip
-    lines = [f"{what}: {a:,} ({where}) and {b:,} ({there})" for what, where, a, there, b in pairs
+    lines = [f"{subject}: {a:,} ({where}) and {b:,} ({where_2})" for subject, where, a, where_2, b in pairs
              if isinstance(a, int) and isinstance(b, int) and a != b]  # fmt: skip
     return [*lines, *_wrong_times(results), *_wrong_attempts(results, attempts), *_wrong_downtime(results)]
 
@@ -515,7 +514,7 @@ _WORDS = {"source": "in the source", "migrated": "in the target", "quarantined":
 
 
 def _wrong_times(results: Results) -> Iterator[str]:
-    """A step that ended before it began, or whose phases do not fit into it."""
+    """Yield a line for each step that ended before it began, or whose phases do not fit into it."""
     for number, result in results.items():
         begun, ended = instant(result.started), instant(result.finished)
         if begun is None or ended is None:
@@ -529,7 +528,7 @@ def _wrong_times(results: Results) -> Iterator[str]:
 
 
 def _wrong_attempts(results: Results, attempts: Iterable[StepRow]) -> Iterator[str]:
-    """An earlier attempt that ended after the one that counts began."""
+    """Yield a line for each earlier attempt that ended after the one that counts began."""
     for row in attempts:
         last = results.get(row.number)
         ended, began = instant(row.result.finished) if row.result else None, instant(last.started) if last else None
@@ -538,11 +537,11 @@ def _wrong_attempts(results: Results, attempts: Iterable[StepRow]) -> Iterator[s
 
 
 def _wrong_downtime(results: Results) -> Iterator[str]:
-    """A write downtime that step 53 has otherwise."""
+    """Yield a line where step 53 recorded another write downtime."""
     closed, seconds = results.get(Step.CLOSEOUT), downtime(results)[0]
-    told = closed.facts.get("downtime_seconds") if closed is not None else None
-    if isinstance(told, int | float) and seconds is not None and abs(told - seconds) > 0.1:
-        yield f"write downtime: {seconds:.1f} s (steps 20 and 25) and {told:.1f} s (step 53)"
+    recorded = closed.facts.get("downtime_seconds") if closed is not None else None
+    if isinstance(recorded, int | float) and seconds is not None and abs(recorded - seconds) > 0.1:
+        yield f"write downtime: {seconds:.1f} s (steps 20 and 25) and {recorded:.1f} s (step 53)"
 
 
 _SLACK = timedelta(seconds=2)  # clocks: phases are timed by a monotonic one
@@ -552,13 +551,13 @@ _SLACK = timedelta(seconds=2)  # clocks: phases are timed by a monotonic one
 
 
 def window_sentence(view: RunView) -> str:
-    """Whether the work stayed inside the maintenance window."""
+    """Return a sentence on whether the work stayed inside the maintenance window."""
     if (window := window_of(view)) is None:
         return "The parameters name no maintenance window."
-    night = [s for s in timed(view.executions) if in_window(s)]
-    if not night:
+    steps = [s for s in timed(view.executions) if in_window(s)]
+    if not steps:
         return f"{_named(window).replace(' was ', ' is ')}; no step of the window has run yet."
-    last = max(night, key=lambda s: s.end)
+    last = max(steps, key=lambda s: s.end)
     spare = f"step {last.step.number} with {between(last.end, window[1])} to spare"
     return outside_window(view) or f"{_named(window)}; steps {_FIRST} to {_LAST} ended inside it, {spare}."
 
@@ -568,16 +567,16 @@ def _named(window: tuple[datetime, datetime, timedelta]) -> str:
 
 
 def outside_window(view: RunView) -> str:
-    """Which step began before the window or ended after it; "" where none did, or there is no window."""
+    """Return which step began before the window or ended after it; "" where none did, or there is no window."""
     window = window_of(view)
-    night = [s for s in timed(view.executions) if in_window(s)] if window else []
-    if window is None or not night:
+    steps = [s for s in timed(view.executions) if in_window(s)] if window else []
+    if window is None or not steps:
         return ""
-    first, last = min(night, key=lambda s: s.start), max(night, key=lambda s: s.end)
+    first, last = min(steps, key=lambda s: s.start), max(steps, key=lambda s: s.end)
     if first.start < window[0]:
         return f"{_named(window)}; step {first.step.number} began {between(first.start, window[0])} before it."
     if last.end > window[1]:
-        most = longest(s.step.result for s in night if s.step.result)
+        most = longest(s.step.result for s in steps if s.step.result)
         return f"{_named(window)}; step {last.step.number} ended {between(window[1], last.end)} after it; {most}."
     return ""
 
@@ -587,7 +586,7 @@ def in_window(step: Timed) -> bool:
 
 
 def window_of(view: RunView) -> tuple[datetime, datetime, timedelta] | None:
-    """Start, end and buffer of the maintenance window; None where there is none."""
+    """Return start, end and buffer of the maintenance window; None where there is none."""
     section = view.parameters.get("window")
     start = instant(section.get("start")) if isinstance(section, dict) else None
     if start is None:

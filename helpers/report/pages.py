@@ -1,7 +1,7 @@
 """The pages: a run's page, the index of all runs, a rollback's page, and the HTML of an executed notebook.
 
-All are derived: they read the run's files, write nothing, and give the same text each time. Each is one file that
-works from disk without a network and without scripts; a content security policy in it forbids both.
+All are derived from the run's files and give the same text each time. Each is one file that works from disk without a network
+and without scripts; a content security policy in it forbids both.
 """
 
 from __future__ import annotations
@@ -45,21 +45,14 @@ from helpers.report.clients import (
     downtime_parts,
     downtime_tile,
     recall_tiles,
+    rollback_options,
+    rollback_sentence,
     rollback_tile,
     to_source,
-    way_back,
-    ways_back,
     when_to_roll_back,
     who_orders,
 )
-from helpers.report.outcome import (
-    CLASSES,
-    decision_tree,
-    ends,
-    outcome,
-    owed,
-    writers,
-)  # fmt: skip
+from helpers.report.outcome import CLASSES, decision_tree, ends, outcome, owed, writers
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, changes_in_words, contents, passed, utc_now, write_bytes, write_text
 from helpers.run import advice
@@ -75,16 +68,16 @@ _KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "not exe
 
 
 def run_page(run: RunState | Path, kept: str = "") -> str:
-    """The page of one run, `reports/<run id>/index.html`, from its files; a path names their folder.
+    """Return the page of one run, `reports/<run id>/index.html`, from its files; a path names their folder.
 
-    `kept`: what a copy is that stays as it is now, for its head.
+    `kept`: for a copy that does not change any more, the sentence in its head.
     """
     return _run_page(_view(run), kept)
 
 
 def _run_page(view: RunView, kept: str = "") -> str:
     review = view.step(Step.REVIEW)
-    back = numbers.rollback(view.results.get(Step.ROLLBACK))
+    rollback = numbers.rollback(view.results.get(Step.ROLLBACK))
     return rendered(
         "run.html.j2",
         view=view,
@@ -102,17 +95,17 @@ def _run_page(view: RunView, kept: str = "") -> str:
         notes=notes(view),
         untried=record.untried(view),
         disagreements=numbers.disagreements(view.results, view.attempts),
-        back=numbers.rollback_words(back) if back is not None else "",
-        way_back=way_back(view),
+        back=numbers.rollback_words(rollback) if rollback is not None else "",
+        rollback_sentence=rollback_sentence(view),
         who_orders=who_orders(view),
-        ways_back=ways_back(view),
+        rollback_options=rollback_options(view),
         when_to_roll_back=when_to_roll_back(view),
         histories=advice.HISTORIES if writers(view) else "",
-        replay_ordered=numbers.REPLAY_ORDERED if back is not None and back.replayed is not None else "",
+        replay_ordered=numbers.REPLAY_ORDERED if rollback is not None and rollback.replayed is not None else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
         carries_over=carries_over(view),
-        again=numbers.again(view.results, view.drill),
+        more_downtimes=numbers.more_downtimes(view.results, view.drill),
         answers=answers(view.table("recall")),
         asks=asks_instead(view),
         routes=numbers.routes(view.results),
@@ -132,7 +125,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
 
 
 def index_page(reports: Path, known: RunView | None = None) -> str:
-    """The page of all runs, `reports/index.html`, the newest first; `known` is one of them that was read already."""
+    """Return the page of all runs, `reports/index.html`, the newest first; `known`: one of them that was already read."""
     folders = [path.parent for path in sorted(reports.glob("*/run.json")) if not path.parent.name.startswith(".")]
     views = [known if known is not None and known.folder == folder else _view(folder) for folder in folders]
     views.sort(key=lambda v: (str(v.run.get("created", "")), v.id), reverse=True)
@@ -140,7 +133,7 @@ def index_page(reports: Path, known: RunView | None = None) -> str:
 
 
 def notebook_html(ipynb: Path, data: bytes | None = None) -> str:
-    """An executed notebook, which holds `data` where that is known, as one HTML file; `nbformat` errors where it is none."""
+    """Return an executed notebook as one HTML file; `data`: its bytes, where known. Raises the errors of nbformat."""
     from helpers.report import notebook as report_notebook
 
     notebook = report_notebook.read_notebook(contents(ipynb) if data is None else data)
@@ -151,7 +144,7 @@ def notebook_html(ipynb: Path, data: bytes | None = None) -> str:
 
 
 def rollback_page(**facts: Any) -> str:
-    """The post-mortem page of a rollback, `reports/<run id>/rollback.html`; its template says which facts it shows."""
+    """Return the post-mortem page of a rollback, `reports/<run id>/rollback.html`; its template names the facts."""
     return rendered("rollback.html.j2", **facts)
 
 
@@ -169,7 +162,7 @@ _NAMED = re.compile(
 
 
 def linked(value: str, folder: Path) -> Markup:
-    """The text with its commands as code, and each notebook and file of the run that it names as a link, if it is there."""
+    """Return the text with its commands as code, and each notebook and file of the run as a link, if it exists."""
     parts, at = [], 0
     for match in _NAMED.finditer(value):
         parts.append(escape(value[at : match.start()]))
@@ -227,72 +220,74 @@ def _environment() -> Environment:
 
 # -- first screen ------------------------------------------------------------------------------------------------------
 
-# What a person needs who signs: where from and where to, the figures, what is not as it should be, and what nobody tried.
+# What those who sign need: source and target, the figures, deviations, and what was not exercised.
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A check that did not simply pass: where, what was found, what it means for the migration, what to do."""
+    """A check that did not simply pass: its steps, what was measured, what it means for the migration, what to do."""
 
     verdict: str
     step: str
     name: str
-    found: str
+    measured: str
     impact: str
     remedy: str
     check: Check
 
 
 def tiles(view: RunView) -> list[Tile]:
-    """The figures of the first screen; what no step has measured is said to be not measured."""
-    found, results = numbers.counts(view.results), view.results
+    """Return the figures of the first screen; a figure that no step has measured is shown as not measured."""
+    n, results = numbers.counts(view.results), view.results
     return [
-        _collections(view, found),
-        _chunks("Chunks in source", found.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
-        _chunks("Migrated", found.migrated, _altered(view, found), good=found.migrated == found.source),
-        replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
+        _collections(view, n),
+        _chunks("Chunks in source", n.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
+        _chunks("Migrated", n.migrated, _altered(view, n), good=n.migrated == n.source),
+        replace(_chunks("Quarantined", n.quarantined, _reasons(view), good=n.quarantined == 0),
                 file="#quarantined" if next(view.quarantined, None) else ""),
-        *([_chunks("Left out", found.left_out, "by the conditions of the schema, listed with each")] if found.left_out else []),
-        _chunks("Different", found.different, "every chunk compared; not as expected", good=found.different == 0, bad="fail"),
-        replace(_chunks("Values changed", found.changed, _in_chunks(found)),
+        *([_chunks("Left out", n.left_out, "by the conditions of the schema, listed with each")] if n.left_out else []),
+        _chunks("Different", n.different, "every chunk compared; not as expected", good=n.different == 0, bad="fail"),
+        replace(_chunks("Values changed", n.changed, _in_chunks(n)),
                 file="#replaced" if view.rows("replaced") else "#changes" if next(view.changes, None) else ""),
-        replace(_chunks("Defaults filled", found.filled, record.defaults(found)), file="#values" if found.filled else ""),
-        _chunks("Values derived", found.derived, "missing fields that got what the document or a rule of the schema tells"
-                + (f"; {found.set:,} more are set by the schema" if found.set else "")),
-        _ids(view, found),
+        replace(_chunks("Defaults filled", n.filled, record.defaults(n)), file="#values" if n.filled else ""),
+        _chunks("Values derived", n.derived, "missing fields that got what the document or a rule of the schema tells"
+                + (f"; {n.set:,} more are set by the schema" if n.set else "")),
+        _ids(view, n),
         *recall_tiles(view),
         downtime_tile(view),
         rollback_tile(view),
         _contradicting(view),
-        replace(_chunks("Not exercised", left := len(record.untried_here(view)), "not run or in part; samples are beside",
-                        good=not left), file="#not-exercised" if left else ""),
+        replace(_chunks("Not exercised", untried := len(record.untried_here(view)), "not run or in part; samples are beside",
+                        good=not untried), file="#not-exercised" if untried else ""),
         _signatures_tile(view, CUTOVER, "Decision signatures"),
         *([_signatures_tile(view, CLOSEOUT, "Closeout signatures")] if _due_of(view, CLOSEOUT) else []),
     ]  # fmt: skip
 
 
-def _collections(view: RunView, found: numbers.Counts) -> Tile:
-    before, after = found.collections
+def _collections(view: RunView, n: numbers.Counts) -> Tile:
+    before, after = n.collections
     if before is None or after is None:
         return Tile("Collections", UNKNOWN)
-    several = numbers.merged(view.results)
-    held = f"{len(several):,} of these {after} {'hold' if len(several) > 1 else 'holds'} chunks of several source collections"
-    note = f"{held}, of up to {max(several.values())}" if several else "none is merged"
+    merged = numbers.merged(view.results)
+    several = f"{len(merged):,} of these {after} {'hold' if len(merged) > 1 else 'holds'} chunks of several source collections"
+    note = f"{several}, of up to {max(merged.values())}" if merged else "none is merged"
     return Tile("Collections, source → target", f"{before} → {after}", note,
                 file="#routing" if numbers.routes(view.results) else "")  # fmt: skip
 
 
-def _altered(view: RunView, found: numbers.Counts) -> str:
-    """Which share of the source that is, and how many of these chunks are not as the source has them."""
-    if not found.source or found.migrated is None:
+def _altered(view: RunView, n: numbers.Counts) -> str:
+    """Return the migrated share of the source, and how many of these chunks differ from it, by field."""
+    if not n.source or n.migrated is None:
         return ""
-    share = f"{percent(found.migrated / found.source)} of the source"
-    told = view.results[Step.VALIDATE].facts.get("metadata") or {} if Step.VALIDATE in view.results else {}
-    parts = ", ".join(f"{what} in {chunks:,}" for what, chunks in (told.get("altered") or {}).items())
+    share = f"{percent(n.migrated / n.source)} of the source"
+    metadata = view.results[Step.VALIDATE].facts.get("metadata") or {} if Step.VALIDATE in view.results else {}
+    parts = ", ".join(f"{field} in {chunks:,}" for field, chunks in (metadata.get("altered") or {}).items())
     whole = any(c.name == EMBEDDINGS and c.verdict is Verdict.PASS for c in view.checks(Step.VALIDATE))
-    near = max((row["relative"] for row in view.rows("worst")), default=0)
+    farthest = max((row["relative"] for row in view.rows("worst")), default=0)
     vectors = (
-        f"; no vector beyond tolerance{f' (farthest: {near:.0e} relative, on cosine)' if near else ''}" if whole else ""
+        f"; no vector beyond tolerance{f' (farthest: {farthest:.0e} relative, on cosine)' if farthest else ''}"
+        if whole
+        else ""
     )
     return f"{share}; other than in the source: {parts}{vectors}" if parts else share
 
@@ -309,7 +304,7 @@ def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = No
 
 
 def _contradicting(view: RunView) -> Tile:
-    """Values of the target that their document rules out, and what was done about them."""
+    """Show the values of the target that contradict their document, and what was done about them."""
     label, step = "Contradict their document", next((n for n in (Step.VALIDATE, Step.DRY_RUN) if view.checks(n)), "")
     check = next((c for c in view.checks(step) if c.name == CONTRADICTIONS), None)
     if check is None or check.verdict is Verdict.NOT_APPLICABLE or not isinstance(check.measured, int):
@@ -333,19 +328,19 @@ def _reasons(view: RunView) -> str:
     return ", ".join(f"{text(reason.replace('_', ' '), 40)} {n:,}" for reason, n in most)
 
 
-def _ids(view: RunView, found: numbers.Counts) -> Tile:
+def _ids(view: RunView, n: numbers.Counts) -> Tile:
     policy = section.get("id_policy") if isinstance(section := view.parameters.get("migration"), dict) else None
-    if found.rewritten is None:
+    if n.rewritten is None:
         return Tile("Ids rewritten", "all" if policy == "prefix" else UNKNOWN,
                     "as <collection>:<id>; clients that keep ids must know" if policy == "prefix" else "",
                     "warning" if policy == "prefix" else "open")  # fmt: skip
-    how = "as <collection>:<id>" if policy == "prefix" else "by the schema"
-    note = f"{how}; clients that keep ids must know" if found.rewritten else "every chunk keeps its id"
-    return Tile("Ids rewritten", f"{found.rewritten:,}", note, "warning" if found.rewritten else "pass")
+    rule = "as <collection>:<id>" if policy == "prefix" else "by the schema"
+    note = f"{rule}; clients that keep ids must know" if n.rewritten else "every chunk keeps its id"
+    return Tile("Ids rewritten", f"{n.rewritten:,}", note, "warning" if n.rewritten else "pass")
 
 
 def _due_of(view: RunView, name: str) -> set[str]:
-    """The roles whose signature this gate needs."""
+    """Return the roles whose signature this gate needs."""
     gate = view.gates.get(name)
     return gate.keys.keys() | set(gate.missing) if gate is not None else set()
 
@@ -366,16 +361,16 @@ def _signatures_tile(view: RunView, name: str, label: str) -> Tile:
 
 
 def notes(view: RunView) -> list[Note]:
-    """Every finding, the gravest first."""
+    """Return every finding, the gravest first. Findings with the same meaning and remedy follow each other and show it once."""
     order = list(reversed([v.value for v in Verdict]))
     ranked = sorted(view.findings, key=lambda f: (order.index(f.check.verdict.value), f.steps[0]))
     alike: dict[tuple[str, str, str], list[Note]] = {}
-    for found in ranked:  # what means the same and has the same remedy stands together, and says so once
-        check = found.check
-        said, remedy = impact(check.reason), owed(view, check, at_decision=found.at_decision)
-        name = text(check.name, 80) + " (after the decision)" * (not found.at_decision)
-        note = Note(check.verdict.value, found.where, name, record.found(check), said, remedy, check)
-        alike.setdefault((note.verdict, said, remedy), []).append(note)
+    for finding in ranked:
+        check = finding.check
+        meaning, remedy = impact(check.reason), owed(view, check, at_decision=finding.at_decision)
+        name = text(check.name, 80) + " (after the decision)" * (not finding.at_decision)
+        note = Note(check.verdict.value, finding.where, name, record.finding_text(check), meaning, remedy, check)
+        alike.setdefault((note.verdict, meaning, remedy), []).append(note)
     return [
         replace(n, impact="As above.", remedy="") if at and n.impact else n
         for group in alike.values()
@@ -385,27 +380,27 @@ def notes(view: RunView) -> list[Note]:
 
 # -- the steps on a clock ---------------------------------------------------------------------------------------------
 
-# The numbers of an inline SVG against the maintenance window, one drawing a session. Steps more than three hours apart belong to
-# different sessions (the dry run of the day before, the window), each drawn to its own scale: on one clock the window would be
-# a thin line. The drawing repeats what the table beside it says in words.
+# The numbers of an inline SVG of the steps and the maintenance window, one drawing for each session. Steps more than three hours
+# apart belong to different sessions (the dry run of the day before, the window), each with its own scale: with one scale the
+# window would be a thin line. The table beside the drawing holds the same in words.
 
 LEFT, RIGHT, WIDTH, ROW, TOP = 220.0, 860.0, 1000.0, 26.0, 30.0  # units of the SVG; bars lie between LEFT and RIGHT
-_THINNEST, _TOO_LONG = 2.0, 8  # _TOO_LONG: a window of so many times the steps' time would make them unreadable
+_THINNEST, _TOO_LONG = 2.0, 8  # _TOO_LONG: in a window of so many times the steps' time the bars would be unreadable
 _SESSION = timedelta(hours=3)
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a row or a band over all rows, in units of the SVG."""
+    """A part of a row, or a band over all rows, in units of the SVG."""
 
     x: float
     width: float
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A step: its bar, the phases inside, and how long it took in words."""
+class TimelineRow:
+    """A step: its bar, the phases inside, and its duration in words."""
 
     number: str
     title: str
@@ -417,12 +412,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class WindowChart:
     """One drawing: `window` and `buffers` as bands, `ticks` as (x, label), `day` and `sentence` in words."""
 
     day: str
     sentence: str
-    rows: list[Row]
+    rows: list[TimelineRow]
     ticks: list[tuple[float, str]]
     window: Span | None
     buffers: list[Span]
@@ -432,11 +427,11 @@ class Session:
         return TOP + ROW * len(self.rows) + 8
 
 
-def sessions(view: RunView) -> list[Session]:
-    """The drawings, in order of time, with every execution; none where no step has run."""
-    found = sorted(timed(view.executions), key=lambda s: (s.start, s.step.number))
+def sessions(view: RunView) -> list[WindowChart]:
+    """Return the drawings, in order of time, with every execution; [] where no step has run."""
+    steps = sorted(timed(view.executions), key=lambda s: (s.start, s.step.number))
     groups: list[list[Timed]] = []
-    for step in found:
+    for step in steps:
         if groups and step.start - max(s.end for s in groups[-1]) <= _SESSION:
             groups[-1].append(step)
         else:
@@ -444,7 +439,7 @@ def sessions(view: RunView) -> list[Session]:
     return [_session(group, numbers.window_of(view)) for group in groups]
 
 
-def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | None) -> Session:
+def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | None) -> WindowChart:
     first, last = min(s.start for s in steps), max(s.end for s in steps)
     if window and (window[0] - window[2] > last or window[1] + window[2] < first):
         window = None
@@ -462,36 +457,38 @@ def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | 
         return Span(x, round(min(max(at(stop) - x, _THINNEST), RIGHT - x), 2))
 
     rows = [
-        Row(
+        TimelineRow(
             s.step.number, s.step.title + (s.step.attempt and f" ({s.step.attempt.split(' ')[1]})"), s.step.verdict,
             TOP + ROW * n, span(s.start, s.end),
             [span(a, b) for a, b in sorted(s.phases)], "not finished" if s.open else between(s.start, s.end),
         )
         for n, s in enumerate(steps)
     ]  # fmt: skip
-    every = next((t for t in _TICKS if whole / t <= 8), _TICKS[-1])
-    clock = "%H:%M:%S" if every < 60 else "%H:%M"
-    stamp = begin.timestamp() - begin.timestamp() % every
-    marks = [datetime.fromtimestamp(stamp + every * n, UTC) for n in range(11)]
-    band = [] if window is None else [window[0] - window[2], window[0], window[1], window[1] + window[2]]
-    parts = [Span(at(a), round(at(b) - at(a), 2)) for a, b in pairwise(band)]
+    tick_seconds = next((t for t in _TICKS if whole / t <= 8), _TICKS[-1])
+    clock = "%H:%M:%S" if tick_seconds < 60 else "%H:%M"
+    stamp = begin.timestamp() - begin.timestamp() % tick_seconds
+    marks = [datetime.fromtimestamp(stamp + tick_seconds * n, UTC) for n in range(11)]
+    edges = [] if window is None else [window[0] - window[2], window[0], window[1], window[1] + window[2]]
+    bands = [Span(at(a), round(at(b) - at(a), 2)) for a, b in pairwise(edges)]
     longest = max(steps, key=lambda s: s.end - s.start)
-    said = f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
-    said += f"{longest.step.number} took longest, {between(longest.start, longest.end)}."
-    said += " The window is too long to be drawn beside them." * outside
-    return Session(
-        f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],
-        parts[1] if parts else None, [p for p in parts[::2] if p.width],
+    sentence = (
+        f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
+    )
+    sentence += f"{longest.step.number} took longest, {between(longest.start, longest.end)}."
+    sentence += " The window is too long to be drawn beside them." * outside
+    return WindowChart(
+        f"{first:%Y-%m-%d}", sentence, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],
+        bands[1] if bands else None, [p for p in bands[::2] if p.width],
     )  # fmt: skip
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------
 
-# The pages of a run, rendered from what is in its folder: apart from the pipeline, so that `sign` waits for no papermill.
+# The pages of a run, rendered from its folder; separate from the pipeline, so that `sign` does not import papermill.
 
 
 def leave(run: RunState) -> RunState:
-    """What a command that changed a run ends with: everything sealed, the pages as the files are now; the run so."""
+    """End a command that changed a run: seal everything, render the pages; return the state after it."""
     for line in keep_final(run):
         run.log(line)
     run = at_rest(run)
@@ -508,7 +505,7 @@ def render_pages(run: RunState) -> None:
 
 
 def keep_signed(folder: RunState) -> Iterator[str]:
-    """Keep the page that people are about to sign, and its PDF, where a seal with approvals is due; yields what to tell.
+    """Keep the page that people are about to sign, and its PDF, where a seal with approvals is due; yield messages.
 
     `as-signed-<gate>-<number of the seal>.html` is covered by that seal, and so by every signature over it.
     """
@@ -522,7 +519,7 @@ def keep_signed(folder: RunState) -> Iterator[str]:
 
 
 def keep_final(folder: RunState) -> Iterator[str]:
-    """Keep the page once the run is closed out and nobody has to sign any more, and its PDF; yields what to tell."""
+    """Keep the page once the run is closed out and fully signed, and its PDF; yield messages."""
     gate = gate_state(folder, CLOSEOUT) if passed(folder.result(Step.CLOSEOUT)) else None
     if gate is not None and not gate.missing and not gate.blocked and not _final_kept(folder):
         name = f"{FINAL}{len(chain(folder)) + 1:04d}.html"
@@ -534,13 +531,13 @@ def _final_kept(folder: RunState) -> bool:
     return any(str(e["facts"]["file"]).startswith(FINAL) for e in log)
 
 
-def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:
+def _keep(folder: RunState, name: str, reason: str) -> Iterator[str]:
     page = folder.reports / name
     with _not_worth_a_failure(folder):
-        made = run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {what}.")
-        folder.rewrite(name, made)  # the log names it before a browser has it
+        html = run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {reason}.")
+        folder.rewrite(name, html)  # the log names it before a browser has it
         (pdf := page.with_suffix(".pdf")).unlink(missing_ok=True)  # nobody's: a page is kept once
-        failed, printed = print_pdf(page, data := made.encode("utf-8", errors="backslashreplace"))
+        failed, printed = print_pdf(page, data := html.encode("utf-8", errors="backslashreplace"))
         digests = {name: sha256(data), pdf.name: printed}
         audit.append(folder.reports / audit.NAME, audit.PAGE_KEPT, file=name, pdf=failed or "made", digests=digests)
         if failed:
@@ -548,26 +545,28 @@ def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:
 
 
 def print_pdf(page: Path, data: bytes) -> tuple[str, str]:
-    """Print this page, which holds `data`, as a PDF beside it, by a browser of this machine: ("", the digest of the PDF), or (why
-    not, ""). The browser has a copy, so that what others do to the page meanwhile is not printed; such a page is not, either.
+    """Print this page, whose bytes are `data`, as a PDF beside it, with a browser of this machine: ("", the digest of the PDF),
+    or (the reason, ""). The browser gets a copy, so that no change by others is printed; a page that changed fails.
     """
-    wanted = os.environ.get("RUNBOOK_BROWSER", "")
-    program = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, _BROWSERS)), None)
+    browser = os.environ.get("RUNBOOK_BROWSER", "")
+    program = shutil.which(browser) if browser else next(filter(None, map(shutil.which, _BROWSERS)), None)
     if program is None:
-        missing = f"{wanted} is not" if wanted else "no browser (chromium, google-chrome, msedge) is"
+        missing = f"{browser} is not" if browser else "no browser (chromium, google-chrome, msedge) is"
         return f"{missing} on the PATH; print the page from any browser, or set RUNBOOK_BROWSER", ""
     with tempfile.TemporaryDirectory(prefix="runbook-browser-") as profile:
-        copy, made = Path(profile) / page.name, Path(profile) / "page.pdf"
+        copy, output = Path(profile) / page.name, Path(profile) / "page.pdf"
         copy.write_bytes(data)
         command = [program, "--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pdf-header-footer",
-                   f"--user-data-dir={profile}", f"--print-to-pdf={made}", copy.as_uri()]  # fmt: skip
+                   f"--user-data-dir={profile}", f"--print-to-pdf={output}", copy.as_uri()]  # fmt: skip
         if os.geteuid() == 0:
-            command.insert(1, "--no-sandbox")  # root may not use it; the page has no script and asks no network
+            command.insert(
+                1, "--no-sandbox"
+            )  # root cannot use the sandbox; the page has no script and needs no network
         try:
             subprocess.run(command, timeout=_PDF_SECONDS, check=True, capture_output=True, start_new_session=True)
         except (OSError, subprocess.SubprocessError) as error:
             return f"{Path(program).name} does not print it ({type(error).__name__})", ""
-        if not made.is_file() or not (printed := made.read_bytes()).startswith(b"%PDF"):
+        if not output.is_file() or not (printed := output.read_bytes()).startswith(b"%PDF"):
             return f"{Path(program).name} printed nothing", ""
         if copy.read_bytes() != data or page.read_bytes() != data:
             return "the page was changed while it was printed", ""
@@ -582,16 +581,16 @@ _PDF_SECONDS = 60.0
 
 
 def render_notebook(folder: RunFolder, notebook: Path, data: bytes | None = None) -> str:
-    """Write an executed notebook, which holds `data` where that is known, as a page beside it; the page's SHA-256, or ""."""
-    made = []
+    """Write an executed notebook as a page beside it; return the page's SHA-256, or "". `data`: its bytes, where known."""
+    digests = []
     with _not_worth_a_failure(folder):
-        made.append(write_text(notebook.with_suffix(".html"), notebook_html(notebook, data)))
-    return "".join(made)
+        digests.append(write_text(notebook.with_suffix(".html"), notebook_html(notebook, data)))
+    return "".join(digests)
 
 
 @contextmanager
 def _not_worth_a_failure(folder: RunFolder) -> Iterator[None]:
-    """Pages are derived and can be rendered again; a migration does not end because one cannot be drawn."""
+    """Log a page that cannot be rendered: pages are derived, and none of them may end a migration."""
     try:
         yield
     except Exception:

@@ -1,7 +1,7 @@
-"""The success record and the documentation update of the runbook (Section 5), as far as this run has got.
+"""The success record and the documentation update of the runbook (Section 5), up to the last step of this run.
 
-A figure that no step has recorded is shown as not recorded. The status is SUCCESS only once clients were moved and the
-steps after it passed; until then the record says what is still missing, so that nobody files it too early.
+A figure that no step has recorded is shown as not recorded. The status is SUCCESS only once clients were switched and the
+steps after the cutover passed; until then the record lists what is missing, so that nobody files it too early.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from helpers.run.plan import Step
 
 
 SUMMARY, SUCCESS = "CHROMADB_MIGRATION_SUMMARY.md", "CHROMADB_MIGRATION_SUCCESS.md"
-_MEANS_SOMETHING = re.compile(r"([\\`*\[\]<>|#]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore inside a word is none
+_MARKUP = re.compile(r"([\\`*\[\]<>|#]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore inside a word is no markup
 
 
 def plain(value: Any, limit: int = 400) -> str:
-    """Any value as one line in which nothing is markup: no table, link, heading or tag comes out of foreign text."""
-    return _MEANS_SOMETHING.sub(r"\\\1", formatting.text(value, limit))
+    """Return any value as one line with its markup escaped: foreign text makes no table, link, heading or tag."""
+    return _MARKUP.sub(r"\\\1", formatting.text(value, limit))
 
 
 def code(value: Any) -> str:
-    """A command or a path between backticks; with backticks inside it, as plain text."""
+    """Return a command or a path between backticks; as plain text if it contains backticks."""
     shown = formatting.text(value, 600)
     if shown.partition(" ")[0] != "runbook" and "/" not in shown:
         return plain(shown, 600)
@@ -73,7 +73,7 @@ def _render(template: str, facts: Mapping[str, Any]) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(  # Markdown: `plain` escapes what means something there
+    environment = Environment(  # Markdown: `plain` escapes its markup
         loader=PackageLoader("helpers.report"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701  # nosec B701
         lstrip_blocks=True,
     )  # fmt: skip
@@ -104,7 +104,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class RecordSection:
     """A group of lines with its result."""
 
     title: str
@@ -113,27 +113,27 @@ class Section:
     @property
     def result(self) -> str:
         """The worst verdict of its lines; "not recorded" where all lack a figure, "" where none is judged."""
-        found = [Verdict(item.verdict) for item in self.items if item.verdict in set(Verdict)]
-        if not found:
+        verdicts = [Verdict(item.verdict) for item in self.items if item.verdict in set(Verdict)]
+        if not verdicts:
             return NOT_RECORDED if all(item.measured == NOT_RECORDED for item in self.items) else ""
-        return worst(found).value
+        return worst(verdicts).value
 
 
-def checklist(view: RunView) -> list[Section]:
-    """The sections in the runbook's order."""
+def checklist(view: RunView) -> list[RecordSection]:
+    """Return the sections in the runbook's order."""
     return [
-        Section("Source and target", list(_ends(view))),
-        Section("Metadata schema", list(_fields(view))),
-        Section("Embedding validation", list(_embeddings(view))),
-        Section("Semantic search validation", list(_queries(view))),
-        Section("Collection counts", list(_counts(view))),
-        Section("Result", list(_result(view))),
+        RecordSection("Source and target", list(_ends(view))),
+        RecordSection("Metadata schema", list(_fields(view))),
+        RecordSection("Embedding validation", list(_embeddings(view))),
+        RecordSection("Semantic search validation", list(_queries(view))),
+        RecordSection("Collection counts", list(_counts(view))),
+        RecordSection("Result", list(_result(view))),
     ]
 
 
 def _ends(view: RunView) -> Iterator[Item]:
-    found = counts(view.results)
-    for side, n in (("source", found.source), ("target", found.migrated)):
+    counted = counts(view.results)
+    for side, n in (("source", counted.source), ("target", counted.migrated)):
         section = view.parameters.get(side)
         place = section.get("url") or section.get("path") if isinstance(section, dict) else None
         chunks = count(n, "chunk") if n is not None else f"chunks {NOT_RECORDED}"
@@ -153,8 +153,8 @@ def _fields(view: RunView) -> Iterator[Item]:
         if (row["rule"], row["kind"]) == ("default", "changed"):  # in place of one
             filled[row["field"]] = filled.get(row["field"], 0) + row["chunks"]
     for name in _FIELDS if known and complete == checked else ():
-        told = f"{filled[name]:,} by a default" if name in filled else "defaults not recorded"
-        yield Item(f"{name} field present", f"YES ({complete:,}/{checked:,}, {told})", "pass")
+        suffix = f"{filled[name]:,} by a default" if name in filled else "defaults not recorded"
+        yield Item(f"{name} field present", f"YES ({complete:,}/{checked:,}, {suffix})", "pass")
     shown = f"{'YES' if complete == checked else 'NO'}: {formatting.completeness(inputs)}" if known else NOT_RECORDED
     yield Item("Every required field present", shown, _verdict(complete == checked) if known else "")
 
@@ -179,12 +179,12 @@ def _embeddings(view: RunView) -> Iterator[Item]:
 
 
 def _check(view: RunView, name: str, label: str) -> Item:
-    """A test of step 23 as one line: measured against its threshold."""
-    found = next((check for check in view.tests if check.name == name), None)
-    if found is None:
+    """Return a test of step 23 as one line: measured against its threshold."""
+    check = next((check for check in view.tests if check.name == name), None)
+    if check is None:
         return Item(label, NOT_RECORDED)
-    limit = f" (expected {text(found.expected, 60)})" if found.expected else ""
-    return Item(label, f"{text(found.measured_text or found.detail, 60)}{limit}", found.verdict.value)
+    limit = f" (expected {text(check.expected, 60)})" if check.expected else ""
+    return Item(label, f"{text(check.measured_text or check.detail, 60)}{limit}", check.verdict.value)
 
 
 def _queries(view: RunView) -> Iterator[Item]:
@@ -196,9 +196,9 @@ def _queries(view: RunView) -> Iterator[Item]:
         if not row.get("applicable", True):
             yield Item(label, text(row.get("why")), "not applicable")
             continue
-        found = f"{text(row.get('found'))} results, top distance {text(row.get('distance'))}"
-        found += f", {text(row['distance_before'])} in the source" if row.get("distance_before") is not None else ""
-        shown = f"{'YES' if row.get('ok') else 'NO'} ({found})"
+        answer = f"{text(row.get('found'))} results, top distance {text(row.get('distance'))}"
+        answer += f", {text(row['distance_before'])} in the source" if row.get("distance_before") is not None else ""
+        shown = f"{'YES' if row.get('ok') else 'NO'} ({answer})"
         yield Item(label, f"{shown} {text(row['why'])}" if row.get("why") else shown, _verdict(bool(row.get("ok"))))
     yield from _distance(view, rows)
     if not rows:
@@ -206,7 +206,7 @@ def _queries(view: RunView) -> Iterator[Item]:
 
 
 def _searched(view: RunView) -> str:
-    """What the test of searches counts: a client's search of a merged collection is another question, asked below."""
+    """Return what the test of searches counts. Searches of clients in merged collections have their own lines."""
     rows = (view.fact("recall") or {}).get("rows") or []
     if not (whole := {row["target"] for row in rows if row["scope"] == "unrestricted"}):
         return "Collections whose searches find what the source's find"
@@ -216,40 +216,41 @@ def _searched(view: RunView) -> str:
 
 
 def _recall(view: RunView) -> Iterator[Item]:
-    """What was asked, and the share of the true nearest neighbours that came back, in each scope that was asked."""
-    told = view.fact("recall") or {}
-    for row in (told.get("pooled") or {}).values():
+    """Yield the recall (0-1) in each scope that was asked, with the number of queries; for merged collections also the change."""
+    recall = view.fact("recall") or {}
+    own = own_chunk(recall)
+    for row in (recall.get("pooled") or {}).values():
         if not row or row.get("recall") is None:
             continue
-        asked = f"{formatting.judged_queries(row)} ({own_chunk(told)}), k = {told['k']}; {text(row['filter'], 120)}"
+        asked = f"{formatting.judged_queries(row)} ({own}), k = {recall['k']}; {text(row['filter'], 120)}"
         shown = f"{row['recall']:.3f}, 95 % interval {row['low']:.3f} to {row['high']:.3f} (Wilson); {asked}"
         if row.get("before") is not None and row["scope"] == "restricted":  # the source has no merged collection
             shown += f"; source: {row['before']:.3f}"
         yield Item(f"Recall, {formatting.scope(row['scope'])}", shown, row["verdict"])
         if row.get("shared_expected") is not None:
-            changed = merged_answers(row, told["k"])
+            changed = merged_answers(row, recall["k"])
             if row.get("shared_measured") is not None:
                 changed += f"; the target's answers: {percent(row['shared_measured'])} as before"
-            changed += f"; without a filter {share_range(answers(told))}; queries are stored vectors, {own_chunk(told)}"
+            changed += f"; without a filter {share_range(answers(recall))}; queries are stored vectors, {own}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
-            if (told.get("announced") or {}).get("pooled") is not None:
-                yield Item("Same results, asked as announced", f"{announced_in_words(told['announced'])}; {ASKED}")
+            if (recall.get("announced") or {}).get("pooled") is not None:
+                yield Item("Same results, asked as announced", f"{announced_in_words(recall['announced'])}; {ASKED}")
             yield Item("Expected change for clients: collections were split and merged", changed)
 
 
 def _distance(view: RunView, rows: list[dict[str, Any]]) -> Iterator[Item]:
-    """The runbook's rule for the best hit, which means something for cosine only."""
-    found = [float(row["distance"]) for row in rows if isinstance(row.get("distance"), (int, float))]
+    """Yield the runbook's rule for the best hit, which applies to cosine only."""
+    distances = [float(row["distance"]) for row in rows if isinstance(row.get("distance"), (int, float))]
     section = view.parameters.get("validation")
     limit = section.get("maximum_distance", 0.8) if isinstance(section, dict) else 0.8
-    if not found:
+    if not distances:
         return
     label = f"Top result distance < {text(limit, 20)}"
     if {row.get("space") for row in view.rows("targets")} - {"cosine", None}:
         yield Item(label, "a rule for cosine; this target has another space", "not applicable")
         return
-    good = all(distance < limit for distance in found)
-    shown = f"{'YES' if good else 'NO'} (avg {sum(found) / len(found):.2f}, worst {max(found):.2f})"
+    good = all(distance < limit for distance in distances)
+    shown = f"{'YES' if good else 'NO'} (avg {sum(distances) / len(distances):.2f}, worst {max(distances):.2f})"
     yield Item(label, shown, _verdict(good))
 
 
@@ -259,15 +260,15 @@ def _counts(view: RunView) -> Iterator[Item]:
         before, after, aside = (row.get(k) for k in ("source", "target", "quarantined"))
         if isinstance(before, int) and isinstance(after, int) and isinstance(aside, int):
             match = after + aside + (out := row.get("left_out") or 0) == before
-            kept = (f" + {aside:,} quarantined" if aside else "") + (f" + {out:,} left out" if out else "")
-            shown = f"{before:,} → {after:,}{kept} ({'MATCH' if match else 'DIFFERENT'})"
+            extra = (f" + {aside:,} quarantined" if aside else "") + (f" + {out:,} left out" if out else "")
+            shown = f"{before:,} → {after:,}{extra} ({'MATCH' if match else 'DIFFERENT'})"
             yield Item(text(row.get("collection"), 80), shown, _verdict(match))
     if not rows:
         yield Item("Counts by collection", NOT_RECORDED)
 
 
 def _result(view: RunView) -> Iterator[Item]:
-    """The last lines of the runbook's report: overall result, recommendation, who reviewed it and when."""
+    """Yield the last lines of the runbook's report: overall result, recommendation, who reviewed it and when."""
     inputs = view.table("matrix_inputs")
     valid, chunks = inputs.get("valid"), inputs.get("chunks")
     review = view.step(Step.REVIEW)
@@ -298,7 +299,7 @@ def _verdict(good: bool) -> str:
 
 _DIMENSIONS = "collections of an unexpected dimension"
 _AT_TARGET = "application at the target"
-_DEVIATIONS = (ReasonCode.NO_FENCE, ReasonCode.OUTSIDE_WINDOW)  # reason codes of checks that say so
+_DEVIATIONS = (ReasonCode.NO_FENCE, ReasonCode.OUTSIDE_WINDOW)
 _AFTER = (
     (Step.MONITOR, "Monitoring after the cutover"),
     (Step.PERFORMANCE, "Performance"),
@@ -308,7 +309,7 @@ _AFTER = (
 
 
 def status(view: RunView) -> tuple[str, str]:
-    """The record's status and why, in words."""
+    """Return the record's status and the reason."""
     if view.ran(Step.ROLLBACK):
         if view.rehearsal:
             return "REHEARSED", f"{clients(view)} {drilled(view)}".strip()
@@ -320,40 +321,40 @@ def status(view: RunView) -> tuple[str, str]:
     if not view.table("cut_over"):
         return "NOT YET", clients(view)
     good = "REHEARSED" if view.rehearsal else "SUCCESS"
-    if left := [title for number, title in _AFTER if not view.passed(number)]:
-        return "NOT YET", f"{clients(view)} Not recorded as passed: {', '.join(left)}."
+    if missing := [title for number, title in _AFTER if not view.passed(number)]:
+        return "NOT YET", f"{clients(view)} Not recorded as passed: {', '.join(missing)}."
     after = {number for number, _ in _AFTER}
-    if left := [check.name for step in view.steps for check in step.not_exercised if step.number in after]:
-        return good, f"{clients(view)} Closed out. Not exercised, or only in part: {text(', '.join(left))}."
+    if missing := [check.name for step in view.steps for check in step.not_exercised if step.number in after]:
+        return good, f"{clients(view)} Closed out. Not exercised, or only in part: {text(', '.join(missing))}."
     return good, f"{clients(view)} Watched and closed out."
 
 
 def closed(view: RunView) -> bool:
-    """Whether this is a success to be recorded as one: cut over, every step after it passed, nobody rolled back."""
+    """Return whether this is a success: cut over, every step after the cutover passed, no rollback."""
     if not view.table("cut_over") or any(not view.passed(number) for number, _ in _AFTER):
         return False
     return status(view)[0] in ("SUCCESS", "REHEARSED")
 
 
 def record(view: RunView) -> list[Item]:
-    """The lines of the success record and of the documentation update, in the runbook's order."""
+    """Return the lines of the success record and of the documentation update, in the runbook's order."""
     return [*_metrics(view), *_collections(view), *_after(view)]
 
 
 def deviations(view: RunView) -> list[str]:
-    """What was not done as written: parameters changed by a resume, no fence, a start outside the window, what was shortened or
-    not exercised."""
-    found = [f"Parameters were changed by a resume: {text(change, 200)}" for change in _list(view.run.get("changes"))]
-    found += [outside] if (outside := outside_window(view)) else []
-    found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for step in view.steps if step.result
+    """Return the deviations from the plan: parameters changed by a resume, no fence, a start outside the window, what was
+    shortened or not exercised."""
+    lines = [f"Parameters were changed by a resume: {text(change, 200)}" for change in _list(view.run.get("changes"))]
+    lines += [outside] if (outside := outside_window(view)) else []
+    lines += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for step in view.steps if step.result
               for c in step.result.checks if c.reason in _DEVIATIONS and c.verdict not in UNREMARKABLE]  # fmt: skip
-    found += [f"Shortened or not exercised: {line}" for line in untried_here(view)]
-    return list(dict.fromkeys(found))
+    lines += [f"Shortened or not exercised: {line}" for line in untried_here(view)]
+    return list(dict.fromkeys(lines))
 
 
 def findings(view: RunView) -> list[str]:
-    """`RunView.findings`, a line each."""
-    return [f"{_steps(f.steps).capitalize()}, {text(f.check.name, 80)} ({f.check.verdict.value}): {found(f.check)}"
+    """Return a line for each of `RunView.findings`."""
+    return [f"{_steps(f.steps).capitalize()}, {text(f.check.name, 80)} ({f.check.verdict.value}): {finding_text(f.check)}"
             for f in view.findings]  # fmt: skip
 
 
@@ -361,8 +362,8 @@ def _steps(numbers: list[str]) -> str:
     return f"{'steps' if len(numbers) > 1 else 'step'} {', '.join(numbers)}"
 
 
-def found(check: Check) -> str:
-    """`7 chunks (expected: = 0). The schema requires one.`"""
+def finding_text(check: Check) -> str:
+    """Return `7 chunks (expected: = 0). The schema requires one.`"""
     detail = text(check.detail, 400) if check.detail else ""
     if check.measured is None or text(check.measured_text, 80) in detail or isinstance(check.measured, str | bool):
         return detail or text(check.measured, 200)
@@ -371,28 +372,28 @@ def found(check: Check) -> str:
 
 
 def known_at_decision(view: RunView) -> str:
-    """How many findings those who decide had before them, how many came after, and who signed knowing those."""
+    """Return how many findings were known at the decision, how many came later, and who signed the closeout knowing those."""
     if not view.ran(Step.REVIEW):
         return ""
-    gate, said = view.gates.get(CLOSEOUT), []
-    who = [f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in view.signoffs if gate and s.gate == CLOSEOUT
+    gate, parts = view.gates.get(CLOSEOUT), []
+    signers = [f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in view.signoffs if gate and s.gate == CLOSEOUT
            and s.decision == "go" and not s.superseded and s.role in gate.keys and s.role not in gate.missing]  # fmt: skip
-    after = f"signed at the closeout by {', '.join(who)}" if who else "nobody had signed knowing them by then"
-    for side, words in ((True, "known at the decision"), (False, "found after it")):
+    after = f"signed at the closeout by {', '.join(signers)}" if signers else "nobody had signed knowing them by then"
+    for side, when in ((True, "known at the decision"), (False, "found after it")):
         if steps := [f.steps[0] for f in view.findings if f.at_decision is side]:
-            said.append(f"{len(steps)} {words} ({_steps(sorted(set(steps)))}){f': {after}' * (not side)}")
+            parts.append(f"{len(steps)} {when} ({_steps(sorted(set(steps)))}){f': {after}' * (not side)}")
     early = sum(row.verdict == "failed" for row in view.attempts)
-    said += [f"{count(early, 'attempt')} of a step failed besides, see “Steps”"] * bool(early and said)
-    return ", ".join(said)
+    parts += [f"{count(early, 'attempt')} of a step failed besides, see “Steps”"] * bool(early and parts)
+    return ", ".join(parts)
 
 
 def lessons(view: RunView) -> list[str]:
-    """Deviations and findings, each once: a deviation that a check found is a finding."""
+    """Return deviations and findings, each once: a deviation that a check found is a finding."""
     return [line for line in deviations(view) if not line.startswith("Step ")] + findings(view)
 
 
 def values(view: RunView) -> str:
-    """What the schema did to field values, each kind apart; the same words on pages and in documents."""
+    """Return the number of field values that the schema changed, by kind; the same words on pages and in documents."""
     n = counts(view.results)
     if n.changed is None or n.filled is None or n.derived is None or n.set is None:
         return NOT_RECORDED
@@ -402,7 +403,7 @@ def values(view: RunView) -> str:
 
 
 def defaults(n: Counts) -> str:
-    """What the number of defaults counts, and how it fits the missing values of step 11, which looks at core fields only."""
+    """Return what the number of defaults counts, and how it fits the missing values of step 11, which covers core fields only."""
     if n.filled is None or n.filled_core is None:
         return "missing fields that got a default"
     rest, where = n.filled - n.filled_core, f"in {count(n.defaulted, 'chunk')}; " if n.defaulted else ""
@@ -412,29 +413,29 @@ def defaults(n: Counts) -> str:
 
 
 def tools(view: RunView) -> list[tuple[str, str]]:
-    """The runbook's three tools and what became of them in this run."""
+    """Return the runbook's three tools and their results in this run."""
     snapshot = view.table("snapshot")
-    there = f" in {text(snapshot['stored'])}" if snapshot.get("stored") else ""
-    kept = f"; snapshot {text(snapshot['id'])}, verified{there}" if snapshot.get("id") else ""
-    tried = f"; drilled: {', '.join(parts)}" if (parts := drilled_parts(view)) else ""
+    place = f" in {text(snapshot['stored'])}" if snapshot.get("stored") else ""
+    snapshot_note = f"; snapshot {text(snapshot['id'])}, verified{place}" if snapshot.get("id") else ""
+    drilled_note = f"; drilled: {', '.join(parts)}" if (parts := drilled_parts(view)) else ""
     if rollback(view.results.get(Step.ROLLBACK)) is None:
-        tried += "; rollback: NOT EXERCISED"
+        drilled_note += "; rollback: NOT EXERCISED"
     return [
         ("A26 migration", _verdict_of(view, Step.MIGRATE)),
         (
             "A27 validator",
             f"{_verdict_of(view, Step.VALIDATE)}; {sum(c.verdict.value == 'pass' for c in view.tests)} tests passed",
         ),
-        ("A28 snapshot and rollback", f"{_verdict_of(view, Step.SNAPSHOT)}{kept}{tried}"),
+        ("A28 snapshot and rollback", f"{_verdict_of(view, Step.SNAPSHOT)}{snapshot_note}{drilled_note}"),
     ]
 
 
 def after(view: RunView) -> list[tuple[str, str]]:
-    """The state after the migration: each line with what was measured."""
+    """Return the state after the migration: (subject, what was measured)."""
     watch, tests = view.table("monitoring"), view.table("integration")
     search = next((c for c in view.tests if c.name == "search equivalence"), None)
-    looks = f"{watch['looks']} looks over {duration(float(watch['seconds']))}" if watch.get("looks") else NOT_RECORDED
-    ran = (
+    samples = f"{watch['looks']} looks over {duration(float(watch['seconds']))}" if watch.get("looks") else NOT_RECORDED
+    results = (
         f"{tests['passed']} of {tests['tests']} passed, {tests['skipped']} not applicable"
         if tests.get("tests")
         else NOT_RECORDED
@@ -449,52 +450,51 @@ def after(view: RunView) -> list[tuple[str, str]]:
         ),
         (
             "Watch after the cutover",
-            f"{_verdict_of(view, Step.MONITOR)}: {looks}, {watch.get('failed_looks', 0)} failed",
+            f"{_verdict_of(view, Step.MONITOR)}: {samples}, {watch.get('failed_looks', 0)} failed",
         ),
         ("Performance", _verdict_of(view, Step.PERFORMANCE)),
-        ("Integration tests", f"{_verdict_of(view, Step.INTEGRATION)}: {ran}"),
+        ("Integration tests", f"{_verdict_of(view, Step.INTEGRATION)}: {results}"),
     ]
 
 
 def signed(view: RunView) -> list[tuple[str, str]]:
-    """The sign-offs of the cutover: role, and who signed when."""
-    found = [(s.role.replace("_", " "), f"{text(s.name, 80)}, {text(s.decision.upper(), 20)}, {moment(s.when)}")
+    """Return the sign-offs of the cutover: (role, who signed what and when)."""
+    rows = [(s.role.replace("_", " "), f"{text(s.name, 80)}, {text(s.decision.upper(), 20)}, {moment(s.when)}")
              for s in view.signoffs if s.gate == "cutover" and not s.superseded]  # fmt: skip
-    return found or [("nobody", "no sign-off is required by the parameters")]
+    return rows or [("nobody", "no sign-off is required by the parameters")]
 
 
 def _verdict_of(view: RunView, number: str) -> str:
-    """The step's verdict, with what it did not exercise."""
+    """Return the step's verdict, with what it did not exercise."""
     step = view.step(number)
     if step is None:
         return "not run"
-    left = ", ".join(text(check.name, 60) for check in step.not_exercised)
-    return f"{step.verdict} as far as it went (not exercised: {left})" if left else step.verdict
+    names = ", ".join(text(check.name, 60) for check in step.not_exercised)
+    return f"{step.verdict} as far as it went (not exercised: {names})" if names else step.verdict
 
 
 def not_exercised(view: RunView) -> list[str]:
-    """What was not run, or only in part, once, in the order of the steps."""
-    left = ((step.number, check) for step in view.steps for check in step.not_exercised)
-    return list(dict.fromkeys(f"Step {number}, {_not_exercised(check)}" for number, check in left))
+    """Return what was not run, or only in part, each once, in the order of the steps."""
+    checks = ((step.number, check) for step in view.steps for check in step.not_exercised)
+    return list(dict.fromkeys(f"Step {number}, {_not_exercised(check)}" for number, check in checks))
 
 
 def untried(view: RunView) -> list[tuple[str, list[str]]]:
-    """(verdict, what) of what this run did not try: what it could have tried, what only a sample was asked of, what does not
-    apply."""
+    """Return (verdict, lines) of what this run did not try: not exercised, sampled only, not applicable."""
     idle = [f"Step {step.number}, {text(c.name, 80)}: {text(c.detail or c.measured, 160)}" for step in view.steps
             if step.result for c in step.result.checks if c.verdict is Verdict.NOT_APPLICABLE]  # fmt: skip
-    found = [(Verdict.NOT_EXERCISED.value, untried_here(view)), ("sampled", list(_sampled(view))),
+    groups = [(Verdict.NOT_EXERCISED.value, untried_here(view)), ("sampled", list(_sampled(view))),
              (Verdict.NOT_APPLICABLE.value, idle)]  # fmt: skip
-    return [(verdict, lines) for verdict, lines in found if lines]
+    return [(verdict, lines) for verdict, lines in groups if lines]
 
 
 def untried_here(view: RunView) -> list[str]:
-    """What this run could have tried and did not, or only in part."""
+    """Return what this run could have tried and did not, or only in part."""
     return [*not_exercised(view), *unseen(view)]
 
 
 def _sampled(view: RunView) -> Iterator[str]:
-    """What steps judged by some chunks, as they recorded it (`RunRecord.sampled`): no other list of samples is kept."""
+    """Yield what steps judged by a sample of chunks, as recorded by `RunRecord.sampled`."""
     for step in view.steps:
         for row in step.result.facts.get("sampled") or [] if step.result else []:
             yield f"Step {step.number}, {text(row['what'], 80)}: {row['asked']:,} of {count(row['of'], 'chunk')}"
@@ -510,11 +510,11 @@ def _not_exercised(check: Check) -> str:
 
 
 def _seen(view: RunView) -> str:
-    """Whether the application was seen to use the target."""
-    found = next((c for c in view.checks(Step.CUTOVER) if c.name == _AT_TARGET), None)
+    """Return whether the application was seen to use the target."""
+    check = next((c for c in view.checks(Step.CUTOVER) if c.name == _AT_TARGET), None)
     return (
-        text(found.detail or found.measured)
-        if found is not None and found.verdict.value == "pass"
+        text(check.detail or check.measured)
+        if check is not None and check.verdict.value == "pass"
         else "not seen at the target from here"
     )
 
@@ -526,10 +526,10 @@ def _list(value: object) -> list[object]:
 def _metrics(view: RunView) -> Iterator[Item]:
     yield Item("Date", view.date or NOT_RECORDED)
     yield Item("Execution time (runbook: 90 to 120 min)", _execution(view))
-    found = counts(view.results)
-    whole = found.source is not None and found.migrated is not None and view.ran(Step.VALIDATE)
-    moved = f"{found.migrated:,} of {count(found.source or 0, 'chunk')}" if whole else NOT_RECORDED
-    yield Item("Chunks migrated", moved)
+    n = counts(view.results)
+    whole = n.source is not None and n.migrated is not None and view.ran(Step.VALIDATE)
+    migrated = f"{n.migrated:,} of {count(n.source or 0, 'chunk')}" if whole else NOT_RECORDED
+    yield Item("Chunks migrated", migrated)
     yield Item("Field values", values(view))
     inputs = view.table("matrix_inputs")
     chunks, valid = inputs.get("chunks"), inputs.get("valid")
@@ -538,22 +538,22 @@ def _metrics(view: RunView) -> Iterator[Item]:
     yield Item("Validation pass rate", rate)
     latency = view.fact("mean_latency_ms")
     yield Item("Query latency, mean", f"{text(latency)} ms" if isinstance(latency, (int, float)) else NOT_RECORDED)
-    gone_back = "drilled, not triggered" if view.rehearsal else "Yes"
-    back = rollback(view.results.get(Step.ROLLBACK))
-    measured = f": {rollback_words(back)}" if back is not None else ""
-    yield Item("Rollback triggered", f"{gone_back}{measured}" if view.ran(Step.ROLLBACK) else "No")
-    seconds, how = downtime(view.results, view.attempts, view.drill)
-    yield Item("Write downtime", f"{duration(seconds)}, {how}" if seconds else how)
+    triggered = "drilled, not triggered" if view.rehearsal else "Yes"
+    times = rollback(view.results.get(Step.ROLLBACK))
+    measured = f": {rollback_words(times)}" if times is not None else ""
+    yield Item("Rollback triggered", f"{triggered}{measured}" if view.ran(Step.ROLLBACK) else "No")
+    seconds, note = downtime(view.results, view.attempts, view.drill)
+    yield Item("Write downtime", f"{duration(seconds)}, {note}" if seconds else note)
 
 
 def _execution(view: RunView) -> str:
-    """From the first step of the window to the end of the last, the cutover."""
-    found = forward(view.results, view.attempts)
-    if found is None:
+    """Return the time from the first step of the window to the end of the cutover, and its parts."""
+    times = forward(view.results, view.attempts)
+    if times is None:
         return NOT_RECORDED
-    parts = (found.work, "of work"), (found.starts, "of notebook starts"), (found.attempts, "of earlier attempts")
+    parts = (times.work, "of work"), (times.starts, "of notebook starts"), (times.attempts, "of earlier attempts")
     named = [f"{duration(seconds)} {words}" for seconds, words in parts if seconds]
-    return f"{duration(found.wall)} from step 20 to the end of step 25: {', '.join(named)}, the rest between the steps"
+    return f"{duration(times.wall)} from step 20 to the end of step 25: {', '.join(named)}, the rest between the steps"
 
 
 def _collections(view: RunView) -> Iterator[Item]:
@@ -566,15 +566,15 @@ def _after(view: RunView) -> Iterator[Item]:
     for number, title in ((Step.CUTOVER, "Cutover and application health"), *_AFTER):
         step = view.step(number)
         if step is not None and step.result is not None:
-            left = "; ".join(f"not exercised: {_not_exercised(check)}" for check in step.not_exercised)
-            yield Item(title, f"step {number}{left and f'; {left}'}", step.verdict)
+            untried = "; ".join(f"not exercised: {_not_exercised(check)}" for check in step.not_exercised)
+            yield Item(title, f"step {number}{untried and f'; {untried}'}", step.verdict)
         else:
             yield Item(title, NOT_RECORDED)
 
 
-# -- when it goes wrong ------------------------------------------------------------------------------------------------
+# -- contacts ----------------------------------------------------------------------------------------------------------
 
-# Whom to call, for the run's page, the notebooks 00 and 53 and the summary.
+# For the run's page, the notebooks 00 and 53 and the summary.
 
 
 _WHO = {
@@ -585,15 +585,15 @@ _NOT_CALLED = "; no escalation level calls it, so no warning counts it"
 
 
 def contacts_of(view: RunView) -> list[tuple[str, str]]:
-    """Those of the run's parameters; a placeholder that nobody filled in is none."""
-    found = view.parameters.get("contacts")
+    """Return the contacts of the run's parameters, without unfilled placeholders."""
+    section = view.parameters.get("contacts")
     return contacts(
-        {k: str(v) for k, v in found.items() if v and not is_placeholder(str(v))} if isinstance(found, dict) else {}
+        {k: str(v) for k, v in section.items() if v and not is_placeholder(str(v))} if isinstance(section, dict) else {}
     )
 
 
 def contacts(named: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(who, how to reach them); a contact that the parameters do not name says so."""
+    """Return (who, how to reach them); a contact without a value is shown as not named."""
     called = {key for *_, key in (*LEVELS, CRITICAL)}
     return [(words, named.get(key) or f"not named (contacts.{key})" + _NOT_CALLED * (key not in called))
             for key, words in _WHO.items()]  # fmt: skip

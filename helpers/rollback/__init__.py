@@ -1,7 +1,7 @@
-"""A rollback that loses nothing, causes no outage but the restart, and can itself be killed and repeated.
+"""A rollback that loses nothing, causes no outage except the restart, and can itself be killed and repeated.
 
-Here: what was ordered, what the rollback will do, how far it got, and stopping the migration; read from the run's files, nothing
-else is asked.
+This module has what was ordered, what the rollback will do, its progress, and stopping the migration. It reads only the run's
+files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.cutover.application import APPLYING
-from helpers.errors import WorldError
+from helpers.errors import EnvironmentFailure
 from helpers.fence import FenceState
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
@@ -34,12 +34,12 @@ from helpers.run.folders import RunFolder, RunPath, RunState
 
 LOCKS = ("runner", "step")
 _HOLDER = re.compile(r"process (\d+) on (.+)")
-PATIENCE = 20.0  # seconds for the batch in hand, as Ctrl-C gives; then its kernel is ended, then the process
+PATIENCE = 20.0  # seconds for the current batch, as after Ctrl-C; then its kernel is ended, then the process
 
 
 def at_work(folder: RunFolder) -> dict[int, str]:
-    """The processes that hold a lock of the run, with their hosts; {} where nobody works on it."""
-    found: dict[int, str] = {}
+    """The processes that hold a lock of the run, with their hosts; {} where there are none."""
+    holders: dict[int, str] = {}
     for name in LOCKS:
         path = folder.workspace / f"{name}.lock"
         try:
@@ -52,20 +52,20 @@ def at_work(folder: RunFolder) -> dict[int, str]:
             except OSError:
                 holder = _HOLDER.match(file.read(200))
                 if holder:
-                    found[int(holder[1])] = holder[2]
-    return found
+                    holders[int(holder[1])] = holder[2]
+    return holders
 
 
 def others_at_work(folder: RunFolder) -> dict[int, str]:
-    """`at_work` but for this process and the runner that started it: what a rollback has to stop."""
+    """`at_work` without this process and the runner that started it: what a rollback has to stop."""
     own = {os.getpid(), int(os.environ.get(kernel.RUNNER_PID) or 0)}
     return {pid: host for pid, host in at_work(folder).items() if pid not in own}
 
 
 def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
-    """Ask, then insist, until no other process works on the run; those that were stopped.
+    """Ask, then force, until no other process works on the run. Gives the processes that were stopped.
 
-    Raises `WorldError` where one works on another machine, or does not end.
+    Raises `EnvironmentFailure` where one works on another machine, or does not end.
     """
     stopped: list[int] = []
     begun, asked = time.monotonic(), 0
@@ -77,7 +77,7 @@ def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
             folder.stop_file.touch()
         if waited >= asked * patience:
             if asked == 3:
-                raise WorldError(
+                raise EnvironmentFailure(
                     ReasonCode.MIGRATION_RUNS, f"process {min(working)} of run {folder.id} does not end",
                     next_step="End it yourself, then repeat the rollback.",
                 )  # fmt: skip
@@ -95,24 +95,24 @@ def _refuse_other_hosts(folder: RunFolder, working: dict[int, str]) -> None:
     elsewhere = {pid: host for pid, host in working.items() if host != socket.gethostname()}
     if elsewhere:
         pid, host = min(elsewhere.items())
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.MIGRATION_RUNS, f"run {folder.id} is being worked on by process {pid} on {host}",
             next_step="Stop it there, then repeat the rollback.",
         )  # fmt: skip
 
 
 def _signal(folder: RunFolder, pid: int, number: signal.Signals) -> None:
-    """To a process that has the lock file open at this moment; a process id alone may be somebody else's by now."""
+    """Send a signal to a process that has the lock file open now; a process id alone may belong to another one by now."""
     for name in LOCKS:
-        found = who_has_open(folder.workspace / f"{name}.lock")
-        if pid in found.processes:
+        users = who_has_open(folder.workspace / f"{name}.lock")
+        if pid in users.processes:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
             return
 
 
 def clients_came(cutover: CutoverState | None) -> bool:
-    """Whether clients may ever have used the target: a cutover began to change files, be it taken back since."""
+    """Whether clients may have used the target: a cutover began to change files, even if it was undone since."""
     return cutover is not None and any(event["state"] == APPLYING for event in cutover.events)
 
 
@@ -122,38 +122,38 @@ def outline(folder: RunState) -> list[tuple[str, str]]:
     orders = state.orders if state is not None else Orders()
     cutover, fence = CutoverState.load(folder.workspace), FenceState.load(folder.workspace)
     parameters = folder.parameters
-    used = clients_came(cutover)
-    say = {
+    target_used = clients_came(cutover)
+    actions = {
         STOP: _stop(folder),
         SOURCE: _source(orders),
         WRITES: f"compare {parameters.target.label} with what this run put there; export what clients changed"
-        if used else "nothing to do: no client was ever sent to the target",
-        REPLAY: _replay(orders, parameters.rollback.replay) if used else "nothing to do",
+        if target_used else "nothing to do: no client was ever sent to the target",
+        REPLAY: _replay(orders, parameters.rollback.replay) if target_used else "nothing to do",
         FILES: _files(cutover),
-        SETTLE: "the same comparison again: only what came since the first one is replayed" if used else "nothing to do",
+        SETTLE: "the same comparison again: only what came since the first one is replayed" if target_used else "nothing to do",
         LIFT: (fence.sentence() if fence else "") or "there is no fence to lift",
         TRY: _try(cutover.cutover if cutover is not None else parameters.cutover),
         REMOVE: _remove(folder),
         WATCH: f"for {duration(60 * parameters.rollback.monitor_minutes)}: health URLs, and queries of {parameters.source.label}",
     }  # fmt: skip
-    return [(TITLES[stage], what) for stage, what in say.items()]
+    return [(TITLES[stage], action) for stage, action in actions.items()]
 
 
 def _stop(folder: RunFolder) -> str:
     others = others_at_work(folder)
-    named = ", ".join(f"process {pid} on {host}" for pid, host in sorted(others.items()))
-    own = "; the rollback's own are left out" * (len(at_work(folder)) > len(others))
-    return (f"stop {named}" if others else "no other process works on the run") + own
+    processes = ", ".join(f"process {pid} on {host}" for pid, host in sorted(others.items()))
+    remark = "; the rollback's own are left out" * (len(at_work(folder)) > len(others))
+    return (f"stop {processes}" if others else "no other process works on the run") + remark
 
 
 def _source(orders: Orders) -> str:
-    said = "every chunk of the source against the snapshot"
+    comparison = "every chunk of the source against the snapshot"
     if orders.restore:
         which = ", ".join(orders.collections) or "whatever is damaged"
-        return f"{said}; ordered: write {which} back from the snapshot"
+        return f"{comparison}; ordered: write {which} back from the snapshot"
     if orders.accept_source:
-        return f"{said}; damage is accepted: {orders.accept_source}"
-    return f"{said}; where it is damaged, stop for a decision"
+        return f"{comparison}; damage is accepted: {orders.accept_source}"
+    return f"{comparison}; where it is damaged, stop for a decision"
 
 
 def _replay(orders: Orders, by_parameter: bool) -> str:
@@ -186,7 +186,7 @@ def _remove(folder: RunState) -> str:
 
 # -- state -------------------------------------------------------------------------------------------------------------
 #
-# workspace/<run id>/rollback.json: what was ordered and how far the rollback got. Written before each stage begins.
+# workspace/<run id>/rollback.json: what was ordered, and the progress. Written before each stage begins.
 
 
 STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, TRY, REMOVE, WATCH = (
@@ -206,18 +206,18 @@ TITLES = {
     WATCH: "Watch the source",
 }
 BEGUN, DONE = "begun", "done"
-KILL_DRILL = "drill-kill"  # in the workspace, while a step that a drill has killed is not resumed yet
-DRILL = "drill of the rehearsal"  # `Orders.why` of the rollback that a rehearsal times
+KILL_DRILL = "drill-kill"  # in the workspace, while a step that a drill killed is not resumed yet
+DRILL = "drill of the rehearsal"  # `Orders.why` of the rollback that a rehearsal measures
 
 
 @dataclass(slots=True)
 class Orders:
-    """What the operator ordered. All of it is off by default: then a rollback stops where somebody has to decide.
+    """What the operator ordered. Everything is off by default: then a rollback stops where a person has to decide.
 
-    `restore` lets the source be written from the snapshot where it is damaged, `collections` limits that to these;
-    `accept_source` is the reason to take a damaged source as it is. `replay` writes to the source what clients wrote to
-    the target, `replay_to` names the source collection for new chunks that nothing else places; `discard` is the reason to
-    give that up (it stays exported).
+    `restore` allows writing the source from the snapshot where it is damaged, `collections` limits that to these;
+    `accept_source` is the reason to accept a damaged source. `replay` writes to the source what clients wrote to the target;
+    `replay_to` names the source collection for new chunks that nothing else assigns; `discard` is the reason to give the
+    clients' writes up (they stay exported).
     """
 
     restore: bool = False
@@ -235,7 +235,7 @@ class Orders:
 
 @dataclass(slots=True)
 class RollbackState(StateFile):
-    """One run's rollback. `stages` holds of each one that began: state (begun, done), when, seconds, said."""
+    """One run's rollback. `stages` holds for each one that began: state (begun, done), when, seconds, said."""
 
     file = RunPath.ROLLBACK
     damaged = ReasonCode.ROLLBACK_STATE_DAMAGED
@@ -251,7 +251,7 @@ class RollbackState(StateFile):
 
     @classmethod
     def begin(cls, workspace: Path, run_id: str, orders: Orders) -> RollbackState:
-        """The rollback to go on with, or a new one, on disk. New orders replace the earlier ones; none keep them."""
+        """The rollback to resume, or a new one, on disk. New orders replace earlier ones; without any, these stay."""
         state = cls.load(workspace) or cls(run_id, utc_now(), audit.operator())
         if orders.any:
             state.orders = orders
@@ -271,12 +271,12 @@ class RollbackState(StateFile):
 
     @property
     def removed(self) -> bool:
-        """Whether the target holds nothing of the run any more: from then on there is only the watch."""
+        """Whether the target holds nothing of the run any more: then only the watch remains."""
         return self.did(REMOVE)
 
     def sentence(self) -> str:
-        """For status and pages."""
+        """One sentence for status and pages."""
         if self.finished:
             return f"Rolled back, finished {self.finished[:19].replace('T', ' ')} UTC."
-        where = f"at: {TITLES[self.at]}" if self.at else "complete"
-        return f"A rollback is under way since {self.since[:19].replace('T', ' ')} UTC, {where}."
+        stage = f"at: {TITLES[self.at]}" if self.at else "complete"
+        return f"A rollback is under way since {self.since[:19].replace('T', ' ')} UTC, {stage}."

@@ -1,5 +1,5 @@
-"""What people read afterwards: the notice, and the post-mortem page with the figures that the rollback itself measured; and how
-what a drill of it changed is put back, and proven."""
+"""What people read afterwards: the notice, and the post-mortem page with the figures that the rollback measured; and how the
+changes of a drill are undone and proven."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
-from helpers.errors import RUNBOOK, WorldError, one_line
-from helpers.fence import Control, FenceState
+from helpers.errors import RUNBOOK, EnvironmentFailure, one_line
+from helpers.fence import FenceControl, FenceState
 from helpers.formatting import count, duration, moment
 from helpers.migration.restore import prove
 from helpers.migration.source_changes import SourceChanges, open_sealed, source_changes
@@ -27,7 +27,7 @@ from helpers.report.pages import rollback_page
 from helpers.report.record import SUCCESS
 from helpers.results import Verdict, file_digest, utc_now, worst
 from helpers.rollback import DRILL, FILES, STAGES, TITLES, RollbackState, replay
-from helpers.rollback.replay import said
+from helpers.rollback.replay import counts_text
 from helpers.run import plan
 from helpers.run.advice import HISTORIES, triggers
 from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
@@ -120,7 +120,7 @@ def _data(state: RollbackState) -> list[str]:
               for n, look in enumerate(facts.get("looks", []), start=1)]  # fmt: skip
     if facts.get("client_writes"):
         lines.append(
-            f"Clients had written to the target: {said(facts['client_writes'])}. Exported: {facts['exports'][-1]}"
+            f"Clients had written to the target: {counts_text(facts['client_writes'])}. Exported: {facts['exports'][-1]}"
         )
         replayed = facts.get("replayed")
         lines.append(f"Replayed to the source and compared there: {count(replayed, 'chunk')}." if replayed
@@ -132,13 +132,13 @@ def _data(state: RollbackState) -> list[str]:
         lines.append("No client had written to the target.")
     removed = facts.get("removed", {})
     parts = ", ".join(f"{name} {n:,}" for name, n in sorted(removed.items()))
-    theirs = facts.get("removed_of_clients", 0)
-    parts += f"; {theirs:,} of them written by clients, and exported before" if theirs else ""
+    client_chunks = facts.get("removed_of_clients", 0)
+    parts += f"; {client_chunks:,} of them written by clients, and exported before" if client_chunks else ""
     lines.append(f"Chunks removed from the target: {parts}." if removed else "Nothing was removed from the target.")
     if facts.get("watch"):
-        found = facts["watch"]
-        lines.append(f"The source was watched in {found['rounds']} rounds, slowest query {found['slowest_ms']:.0f} ms; "
-                     + ("; ".join(found["problems"]) or "no problem."))  # fmt: skip
+        watch = facts["watch"]
+        lines.append(f"The source was watched in {watch['rounds']} rounds, slowest query {watch['slowest_ms']:.0f} ms; "
+                     + ("; ".join(watch["problems"]) or "no problem."))  # fmt: skip
     return lines
 
 
@@ -146,20 +146,20 @@ def _causes(run: RunRecord) -> list[str]:
     """What had failed in the run's other steps, triggers of the runbook first."""
     results = {step.number: r for step in plan.Step if step.number != run.step
                and (r := run.home.result(step.number)) is not None}  # fmt: skip
-    found = [f"Rollback trigger in step {t.step}: {t.sentence}." for t in triggers(results)]
+    causes = [f"Rollback trigger in step {t.step}: {t.sentence}." for t in triggers(results)]
     for number, result in sorted(results.items()):
-        found += [
+        causes += [
             f"Step {number}, {c.name}: {c.detail or c.measured}." for c in result.checks if c.verdict is Verdict.FAIL
         ]
         if result.error is not None and not any(c.verdict is Verdict.FAIL for c in result.checks):
-            found.append(f"Step {number}: {result.error['line']}")
-    return _first(found, "causes; all are on the run's page")
+            causes.append(f"Step {number}: {result.error['line']}")
+    return _first(causes, "causes; all are on the run's page")
 
 
-def _first(lines: list[str], what: str) -> list[str]:
+def _first(lines: list[str], noun: str) -> list[str]:
     """The first lines, and how many more there are."""
     more = len(lines) - SHOWN
-    return [*lines[:SHOWN], *([f"And {more} more {what}."] if more > 0 else [])]
+    return [*lines[:SHOWN], *([f"And {more} more {noun}."] if more > 0 else [])]
 
 
 def _next(run: RunRecord, state: RollbackState) -> list[str]:
@@ -175,17 +175,17 @@ def _next(run: RunRecord, state: RollbackState) -> list[str]:
 
 
 def _notice(facts: dict[str, Any]) -> str:
-    done = [f"- {row['title']}: {row['said']}" for row in facts["stages"] if row["state"] == "done" and row["said"]]
+    stages = [f"- {row['title']}: {row['said']}" for row in facts["stages"] if row["state"] == "done" and row["said"]]
     drill = facts["drill"]
     subject = f"Migration {facts['name']} was rolled back ({facts['run']})"
     if drill:
-        fate = (
+        outcome = (
             "drilled, and put back: the cutover remains in effect"
             if facts["over"]
             else "drilled: nothing had gone wrong"
         )
-        subject = f"DRILL: the rollback of migration {facts['name']} was {fate} ({facts['run']})"
-    use = f"Use {facts['source']} as before; {facts['target']} is not in use."
+        subject = f"DRILL: the rollback of migration {facts['name']} was {outcome} ({facts['run']})"
+    in_use = f"Use {facts['source']} as before; {facts['target']} is not in use."
     return "\n".join(
         [
             f"{'REHEARSAL: ' if facts['rehearsal'] else ''}{subject}",
@@ -193,9 +193,9 @@ def _notice(facts: dict[str, Any]) -> str:
             *([drill, ""] if drill else []),
             f"Why: {facts['why']}",
             f"Begun: {moment(facts['begun'])}. {facts['state']}",
-            f"{facts['target']} is in use again; {facts['source']} is not." if facts["over"] else use,
+            f"{facts['target']} is in use again; {facts['source']} is not." if facts["over"] else in_use,
             "",
-            *done,
+            *stages,
             "",
             *facts["data"],
             "",
@@ -208,39 +208,39 @@ def _notice(facts: dict[str, Any]) -> str:
 # -- a drill is put back ------------------------------------------------------------------------------------------------
 
 
-def snapshot_of(folder: RunFolder) -> Snapshot:
+def proven_snapshot(folder: RunFolder) -> Snapshot:
     """The snapshot of step 21, which has passed."""
-    taken = folder.read().result(Step.SNAPSHOT)
-    assert taken is not None  # every step has passed
-    return open_sealed(folder.read(), Path(taken.facts["snapshot"]["folder"]))
+    result = folder.read().result(Step.SNAPSHOT)
+    assert result is not None  # every step has passed
+    return open_sealed(folder.read(), Path(result.facts["snapshot"]["folder"]))
 
 
 @contextmanager
-def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
+def undo_after_drill(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     """Put source, target, fence, application and the workspace's own files back to what they are now, if what is done meanwhile
     succeeds; each act has its line in the audit log.
 
     `proof` then says what was compared. The source goes back only once its fence is set again and every difference from step
-    21's snapshot is one that the rollback replayed: `WorldError` names the first other one, and nothing is put back.
-    Raises `Terminal` at the first chunk of the target that differs from what was there before, `WorldError` where the source
-    does from the snapshot, or a file from its copy, or the application does not use the target.
+    21's snapshot is one that the rollback replayed: `EnvironmentFailure` names the first other one, and nothing is put back.
+    Raises `Terminal` at the first chunk of the target that differs from what was there before, `EnvironmentFailure` where the
+    source does from the snapshot, or a file from its copy, or the application does not use the target.
     """
-    kept, run = folder.workspace / "drill-rollback", folder.read()
-    snapshot = snapshot_of(folder)
+    copies_folder, run = folder.workspace / "drill-rollback", folder.read()
+    snapshot = proven_snapshot(folder)
     source, target = run.parameters.source, run.parameters.target
-    shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
-    kept.mkdir()
+    shutil.rmtree(copies_folder, ignore_errors=True)  # of a drill that was killed
+    copies_folder.mkdir()
     with open_target(target) as store:
-        before = write_snapshot(store, kept, "before", store.names(), retention_days=1)
-    files = [Path(named.path) for named in run.parameters.cutover.config_files()]
+        before = write_snapshot(store, copies_folder, "before", store.names(), retention_days=1)
+    files = [Path(file.path) for file in run.parameters.cutover.config_files()]
     databases = [Path(target.path or ""), Path(source.path or "")]
     digests = {str(path): file_digest(path) for path in [*files, databases[1] / DATABASE]}
-    fenced = (fence := FenceState.load(folder.workspace)) is not None and fence.active
+    was_fenced = (fence := FenceState.load(folder.workspace)) is not None and fence.active
     state = sorted(
         path for path in folder.workspace.glob("*.json") if path.name != RunPath.FENCE
     )  # a copy has another's times
-    copies = {place: kept / str(number) for number, place in enumerate([*databases, *files, *state])}
-    stood = {place: _digests(place) for place in copies}
+    copies = {place: copies_folder / str(number) for number, place in enumerate([*databases, *files, *state])}
+    digests_before = {place: _digests(place) for place in copies}
     for place, copy in copies.items():
         _copy(place, copy)
 
@@ -248,18 +248,18 @@ def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
         for place in places:
             _remove(place)
             _copy(copies[place], place)
-            if (found := _digests(place)) != stood[place]:
+            if (digests_now := _digests(place)) != digests_before[place]:
                 raise _not_as_before(f"{place} is not byte for byte as it was before the drill")
-            proof.setdefault("files", {}).update(found)
+            proof.setdefault("files", {}).update(digests_now)
 
     yield
     log, proof["began"] = folder.reports / audit.NAME, utc_now()
     audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
     rules = run.parameters
-    if fenced:  # while the application still uses the source
-        Control(run, rules).put_up()
-        proof["write_behind_the_fence"] = seen = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
-        audit.append(log, "drill put back: write fence set again", write_of_the_application=seen)
+    if was_fenced:  # while the application still uses the source
+        FenceControl(run, rules).put_up()
+        proof["write_behind_the_fence"] = outcome = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+        audit.append(log, "drill put back: write fence set again", write_of_the_application=outcome)
     plans = replay.saved(folder.workspace)
     proof["source_before"] = _source(folder, snapshot, plans)
     for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
@@ -271,10 +271,10 @@ def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     audit.append(log, "drill put back: application restarted", commands=commands)
     proof |= _put_back(rules, before, digests)
     proof["source"] = _source(folder, snapshot, [])
-    tried = try_write(rules.cutover, folder, Step.ROLLBACK)
-    proof |= {"write_at_the_target": tried.outcome, "write_taken": tried.taken_at}
+    write = try_write(rules.cutover, folder, Step.ROLLBACK)
+    proof |= {"write_at_the_target": write.outcome, "write_taken": write.taken_at}
     audit.append(log, "drill put back", compared=sum(proof["compared"].values()), differences=0)
-    shutil.rmtree(kept)
+    shutil.rmtree(copies_folder)
 
 
 def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> dict[str, Any]:
@@ -283,28 +283,30 @@ def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> d
         names = store.names()
         compared = {info.name: prove(store, before, info) for info in before.collections()}
     answers = wait_until_well(rules.cutover.health, rules.cutover.timeout_seconds)
-    gather(seen := Evidence(), rules.source, rules.target, answers)
-    wrong = [
+    gather(evidence := Evidence(), rules.source, rules.target, answers)
+    differences = [
         *(f"collection {name} was not there before" for name in sorted({*names} - {*compared})),
         *(f"{path} is not as it was" for path, digest in digests.items() if file_digest(Path(path)) != digest),
-        *(f"{url} does not name the target" for url in rules.cutover.health if url not in seen.says_target),
+        *(f"{url} does not name the target" for url in rules.cutover.health if url not in evidence.says_target),
     ]
-    if wrong:
-        raise _not_as_before("; ".join(wrong), "the target")
-    return {"compared": compared, "differences": 0, "application": seen.sentence(), "files_as_before": sorted(digests)}
+    if differences:
+        raise _not_as_before("; ".join(differences), "the target")
+    says = evidence.sentence()
+    return {"compared": compared, "differences": 0, "application": says, "files_as_before": sorted(digests)}
 
 
 def _source(folder: RunFolder, snapshot: Snapshot, plans: list[replay.Plan]) -> dict[str, Any]:
-    """The source compared with the snapshot, chunk by chunk; `WorldError` where these replays do not explain a difference."""
+    """The source compared with the snapshot, chunk by chunk; `EnvironmentFailure` where no replay explains a difference."""
     parameters = folder.read().parameters
     selects = parameters.collections.selects
     with open_source(parameters.source, folder.workspace, selects) as whole:
         store = sharded(whole, parameters.collections.shard)
         names = [name for name in store.names() if selects(name)]
-        changes, wrong = unexplained(store, snapshot, plans, names)
-    if wrong:
-        number = count(len(wrong), "difference")
-        raise _not_as_before(f"{number} that neither snapshot nor replay explains, such as {wrong[0]}", "the source")
+        changes, differences = unexplained(store, snapshot, plans, names)
+    if differences:
+        number = count(len(differences), "difference")
+        difference = f"{number} that neither snapshot nor replay explains, such as {differences[0]}"
+        raise _not_as_before(difference, "the source")
     return {"snapshot": snapshot.id, "compared": changes.chunks, "differing": changes.total, "unexplained": 0,
             "replayed": len(set[tuple[str, str]]().union(*(planned.ids() for planned in plans)))}  # fmt: skip
 
@@ -312,30 +314,30 @@ def _source(folder: RunFolder, snapshot: Snapshot, plans: list[replay.Plan]) -> 
 def unexplained(
     store: Reader, snapshot: Snapshot, plans: Iterable[replay.Plan], names: Sequence[str]
 ) -> tuple[SourceChanges, list[str]]:
-    """The source as it is now against the snapshot, and a sentence for each difference that these plans, written in their
-    order, do not explain. `names`: the collections that the source is judged by."""
+    """Compare the source with the snapshot. Gives the changes, and a sentence for each difference that these plans, applied in
+    order, do not explain. `names`: the source's collections to compare."""
     changes = source_changes(store, snapshot, names=names)
     plans = list(plans)
-    last, made = replay.outcome_of(plans), {name for plan in plans for name in plan.create}
-    wrong = [
+    last, created = replay.outcome_of(plans), {name for plan in plans for name in plan.create}
+    differences = [
         f"{row['collection']} {row['id']}: {row['change']}"
         for row in changes.examples(sys.maxsize)
-        if (row["collection"], row["id"]) not in last and not (row["change"] == "new" and row["collection"] in made)
+        if (row["collection"], row["id"]) not in last and not (row["change"] == "new" and row["collection"] in created)
     ]
     for name in sorted({name for name, _ in last}.intersection(names)):
         batches = {chunk: batch for (n, chunk), batch in last.items() if n == name}
         written = [batch for batch in batches.values() if batch is not None]
         if written:
             pair = next(compared(store, name, [ChunkBatch.concatenate(written)], store.info(name).space))
-            wrong += [f"{name} {chunk}: not as it was replayed" for chunk in pair.differing()]
-        gone = [chunk for chunk, batch in batches.items() if batch is None]
-        wrong += [f"{name} {chunk}: there again" for chunk in replay.present(store, name, gone)]
-    return changes, wrong
+            differences += [f"{name} {chunk}: not as it was replayed" for chunk in pair.differing()]
+        deleted = [chunk for chunk, batch in batches.items() if batch is None]
+        differences += [f"{name} {chunk}: there again" for chunk in replay.present(store, name, deleted)]
+    return changes, differences
 
 
-def _not_as_before(what: str, where: str = "the drill's copies") -> WorldError:
-    return WorldError(
-        ReasonCode.REHEARSAL_FAILED, one_line(what, 400), where=f"{where}, after the drill of the rollback"
+def _not_as_before(difference: str, place: str = "the drill's copies") -> EnvironmentFailure:
+    return EnvironmentFailure(
+        ReasonCode.REHEARSAL_FAILED, one_line(difference, 400), where=f"{place}, after the drill of the rollback"
     )
 
 

@@ -1,9 +1,9 @@
-"""The source, before anybody is sent back to it: proven against the snapshot, or mended from it where that was ordered.
+"""The source, before clients are sent back to it: proven against the snapshot, or restored from it where that was ordered.
 
-Under a fence that was active all the time, any difference is damage. Without one, clients may have gone on writing: chunks
-that came, changed or went are then reported, and only what no client does by itself (a collection that is gone or has
-another configuration) counts as damage. Mending touches the chunks that differ and no others, so readers of the rest see no
-gap; what it overwrites or deletes is exported first.
+Under a fence that was active all the time, any difference is damage. Without one, clients may have continued to write: added,
+changed and deleted chunks are then reported, and only what no client does by itself (a collection that is gone or has another
+configuration) counts as damage. A restore touches only the chunks that differ, so readers of the others see no gap; what it
+overwrites or deletes is exported first.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pandas as pd
 from helpers import audit, rollback
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import Control, FenceState, takes_no_writes
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, Terminal, UsageError
+from helpers.fence import FenceControl, FenceState, takes_no_writes
 from helpers.formatting import count
 from helpers.migration.restore import chosen, lost_vectors, prove
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, selected, source_changes
@@ -52,7 +52,7 @@ COLUMNS = ["collection", "in the snapshot", "added", "changed", "deleted", "verd
 
 @dataclass(slots=True)
 class Damage:
-    """What of the changes is damage, by collection, and what clients may have done themselves."""
+    """The changes that are damage, by collection, and those that clients may have made themselves."""
 
     damaged: dict[str, CollectionChanges] = field(default_factory=dict)
     by_clients: dict[str, CollectionChanges] = field(default_factory=dict)
@@ -64,8 +64,8 @@ class Damage:
 
 
 def fenced_since_snapshot(folder: RunState, snapshot: Snapshot) -> bool:
-    """Whether the active fence was up before the snapshot was taken, and has not been lifted since; or the source
-    was proven before it to take no writes at all."""
+    """Whether the active fence was up before the snapshot was taken and was not lifted since, or the source was proven before
+    it to take no writes at all."""
     taken, proof = datetime.fromisoformat(snapshot.manifest["created"]), folder.result(Step.FENCE_WRITES)
     if proof is not None and takes_no_writes(proof):
         return datetime.fromisoformat(proof.started).replace(microsecond=0) <= taken
@@ -75,32 +75,33 @@ def fenced_since_snapshot(folder: RunState, snapshot: Snapshot) -> bool:
     return datetime.fromisoformat(state.up_at).replace(microsecond=0) <= taken
 
 
-def judge(changes: SourceChanges, *, fenced: bool, ours: set[tuple[str, str]], remade: Sequence[str] = ()) -> Damage:
-    """`ours` are chunks that a replay of this rollback wrote: they differ from the snapshot because they should.
-
-    `remade` are collections that it made anew; their settings are proven otherwise.
+def judge(
+    changes: SourceChanges, *, fenced: bool, replayed: set[tuple[str, str]], remade: Sequence[str] = ()
+) -> Damage:
+    """Split the changes into damage and clients' writes. `replayed` are chunks that a replay of this rollback wrote: they must
+    differ from the snapshot. `remade` are collections that it recreated; their settings are proven in another way.
     """
-    found = Damage(vanished=list(changes.vanished))
+    damage = Damage(vanished=list(changes.vanished))
     for name, change in changes.collections.items():
         rest = CollectionChanges(
-            added=[i for i in change.added if (name, i) not in ours],
-            changed=[i for i in change.changed if (name, i) not in ours],
-            deleted=[i for i in change.deleted if (name, i) not in ours],
+            added=[i for i in change.added if (name, i) not in replayed],
+            changed=[i for i in change.changed if (name, i) not in replayed],
+            deleted=[i for i in change.deleted if (name, i) not in replayed],
             settings=[] if name in remade else list(change.settings),
         )
         if not rest.chunks and not rest.settings and name not in changes.vanished and name not in changes.appeared:
             continue
         broken = name in changes.vanished or bool(rest.settings)
         if name in changes.appeared:
-            found.by_clients[name] = rest  # nothing of the snapshot is touched by it
+            damage.by_clients[name] = rest  # it touches nothing of the snapshot
         elif fenced or broken:
-            found.damaged[name] = rest
+            damage.damaged[name] = rest
         else:
-            found.by_clients[name] = rest
-    return found
+            damage.by_clients[name] = rest
+    return damage
 
 
-def said(changes: dict[str, CollectionChanges], vanished: Sequence[str] = ()) -> str:
+def changes_text(changes: dict[str, CollectionChanges], vanished: Sequence[str] = ()) -> str:
     """`alpha is gone; beta: 1 added, 2 changed, 3 deleted`, at most three collections."""
     parts = []
     for name, change in list(changes.items())[:3]:
@@ -120,7 +121,7 @@ def writing_endpoint(folder: RunFolder, parameters: Parameters) -> Endpoint:
     source = parameters.source
     if state is None or not state.may_be_active or not source.url:
         return source
-    control = Control(folder, parameters, Fence.model_validate(state.rules))
+    control = FenceControl(folder, parameters, Fence.model_validate(state.rules))
     behind = control.behind_url
     if not behind or source.address.rstrip("/") != control.clients_url.rstrip("/"):
         return source
@@ -129,10 +130,10 @@ def writing_endpoint(folder: RunFolder, parameters: Parameters) -> Endpoint:
 
 @contextmanager
 def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
-    """The source itself, to be mended or replayed to; a directory in place, which nobody else may have open.
+    """Open the source itself for writing; a directory in place, which no other process may have open.
 
-    Raises `WorldError` where another process has it open; `Terminal` where an older Chroma wrote the directory: opening
-    it here would upgrade it for good, and "source_foreign_file" where Chroma would write through it into another place.
+    Raises `EnvironmentFailure` where another process has it open; `Terminal` where an older Chroma wrote the directory, since
+    opening it here would upgrade it for good, and "source_foreign_file" where Chroma would write through it into another place.
     """
     if endpoint.url:
         with open_server(endpoint, "source") as store:
@@ -140,7 +141,7 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
         return
     path = Path(str(endpoint.path))
     if used := used_by(endpoint):
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.SOURCE_IN_USE, f"{used} has it open; two writers destroy a directory", where=str(path),
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
@@ -162,9 +163,9 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
 def mend(
     store: Store, snapshot: Snapshot, damage: Damage, names: Sequence[str], export: Path, progress: Progress = silent
 ) -> dict[str, int]:
-    """Bring these damaged collections (none named: all) back to what the snapshot says; chunks written by collection.
+    """Restore these damaged collections (none named: all) from the snapshot. Gives the chunks written by collection.
 
-    What is there now and differs is exported into `export` before it is touched. Repeating it after a kill does the rest.
+    Present chunks that differ are exported into `export` before they are touched. Repeating it after a kill does the rest.
     """
     infos = [info for info in chosen(snapshot, names) if info.name in damage.damaged]
     refuse_settings(store, damage, [info.name for info in infos])
@@ -174,18 +175,18 @@ def mend(
         name, change = info.name, damage.damaged[info.name]
         if name not in store.names():
             store.create(info)
-        there = set(listed_ids(store, name))
-        strange = sorted(there & {*change.added, *change.changed})
-        if strange:
-            _keep(store, name, strange, export, number)
-            store.delete(name, strange)
-        wanted = {*change.changed, *change.deleted} - set(lost.get(name, []))
-        done[name] = _put(store, snapshot, name, wanted, progress)
+        present = set(listed_ids(store, name))
+        differing = sorted(present & {*change.added, *change.changed})
+        if differing:
+            _export(store, name, differing, export, number)
+            store.delete(name, differing)
+        ids = {*change.changed, *change.deleted} - set(lost.get(name, []))
+        done[name] = _add_absent(store, snapshot, name, ids, progress)
     return done
 
 
 def refuse_settings(store: Store, damage: Damage, names: Sequence[str]) -> None:
-    """Raises `Terminal` where a collection has another configuration: only dropping it whole could change that back."""
+    """Raise `Terminal` where a collection has another configuration: only dropping it whole could change that back."""
     for name in names:
         settings = damage.damaged[name].settings
         if settings and name not in damage.vanished:
@@ -197,12 +198,12 @@ def refuse_settings(store: Store, damage: Damage, names: Sequence[str]) -> None:
             )
 
 
-def _put(store: Store, snapshot: Snapshot, name: str, wanted: set[str], progress: Progress) -> int:
-    """Add what is absent of these ids, as the snapshot has it."""
+def _add_absent(store: Store, snapshot: Snapshot, name: str, ids: set[str], progress: Progress) -> int:
+    """Add those of these ids that are absent, from the snapshot. Gives the number of chunks added."""
     written = 0
-    there = set(listed_ids(store, name))
+    present = set(listed_ids(store, name))
     for part in snapshot.parts(name):
-        rows = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in wanted and chunk not in there]
+        rows = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in ids and chunk not in present]
         if not rows:
             continue
         batch = snapshot.read(part).take(rows)
@@ -215,22 +216,22 @@ def _put(store: Store, snapshot: Snapshot, name: str, wanted: set[str], progress
     return written
 
 
-def _keep(store: Store, name: str, ids: Sequence[str], export: Path, number: int) -> None:
+def _export(store: Store, name: str, ids: Sequence[str], export: Path, number: int) -> None:
     batch: ChunkBatch = store.read(name, ids)
-    taken = len(list(export.glob(f"{number:03d}-*.parquet")))
-    write_parquet(export / f"{number:03d}-{taken + 1}.parquet", to_table(batch))
+    files = len(list(export.glob(f"{number:03d}-*.parquet")))
+    write_parquet(export / f"{number:03d}-{files + 1}.parquet", to_table(batch))
 
 
 class StageContext:
-    """`in_use`: clients may have used the target. In a dry run nothing is recorded and nothing is touched.
+    """What every stage of a rollback shares: the run, what it wrote, the state on disk, and the record of a stage.
 
-    What every stage of a rollback shares: the run, what it made, the state on disk, and the record of a stage.
+    `in_use`: clients may have used the target. In a dry run nothing is recorded and nothing is touched.
     """
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.made = run, WrittenData(run)
-        found = RollbackState.load(run.workspace)
-        self.state = found or RollbackState(run.id, utc_now(), audit.user())
+        state = RollbackState.load(run.workspace)
+        self.state = state or RollbackState(run.id, utc_now(), audit.user())
         if not run.dry_run:
             self.state.save(run.workspace)
         self.cutover = CutoverState.load(run.workspace)
@@ -257,8 +258,8 @@ class StageContext:
             with self.run.phase(rollback.TITLES[name]):
                 yield row
         except BaseException as error:
-            why = error.line() if isinstance(error, RunbookError) else type(error).__name__
-            audit.append(log, action, outcome="failed", why=why)
+            cause = error.line() if isinstance(error, RunbookError) else type(error).__name__
+            audit.append(log, action, outcome="failed", why=cause)
             raise
         row |= {"state": rollback.DONE, "seconds": round(time.monotonic() - begun, 3), "finished": utc_now()}
         self.state.stages[name] = row
@@ -267,27 +268,27 @@ class StageContext:
 
     @property
     def settled(self) -> bool:
-        """Whether source and clients' writes are done with: afterwards clients write to the source, and it moves on."""
+        """Whether source and clients' writes are final: from then on clients write to the source, and it changes."""
         return not self.run.dry_run and self.state.did(rollback.SETTLE)
 
 
 class SourceProof:
-    """`moved` is filled by `prove`: (collection, id) of chunks that are not as in the snapshot, but for our own replay."""
+    """`prove` fills `moved`: (collection, id) of chunks that differ from the snapshot, except for our own replay."""
 
     def __init__(self, act: StageContext) -> None:
         self.of, self.run = act, act.run
         self.moved: set[tuple[str, str]] = set()
 
     def prove(self) -> pd.DataFrame:
-        """Raises `Terminal` ("source_damaged") where somebody has to decide first; nothing was touched then."""
+        """Prove the source. Raises `Terminal` ("source_damaged") where a person must decide first; nothing was touched then."""
         try:
             snapshot = None if self.of.settled else self.of.made.snapshot
         except Terminal as error:
-            self._go_without(error)
+            self._accept_unproven(error)
             return pd.DataFrame(columns=COLUMNS)
         if self.of.settled or snapshot is None:
             detail = "proven before the fence was lifted" if self.of.settled else "this run has taken no snapshot yet"
-            self._judged(Verdict.NOT_EXERCISED, "not compared", detail)
+            self._check(Verdict.NOT_EXERCISED, "not compared", detail)
             return pd.DataFrame(columns=COLUMNS)
         with self.of.stage(SOURCE) as row:
             changes, damage = self._compare(snapshot)
@@ -298,20 +299,20 @@ class SourceProof:
             row["said"] = self._judge(snapshot, changes, damage)
             compared = f"The source was compared with snapshot {snapshot.id}, {count(snapshot.total, 'chunk')}."
             if damage.by_clients:
-                compared += f" What clients wrote to it since stays there: {said(damage.by_clients)}."
+                compared += f" What clients wrote to it since stays there: {changes_text(damage.by_clients)}."
             self.of.state.facts |= {"compared": compared, "unproven": False}
         return self._table(snapshot, damage)
 
     def files(self) -> list[tuple[str, int, int]] | None:
-        """The files of an embedded source; None of a server, or where they cannot be listed."""
+        """The files of an embedded source; None for a server, or where they cannot be listed."""
         path = self.run.parameters.source.path
         with suppress(OSError, Terminal):
             return fingerprint(Path(path)) if path else None
         return None
 
     def prove_after(self, before: list[tuple[str, int, int]] | None) -> str:
-        """Whether the removal from the target left an embedded source alone: its files are those `before`, or every chunk of it
-        is compared once more. One sentence, "" where there is nothing to tell; a FAIL where it is damaged or cannot be read.
+        """Check that the removal from the target left an embedded source unchanged: its files equal `before`, or every chunk is
+        compared once more. Gives a sentence, "" where there is nothing to report; fails where it is damaged or unreadable.
         """
         if before is None:
             return ""
@@ -322,68 +323,69 @@ class SourceProof:
         reason: Reason = ""
         try:
             if (snapshot := self.of.made.snapshot) is None:
-                raise WorldError(
+                raise EnvironmentFailure(
                     ReasonCode.SOURCE_MOVED_ON, "its files changed, and this run has no snapshot to compare with"
                 )
             _, damage = self._compare(snapshot)
-            found, verdict = said(damage.by_clients), Verdict.PASS
+            changes, verdict = changes_text(damage.by_clients), Verdict.PASS
             if damage.damaged:
-                found, verdict, reason = said(damage.damaged, damage.vanished), Verdict.FAIL, ReasonCode.SOURCE_DAMAGED
+                changes = changes_text(damage.damaged, damage.vanished)
+                verdict, reason = Verdict.FAIL, ReasonCode.SOURCE_DAMAGED
             elif damage.by_clients:
                 verdict, reason = Verdict.WARNING, ReasonCode.SOURCE_MOVED_ON
         except RunbookError as error:
-            mild = error.code in (ReasonCode.SOURCE_IN_USE, ReasonCode.SOURCE_MOVED_ON)
-            found, verdict, reason = error.line(), Verdict.WARNING if mild else Verdict.FAIL, error.code
-        detail = f"files of the source changed while the target was cleaned, so it was read again: {found or _AS_TAKEN}"
-        self.run.check(
-            AFTERWARDS, verdict, measured=found or _AS_TAKEN, threshold=_AS_TAKEN, reason=reason, detail=detail
-        )
+            not_damage = error.code in (ReasonCode.SOURCE_IN_USE, ReasonCode.SOURCE_MOVED_ON)
+            changes, verdict, reason = error.line(), Verdict.WARNING if not_damage else Verdict.FAIL, error.code
+        changes = changes or _AS_TAKEN
+        detail = f"files of the source changed while the target was cleaned, so it was read again: {changes}"
+        self.run.check(AFTERWARDS, verdict, measured=changes, threshold=_AS_TAKEN, reason=reason, detail=detail)
         return f"; {detail}"
 
-    def _go_without(self, error: Terminal) -> None:
-        """Raises the error: no snapshot proves the source. Goes on where the source was accepted as it is."""
+    def _accept_unproven(self, error: Terminal) -> None:
+        """Raise the error, as no snapshot proves the source; go on where the source was accepted."""
         reason = self.of.state.orders.accept_source
         if not reason and not self.run.dry_run:
-            more = f"Or take the source as it is, not compared: {self.run.home.command('rollback', '--accept-source', 'REASON')}"
-            raise Terminal(error.code, error.what, where=error.where, next_step=f"{error.next_step} {more}") from error
+            command = self.run.home.command("rollback", "--accept-source", "REASON")
+            advice = f"{error.next_step} Or take the source as it is, not compared: {command}"
+            raise Terminal(error.code, error.what, where=error.where, next_step=advice) from error
         with self.of.stage(SOURCE) as row:
             row["said"] = f"not compared: {error.what}" + (f"; accepted: {reason}" if reason else "")
-            self._judged(Verdict.WARNING, "not compared", row["said"], error.code)
+            self._check(Verdict.WARNING, "not compared", row["said"], error.code)
             self.of.state.facts |= {"compared": f"The source was {row['said']}.", "unproven": True}
             if reason:
                 audit.append(self.run.folder / audit.NAME, "source accepted unproven", reason=reason, why=error.what)
 
     def _compare(self, snapshot: Snapshot) -> tuple[SourceChanges, Damage]:
-        ours = {key for plan in replay.saved(self.run.workspace) for key in plan.ids()}
+        replayed = {key for plan in replay.saved(self.run.workspace) for key in plan.ids()}
         with (
             self.run.progress("Prove the source", snapshot.total) as bar,
             open_chosen(self.run) as store,
         ):
             changes = source_changes(store, snapshot, bar, names=selected(self.run, store))
         fenced = fenced_since_snapshot(self.run.home, snapshot)
-        return changes, judge(changes, fenced=fenced, ours=ours, remade=self._remade)
+        return changes, judge(changes, fenced=fenced, replayed=replayed, remade=self._remade)
 
     @property
     def _remade(self) -> list[str]:
-        """Collections that this rollback made anew: a current server may add settings that the old one did not have."""
+        """Collections that this rollback recreated: a current server may add settings that the old one did not have."""
         return list(self.of.state.facts.get("remade", []))
 
     def _decide(self, snapshot: Snapshot, damage: Damage) -> Damage:
         orders, run_id = self.of.state.orders, self.run.id
-        what = said(damage.damaged, damage.vanished)
+        changes = changes_text(damage.damaged, damage.vanished)
         if self.run.dry_run:
             stops = "a rollback would stop here until --restore-source or --accept-source is given"
-            self._judged(Verdict.WARNING, what, stops, ReasonCode.SOURCE_DAMAGED)
+            self._check(Verdict.WARNING, changes, stops, ReasonCode.SOURCE_DAMAGED)
             return damage
-        snapshot.verify()  # it may be the snapshot that is damaged; nothing is written from bytes that are not proven
+        snapshot.verify()  # the snapshot may be what is damaged; nothing is written from bytes that are not proven
         if orders.restore:
             damage = self._restore(snapshot, damage)
-            what = said(damage.damaged, damage.vanished)
+            changes = changes_text(damage.damaged, damage.vanished)
         if damage.nothing or orders.accept_source:
             return damage
         raise Terminal(
             ReasonCode.SOURCE_DAMAGED,
-            f"the source is not what the snapshot says: {what}",
+            f"the source is not what the snapshot says: {changes}",
             where=self.run.parameters.source.label,
             next_step=f"Clients were not sent back. Bring it back: {RUNBOOK} rollback {run_id} --restore-source; "
             f"or take it as it is: --accept-source REASON",
@@ -430,34 +432,34 @@ class SourceProof:
     def _judge(self, snapshot: Snapshot, changes: SourceChanges, damage: Damage) -> str:
         if not damage.nothing and not self.run.dry_run:
             reason = self.of.state.orders.accept_source
-            what = said(damage.damaged, damage.vanished)
-            self._judged(Verdict.WARNING, what, f"accepted: {reason}", ReasonCode.SOURCE_DAMAGED)
-            audit.append(self.run.folder / audit.NAME, "damaged source accepted", reason=reason, damage=what)
-            return f"{what}; accepted: {reason}"
+            text = changes_text(damage.damaged, damage.vanished)
+            self._check(Verdict.WARNING, text, f"accepted: {reason}", ReasonCode.SOURCE_DAMAGED)
+            audit.append(self.run.folder / audit.NAME, "damaged source accepted", reason=reason, damage=text)
+            return f"{text}; accepted: {reason}"
         if damage.by_clients:
-            what = said(damage.by_clients)
+            text = changes_text(damage.by_clients)
             unfenced = "no fence kept clients from writing to the source; their writes stay"
-            self._judged(Verdict.WARNING, what, unfenced, ReasonCode.SOURCE_MOVED_ON)
-            return f"{count(changes.chunks, 'chunk')} compared; written by clients since: {what}"
+            self._check(Verdict.WARNING, text, unfenced, ReasonCode.SOURCE_MOVED_ON)
+            return f"{count(changes.chunks, 'chunk')} compared; written by clients since: {text}"
         if damage.nothing:
-            told = f"{count(snapshot.total, 'chunk')} compared with snapshot {snapshot.id}"
-            told += "; what differs is what this rollback replayed" if changes.total else ""
-            self._judged(Verdict.PASS, _AS_TAKEN, told)
+            detail = f"{count(snapshot.total, 'chunk')} compared with snapshot {snapshot.id}"
+            detail += "; what differs is what this rollback replayed" if changes.total else ""
+            self._check(Verdict.PASS, _AS_TAKEN, detail)
             return f"{snapshot.total:,} chunks are as in snapshot {snapshot.id}"
-        return said(damage.damaged, damage.vanished)
+        return changes_text(damage.damaged, damage.vanished)
 
-    def _judged(self, verdict: Verdict, measured: str, detail: str, reason: Reason = "") -> None:
+    def _check(self, verdict: Verdict, measured: str, detail: str, reason: Reason = "") -> None:
         self.run.forget("source against the snapshot")
         self.run.check("source against the snapshot", verdict, measured=measured, threshold=_AS_TAKEN, reason=reason,
                        detail=detail)  # fmt: skip
 
     def _table(self, snapshot: Snapshot, damage: Damage) -> pd.DataFrame:
         rows = []
-        every = damage.damaged | damage.by_clients
+        all_changes = damage.damaged | damage.by_clients
         counts = {i.name: i.count for i in snapshot.collections()}
-        for name in sorted({*counts, *every}):
-            found = every.get(name)
-            verdict = "as in the snapshot" if found is None else "damaged" if name in damage.damaged else "moved on"
-            numbers = [len(x) for x in (found.added, found.changed, found.deleted)] if found else [0, 0, 0]
+        for name in sorted({*counts, *all_changes}):
+            changes = all_changes.get(name)
+            verdict = "as in the snapshot" if changes is None else "damaged" if name in damage.damaged else "moved on"
+            numbers = [len(x) for x in (changes.added, changes.changed, changes.deleted)] if changes else [0, 0, 0]
             rows.append([name, counts.get(name, 0), *numbers, verdict])
         return pd.DataFrame(rows, columns=COLUMNS)

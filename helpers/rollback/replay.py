@@ -1,13 +1,13 @@
-"""What clients wrote to the target, mapped back and written to the source: never an upsert, always compared afterwards.
+"""Clients' writes to the target, mapped back and written to the source: never an upsert, always compared afterwards.
 
-A chunk of the snapshot keeps its original metadata; over it go the keys that the client changed, against what had been
-put into the target. Where a new chunk goes follows from the schema (its collection has one source), from its id, where that
-begins with the collection's name, from its `source_collection`, or from the operator (`--replay-to`). The plan is on disk before
-the source is touched, so that a kill in the middle is gone on with and never taken for damage.
+A chunk of the snapshot keeps its original metadata, updated by the keys that the client changed compared with what was put
+into the target. Where a new chunk goes follows from the schema (its collection has one source), from its id, where that begins
+with the collection's name, from its `source_collection`, or from the operator (`--replay-to`). The plan is on disk before the
+source is touched, so that a killed replay is resumed and never taken for damage.
 
-Clients' writes are the differences between the target and what was staged. This is asked only after a cutover: then step 23
-has proven that every chunk was right. Before one nobody uses the target, and a difference there is a fault of the migration,
-which must never reach the source.
+Clients' writes are the differences between the target and what was staged. They are determined only after a cutover: then step
+23 has proven that every chunk was right. Before one nobody uses the target, and a difference is a fault of the migration, which
+must never reach the source.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store, listed_ids
 
-PROBED = 200  # chunks of a collection that nobody wrote, searched for after a replay
+PROBED = 200  # untouched chunks of a collection that are searched for after a replay
 BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
 
 
 @dataclass(slots=True)
 class Written:
-    """One target collection. `changed`: as it was staged, as it is now, and whence, row by row. `added`: chunks that
-    nobody staged. `deleted`: staged, written, and gone. `unreadable`: ids that are listed without a vector.
+    """Clients' writes to one target collection. `changed`: as staged, as it is now, and its origin, row by row. `added`: chunks
+    that nobody staged. `deleted`: staged, written, and gone. `unreadable`: ids listed without a vector.
 
-    `vanished`: the collection as a whole is gone. `made`: a client made it, so all of its chunks are `added`; both where one of
-    this run was made anew. `settings`: what of the collection itself is another, its digest now; `info` is all of it now.
+    `vanished`: the whole collection is gone. `made`: a client created it, so all of its chunks are `added`; both where one of
+    this run was recreated. `settings`: settings of the collection that differ, their digests now; `info`: all settings now.
     """
 
     target: str
@@ -81,98 +81,100 @@ class Written:
         return {**chunks, "changed settings": len(self.settings)}
 
 
-def written(store: Reader, made: WrittenData, before: list[str] | None, progress: Progress = silent) -> list[Written]:
-    """Each collection that this run made, against what it had put there; those without a difference are left out.
+def client_writes(
+    store: Reader, data: WrittenData, before: list[str] | None, progress: Progress = silent
+) -> list[Written]:
+    """Compare each collection that this run made with what it wrote; gives those with a difference.
 
-    `before`: the target's collections when clients came. Others are theirs, and are listed whole; None: not known.
+    `before`: the target's collections at the cutover. Any others are clients', and are given whole; None: not known.
     """
-    there, others = set(store.names()), set(made.replaced(store))
-    found = []
-    for target in sorted(set(made.collections) - others):
-        if target not in there:
+    present, foreign = set(store.names()), set(data.replaced(store))
+    writes = []
+    for target in sorted(set(data.collections) - foreign):
+        if target not in present:
             none = ChunkBatch.empty()
-            found.append(Written(target, "l2", none, none, [], none, vanished=True))
+            writes.append(Written(target, "l2", none, none, [], none, vanished=True))
             continue
-        one = _collection(store, made, target, progress)
-        if not one.nothing:
-            found.append(one)
-    fresh = there - set(before) - set(made.collections) if before is not None else set()
-    for target in sorted(fresh | others):
+        write = _collection(store, data, target, progress)
+        if not write.nothing:
+            writes.append(write)
+    unknown = present - set(before) - set(data.collections) if before is not None else set()
+    for target in sorted(unknown | foreign):
         info, none = store.info(target), ChunkBatch.empty()
         added, unread = _added(store, target, sorted(listed_ids(store, target)))
-        found.append(Written(target, info.space, none, none, [], added, [], unread, target in others, info))
-    return found
+        writes.append(Written(target, info.space, none, none, [], added, [], unread, target in foreign, info))
+    return writes
 
 
-def _collection(store: Reader, made: WrittenData, target: str, progress: Progress) -> Written:
+def _collection(store: Reader, data: WrittenData, target: str, progress: Progress) -> Written:
     space = store.info(target).space
-    left = set(listed_ids(store, target))
-    was: list[ChunkBatch] = []
-    now: list[ChunkBatch] = []
+    remaining = set(listed_ids(store, target))
+    old: list[ChunkBatch] = []
+    new: list[ChunkBatch] = []
     origins: list[Origin] = []
     deleted: list[tuple[str, Origin]] = []
     unreadable: list[str] = []
-    for piece in made.pieces(target):
+    for piece in data.pieces(target):
         ids = piece.rows.ids
         pair = next(compared(store, target, [piece.rows], space))
-        found, differing = pair.found, pair.differing()
-        lost = {chunk for chunk, gone in zip(found.ids, found.lost, strict=True) if gone}
+        read, differing = pair.actual, pair.differing()
+        lost = {chunk for chunk, gone in zip(read.ids, read.lost, strict=True) if gone}
         unreadable += sorted(lost)
-        at = {chunk: n for n, chunk in enumerate(found.ids)}  # one deleted while we read is found by the second look
-        rows = [i for i, chunk in enumerate(ids) if chunk in at and chunk in differing and chunk not in lost]
-        was.append(piece.rows.take(rows))
-        now.append(found.take([at[ids[i]] for i in rows]))
+        positions = {chunk: n for n, chunk in enumerate(read.ids)}  # the second look sees those deleted meanwhile
+        rows = [i for i, chunk in enumerate(ids) if chunk in positions and chunk in differing and chunk not in lost]
+        old.append(piece.rows.take(rows))
+        new.append(read.take([positions[ids[i]] for i in rows]))
         origins += [piece.origins[i] for i in rows]
         deleted += [
             (chunk, origin)
             for chunk, origin in zip(ids, piece.origins, strict=True)
-            if chunk not in left and origin not in made.refused
+            if chunk not in remaining and origin not in data.refused
         ]
-        left.difference_update(ids)
+        remaining.difference_update(ids)
         progress.advance(len(ids))
-    before, after = ChunkBatch.concatenate(was), ChunkBatch.concatenate(now)
-    whole = as_added(store, made, target, left)
-    return replace(whole, staged=before, changed=after, origins=origins, deleted=deleted,
-                   unreadable=unreadable + whole.unreadable)  # fmt: skip
+    before, after = ChunkBatch.concatenate(old), ChunkBatch.concatenate(new)
+    added = as_added(store, data, target, remaining)
+    return replace(added, staged=before, changed=after, origins=origins, deleted=deleted,
+                   unreadable=unreadable + added.unreadable)  # fmt: skip
 
 
 def _added(store: Reader, target: str, ids: list[str]) -> tuple[ChunkBatch, list[str]]:
     batch = store.read(target, ids)
-    return batch.take(np.flatnonzero(~batch.lost)), [i for i, gone in zip(batch.ids, batch.lost, strict=True) if gone]
+    return batch.take(np.flatnonzero(~batch.lost)), [batch.ids[i] for i in np.flatnonzero(batch.lost)]
 
 
-def summary(found: list[Written]) -> dict[str, int]:
+def summary(writes: list[Written]) -> dict[str, int]:
     """Chunks by kind, over all collections; `vanished` and `new collections` count collections."""
     total = {"added": 0, "changed": 0, "deleted": 0, "unreadable": 0, "changed settings": 0,
-             "vanished": sum(w.vanished for w in found), "new collections": sum(w.made is not None for w in found)}  # fmt: skip
-    for one in found:
-        for kind, number in one.counts.items():
+             "vanished": sum(w.vanished for w in writes), "new collections": sum(w.made is not None for w in writes)}  # fmt: skip
+    for write in writes:
+        for kind, number in write.counts.items():
             total[kind] += number
     return total
 
 
-def said(counts: dict[str, int]) -> str:
+def counts_text(counts: dict[str, int]) -> str:
     """`3 added, 2 changed, 1 deleted`."""
     return ", ".join(f"{number:,} {kind}" for kind, number in counts.items() if number) or "nothing"
 
 
-def export(found: list[Written], folder: Path) -> dict[str, str]:
-    """Every difference as files: what is there now, and what was. SHA-256 by file name. Whole or not at all."""
+def export(writes: list[Written], folder: Path) -> dict[str, str]:
+    """Write every difference to files: as it is now, and as it was. SHA-256 by file name. Complete or absent."""
     digests: dict[str, str] = {}
     index: list[dict[str, Any]] = []
     with whole(folder) as partial:
-        for number, one in enumerate(found, start=1):
-            for kind, batch in (("added", one.added), ("changed", one.changed), ("before", one.staged)):
+        for number, write in enumerate(writes, start=1):
+            for kind, batch in (("added", write.added), ("changed", write.changed), ("before", write.staged)):
                 if len(batch):
                     file = f"{number:03d}-{kind}.parquet"
                     write_parquet(partial / file, to_table(batch))
                     digests[file] = file_digest(partial / file)
             index.append({
-                "collection": one.target, "number": number, **one.counts, "vanished": one.vanished,
-                "made": asdict(one.made) if one.made is not None else None, "added_ids": one.added.ids,
-                "changed_ids": [[i, *o] for i, o in zip(one.changed.ids, one.origins, strict=True)],
-                "deleted_ids": [[i, *o] for i, o in one.deleted], "unreadable_ids": one.unreadable,
-                "settings": one.settings, "now": asdict(one.info) if one.settings and one.info is not None else None,
+                "collection": write.target, "number": number, **write.counts, "vanished": write.vanished,
+                "made": asdict(write.made) if write.made is not None else None, "added_ids": write.added.ids,
+                "changed_ids": [[i, *o] for i, o in zip(write.changed.ids, write.origins, strict=True)],
+                "deleted_ids": [[i, *o] for i, o in write.deleted], "unreadable_ids": write.unreadable,
+                "settings": write.settings, "now": asdict(write.info) if write.settings and write.info is not None else None,
             })  # fmt: skip
         write_json(partial / "index.json", {"collections": index, "files": digests})
         digests["index.json"] = file_digest(partial / "index.json")
@@ -180,7 +182,7 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
 
 
 def index_of(folder: Path) -> list[dict[str, Any]]:
-    """What an export says of each target collection; `Terminal` where it is damaged."""
+    """The index of an export, a row per target collection. Raises `Terminal` where it is damaged."""
     with reading(path := folder / "index.json"):
         rows = json_in(contents(path, 2**31))["collections"]
         for row in rows:  # of the types that all rely on
@@ -194,8 +196,8 @@ _NOTHING = {"added_ids": (), "changed_ids": (), "deleted_ids": (), "vanished": F
 
 @dataclass(slots=True)
 class Exported:
-    """What exports hold of a target collection: each chunk as it was read last, ids whose vector could not be read, and its
-    other settings by their digest."""
+    """The content of exports of a target collection: each chunk as it was read last, ids whose vector could not be read, and
+    the digests of its other settings."""
 
     chunks: ChunkBatch = field(default_factory=ChunkBatch.empty)
     unreadable: set[str] = field(default_factory=set)
@@ -203,49 +205,49 @@ class Exported:
 
 
 def exported(folders: Sequence[str]) -> dict[str, Exported]:
-    """By target collection what these exports hold, the newest last."""
+    """The content of these exports by target collection; the newest export is last, and has priority."""
     batches: dict[str, list[ChunkBatch]] = defaultdict(list)
-    found: dict[str, Exported] = defaultdict(Exported)
-    seen: dict[str, set[str]] = defaultdict(set)
+    contents: dict[str, Exported] = defaultdict(Exported)
+    ids: dict[str, set[str]] = defaultdict(set)
     for folder in map(Path, reversed(folders)):
         for row in index_of(folder):
             name = row["collection"]
             files = [f"{row['number']:03d}-{kind}.parquet" for kind in ("added", "changed") if row[kind]]
-            found[name].unreadable |= {*row["unreadable_ids"]} - seen[name]
-            found[name].settings = {**row["settings"], **found[name].settings}
+            contents[name].unreadable |= {*row["unreadable_ids"]} - ids[name]
+            contents[name].settings = {**row["settings"], **contents[name].settings}
             for file in files:
                 batch = from_table(read_parquet(folder / file))
-                batches[name].append(batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in seen[name]]))
-                seen[name].update(batch.ids)
+                batches[name].append(batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in ids[name]]))
+                ids[name].update(batch.ids)
     for name, parts in batches.items():
-        found[name].chunks = ChunkBatch.concatenate(parts)
-    return found
+        contents[name].chunks = ChunkBatch.concatenate(parts)
+    return contents
 
 
-def as_known(store: Reader, made: WrittenData, target: str, known: Exported, size: int) -> Iterator[list[str]]:
-    """The chunks that are there as this run wrote them, or as they were exported, by their ids, `size` at most: read now."""
-    space, own = store.info(target).space, set(known.chunks.ids)
-    for piece in made.pieces(target):
-        staged = piece.rows.take([i for i, chunk in enumerate(piece.rows.ids) if chunk not in own])
-        yield from _same(store, target, staged, known, space, size)
-    yield from _same(store, target, known.chunks, known, space, size)
-    yield present(store, target, sorted(known.unreadable))
+def as_known(store: Reader, data: WrittenData, target: str, contents: Exported, size: int) -> Iterator[list[str]]:
+    """Ids of the chunks that are now as this run wrote them, or as they were exported, `size` at most at a time."""
+    space, exported_ids = store.info(target).space, set(contents.chunks.ids)
+    for piece in data.pieces(target):
+        staged = piece.rows.take([i for i, chunk in enumerate(piece.rows.ids) if chunk not in exported_ids])
+        yield from _unchanged_ids(store, target, staged, contents, space, size)
+    yield from _unchanged_ids(store, target, contents.chunks, contents, space, size)
+    yield present(store, target, sorted(contents.unreadable))
 
 
-def _same(
-    store: Reader, target: str, rows: ChunkBatch, known: Exported, space: Space, size: int
+def _unchanged_ids(
+    store: Reader, target: str, rows: ChunkBatch, contents: Exported, space: Space, size: int
 ) -> Iterator[list[str]]:
     for at in range(0, len(rows), size):
         pair = next(compared(store, target, [rows.slice(at, at + size)], space))
-        differing = pair.differing().keys() - known.unreadable
-        yield [chunk for chunk in pair.found.ids if chunk not in differing]
+        differing = pair.differing().keys() - contents.unreadable
+        yield [chunk for chunk in pair.actual.ids if chunk not in differing]
 
 
-def as_added(store: Reader, made: WrittenData, target: str, ids: Iterable[str]) -> Written:
-    """These chunks as they are now, and the settings that are not as they were validated, to be exported."""
+def as_added(store: Reader, data: WrittenData, target: str, ids: Iterable[str]) -> Written:
+    """These chunks as they are now, and the settings that differ from the validated ones, to be exported."""
     info, none = store.info(target), ChunkBatch.empty()
     added, unread = _added(store, target, sorted(ids))
-    settings = made.other_settings(info)
+    settings = data.other_settings(info)
     return Written(target, info.space, none, none, [], added, unreadable=unread, settings=settings, info=info)
 
 
@@ -258,8 +260,8 @@ def next_folder(workspace: Path, name: str) -> Path:
 
 @dataclass(slots=True)
 class Plan:
-    """By source collection: chunks as they shall be, and ids that shall be gone. `create`: collections that clients made.
-    `open`: what nobody can assign. `done`: all of it was written, and compared at the source."""
+    """The writes to the source, by collection: `put` chunks as they must be, `delete` ids that must be absent, `create`
+    collections that clients made. `open`: writes that cannot be assigned. `done`: all was written, and compared there."""
 
     put: dict[str, ChunkBatch] = field(default_factory=dict)
     delete: dict[str, list[str]] = field(default_factory=dict)
@@ -283,198 +285,198 @@ class Plan:
 
 
 def plan(
-    found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, schema: Schema, prefixed: bool, to: str = "",
+    writes: Iterable[Written], snapshot: Snapshot, occupied: set[str], *, schema: Schema, prefixed: bool, to: str = "",
     anew: Callable[[str], bool] = lambda _: False,
 ) -> Plan:  # fmt: skip
-    """Where each write goes in the source. `prefixed`: ids in the target are `<source collection>:<id>`. By the `schema` fields
-    get their names of the source back, and new chunks go to the only source of their collection; `to`: those that nothing else
-    places. `anew`: whether vectors of a source collection were made anew: then only writes that leave them alone go back.
+    """Assign each write to the source. `prefixed`: ids in the target are `<source collection>:<id>`. By the `schema` fields get
+    their names in the source, and new chunks go to the only source of their collection; `to` is for those that nothing else
+    assigns. `anew`: whether vectors of a source collection were made anew: then only writes that keep them go back.
 
-    `taken`: the source's collections that no replay made; a collection that clients made comes back unless it is among them.
+    `occupied`: the source's collections that no replay made; one that clients made is created unless its name is among them.
     """
-    out = Plan()
+    planned = Plan()
     puts: dict[str, list[ChunkBatch]] = defaultdict(list)
     deletes: dict[str, list[str]] = defaultdict(list)
-    names, gone, moved = set(snapshot.names()), {o for one in found for _, o in one.deleted}, set[Origin]()
-    for one in found:
-        _of_the_whole(out, one)
-        if one.made is not None:
-            _made_by_clients(out, one, one.made, taken)
+    names, deleted, moved = set(snapshot.names()), {o for write in writes for _, o in write.deleted}, set[Origin]()
+    for write in writes:
+        _list_collection_changes(planned, write)
+        if write.made is not None:
+            _plan_new_collection(planned, write, write.made, occupied)
             continue
-        for collection, rows in _by_collection(one).items():
-            ids = [one.origins[row][1] for row in rows]
+        for collection, rows in _rows_by_collection(write).items():
+            ids = [write.origins[row][1] for row in rows]
             originals = originals_of(snapshot, collection, ids)
             for row, source_id in zip(rows, ids, strict=True):
-                was, now = one.staged.take([row]), one.changed.take([row])
-                merged, why = _merged(originals[source_id], was, now, one.space, schema, collection)
-                _put_or_open(out, puts[collection], merged, one.target, now.ids[0], why)
-        for _, (collection, source_id) in one.deleted:
+                old, new = write.staged.take([row]), write.changed.take([row])
+                merged, why = _merged(originals[source_id], old, new, write.space, schema, collection)
+                _put_or_open(planned, puts[collection], merged, write.target, new.ids[0], why)
+        for _, (collection, source_id) in write.deleted:
             deletes[collection].append(source_id)
-        for row in range(len(one.added)):
-            chunk = one.added.take([row])
-            home, source_id = _origin(chunk, schema.only_source(one.target, names), names, prefixed, to)
+        for row in range(len(write.added)):
+            chunk = write.added.take([row])
+            home, source_id = _origin(chunk, schema.only_source(write.target, names), names, prefixed, to)
             if home not in names:
-                out.open.append({"collection": one.target, "id": chunk.ids[0], "why": home})
-            elif (home, source_id) in gone:
-                out.open.append({"collection": one.target, "id": chunk.ids[0], "why": _MOVED})
+                planned.open.append({"collection": write.target, "id": chunk.ids[0], "why": home})
+            elif (home, source_id) in deleted:
+                planned.open.append({"collection": write.target, "id": chunk.ids[0], "why": _MOVED})
                 moved.add((home, source_id))
             else:
                 metadata, why = _metadata({}, {}, chunk.metadatas[0] or {}, schema, home)
                 placed = replace(chunk, ids=[source_id], metadatas=[metadata])
-                _put_or_open(out, puts[home], placed, one.target, chunk.ids[0], why)
-        out.open += [{"collection": one.target, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
+                _put_or_open(planned, puts[home], placed, write.target, chunk.ids[0], why)
+        planned.open += [{"collection": write.target, "id": i, "why": _UNREADABLE} for i in write.unreadable]
     for name, batches in sorted(puts.items()):
-        fit = ChunkBatch.concatenate([b for b in batches if not anew(name) or _has_its_vector(out, snapshot, name, b)])
-        known = {i for part in snapshot.parts(name) for i in snapshot.ids(part)}
-        keep = _one_each(out, name, fit, known, found)
-        if len(keep):
-            out.put[name] = keep
+        fit = [b for b in batches if not anew(name) or _keeps_vector(planned, snapshot, name, b)]
+        known_ids = {i for part in snapshot.parts(name) for i in snapshot.ids(part)}
+        unique = _unique(planned, name, ChunkBatch.concatenate(fit), known_ids, writes)
+        if len(unique):
+            planned.put[name] = unique
     stays = {name: sorted(i for i in ids if (name, i) not in moved) for name, ids in sorted(deletes.items())}
-    out.delete = {name: ids for name, ids in stays.items() if ids}
-    return out
+    planned.delete = {name: ids for name, ids in stays.items() if ids}
+    return planned
 
 
+_UNREADABLE = "its vector cannot be read"
 _MOVED = "clients moved it here from another collection of the target: at the source it stays as it is, change it there by hand"
 
 
-def _put_or_open(out: Plan, puts: list[ChunkBatch], chunk: ChunkBatch, target: str, given: str, why: str) -> None:
-    if why:
-        out.open.append({"collection": target, "id": given, "why": why})
+def _put_or_open(
+    planned: Plan, puts: list[ChunkBatch], chunk: ChunkBatch, target: str, chunk_id: str, problem: str
+) -> None:
+    if problem:
+        planned.open.append({"collection": target, "id": chunk_id, "why": problem})
     else:
         puts.append(chunk)
 
 
-def _of_the_whole(out: Plan, one: Written) -> None:
-    """What clients did to a collection itself is nobody's to repeat at the source but a person's."""
-    if one.vanished:
-        out.open.append({"collection": one.target, "id": "", "why": "the whole collection is gone from the target"})
-    if one.settings:
-        what = " and ".join(sorted(one.settings))
-        out.open.append(
-            {"collection": one.target, "id": "", "why": f"clients changed its {what}: set it at the source by hand"}
-        )
+def _list_collection_changes(planned: Plan, write: Written) -> None:
+    """List what clients did to a collection itself as open: a person has to repeat it at the source."""
+    row = {"collection": write.target, "id": ""}
+    if write.vanished:
+        planned.open.append({**row, "why": "the whole collection is gone from the target"})
+    if write.settings:
+        settings = " and ".join(sorted(write.settings))
+        planned.open.append({**row, "why": f"clients changed its {settings}: set it at the source by hand"})
 
 
-def _has_its_vector(out: Plan, snapshot: Snapshot, name: str, chunk: ChunkBatch) -> bool:
-    was = originals_of(snapshot, name, chunk.ids).get(chunk.ids[0])
-    same = was is not None and was.embeddings.tobytes() == chunk.embeddings.tobytes()
+def _keeps_vector(planned: Plan, snapshot: Snapshot, name: str, chunk: ChunkBatch) -> bool:
+    original = originals_of(snapshot, name, chunk.ids).get(chunk.ids[0])
+    same = original is not None and original.embeddings.tobytes() == chunk.embeddings.tobytes()
     if not same:
-        why = "its vector is of the model that migration.reembed orders, not of the source's"
-        out.open.append({"collection": name, "id": chunk.ids[0], "why": why})
+        reason = "its vector is of the model that migration.reembed orders, not of the source's"
+        planned.open.append({"collection": name, "id": chunk.ids[0], "why": reason})
     return same
 
 
-def _made_by_clients(out: Plan, one: Written, info: CollectionInfo, taken: set[str]) -> None:
-    if info.name in taken:
-        why = "clients made it, and the source holds another collection of this name"
-        out.open.append({"collection": info.name, "id": "", "why": why})
+def _plan_new_collection(planned: Plan, write: Written, info: CollectionInfo, occupied: set[str]) -> None:
+    if info.name in occupied:
+        reason = "clients made it, and the source holds another collection of this name"
+        planned.open.append({"collection": info.name, "id": "", "why": reason})
         return
-    out.create[info.name] = info
-    if len(one.added):
-        out.put[info.name] = one.added
-    out.open += [{"collection": info.name, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
+    planned.create[info.name] = info
+    if len(write.added):
+        planned.put[info.name] = write.added
+    planned.open += [{"collection": info.name, "id": i, "why": _UNREADABLE} for i in write.unreadable]
 
 
-def _by_collection(one: Written) -> dict[str, list[int]]:
+def _rows_by_collection(write: Written) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = defaultdict(list)
-    for row, (collection, _) in enumerate(one.origins):
+    for row, (collection, _) in enumerate(write.origins):
         rows[collection].append(row)
     return rows
 
 
 def originals_of(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:
-    wanted, found = set(ids), {}
+    missing, chunks = set(ids), {}
     for part in snapshot.parts(name) if name in snapshot.names() else []:
-        here = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in wanted]
-        if here:
-            batch = snapshot.read(part).take(here)
-            found.update({chunk: batch.take([i]) for i, chunk in enumerate(batch.ids)})
-    return found
+        rows = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in missing]
+        if rows:
+            batch = snapshot.read(part).take(rows)
+            chunks.update({chunk: batch.take([i]) for i, chunk in enumerate(batch.ids)})
+    return chunks
 
 
 def _merged(
-    base: ChunkBatch, was: ChunkBatch, now: ChunkBatch, space: Space, schema: Schema, collection: str
+    base: ChunkBatch, old: ChunkBatch, new: ChunkBatch, space: Space, schema: Schema, collection: str
 ) -> tuple[ChunkBatch, str]:
-    """The source's chunk with what the client changed; what he left alone keeps the snapshot's own bits. And as `_metadata`."""
-    same = was.embeddings.shape == now.embeddings.shape and same_vectors(was.embeddings, now.embeddings, space).all()
-    held, before, after = (batch.metadatas[0] or {} for batch in (base, was, now))
-    metadata, both = _metadata(held, before, after, schema, collection)
+    """The source's chunk with the client's changes, its other parts bit for bit as in the snapshot; a problem as `_metadata`."""
+    same = old.embeddings.shape == new.embeddings.shape and same_vectors(old.embeddings, new.embeddings, space).all()
+    source, before, after = (batch.metadatas[0] or {} for batch in (base, old, new))
+    metadata, problem = _metadata(source, before, after, schema, collection)
     return ChunkBatch(
         ids=base.ids,
-        documents=base.documents if now.documents == was.documents else now.documents,
-        embeddings=base.embeddings if same else now.embeddings,
+        documents=base.documents if new.documents == old.documents else new.documents,
+        embeddings=base.embeddings if same else new.embeddings,
         metadatas=[metadata],
-        uris=base.uris if now.uris == was.uris else now.uris,
-    ), both
+        uris=base.uris if new.uris == old.uris else new.uris,
+    ), problem
 
 
 def _metadata(
-    base: Metadata, was: Metadata, now: Metadata, schema: Schema, collection: str
+    base: Metadata, old: Metadata, new: Metadata, schema: Schema, collection: str
 ) -> tuple[Metadata | None, str]:
-    """A chunk's metadata at the source with what changed from `was` to `now` at the target, under the names of the source; and
-    why that cannot be, or "": two fields of the target would be one there, and one of the two changed."""
-    names = schema.content.names_in_source(collection, base, [*was, *now])
-    changed = {key for key, value in now.items() if key not in was or not same_value(was[key], value)}
-    removed = was.keys() - now.keys()
-    out = dict(base)
+    """A chunk's metadata at the source with the target's changes from `old` to `new`, under the source's names; and why that is
+    impossible, or "": two fields of the target would be one field there, and one of them changed."""
+    names = schema.content.names_in_source(collection, base, [*old, *new])
+    changed = {key for key, value in new.items() if key not in old or not same_value(old[key], value)}
+    removed = old.keys() - new.keys()
+    merged = dict(base)
     for name in sorted({names[key] for key in changed | removed}):
-        holders = sorted(key for key in now if names[key] == name)
+        holders = sorted(key for key in new if names[key] == name)
         if len(holders) > 1 or not changed.issuperset(holders):
             fields = " and ".join(sorted({key for key in names if names[key] == name}))
-            return (
-                None,
-                f"a client changed one of the fields {one_line(fields, 200)}, and the source has one field for them",
-            )
+            clash = f"a client changed one of the fields {one_line(fields, 200)}, and the source has one field for them"
+            return None, clash
         if holders:
-            out[name] = now[holders[0]]
+            merged[name] = new[holders[0]]
         else:
-            out.pop(name, None)
-    return out or None, ""
+            merged.pop(name, None)
+    return merged or None, ""
 
 
 _DONE = "done"  # the file in a plan's folder
-_ORIGIN = "source_collection"  # the field of the shipped schemas that names it
+_ORIGIN = "source_collection"  # the field of the shipped schemas that names the source collection
 
 
 def _origin(chunk: ChunkBatch, target: str, names: set[str], prefixed: bool, to: str) -> tuple[str, str]:
-    """(source collection, id in it) of a new chunk; where nothing places it, (why not, its id).
+    """(source collection, id in it) of a new chunk; where nothing assigns it, (reason, its id).
 
-    `target` is the only source of the collection that it is in, else "".
+    `target` is the only source of the chunk's collection, else "".
     """
-    given = chunk.ids[0]
-    begins = [name for name in names if prefixed and given.startswith(f"{name}:")]
-    by_id = max(begins, key=len, default="")
+    chunk_id = chunk.ids[0]
+    prefixes = [name for name in names if prefixed and chunk_id.startswith(f"{name}:")]
+    by_id = max(prefixes, key=len, default="")
     by_field = (chunk.metadatas[0] or {}).get(_ORIGIN)
     by_field = by_field if isinstance(by_field, str) and by_field in names else ""
     if target in names:
         home = target
     elif by_id and by_field and by_id != by_field:
-        return f"its id says {by_id}, its {_ORIGIN} says {by_field}", given
+        return f"its id says {by_id}, its {_ORIGIN} says {by_field}", chunk_id
     else:
         home = by_id or by_field or to
     if not home:
-        told = f"neither its id nor its {_ORIGIN}" if prefixed else f"no {_ORIGIN} of its"
-        return f"{told} names a collection of the source", given
-    return home, given.removeprefix(f"{home}:") if prefixed else given
+        cause = f"neither its id nor its {_ORIGIN}" if prefixed else f"no {_ORIGIN} of its"
+        return f"{cause} names a collection of the source", chunk_id
+    return home, chunk_id.removeprefix(f"{home}:") if prefixed else chunk_id
 
 
-def _one_each(out: Plan, name: str, whole: ChunkBatch, known: set[str], found: Iterable[Written]) -> ChunkBatch:
-    """Without new chunks whose id the source has already (it was quarantined), or that two chunks want."""
-    ours = {origin for one in found for origin in one.origins}
-    seen: set[str] = set()
-    keep = []
-    for row, chunk in enumerate(whole.ids):
-        if chunk in seen or (chunk in known and (name, chunk) not in ours):
-            why = f"the source's {name} holds another chunk of this id"
-            out.open.append({"collection": name, "id": chunk, "why": why})
+def _unique(planned: Plan, name: str, batch: ChunkBatch, known_ids: set[str], writes: Iterable[Written]) -> ChunkBatch:
+    """The batch without new chunks whose id the source has already (it was quarantined), or that two chunks claim."""
+    origins = {origin for write in writes for origin in write.origins}
+    ids: set[str] = set()
+    rows = []
+    for row, chunk in enumerate(batch.ids):
+        if chunk in ids or (chunk in known_ids and (name, chunk) not in origins):
+            reason = f"the source's {name} holds another chunk of this id"
+            planned.open.append({"collection": name, "id": chunk, "why": reason})
         else:
-            keep.append(row)
-        seen.add(chunk)
-    return whole.take(keep)
+            rows.append(row)
+        ids.add(chunk)
+    return batch.take(rows)
 
 
 def save(planned: Plan, folder: Path) -> None:
-    """The plan as a folder of Parquet and JSON, there whole or not at all."""
+    """Write the plan as a folder of Parquet and JSON, complete or absent."""
     files = _files(planned.put)
     create = {name: asdict(info) for name, info in planned.create.items()}
     with whole(folder) as partial:
@@ -505,53 +507,55 @@ def _files(names: Iterable[str]) -> dict[str, str]:
 
 
 def saved(workspace: Path) -> list[Plan]:
-    """Every plan of the run's rollback, in the order in which they were made."""
+    """Every plan of the run's rollback, in the order of their making."""
     folders = (workspace / "rollback").glob("replay-*")
     return [load(f) for f in sorted(folders, key=lambda f: int(f.name.rpartition("-")[2]))]
 
 
 def apply(store: Store, planned: Plan) -> tuple[int, list[dict[str, str]]]:
-    """Write it, then compare every chunk. Repeating it changes nothing more.
+    """Write the plan, then compare every chunk. Repeating it changes nothing more.
 
-    Returns how many chunks it wrote or deleted (the others were as they should be), and `{collection, id}` of chunks that no
-    search finds, where they are more than an index always leaves out: deletes in a live collection can put chunks out of reach
-    that nobody touched (measured on 1.5.9). Raises `Terminal` ("replay_differs") at the first chunk that is not as it should be.
+    Gives the number of chunks written or deleted (the others were right already), and `{collection, id}` of chunks that no
+    search finds, where they are more than an index always misses: deletes in a live collection can put chunks out of reach
+    that nobody touched (measured on 1.5.9). Raises `Terminal` ("replay_differs") that names the first chunk that differs.
     """
     for name in sorted(set(planned.create) - set(store.names())):
         store.create(planned.create[name])
     written = 0
     for name in sorted({*planned.put, *planned.delete}):
-        gone = present(store, name, planned.delete.get(name, []))
-        if gone:
-            store.delete(name, gone)
+        deleted = present(store, name, planned.delete.get(name, []))
+        if deleted:
+            store.delete(name, deleted)
         batch = planned.put.get(name, ChunkBatch.empty())
-        written += len(gone) + sum(_write(store, name, batch.slice(a, a + BATCH)) for a in range(0, len(batch), BATCH))
+        pieces = (batch.slice(at, at + BATCH) for at in range(0, len(batch), BATCH))
+        written += len(deleted) + sum(_write(store, name, piece) for piece in pieces)
         _prove(store, name, planned)
-    return written, [row for name in sorted({*planned.put, *planned.delete}) for row in _unfound(store, name, planned)]
+    names = sorted({*planned.put, *planned.delete})
+    return written, [row for name in names for row in _unreachable(store, name, planned)]
 
 
-def _unfound(store: Store, name: str, planned: Plan) -> list[dict[str, str]]:
+def _unreachable(store: Store, name: str, planned: Plan) -> list[dict[str, str]]:
     written = set(planned.put.get(name, ChunkBatch.empty()).ids)
-    others = sorted(set(listed_ids(store, name)) - written)
-    chosen = np.random.default_rng(0).permutation(len(others))[:PROBED]
-    wanted = [*sorted(written), *(others[i] for i in chosen)]
-    space, found = store.info(name).space, []
-    for at in range(0, len(wanted), BATCH):
-        batch = store.read(name, wanted[at : at + BATCH])
-        found += unreachable(store, name, batch.take(np.flatnonzero(~batch.lost)), space)
-    return [{"collection": name, "id": i} for i in found] if len(found) > max(1, UNFOUND * len(wanted)) else []
+    untouched = sorted(set(listed_ids(store, name)) - written)
+    chosen = np.random.default_rng(0).permutation(len(untouched))[:PROBED]
+    ids = [*sorted(written), *(untouched[i] for i in chosen)]
+    space, missed = store.info(name).space, []
+    for at in range(0, len(ids), BATCH):
+        batch = store.read(name, ids[at : at + BATCH])
+        missed += unreachable(store, name, batch.take(np.flatnonzero(~batch.lost)), space)
+    return [{"collection": name, "id": i} for i in missed] if len(missed) > max(1, UNFOUND * len(ids)) else []
 
 
 def _write(store: Store, name: str, piece: ChunkBatch) -> int:
-    """Those that are not there as they should be: an earlier attempt, or the first look, may have written them; how many."""
+    """Write the chunks that differ; an earlier attempt, or the first look, may have written others. Gives their number."""
     differing = next(compared(store, name, [piece], store.info(name).space)).differing()
-    left = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
-    there = [chunk for chunk, missing in differing.items() if not missing]
-    if there:
-        store.delete(name, there)
-    if len(left):
-        store.add(name, left)
-    return len(left)
+    missing_rows = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
+    outdated = [chunk for chunk, missing in differing.items() if not missing]
+    if outdated:
+        store.delete(name, outdated)
+    if len(missing_rows):
+        store.add(name, missing_rows)
+    return len(missing_rows)
 
 
 def outcome_of(plans: Iterable[Plan]) -> dict[tuple[str, str], ChunkBatch | None]:
@@ -568,15 +572,15 @@ def present(store: Reader, name: str, ids: list[str]) -> list[str]:
 
 
 def _prove(store: Store, name: str, planned: Plan) -> None:
-    wrong = ""
+    difference = ""
     if planned.put.get(name) is not None:
         for row in next(compared(store, name, [planned.put[name]], store.info(name).space)).differences.itertuples():
-            wrong = wrong or f"{row.id}: {row.difference} {row.detail}"
-    risen = present(store, name, planned.delete.get(name, []))
-    if risen:
-        wrong = f"{risen[0]} is still there"
-    if wrong:
+            difference = difference or f"{row.id}: {row.difference} {row.detail}"
+    reappeared = present(store, name, planned.delete.get(name, []))
+    if reappeared:
+        difference = f"{reappeared[0]} is still there"
+    if difference:
         raise Terminal(
-            ReasonCode.REPLAY_DIFFERS, f"what was replayed is not there as it should be: {wrong}",
+            ReasonCode.REPLAY_DIFFERS, f"what was replayed is not there as it should be: {difference}",
             where=f"collection {name} of {store.label}", next_step="The target still holds it. Repeat the rollback.",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The stages that bring clients' writes back: look at the target, export, decide, replay, and look once more."""
+"""The stages that return clients' writes to the source: compare the target, export, decide, replay, and compare once more."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import pandas as pd
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal, UsageError, WorldError
+from helpers.cutover import CutoverState
+from helpers.errors import EnvironmentFailure, Terminal, UsageError
 from helpers.formatting import count, harmless
-from helpers.migration.source_changes import schema_of_run
+from helpers.migration.source_changes import WrittenData, schema_of_run
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
-from helpers.rollback import REPLAY, replay
+from helpers.rollback import REPLAY, clients_came, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import (
     BATCH,
     Plan,
     Written,
+    client_writes,
+    counts_text,
     export,
     exported,
     index_of,
@@ -32,11 +35,12 @@ from helpers.rollback.replay import (
     originals_of,
     outcome_of,
     present,
-    said,
     summary,
-    written,
 )
 from helpers.run.command import used_by
+from helpers.run.folders import RunPath, RunState
+from helpers.run.plan import Step
+from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Reader, Space, Store, open_source, shard_of
@@ -47,29 +51,29 @@ COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "changed s
 NOBODY = "no client was ever sent to the target"
 
 
-def said_open(rows: list[dict[str, str]]) -> str:
-    """How many writes cannot be replayed, by collection and reason."""
+def open_text(rows: list[dict[str, str]]) -> str:
+    """Writes that cannot be replayed: their number by collection and reason."""
     counted = Counter((row["collection"], row["why"]) for row in rows)
-    return "; ".join(f"{n:,} in {name}: {why}" for (name, why), n in sorted(counted.items()))
+    return "; ".join(f"{n:,} in {name}: {reason}" for (name, reason), n in sorted(counted.items()))
 
 
 def leave_other_shards(planned: Plan, shard: str) -> None:
-    """Chunks of other shards are not replayed, but open: what the source holds under their ids is in no snapshot of this run."""
-    number, of = map(int, shard.split("/"))
+    """Make writes to chunks of other shards open: no snapshot of this run holds what the source has under their ids."""
+    number, shards = map(int, shard.split("/"))
     for name in planned.put.keys() - planned.create.keys():
         batch = planned.put.pop(name)
-        mine = [i for i, chunk in enumerate(batch.ids) if shard_of(chunk, of) == number - 1]
-        others = [chunk for chunk in batch.ids if shard_of(chunk, of) != number - 1]
-        why = "its id is of another shard, so a client wrote it to the wrong target: bring it to the source by hand"
-        planned.open += [{"collection": name, "id": chunk, "why": why} for chunk in others]
-        if mine:
-            planned.put[name] = batch.take(mine)
+        own = [i for i, chunk in enumerate(batch.ids) if shard_of(chunk, shards) == number - 1]
+        others = [chunk for chunk in batch.ids if shard_of(chunk, shards) != number - 1]
+        reason = "its id is of another shard, so a client wrote it to the wrong target: bring it to the source by hand"
+        planned.open += [{"collection": name, "id": chunk, "why": reason} for chunk in others]
+        if own:
+            planned.put[name] = batch.take(own)
 
 
-def taken_back(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
-    """Add to a plan what an earlier one wrote and the clients have undone at the target since: as in the snapshot."""
-    now = planned.ids()
-    for name, chunk in sorted({key for one in earlier for key in one.ids()} - now):
+def add_reverted(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
+    """Add to a plan what an earlier one wrote and clients reverted at the target since: as in the snapshot."""
+    ids = planned.ids()
+    for name, chunk in sorted({key for plan in earlier for key in plan.ids()} - ids):
         original = originals_of(snapshot, name, [chunk]).get(chunk)
         if original is None:
             planned.delete.setdefault(name, []).append(chunk)
@@ -78,118 +82,147 @@ def taken_back(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> No
             planned.put[name] = ChunkBatch.concatenate([before, original]) if before is not None else original
 
 
-def without(planned: Plan, contested: set[tuple[str, str]]) -> None:
-    """Take out what was changed at the source too: nobody here can say which of the two is right."""
+def exclude(planned: Plan, contested: set[tuple[str, str]]) -> None:
+    """Exclude what was changed at the source, too: which of the two is right, a person has to say."""
     for name, chunk in sorted(contested & planned.ids()):
         planned.open.append({"collection": name, "id": chunk, "why": "it was changed at the source too"})
     for name, batch in list(planned.put.items()):
         planned.put[name] = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) not in contested])
     for name, ids in list(planned.delete.items()):
         planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
-    _leave_empty(planned)
+    _drop_empty(planned)
 
 
-def _leave_empty(planned: Plan) -> None:
+def _drop_empty(planned: Plan) -> None:
     planned.put = {name: batch for name, batch in planned.put.items() if len(batch)}
     planned.delete = {name: ids for name, ids in planned.delete.items() if ids}
 
 
-def leave_done(planned: Plan, earlier: Iterable[Plan]) -> None:
-    """Take out what the earlier plans wrote, and proved, as it shall be: since then the source's clients may have changed it."""
+def exclude_done(planned: Plan, earlier: Iterable[Plan]) -> None:
+    """Exclude what earlier plans wrote and proved already: since then the source's clients may have changed it."""
     last = outcome_of(plan for plan in earlier if plan.done)
     for name in [name for plan in earlier if plan.done for name in plan.create]:
         planned.create.pop(name, None)
     for name, batch in list(planned.put.items()):
-        was = [one for chunk in batch.ids if (one := last.get((name, chunk))) is not None]
-        known = {chunk for one in was for chunk in one.ids}
-        rows = [row for row, chunk in enumerate(batch.ids) if chunk in known]
-        same = known - compare(ChunkBatch.concatenate(was), batch.take(rows), "l2").differing().keys() if was else set()
-        planned.put[name] = batch.take([row for row, chunk in enumerate(batch.ids) if chunk not in same])
+        written = [one for chunk in batch.ids if (one := last.get((name, chunk))) is not None]
+        written_ids = {chunk for one in written for chunk in one.ids}
+        rows = [row for row, chunk in enumerate(batch.ids) if chunk in written_ids]
+        unchanged = set[str]()
+        if written:
+            unchanged = (
+                written_ids - compare(ChunkBatch.concatenate(written), batch.take(rows), "l2").differing().keys()
+            )
+        planned.put[name] = batch.take([row for row, chunk in enumerate(batch.ids) if chunk not in unchanged])
     for name, ids in list(planned.delete.items()):
         planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in last or last[name, chunk] is not None]
-    _leave_empty(planned)
+    _drop_empty(planned)
 
 
-def moved(store: Store, planned: Plan, earlier: Sequence[Plan], snapshot: Snapshot) -> set[tuple[str, str]]:
-    """The chunks of a plan that the source holds in a state that neither the snapshot nor a plan explains: (collection, id).
+def changed_at_source(store: Store, planned: Plan, earlier: Sequence[Plan], snapshot: Snapshot) -> set[tuple[str, str]]:
+    """(collection, id) of a plan's chunks whose state at the source neither the snapshot nor a plan explains.
 
-    A chunk may be missing where the snapshot has none of its id, where a plan deletes it, and where a plan that did not end
-    writes it: it is deleted and added.
+    A chunk may be absent where the snapshot has none of its id, where a plan deletes it, and where a plan that did not end
+    writes it, by deleting and adding it.
     """
-    found = set[tuple[str, str]]()
+    changed = set[tuple[str, str]]()
     for name in sorted({*planned.put, *planned.delete} & {*store.names()}):
         put, delete = planned.put.get(name, ChunkBatch.empty()), planned.delete.get(name, [])
-        wanted, space = [*put.ids, *delete], store.info(name).space
-        originals = originals_of(snapshot, name, wanted)
-        may_miss = {*delete, *(chunk for chunk in wanted if chunk not in originals)}
+        ids, space = [*put.ids, *delete], store.info(name).space
+        originals = originals_of(snapshot, name, ids)
+        may_be_absent = {*delete, *(chunk for chunk in ids if chunk not in originals)}
         versions = [put, *originals.values()]
         for plan in earlier:
-            may_miss.update(plan.delete.get(name, []))
+            may_be_absent.update(plan.delete.get(name, []))
             if (batch := plan.put.get(name)) is not None:
                 versions.append(batch)
-                may_miss.update(() if plan.done else batch.ids)
-        there = present(store, name, wanted)
-        unexplained = set(there)
+                may_be_absent.update(() if plan.done else batch.ids)
+        existing = present(store, name, ids)
+        unexplained = set(existing)
         for batch in versions:
             rows = batch.take([row for row, chunk in enumerate(batch.ids) if chunk in unexplained])
             for at in range(0, len(rows), BATCH):
                 piece = rows.slice(at, at + BATCH)
                 pair = next(compared(store, name, [piece], space))
                 unexplained -= {*piece.ids} - pair.differing().keys()
-        found |= {(name, chunk) for chunk in unexplained | ({*wanted} - {*there} - may_miss)}
-    return found
+        changed |= {(name, chunk) for chunk in unexplained | ({*ids} - {*existing} - may_be_absent)}
+    return changed
 
 
-def since(found: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
+def leave_undone_cutover(folder: RunState) -> None:
+    """Before step 22 writes again: set aside a cutover that was taken back, if every chunk of the target is as this run left it.
+
+    `UsageError` ("client_writes") where clients wrote to it before, or use it since a cutover that is in force.
+    """
+    cutover = CutoverState.load(folder.workspace)
+    if cutover is None or not clients_came(cutover):
+        return
+    run = RunRecord(folder, Step.MIGRATE)
+    why = "clients use it since the cutover, and step 22 would write over what they write"
+    if not cutover.may_be_applied:
+        with open_source(run.parameters.target, run.workspace) as store:
+            writes = client_writes(store, WrittenData(run), cutover.collections)
+        if not writes:
+            aside = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
+            aside.mkdir(parents=True, exist_ok=True)
+            (folder.workspace / RunPath.CUTOVER).rename(aside / RunPath.CUTOVER)
+            return
+        why = f"clients wrote to it before the cutover was taken back: {counts_text(summary(writes))}"
+    raise UsageError(
+        ReasonCode.CLIENT_WRITES, why, where=run.parameters.target.label,
+        next_step=f"Export it, and say what becomes of it: {folder.command('rollback')}",
+    )  # fmt: skip
+
+
+def writes_since(writes: Iterable[Written], folder: Path | None) -> dict[str, dict[str, int]]:
     """What clients wrote after this export was made (None: since the cutover), by target collection: chunks by kind.
 
-    A chunk that they added before and that is gone now counts as deleted, one that they put back as it was as changed.
-    `vanished` and `new collections` are 1 where the whole collection went or came.
+    A chunk that they added before and that is gone now counts as deleted, one that they restored as changed. `vanished` and
+    `new collections` are 1 where the whole collection was deleted or created.
     """
     rows = {row["collection"]: row for row in index_of(folder)} if folder is not None else {}
-    known = exported([str(folder)] if folder is not None else [])
-    mine, none = {one.target: one for one in found}, ChunkBatch.empty()
+    contents = exported([str(folder)] if folder is not None else [])
+    by_target, none = {write.target: write for write in writes}, ChunkBatch.empty()
     nothing: dict[str, Any] = dict.fromkeys(("added_ids", "changed_ids", "deleted_ids", "unreadable_ids"), ())
     nothing |= {"vanished": False, "made": None, "settings": {}}
-    news = {}
-    for name in sorted(rows.keys() | mine.keys()):
-        row, one = rows.get(name, nothing), mine.get(name, Written(name, "l2", none, none, [], none))
-        counts = {kind: _unlike(batch, known[name].chunks, one.space)
-                  for kind, batch in (("added", one.added), ("changed", one.changed))}  # fmt: skip
-        was, gone = ({chunk for chunk, *_ in ids} for ids in (row["deleted_ids"], one.deleted))
+    new_writes = {}
+    for name in sorted(rows.keys() | by_target.keys()):
+        row, write = rows.get(name, nothing), by_target.get(name, Written(name, "l2", none, none, [], none))
+        counts = {kind: _count_differing(batch, contents[name].chunks, write.space)
+                  for kind, batch in (("added", write.added), ("changed", write.changed))}  # fmt: skip
+        deleted_before, deleted = ({chunk for chunk, *_ in ids} for ids in (row["deleted_ids"], write.deleted))
         changed = {chunk for chunk, *_ in row["changed_ids"]}
-        there = {*one.added.ids, *one.changed.ids, *one.unreadable}
-        counts["changed"] += len((changed | was) - gone - there)  # put back as they were
-        counts["deleted"] = len(gone - was | {*row["added_ids"]} - there)
-        counts["unreadable"] = len({*one.unreadable} - {*row["unreadable_ids"]})
-        held = row["settings"]
-        counts["changed settings"] = sum(held.get(what) != value for what, value in one.settings.items())
-        counts["changed settings"] += len(held.keys() - one.settings.keys())  # put back as they were
-        made, vanished = (one.made is not None, row["made"] is not None), (one.vanished, row["vanished"])
+        present = {*write.added.ids, *write.changed.ids, *write.unreadable}
+        counts["changed"] += len((changed | deleted_before) - deleted - present)  # put back as they were
+        counts["deleted"] = len(deleted - deleted_before | {*row["added_ids"]} - present)
+        counts["unreadable"] = len({*write.unreadable} - {*row["unreadable_ids"]})
+        settings = row["settings"]
+        counts["changed settings"] = sum(settings.get(setting) != value for setting, value in write.settings.items())
+        counts["changed settings"] += len(settings.keys() - write.settings.keys())  # put back as they were
+        made, vanished = (write.made is not None, row["made"] is not None), (write.vanished, row["vanished"])
         counts["vanished"] = int(vanished > vanished[::-1] or made < made[::-1])
         counts["new collections"] = int(made > made[::-1] or vanished < vanished[::-1])
-        news[name] = counts
-    return {name: counts for name, counts in news.items() if any(counts.values())}
+        new_writes[name] = counts
+    return {name: counts for name, counts in new_writes.items() if any(counts.values())}
 
 
-def _unlike(batch: ChunkBatch, was: ChunkBatch, space: Space) -> int:
-    """How many of these chunks were not there, or were others, in `was`."""
-    if not len(batch) or not len(was):
+def _count_differing(batch: ChunkBatch, old: ChunkBatch, space: Space) -> int:
+    """The number of these chunks that `old` lacks or holds with other content."""
+    if not len(batch) or not len(old):
         return len(batch)
-    own = {*batch.ids}
-    pair = compare(batch, was.take([i for i, chunk in enumerate(was.ids) if chunk in own]), space)
+    ids = {*batch.ids}
+    pair = compare(batch, old.take([i for i, chunk in enumerate(old.ids) if chunk in ids]), space)
     return len(pair.differing())
 
 
 class ReturnWrites:
-    """`found` is what the last look showed, `news` of it, by target collection, what came after the look before."""
+    """`writes` are those that the last look found; `new_writes`, by target collection, what came after the look before."""
 
     def __init__(self, act: StageContext, source: SourceProof) -> None:
         self.of, self.run, self.source = act, act.run, source
-        self.found: list[Written] = []
-        self.news: dict[str, dict[str, int]] = {}
+        self.writes: list[Written] = []
+        self.new_writes: dict[str, dict[str, int]] = {}
         self.looks: list[str] = []  # a sentence for each look of this process
-        self.wrote: list[str] = []  # and for each replay
+        self.replays: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
         self.schema = schema_of_run(self.run)
@@ -197,31 +230,31 @@ class ReturnWrites:
 
     @contextmanager
     def target(self) -> Iterator[Reader]:
-        """The target, to be read and nothing else: a directory is copied, and the copy opened."""
+        """Open the target to read only: a directory is copied, and the copy opened."""
         with open_source(self.run.parameters.target, self.run.workspace) as store:
             yield store
 
     def names(self) -> list[str]:
-        """The target's collections, without writing a byte."""
+        """The target's collections; writes nothing."""
         return quick_names(self.run.parameters.target, "target")
 
     def look(self, stage: str) -> pd.DataFrame:
-        """Compare, export what differs, and stop where nobody has decided what becomes of it."""
+        """Compare, export the differences, and stop where a person must decide on them first."""
         if not self.of.in_use or self.of.settled:
             self.run.check("clients' writes", Verdict.NOT_APPLICABLE,
                            detail=NOBODY if not self.of.in_use else "brought back already")  # fmt: skip
             return self.table([])
         with self.of.stage(stage) as row:
-            if holders := used_by(self.run.parameters.target):  # a copy of it would be torn
+            if holders := used_by(self.run.parameters.target):  # a copy of it could be torn
                 self._postpone(holders)
             else:
                 self._look()
             row["said"] = self.sentence
             self._require_decision()
-        return self.table(self.found)
+        return self.table(self.writes)
 
     def replay(self, stage: str) -> pd.DataFrame:
-        """Write it to the source; a table by source collection."""
+        """Write it to the source. Gives a table by source collection."""
         columns = ["source collection", "written", "deleted"]
         if not self.of.in_use or self.of.settled or self.postponed:
             return pd.DataFrame(columns=columns)
@@ -237,12 +270,12 @@ class ReturnWrites:
         return pd.DataFrame(rows, columns=columns)
 
     def again(self) -> pd.DataFrame:
-        """The second look, and the replay of what it shows; a table of what came after the first look."""
+        """Look again, and replay what is new. Gives a table of what came after the first look."""
         if not self.of.in_use or self.of.settled:
             self.sentence = NOBODY if not self.of.in_use else "done already"
             return self.table([])
         if holders := used_by(self.run.parameters.target):
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.TARGET_IN_USE, f"{holders} has it open, so what clients wrote cannot be read",
                 where=self.run.parameters.target.label,
                 next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
@@ -252,11 +285,11 @@ class ReturnWrites:
         if self._orders_replay or self.of.state.began(REPLAY):
             planned = self._replay()
             self.sentence = f"{self.sentence}; {self._replayed(planned)}"
-        rows = [[name, *news.values()] for name, news in self.news.items()]
+        rows = [[name, *news.values()] for name, news in self.new_writes.items()]
         return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[-2:], bool))
 
-    def table(self, found: list[Written]) -> pd.DataFrame:
-        rows = [[one.target, *one.counts.values(), one.vanished, one.made is not None] for one in found]
+    def table(self, writes: list[Written]) -> pd.DataFrame:
+        rows = [[write.target, *write.counts.values(), write.vanished, write.made is not None] for write in writes]
         return pd.DataFrame(rows, columns=COLUMNS)
 
     # -- the work ------------------------------------------------------------------------------------------------------
@@ -277,38 +310,39 @@ class ReturnWrites:
         total = sum(len(self.of.made.ids(name)) for name in self.of.made.collections)
         with self.run.progress("Compare the target", total) as bar, self.target() as store:
             before = self.of.cutover.collections if self.of.cutover is not None else None
-            self.found = written(store, self.of.made, before, bar)
-        counts = summary(self.found)
+            self.writes = client_writes(store, self.of.made, before, bar)
+        counts = summary(self.writes)
         self.run.fact("client_writes", counts)
         self.sentence = self._compare_looks(counts)
-        if self.found and self.news and not self.run.dry_run:
+        if self.writes and self.new_writes and not self.run.dry_run:
             self.sentence += f", exported to {self._export()}"
         self._note_look()
-        verdict, more, left = Verdict.WARNING, "", sum(counts.values())
-        if not self.found:
-            verdict, more = Verdict.NOT_EXERCISED, "; there was nothing to export or replay"
+        verdict, remark, open_writes = Verdict.WARNING, "", sum(counts.values())
+        if not self.writes:
+            verdict, remark = Verdict.NOT_EXERCISED, "; there was nothing to export or replay"
         elif self._orders_replay:  # the decision is taken: nothing is left to a person
-            verdict, more, left = Verdict.PASS, "; to be replayed, as ordered", 0
+            verdict, remark, open_writes = Verdict.PASS, "; to be replayed, as ordered", 0
         if self.of.made.noted is None:
-            more += "; settings of collections were not compared: step 23 did not note them"
+            remark += "; settings of collections were not compared: step 23 did not note them"
         self.run.forget("clients' writes")
-        self.run.check("clients' writes", verdict, measured=left, threshold=0, unit="writes not to be replayed",
-                       detail="; ".join(self.looks) + more,
+        self.run.check("clients' writes", verdict, measured=open_writes, threshold=0, unit="writes not to be replayed",
+                       detail="; ".join(self.looks) + remark,
                        reason=ReasonCode.CLIENT_WRITES if verdict is Verdict.WARNING else "")  # fmt: skip
 
     def _compare_looks(self, counts: dict[str, int]) -> str:
-        """What this look found: since the cutover, and what of it the look before did not find."""
+        """A sentence on what this look found: since the cutover, and what of it is new since the look before."""
         exports = [folder for folder in self.of.state.facts.get("exports", []) if Path(folder).is_dir()]
-        self.news = since(self.found, Path(exports[-1]) if exports else None)
+        self.new_writes = writes_since(self.writes, Path(exports[-1]) if exports else None)
         if not exports:
-            return f"{said(counts)} since the cutover"
+            return f"{counts_text(counts)} since the cutover"
         new = Counter[str]()
-        for one in self.news.values():
-            new.update(one)
-        return f"{said(new)} since the look before" + (f", in all {said(counts)} since the cutover" if new else "")
+        for counts_of_collection in self.new_writes.values():
+            new.update(counts_of_collection)
+        total = f", in all {counts_text(counts)} since the cutover" if new else ""
+        return f"{counts_text(new)} since the look before{total}"
 
     def _note_look(self) -> None:
-        """What each look showed, for the record of the rollback; the stage saves it when it ends."""
+        """Record the result of each look for the rollback; the stage saves it when it ends."""
         self.looks.append(f"look {len(self.looks) + 1}: {self.sentence}")
         if not self.run.dry_run:
             facts = self.of.state.facts
@@ -317,22 +351,22 @@ class ReturnWrites:
     def _export(self) -> Path:
         state = self.of.state
         folder = next_folder(self.run.workspace, "export")
-        digests = export(self.found, folder)
+        digests = export(self.writes, folder)
         exports = state.facts.setdefault("exports", [])
         if exports and state.facts.get("export_digests") == digests and Path(exports[-1]).is_dir():
             shutil.rmtree(folder)  # the same as the last one
             return Path(exports[-1])
         exports.append(str(folder))
         state.facts["export_digests"] = digests
-        state.facts["client_writes"] = summary(self.found)
+        state.facts["client_writes"] = summary(self.writes)
         state.save(self.run.workspace)
         audit.append(self.run.folder / audit.NAME, "clients' writes exported", folder=str(folder), files=digests)
         return folder
 
-    def keep_late(self, found: list[Written]) -> Path:
-        """Export what came after the last look; the source is in use again, so nobody replays it."""
+    def keep_late(self, writes: list[Written]) -> Path:
+        """Export what came after the last look; it is not replayed, since the source is in use again."""
         folder = next_folder(self.run.workspace, "export")
-        digests = export(found, folder)
+        digests = export(writes, folder)
         self.of.state.facts["late"] = [*self.of.state.facts.get("late", []), str(folder)]
         self.of.state.save(self.run.workspace)
         audit.append(self.run.folder / audit.NAME, "clients' late writes exported", folder=str(folder), files=digests)
@@ -343,20 +377,20 @@ class ReturnWrites:
         return self.of.state.orders.replay or self.run.parameters.rollback.replay
 
     def _require_decision(self) -> None:
-        """What clients wrote is either replayed or given up, and a person says which."""
-        if not self.found or self._decided or self.run.dry_run:
+        """Stop until a person decides: what clients wrote is either replayed or given up."""
+        if not self.writes or self._decided or self.run.dry_run:
             return
         raise self._undecided(f"clients wrote to the target: {self.sentence}", "Nothing of it was removed. Go on with")
 
-    def _undecided(self, what: str, then: str) -> Terminal:
-        how = f"{then}: {self.run.home.command('rollback')} --replay, or --discard-with-reason TEXT"
-        return Terminal(ReasonCode.CLIENT_WRITES, what, where=self.run.parameters.target.label, next_step=how)
+    def _undecided(self, problem: str, advice: str) -> Terminal:
+        next_step = f"{advice}: {self.run.home.command('rollback')} --replay, or --discard-with-reason TEXT"
+        return Terminal(ReasonCode.CLIENT_WRITES, problem, where=self.run.parameters.target.label, next_step=next_step)
 
     def _plan(self) -> Plan:
         snapshot = self.of.made.snapshot
         assert snapshot is not None
-        ours = {name for earlier in replay.saved(self.run.workspace) for name in earlier.create}
-        taken = set(quick_names(self._writable(), "source")) - ours if any(w.made for w in self.found) else set()
+        created = {name for earlier in replay.saved(self.run.workspace) for name in earlier.create}
+        occupied = set(quick_names(self._writable(), "source")) - created if any(w.made for w in self.writes) else set()
         to = self.of.state.orders.replay_to
         if to and to not in snapshot.names():
             raise UsageError(
@@ -364,9 +398,9 @@ class ReturnWrites:
                 next_step=f"It has {', '.join(snapshot.names())}.",
             )  # fmt: skip
         order = self.run.parameters.migration.reembed
-        planned = replay.plan(self.found, snapshot, taken, schema=self.schema, prefixed=self.prefixed, to=to,
+        planned = replay.plan(self.writes, snapshot, occupied, schema=self.schema, prefixed=self.prefixed, to=to,
                               anew=order.selects if order else lambda _: False)  # fmt: skip
-        without(planned, self.source.moved)
+        exclude(planned, self.source.moved)
         if shard := self.run.parameters.collections.shard:
             leave_other_shards(planned, shard)
         return planned
@@ -374,68 +408,68 @@ class ReturnWrites:
     def _replay(self) -> Plan:
         state = self.of.state
         if not self._orders_replay:
-            if self.found:
+            if self.writes:
                 audit.append(self.run.folder / audit.NAME, "clients' writes discarded", reason=state.orders.discard,
-                             writes=summary(self.found))  # fmt: skip
+                             writes=summary(self.writes))  # fmt: skip
             return Plan()
         planned, earlier, snapshot = self._plan(), replay.saved(self.run.workspace), self.of.made.snapshot
         assert snapshot is not None
-        taken_back(planned, earlier, snapshot)
-        leave_done(planned, earlier)
+        add_reverted(planned, earlier, snapshot)
+        exclude_done(planned, earlier)
         self._require_places(planned)
         if not planned.nothing:
             with open_for_writing(self._endpoint()) as store:
-                without(planned, moved(store, planned, earlier, snapshot))
+                exclude(planned, changed_at_source(store, planned, earlier, snapshot))
                 self._require_places(planned)
                 if not planned.nothing:
                     self._write(store, planned)
         if planned.nothing:
-            self.wrote.append("")
+            self.replays.append("")
         state.facts["given_up"] = planned.open
         state.facts["replayed"] = self._replayed_chunks()
         state.save(self.run.workspace)
         return planned
 
     def _require_places(self, planned: Plan) -> None:
-        """`Terminal` ("replay_open") where a write cannot be replayed, and nobody gave it up."""
-        listed = self._list_open(planned)
+        """Raise `Terminal` ("replay_open") where a write cannot be replayed, and nobody gave it up."""
+        path = self._list_open(planned)
         if planned.open and not self.of.state.orders.discard:
-            again = self.run.home.command("rollback")
+            command = self.run.home.command("rollback")
             raise Terminal(
                 ReasonCode.REPLAY_OPEN,
-                f"{count(len(planned.open), 'write')} cannot be replayed: {said_open(planned.open)}. All are listed in {listed}",
+                f"{count(len(planned.open), 'write')} cannot be replayed: {open_text(planned.open)}. All are listed in {path}",
                 where=self.run.parameters.target.label,
-                next_step=f"Say where new chunks go: {again} --replay-to COLLECTION; or put it right at the target; or give "
-                f"these up: {again} --replay --discard-with-reason TEXT",
+                next_step=f"Say where new chunks go: {command} --replay-to COLLECTION; or put it right at the target; or give "
+                f"these up: {command} --replay --discard-with-reason TEXT",
             )  # fmt: skip
 
     def _write(self, store: Store, planned: Plan) -> None:
-        """Write a plan to the source, which is on disk before, and noted as done once every chunk was compared."""
+        """Save a plan, write it to the source, and note it as done once every chunk was compared."""
         folder = next_folder(self.run.workspace, "replay")
         replay.save(planned, folder)
         log = self.run.folder / audit.NAME
-        about: dict[str, Any] = {"plan": str(folder), "chunks": planned.chunks}
-        audit.append(log, "clients' writes replayed", outcome="begun", **about, open=planned.open)
+        fields: dict[str, Any] = {"plan": str(folder), "chunks": planned.chunks}
+        audit.append(log, "clients' writes replayed", outcome="begun", **fields, open=planned.open)
         wrote, unfound = replay.apply(store, planned)
         replay.note_done(folder)
         self._judge_index(unfound)
-        there = planned.chunks - wrote
-        told = f"{count(wrote, 'chunk')} written to the source" if wrote else "nothing written to the source"
-        self.wrote.append(told + f", {there:,} there already" * bool(there))
-        audit.append(log, "clients' writes replayed", **about, written=wrote, there_already=there)
+        existing = planned.chunks - wrote
+        sentence = f"{count(wrote, 'chunk')} written to the source" if wrote else "nothing written to the source"
+        self.replays.append(sentence + f", {existing:,} there already" * bool(existing))
+        audit.append(log, "clients' writes replayed", **fields, written=wrote, there_already=existing)
 
     def _replayed_chunks(self) -> int:
-        """How many chunks the plans of this rollback wrote to the source, or deleted there."""
+        """The number of chunks that the plans of this rollback wrote to the source, or deleted there."""
         return len(set[tuple[str, str]]().union(*(plan.ids() for plan in replay.saved(self.run.workspace))))
 
     def _list_open(self, planned: Plan) -> Path | None:
-        """Every write that cannot be placed, on the record and (but in a dry run) in a file; where that is."""
+        """Record every write that cannot be assigned, and (unless in a dry run) list it in a file. Gives its path."""
         self.run.fact("replay_open", planned.open)
         self.run.forget("writes without a place")
         number = len(planned.open)
-        verdict = Verdict.WARNING if number else Verdict.PASS if self.found else Verdict.NOT_EXERCISED
+        verdict = Verdict.WARNING if number else Verdict.PASS if self.writes else Verdict.NOT_EXERCISED
         self.run.check("writes without a place", verdict, measured=number, threshold=0, unit="writes", offenders=number,
-                       reason=ReasonCode.REPLAY_OPEN if planned.open else "", detail=said_open(planned.open),
+                       reason=ReasonCode.REPLAY_OPEN if planned.open else "", detail=open_text(planned.open),
                        ids=planned.open)  # fmt: skip
         if not planned.open or self.run.dry_run:
             return None
@@ -444,19 +478,19 @@ class ReturnWrites:
         return path
 
     def _judge_index(self, unfound: list[dict[str, str]]) -> None:
-        said = (
+        advice = (
             "Deletes can leave holes in an index; notebook 44 shows them, and a restore of the collection mends them."
         )
         self.run.forget("chunks not found after the replay")
         self.run.check("chunks not found after the replay", Verdict.WARNING if unfound else Verdict.PASS,
                        measured=len(unfound), threshold=0, unit="chunks", reason=ReasonCode.REPLAY_UNFOUND if unfound else "",
-                       detail=said if unfound else "", ids=unfound)  # fmt: skip
+                       detail=advice if unfound else "", ids=unfound)  # fmt: skip
 
     def _endpoint(self) -> Endpoint:
-        """Where the source is written; a directory that its application has open again is left alone."""
+        """Where the source is written. Raises `EnvironmentFailure` for a directory that another process has open."""
         endpoint = self._writable()
         if used := used_by(endpoint):
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.SOURCE_IN_USE, f"{used} has the source open, and clients' writes have still to be replayed to it",
                 where=str(endpoint.path), next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
@@ -468,10 +502,10 @@ class ReturnWrites:
     def _replayed(self, planned: Plan) -> str:
         if not self._orders_replay:
             reason = self.of.state.orders.discard
-            return f"not replayed: {reason}" if self.found else "nothing to replay"
+            return f"not replayed: {reason}" if self.writes else "nothing to replay"
         self.run.forget("replayed chunks")
-        told = [f"after look {n}: {wrote}" for n, wrote in enumerate(self.wrote, 1) if wrote]
-        detail = "; ".join([*told, "every chunk compared at the source"])
+        sentences = [f"after look {n}: {wrote}" for n, wrote in enumerate(self.replays, 1) if wrote]
+        detail = "; ".join([*sentences, "every chunk compared at the source"])
         detail += (
             f"; {count(len(planned.open), 'write')} given up: {self.of.state.orders.discard}" if planned.open else ""
         )
@@ -483,5 +517,5 @@ class ReturnWrites:
                        detail="nothing to replay" if verdict is Verdict.NOT_EXERCISED else detail)  # fmt: skip
         if planned.nothing:
             return "nothing more to replay" if exercised else "nothing to replay"
-        made = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
-        return f"{self.wrote[-1]}; {count(planned.chunks, 'chunk')} compared there{made}"
+        creations = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
+        return f"{self.replays[-1]}; {count(planned.chunks, 'chunk')} compared there{creations}"

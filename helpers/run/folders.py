@@ -28,7 +28,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, UsageError, one_line
 from helpers.formatting import flatten
 from helpers.parameters import NOT_YAML, RESUMABLE, Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
@@ -255,7 +255,7 @@ class RunState(RunFolder):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The mapping in parameters.yaml; WorldError if it holds none."""
+        """The mapping in parameters.yaml; EnvironmentFailure if it holds none."""
         return self.once(_read_document)
 
     @property
@@ -288,7 +288,7 @@ class RunState(RunFolder):
             os.chdir(directory)
         except OSError as error:
             problem = f"run {self.id} began in a folder that cannot be entered: {error.strerror}"
-            raise WorldError(ReasonCode.FOLDER_GONE, problem, where=directory) from error
+            raise EnvironmentFailure(ReasonCode.FOLDER_GONE, problem, where=directory) from error
 
 
 def raw(run: RunFolder, name: str) -> bytes:
@@ -316,7 +316,7 @@ def _read_document(run: RunState) -> dict[str, Any]:
     try:
         return deepcopy(_mapping(run.text))
     except NOT_YAML as error:
-        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "holds no parameters of ours", where=path) from error
+        raise EnvironmentFailure(ReasonCode.PARAMETERS_UNREADABLE, "holds no parameters of ours", where=path) from error
 
 
 @lru_cache(8)  # parsing takes a tenth of a second
@@ -427,17 +427,17 @@ def create(
         flush_folder(folder.reports.parent)
     except OSError as error:
         problem = f"the folders of run {folder.id} cannot be made: {error}"
-        raise WorldError(ReasonCode.FOLDER_UNWRITABLE, problem, where=str(folder.reports)) from error
+        raise EnvironmentFailure(ReasonCode.FOLDER_UNWRITABLE, problem, where=str(folder.reports)) from error
     return folder.read()
 
 
 def _require_writable(name: str, folder: Path) -> None:
-    """WorldError unless files can be created in this folder, or in its nearest existing parent. Leaves nothing there."""
+    """EnvironmentFailure unless files can be created in this folder, or in its nearest existing parent. Leaves nothing there."""
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     try:
         Path(tempfile.mkdtemp(prefix=".runbook-", dir=existing)).rmdir()
     except OSError as error:
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.FOLDER_UNWRITABLE, f"{name} cannot be made or written to: {existing}: {error.strerror}", where=str(folder),
             next_step="Name another folder (RUNBOOK_REPORTS, RUNBOOK_WORKSPACE, snapshot.directory), or correct its permissions.",
         ) from error  # fmt: skip
@@ -545,7 +545,7 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def acquire(self, wait: float = 10.0) -> Self:
-        """Acquire the lock, waiting up to `wait` seconds for its holder; `WorldError` ("run_locked") after that."""
+        """Acquire the lock, waiting up to `wait` seconds for its holder; `EnvironmentFailure` ("run_locked") after that."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
         file = open(self.path, "a+", encoding="utf-8", opener=private)  # noqa: SIM115  (a path's own takes no opener)
         deadline = time.monotonic() + wait
@@ -571,7 +571,7 @@ class RunLock:
         try:
             if self.path.exists():
                 self.acquire(0).release()
-        except WorldError as error:
+        except EnvironmentFailure as error:
             if error.code == ReasonCode.RUN_LOCKED:
                 return not error.what.endswith(f" {audit.process()}")
             raise
@@ -581,7 +581,7 @@ class RunLock:
         file.seek(0)
         holder = file.read(200) or "another process"
         file.close()
-        return WorldError(
+        return EnvironmentFailure(
             ReasonCode.RUN_LOCKED,
             f"run {self.run_id} is being worked on by {holder}",
             next_step="Wait until it ends, or stop it (in JupyterLab: shut the kernel down).",

@@ -57,7 +57,7 @@ class RunRecord:
         self.leaving = contextlib.ExitStack()  # closed together with the run
         self.workers: Any = None  # `executor.Workers`, after their first use
         self._display: tuple[int, Any] = (-1, None)
-        self._bar: Progress | None = None
+        self._bar: RunProgress | None = None
         self._source_logged = float("-inf")
         self._figures: dict[str, Figure] = {}  # figures of this execution, by name
         self.files: dict[str, str] = {}  # files that this execution wrote into the reports, with their digests
@@ -177,9 +177,9 @@ class RunRecord:
         """Context manager: release the run, so that a command that this process starts can work on it."""
         return contextlib.nullcontext()
 
-    def progress(self, label: str, total: int, unit: str = "chunks") -> Progress:
+    def progress(self, label: str, total: int, unit: str = "chunks") -> RunProgress:
         """A progress bar for the terminal and the notebook. A run that was asked to stop stops in its `advance`."""
-        self._bar = Progress(self, label, total, unit)
+        self._bar = RunProgress(self, label, total, unit)
         return self._bar
 
     def waiting(self, sentence: str) -> None:
@@ -281,7 +281,7 @@ def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
     )
 
 
-class Progress:
+class RunProgress:
     """Progress of a part of the work: workspace/<id>/progress.json for the terminal, a line in the notebook.
 
     `advance` may be called from any thread. It raises `Interrupted` after a request to stop: call it only where stopping

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from helpers import audit
-from helpers.errors import UsageError, WorldError
+from helpers.errors import EnvironmentFailure, UsageError
 from helpers.formatting import duration, moment
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
@@ -94,7 +94,7 @@ def outside(step: plan.Step, parameters: Parameters, now: dt.datetime | None = N
 
 def refusal(
     folder: RunState, step: plan.Step, now: dt.datetime | None = None, changed: Parameters | None = None
-) -> WorldError | None:
+) -> EnvironmentFailure | None:
     """The error for a step that may not start now; None if it may, or if the operator permitted it with a reason.
 
     `changed`: use these parameters instead of the run's.
@@ -102,7 +102,7 @@ def refusal(
     reason = outside(step, changed or folder.parameters, now)
     if not reason or permission(folder):
         return None
-    return WorldError(
+    return EnvironmentFailure(
         ReasonCode.OUTSIDE_WINDOW, f"step {step.number} ({step.title}) does not start now: {reason}", where=f"run {folder.id}",
         next_step=f"Inside it: {folder.command('resume')}; to move it: the same with --set window.start=TIME; if it cannot "
         "wait: with --outside-window REASON.",
@@ -146,7 +146,7 @@ _ROLLBACK_PARTS = (Step.SNAPSHOT, Step.MIGRATE)  # a rollback reads the source a
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WindowPart:
     """A part of the migration: seconds, and the basis of this figure (measured, or an upper limit)."""
 
     name: str
@@ -155,30 +155,40 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class WindowEstimate:
     """The parts in order, without waiting for people; `rollback_seconds`: the time of a rollback."""
 
-    parts: list[Part]
+    parts: list[WindowPart]
     rollback_seconds: float
 
     @classmethod
-    def of(cls, parameters: Parameters, estimate: Iterable[Mapping[str, Any]]) -> Estimate:
+    def of(cls, parameters: Parameters, estimate: Iterable[Mapping[str, Any]]) -> WindowEstimate:
         """The estimate from the rows of the dry run (part, seconds, basis); the row with their sum is ignored."""
         rows = [
-            Part(str(r["part"]), float(r["seconds"]), str(r["basis"])) for r in estimate if str(r["part"])[:2].isdigit()
+            WindowPart(str(r["part"]), float(r["seconds"]), str(r["basis"]))
+            for r in estimate
+            if str(r["part"])[:2].isdigit()
         ]
         fence, cutover = parameters.fence, parameters.cutover
         fence_parts = (
-            [Part("20 fence", fence.timeout_seconds, "at most: fence.timeout_seconds")] if fence.kind != "none" else []
+            [WindowPart("20 fence", fence.timeout_seconds, "at most: fence.timeout_seconds")]
+            if fence.kind != "none"
+            else []
         )
         commands = len(cutover.restart) + bool(cutover.health)
         closing = (
-            [Part("25 restart and health", commands * cutover.timeout_seconds, "at most: cutover.timeout_seconds each")]
+            [
+                WindowPart(
+                    "25 restart and health", commands * cutover.timeout_seconds, "at most: cutover.timeout_seconds each"
+                )
+            ]
             if commands
             else []
         )
         is_watched = bool(cutover.config_files() or commands or cutover.log_files)
-        closing += [Part("25 watch", 60 * cutover.monitor_minutes, "cutover.monitor_minutes")] if is_watched else []
+        closing += (
+            [WindowPart("25 watch", 60 * cutover.monitor_minutes, "cutover.monitor_minutes")] if is_watched else []
+        )
         rollback_seconds = sum(part.seconds for part in rows if part.name[:2] in _ROLLBACK_PARTS)
         return cls([*fence_parts, *rows, *closing], rollback_seconds)
 
@@ -193,7 +203,7 @@ class Estimate:
         part = max(self.parts, key=lambda p: p.seconds, default=None)
         return f"most for {part.name}, {duration(part.seconds)} ({part.basis})" if part is not None else ""
 
-    def clock(self, start: dt.datetime) -> list[tuple[Part, dt.datetime, dt.datetime]]:
+    def clock(self, start: dt.datetime) -> list[tuple[WindowPart, dt.datetime, dt.datetime]]:
         """Each part with its begin and end, if the migration begins at `start` and does not wait for people."""
         rows, begin = [], start
         for part in self.parts:

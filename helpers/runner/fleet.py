@@ -34,7 +34,7 @@ from helpers.run import plan
 from helpers.run.command import python_environment, stop_requests
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.kernel import FLEET_PID
-from helpers.runner.fleet_table import Table, run_id
+from helpers.runner.fleet_table import FleetTable, run_id
 from helpers.runner.group import WORST, another_order, note_order, noted_orders
 from helpers.status import Standing, standing, table
 
@@ -153,7 +153,7 @@ def taken(fleet: str) -> UsageError:
                       next_step=f"Go on with it: {RUNBOOK} fleet resume {fleet}; or name another: --name.")  # fmt: skip
 
 
-def begin(fleet: str, rows: Table, *, until: plan.Step, dry_run: bool, outside_window: str) -> Fleet:
+def begin(fleet: str, rows: FleetTable, *, until: plan.Step, dry_run: bool, outside_window: str) -> Fleet:
     """A new fleet of a table that was checked. It is there whole or not at all."""
     folder = folder_of(fleet)
     if folder.reports.exists():

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import RunbookError, UsageError, WorldError, one_line
+from helpers.errors import EnvironmentFailure, RunbookError, UsageError, one_line
 from helpers.formatting import count, visible
 from helpers.parameters import NOT_YAML, Parameters, parameters_from
 from helpers.parameters.endpoint import ALL, Endpoint, host_key, resolve_path
@@ -59,7 +59,7 @@ class TableRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class FleetTable:
     """The file, its digest, and its rows."""
 
     path: Path
@@ -70,7 +70,7 @@ class Table:
 # -- read --------------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> FleetTable:
     """The rows of a .csv, .yaml or .yml file. UsageError where it is none, or one of its columns is no parameter."""
     if path.suffix.lower() not in (".csv", ".yaml", ".yml"):
         raise _refused(path, "a table is a .csv or a .yaml file")
@@ -92,7 +92,7 @@ def read_table(path: Path) -> Table:
         )
     for column in dict.fromkeys(key for row in rows for key in row.cells):
         _require_column(path, column)
-    return Table(path, hashlib.sha256(data).hexdigest(), rows)
+    return FleetTable(path, hashlib.sha256(data).hexdigest(), rows)
 
 
 def _refused(path: Path, what: str, then: str = _EXAMPLE) -> UsageError:
@@ -166,7 +166,7 @@ def _require_column(path: Path, column: str) -> None:
 # -- check -------------------------------------------------------------------------------------------------------------
 
 
-def check(table: Table, base: Path, settings: Sequence[str], fleet: str) -> None:
+def check(table: FleetTable, base: Path, settings: Sequence[str], fleet: str) -> None:
     """Give each row its parameters, or its problems: first what the table says, then what source and target answer.
 
     Nothing is written. Which runs are there already is asked, too: `fleet` is the id that theirs begin with.
@@ -375,7 +375,7 @@ def discover(source: Endpoint, tenants: Sequence[str], to: Path) -> str:
     try:
         write_text(to, _text(rows, to.suffix.lower() == ".csv"), 0o644)
     except OSError as error:
-        raise WorldError(
+        raise EnvironmentFailure(
             ReasonCode.FOLDER_UNWRITABLE, f"cannot be written ({error.strerror})", where=str(to)
         ) from error
     left_out = f" Left out, for they hold no collection: {', '.join(empty)}." if empty else ""

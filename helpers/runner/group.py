@@ -47,7 +47,7 @@ WORST = (0, 4, 3, 2, 1, 130)  # exit codes: done, waiting, NO-GO, wrong usage, f
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GroupRow:
     """One database: its name for people, its run, and what its endpoints have in place of the group's."""
 
     name: str
@@ -66,9 +66,9 @@ class Group:
     dry_run: bool
     until: str
     parameters: dict[str, Any]
-    rows: list[Row]
+    rows: list[GroupRow]
 
-    def of(self, row: Row) -> Parameters:
+    def of(self, row: GroupRow) -> Parameters:
         """The parameters of one run."""
         ends = {side: {**self.parameters[side], **getattr(row, side)} for side in ("source", "target")}
         return parameters_from({**self.parameters, **ends})
@@ -148,11 +148,11 @@ def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -
         raise UsageError(ReasonCode.NO_DATABASE, "the source has no such database", where=f"source {parameters.source.label}",
                          next_step="Check source.tenant and source.database.")  # fmt: skip
     names = [database if parameters.source.tenant != ALL else f"{tenant}/{database}" for tenant, database in found]
-    rows: list[Row] = []
+    rows: list[GroupRow] = []
     for name, (tenant, database) in zip(names, found, strict=True):
         target = {"database": database, **({"tenant": tenant} if parameters.source.tenant == ALL else {})}
         run = _run_id(group_id, name, {row.run for row in rows})
-        rows.append(Row(name, run, {"tenant": tenant, "database": database}, target))
+        rows.append(GroupRow(name, run, {"tenant": tenant, "database": database}, target))
     group = Group(group_id, utc_now(), str(Path.cwd()), dry_run, until, parameters.document(), rows)
     for row in rows:
         group.of(row)  # where one of them makes no sense nothing is begun
@@ -196,7 +196,7 @@ def _run_id(group: str, name: str, taken: set[str]) -> str:
     return f"{plain[: runs.LONGEST_ID - 9].rstrip('.-')}-{digest}"
 
 
-def work(group: Group, start: Callable[[Row], object], say: Callable[[str], None]) -> int:
+def work(group: Group, start: Callable[[GroupRow], object], say: Callable[[str], None]) -> int:
     """Start or go on with each run; a failed one stops no other, an interruption stops all. The worst exit code."""
     from helpers.stores.opening import holds_nothing
 
@@ -239,7 +239,7 @@ def overview(group: Group, said: dict[str, str] | None = None) -> str:
     return "\n".join([table(rows), *(f"Next: {command}" for command in nexts if command)])
 
 
-def _shown(group: Group, row: Row, said: str) -> dict[str, Any]:
+def _shown(group: Group, row: GroupRow, said: str) -> dict[str, Any]:
     run = RunFolder.of(row.run).read()
     verdict, then = _stands(group, run, said)
     chunks = _chunks(run) if run.exists else ""

@@ -23,7 +23,7 @@ import psutil
 
 from helpers import audit
 from helpers.cutover import CutoverState
-from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, EnvironmentFailure, NoGo, RunbookError, UsageError, one_line
 from helpers.evidence import enter
 from helpers.formatting import duration, flatten
 from helpers.migration.checkpoint import Checkpoint
@@ -191,7 +191,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
 
     `namespace` is the notebook's globals(): its parameters, and what papermill injected. Reads the sections, `run_id` and
     `dry_run`; refuses any other name; finds the run, or begins one; takes its lock.
-    UsageError where a parameter is wrong, WorldError where the source or target cannot be used.
+    UsageError where a parameter is wrong, EnvironmentFailure where the source or target cannot be used.
     """
     row = plan.find(step)
     kernel.go_home()
@@ -283,7 +283,7 @@ class Run(RunRecord):
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
 
         A step of Section 4 that changes nothing (dry run) may look at a run while another process works on it.
-        Raises `WorldError` outside the maintenance window, `UsageError` where a retry was begun and not finished.
+        Raises `EnvironmentFailure` outside the maintenance window, `UsageError` where a retry was begun and not finished.
         """
         told_all_the_same = self._may_start()
         if kernel.under_runner():
@@ -310,7 +310,7 @@ class Run(RunRecord):
         looks = plan.find(self.step).troubleshoots and self.dry_run
         try:
             return RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1)
-        except WorldError:
+        except EnvironmentFailure:
             if not looks:
                 raise
             self.watches_only = True
@@ -475,7 +475,7 @@ def _verdict_error(run: Run) -> RunbookError:
         where += f" Clients still use the target; to roll back: {run.home.command('rollback', '--dry-run')}"
     if row.judges:
         return NoGo(ReasonCode.NO_GO, f"NO-GO: {one_line(names)}{more}", next_step=where)
-    return WorldError(ReasonCode.STEP_FAILED, f"failed: {one_line(names)}{more}", next_step=where)
+    return EnvironmentFailure(ReasonCode.STEP_FAILED, f"failed: {one_line(names)}{more}", next_step=where)
 
 
 # -- retry -------------------------------------------------------------------------------------------------------------
@@ -491,13 +491,8 @@ def _verdict_error(run: Run) -> RunbookError:
 # on, whichever command comes next.
 
 
-_LEFT = (
-    RunPath.STAGED,
-    RunPath.QUARANTINE,
-    RunPath.CATCH_UP,
-    RunPath.BATCHES,
-    RunPath.CHECKPOINT_CHANGES,
-)  # of step 22, beside its ledger
+# Of step 22, beside its ledger.
+_LEFT = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
 
 
 @dataclass(slots=True)
@@ -557,6 +552,10 @@ def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> 
     with RunLock(folder, "step").acquire(1):
         begun = pending_retry(folder)
         first = plan.find(min(begun or step.number, step.number))
+        if first.number <= Step.MIGRATE and not begun:
+            from helpers.rollback.return_writes import leave_undone_cutover
+
+            leave_undone_cutover(folder)
         Retry(first, utc_now()).save(folder.workspace)
         audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)
         folder.log(f"retry: taking back from step {first.number} on")

@@ -201,39 +201,43 @@ class Execution:
         name = f"notebook {self.step.notebook}"
         if isinstance(self._error, DeadKernelError):
             cause = notices.how_it_died(self.folder)
-            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {cause}", "WorldError")
+            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {cause}", "EnvironmentFailure")
         if isinstance(self._error, CellTimeoutError):
-            return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
+            return _error(
+                ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "EnvironmentFailure"
+            )
         full = disk_full(self._error, self.output.parent) if self._error is not None else None
         if full is not None:
-            return _error(full.code, full.line(), "WorldError")
+            return _error(full.code, full.line(), "EnvironmentFailure")
         written = self.notebook
         if written is None:
-            return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "WorldError")
+            return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "EnvironmentFailure")
         try:
             shown = kernel.first_error(self.output, written)
         except RunbookError as error:
-            return _error(error.code, error.line(), "WorldError")
+            return _error(error.code, error.line(), "EnvironmentFailure")
         if shown is not None:
             return shown
         if self._error is not None:
-            return _error(ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
+            return _error(
+                ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "EnvironmentFailure"
+            )
         skipped = kernel.cells_not_executed(self.output, written)
         if skipped:
             problem = f"{name}: {skipped} of its code cells were never executed"
-            return _error(ReasonCode.CELLS_NOT_EXECUTED, problem, "WorldError")
+            return _error(ReasonCode.CELLS_NOT_EXECUTED, problem, "EnvironmentFailure")
         if result is None or not result.finished:
             problem = f"{name} ended without a result; its last cell must be step.finish()"
-            return _error(ReasonCode.NO_RESULT, problem, "WorldError")
+            return _error(ReasonCode.NO_RESULT, problem, "EnvironmentFailure")
         return None
 
 
 def error_of(result: StepResult) -> RunbookError | None:
-    """The error of a step as an exception of its type (WorldError where that is no RunbookError); None without an error."""
+    """The error of a step as an exception of its type (EnvironmentFailure for one that is not ours); None without an error."""
     if result.error is None:
         return None
     kind = getattr(errors, result.error["type"], None)
-    ours = kind if isinstance(kind, type) and issubclass(kind, RunbookError) else errors.WorldError
+    ours = kind if isinstance(kind, type) and issubclass(kind, RunbookError) else errors.EnvironmentFailure
     return ours(ReasonCode.known(result.error["code"]) or ReasonCode.UNEXPECTED, result.error["line"])
 
 

@@ -1,7 +1,7 @@
 """What a migration does to ids and metadata, as data: a schema file read into `Schema`.
 
-`Schema.transform` routes, fills, coerces and repairs a batch; `Schema.check` proves the outcome by other means, and what the
-target gives back. `identity` is the schema that changes nothing.
+`Schema.transform` routes, fills, coerces and repairs a batch. `Schema.check` checks the result, and what the target returns,
+by independent code. `identity` is the schema that changes nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # -- engine ------------------------------------------------------------------------------------------------------------
 
 REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
-DOCUMENT = "(document)"  # the document among the fields of repairs; no field that Chroma's clients write is called so
+DOCUMENT = "(document)"  # the document's name among the fields of repairs; Chroma's clients write no field of this name
 NO_SPARSE = "a local Chroma holds no sparse vector; migration.drop_indexes keeps it as text"
 REPAIRS: dict[str, str] = {
     "missing": "The field was missing and got its default.",
@@ -73,9 +73,9 @@ REPAIRS: dict[str, str] = {
 class Context:
     """What a transformation depends on besides the schema and the chunk.
 
-    `date` is the day of the migration (UTC). `id_policy` "prefix" makes ids `<collection>:<id>`. `lists` is whether the
+    `date` is the day of the migration (UTC). `id_policy` "prefix" makes ids `<collection>:<id>`. `lists` tells whether the
     target's metadata can hold lists. `drop_indexes` are patterns of source collections whose sparse vectors, which a local
-    Chroma refuses, become text; elsewhere a chunk that has one is set aside. `index` is `migration.index`.
+    Chroma refuses, become text; elsewhere a chunk that has one goes to quarantine. `index` is `migration.index`.
     """
 
     source_collections: frozenset[str]
@@ -87,24 +87,24 @@ class Context:
 
     @classmethod
     def of(cls, names: Collection[str], date: dt.date, rules: Migration) -> Context:
-        """As the parameters say, for these source collections."""
+        """The context of these source collections under the parameters `rules`."""
         return cls(frozenset(names), date, rules.id_policy, True, tuple(rules.drop_indexes), rules.index)
 
     def space(self, collection: str, own: Space, targets: Collection[str]) -> Space:
-        """The distance by which the chunks of this collection are searched in the target: one, or `Terminal`."""
-        found: set[Space] = {index_order(self.index, target).get("space", own) for target in targets} or {own}
-        if len(found) > 1:
-            what = f"chunks of one collection go to targets that search by {' and '.join(sorted(found))}"
-            raise Terminal(ReasonCode.MIXED_SPACES, what, where=collection, next_step="Correct migration.index.")
-        return found.pop()
+        """The distance by which the target searches the chunks of this collection. `Terminal` where there are several."""
+        spaces: set[Space] = {index_order(self.index, target).get("space", own) for target in targets} or {own}
+        if len(spaces) > 1:
+            problem = f"chunks of one collection go to targets that search by {' and '.join(sorted(spaces))}"
+            raise Terminal(ReasonCode.MIXED_SPACES, problem, where=collection, next_step="Correct migration.index.")
+        return spaces.pop()
 
 
 @dataclass(slots=True)
 class Transformed:
-    """A batch as it is to stand in the target, position by position what came in. Chunks with a failure must not be written.
+    """A batch as it is to be in the target, in the order of the input. Chunks with a failure must not be written.
 
     `targets` names each chunk's target collection, `types` its collection type (None without routing). `repairs` has
-    `REPAIR_COLUMNS`; `failures` collection, id, reason, detail, one row per reason; both with ids of the source.
+    `REPAIR_COLUMNS`; `failures` has collection, id, reason, detail, one row per reason; both with ids of the source.
     """
 
     batch: ChunkBatch
@@ -117,7 +117,7 @@ class Transformed:
 
 
 class Schema:
-    """A schema ready for use. `digest` (SHA-256 of its resolved content) is what a resumed run must find unchanged."""
+    """A schema ready for use. `digest` (SHA-256 of its resolved content) must be unchanged when a run is resumed."""
 
     def __init__(self, content: SchemaFile) -> None:
         self.content = content
@@ -137,38 +137,38 @@ class Schema:
 
     @property
     def origin_fields(self) -> list[str]:
-        """The fields that hold every chunk's source collection: a search with one of them as its filter asks that one alone."""
+        """The fields that hold every chunk's source collection: a search can select one collection by them."""
         return [rule.name for rule in self.fields if rule.fixed == "{source_collection}"]
 
     def rules(self, kind: str | None) -> tuple[FieldRule, ...]:
-        """The rules of all fields that a chunk of this type has, core fields first."""
+        """The rules of all fields of chunks of this type, core fields first."""
         return self._rules[kind]
 
     def targets(self, source_collections: Sequence[str]) -> dict[str, str | None]:
         """Every target collection that chunks of these sources may reach, with its type (None without one)."""
         if self.content.collections:
-            found: dict[str, str | None] = {}
+            targets: dict[str, str | None] = {}
             for name in source_collections:
                 moves = self.content.moves(name)
-                found |= {move.target(name): self.type_of(move) for move in moves}
-                if not moves or moves[-1].when is not None:  # a chunk that no rule fits keeps its collection
-                    found.setdefault(name, None)
-            return found
+                targets |= {move.target(name): self.type_of(move) for move in moves}
+                if not moves or moves[-1].when is not None:  # a chunk that no rule matches keeps its collection
+                    targets.setdefault(name, None)
+            return targets
         if self.content.routing is None:
             return dict.fromkeys(source_collections)
         return {name: kind for kind, name in self.content.routing.targets.items()}
 
     def only_source(self, target: str, names: Iterable[str]) -> str:
-        """The one of these source collections whose chunks can reach this target collection; "" where several can, or none."""
-        able = [name for name in names if target in self.targets([name])]
-        return able[0] if len(able) == 1 else ""
+        """The only one of these source collections whose chunks can reach this target collection; "" if several or none."""
+        candidates = [name for name in names if target in self.targets([name])]
+        return candidates[0] if len(candidates) == 1 else ""
 
     def type_of(self, move: Move) -> str | None:
-        """The type of the chunks that a rule of `collections` moves: its target, where that has fields of its own."""
+        """The type of the chunks that a rule of `collections` moves: its target, if that has fields of its own."""
         return move.to if move.to in self.content.extensions else None
 
     def shown(self, value: Any) -> Any:
-        """A value as reports may show it: what any rule of `redact` finds in a text is replaced, whatever field it is for."""
+        """The value as reports may show it: every match of a rule of `redact` replaced, whatever field the rule is for."""
         if not self.content.redact:
             return value
         if isinstance(value, str):
@@ -181,8 +181,8 @@ class Schema:
         return {self.shown(k): self.shown(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     def transform(self, batch: ChunkBatch, collection: str, context: Context) -> Transformed:
-        """The batch of one source collection as the schema wants it. Never raises for what a chunk holds."""
-        work = _Work(self, batch, collection, context)
+        """Apply the schema to a batch of one source collection. Never raises for the content of a chunk."""
+        work = _BatchTransform(self, batch, collection, context)
         if self.content.has_rules:
             work.before_fields()
         for kind, positions in work.by_type().items():
@@ -202,10 +202,10 @@ class Schema:
         collection: str = "",
         source_collections: Collection[str] | None = None,
     ) -> pd.DataFrame:
-        """Whether metadata keep the schema, by a second opinion: collection, id, reason, detail per fault.
+        """Check metadata against the schema by independent code: collection, id, reason, detail per fault.
 
-        Only ids, documents and metadata of the batch are looked at. Reasons are `missing_<field>` and `invalid_<field>`. A
-        field fixed to `{source_collection}` may have the values `source_collections`, where given.
+        Reads only ids, documents and metadata of the batch. Reasons are `missing_<field>` and `invalid_<field>`. A field
+        fixed to `{source_collection}` may have the values `source_collections`, where given.
         """
         faults = self._checks[target_type].faults(batch.metadatas, source_collections)
         if self.content.redact:
@@ -213,15 +213,15 @@ class Schema:
         return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in faults])
 
     def _unredacted(self, batch: ChunkBatch) -> Iterator[Fault]:
-        """What the rules of `redact` for all collections still find in the outcome."""
+        """Faults where the rules of `redact` for all collections still match the result."""
         for rule in (rule for rule in self.content.redact if not rule.only):
             for i, metadata in enumerate(batch.metadatas):
                 texts = [(DOCUMENT, batch.documents[i])] if rule.document else []
-                for key in rule.named(metadata or {}):
+                for key in rule.matching_keys(metadata or {}):
                     value = (metadata or {})[key]
                     texts += [(key, text) for text in (value if type(value) is list else [value])]
                 for name, text in texts:
-                    if isinstance(text, str) and not unicode_problem(text) and rule.found_in(text):
+                    if isinstance(text, str) and not unicode_problem(text) and rule.matches(text):
                         reason = ReasonCode.INVALID.of("document" if name is DOCUMENT else name)
                         yield i, reason, f"redact {show(rule.name)} still finds something"
 
@@ -234,13 +234,13 @@ class Schema:
         allowed_dimensions: Collection[int],
         space: Space,
     ) -> pd.DataFrame:
-        """All that keeps chunks of a transformed batch from being written: the transformation's failures, `check` and
+        """Every reason against writing chunks of a transformed batch: the transformation's failures, `check` and
         `vector_failures`, under the ids of the source, one row per id and reason.
         """
         batch = replace(done.batch, ids=done.source_ids)
         parts = [done.failures]
         for kind in dict.fromkeys(done.types):
-            rows = [i for i, found in enumerate(done.types) if found == kind]
+            rows = [i for i, type_ in enumerate(done.types) if type_ == kind]
             ids, metadatas = [batch.ids[i] for i in rows], [batch.metadatas[i] for i in rows]
             documents = [batch.documents[i] for i in rows]
             some = ChunkBatch(ids, documents, batch.embeddings[rows, :0], metadatas)
@@ -248,29 +248,29 @@ class Schema:
             parts.append(self.check(some, kind, collection=done.collection, source_collections=sources))
         needed, space = self.requires_document, context.space(done.collection, space, set(done.targets))
         parts.append(vector_failures(batch, dimension, allowed_dimensions, space, needed, collection=done.collection))
-        found = pd.concat([p for p in parts if len(p)] or [done.failures], ignore_index=True)
-        if self.content.leave_out and len(found):  # what does not come along needs no other reason
-            out = found["reason"] == ReasonCode.LEFT_OUT
-            found = found[out | ~found["id"].isin(found["id"][out])]
-        return found.drop_duplicates(["collection", "id", "reason"], ignore_index=True)
+        failures = pd.concat([p for p in parts if len(p)] or [done.failures], ignore_index=True)
+        if self.content.leave_out and len(failures):  # a chunk that is left out needs no other reason
+            out = failures["reason"] == ReasonCode.LEFT_OUT
+            failures = failures[out | ~failures["id"].isin(failures["id"][out])]
+        return failures.drop_duplicates(["collection", "id", "reason"], ignore_index=True)
 
     def contradictions(self, batch: ChunkBatch, kinds: Sequence[str | None]) -> list[tuple[int, str, str]]:
-        """(position, field, detail) where a field with `derive` holds what its document rules out; a type for each chunk."""
-        found = []
+        """(position, field, detail) where a field with `derive` contradicts its document; `kinds`: the type of each chunk."""
+        rows = []
         for i, kind in enumerate(kinds if self._derived else ()):
             metadata = batch.metadatas[i] or {}
             rules = [rule for rule in self._derived.get(kind, ()) if metadata.get(rule.name) is not None]
-            told = certain(batch.documents[i], self.derivations.values()) if rules else {}
+            derived = certain(batch.documents[i], self.derivations.values()) if rules else {}
             for rule in rules:
-                value, document = metadata[rule.name], told.get(str(rule.derive))
+                value, document = metadata[rule.name], derived.get(str(rule.derive))
                 if document is not None and contradicts(str(rule.derive), value, document):
-                    held, told_by_document = show(self.shown(value)), show(self.shown(document))
-                    found.append((i, rule.name, f"{held}, the document tells {told_by_document}"))
-        return found
+                    held, given = show(self.shown(value)), show(self.shown(document))
+                    rows.append((i, rule.name, f"{held}, the document tells {given}"))
+        return rows
 
 
 def _digest(content: SchemaFile) -> str:
-    """Of the content as read. A field without `derive`, and so every schema of before, has the digest that it had."""
+    """The digest of the content as read. A schema without the newer keys keeps the digest that it had before them."""
     raw = content.model_dump(mode="json", by_alias=True)
     for name in ("tables", "leave_out", "collections", "id", "rename", "replace", "redact", "drop"):
         if not raw[name]:
@@ -288,7 +288,7 @@ def _digest(content: SchemaFile) -> str:
 
 
 def load_schema(name_or_path: str) -> Schema:
-    """`identity`, a schema of parameters/schemas by name, or a schema file by path. UsageError where it is unusable."""
+    """`identity`, a schema of parameters/schemas by name, or a schema file by path. `UsageError` where it is unusable."""
     try:
         path = schema_file(name_or_path)
     except ValueError as error:
@@ -298,24 +298,24 @@ def load_schema(name_or_path: str) -> Schema:
     return Schema(SchemaFile(name=IDENTITY) if path is None else read_schema_file(path))
 
 
-class _Work:
+class _BatchTransform:
     """One batch being transformed, field by field over all chunks of a type."""
 
     def __init__(self, schema: Schema, batch: ChunkBatch, collection: str, context: Context) -> None:
         self.batch, self.collection, self.context, self.schema = batch, collection, context, schema
         self.documents = list(batch.documents)
         self.failures: list[Fault] = []
-        self.left_out: dict[int, str] = {}  # by position: the condition
-        self.hides = bool(schema.content.redact)
-        self._given: dict[int, dict[str, Any]] = {}  # by position: what expressions see
+        self.left_out: dict[int, str] = {}  # position → condition
+        self.redacts = bool(schema.content.redact)
+        self._inputs: dict[int, dict[str, Any]] = {}  # position → variables of expressions
         prefix = f"{collection}:" if context.id_policy == "prefix" else ""
         ids = batch.ids if schema.content.id is None else [self._new_id(i) for i in range(len(batch))]
         self.ids = [prefix + new for new in ids]
         self.metadatas: list[Metadata] = [plain(m) if m else {} for m in batch.metadatas]
         self.repairs: list[tuple[str, str, str, str, str, str]] = []
-        self.told: dict[int, dict[str, Any]] = {}  # by position: what the document tells
+        self.derived: dict[int, dict[str, Any]] = {}  # position → what the document tells
         if not schema.is_identity:
-            self.metadatas = [dict(m) for m in self.metadatas]  # the caller's own stay as they are
+            self.metadatas = [dict(m) for m in self.metadatas]  # the caller's dictionaries are not changed
         self.types: list[str | None] = [None] * len(batch)
         if (routing := schema.content.routing) is not None:
             by_name = type_by_name(routing, collection)
@@ -326,20 +326,20 @@ class _Work:
             for i in range(len(batch)):
                 self._move(i, moves)
 
-    # What the schema's expressions give for a chunk; they see it as it is in the source, whatever rules came before.
+    # Values of the schema's expressions for a chunk; they see it as it is in the source, whatever rules came before.
 
     def _computed(self, text: str, i: int) -> Any:
-        if i not in self._given:
+        if i not in self._inputs:
             metadata = self.batch.metadatas[i]
-            self._given[i] = {
+            self._inputs[i] = {
                 "fields": readable(plain(metadata) if metadata else {}), "document": self.batch.documents[i] or "",
                 "id": self.batch.ids[i], "uri": self.batch.uris[i] or "", "collection": self.collection,
                 "date": self.context.date.isoformat(),
             }  # fmt: skip
-        return self.schema.content.expression(text).of(self._given[i], self.schema.shown)
+        return self.schema.content.expression(text).of(self._inputs[i], self.schema.shown)
 
     def _holds(self, text: str, i: int, name: str) -> bool:
-        """Whether a condition is true; one that cannot be computed for this chunk, or gives no truth, is a failure."""
+        """Whether a condition is true; one that fails for this chunk, or gives no boolean, is a failure."""
         try:
             value = self._computed(text, i)
         except ExpressionFailed as error:
@@ -354,11 +354,11 @@ class _Work:
         try:
             value = self._computed(text, i)
         except ExpressionFailed as error:
-            value, why = ABSENT, str(error)
+            value, problem = ABSENT, str(error)
         else:
-            why = "gives no text" if type(value) is not str or not value else ""
-        if why:
-            self.failures.append((i, ReasonCode.INVALID.of("id"), f"{text}: {why}"))
+            problem = "gives no text" if type(value) is not str or not value else ""
+        if problem:
+            self.failures.append((i, ReasonCode.INVALID.of("id"), f"{text}: {problem}"))
             return self.batch.ids[i]
         return str(value)
 
@@ -368,29 +368,29 @@ class _Work:
                 self.targets[i], self.types[i] = move.target(self.collection), self.schema.type_of(move)
                 return
 
-    # Rules of whole chunks, in the order in which docs/schemas.md lists them.
+    # Rules for whole chunks, in the order of docs/schemas.md.
 
     def before_fields(self) -> None:
-        content, every = self.schema.content, range(len(self.batch))
-        for out in (rule for rule in content.leave_out if rule.applies(self.collection)):
-            for i in (i for i in every if i not in self.left_out):
-                if self._holds(out.when, i, "leave_out"):
-                    self.left_out[i] = f"{out.because}: {out.when}" if out.because else out.when
+        content, positions = self.schema.content, range(len(self.batch))
+        for rule_out in (rule for rule in content.leave_out if rule.applies(self.collection)):
+            for i in (i for i in positions if i not in self.left_out):
+                if self._holds(rule_out.when, i, "leave_out"):
+                    self.left_out[i] = f"{rule_out.because}: {rule_out.when}" if rule_out.because else rule_out.when
         for rename in (rule for rule in content.rename if rule.applies(self.collection)):
-            for i in every:
+            for i in positions:
                 self._rename(rename, i)
         for rule in (rule for rule in content.replace if rule.applies(self.collection)):
-            self._replace(rule, "rewritten", every)
+            self._replace(rule, "rewritten", positions)
         for redact in (rule for rule in content.redact if rule.applies(self.collection) and rule.document):
-            self._replace(redact.model_copy(update={"fields": ()}), "redacted", every)
+            self._replace(redact.model_copy(update={"fields": ()}), "redacted", positions)
 
     def after_fields(self) -> None:
-        content, every = self.schema.content, range(len(self.batch))
+        content, positions = self.schema.content, range(len(self.batch))
         for redact in (rule for rule in content.redact if rule.applies(self.collection) and rule.fields):
-            self._replace(redact.model_copy(update={"document": False}), "redacted", every)
+            self._replace(redact.model_copy(update={"document": False}), "redacted", positions)
         for drop in (rule for rule in content.drop if rule.applies(self.collection)):
-            for i in every:
-                for key in drop.named(self.metadatas[i]):
+            for i in positions:
+                for key in drop.matching_keys(self.metadatas[i]):
                     self._repair(i, key, "drop", self.metadatas[i][key], ABSENT)
 
     def _rename(self, rule: Rename, i: int) -> None:
@@ -418,7 +418,7 @@ class _Work:
             ):
                 before, self.documents[i] = self.documents[i], text
                 self._repaired(i, DOCUMENT, how, before, text)
-            for key in rule.named(self.metadatas[i]):
+            for key in rule.matching_keys(self.metadatas[i]):
                 value = self.metadatas[i][key]
                 if (type(value) is str or type(value) is list) and (changed := new(value)) != value:
                     self._repair(i, key, how, value, changed)
@@ -436,33 +436,33 @@ class _Work:
             if rule.value is not None and (rule.when is None or self._holds(rule.when, i, rule.name)):
                 self._set(rule, rule.value, i, value)
             elif rule.fixed is not None:
-                wanted = self._render(rule.fixed, i)
-                if type(value) is not str or value != wanted:
-                    self._repair(i, rule.name, "set" if _missing(value) else "fixed", value, wanted)
+                new = self._render(rule.fixed, i)
+                if type(value) is not str or value != new:
+                    self._repair(i, rule.name, "set" if _missing(value) else "fixed", value, new)
             elif _missing(value):
                 self._fill(rule, i, value)
             else:
                 self._settle(rule, i, value)
 
     def _set(self, rule: FieldRule, text: str, i: int, value: Any) -> None:
-        """The field gets what its expression gives; null is as if the field were missing."""
+        """Give the field the value of its expression; null counts as a missing field."""
         try:
-            wanted = self._computed(text, i)
+            new = self._computed(text, i)
         except ExpressionFailed as error:
             self.failures.append((i, ReasonCode.INVALID.of(rule.name), f"{text}: {error}"))
             return
-        if wanted is ABSENT:
+        if new is ABSENT:
             if not _missing(value):
                 self._repair(i, rule.name, "recomputed", value, ABSENT)
             self._fill(rule, i, ABSENT)
             return
-        if type(value) is not type(wanted) or value != wanted:
-            self._repair(i, rule.name, "computed" if _missing(value) else "recomputed", value, wanted)
-        self._settle(rule, i, wanted)
+        if type(value) is not type(new) or value != new:
+            self._repair(i, rule.name, "computed" if _missing(value) else "recomputed", value, new)
+        self._settle(rule, i, new)
 
     def _fill(self, rule: FieldRule, i: int, value: Any) -> None:
-        if (told := self._told(rule, i)) is not ABSENT:
-            self._repair(i, rule.name, "derived", value, told)
+        if (derived := self._derive(rule, i)) is not ABSENT:
+            self._repair(i, rule.name, "derived", value, derived)
         elif rule.default is not None:
             self._repair(i, rule.name, "missing", value, self._default(rule, i))
         elif not rule.optional:
@@ -477,21 +477,21 @@ class _Work:
         elif outcome == "coerce" and not self.context.lists and _as_json(new) == value:
             pass  # a list that already is the JSON text which it would become
         elif outcome == "default":
-            told = self._told(rule, i)
-            by, new = ("default", self._default(rule, i)) if told is ABSENT else ("replaced", told)
+            derived = self._derive(rule, i)
+            by, new = ("default", self._default(rule, i)) if derived is ABSENT else ("replaced", derived)
             self._repair(i, rule.name, by, value, new)
         elif outcome:
             self._repair(i, rule.name, outcome, value, new)
         if outcome == "empty" and not rule.optional:
             self.failures.append((i, ReasonCode.MISSING.of(rule.name), "the list is empty"))
 
-    def _told(self, rule: FieldRule, i: int) -> Any:
-        """What the document tells for this field; ABSENT where that is not certain, or not allowed."""
+    def _derive(self, rule: FieldRule, i: int) -> Any:
+        """The value that the document gives this field; ABSENT where it is uncertain or not allowed."""
         if rule.derive is None:
             return ABSENT
-        if i not in self.told:
-            self.told[i] = certain(self.documents[i], self.schema.derivations.values())
-        value = self.told[i].get(rule.derive, ABSENT)
+        if i not in self.derived:
+            self.derived[i] = certain(self.documents[i], self.schema.derivations.values())
+        value = self.derived[i].get(rule.derive, ABSENT)
         return value if value is not ABSENT and rule.allows(value) else ABSENT
 
     def _default(self, rule: FieldRule, i: int) -> Any:
@@ -518,9 +518,9 @@ class _Work:
             "id": self.ids[i],
         }[name]
 
-    def drop_unknown(self, known: set[str], positions: list[int]) -> None:
+    def drop_unknown(self, names: set[str], positions: list[int]) -> None:
         for i in positions:
-            for key in [k for k in self.metadatas[i] if k not in known]:
+            for key in [k for k in self.metadatas[i] if k not in names]:
                 self._repair(i, key, "drop", self.metadatas[i][key], ABSENT)
 
     def _repair(self, i: int, field: object, rule: str, before: Any, after: Any) -> None:
@@ -528,14 +528,14 @@ class _Work:
             self.metadatas[i].pop(field, None)  # type: ignore[call-overload]  # a foreign key may be no text
         else:
             self.metadatas[i][str(field)] = after
-        if rule == "renamed" or self.hides:
+        if rule == "renamed" or self.redacts:
             self._repaired(i, field, rule, before, after)
             return
         row = (self.collection, self.batch.ids[i], field if isinstance(field, str) else show(field), rule)
         self.repairs.append((*row, in_full(before), in_full(after)))
 
     def _repaired(self, i: int, field: object, rule: str, before: Any, after: Any) -> None:
-        """The same for what is shown in another way: redacted, or with the name that the field had."""
+        """Record a repair whose old value is shown in another way: redacted, or with the field's old name."""
         shown = "(not shown)" if rule == "redacted" else str(before)
         if rule not in ("redacted", "renamed"):
             shown = in_full(self.schema.shown(before))
@@ -543,11 +543,11 @@ class _Work:
         self.repairs.append((*row, shown, in_full(self.schema.shown(after))))
 
     def finished(self) -> Transformed:
-        whole: list[Metadata | None] = [m or None for m in self.metadatas]
+        metadatas: list[Metadata | None] = [m or None for m in self.metadatas]
         for i, before in enumerate(self.batch.metadatas):
             if before is not None and not before:
-                self.repairs.append((self.collection, self.batch.ids[i], "", "empty", "{}", show(whole[i])))
-        batch = replace(self.batch, ids=self.ids, documents=self.documents, metadatas=whole)
+                self.repairs.append((self.collection, self.batch.ids[i], "", "empty", "{}", show(metadatas[i])))
+        batch = replace(self.batch, ids=self.ids, documents=self.documents, metadatas=metadatas)
         faults = [*self.failures, *hazards(self.batch.ids, batch)]
         if not self.context.lists:
             self._as_text("json", lambda value: type(value) is list, _as_json)
@@ -558,7 +558,7 @@ class _Work:
                 faults.append((i, ReasonCode.UNSUPPORTED_METADATA, f"{show(keys[0])}: {NO_SPARSE}"))
         batch.metadatas = [m or None for m in self.metadatas]
         faults = [fault for fault in faults if fault[0] not in self.left_out]
-        faults += [(i, ReasonCode.LEFT_OUT, why) for i, why in self.left_out.items()]
+        faults += [(i, ReasonCode.LEFT_OUT, condition) for i, condition in self.left_out.items()]
         rows = [(self.collection, self.batch.ids[i], reason, detail) for i, reason, detail in sorted(faults)]
         return Transformed(
             batch=batch,
@@ -571,7 +571,7 @@ class _Work:
         )
 
     def _as_text(self, rule: str, applies: Callable[[Any], bool], spelled: Callable[[Any], str]) -> None:
-        """Metadata values that the target cannot hold, as text."""
+        """Write metadata values that the target cannot hold as text."""
         for i, metadata in enumerate(self.metadatas):
             keys = [key for key, value in metadata.items() if applies(value)]
             if keys:
@@ -581,12 +581,12 @@ class _Work:
 
 
 def sparse_as_text(vector: Any) -> str:
-    """A sparse vector as the JSON that Chroma itself sends for it: `{"#type": "sparse_vector", "indices": …}`."""
+    """A sparse vector as the JSON that Chroma sends for it: `{"#type": "sparse_vector", "indices": …}`."""
     return json.dumps(vector.to_dict(), separators=(",", ":"))
 
 
 def type_by_name(routing: Routing, collection: str) -> str:
-    """The type of a source collection's chunks by its name: the first rule that fits, else `otherwise`."""
+    """The type of a source collection's chunks by its name: that of the first rule that matches, else `otherwise`."""
     name = collection.casefold()
     return next((rule.type for rule in routing.by_name if rule.contains.casefold() in name), routing.otherwise)
 

@@ -1,8 +1,9 @@
-"""What a schema computes: expressions (CEL), lookup tables, patterns (RE2), what a document tells. Time and memory are bounded.
+"""Values that a schema computes: expressions (CEL), lookup tables, patterns (RE2), derivations from documents. Time and memory
+are bounded.
 
-Nothing is evaluated as Python. An expression has no loops of its own. Its length, the text that it is given where it goes
-through lists, and every text that it makes are limited; the library ends one that counts too far. RE2 needs time in proportion
-to the text, whatever the pattern. The same chunk gives the same value on every machine.
+Nothing is evaluated as Python. An expression has no loops of its own. Its length, the size of its input where it uses list
+functions, and every text that it makes are limited; the library stops an expensive one. RE2 needs time in proportion to the
+text, whatever the pattern. The same chunk gives the same value on every machine.
 """
 
 from __future__ import annotations
@@ -42,17 +43,17 @@ _NO_KEY = re.compile(r'^Key not found in map : "(.*)"$')
 
 
 class ExpressionFailed(Exception):
-    """What an expression makes of a chunk is no value."""
+    """An expression has no value for a chunk."""
 
 
 # -- lookup tables -----------------------------------------------------------------------------------------------------
 
 
 def read_table(path: Path, key: str, value: str) -> dict[str, str]:
-    """Two columns of a CSV file with a header, in UTF-8. ValueError, with the line, where it is none, or has a key twice."""
-    found: dict[str, str] = {}
+    """Two columns of a CSV file with a header, in UTF-8. `ValueError`, with the line, where it is invalid or repeats a key."""
+    table: dict[str, str] = {}
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # opening a pipe would wait
             raise OSError(errno.EINVAL, "not a plain file")
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
@@ -65,14 +66,14 @@ def read_table(path: Path, key: str, value: str) -> dict[str, str]:
             for row in rows:
                 if None in row or None in row.values():
                     raise ValueError(f"{path}, line {rows.line_num}: not as many values as the header has names")
-                if row[key] in found:
+                if row[key] in table:
                     raise ValueError(f"{path}, line {rows.line_num}: {show(row[key])} is there twice")
-                found[row[key]] = row[value]
-                if len(found) > MOST_ROWS:
+                table[row[key]] = row[value]
+                if len(table) > MOST_ROWS:
                     raise ValueError(f"{path} has more than {MOST_ROWS:,} rows")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
-    return found
+    return table
 
 
 # -- patterns ----------------------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def read_table(path: Path, key: str, value: str) -> dict[str, str]:
 
 @cache
 def pattern(text: str) -> Any:
-    """A compiled RE2 pattern. ValueError, in one line, where it is none."""
+    """A compiled RE2 pattern. `ValueError`, in one line, where it is invalid."""
     import re2
 
     options = re2.Options()
@@ -88,9 +89,9 @@ def pattern(text: str) -> Any:
     try:
         return re2.compile(text, options)
     except re2.error as error:
-        why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
+        problem = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
         raise ValueError(
-            f"{show(text)} is not a regular expression of RE2, which has no look-around and no references back: {why}"
+            f"{show(text)} is not a regular expression of RE2, which has no look-around and no references back: {problem}"
         ) from error
 
 
@@ -118,8 +119,8 @@ def _substring(text: str, start: int, end: int | None = None) -> str:
 
 
 def _extract(text: str, regex: str) -> str:
-    found = pattern(regex).search(text)
-    return "" if found is None else str((found.group(1) if pattern(regex).groups else found.group(0)) or "")
+    match = pattern(regex).search(text)
+    return "" if match is None else str((match.group(1) if pattern(regex).groups else match.group(0)) or "")
 
 
 def _sha256(text: str) -> str:
@@ -135,10 +136,12 @@ def _functions(tables: Mapping[str, Mapping[str, str]]) -> list[cel.FunctionDecl
 
     text, number, texts, any_ = cel.Type.STRING, cel.Type.INT, cel.Type.List(cel.Type.STRING), cel.Type.DYN
 
-    def function(name: str, gives: Any, member: bool, *given: tuple[list[Any], Callable[..., Any]]) -> cel.FunctionDecl:
+    def function(
+        name: str, gives: Any, member: bool, *overloads: tuple[list[Any], Callable[..., Any]]
+    ) -> cel.FunctionDecl:
         return cel.FunctionDecl(name, [
             cel.Overload(id=f"{name}_{at}", return_type=gives, parameters=types, is_member=member, impl=does)
-            for at, (types, does) in enumerate(given)
+            for at, (types, does) in enumerate(overloads)
         ])  # fmt: skip
 
     return [
@@ -160,14 +163,14 @@ def _functions(tables: Mapping[str, Mapping[str, str]]) -> list[cel.FunctionDecl
 
 
 class Language:
-    """CEL with the variables of a chunk, our functions, and one function for each lookup table (key → value or null)."""
+    """CEL with the variables of a chunk, our functions, and one function per lookup table (key → value or null)."""
 
     def __init__(self, tables: Mapping[str, Mapping[str, str]]) -> None:
         self._tables = tables
         self._env: cel.Env | None = None
 
-    def compile(self, text: str, wanted: str = "") -> Expression:
-        """`wanted`: "BOOL" or "STRING", of which the value must be. ValueError, with line and column, where it is wrong."""
+    def compile(self, text: str, required: str = "") -> Expression:
+        """Compile an expression. `required`: its type, "BOOL" or "STRING". `ValueError`, with line and column, where invalid."""
         from cel_expr_python import cel
 
         if len(text) > LONGEST:
@@ -179,27 +182,27 @@ class Language:
             compiled = self._env.compile(text)
         except (RuntimeError, UnicodeEncodeError) as error:
             raise ValueError(f"the expression {show(text)} is wrong: {self._problem(str(error))}") from error
-        gives = str(compiled.return_type())
-        if wanted and gives not in (wanted, "DYN"):
-            raise ValueError(f"the expression {show(text)} gives {_type(gives)}, {_type(wanted)} is wanted")
-        if gives.split("<")[0] not in _HELD:
-            raise ValueError(f"the expression {show(text)} gives {_type(gives)}, which no field can hold")
+        result = str(compiled.return_type())
+        if required and result not in (required, "DYN"):
+            raise ValueError(f"the expression {show(text)} gives {_type(result)}, {_type(required)} is wanted")
+        if result.split("<")[0] not in _HELD:
+            raise ValueError(f"the expression {show(text)} gives {_type(result)}, which no field can hold")
         return Expression(text, compiled)
 
-    def _problem(self, said: str) -> str:
-        found = _PROBLEM.search(said)
-        if not found:
-            return _CODE.sub("", said.splitlines()[0])
-        line, column, what = found.groups()
+    def _problem(self, message: str) -> str:
+        match = _PROBLEM.search(message)
+        if not match:
+            return _CODE.sub("", message.splitlines()[0])
+        line, column, problem = match.groups()
         place = f"line {line}, " if line != "1" else ""
-        if unknown := _UNKNOWN.search(what):
-            known = [*FUNCTIONS, *_BUILT_IN, *self._tables]
-            near = nearest(unknown[1], [*VARIABLES, *known])
+        if unknown := _UNKNOWN.search(problem):
+            functions = [*FUNCTIONS, *_BUILT_IN, *self._tables]
+            near = nearest(unknown[1], [*VARIABLES, *functions])
             hint = f"did you mean '{near}'?" if near else f"a chunk has {', '.join(VARIABLES)}"
-            what = f"'{unknown[1]}' is not known; {hint}"
-            if unknown[1] in known:
-                what = f"{unknown[1]} is not for these values; docs/schemas.md shows how it is written"
-        return f"{place}character {int(column)}: {what}"
+            problem = f"'{unknown[1]}' is not known; {hint}"
+            if unknown[1] in functions:
+                problem = f"{unknown[1]} is not for these values; docs/schemas.md shows how it is written"
+        return f"{place}character {int(column)}: {problem}"
 
 
 _HELD = ("STRING", "INT", "UINT", "DOUBLE", "BOOL", "NULL", "LIST", "DYN")
@@ -217,7 +220,7 @@ def _type(name: str) -> str:
 
 
 class Expression:
-    """A compiled expression: `of(chunk)` is its value, ABSENT for null. `names` are the variables that it looks at."""
+    """A compiled expression: `of(chunk)` is its value, ABSENT for null. `names` are the variables that it uses."""
 
     def __init__(self, text: str, compiled: cel.Expression) -> None:
         self.text, self._compiled = text, compiled
@@ -225,20 +228,20 @@ class Expression:
         self._listed = _LISTED.search(text) is not None
 
     def of(self, chunk: Mapping[str, Any], shown: Callable[[str], Any] = str) -> Any:
-        """ExpressionFailed where the expression cannot be computed for this chunk; `shown` hides what the reason may not hold."""
-        given = {name: chunk[name] for name in self.names}
+        """The value for a chunk. `ExpressionFailed` where it has none; `shown` redacts the reason."""
+        inputs = {name: chunk[name] for name in self.names}
         length = 0
-        for text in _texts(given):
+        for text in _texts(inputs):
             if "\0" in text:
                 raise ExpressionFailed("a text holds the character NUL, which expressions cannot read")
             if problem := unicode_problem(text):
                 raise ExpressionFailed(f"a text {problem}")
             length += len(text)
         if self._listed and length > LONGEST_LISTED:
-            most = f"{LONGEST_LISTED:,} is the most for map, filter, exists and all"
-            raise ExpressionFailed(f"the chunk gives it {length:,} characters, {most}")
+            limit = f"{LONGEST_LISTED:,} is the most for map, filter, exists and all"
+            raise ExpressionFailed(f"the chunk gives it {length:,} characters, {limit}")
         try:
-            value = self._compiled.eval(data=given)
+            value = self._compiled.eval(data=inputs)
         except RuntimeError as error:
             raise ExpressionFailed(_in_words(_hidden(str(error), shown))) from error
         kind = str(value.type())
@@ -255,20 +258,20 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
 
 def _hidden(reason: str, shown: Callable[[str], Any]) -> str:
-    """A reason as it may be shown. The language escapes texts in it, so the rules that hide are asked of the plain text, too."""
+    """The reason, redacted. The library escapes texts in it, so the rules are applied to the plain text, too."""
     plain = _ESCAPED.sub(lambda m: chr(int(m[1], 16)) if m[1] else _ESCAPES.get(m[2], m[2]), reason)
     return str(shown(reason) if shown(plain) == plain else shown(plain))
 
 
-def _in_words(said: str) -> str:
-    """The first line of what the language says, without its code; a key that is not there as people call it."""
+def _in_words(message: str) -> str:
+    """The first line of the library's message, without its code; a missing key is called a field."""
     return _NO_KEY.sub(
-        r"the chunk has no field \1 (has() asks whether it is there)", _CODE.sub("", said.splitlines()[0])
+        r"the chunk has no field \1 (has() asks whether it is there)", _CODE.sub("", message.splitlines()[0])
     )
 
 
-def _texts(given: Mapping[str, Any]) -> Iterator[str]:
-    for value in given.values():
+def _texts(inputs: Mapping[str, Any]) -> Iterator[str]:
+    for value in inputs.values():
         if isinstance(value, dict):
             yield from value
             yield from _texts(value)
@@ -279,7 +282,7 @@ def _texts(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def readable(metadata: Mapping[Any, Any]) -> dict[str, Any]:
-    """The metadata that an expression can see: all that a current Chroma holds, but for sparse vectors."""
+    """The metadata that an expression can see: all that a current Chroma holds, except sparse vectors."""
     return {key: value for key, value in metadata.items() if isinstance(key, str) and _is_plain(value)}
 
 
@@ -293,14 +296,14 @@ def _is_plain(value: object) -> bool:
 
 # -- derive ------------------------------------------------------------------------------------------------------------
 #
-# What a document tells about itself, for fields with `derive`: its language, whether it has Spanish, how many words.
-# Only what is certain: a rule answers None where it is not, and the field keeps its default. Sentence by sentence they count
+# Derivations from a document, for fields with `derive`: its language, whether it has Spanish, its number of words.
+# Only what is certain: a rule gives None where it is not, and the field keeps its default. Sentence by sentence they count
 # function words that Spanish or English has and the other, and the neighbours of Spanish, have not. docs/schemas.md gives
 # the limits, and how often the rules were wrong.
 
-DERIVATIONS_VERSION = 1  # of the rules below; a part of a schema's digest, since a resumed run must derive the same
+DERIVATIONS_VERSION = 1  # of the rules below; part of a schema's digest, since a resumed run must derive the same
 
-# Each rule of `derive`: the type of field that it is for, and what it says in reports.
+# Each rule of `derive`: the type of its field, and its description in reports.
 DERIVED_TYPES = {"language": "string", "includes_spanish": "boolean", "word_count": "integer"}
 DERIVED_MEANINGS = {
     "language": "es, en or es_en, where the function words of the document leave no doubt",
@@ -321,7 +324,7 @@ _SPANISH = _words(
     ambos ambas tampoco quizá quizás entonces allí cuyo cuya siendo estaba estaban tenía tener decir dice dijo hacia todavía
     además mejor mismo misma mismos mismas primero veces días"""
 )
-_ARTICLES = frozenset(("el", "los", "las", "del"))  # in names of places too: alone they prove nothing
+_ARTICLES = frozenset(("el", "los", "las", "del"))  # in names of places, too: alone they prove nothing
 _ENGLISH = _words(
     """the of and to is that was were with are this these those from which have has been not but they their what when where
     will would can could should your you it its an by be at as for if how who there than then into each every does must
@@ -339,20 +342,17 @@ _OTHER = _words(  # Portuguese and Galician, Catalan, Italian, French, German an
     ki kaj estas ankaŭ"""
 )
 _LISTS = (_SPANISH, _ENGLISH, _OTHER)
-# What Spanish shares with its neighbours: no proof of Spanish, and reason enough not to rule it out.
+# Words that Spanish shares with its neighbours: no proof of Spanish, but reason enough not to rule it out.
 _HINTS = _words("de la que en con por para se al su como sobre sin cada un")
 _WORD = re.compile(r"[^\W\d_]+")
 _SENTENCE = re.compile(r"[.!?;:…\n\r¡¿。！？]+")
-_LEAST, _DISTINCT = 4, 3  # function words of a language, and different ones, before it is certain
+_LEAST, _DISTINCT = 4, 3  # function words of a language, and different ones, to be certain
 _SHARE = 0.12  # of the words of the sentences in that language; in running text it is above a fifth
-_FEW, _WITH_HINTS, _HINTED = (
-    2,
-    6,
-    0.3,
-)  # or: fewer, but so many with hints, this share of the words, no other language near
+# Or fewer function words, with so many hints, this share of the words, and no words of another language:
+_FEW, _WITH_HINTS, _HINTED = 2, 6, 0.3
 _TRACE = 0.1  # share of all function words that a second language may have and still not count
 _PART = 0.2  # share from which it counts
-_MOST = 0.5  # share of all words that stand in sentences of the document's language
+_MOST = 0.5  # share of all words that are in sentences of the document's language
 
 
 @dataclass(slots=True)
@@ -371,38 +371,38 @@ class _Seen:
 
     @property
     def supported(self) -> bool:
-        """Fewer function words, made certain by those that Spanish shares; only where nothing is of another language."""
+        """Certain with fewer function words by those that Spanish shares; valid only without words of another language."""
         every = self.hits + self.hints
         enough = len(self.distinct) >= _FEW and bool(self.distinct - _ARTICLES)
         return enough and every >= _WITH_HINTS and every >= _HINTED * self.words
 
 
 def languages(document: str) -> tuple[str | None, bool | None]:
-    """(language, includes Spanish) of a document: "es", "en" or "es_en"; each None where it is not certain."""
-    spanish, english, other = seen = (_Seen(), _Seen(), _Seen())
+    """(language, includes Spanish) of a document: "es", "en" or "es_en"; each None where it is uncertain."""
+    spanish, english, other = tallies = (_Seen(), _Seen(), _Seen())
     total, hints = 0, False
     for sentence in _SENTENCE.split(unicodedata.normalize("NFC", document).lower()):
         words = _WORD.findall(sentence)
         total += len(words)
-        known = [[w for w in words if w in listed] for listed in _LISTS]
-        most = max(known, key=len)
-        if sum(len(hits) == len(most) for hits in known) == 1:
-            leaning = seen[known.index(most)]
-            leaning.words, leaning.hits = leaning.words + len(words), leaning.hits + len(most)
-            leaning.distinct.update(most)
+        matches = [[w for w in words if w in listed] for listed in _LISTS]
+        best = max(matches, key=len)
+        if sum(len(hits) == len(best) for hits in matches) == 1:
+            leaning = tallies[matches.index(best)]
+            leaning.words, leaning.hits = leaning.words + len(words), leaning.hits + len(best)
+            leaning.distinct.update(best)
             weak = sum(w in _HINTS for w in words)
             leaning.hints += weak
             hints = hints or leaning is other or (leaning is english and weak >= 2)
         elif not hints:
-            hints = bool(most) or not _HINTS.isdisjoint(words) or not all(map(str.isascii, words))
-    every = spanish.hits + english.hits + other.hits
-    if not every or other.hits > _TRACE * every:
+            hints = bool(best) or not _HINTS.isdisjoint(words) or not all(map(str.isascii, words))
+    total_hits = spanish.hits + english.hits + other.hits
+    if not total_hits or other.hits > _TRACE * total_hits:
         return None, None
     sure = spanish.certain or (spanish.supported and not other.hits)
-    if sure and english.certain and min(spanish.hits, english.hits) >= _PART * every:
+    if sure and english.certain and min(spanish.hits, english.hits) >= _PART * total_hits:
         return "es_en", True
     if sure:
-        mostly = spanish.words >= _MOST * total and english.hits <= _TRACE * every
+        mostly = spanish.words >= _MOST * total and english.hits <= _TRACE * total_hits
         return ("es" if mostly else None), True
     if english.certain and english.words >= _MOST * total and not (spanish.hits or hints):
         return "en", False
@@ -410,29 +410,29 @@ def languages(document: str) -> tuple[str | None, bool | None]:
 
 
 def certain(document: str | None, rules: Collection[str]) -> dict[str, Any]:
-    """What a document tells by each of these rules (keys of `DERIVED_TYPES`); what is not certain is left out."""
+    """The values that a document gives by these rules (keys of `DERIVED_TYPES`), without the uncertain ones."""
     if document is None:
         return {}
-    found: dict[str, Any] = {}
+    derived: dict[str, Any] = {}
     if "word_count" in rules:
-        found["word_count"] = len(document.split())
+        derived["word_count"] = len(document.split())
     if "language" in rules or "includes_spanish" in rules:
-        found["language"], found["includes_spanish"] = languages(document)
-    return {rule: found[rule] for rule in rules if found.get(rule) is not None}
+        derived["language"], derived["includes_spanish"] = languages(document)
+    return {rule: derived[rule] for rule in rules if derived.get(rule) is not None}
 
 
-def contradicts(rule: str, value: Any, told: Any) -> bool:
-    """Whether a field's value cannot be right beside what the document tells by this rule.
+def contradicts(rule: str, value: Any, derived: Any) -> bool:
+    """Whether a field's value is incompatible with what the document gives by this rule.
 
-    A language contradicts where it has nothing in common with the document's (`en-GB` fits "en", `es` fits "es_en"); a word
-    count where it is off by more than a tenth and two words, since tools count words in other ways.
+    A language is where it has nothing in common with the document's (`en-GB` fits "en", `es` fits "es_en"); a word count
+    where it is off by more than a tenth and two words, since tools count words in different ways.
     """
     if rule == "includes_spanish":
-        return type(value) is bool and value != told
+        return type(value) is bool and value != derived
     if rule == "word_count":
-        return type(value) is int and abs(value - told) > max(2, told / 10)
+        return type(value) is int and abs(value - derived) > max(2, derived / 10)
     parts = set(re.split("[-_]", value.lower())) if isinstance(value, str) else set()
     parts = {{"spa": "es", "eng": "en"}.get(part, part) for part in parts}
-    # A name of a language ("Spanish") is no tag, and another finding.
-    named = isinstance(value, str) and re.match(r"[a-z]{2,3}([-_]|$)", value.lower()) is not None
-    return named and parts.isdisjoint(told.split("_"))
+    # The name of a language ("Spanish") is no tag, and a finding of another check.
+    is_tag = isinstance(value, str) and re.match(r"[a-z]{2,3}([-_]|$)", value.lower()) is not None
+    return is_tag and parts.isdisjoint(derived.split("_"))

@@ -1,6 +1,6 @@
-"""A schema file: its typed form, how it is read, what is compiled of it, and how one field settles one value.
+"""A schema file: its typed form, reading and compiling it, and how one field settles one value.
 
-Written in YAML by people; docs/schemas.md says how. Unknown and doubled keys are refused.
+People write it in YAML, as docs/schemas.md describes. Unknown and repeated keys are refused.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ class FieldRule(_Part):
     def _legal_derive(self) -> None:
         if self.derive is None:
             return
-        wanted = DERIVED_TYPES[self.derive]
-        if self.type != wanted:
-            raise ValueError(f"derive: {self.derive} makes a value of type {wanted}, not {self.type}")
+        required = DERIVED_TYPES[self.derive]
+        if self.type != required:
+            raise ValueError(f"derive: {self.derive} makes a value of type {required}, not {self.type}")
         if self.fixed is not None:
             raise ValueError("derive has no effect beside fixed: leave one out")
         refused = [v for v in ("es", "en", "es_en") if self.derive == "language" and not self.allows(v)]
@@ -252,10 +252,10 @@ Place = tuple[str | int, ...]
 
 
 class _Misplaced(ValueError):
-    """What is wrong with a part of the file that only the whole file can judge, and where it is."""
+    """A fault in a part of the file that only the whole file shows, and its place."""
 
-    def __init__(self, place: Place, why: str) -> None:
-        super().__init__(f"'{dotted(place)}': {why}")
+    def __init__(self, place: Place, problem: str) -> None:
+        super().__init__(f"'{dotted(place)}': {problem}")
         self.place = place
 
 
@@ -273,14 +273,14 @@ class _OfFields(_Scoped):
 
     fields: Texts = ()
 
-    def named(self, metadata: Mapping[Any, Any]) -> list[str]:
-        """The keys of these metadata that the rule is for."""
+    def matching_keys(self, metadata: Mapping[Any, Any]) -> list[str]:
+        """The keys of these metadata that the rule applies to."""
         if not self.fields:
             return []
         return [key for key in metadata if isinstance(key, str) and any(fnmatchcase(key, glob) for glob in self.fields)]
 
 
-class Table(_Part):
+class LookupTable(_Part):
     """A lookup table: two columns of a CSV file beside the schema. An expression asks it as `<its name>(key)`."""
 
     file: str
@@ -292,7 +292,7 @@ class Table(_Part):
     def _read(self, info: ValidationInfo) -> Self:
         path = (info.context or {}).get("folder", Path()) / self.file
         self._rows.update(read_table(path, self.key, self.value))
-        object.__setattr__(self, "file", str(path))  # so that a schema that is written elsewhere finds it, too
+        object.__setattr__(self, "file", str(path))  # absolute, so that a copy of the schema elsewhere finds it, too
         return self
 
     @property
@@ -360,12 +360,12 @@ class Replace(_OfFields):
         regex = pattern(self.pattern)
         if not self.fields and not self.document:
             raise ValueError("name what it is for: fields, or document: true")
-        groups = [int(found) for found in re.findall(r"(?<!\\)(?:\\\\)*\\([0-9])", self.replacement)]
+        groups = [int(number) for number in re.findall(r"(?<!\\)(?:\\\\)*\\([0-9])", self.replacement)]
         if groups and max(groups) > regex.groups:
             raise ValueError(f"with names group \\{max(groups)}, the pattern has {regex.groups}")
         return self
 
-    def found_in(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         return pattern(self.pattern).search(text) is not None
 
     def apply(self, text: str) -> str:
@@ -390,16 +390,16 @@ class Redact(Replace):
     def _final(self) -> Self:
         if "\\" in self.replacement:
             raise ValueError("what is redacted is replaced by the same text everywhere: with names no group")
-        if self.found_in(self.replacement) or self.found_in(""):
+        if self.matches(self.replacement) or self.matches(""):
             raise ValueError(f"the pattern also finds what it would be replaced by, {show(self.replacement)}")
         return self
 
 
-def _as_drop(given: object) -> object:
-    """`drop: [a, "b*"]` is short for one rule."""
-    if isinstance(given, list) and given and all(isinstance(name, str) for name in given):
-        return [{"fields": given}]
-    return given
+def _as_drop(value: object) -> object:
+    """Expand `drop: [a, "b*"]` to one rule."""
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        return [{"fields": value}]
+    return value
 
 
 class SchemaFile(_Part):
@@ -409,7 +409,7 @@ class SchemaFile(_Part):
     description: str = ""
     requires_document: bool = False
     unknown: Literal["keep", "drop"] = "keep"
-    tables: dict[str, Table] = Field(default_factory=dict)
+    tables: dict[str, LookupTable] = Field(default_factory=dict)
     leave_out: tuple[LeaveOut, ...] = ()
     collections: tuple[Move, ...] = ()
     routing: Routing | None = None
@@ -424,7 +424,7 @@ class SchemaFile(_Part):
 
     @field_validator("tables")
     @classmethod
-    def _legal_tables(cls, tables: dict[str, Table]) -> dict[str, Table]:
+    def _legal_tables(cls, tables: dict[str, LookupTable]) -> dict[str, LookupTable]:
         for name in tables:
             if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in (*VARIABLES, *FUNCTIONS, "has", "size", "in"):
                 raise ValueError(
@@ -436,15 +436,15 @@ class SchemaFile(_Part):
     def _consistent(self) -> Self:
         if self.routing is not None and self.collections:
             raise ValueError("routing and collections both say where chunks go: leave one out")
-        known = self.routing.targets if self.routing else [move.to for move in self.collections]
+        types = self.routing.targets if self.routing else [move.to for move in self.collections]
         for kind, extra in self.extensions.items() or [("", ())]:
-            if kind and kind not in known:
-                where = "collections" if self.collections else "routing.targets"
-                raise ValueError(f"extensions for {show(kind)}, which {where} does not name")
+            if kind and kind not in types:
+                section = "collections" if self.collections else "routing.targets"
+                raise ValueError(f"extensions for {show(kind)}, which {section} does not name")
             names = [rule.name for rule in (*self.fields, *extra)]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise ValueError(f"field {twice!r} is defined twice")
+            duplicate = next((name for name in names if names.count(name) > 1), None)
+            if duplicate is not None:
+                raise ValueError(f"field {duplicate!r} is defined twice")
         texts = [t for r in self.fields for t in (r.default, r.fixed) if isinstance(t, str)]
         if self.routing is None and any("routing" in placeholders(text) for text in texts):
             raise ValueError("{routing} needs a routing section")
@@ -453,49 +453,49 @@ class SchemaFile(_Part):
     @model_validator(mode="after")
     def _compile(self) -> Self:
         language = Language({name: table.rows for name, table in self.tables.items()})
-        found: list[tuple[Place, str | None, str]] = [(("id",), self.id, "STRING")]
+        expressions: list[tuple[Place, str | None, str]] = [(("id",), self.id, "STRING")]
         for name in ("leave_out", "collections"):
-            found += [((name, at, "when"), rule.when, "BOOL") for at, rule in enumerate(getattr(self, name))]
+            expressions += [((name, at, "when"), rule.when, "BOOL") for at, rule in enumerate(getattr(self, name))]
         lists: list[tuple[Place, tuple[FieldRule, ...]]] = [(("fields",), self.fields)]
         for start, rules in [*lists, *((("extensions", kind), extra) for kind, extra in self.extensions.items())]:
-            found += [((*start, at, "value"), rule.value, "") for at, rule in enumerate(rules)]
-            found += [((*start, at, "when"), rule.when, "BOOL") for at, rule in enumerate(rules)]
-        for where, text, wanted in found:
+            expressions += [((*start, at, "value"), rule.value, "") for at, rule in enumerate(rules)]
+            expressions += [((*start, at, "when"), rule.when, "BOOL") for at, rule in enumerate(rules)]
+        for place, text, required in expressions:
             if text is not None:
                 try:
-                    self._compiled[text] = language.compile(text, wanted)
+                    self._compiled[text] = language.compile(text, required)
                 except ValueError as error:
-                    raise _Misplaced(where, str(error)) from error
+                    raise _Misplaced(place, str(error)) from error
         return self
 
     def expression(self, text: str) -> Expression:
-        """The expression of this text, which the file holds."""
+        """The compiled expression of this text, which is in the file."""
         return self._compiled[text]
 
     @property
     def has_rules(self) -> bool:
-        """Whether it has any rule besides those of single fields and `routing`."""
+        """Whether there are any rules besides those of single fields and `routing`."""
         rules = self.leave_out or self.collections or self.rename or self.replace or self.redact or self.drop
         return bool(rules) or self.id is not None
 
-    def names_in_source(self, collection: str, held: Metadata, keys: Iterable[str]) -> dict[str, str]:
-        """The name in this source collection of each of these fields of the target, as the rules of `rename` lead there in order.
+    def names_in_source(self, collection: str, source: Metadata, keys: Iterable[str]) -> dict[str, str]:
+        """The name in this source collection of each of these fields of the target, by the rules of `rename` in their order.
 
-        `held` is what the chunk holds at the source: its fields are followed from there, so one that has the target's name
-        already is its own. A field that it does not have gets the first name that leads to its own. Two fields may get one name.
+        `source` is the chunk's metadata in the source: its fields are followed from there, so one that has the target's name
+        already keeps it. A field that it lacks gets the first name that leads to it. Two fields may get one name.
         """
         rules = [rule for rule in self.rename if rule.applies(collection)]
-        known = {key: key for key, value in held.items() if value is not None}  # name in the target → in the source
+        known = {key: key for key, value in source.items() if value is not None}  # name in the target → in the source
         leads = {rule.source: rule.source for rule in reversed(rules)}  # name in the source → in the target
         for rule in rules:
             if rule.source in known and rule.to not in known:
                 known[rule.to] = known.pop(rule.source)
-            leads |= {source: rule.to for source, name in leads.items() if name == rule.source}
+            leads |= {name: rule.to for name, target in leads.items() if target == rule.source}
         first = {leads[rule.source]: rule.source for rule in reversed(rules)}
         return {key: known.get(key) or first.get(key, key) for key in keys}
 
     def indexes(self, collection: str, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """A collection's own schema (Chroma's: indexes by field) with the names that `rename` gives its fields."""
+        """Chroma's schema of a collection (indexes by field) with the field names that `rename` gives."""
         if schema is None:
             return None
         keys = dict(schema.get("keys") or {})
@@ -505,50 +505,50 @@ class SchemaFile(_Part):
         return {**schema, "keys": keys} if "keys" in schema else dict(schema)
 
     def moves(self, collection: str) -> list[Move]:
-        """The rules of `collections` for this one, in order; after one without `when` none is asked."""
-        found: list[Move] = []
+        """The rules of `collections` for this one, in order, up to the first without `when`."""
+        rules: list[Move] = []
         for move in self.collections:
             if fnmatchcase(collection, move.source):
-                found.append(move)
+                rules.append(move)
                 if move.when is None:
                     break
-        return found
+        return rules
 
 
 def read_schema_file(path: Path) -> SchemaFile:
-    """The schema in a YAML file, or a UsageError of one line."""
+    """The schema in a YAML file. Raises `UsageError` of one line."""
     raw = read_yaml_mapping(path, what="schema file")
     try:
         return SchemaFile.model_validate(raw, context={"folder": path.parent})
     except ValidationError as error:
-        what = _unknown_key(error) or explain(error, SchemaFile)
+        problem = _unknown_key(error) or explain(error, SchemaFile)
         first = error.errors(include_url=False)[0]
         place = getattr(first.get("ctx", {}).get("error"), "place", first["loc"])
         where = f"{path}{_line(path, place)}"
-        raise UsageError(ReasonCode.SCHEMA_INVALID, what, where=where, next_step="See docs/schemas.md.") from error
+        raise UsageError(ReasonCode.SCHEMA_INVALID, problem, where=where, next_step="See docs/schemas.md.") from error
 
 
 def _unknown_key(error: ValidationError) -> str:
-    """The first unknown key inside a list of rules, with the nearest one that is known there; "" where none is at fault."""
+    """A message on the first unknown key in a list of rules, with the nearest known one; "" where there is none."""
     for problem in error.errors(include_url=False, include_context=False):
         place = problem["loc"]
         rule = _RULES.get(str(place[0])) if place else None
         if problem["type"] == "extra_forbidden" and rule is not None and len(place) > 1:
-            known = [name.alias or key for key, name in rule.model_fields.items()]
-            near = nearest(str(place[-1]), known)
-            hint = f"did you mean '{near}'?" if near else f"known there: {', '.join(known)}"
+            names = [name.alias or key for key, name in rule.model_fields.items()]
+            near = nearest(str(place[-1]), names)
+            hint = f"did you mean '{near}'?" if near else f"known there: {', '.join(names)}"
             return f"unknown key '{dotted(place)}'; {hint}"
     return ""
 
 
 _RULES: dict[str, type[_Part]] = {
-    "fields": FieldRule, "extensions": FieldRule, "tables": Table, "leave_out": LeaveOut, "collections": Move, "rename": Rename,
-    "replace": Replace, "redact": Redact, "drop": Drop,
+    "fields": FieldRule, "extensions": FieldRule, "tables": LookupTable, "leave_out": LeaveOut, "collections": Move,
+    "rename": Rename, "replace": Replace, "redact": Redact, "drop": Drop,
 }  # fmt: skip
 
 
 def _line(path: Path, place: Sequence[str | int]) -> str:
-    """`, line 12` of what a problem is about, as far as the file has it; "" where that is not known."""
+    """`, line 12`: the line of a place as far as the file has it; "" where unknown."""
     line = None
     with suppress(*NOT_YAML, OSError):
         node: Any = YAML(typ="rt").load(contents(path.resolve()).decode("utf-8"))

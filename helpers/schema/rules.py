@@ -1,4 +1,4 @@
-"""What a current Chroma can hold of a chunk, and the reasons for which a chunk is set aside.
+"""What a current Chroma can hold of a chunk, and the reasons why a chunk goes to quarantine.
 
 Measured with chromadb 1.5.9, embedded and over HTTP (tests/test_schema_hazards.py repeats it):
 
@@ -11,7 +11,7 @@ Measured with chromadb 1.5.9, embedded and over HTTP (tests/test_schema_hazards.
   always, 1e-22 where it is spread over 384 components. Near it distances are wrong (1e-21: -0.06 instead of 0; good
   to 1e-4 from 1e-20 on), and such a chunk ranks first everywhere. A zero vector stays zero.
 - a SparseVector is valid metadata, yet a local server and the embedded client refuse it ("not supported for local
-  chroma"): that is a matter of the target, so the write decides
+  chroma"): this depends on the target, so the write decides
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TINIEST_COSINE_NORM, LARGEST_COSINE_NORM = 1e-20, 1e19
 
 
 def failure_table(rows: list[tuple[str, str, ReasonCode, str]]) -> pd.DataFrame:
-    """Rows of (collection, id, reason, detail) as a table with these columns, of text, also when there is none."""
+    """Rows of (collection, id, reason, detail) as a table with these columns of text, also where there are none."""
     texts = [(collection, chunk, str(reason), detail) for collection, chunk, reason, detail in rows]
     return pd.DataFrame(texts, columns=list(FAILURE_COLUMNS), dtype=object)
 
@@ -56,17 +56,17 @@ def show(value: object) -> str:
     return short(value, 80)
 
 
-LONGEST_IN_FULL = 4_000  # characters of a value that the list of changed values holds, so that it stays small
+LONGEST_IN_FULL = 4_000  # characters of a value in the list of changed values, which thus stays small
 
 
 def in_full(value: object) -> str:
-    """As `show`, whole; of more than `LONGEST_IN_FULL` characters the beginning, with the length and SHA-256 of all of them."""
+    """As `show`, but whole; beyond `LONGEST_IN_FULL` characters only the beginning, with length and SHA-256 of the whole."""
     shown = short(value, LONGEST_IN_FULL)
     if not shown.endswith("…"):
         return shown
-    written = value if isinstance(value, str) else repr(value)
-    digest = hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{shown} ({count(len(written), 'character')}, SHA-256 of their UTF-8 {digest})"
+    text = value if isinstance(value, str) else repr(value)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{shown} ({count(len(text), 'character')}, SHA-256 of their UTF-8 {digest})"
 
 
 def unicode_problem(text: str) -> str:
@@ -136,7 +136,7 @@ def _sparse_problem(vector: Any) -> str:
 
 
 def metadata_problems(metadata: Metadata | None) -> list[str]:
-    """Every reason why Chroma would refuse, drop or change something of this metadata; [] where it arrives as it is."""
+    """Every reason why Chroma would refuse, drop or change a part of this metadata; [] where it arrives unchanged."""
     if metadata is None:
         return []
     if not metadata:
@@ -146,9 +146,9 @@ def metadata_problems(metadata: Metadata | None) -> list[str]:
 
 
 def plain(metadata: Metadata) -> Metadata:
-    """The same metadata with numpy scalars, arrays and subclasses of text or numbers as what Python itself has.
+    """The same metadata with Python's own types instead of numpy scalars, arrays and subclasses of text or numbers.
 
-    The dictionary itself is returned, not a copy, where there is nothing to do.
+    Gives the dictionary itself, not a copy, where nothing is to be changed.
     """
     values = [x for v in metadata.values() for x in ([v, *v] if type(v) is list else [v])]
     if all(type(k) is str for k in metadata) and all(type(v) in _PLAIN for v in values):
@@ -173,9 +173,9 @@ def _plain(value: Any) -> Any:
 
 
 def hazards(ids: list[str], batch: ChunkBatch) -> Iterator[Fault]:
-    """(position, reason, detail) for all that Chroma would refuse, drop or change in ids, texts and metadata.
+    """(position, reason, detail) for everything that Chroma would refuse, drop or change in ids, texts and metadata.
 
-    `ids` are the ids of the source: an empty one is reported also where a prefix has been put before it.
+    `ids` are the ids of the source: an empty one is reported even where it got a prefix.
     """
     for i, source_id in enumerate(ids):
         if not source_id:
@@ -192,7 +192,7 @@ def vector_failures(
     batch: ChunkBatch, dimension: int | None, allowed_dimensions: Collection[int], space: str, requires_document: bool, *,
     collection: str = "",
 ) -> pd.DataFrame:  # fmt: skip
-    """What is wrong with each chunk's id, vector and document: one row (collection, id, reason, detail) per reason.
+    """Faults of each chunk's id, vector and document: one row (collection, id, reason, detail) per reason.
 
     `dimension` is the collection's own (None: not known); `allowed_dimensions` are the parameters' (empty: any). Norms
     are judged for `space` "cosine" only. A document of "" is present; None is missing.
@@ -216,21 +216,21 @@ def _positions(mask: Mask) -> list[int]:
 
 
 def _dimension_rows(batch: ChunkBatch, dimension: int | None, allowed: Collection[int]) -> list[Fault]:
-    found = batch.dimension
-    if dimension is not None and found != dimension:
-        detail = f"{found} components, the collection has {dimension}"
-    elif allowed and found not in allowed:
-        detail = f"{found} components, allowed are {', '.join(map(str, sorted(allowed)))}"
+    actual = batch.dimension
+    if dimension is not None and actual != dimension:
+        detail = f"{actual} components, the collection has {dimension}"
+    elif allowed and actual not in allowed:
+        detail = f"{actual} components, allowed are {', '.join(map(str, sorted(allowed)))}"
     else:
         return []
     return [(i, ReasonCode.WRONG_DIMENSION, detail) for i in _positions(~_lost(batch))]
 
 
 def _number_rows(batch: ChunkBatch, space: str) -> list[Fault]:
-    vectors, there = batch.embeddings, ~_lost(batch)
+    vectors, present = batch.embeddings, ~_lost(batch)
     finite = np.isfinite(vectors).all(axis=1)
     rows: list[Fault] = []
-    for i in _positions(there & ~finite):
+    for i in _positions(present & ~finite):
         nans, infinite = int(np.isnan(vectors[i]).sum()), int(np.isinf(vectors[i]).sum())
         if nans:
             rows.append((i, ReasonCode.NAN_EMBEDDING, f"{nans} of {batch.dimension} components are NaN"))
@@ -239,7 +239,7 @@ def _number_rows(batch: ChunkBatch, space: str) -> list[Fault]:
     if space == "cosine":
         # Squares of float32 overflow float32, never float64; einsum does not copy the vectors as astype would.
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-        odd = there & finite & (norms > 0) & ((norms < TINIEST_COSINE_NORM) | (norms > LARGEST_COSINE_NORM))
+        odd = present & finite & (norms > 0) & ((norms < TINIEST_COSINE_NORM) | (norms > LARGEST_COSINE_NORM))
         rows += [(i, ReasonCode.TINY_NORM, f"norm {norms[i]:.3g}") for i in _positions(odd)]
     return rows
 
@@ -266,7 +266,7 @@ ABSENT = Absent()
 
 
 def real_match(regex: re.Pattern[str], text: str) -> bool:
-    """Whether the whole text matches; a group named `date` must hold a day of the calendar, YYYY-MM-DD."""
+    """Whether the whole text matches; a group named `date` must hold a valid date, YYYY-MM-DD."""
     match = regex.fullmatch(text)
     day = match.groupdict().get("date") if match else None
     try:
@@ -287,7 +287,7 @@ def as_number(value: Any) -> int | float | None:
 
 
 def coerce(value: Any, kind: FieldType) -> Any:
-    """The value in the type of a field, or ABSENT where something would be lost.
+    """The value in the type of a field, or ABSENT where information would be lost.
 
     "3" and 3.0 are the integer 3; 1 is the float 1.0 and the string "1"; "true" and 1 are True, but True is no number;
     a text is a list of one text, or the list that it spells as JSON.
@@ -338,14 +338,14 @@ def listed(text: str) -> list[Any] | None:
     if not text.startswith("["):
         return None
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, list) and found else None
+    return value if isinstance(value, list) and value else None
 
 
 def placeholders(template: str) -> list[str]:
-    """The placeholders of a template, or ValueError where it names one that does not exist."""
+    """The placeholders of a template. `ValueError` where it names one that does not exist."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
@@ -361,15 +361,15 @@ def placeholders(template: str) -> list[str]:
 
 # -- check: metadata against a schema, as columns of values under a pandera DataFrameSchema ----------------------------
 #
-# The transformation settles values one by one in Python; this looks at whole columns with pandas and shares none of that
-# code, so it can find its mistakes.
+# The transformation settles values one by one in Python. This code checks whole columns with pandas and shares none of that
+# code, so it can detect its mistakes.
 
 Column = pd.Series
 _lock = threading.Lock()  # pandera sets the name and state of its schema objects while it validates
 
 
 class _Rule(Protocol):
-    """What is asked of a field here, as `file.FieldRule` has it."""
+    """What is used here of `file.FieldRule`."""
 
     @property
     def name(self) -> str: ...
@@ -392,7 +392,7 @@ class _Rule(Protocol):
 
 
 class FieldChecks:
-    """The fields of one collection type (None: a schema without types), compiled once."""
+    """The checks of the fields of one collection type (None: a schema without types), compiled once."""
 
     def __init__(self, rules: Sequence[_Rule], kind: str | None) -> None:
         self._rules = {rule.name: rule for rule in rules}
@@ -410,15 +410,15 @@ class FieldChecks:
             return []
         columns = {name: [(m or {}).get(name) for m in metadatas] for name in self._rules}
         frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
-        found = self._failure_cases(frame)
+        failures = self._failure_cases(frame)
         if source_collections is not None:
             for name in self._origins:
-                wrong = frame[name].notna() & ~frame[name].isin(list(source_collections))
-                found |= {(int(i), ReasonCode.INVALID.of(name)) for i in frame.index[wrong]}
-        named = [(i, reason, *reason.partition("_")[::2]) for i, reason in sorted(found)]
+                foreign = frame[name].notna() & ~frame[name].isin(list(source_collections))
+                failures |= {(int(i), ReasonCode.INVALID.of(name)) for i in frame.index[foreign]}
+        ordered = [(i, reason, *reason.partition("_")[::2]) for i, reason in sorted(failures)]
         return [
             (i, reason, "the field is missing" if kind == "missing" else show(columns[name][i]))
-            for i, reason, kind, name in named
+            for i, reason, kind, name in ordered
         ]
 
     def _failure_cases(self, frame: pd.DataFrame) -> set[tuple[int, ReasonCode]]:
@@ -435,54 +435,54 @@ class FieldChecks:
 
 
 def _column(rule: _Rule, kind: str | None) -> pa.Column:
-    """Nullable for pandera, whose idea of null includes NaN: that a value is missing is a check of our own."""
+    """Nullable for pandera, whose null includes NaN: a missing value is a check of our own."""
     import pandera.pandas as pa
 
     checks = [pa.Check(partial(_valid, rule, kind), error=ReasonCode.INVALID.of(rule.name), ignore_na=False)]
     if not rule.optional:
-        checks.append(pa.Check(_there, error=ReasonCode.MISSING.of(rule.name), ignore_na=False))
+        checks.append(pa.Check(_present, error=ReasonCode.MISSING.of(rule.name), ignore_na=False))
     return pa.Column(object, checks, nullable=True)
 
 
-def _there(column: Column) -> Column:
+def _present(column: Column) -> Column:
     return column.map(lambda value: value is not None).astype(bool)
 
 
 def _valid(rule: _Rule, kind: str | None, column: Column) -> Column:
-    """Per value: absent (another check's matter), or of the field's type and within its rules."""
-    absent = ~_there(column)
+    """Per value: absent (a matter of another check), or of the field's type and within its rules."""
+    absent = ~_present(column)
     typed = column.map(_IS_TYPE[rule.type]).astype(bool)
     values = column[typed]
-    good = pd.Series(True, index=values.index)
+    valid = pd.Series(True, index=values.index)
     if rule.not_empty:
-        good &= values.str.strip().str.len() > 0
+        valid &= values.str.strip().str.len() > 0
     if rule.allowed:
-        good &= values.isin(rule.allowed)
+        valid &= values.isin(rule.allowed)
     if rule.pattern is not None:
-        good &= _matches(values, rule.pattern)
+        valid &= _matches(values, rule.pattern)
     if rule.fixed == "{routing}":
-        good &= values == kind
+        valid &= values == kind
     if rule.minimum is not None:
-        good &= values >= rule.minimum
+        valid &= values >= rule.minimum
     if rule.maximum is not None:
-        good &= values <= rule.maximum
-    return absent | good.astype(bool).reindex(column.index, fill_value=False)
+        valid &= values <= rule.maximum
+    return absent | valid.astype(bool).reindex(column.index, fill_value=False)
 
 
 def _matches(values: Column, pattern: str) -> Column:
-    """Whole matches; what a group named `date` holds must be a day of the calendar, YYYY-MM-DD."""
+    """Whole matches; a group named `date` must hold a valid date, YYYY-MM-DD."""
     regex = re.compile(pattern)
-    found = values.map(regex.fullmatch)
-    good = found.notna()
+    matches = values.map(regex.fullmatch)
+    valid = matches.notna()
     if "date" in regex.groupindex:
-        days = found[good].map(lambda match: match["date"]).dropna().astype(object)
+        days = matches[valid].map(lambda match: match["date"]).dropna().astype(object)
         real = pd.to_datetime(days, format="%Y-%m-%d", errors="coerce").notna() & (days.str.len() == 10)
-        good[days.index] = real
-    return good
+        valid[days.index] = real
+    return valid
 
 
 def _is_texts(value: object) -> bool:
-    """A list of texts with at least one, or the JSON text of one (a target without lists)."""
+    """Whether it is a list of at least one text, or its JSON text (for a target without lists)."""
     texts = listed(value) if isinstance(value, str) else value
     return type(texts) is list and bool(texts) and all(type(text) is str for text in texts)
 
@@ -499,7 +499,7 @@ _IS_TYPE: dict[str, Callable[[Any], bool]] = {
 # -- limits of a target ------------------------------------------------------------------------------------------------
 
 _AT_THE_SOURCE = "split or shorten it at the source, or leave the chunk out by the schema (leave_out)"
-# By limit (`stores.limits.Limits`): what is measured, its unit, and what helps.
+# By limit (`stores.limits.Limits`): what is measured, its unit, and the advice.
 _OVER = {
     "write_bytes": ("the chunk in one request", "bytes", _AT_THE_SOURCE),
     "document_bytes": ("the document", "bytes", _AT_THE_SOURCE),
@@ -514,29 +514,29 @@ _OVER = {
 
 
 def over_limits(
-    written: ChunkBatch, ids: Sequence[str], collection: str, limits: Mapping[str, tuple[int, str]]
+    batch: ChunkBatch, ids: Sequence[str], collection: str, limits: Mapping[str, tuple[int, str]]
 ) -> pd.DataFrame:
-    """The chunks that are over a limit of the target, by source id, as rows of failures; `limits`: name → (most, whose word)."""
+    """Failures of the chunks over a limit of the target, by source id; `limits`: name → (limit, origin)."""
     rows = []
-    asked = [(name, most, origin) for name, (most, origin) in limits.items() if name in _OVER]
+    checked = [(name, most, origin) for name, (most, origin) in limits.items() if name in _OVER]
     for row, chunk in enumerate(ids):
-        for name, most, origin in asked:
-            found, of = _size_of(written, row, name, most)
-            if found > most:
-                what, unit, helps = _OVER[name]
-                named = f"{what} {show(of)}" if of else what
-                said = f"{named} has {found:,} {unit}, the target takes {most:,} ({origin}): {helps}"
-                rows.append((collection, chunk, ReasonCode.TOO_LARGE, said))
+        for name, most, origin in checked:
+            size, key = _size_of(batch, row, name, most)
+            if size > most:
+                part, unit, helps = _OVER[name]
+                label = f"{part} {show(key)}" if key else part
+                detail = f"{label} has {size:,} {unit}, the target takes {most:,} ({origin}): {helps}"
+                rows.append((collection, chunk, ReasonCode.TOO_LARGE, detail))
     return failure_table(rows)
 
 
-def _size_of(written: ChunkBatch, row: int, name: str, most: int) -> tuple[int, str]:
-    """How much of this limit a chunk takes, and the key that it is about, if any."""
-    document, metadata = written.documents[row], written.metadatas[row] or {}
+def _size_of(batch: ChunkBatch, row: int, name: str, most: int) -> tuple[int, str]:
+    """How much of this limit a chunk takes, and the key concerned, if any."""
+    document, metadata = batch.documents[row], batch.metadatas[row] or {}
     if name == "keys":
         return len(metadata), ""
     if name == "dimension":
-        return written.dimension, ""
+        return batch.dimension, ""
     if name == "key_bytes":
         return max(((_bytes(key), key) for key in metadata), default=(0, ""))
     if name == "value_bytes":
@@ -544,11 +544,11 @@ def _size_of(written: ChunkBatch, row: int, name: str, most: int) -> tuple[int, 
     if name == "metadata_bytes":
         return len(_as_json(metadata)) if metadata else 0, ""
     if name == "write_bytes":
-        if _ROUGHLY * (len(document or "") + len(str(metadata))) + 6 * written.dimension < most:
-            return 0, ""  # by far: not worth the exact figure
-        texts = (written.ids[row], document, written.uris[row], written.metadatas[row])
-        return sum(len(_as_json(part)) for part in texts) + 6 * written.dimension, ""  # a vector goes as base64
-    return _bytes({"document_bytes": document, "id_bytes": written.ids[row], "uri_bytes": written.uris[row]}[name]), ""
+        if _ROUGHLY * (len(document or "") + len(str(metadata))) + 6 * batch.dimension < most:
+            return 0, ""  # far below: not worth the exact figure
+        texts = (batch.ids[row], document, batch.uris[row], batch.metadatas[row])
+        return sum(len(_as_json(part)) for part in texts) + 6 * batch.dimension, ""  # a vector is sent as base64
+    return _bytes({"document_bytes": document, "id_bytes": batch.ids[row], "uri_bytes": batch.uris[row]}[name]), ""
 
 
 _ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of any but control characters
@@ -559,7 +559,7 @@ def _bytes(text: str | None) -> int:
 
 
 def _value_bytes(value: Any) -> int:
-    """Of texts; a number is never over a limit."""
+    """The bytes of texts; a number is never over a limit."""
     if isinstance(value, list):
         return sum(map(_value_bytes, value))
     return _bytes(value) if isinstance(value, str) else 0

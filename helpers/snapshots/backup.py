@@ -1,13 +1,13 @@
-"""Snapshots without a migration: taken on a schedule, given to other tools as plain files, and made of such files.
+"""Snapshots without a migration: taken on a schedule, exported as plain files for other tools, and imported from such files.
 
 A folder of files, as `export` writes it and `from_files` reads it::
 
-    export.json              what the collections are: name, file, rows, SHA-256, space, dimension, metadata, configuration
+    export.json              the collections: name, file, rows, SHA-256, space, dimension, metadata, configuration
     <nnn>-<collection>.parquet or .jsonl   all chunks of a collection, in the order of the snapshot
 
 A chunk has id (text), document (text, or null), uri (text, or null), metadata (an object, in Parquet as JSON text, or null)
-and embedding (a list of float32; null where the source had lost the vector). JSON has each float32 as the same number in
-double precision, so both give every bit back. Memory holds a part of one collection, and its ids.
+and embedding (a list of float32; null where the source had lost the vector). JSON holds each float32 as the same number in
+double precision, so both formats return every bit. Memory holds a part of one collection, and its ids.
 """
 
 from __future__ import annotations
@@ -38,8 +38,16 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots import remote
-from helpers.snapshots.export_journal import CHUNK, EXPORT, PLAIN, Journal, Part, holds_another, write_parquet
-from helpers.snapshots.retention import Told, begin, differences, digests, record
+from helpers.snapshots.export_journal import (
+    CHUNK,
+    EXPORT,
+    PLAIN,
+    ExportJournal,
+    SnapshotPart,
+    holds_another,
+    write_parquet,
+)
+from helpers.snapshots.retention import Recorded, begin, differences, digests, record
 from helpers.snapshots.snapshot import (
     Snapshot,
     complete,
@@ -55,49 +63,49 @@ from helpers.stores import CollectionInfo, Reader, Space
 FORMAT = 1
 ABOUT = "export.json"
 FORMATS = ("parquet", "jsonl")
-_LINE = 64 * 2**20  # bytes of one chunk as JSON: a document and a vector of any size that a server takes
+_LINE = 64 * 2**20  # bytes of one chunk as JSON: a document and a vector of any size that a server accepts
 _WIDEST = 65_536  # dimensions
 _PENDING = 64 * 2**20  # bytes of lines that wait for their part
 _KINDS: dict[str, Any] = {
     "name": str, "count": int, "dimension": int | None, "space": str, "declared_space": str, "metadata": dict | None,
     "configuration": dict, "schema": dict | None, "embedding_function": str | None,
 }  # fmt: skip
-_GROUP = 1_000  # rows that are read at a time of a file from elsewhere
+_GROUP = 1_000  # rows of a foreign file that are read at a time
 
 
 # -- taken on a schedule -----------------------------------------------------------------------------------------------
 
 
 def newest(directory: Path, source: str) -> Snapshot | None:
-    """The newest snapshot of this source that was taken there, as a signed line of the log has it, and that has all its
-    files; None where there is none. In a storage it counts only as long as it is whole there."""
-    there = partial(storage.has, storage.mirror()) if (storage := remote.at(directory)) is not None else None
-    found = (_opened(directory / name, told) for name, told in digests(directory).items() if PLAIN.fullmatch(name))
-    ours = [snapshot for snapshot in found if snapshot is not None and snapshot.manifest["source"] == source]
-    ours.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
-    return next((snapshot for snapshot in ours if _is_there(snapshot, there)), None)
+    """Return the newest snapshot of this source in the directory that a signed line of the log records and that has all its
+    files; None where there is none. A snapshot in a storage must be whole there."""
+    is_stored = partial(storage.has, storage.mirror()) if (storage := remote.at(directory)) is not None else None
+    snapshots = (_opened(directory / name, line) for name, line in digests(directory).items() if PLAIN.fullmatch(name))
+    own = [snapshot for snapshot in snapshots if snapshot is not None and snapshot.manifest["source"] == source]
+    own.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
+    return next((snapshot for snapshot in own if _is_complete(snapshot, is_stored)), None)
 
 
-def _opened(folder: Path, told: Told) -> Snapshot | None:
-    """The snapshot in the folder, where it can be read and is the one that was taken."""
+def _opened(folder: Path, recorded: Recorded) -> Snapshot | None:
+    """Return the snapshot in the folder if it can be read and is the one that was taken, else None."""
     if folder.is_symlink():
         return None
     try:
         snapshot = Snapshot.open(folder)
     except RunbookError:
         return None
-    return None if any(differences(snapshot, [told])) else snapshot
+    return None if any(differences(snapshot, [recorded])) else snapshot
 
 
-def _is_there(snapshot: Snapshot, there: Callable[[str, Mapping[str, Any]], bool] | None) -> bool:
-    if there is not None:
-        return there(snapshot.id, snapshot.manifest)
+def _is_complete(snapshot: Snapshot, is_stored: Callable[[str, Mapping[str, Any]], bool] | None) -> bool:
+    if is_stored is not None:
+        return is_stored(snapshot.id, snapshot.manifest)
     files = [(snapshot.folder / part.file, part.bytes) for name in snapshot.names() for part in snapshot.parts(name)]
     return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
 def chosen(parameters: Parameters, store: Reader) -> list[str]:
-    """The collections that the parameters let through, by name. Raises `UsageError` where none is left."""
+    """Return the names of the collections that the parameters select. Raises `UsageError` where none is left."""
     names = sorted(name for name in store.names() if parameters.collections.selects(name))
     if not names:
         _refuse(
@@ -110,62 +118,62 @@ def take(
     parameters: Parameters, store: Reader, names: Sequence[str], snapshot_id: str, base: Snapshot | None,
     progress: Progress = silent, *, without_lost: bool = False,
 ) -> Snapshot:  # fmt: skip
-    """A snapshot of these collections of an open source; what is as in `base` shares its files.
+    """Take a snapshot of these collections of an open source; parts equal to those of `base` share its files.
 
-    Every chunk is read: Chroma does not say what changed. `without_lost` accepts what is missing in it, which the signed line
-    then says. Raises `Terminal` ("snapshot_exists") for an id that is taken.
+    Every chunk is read: Chroma does not report changes. `without_lost` accepts missing vectors and chunks, which the signed line
+    then records. Raises `Terminal` ("snapshot_exists") for an id that exists.
     """
     rules = parameters.snapshot
     directory = remote.prepared(rules)
     directory.mkdir(parents=True, exist_ok=True)
     if (storage := remote.of(rules)) is not None:
-        storage.mirror()  # an id that another machine gave is taken
-    about = {"source": store.label, "base": base.id if base is not None else ""}
-    begin(directory, snapshot_id, **about)
+        storage.mirror()  # an id that another machine used exists
+    origin = {"source": store.label, "base": base.id if base is not None else ""}
+    begin(directory, snapshot_id, **origin)
     taken = write_snapshot(
         store, directory, snapshot_id, names, retention_days=rules.retention_days,
         readers=store.limits().readers(min(2, parameters.migration.workers)), progress=progress, same=base,
     )  # fmt: skip
     accepted: dict[str, Any] = {"without_lost": True} if without_lost and taken.missing() else {}
-    record(directory, taken=taken, source=store.label, base=about["base"], **accepted)
+    record(directory, taken=taken, source=store.label, base=origin["base"], **accepted)
     return taken
 
 
 def is_accepted(snapshot: Snapshot) -> bool:
-    """Whether nothing is missing in it, or the signed line beside it says that this was accepted when it was taken."""
-    told = digests(snapshot.folder.parent).get(snapshot.folder.name)
-    return not snapshot.missing() or (told is not None and told.without_lost)
+    """Return whether nothing is missing in it, or the signed line beside it records that this was accepted."""
+    recorded = digests(snapshot.folder.parent).get(snapshot.folder.name)
+    return not snapshot.missing() or (recorded is not None and recorded.without_lost)
 
 
 def remarks(taken: Snapshot) -> Iterator[str]:
-    """What a reading found, a line each: notes, findings, the kinds of repairs on the copy, and what is missing."""
-    held = taken.manifest
-    yield from held["notes"]
-    yield from (f"Found: {finding}" for finding in held.get("findings", ()))
-    for entry in held["collections"]:
+    """Yield a line for each note, finding, kind of repair on the copy, and missing item of a snapshot."""
+    manifest = taken.manifest
+    yield from manifest["notes"]
+    yield from (f"Found: {finding}" for finding in manifest.get("findings", ()))
+    for entry in manifest["collections"]:
         yield from (f"Found in {one_line(entry['name'], 80)}: {finding}" for finding in entry["findings"])
     kinds = Counter[str]()
-    for repair in held.get("repairs", ()):
+    for repair in manifest.get("repairs", ()):
         kinds[repair["repair"]] += repair.get("count", 1)
     yield from (f"On the copy, as the manifest lists under repairs: {n:,} {kind}" for kind, n in kinds.items())
-    yield from (f"Missing: {said}" for said in taken.missing())
+    yield from (f"Missing: {sentence}" for sentence in taken.missing())
 
 
 def own_bytes(snapshot: Snapshot) -> int:
-    """Bytes of those parts that no other snapshot shares: what its removal would free."""
+    """Return the bytes of the parts that no other snapshot shares, which its removal would free."""
     files = (snapshot.folder / part.file for name in snapshot.names() for part in snapshot.parts(name))
-    return sum(about.st_size for about in (file.stat() for file in files) if about.st_nlink == 1)
+    return sum(status.st_size for status in (file.stat() for file in files) if status.st_nlink == 1)
 
 
-# -- given to other tools ----------------------------------------------------------------------------------------------
+# -- export ------------------------------------------------------------------------------------------------------------
 
 
 def export(
     snapshot: Snapshot, into: Path, form: str, names: Sequence[str], progress: Progress = silent
 ) -> dict[str, int]:
-    """Write these collections as files that need no Chroma; chunks by collection. The folder is there whole or not at all.
+    """Write these collections as files that need no Chroma, whole or not at all; return the number of chunks by collection.
 
-    Raises `UsageError` where `into` exists, or JSON cannot say what a chunk holds; `Terminal` where a part is damaged.
+    Raises `UsageError` where `into` exists, or JSON cannot hold a value of a chunk; `Terminal` where a part is damaged.
     """
     if into.exists():
         _refuse("it exists", str(into), "Give a folder that is not there yet.")
@@ -178,8 +186,8 @@ def export(
             with writing(folder / file) as path:
                 (_to_parquet if form == "parquet" else _to_jsonl)(snapshot, info, path, progress)
             rows = sum(part.rows for part in snapshot.parts(info.name))
-            about = {key: value for key, value in dataclasses.asdict(info).items() if key != "count"}
-            entries.append(about | {"file": file, "rows": rows, "sha256": file_digest(folder / file)})
+            entry = {key: value for key, value in dataclasses.asdict(info).items() if key != "count"}
+            entries.append(entry | {"file": file, "rows": rows, "sha256": file_digest(folder / file)})
             written[info.name] = rows
         write_json(
             folder / ABOUT,
@@ -193,7 +201,7 @@ def export(
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What killed exports into this folder left beside it, or one at work has there: a name does not prove whose it is."""
+    """Return the folders beside this one of killed or running exports into it: a name does not prove whose it is."""
     name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}\.partial")
     return sorted(path for path in folder.parent.glob(".*.partial") if name.fullmatch(path.name))
 
@@ -235,7 +243,7 @@ def _is_json(text: str | None) -> bool:
         return False
 
 
-# -- made of files -----------------------------------------------------------------------------------------------------
+# -- import ------------------------------------------------------------------------------------------------------------
 
 
 def from_files(
@@ -246,10 +254,10 @@ def from_files(
     space: Space | None,
     progress: Progress = silent,
 ) -> tuple[Snapshot, dict[str, int]]:
-    """A snapshot of the files in a folder, for `restore`; numbers that float32 cannot hold exactly, by collection.
+    """Make a snapshot of the files in a folder, for `restore`; return it, and the count of rounded numbers by collection.
 
     Without an `export.json` each .parquet or .jsonl file is a collection of its name, in `space`. Raises `UsageError`, in
-    one line that names file and row, for what is no chunk; nothing is left then.
+    one line that names file and row, for a row that is no chunk; no file is left then.
     """
     source = f"files in {folder.name}"
     infos, version = _described(folder, space)
@@ -260,11 +268,10 @@ def from_files(
     directory.mkdir(parents=True, exist_ok=True)
     begin(directory, snapshot_id, source=source, base="")
     if partial.exists():  # of an import that was killed
-        ours = not holds_another(partial, snapshot_id) and snapshot_id not in digests(directory)
-        notes += (
-            [f"this was not the first import of this id{aside}"] if (aside := Journal.clear(partial, ours=ours)) else []
-        )
-    begun, rounded = utc_now(), dict[str, int]()
+        is_own = not holds_another(partial, snapshot_id) and snapshot_id not in digests(directory)
+        if set_aside := ExportJournal.clear(partial, ours=is_own):
+            notes.append(f"this was not the first import of this id{set_aside}")
+    started, rounded = utc_now(), dict[str, int]()
     partial.mkdir()
     try:
         entries = []
@@ -272,17 +279,17 @@ def from_files(
             entry, rounded[info.name] = _collection(partial, numbered(number, info.name), file, info, progress)
             entries.append(entry)
         write_manifest(
-            partial, id=snapshot_id, retention_days=retention_days, created=begun, source=source,
+            partial, id=snapshot_id, retention_days=retention_days, created=started, source=source,
             chroma_version={"source": version, "client": importlib.metadata.version("chromadb")}, findings=[], repairs=[],
-            sessions=[{"started": begun, "ended": utc_now(), "chunks": sum(e["count"] for e in entries)}],
+            sessions=[{"started": started, "ended": utc_now(), "chunks": sum(e["count"] for e in entries)}],
             notes=notes, collections=sorted(entries, key=lambda entry: entry["name"]),
         )  # fmt: skip
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    made = complete(partial, final, progress)
-    record(directory, taken=made, source=source, base="")
-    return made, {name: n for name, n in rounded.items() if n}
+    snapshot = complete(partial, final, progress)
+    record(directory, taken=snapshot, source=source, base="")
+    return snapshot, {name: n for name, n in rounded.items() if n}
 
 
 def _refuse(what: str, where: str, next_step: str = "Correct the file, and import again.") -> NoReturn:
@@ -293,28 +300,28 @@ Files = list[tuple[Path, CollectionInfo]]
 
 
 def _described(folder: Path, space: Space | None) -> tuple[Files, str]:
-    """The files with their collections, and the version of the Chroma that they are of."""
+    """Return the files with their collections, and the version of the Chroma that they come from."""
     if not (folder / ABOUT).exists():
         return _plain_files(folder, space), "unknown"
     try:
-        about = json_in(contents(folder / ABOUT), **_EXACT)
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}, this toolkit reads {FORMAT}")
-        found = [_exported(folder, entry) for entry in about["collections"]]
-        if len({file for file, _ in found}) < len(found) or len({info.name for _, info in found}) < len(found):
+        content = json_in(contents(folder / ABOUT), **_EXACT)
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}, this toolkit reads {FORMAT}")
+        files = [_exported(folder, entry) for entry in content["collections"]]
+        if len({file for file, _ in files}) < len(files) or len({info.name for _, info in files}) < len(files):
             raise ValueError("a file, or a name of a collection, occurs twice")
-        return found, str(about["chroma_version"])
+        return files, str(content["chroma_version"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else str(error)
-        _refuse(one_line(said, 200), str(folder / ABOUT), "Export again, or give the files without it and --space.")
+        problem = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else str(error)
+        _refuse(one_line(problem, 200), str(folder / ABOUT), "Export again, or give the files without it and --space.")
 
 
 def _plain_files(folder: Path, space: Space | None) -> Files:
     files = sorted(p for p in folder.iterdir() if p.suffix.removeprefix(".") in FORMATS)
     if not files:
         _refuse(f"no {ABOUT}, and no .parquet or .jsonl file", str(folder), "Give the folder of an export.")
-    if odd := [file.name for file in files if file.is_symlink() or not file.is_file()]:
-        _refuse("a link, or no plain file", str(folder / odd[0]))
+    if links := [file.name for file in files if file.is_symlink() or not file.is_file()]:
+        _refuse("a link, or no plain file", str(folder / links[0]))
     if len({file.stem for file in files}) < len(files):
         _refuse("two files of one name: each is a collection", str(folder), "Rename one of them.")
     if space is None:
@@ -323,10 +330,10 @@ def _plain_files(folder: Path, space: Space | None) -> Files:
 
 
 def _exported(folder: Path, entry: dict[str, Any]) -> tuple[Path, CollectionInfo]:
-    """A row of export.json. Raises whatever is wrong with it."""
+    """Return file and collection of a row of export.json. Raises ValueError, KeyError or TypeError for a bad row."""
     fields = {f.name for f in dataclasses.fields(CollectionInfo)} - {"count", "findings"}
-    known = {key: value for key, value in entry.items() if key in fields}
-    info = CollectionInfo(count=entry["rows"], findings=tuple(map(str, entry["findings"])), **known)
+    values = {key: value for key, value in entry.items() if key in fields}
+    info = CollectionInfo(count=entry["rows"], findings=tuple(map(str, entry["findings"])), **values)
     file = folder / Path(entry["file"]).name
     for name, kinds in _KINDS.items():
         if not isinstance(getattr(info, name), kinds) or isinstance(getattr(info, name), bool):
@@ -343,10 +350,10 @@ def _exported(folder: Path, entry: dict[str, Any]) -> tuple[Path, CollectionInfo
 def _collection(
     root: Path, folder: str, file: Path, info: CollectionInfo, progress: Progress
 ) -> tuple[dict[str, Any], int]:
-    """The collection as a snapshot's manifest has it, and how many numbers were rounded."""
+    """Write the parts of a collection; return its entry of the manifest, and the count of rounded numbers."""
     (root / folder).mkdir()
     seen: set[str] = set()
-    parts: list[Part] = []
+    parts: list[SnapshotPart] = []
     rounded, dimension = 0, info.dimension
     read = _parquet_rows if file.suffix == ".parquet" else _jsonl_rows
     with closing(_batches(file, read(file), dimension, seen)) as batches:
@@ -355,12 +362,12 @@ def _collection(
             name = f"{folder}/{len(parts) + 1:05d}.parquet"
             write_parquet(root / name, to_table(batch, dimension or 0), compression_level=1, use_dictionary=False)
             path = root / name
-            parts.append(Part(name, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum())))
+            parts.append(SnapshotPart(name, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum())))
             progress.advance(len(batch))
     if info.count and info.count != len(seen):
         _refuse(f"{len(seen):,} chunks, and {ABOUT} says {info.count:,}", str(file), "Export again.")
-    about = dataclasses.asdict(dataclasses.replace(info, dimension=dimension, count=len(seen)))
-    return about | {"reported_count": len(seen), "parts": [dataclasses.asdict(part) for part in parts]}, rounded
+    entry = dataclasses.asdict(dataclasses.replace(info, dimension=dimension, count=len(seen)))
+    return entry | {"reported_count": len(seen), "parts": [dataclasses.asdict(part) for part in parts]}, rounded
 
 
 Row = tuple[str, Mapping[str, Any], int]  # where it is, its fields, and its bytes
@@ -369,7 +376,7 @@ Row = tuple[str, Mapping[str, Any], int]  # where it is, its fields, and its byt
 def _batches(
     file: Path, rows: Iterator[Row], dimension: int | None, seen: set[str]
 ) -> Generator[tuple[ChunkBatch, int]]:
-    """Batches of a part's length, and how many of their numbers were rounded; every id once."""
+    """Yield batches of a part's length, and the count of their rounded numbers. Refuses an id that occurs twice."""
     pending: list[Row] = []
     size = 0
     for where, row, weight in rows:
@@ -394,31 +401,31 @@ def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str
     documents: list[str | None] = []
     uris: list[str | None] = []
     metadatas: list[Any] = []
-    finite = file.suffix != ".parquet"  # JSON has no other numbers; an export as Parquet writes what the source held
+    finite = file.suffix != ".parquet"  # JSON has only finite numbers; Parquet holds all numbers of the source
     for number, (where, row, _) in enumerate(rows):
 
-        def wrong(what: str, where: str = where) -> NoReturn:
+        def refuse(what: str, where: str = where) -> NoReturn:
             _refuse(what, f"{file}, {where}")
 
         if unknown := sorted(set(row) - set(CHUNK)):
-            wrong(f"a field {one_line(str(unknown[0]), 60)!r}; a chunk has {', '.join(CHUNK)}")
+            refuse(f"a field {one_line(str(unknown[0]), 60)!r}; a chunk has {', '.join(CHUNK)}")
         chunk = row.get("id")
         if not (isinstance(chunk, str) and chunk and _is_text(chunk)):
-            wrong("an id that is no text")
+            refuse("an id that is no text")
         if chunk in seen:
-            wrong(f"the id {one_line(chunk, 80)!r} for the second time")
+            refuse(f"the id {one_line(chunk, 80)!r} for the second time")
         seen.add(chunk)
         ids.append(chunk)
         for name, column in (("document", documents), ("uri", uris)):
             if not isinstance(value := row.get(name), str | None) or not _is_text(value or ""):
-                wrong(f"a {name} that is no text")
+                refuse(f"a {name} that is no text")
             column.append(value)
-        metadatas.append(_metadata(row.get("metadata"), wrong, finite))
+        metadatas.append(_metadata(row.get("metadata"), refuse, finite))
         vector = row.get("embedding")
         lost[number] = vector is None
         if vector is None:
             continue
-        vectors[number], exact = _vector(vector, width, wrong, finite)
+        vectors[number], exact = _vector(vector, width, refuse, finite)
         rounded += int((vectors[number] != exact).sum() - np.isnan(exact).sum())
     return ChunkBatch(
         ids=ids, documents=documents, embeddings=vectors, metadatas=metadatas, uris=uris, lost=lost
@@ -426,53 +433,53 @@ def _batch(file: Path, rows: Sequence[Row], dimension: int | None, seen: set[str
 
 
 def _vector(
-    vector: Any, width: int, wrong: Callable[[str], NoReturn], finite: bool
+    vector: Any, width: int, refuse: Callable[[str], NoReturn], finite: bool
 ) -> tuple[Vectors, npt.NDArray[np.float64]]:
-    """As Chroma holds it, and as it was given."""
-    if not isinstance(vector, list) or not all(type(one) in (int, float) for one in vector):
-        wrong("an embedding that is no list of numbers")
+    """Return the vector as Chroma holds it (float32), and as it was given (float64)."""
+    if not isinstance(vector, list) or not all(type(number) in (int, float) for number in vector):
+        refuse("an embedding that is no list of numbers")
     if len(vector) != width or not width:
-        wrong(f"an embedding of {len(vector):,} numbers, {width:,} before")
+        refuse(f"an embedding of {len(vector):,} numbers, {width:,} before")
     try:
         exact = np.asarray(vector, np.float64)
     except OverflowError:
-        wrong(_TOO_LARGE)
+        refuse(_TOO_LARGE)
     with np.errstate(over="ignore"):
-        held = exact.astype(np.float32)
-    if (finite and not np.isfinite(exact).all()) or not np.array_equal(np.isfinite(held), np.isfinite(exact)):
-        wrong(_TOO_LARGE)
-    return held, exact
+        stored = exact.astype(np.float32)
+    if (finite and not np.isfinite(exact).all()) or not np.array_equal(np.isfinite(stored), np.isfinite(exact)):
+        refuse(_TOO_LARGE)
+    return stored, exact
 
 
 _TOO_LARGE = "an embedding with a number that float32 does not have"
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 can say it: half a character cannot be kept."""
+    """Return whether UTF-8 can encode the text: a lone surrogate cannot be kept."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _metadata(value: Any, wrong: Callable[[str], NoReturn], finite: bool) -> Any:
+def _metadata(value: Any, refuse: Callable[[str], NoReturn], finite: bool) -> Any:
     if isinstance(value, str):
         try:
             value = json_in(value.encode(), **(_FINITE if finite else _EXACT))
         except ValueError as error:
-            wrong(f"metadata that is no JSON ({one_line(str(error), 120)})")
+            refuse(f"metadata that is no JSON ({one_line(str(error), 120)})")
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        wrong("metadata that is no object")
+        refuse("metadata that is no object")
     try:
-        known = decode_metadata(json.dumps(value, allow_nan=not finite)) or {}
+        metadata = decode_metadata(json.dumps(value, allow_nan=not finite)) or {}
     except (TypeError, ValueError):
-        wrong("metadata with a value that JSON does not have")
-    if not _is_text(json.dumps(known, ensure_ascii=False)):
-        wrong("metadata with half a character")
-    for key, one in known.items():
-        values = one if isinstance(one, list) else [one]
-        if not is_sparse(one) and not (len(set(map(type, values))) == 1 and all(map(_is_plain, values))):
-            wrong(f"a metadata value that Chroma cannot hold, under {one_line(key, 60)!r}")
-    return known
+        refuse("metadata with a value that JSON does not have")
+    if not _is_text(json.dumps(metadata, ensure_ascii=False)):
+        refuse("metadata with half a character")
+    for key, item in metadata.items():
+        values = item if isinstance(item, list) else [item]
+        if not is_sparse(item) and not (len(set(map(type, values))) == 1 and all(map(_is_plain, values))):
+            refuse(f"a metadata value that Chroma cannot hold, under {one_line(key, 60)!r}")
+    return metadata
 
 
 def _is_plain(value: Any) -> bool:
@@ -483,10 +490,10 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
     number = 0
     try:
         for batch in parquet_batches(file, _GROUP, _PENDING):
-            each = batch.nbytes // max(1, len(batch))
+            row_bytes = batch.nbytes // max(1, len(batch))
             for row in cast(list[dict[str, Any]], batch.to_pylist()):
                 number += 1
-                yield f"row {number:,}", row, each
+                yield f"row {number:,}", row, row_bytes
     except (OSError, ValueError, pa.ArrowException) as error:
         _refuse(f"not readable as Parquet ({one_line(str(error), 160)})", str(file))
 
@@ -505,11 +512,11 @@ def _jsonl_rows(file: Path) -> Iterator[Row]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         key = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
         raise ValueError(f"the key {one_line(key, 60)!r} twice")
-    return found
+    return fields
 
 
 def _no_number(text: str) -> NoReturn:
@@ -522,7 +529,7 @@ def _finite(text: str) -> float:
     raise ValueError(f"the number {one_line(text, 40)}, which no double has")
 
 
-# Readers of JSON that guess nothing: of a key that is there twice another tool may take the other value.
+# Strict readers of JSON: of a key that occurs twice, another tool may take the other value.
 _EXACT: dict[str, Any] = {"object_pairs_hook": _each_once, "parse_float": _finite}
 _FINITE = {**_EXACT, "parse_constant": _no_number}
 
@@ -535,6 +542,6 @@ def _line(file: Path, lines: BinaryIO, number: int) -> bytes:
 
 
 def age_hours(snapshot: Snapshot) -> float:
-    """Hours since the last chunk of it was read."""
+    """Return the hours since the last chunk of it was read."""
     ended = datetime.fromisoformat(snapshot.manifest["sessions"][-1]["ended"])
     return (datetime.now(UTC) - ended).total_seconds() / 3600

@@ -1,13 +1,13 @@
-"""The journal of a snapshot in the making: what an export that was interrupted need not read again.
+"""The journal of an unfinished snapshot: it records what an interrupted export need not read again.
 
-It lies in `.export/` inside `<id>.partial`, until the snapshot is whole::
+It lies in `.export/` inside `<id>.partial` until the snapshot is whole::
 
     journal.jsonl      one line for the export, each session, each collection (once its ids are frozen), each part
     <nnn>.ids.parquet  the frozen ids of a collection
 
-Lines are flushed one by one, each after the file that it vouches for, each with a proof over itself and the lines before it that
-needs this workspace's key: others may write there. So a kill at any moment leaves a journal whose lines are true, the last one
-perhaps torn. What no line proves was not done.
+Each line is flushed after the file that it records. It holds a proof over itself and the lines before it that needs this
+workspace's key, since others may write there. So after a kill at any moment all lines are true, except perhaps a torn last one.
+Work that no line proves counts as not done.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ OF_COLLECTION = re.compile(
     r"\d{3,9}-[A-Za-z0-9._-]{1,60}"
 )  # the folder of a collection in a snapshot: see `formatting.numbered`
 _LINES = "journal.jsonl"
-MOST_OWN = 2**32  # bytes that a part of any snapshot may become: more than what a reader holds while it makes one
+MOST_OWN = 2**32  # bytes: more than any part of a snapshot, since a reader holds less while it writes one
 CHUNK = ("id", "document", "metadata", "uri", "embedding")  # the columns of a file of chunks
 MANIFEST = 1  # the format of a snapshot's manifest
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # the id of a snapshot: a folder's name, no words of a shell
@@ -68,11 +68,11 @@ Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SnapshotPart:
     """One Parquet file: `file` is relative to the snapshot's folder, `bytes` its size on disk.
 
-    `without` are the rows of the file that the snapshot does not hold: later parts have these chunks, or they are gone. `rows`
-    and `lost` count the others.
+    `without`: the rows of the file that the snapshot does not hold, because later parts have these chunks or they were deleted.
+    `rows` and `lost` count the others.
     """
 
     file: str
@@ -90,13 +90,13 @@ class Part:
             raise ValueError(f"{one_line(self.file, 80)!r} is no file of a snapshot")
 
     def entry(self) -> dict[str, Any]:
-        """For a manifest."""
+        """Return the part as an entry of a manifest."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "without" or value}
 
-    def only(self, rows: Collection[int]) -> Part:
-        """Of this file only these rows."""
-        left = set(range(self.rows + len(self.without))) - set(rows)
-        return dataclasses.replace(self, rows=len(rows), without=tuple(sorted(left)))
+    def only(self, rows: Collection[int]) -> SnapshotPart:
+        """Return the part with only these rows of its file."""
+        left_out = set(range(self.rows + len(self.without))) - set(rows)
+        return dataclasses.replace(self, rows=len(rows), without=tuple(sorted(left_out)))
 
 
 @dataclass(kw_only=True)
@@ -110,7 +110,7 @@ class _Session:
 class _Collection(CollectionInfo):
     count: Count
     dimension: Count | None
-    parts: tuple[Part, ...]
+    parts: tuple[SnapshotPart, ...]
 
     def __post_init__(self) -> None:
         if any(
@@ -121,7 +121,7 @@ class _Collection(CollectionInfo):
 
 @dataclass(kw_only=True)
 class _Manifest:
-    """What each manifest of a snapshot says, by its types."""
+    """The entries of a snapshot's manifest, with their types."""
 
     id: str
     status: Literal["created", "verified", "restored", "failed"]
@@ -147,15 +147,15 @@ class _Manifest:
 
 
 _manifest = cache(partial(TypeAdapter, _Manifest))
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # a lone one is read by Python alone
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # only Python's reader accepts a lone one
 
 
 def manifest_in(data: bytes) -> dict[str, Any]:
-    """What the manifest of a snapshot holds. ValueError, in one line, where a value is missing, or of another type or format, and
-    where its digest is not that of the rest."""
-    held = json_in(data)
-    if not isinstance(held, dict) or (was := held.get("format")) != MANIFEST:
-        what = f"format {one_line(str(was), 40)}" if isinstance(held, dict) else "no mapping"
+    """Return the manifest of a snapshot. Raises ValueError, in one line, where a value is missing or has another type or format,
+    and where its digest is not that of the other entries."""
+    manifest = json_in(data)
+    if not isinstance(manifest, dict) or (version := manifest.get("format")) != MANIFEST:
+        what = f"format {one_line(str(version), 40)}" if isinstance(manifest, dict) else "no mapping"
         raise ValueError(f"{what}, this toolkit reads format {MANIFEST}")
     try:
         _manifest().validate_json(_SURROGATE.sub(rb"\\u003f", data), strict=True)
@@ -163,16 +163,16 @@ def manifest_in(data: bytes) -> dict[str, Any]:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(one_line(f"{place}: {first['msg']}", 200)) from None
-    if held["sha256"] != own_digest(held):
+    if manifest["sha256"] != own_digest(manifest):
         raise ValueError("its content is not what was written")
-    return held
+    return manifest
 
 
-class Journal:
-    """What is known of one export. `Journal.read` looks; `Journal.open` begins one, or goes on with it.
+class ExportJournal:
+    """The journal of one export. `Journal.read` only reads it; `Journal.open` begins an export, or continues one.
 
-    `collections` and `parts` hold entries of the journal, by the collection's name and by (name, first row). `notes` are
-    sentences about what could not be gone on with. Every method may be called from any thread.
+    `collections` and `parts`: entries of the journal, by the collection's name and by (name, first row). `notes`: sentences
+    about what could not be continued. Every method may be called from any thread.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -187,9 +187,9 @@ class Journal:
         self._guard = threading.Lock()
 
     @classmethod
-    def read(cls, folder: Path) -> Journal | None:
-        """The journal in a folder as it is now; None where there is none whose first line can be trusted, another snapshot, or
-        a link: what is written below it would lie elsewhere."""
+    def read(cls, folder: Path) -> ExportJournal | None:
+        """Return the journal in a folder as it is now; None where its first line is not proven, or the folder holds another
+        snapshot or a link, through which files would be written elsewhere."""
         journal = cls(folder)
         if holds_another(folder, folder.name.removesuffix(".partial")) or _has_links(folder):
             return None
@@ -206,50 +206,52 @@ class Journal:
                 _require_sound(entry)
                 journal._take(entry)
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
-                damaged = f"the export's journal is damaged from line {number} on"
-                journal.notes.append(f"{damaged}: what it does not prove is read again")
+                problem = f"the export's journal is damaged from line {number} on"
+                journal.notes.append(f"{problem}: what it does not prove is read again")
                 break
             journal._good, journal._proof = journal._good + len(line), proof
         return journal if journal.about else None
 
     @classmethod
-    def open(cls, folder: Path, about: dict[str, Any], retention_days: int) -> Journal:
-        """Go on with the export in `folder` where it is the one that `about` describes, else begin anew; a session begins.
+    def open(cls, folder: Path, about: dict[str, Any], retention_days: int) -> ExportJournal:
+        """Continue the export in `folder` if `about` describes it, else begin a new one; begin a session.
 
-        `about` is JSON: what has to be the same for the parts to be of use. What was there before is removed otherwise, or moved
-        aside where nothing proves that it is ours (`clear`).
+        `about`: JSON values that must be equal for the parts to be of use. A former export is removed otherwise, or moved aside
+        where nothing proves that it is ours (`clear`).
         """
         about = {"format": FORMAT, "folder": str(folder.resolve()), **about}
         journal = cls.read(folder)
         notes = []
         if journal is None or {k: journal.about.get(k) for k in about} != about:
             if folder.exists():
-                why = "its journal cannot be read" if journal is None else "it was of another source or version"
-                aside = cls.clear(folder, ours=journal is not None)
-                notes.append(f"an interrupted export cannot be continued: {why}; everything is read again{aside}")
+                reason = "its journal cannot be read" if journal is None else "it was of another source or version"
+                set_aside = cls.clear(folder, ours=journal is not None)
+                notes.append(
+                    f"an interrupted export cannot be continued: {reason}; everything is read again{set_aside}"
+                )
             (folder / EXPORT).mkdir(parents=True)
             journal = cls(folder)
             journal._append({"kind": "export", **about})
         else:
             with (folder / EXPORT / _LINES).open("r+b") as file:
                 file.truncate(journal._good)
-            for left in folder.rglob(".*.tmp"):  # of a part that a killed process was writing: no part of the snapshot
-                if is_leftover(left.name):
-                    left.unlink()
+            for leftover in folder.rglob(".*.tmp"):  # parts that a killed process was writing
+                if is_leftover(leftover.name):
+                    leftover.unlink()
         journal.notes += notes
         journal._append({"kind": "session", "retention_days": retention_days})
         return journal
 
     @staticmethod
     def is_whole(partial: Path, source: str, names: list[str]) -> bool:
-        """Whether this is a snapshot of these collections of the source, written here, that lacks nothing but its name."""
+        """Return whether this is a snapshot of these collections of the source, written here, that lacks only its final name."""
         try:
             manifest = json_in(contents(partial / "manifest.json"))
-            held = (f"{manifest['id']}.partial", manifest["source"], [c["name"] for c in manifest["collections"]])
-            same = held == (partial.name, source, names) and manifest == signed(manifest, proven=True)
+            actual = (f"{manifest['id']}.partial", manifest["source"], [c["name"] for c in manifest["collections"]])
+            is_same = actual == (partial.name, source, names) and manifest == signed(manifest, proven=True)
             parts = [(partial / part["file"], part["sha256"]) for c in manifest["collections"] for part in c["parts"]]
             return (
-                same
+                is_same
                 and not _has_links(partial)
                 and all(file.is_file() and file_digest(file) == sha256 for file, sha256 in parts)
             )
@@ -258,9 +260,9 @@ class Journal:
 
     @staticmethod
     def clear(folder: Path, *, ours: bool | None = None) -> str:
-        """Make room for an export. What is not `ours` for certain is moved aside; the end of a sentence says then where it is.
+        """Make room for an export: remove the folder if it is ours, else move it aside and return the end of a sentence on it.
 
-        Where the caller does not know: what is in a folder that holds no snapshot of another id.
+        `ours`: None where the caller does not know; then a folder without a snapshot of another id counts as ours.
         """
         name = folder.name.removesuffix(".partial")
         if ours is None:
@@ -270,9 +272,9 @@ class Journal:
                 shutil.rmtree(folder)
             return ""
         places = (folder.with_name(f"{name}.set-aside-{n}") for n in range(1, 10_000))
-        aside = next(path for path in places if not os.path.lexists(path))
-        folder.rename(aside)
-        return f". Nothing proves that what lay there is of this export: look at it in {aside}, and remove it yourself"
+        target = next(path for path in places if not os.path.lexists(path))
+        folder.rename(target)
+        return f". Nothing proves that what lay there is of this export: look at it in {target}, and remove it yourself"
 
     @property
     def chunks(self) -> int:
@@ -281,7 +283,7 @@ class Journal:
 
     @property
     def listed(self) -> int:
-        """Ids frozen so far; collections that were not come to yet are not among them."""
+        """Ids frozen so far, without those of collections that were not begun yet."""
         return sum(entry["ids"]["count"] for entry in self.collections.values())
 
     @property
@@ -291,7 +293,7 @@ class Journal:
 
     @property
     def retain_until(self) -> datetime:
-        """Retention counts from the last part that was written."""
+        """End of the retention, which counts from the last part that was written."""
         last = self.sessions[-1]
         return datetime.fromisoformat(last["ended"]) + timedelta(days=last["retention_days"])
 
@@ -300,8 +302,7 @@ class Journal:
             self.notes.append(text)
 
     def freeze(self, name: str, folder: str, info: dict[str, Any], ids: Sequence[str], starts: Sequence[int]) -> None:
-        """Keep the ids of a collection that is written to `folder`, and which of them begin a part; its earlier parts are
-        forgotten."""
+        """Record the ids of a collection in `folder`, and the first row of each part; forget its earlier parts."""
         file = f"{folder.partition('-')[0]}.ids.parquet"
         path = self.folder / EXPORT / file
         digest = write_parquet(path, pa.table({"id": pa.array(ids, pa.large_string())}))
@@ -309,20 +310,20 @@ class Journal:
                       "ids": {"file": file, "count": len(ids), "sha256": digest}})  # fmt: skip
 
     def ids(self, name: str) -> list[str] | None:
-        """The frozen ids of a collection; None where their file is not what was written."""
-        known = self.collections[name]["ids"]
-        path = self.folder / EXPORT / known["file"]
-        if not path.is_file() or file_digest(path) != known["sha256"]:
+        """Return the frozen ids of a collection; None where their file is not the one that was written."""
+        entry = self.collections[name]["ids"]
+        path = self.folder / EXPORT / entry["file"]
+        if not path.is_file() or file_digest(path) != entry["sha256"]:
             return None
         ids: list[str] = read_parquet(path, ["id"]).column("id").to_pylist()
         return ids
 
     def finish(self, name: str, start: int, part: dict[str, Any]) -> None:
-        """A part is on disk: the rows of the collection from `start` on."""
+        """Record that a part is on disk: the rows of the collection from `start` on."""
         self._append({"kind": "part", "name": name, "start": start, "part": part})
 
     def intact(self, name: str, start: int) -> dict[str, Any] | None:
-        """The part that begins there, its file compared with its digest; None where it has to be read again."""
+        """Return the part that begins there, after its file was compared with its digest; None where it must be read again."""
         entry = self.parts.get((name, start))
         if entry is None:
             return None
@@ -371,21 +372,22 @@ _FILES = {
 
 
 def _require_sound(entry: dict[str, Any]) -> None:
-    """Raises where an entry holds other types than are relied on, or names a file that no export writes."""
+    """Require the types and file names of an entry. Raises ValueError, LookupError, TypeError or ArithmeticError."""
     at = datetime.fromisoformat(entry["at"]).astimezone(UTC)
     if entry["kind"] == "session":
         at + timedelta(days=entry["retention_days"])
     if entry["kind"] not in _COUNTS:
         return
-    where, counts = _COUNTS[entry["kind"]]
-    held = entry[where]
+    field_name, counts = _COUNTS[entry["kind"]]
+    values = entry[field_name]
     if entry["kind"] == "collection" and not OF_COLLECTION.fullmatch(entry["folder"]):
         raise ValueError("a folder is none of a snapshot")
     if entry["kind"] == "collection" and not all(type(start) is int and start >= 0 for start in entry["starts"]):
         raise ValueError("a start is none")
-    if not all(type(held[key]) is int and held[key] >= 0 for key in counts) or not isinstance(held["sha256"], str):
+    are_counts = all(type(values[key]) is int and values[key] >= 0 for key in counts)
+    if not are_counts or not isinstance(values["sha256"], str):
         raise ValueError("a count is none")
-    if not _FILES[entry["kind"]].fullmatch(held["file"]):
+    if not _FILES[entry["kind"]].fullmatch(values["file"]):
         raise ValueError("a file is none of a snapshot")
 
 
@@ -405,14 +407,14 @@ OwnFile = Annotated[
 
 
 def proof_of(content: dict[str, Any], secret: bytes, before: str = "") -> str:
-    """A digest over everything but this proof itself, and the proof of what came before, that only `audit.secret` makes."""
-    held = {key: value for key, value in content.items() if key not in ("proof", "sha256")}
-    text = before + json.dumps(held, sort_keys=True, ensure_ascii=True)
+    """Return an HMAC, by `audit.secret`, over the content without its proof and digest, and over the proof `before` it."""
+    rest = {key: value for key, value in content.items() if key not in ("proof", "sha256")}
+    text = before + json.dumps(rest, sort_keys=True, ensure_ascii=True)
     return hmac.new(secret, text.encode(), "sha256").hexdigest()
 
 
 def holds_another(folder: Path, snapshot_id: str) -> bool:
-    """Whether a manifest is in the folder that is not that of this snapshot: whoever renamed it lost it otherwise."""
+    """Return whether the folder holds the manifest of another snapshot, perhaps renamed by somebody, which must not be lost."""
     try:
         return bool(json_in(contents(folder / "manifest.json"))["id"] != snapshot_id)
     except FileNotFoundError:
@@ -422,40 +424,39 @@ def holds_another(folder: Path, snapshot_id: str) -> bool:
 
 
 def signed(content: dict[str, Any], *, proven: bool = False) -> dict[str, Any]:
-    """With a digest over itself, which `own_digest` gives; `proven`: with one that only this workspace can make, too."""
+    """Return the content with the digest of `own_digest`; `proven`: also with a proof that only this workspace can make."""
     if proven:
         content = {**content, "proof": proof_of(content, audit.secret())}
     return {**content, "sha256": own_digest(content)}
 
 
 def own_digest(content: dict[str, Any]) -> str:
-    """SHA-256 over everything but this digest itself."""
-    held = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(held, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    """Return the SHA-256 over everything but this digest itself."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def write_parquet(path: Path, table: pa.Table, **how: Any) -> str:
-    """A Parquet file of ours, whole and flushed or not there; `how` is for pyarrow. Raises `Terminal` ("disk_full").
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> str:
+    """Write a Parquet file, whole and flushed or not at all; `options` are for pyarrow. Raises `Terminal` ("disk_full").
 
-    Gives the SHA-256 of what was written: another file may lie there as soon as it has its name.
+    Returns the SHA-256 of the written bytes: the file may be exchanged as soon as it has its name.
     """
     with writing(path) as temporary, temporary.open("wb") as raw:
-        pq.write_table(table, written := Digested(raw), compression="zstd", **how)
-    return written.digest
+        pq.write_table(table, output := Digested(raw), compression="zstd", **options)
+    return output.digest
 
 
 def read_parquet(
     path: Path, columns: list[str] | None = None, sha256: str = "", without: Sequence[int] = (), data: bytes = b""
 ) -> pa.Table:
-    """A Parquet file of ours, whole or these columns of it; a third of the time that a data set of one file would take.
+    """Read a Parquet file of ours, or these columns of it, in a third of the time of a data set of one file.
 
-    `sha256` is that of the bytes that are read, `data` are these bytes where they are known, `without` are rows that are left
-    out. Raises `Terminal` ("run_damaged") where
-    it is another, or where they hold no chunks, not these rows, or not as `to_table` writes them.
+    `sha256`: the expected digest of its bytes. `data`: these bytes, where they are known. `without`: rows to leave out. Raises
+    `Terminal` ("run_damaged") where the digest differs, a row is missing, or the columns are not those of `to_table`.
     """
     with reading(path):
         table = read_table(path, columns, _proven(path, sha256) if sha256 else data, MOST_OWN)
-        table.validate(full=True)  # else texts that are none are found where somebody reads them
+        table.validate(full=True)  # else invalid texts are found only where they are read
         for name in columns or {*CHUNK, *table.column_names}:
             column = table.column(name)
             fits = pa.types.is_fixed_size_list if name == "embedding" else pa.types.is_large_string
@@ -465,9 +466,9 @@ def read_parquet(
             return table
         if max(without) >= len(table):
             raise ValueError(f"it has {len(table):,} rows, and row {max(without):,} of it is to be left out")
-        kept = np.ones(len(table), bool)
-        kept[np.asarray(without)] = False
-        return table.filter(pa.array(kept))
+        mask = np.ones(len(table), bool)
+        mask[np.asarray(without)] = False
+        return table.filter(pa.array(mask))
 
 
 def _proven(path: Path, sha256: str) -> bytes:
@@ -478,7 +479,7 @@ def _proven(path: Path, sha256: str) -> bytes:
 
 
 def ahead(call: Callable[[T], R], items: Iterable[T], most: int = 1) -> Iterator[R]:
-    """What `call` makes of each item, in order; at most so many are being made, in other threads, while one is in use."""
+    """Yield what `call` gives for each item, in order; at most `most` calls run in other threads while one result is in use."""
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(max(1, most), thread_name_prefix="ahead") as pool:
         for item in items:
@@ -490,7 +491,7 @@ def ahead(call: Callable[[T], R], items: Iterable[T], most: int = 1) -> Iterator
 
 
 class Stopping:
-    """Progress that ends its work, by `Interrupted`, once an event is set."""
+    """A progress that raises `Interrupted` once an event is set."""
 
     def __init__(self, progress: Progress, stop: threading.Event) -> None:
         self._progress, self._stop = progress, stop
@@ -502,22 +503,22 @@ class Stopping:
 
 
 def together(call: Callable[[T, threading.Event], object], items: Iterable[T], most: int) -> None:
-    """Call it with each item, at most so many at a time, in threads.
+    """Call it with each item, at most `most` at a time, in threads.
 
-    The first error, or Ctrl-C, sets the event that each call has: it ends as soon as it can. Then the error is raised.
+    The first error, or Ctrl-C, sets the event that each call gets, so that it ends soon. Then the error is raised.
     """
     stop = threading.Event()
 
-    def one(item: T) -> None:
+    def call_one(item: T) -> None:
         try:
             if not stop.is_set():
                 call(item, stop)
-        except BaseException:  # at once: the thread that is free now must not begin another one
+        except BaseException:  # set it at once: this thread must not begin another item
             stop.set()
             raise
 
     with ThreadPoolExecutor(max(1, most), thread_name_prefix="together") as pool:
-        futures = [pool.submit(one, item) for item in items]
+        futures = [pool.submit(call_one, item) for item in items]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:

@@ -16,9 +16,9 @@ import pandas as pd
 
 from helpers.errors import RUNBOOK, one_line
 from helpers.formatting import flatten
-from helpers.migration.checkpoint import FILE, Checkpoint, Kept, TargetState, checkpoint_id
+from helpers.migration.checkpoint import FILE, Checkpoint, CheckpointFile, TargetState, checkpoint_id
 from helpers.migration.importing import Job, context_of
-from helpers.migration.source_changes import Ledger, current_snapshot
+from helpers.migration.source_changes import CatchUpLedger, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -68,7 +68,7 @@ class CheckpointRecoveryStep(NotebookStep):
     @cached_property
     def catching_up(self) -> bool:
         """Whether a round of catch-up was interrupted."""
-        return Ledger.read(self.run).open_round is not None
+        return CatchUpLedger.read(self.run).open_round is not None
 
     def read_checkpoint(self) -> pd.DataFrame:
         """Facts of the checkpoint: id, file, phase, time, attempts, chunks decided on, pace."""
@@ -80,7 +80,7 @@ class CheckpointRecoveryStep(NotebookStep):
         )  # fmt: skip
         if checkpoint is None:
             return pd.DataFrame(columns=["fact", "value"])
-        stored = Kept.of(self.path)
+        stored = CheckpointFile.of(self.path)
         pace = stored.stats
         rows = {
             "id": checkpoint_id(self.run.id),

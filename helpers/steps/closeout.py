@@ -21,7 +21,7 @@ import pandas as pd
 from helpers import audit, plots
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, one_line
-from helpers.fence import UNTRIED, Control, FenceState, lift, takes_no_writes
+from helpers.fence import UNTRIED, FenceControl, FenceState, lift, takes_no_writes
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
 from helpers.parameters import Endpoint, Parameters
@@ -64,7 +64,7 @@ class FenceEnd:
         self.run = run
         self.state = FenceState.load(run.workspace)
         rules = Fence.model_validate(self.state.rules) if self.state is not None else None
-        self.control = Control(run.home, run.parameters, rules)
+        self.control = FenceControl(run.home, run.parameters, rules)
         self.keep = run.parameters.fence.at_closeout == "keep"
         self.seen = 0
 

@@ -10,7 +10,7 @@ from helpers.errors import RunbookError
 from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.stores import open_source, sharded
-from helpers.troubleshooting import Found, StagedTroubleshooter
+from helpers.troubleshooting import ProbeResult, StagedTroubleshooter
 
 COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quarantine", "missing", "matches"]
 
@@ -21,7 +21,7 @@ class CountMismatchStep(StagedTroubleshooter):
     code = ReasonCode.COUNT_MISMATCH
     kinds = (ReasonCode.CHUNK_MISSING, ReasonCode.CHUNK_EXTRA, ReasonCode.CHUNK_DOUBLED)
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         self.all_differences(anew=True)
         rows = self.differences()
         by_kind = rows["difference"].value_counts().to_dict()
@@ -30,7 +30,7 @@ class CountMismatchStep(StagedTroubleshooter):
         sentence = ", ".join(f"{str(kind).replace('_', ' ')}: {n:,}" for kind, n in sorted(by_kind.items()))
         if not len(rows) and unequal:
             sentence = f"{count(unequal, 'collection')} whose target and quarantine do not make the snapshot"
-        return Found(table, len(rows) or unequal, sentence, "chunks" if len(rows) else "collections")
+        return ProbeResult(table, len(rows) or unequal, sentence, "chunks" if len(rows) else "collections")
 
     def reconciliation(self) -> pd.DataFrame:
         """One row for each source collection, in chunks; it matches when target + quarantine = snapshot and nothing is missing.

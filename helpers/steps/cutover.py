@@ -37,7 +37,7 @@ from helpers.cutover.application import (
 )
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
 from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
-from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
+from helpers.errors import RUNBOOK, EnvironmentFailure, Interrupted, RunbookError, Terminal, UsageError
 from helpers.evidence.signoffs import open_gate
 from helpers.fence import FenceState
 from helpers.formatting import count, duration
@@ -45,7 +45,7 @@ from helpers.migration.catch_up import bring_over
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring import measure
-from helpers.monitoring.watcher import ERRORS_IN_A_ROW, Sample, Watcher
+from helpers.monitoring.watcher import ERRORS_IN_A_ROW, Watcher, WatchSample
 from helpers.parameters import Parameters
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
@@ -76,12 +76,12 @@ class CutoverStep(NotebookStep):
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.shut = run, open_gate(run.home, [Step.REVIEW])
-        self.control = Control(run.home, run.parameters)
+        self.control = CutoverControl(run.home, run.parameters)
         self.rules = run.parameters.cutover
         self._late = run.parameters.fence.late
         self._edits: list[Edit] | None = None
         self._watcher: Watcher | None = None
-        self._samples: list[Sample] = []
+        self._samples: list[WatchSample] = []
         self._seen = Evidence()
         self._state: CutoverState | None = None
         self._failed = ""
@@ -99,7 +99,7 @@ class CutoverStep(NotebookStep):
                 self._let_writers_go_on()
                 raise self.shut
             if decision != "GO" or review.error is not None:
-                raise WorldError(ReasonCode.NO_DECISION, f"the decision of run {self.run.id} is {decision}, not GO",
+                raise EnvironmentFailure(ReasonCode.NO_DECISION, f"the decision of run {self.run.id} is {decision}, not GO",
                                  next_step="Step 24 decides; nothing was touched.")  # fmt: skip
         required = self.run.parameters.signoff.required
         word = ("signed" if required else "nobody had to sign") if self.shut is None else "not signed"
@@ -115,7 +115,7 @@ class CutoverStep(NotebookStep):
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def unchanged(self) -> str:
-        """Whether the source still is what was migrated. `WorldError` (`source_changed`) where it is not."""
+        """Whether the source still is what was migrated. `EnvironmentFailure` (`source_changed`) where it is not."""
         state = self.control.state
         if state is not None and state.is_done:
             return "The cutover is done already; the source is not what the application uses any more."
@@ -131,7 +131,7 @@ class CutoverStep(NotebookStep):
         if not found.nothing:
             if not self.run.dry_run and self.control.under_way is not None:
                 said += "; " + "; ".join(self.control.take_back("the source changed"))
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.SOURCE_CHANGED, f"the source changed since it was migrated: {said}",
                 where=f"source {self.run.parameters.source.label}",
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
@@ -156,12 +156,12 @@ class CutoverStep(NotebookStep):
             fence.put_up()
             fence.prove()
             if self._failing():
-                raise WorldError(ReasonCode.FENCE_OPEN, "the write fence does not hold, and was taken down again",
+                raise EnvironmentFailure(ReasonCode.FENCE_OPEN, "the write fence does not hold, and was taken down again",
                                  next_step=f"See its checks; then: {self.run.home.command('resume')}")  # fmt: skip
             with self.run.phase("bring over the last changes"):
                 found = bring_over(self.run, apply=apply)
             if failing := self._failing():
-                raise WorldError(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {failing}",
+                raise EnvironmentFailure(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {failing}",
                                  next_step=f"Repeat it: {self.run.home.command('resume')}")  # fmt: skip
             self._counts = readiness.count_again(self.run, {} if found["total"] else self._counts) if apply else {}
         except Interrupted:
@@ -447,20 +447,16 @@ class CutoverStep(NotebookStep):
         """Everything as it was; recorded as the step's failure."""
         self._failed = why
         if self._state is not None and self._state.is_done:
-            self.run.check(
-                "cutover",
-                Verdict.FAIL,
-                measured="done earlier, unhealthy now",
-                threshold="done",
-                reason=ReasonCode.CUTOVER_UNWELL,
-                detail=f"{why}; a finished cutover is undone by a person only: {self._rollback_command}",
-            )
+            detail = f"{why}; a finished cutover is undone by a person only: {self._rollback_command}"
+            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", threshold="done",
+                           reason=ReasonCode.CUTOVER_UNWELL, detail=detail)  # fmt: skip
             return []
         with self.run.phase("take the cutover back"):
             said = self.control.take_back(why)
         fence = self._let_writers_go_on() or "the write fence stays up until it is lifted"
         self.run.check("cutover", Verdict.FAIL, measured="undone", threshold="done", reason=ReasonCode.CUTOVER_REVERTED,
-                       detail=f"{why}; every configuration file is byte for byte as it was; {fence}")  # fmt: skip
+                       detail=f"{why}; every configuration file is byte for byte as it was; {fence}; clients may have "
+                       f"written to the target meanwhile: {self._rollback_command} exports it")  # fmt: skip
         return said
 
 
@@ -468,7 +464,7 @@ def _said(lines: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"what was done": lines})
 
 
-class Control:
+class CutoverControl:
     """What step 25 does, act by act; `state` is on disk before each."""
 
     def __init__(self, folder: RunFolder, parameters: Parameters) -> None:
@@ -523,6 +519,8 @@ class Control:
         state = CutoverState(
             PLANNED, self.parameters.target.label, utc_now(), audit.operator(), files, self._document()
         )
+        if (earlier := self.state) is not None:  # clients came then: what they made there stays theirs
+            state.collections, state.events = earlier.collections, earlier.events
         state.enter(self.folder.workspace, PLANNED)
         for file, e in zip(files, (e for e in edits if e.changes), strict=True):
             keep(Path(file.backup), e.file.content)
@@ -552,7 +550,7 @@ class Control:
             put_in_place(temporary, Path(file.real), file.before)
         wrong = [f.path for f in state.files if f.now != "after"]
         if wrong:
-            raise WorldError(ReasonCode.CONFIG_NOT_WRITTEN, "does not hold what was written", where=wrong[0])
+            raise EnvironmentFailure(ReasonCode.CONFIG_NOT_WRITTEN, "does not hold what was written", where=wrong[0])
         state.logs = positions(self.rules.log_files)
         state.enter(self.folder.workspace, APPLIED)
         audit.append(self.audit, "cutover", outcome="files changed", target=state.target)
@@ -572,13 +570,13 @@ class Control:
         audit.append(self.audit, "cutover", outcome=name, target=state.target)
 
     def take_back(self, why: str) -> list[str]:
-        """Everything as it was; what was done. `WorldError` (`put_back_failed`) says both what failed and what is left."""
+        """Everything as it was; what was done. `EnvironmentFailure` (`put_back_failed`) says what failed and what is left."""
         try:
             return put_back(self.folder, why)
         except (RunbookError, OSError) as error:
             said = error.what if isinstance(error, RunbookError) else str(error)
             where = f"{error.where}: " if isinstance(error, RunbookError) and error.where else ""
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.PUT_BACK_FAILED, f"the cutover failed ({why}), and undoing it did not finish: {where}{said}",
                 next_step=f"Correct that, then: {self.folder.command('rollback')}",
             ) from error  # fmt: skip

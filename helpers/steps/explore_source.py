@@ -14,7 +14,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
-from helpers.profiling import Finding, Place, Sample, is_known, of_groups, of_places, search, similarity
+from helpers.profiling import ChunkFinding, Place, Sample, is_known, of_groups, of_places, search, similarity
 from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.search import Picker, file_stem, write_csv
 from helpers.reason_codes import ReasonCode
@@ -378,19 +378,19 @@ class ExploreSourceStep(NotebookStep):
             self.run.log(f"{row['rows']} rows of the finding {one_line(finding, 80)} exported")
         return pd.DataFrame([row])
 
-    def _finding(self, name: str) -> Finding:
+    def _finding(self, name: str) -> ChunkFinding:
         if name in self._findings:
             return self._findings[name]
         near = nearest_name(name, list(self._findings))
         if is_known(name):
-            return Finding.of(name, 0, ())  # a known finding that no chunk has
+            return ChunkFinding.of(name, 0, ())  # a known finding that no chunk has
         raise UsageError(
             ReasonCode.FINDING_UNKNOWN, f"no finding is called {one_line(name, 80)}", where="step 11",
             next_step=f"Did you mean {near}?" if near else "step.found() lists them all.",
         )  # fmt: skip
 
     @cached_property
-    def _findings(self) -> dict[str, Finding]:
+    def _findings(self) -> dict[str, ChunkFinding]:
         """Findings by name: first the defects, the most frequent on top, then what the schema would do."""
         scan = self.scan
         noted = {finding.name: finding for finding in of_places(scan.places)}
@@ -416,7 +416,7 @@ class ExploreSourceStep(NotebookStep):
         equal = {frozenset(group) for group in self.scan.documents.groups.values()}
         return [group for group in self.scan.texts.groups.values() if frozenset(group) not in equal]
 
-    def _near(self) -> list[Finding]:
+    def _near(self) -> list[ChunkFinding]:
         pairs = self.near_duplicates()
         findings = []
         for name, kind in (("near_documents", "document"), ("near_vectors", "vector")):
@@ -428,19 +428,19 @@ class ExploreSourceStep(NotebookStep):
             places = [
                 Place(name_, id_, f"{alike} like {other}: {like_id}") for name_, id_, alike, other, like_id in rows
             ]
-            findings.append(Finding.of(name, len(places), places))
+            findings.append(ChunkFinding.of(name, len(places), places))
         far = self.outliers()
         rows = zip(far["collection"], far["id"], far["rule"], far["value"], strict=True)
         places = [Place(name, id_, f"{rule} {value:.4g}") for name, id_, rule, value in rows]
-        return [*findings, Finding.of("outliers", far[["collection", "id"]].drop_duplicates().shape[0], places)]
+        return [*findings, ChunkFinding.of("outliers", far[["collection", "id"]].drop_duplicates().shape[0], places)]
 
-    def _traps(self) -> list[Finding]:
+    def _traps(self) -> list[ChunkFinding]:
         infos = [seen.info for seen in self.scan.collections.values()]
         findings = []
         for name, cosine in (("cosine_trap", True), ("space_trap", False)):
             trapped = [i for i in infos if i.space != i.declared_space and (i.space == "cosine") is cosine]
             places = [Place(i.name, "", f"declared {i.declared_space}, queries answer {i.space}") for i in trapped]
-            findings.append(Finding.of(name, sum(i.count for i in trapped), places))
+            findings.append(ChunkFinding.of(name, sum(i.count for i in trapped), places))
         return findings
 
     # Searches

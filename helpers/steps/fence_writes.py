@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_write
-from helpers.errors import RunbookError, WorldError
+from helpers.errors import EnvironmentFailure, RunbookError
 from helpers.evidence.signoffs import open_gate
-from helpers.fence import BEFORE, NO_WRITES, THROUGH, Control, FenceState
-from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us, said
+from helpers.fence import BEFORE, NO_WRITES, THROUGH, FenceControl, FenceState
+from helpers.fence.probe import ProbeAnswer, ServerProbe, answer_text, closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -30,7 +30,7 @@ class FenceWritesStep(NotebookStep):
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
-        self.control = Control(run.home, run.parameters)
+        self.control = FenceControl(run.home, run.parameters)
         self.kind = run.parameters.fence.kind
         self._first = run.step == Step.FENCE_WRITES
         self._later = self._first and run.parameters.fence.late
@@ -121,7 +121,7 @@ class FenceWritesStep(NotebookStep):
         with self.control.probe(self.run.parameters.source.address, "source") as probe:
             answers = probe.no_writes()
         self._check_left(probe)
-        summary = "; ".join(said(a) for a in answers)
+        summary = "; ".join(answer_text(a) for a in answers)
         if closed_by_itself(answers):
             self.run.fact("fence", self.run.result.facts["fence"] | {NO_WRITES: summary})
             self.run.check("write fence", Verdict.PASS, measured="writes through the fence", threshold="writes through the fence",
@@ -146,7 +146,7 @@ class FenceWritesStep(NotebookStep):
                 rows = self._prove_by_application() if self._acts else []
             elif self._acts:
                 rows = self._prove_server()
-        except WorldError:
+        except EnvironmentFailure:
             self._give_up()
             raise
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
@@ -208,7 +208,7 @@ class FenceWritesStep(NotebookStep):
                            detail=tried.said)  # fmt: skip
         return [_row(tried)] if tried.when else []
 
-    def _remove_what_got_through(self, probe: Probe) -> None:
+    def _remove_what_got_through(self, probe: ServerProbe) -> None:
         """Remove what the probe wrote and the fence keeps us from removing: through the port behind the fence."""
         if probe.left_behind and self.control.behind_url:
             with self.control.probe(self.control.behind_url, "behind the fence") as behind:
@@ -216,7 +216,7 @@ class FenceWritesStep(NotebookStep):
                     behind.remove(name)
                 probe.left_behind = behind.left_behind
 
-    def _check_left(self, probe: Probe) -> None:
+    def _check_left(self, probe: ServerProbe) -> None:
         if probe.left_behind:
             self.run.check(
                 "write probes left behind",
@@ -227,8 +227,8 @@ class FenceWritesStep(NotebookStep):
                 detail=f"delete by hand: {', '.join(probe.left_behind)}",
             )
 
-    def _check_reads(self, name: str, reads: list[Answer]) -> None:
-        bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.said}".strip() for a in reads if not a.answered]
+    def _check_reads(self, name: str, reads: list[ProbeAnswer]) -> None:
+        bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.message}".strip() for a in reads if not a.answered]
         self.run.check(name, Verdict.FAIL if bad else Verdict.PASS, measured=len(reads) - len(bad), unit="kinds",
                        threshold=len(reads), reason=ReasonCode.READS_REFUSED if bad else "",
                        detail="; ".join(bad) or ", ".join(a.action for a in reads))  # fmt: skip
@@ -245,7 +245,7 @@ class FenceWritesStep(NotebookStep):
             reason="" if same else ReasonCode.FENCE_ELSEWHERE,
             detail=f"{self.control.clients_url} against {self.run.parameters.source.label}",
         )
-        round_it, unknown = self.control.ways_round()
+        round_it, unknown = self.control.bypasses()
         verdict = Verdict.FAIL if round_it else Verdict.WARNING if unknown else Verdict.PASS
         past = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
         here = "answers this machine; whether clients reach it can be checked only from their machines"
@@ -293,8 +293,8 @@ def _row(tried: WriteTried) -> dict[str, object]:
     return {"url": "the application", "request": "write", "outcome": tried.outcome, "status": 0, "answer": tried.said}
 
 
-def _rows(probe: Probe, answers: list[Answer]) -> list[dict[str, object]]:
+def _rows(probe: ServerProbe, answers: list[ProbeAnswer]) -> list[dict[str, object]]:
     return [
-        {"url": probe.url, "request": a.action, "outcome": a.outcome, "status": a.status, "answer": a.said}
+        {"url": probe.url, "request": a.action, "outcome": a.outcome, "status": a.status, "answer": a.message}
         for a in answers
     ]

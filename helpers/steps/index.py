@@ -208,7 +208,7 @@ _KEPT = "Snapshot kept"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PlanRow:
     """One line of the plan. `planned` and `real` are (begin, end) in seconds from T; `basis` is the source of the plan."""
 
     part: str
@@ -231,11 +231,11 @@ class Row:
 class Timeline:
     """The rows, T (None where it is not known yet), and a sentence that says what T is."""
 
-    rows: list[Row]
+    rows: list[PlanRow]
     start: dt.datetime | None
     start_is: str
 
-    def of(self, step: str) -> Row:
+    def of(self, step: str) -> PlanRow:
         """The row of this step."""
         return next(row for row in self.rows if row.step == step)
 
@@ -255,30 +255,30 @@ def plan_and_measured(folder: RunState | None, parameters: Parameters | None) ->
         step = measured.get(row.step) if row.step != _BACK[0] else None
         if step is not None and start is not None:
             real = ((step.start - start).total_seconds(), (step.end - start).total_seconds())
-            rows.append(Row(row.part, row.step, row.title, row.planned, row.basis, real, step.open))
+            rows.append(PlanRow(row.part, row.step, row.title, row.planned, row.basis, real, step.open))
         else:
             rows.append(row)
     rows = [_measured_elsewhere(row, folder, start) for row in rows]
     return Timeline(rows, start, start_is)
 
 
-def _planned(folder: RunState | None, parameters: Parameters | None) -> Sequence[Row]:
+def _planned(folder: RunState | None, parameters: Parameters | None) -> Sequence[PlanRow]:
     rows, at = [], -_DAY
     for step, title, minutes, section in _DAY_BEFORE:
-        rows.append(Row(BEFORE, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
+        rows.append(PlanRow(BEFORE, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
         at = rows[-1].planned[1]
     at = 0.0
     for step, title, minutes, section in _THE_NIGHT:
         seconds, basis = minutes * _MINUTE, f"runbook, {section}"
         if folder is not None and (estimate := estimated_seconds(folder, step)):
             seconds, basis = estimate, "estimate of step 13"
-        rows.append(Row(NIGHT, step, title, (at, at + seconds), basis))
+        rows.append(PlanRow(NIGHT, step, title, (at, at + seconds), basis))
         at += seconds
     step, title, minutes, section = _BACK
-    rows.append(Row(NIGHT, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
+    rows.append(PlanRow(NIGHT, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
     watch = parameters.monitoring.minutes * _MINUTE if parameters is not None else _HOUR
     rows.append(
-        Row(
+        PlanRow(
             AFTER,
             Step.MONITOR,
             "Monitor",
@@ -286,14 +286,14 @@ def _planned(folder: RunState | None, parameters: Parameters | None) -> Sequence
             "monitoring.minutes" if parameters else "runbook, Section 5",
         )
     )
-    rows += [Row(AFTER, step, title, (at + watch, at + watch), "runbook, Section 5") for step, title in _AFTERWARDS]
+    rows += [PlanRow(AFTER, step, title, (at + watch, at + watch), "runbook, Section 5") for step, title in _AFTERWARDS]
     days = parameters.snapshot.retention_days if parameters is not None else 7
     taken = next(row for row in rows if row.step == Step.SNAPSHOT).planned[1]
     basis = "snapshot.retention_days" if parameters else "runbook, Appendix A"
-    return [*rows, Row(AFTER, "", _KEPT, (taken, taken + days * _DAY), basis)]
+    return [*rows, PlanRow(AFTER, "", _KEPT, (taken, taken + days * _DAY), basis)]
 
 
-def _measured_elsewhere(row: Row, folder: RunState | None, start: dt.datetime | None) -> Row:
+def _measured_elsewhere(row: PlanRow, folder: RunState | None, start: dt.datetime | None) -> PlanRow:
     """The row with the times of the rollback, which is on demand, or of the snapshot, which states until when it is kept."""
     if folder is None or start is None:
         return row
@@ -314,7 +314,7 @@ def _measured_elsewhere(row: Row, folder: RunState | None, start: dt.datetime | 
     if begun is None or ended is None:
         return row
     real = ((begun - start).total_seconds(), (ended - start).total_seconds())
-    return Row(row.part, row.step, row.title, row.planned, row.basis, real, open_)
+    return PlanRow(row.part, row.step, row.title, row.planned, row.basis, real, open_)
 
 
 COLUMNS = ("step", "what", "planned at", "planned", "from", "began", "took")
@@ -341,7 +341,7 @@ def figure(timeline: Timeline, now: dt.datetime) -> Figure:
     panels = []
     for part, unit, words in ((BEFORE, _HOUR, "hours"), (NIGHT, _MINUTE, "minutes"), (AFTER, _DAY, "days")):
         bars = [
-            plots.Bar(f"{r.step} {r.title}".strip(), _in(r.planned, unit), _in(r.real, unit) if r.real else None,
+            plots.TimelineBar(f"{r.step} {r.title}".strip(), _in(r.planned, unit), _in(r.real, unit) if r.real else None,
                       _bar_text(r))
             for r in timeline.rows if r.part == part
         ]  # fmt: skip
@@ -353,7 +353,7 @@ def _in(span: tuple[float, float], unit: float) -> tuple[float, float]:
     return span[0] / unit, span[1] / unit
 
 
-def _bar_text(row: Row) -> str:
+def _bar_text(row: PlanRow) -> str:
     begin, end = row.planned
     if row.title == _KEPT:
         return f"{(end - begin) / _DAY:g} days, until T+{(row.real or row.planned)[1] / _DAY:.1f} d"

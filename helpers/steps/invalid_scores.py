@@ -26,7 +26,7 @@ from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import SchemaFile
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
-from helpers.troubleshooting import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, ProbeResult, Troubleshooter
 
 COLUMNS = ["collection", "id", "field", "before", "outcome", "after"]
 KEPT = 2_000  # rows shown; the counts are of all
@@ -38,7 +38,7 @@ class InvalidScoresStep(Troubleshooter):
     code = ReasonCode.INVALID_FIELD
     _repaired: Schema | None = None
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         rejected: Counter[tuple[str, str]] = Counter()
         repaired: Counter[tuple[str, str, str]] = Counter()
         chunks = 0
@@ -55,7 +55,7 @@ class InvalidScoresStep(Troubleshooter):
         sentence = (
             f"{chunks:,} of {count(self.snapshot.total, 'chunk')} ({share:.2%}) would be set aside" if chunks else ""
         )
-        return Found(table, chunks, sentence, "chunks")
+        return ProbeResult(table, chunks, sentence, "chunks")
 
     def scores(self, field: str = "authenticity_score") -> pd.DataFrame:
         """One row for each chunk whose value of a field is changed or rejected: before, outcome, after (2,000 at most)."""

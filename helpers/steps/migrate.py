@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
-from helpers.errors import one_line
+from helpers.cutover import CutoverState
+from helpers.errors import Terminal, one_line
 from helpers.formatting import duration, unpacked_rows
 from helpers.migration import shipping
 from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp
@@ -30,11 +31,13 @@ from helpers.migration.importing import (
     show_transform,
 )
 from helpers.migration.reembedding import judge_reembedded, make
-from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed, switch
+from helpers.migration.source_changes import SWITCHING, CatchUpLedger, open_sealed, switch
 from helpers.migration.staging import CHANGES, Staged
-from helpers.migration.target_lock import FILES, ensure_database, taken
+from helpers.migration.target_lock import FILES, ensure_database, target_not_empty
 from helpers.parameters import resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import Phase, Verdict, write_bytes, write_text
+from helpers.rollback import clients_came
 from helpers.run.executor import workers_of
 from helpers.run.folders import CHANGED, QUARANTINED, RunPath
 from helpers.run.plan import Step
@@ -55,9 +58,9 @@ class MigrateStep(NotebookStep):
         self.batches: list[dict[str, Any]] = []
 
     @cached_property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> CatchUpLedger:
         """The rounds of catch-up. A switch that was interrupted is completed first: it moves only files of this run."""
-        ledger = Ledger.read(self.run)
+        ledger = CatchUpLedger.read(self.run)
         open_round = ledger.open_round
         if open_round is not None and open_round["state"] == SWITCHING and not self.run.dry_run:
             switch(self.run, ledger)
@@ -131,6 +134,7 @@ class MigrateStep(NotebookStep):
     def import_chunks(self) -> pd.DataFrame:
         """Phase 4: write to the target, one writer for each target collection."""
         refuse_failed(self.run)
+        self._refuse_clients()
         judge_indexes(self.run, self.snapshot.collections(), refuse=True)
         if not self.run.dry_run:
             ensure_database(self.run.home)  # for a run without step 20
@@ -179,7 +183,7 @@ class MigrateStep(NotebookStep):
         target = run.parameters.target
         shipping.require_unchanged(self.staged)
         if not all(state.created and state.completed == state.rows for state in checkpoint.targets.values()):
-            shipment = shipping.kept(run.workspace, self.snapshot)
+            shipment = shipping.load_kept(run.workspace, self.snapshot)
             with run.phase("4 import", rows):
                 with open_target(target) as store:
                     store.acquire_lock(run.id)
@@ -187,7 +191,7 @@ class MigrateStep(NotebookStep):
                 # The files arrive all at once, or none does, even where a kill interrupts.
                 arrived = set(names) <= set(present) & set(checkpoint.owned()) - set(others)
                 if present and not arrived:
-                    raise taken(present, target, label, None, run.id)
+                    raise target_not_empty(present, target, label, None, run.id)
                 if not arrived:
                     for name in names:
                         checkpoint.intend(name)
@@ -202,8 +206,15 @@ class MigrateStep(NotebookStep):
         done = shipping.Shipment.load(run.workspace / shipping.FOLDER)
         assert done is not None  # the files were shipped
         run.fact("shipped", {"files": len(done.files), "bytes": done.bytes, "ways": done.ways, "seconds": done.seconds})
-        run.check("index files shipped", Verdict.PASS, measured=sum(done.ways.values()), threshold=len(done.files), unit="files",
-                  parameter="migration.method", detail=f"{done.said()}, in {duration(done.seconds)}; not row by row")  # fmt: skip
+        run.check(
+            "index files shipped",
+            Verdict.PASS,
+            measured=sum(done.ways.values()),
+            threshold=len(done.files),
+            unit="files",
+            detail=f"{done.summary()}, in {duration(done.seconds)}; not row by row",
+            parameter="migration.method",
+        )
 
     def verify(self) -> pd.DataFrame:
         """Phase 5: check that every id is in the target or in quarantine."""
@@ -231,6 +242,7 @@ class MigrateStep(NotebookStep):
         """
         if self.run.dry_run:
             return self._not_compared("dry run: the target was not written to")
+        self._refuse_clients()
         self.run.forget(UNCHANGED, PROBED)  # from an earlier execution of this cell
         self.job.checkpoint.enter("catch-up")
         with open_target(self.run.parameters.target) as store:
@@ -245,6 +257,16 @@ class MigrateStep(NotebookStep):
             store.release_lock(self.run.id)
         self.job.checkpoint.enter("complete")
         return self._rounds(work)
+
+    def _refuse_clients(self) -> None:
+        """`Terminal` ("client_writes") where a cutover of this run sent clients to the target, be it undone since."""
+        if not self.run.dry_run and clients_came(CutoverState.load(self.run.workspace)):
+            again = self.run.home.command("run", "--from", Step.MIGRATE)
+            raise Terminal(
+                ReasonCode.CLIENT_WRITES, "this run sent clients to it, and step 22 would write over what they wrote",
+                where=self.run.parameters.target.label,
+                next_step=f"Roll back: {self.run.home.command('rollback')}. Or, where the cutover was taken back: {again}",
+            )  # fmt: skip
 
     def _rejudge(self, store: Store, staged: Staged) -> None:
         """Repeat the checks of phases 2 to 5 for the present state of the target."""

@@ -9,7 +9,7 @@ import pandas as pd
 from helpers.migration.source_changes import schema_of_run
 from helpers.reason_codes import ReasonCode
 from helpers.snapshots.comparison import CONTENT
-from helpers.troubleshooting import Found, StagedTroubleshooter
+from helpers.troubleshooting import ProbeResult, StagedTroubleshooter
 
 ORIGINS = ["target", "field", "in target", "in source", "filled by the schema", "absent by design"]
 
@@ -20,13 +20,13 @@ class MissingMetadataStep(StagedTroubleshooter):
     code = ReasonCode.MISSING_METADATA
     kinds = (*CONTENT, ReasonCode.TYPE_DIFFERS)
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         self.all_differences(anew=True)
         rows = self.differences()
         counted = rows.groupby(["target", "difference", "field"])["id"].nunique().rename("chunks").reset_index()
         chunks = int(rows[["target", "id"]].drop_duplicates().shape[0])
         sentence = ", ".join(f"{str(d).replace('_', ' ')}: {n:,}" for d, n in rows["difference"].value_counts().items())
-        return Found(counted, chunks, sentence, "chunks")
+        return ProbeResult(counted, chunks, sentence, "chunks")
 
     def origins(self) -> pd.DataFrame:
         """One row for each target collection and field, in chunks: values in the target, from the source, filled by the schema.

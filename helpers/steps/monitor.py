@@ -21,10 +21,10 @@ from helpers.monitoring.watcher import (
     ERRORS_IN_A_ROW,
     SLOW_IN_A_ROW,
     Breach,
-    Journal,
     LiveFigure,
-    Sample,
+    SampleJournal,
     Watcher,
+    WatchSample,
     breach,
 )
 from helpers.parameters.sections import Monitoring
@@ -46,8 +46,8 @@ class MonitorStep(NotebookStep):
     def __init__(self, run: RunRecord) -> None:
         self.run, self.rules = run, run.parameters.monitoring
         self.breach: Breach | None = None
-        self.journal: Journal | None = None
-        self.first: Sample | None = None
+        self.journal: SampleJournal | None = None
+        self.first: WatchSample | None = None
 
     @cached_property
     def validated(self) -> dict[str, int]:
@@ -70,7 +70,7 @@ class MonitorStep(NotebookStep):
         )  # fmt: skip
 
     @property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[WatchSample]:
         return self.journal.samples if self.journal is not None else [self.first] if self.first is not None else []
 
     def source(self) -> str:
@@ -128,7 +128,7 @@ class MonitorStep(NotebookStep):
                            reason=ReasonCode.DRY_RUN,
                            detail="a dry run takes one sample and does not watch")  # fmt: skip
             return self._table()
-        self.journal = Journal(self.run.workspace)
+        self.journal = SampleJournal(self.run.workspace)
         if self.journal.resumed:
             self.run.log(f"goes on with the watch in {self.journal.path.name}, {len(self.journal.samples)} looks")
         seconds, journal, live = 60 * self.rules.minutes, self.journal, LiveFigure()
@@ -154,7 +154,7 @@ class MonitorStep(NotebookStep):
         rules = self.run.parameters.cutover
         return bool(rules.health or rules.log_files)
 
-    def _judge(self, journal: Journal) -> None:
+    def _judge(self, journal: SampleJournal) -> None:
         run, samples = self.run, journal.samples
         values = [sample.p95 for sample in samples if sample.p95 is not None]
         breached = self.breach
@@ -196,7 +196,7 @@ class MonitorStep(NotebookStep):
                 detail=f"the watch was interrupted; {unseen} were not watched",
             )
 
-    def _judge_target(self, samples: list[Sample], values: list[float]) -> None:
+    def _judge_target(self, samples: list[WatchSample], values: list[float]) -> None:
         run, failed = self.run, [sample for sample in samples if sample.problems or sample.shrunk]
         ended = self.breach is not None and self.breach.code != ReasonCode.NOT_HEALTHY
         code: Reason = (
@@ -233,13 +233,13 @@ class MonitorStep(NotebookStep):
     def _ended(self) -> str:
         return f"ended early: {self.breach.sentence}. {self._way_out()}" if self.breach is not None else ""
 
-    def _detail(self, failed: list[Sample]) -> str:
+    def _detail(self, failed: list[WatchSample]) -> str:
         if failed:
             return f"{count(len(failed), 'look')} failed, never {ERRORS_IN_A_ROW} in a row: {self._problem(failed[0])}"
         unjudged = f"; {len(self.watcher.blind)} not judged: the index did not find them in the first sample either"
         return f"{len(self.watcher.probes)} stored vectors per sample" + (unjudged if self.watcher.blind else "")
 
-    def _problem(self, sample: Sample) -> str:
+    def _problem(self, sample: WatchSample) -> str:
         return next(iter([*sample.problems, *sample.ill, *sample.shrunk]), "")
 
     def _way_out(self) -> str:

@@ -19,7 +19,7 @@ from helpers.run.folders import RunPath
 from helpers.schema.rules import vector_failures
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
-from helpers.troubleshooting import SLICE, Condition, Found, StagedTroubleshooter
+from helpers.troubleshooting import SLICE, Condition, ProbeResult, StagedTroubleshooter
 
 REASONS = (
     ReasonCode.NAN_EMBEDDING,
@@ -38,7 +38,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
     kinds = (ReasonCode.VECTOR_DIFFERS,)
     _lost: dict[str, list[str]] | None = None
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         self._lost = None
         table = self.unusable()
         detail = "the target lists the id and cannot give its vector"
@@ -52,7 +52,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         sentences += [f"{len(_open(table)):,} of them not set aside"] if len(table) else []
         sentences += [f"{len(lost):,} of the target without a vector"] if lost else []
         shown = pd.concat([table, pd.DataFrame(lost, columns=COLUMNS)], ignore_index=True) if lost else table
-        return Found(shown, len(_open(table)) + len(lost), "; ".join(sentences), "chunks")
+        return ProbeResult(shown, len(_open(table)) + len(lost), "; ".join(sentences), "chunks")
 
     def unusable(self) -> pd.DataFrame:
         """One row for each chunk of the snapshot whose vector no index can hold: the reason, and where the chunk is now."""

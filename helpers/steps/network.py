@@ -25,7 +25,7 @@ from helpers.run.plan import Step
 from helpers.stores.limits import ATTEMPTS, attempt
 from helpers.stores.opening import quick_names
 from helpers.stores.wire import Session, greet, heartbeat, request_headers
-from helpers.troubleshooting import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, ProbeResult, Troubleshooter
 
 ROLES = ("source", "target")
 
@@ -35,14 +35,14 @@ class NetworkStep(Troubleshooter):
 
     code = ReasonCode.UNREACHABLE
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         checked = [layer for role in ROLES for layer in layers(getattr(self.run.parameters, role), role)]
         table = pd.DataFrame(
             [(*astuple(layer)[:5], remedy(layer)) for layer in checked],
             columns=["endpoint", "check", "ok", "seen", "seconds", "what to do"],
         )
         failed = [layer for layer in checked if not layer.ok]
-        return Found(
+        return ProbeResult(
             table, len(failed), "; ".join(f"{r.endpoint}: {r.layer}: {r.seen}" for r in failed), "failed checks"
         )
 

@@ -19,7 +19,7 @@ from helpers.run.command import child
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.snapshots.snapshot import PART_BYTES
-from helpers.troubleshooting import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, ProbeResult, Troubleshooter
 
 CODES = (ReasonCode.OUT_OF_MEMORY, ReasonCode.KERNEL_DIED)
 SIZES = (25, 100, 500, 5_000)
@@ -32,7 +32,7 @@ class OutOfMemoryStep(Troubleshooter):
 
     code = ReasonCode.OUT_OF_MEMORY
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         at_hand, needed = self._at_hand(), self._needed()
         failed = [s for s in symptoms(self.run) if s["reason"] in CODES and self._unfinished()]
         rows = [(name, round(size / 2**20, 1)) for name, size in at_hand.items()]
@@ -42,7 +42,7 @@ class OutOfMemoryStep(Troubleshooter):
         short = least < needed
         sentences = [f"{needed / 2**20:,.0f} MB needed, {least / 2**20:,.0f} MB at hand"] if short else []
         sentences += [f"step {s['step']}: {s['detail']}" for s in failed]
-        return Found(table, int(short) + len(failed), "; ".join(sentences))
+        return ProbeResult(table, int(short) + len(failed), "; ".join(sentences))
 
     def batches(self) -> pd.DataFrame:
         """Size in MB of a batch of the snapshot, for some batch sizes: rows x dimension x 4 bytes, and its texts."""

@@ -19,8 +19,8 @@ from helpers import plots
 from helpers import rollback as outline
 from helpers.cutover import CutoverState, put_back
 from helpers.cutover.application import NOT_TAKEN, try_write
-from helpers.errors import RUNBOOK, Terminal, WorldError
-from helpers.fence import LIFTING, UNTRIED, Control, FenceState, lift
+from helpers.errors import RUNBOOK, EnvironmentFailure, Terminal
+from helpers.fence import LIFTING, UNTRIED, FenceControl, FenceState, lift
 from helpers.formatting import count
 from helpers.migration import shipping
 from helpers.migration.source_changes import WrittenData
@@ -39,7 +39,7 @@ from helpers.run.command import used_by
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.stores import Store, listed_ids, open_target
 from helpers.stores.layout import is_new
-from helpers.stores.opening import lacking, quick_identities, quick_names
+from helpers.stores.opening import missing_levels, quick_identities, quick_names
 
 # -- removal -----------------------------------------------------------------------------------------------------------
 
@@ -169,10 +169,10 @@ class RollbackStep(NotebookStep):
             postmortem.set_earlier_aside(run)
 
     @cached_property
-    def control(self) -> Control:
+    def control(self) -> FenceControl:
         fence = FenceState.load(self.run.workspace)
         rules = Fence.model_validate(fence.rules) if fence else None
-        return Control(self.run.home, self.run.parameters, rules)
+        return FenceControl(self.run.home, self.run.parameters, rules)
 
     # -- the stages ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class RollbackStep(NotebookStep):
             others = others_at_work(self.run.home)
             if others:
                 pid, host = min(others.items())
-                raise WorldError(ReasonCode.MIGRATION_RUNS, f"process {pid} on {host} works on run {self.run.id}",
+                raise EnvironmentFailure(ReasonCode.MIGRATION_RUNS, f"process {pid} on {host} works on run {self.run.id}",
                                  next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
             if self.of.cutover is not None and self.of.cutover.may_be_applied:
                 self.of.cutover.refuse_changed()  # before anything is touched
@@ -238,9 +238,9 @@ class RollbackStep(NotebookStep):
         with self.control.probe(self.control.clients_url, "clients' URL") as probe:
             failed = [answer for answer in probe.reads() if not answer.answered]
         if failed:
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.READS_REFUSED,
-                f"{failed[0].action}: {failed[0].outcome} {failed[0].said}",
+                f"{failed[0].action}: {failed[0].outcome} {failed[0].message}",
                 where=self.control.clients_url,
                 next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}",
             )
@@ -274,7 +274,7 @@ class RollbackStep(NotebookStep):
             tried = try_write(rules, self.run.home, self.run.step)
             row["said"] = tried.said
             if tried.outcome == NOT_TAKEN:
-                raise WorldError(
+                raise EnvironmentFailure(
                     ReasonCode.WRITES_REFUSED, f"a write of the application is not taken yet: {tried.said}",
                     where=self.run.parameters.source.label,
                     next_step=f"Let the application write, then repeat: {self.run.home.command('rollback')}",
@@ -348,11 +348,11 @@ class RollbackStep(NotebookStep):
         target = self.run.parameters.target
         if target.path and is_new(Path(target.path)):
             return None
-        return None if lacking(target) else quick_names(target, "target")
+        return None if missing_levels(target) else quick_names(target, "target")
 
     def _refuse_open_target(self) -> None:
         if used := used_by(self.run.parameters.target):
-            raise WorldError(
+            raise EnvironmentFailure(
                 ReasonCode.TARGET_IN_USE, f"{used} has it open; two writers destroy a directory",
                 where=str(self.run.parameters.target.path),
                 next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",

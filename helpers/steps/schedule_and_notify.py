@@ -41,7 +41,7 @@ from helpers.run import kernel
 from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.window import DOWNTIME, HOLDS, Estimate, Hours, now_utc, predicted
+from helpers.run.window import DOWNTIME, HOLDS, Hours, WindowEstimate, now_utc, predicted
 
 ANNOUNCEMENT = "announcement.txt"
 _DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
@@ -65,9 +65,9 @@ class ScheduleAndNotifyStep(NotebookStep):
         return result if result is not None and result.facts.get("estimate") else None
 
     @property
-    def _estimate(self) -> Estimate | None:
+    def _estimate(self) -> WindowEstimate | None:
         result = self._estimated
-        return Estimate.of(self.parameters, result.facts["estimate"]) if result is not None else None
+        return WindowEstimate.of(self.parameters, result.facts["estimate"]) if result is not None else None
 
     # -- the window ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pandas as pd
 from helpers.chunks import ChunkBatch
 from helpers.reason_codes import ReasonCode
 from helpers.stores.client import ClientStore
-from helpers.troubleshooting import NEAR, Found, StagedTroubleshooter, beyond_reach, staged_chunks
+from helpers.troubleshooting import NEAR, ProbeResult, StagedTroubleshooter, beyond_reach, staged_chunks
 from helpers.validation.search import named_queries
 
 COLUMNS = [
@@ -30,7 +30,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
     probes = 2_000  # at most, for each target collection
     _unreachable: dict[str, list[str]] | None = None
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         self.all_differences(anew=True)
         self._unreachable = {}
         rows, staged = [], self.staged
@@ -41,7 +41,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
                     rows.append(self._target(store, name))
         table = pd.DataFrame(rows, columns=COLUMNS)
         sentence = "; ".join(f"{name}: {says}" for name, says in table[["target", "says"]].to_numpy() if says)
-        return Found(table, int(table["wrong"].sum()), sentence, "chunks")
+        return ProbeResult(table, int(table["wrong"].sum()), sentence, "chunks")
 
     def _target(self, store: ClientStore, name: str) -> tuple[Any, ...]:
         info = store.info(name)

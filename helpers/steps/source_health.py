@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.errors import WorldError, one_line
+from helpers.errors import EnvironmentFailure, one_line
 from helpers.formatting import count, duration, size
 from helpers.migration.importing import judge_indexes
 from helpers.notify import UNNAMED, levels, must_be_named, unnamed
@@ -61,7 +61,7 @@ class _Observed:
     findings: tuple[str, ...]
     repairs: tuple[str, ...]  # the kind of each
     place: str  # tenant and database, as the key resolves them
-    cost: Estimate | None  # of reading the whole source; None for a directory
+    cost: ReadingEstimate | None  # of reading the whole source; None for a directory
     limits: dict[str, int]
     learnt: tuple[str, ...]  # limits learnt from refusals
     diagnosis: Diagnosis
@@ -70,7 +70,7 @@ class _Observed:
 def _count(store: Reader, name: str) -> int | None:
     try:
         return store.count(name)
-    except WorldError:
+    except EnvironmentFailure:
         return None
 
 
@@ -151,17 +151,17 @@ class SourceHealthStep(NotebookStep):
         tenant, _, database = self._observed.place.partition(" / ")
         others = other_databases(source, (tenant, database))
         chosen = (source.tenant, source.database) != USUAL or self.run.home.facts.get("group")
-        verdict = (
-            Verdict.NOT_EXERCISED if others is None else Verdict.WARNING if others and not chosen else Verdict.PASS
-        )
-        said = "the source does not list its databases" if others is None else ""
-        if others:
+        verdict = Verdict.WARNING if others and not chosen else Verdict.PASS
+        detail = ""
+        if others is None:
+            verdict, detail = Verdict.NOT_EXERCISED, "the source does not list its databases"
+        elif others:
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-            said = f"not read by this run: {', '.join(others[:5])}{more}. Name source.tenant and source.database, or * for all"
+            detail = f"not read by this run: {', '.join(others[:5])}{more}. Name source.tenant and source.database, or * for all"
         self.run.check(
             "other databases with collections", verdict, measured=None if others is None else len(others),
             threshold=None if chosen and others else 0, unit="databases",
-            reason=ReasonCode.SOURCE_FINDINGS if verdict is Verdict.WARNING else "", detail=said,
+            reason=ReasonCode.SOURCE_FINDINGS if verdict is Verdict.WARNING else "", detail=detail,
         )  # fmt: skip
 
     def identity(self) -> pd.DataFrame:
@@ -501,7 +501,7 @@ PRICES = "docs.trychroma.com/cloud/pricing, August 2026; check them, they may ha
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ReadingEstimate:
     """One reading of all collections: `bytes` as they come over the network, `seconds` at the sample's pace."""
 
     chunks: int
@@ -522,7 +522,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Estimate:
+def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> ReadingEstimate:
     """Read a sample and extrapolate. A collection that is not `SAMPLED` counts as the sampled one of the nearest dimension."""
     limits, usage = store.limits(), store.usage
     readers = limits.readers(min(2, workers))
@@ -552,22 +552,26 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
         parts, last = divmod(info.count, rows)
         requests += parts * (1 + math.ceil(rows / step)) + (1 + math.ceil(last / step) if last else 0)
         requests += 2 + pages
-    return Estimate(sum(i.count for i in infos), requests, round(seconds / readers, 1), int(fetched), sampled, readers)
+    return ReadingEstimate(
+        sum(i.count for i in infos), requests, round(seconds / readers, 1), int(fetched), sampled, readers
+    )
 
 
-def reading_estimate(run: RunRecord, store: Reader, names: Sequence[str]) -> Estimate:
+def reading_estimate(run: RunRecord, store: Reader, names: Sequence[str]) -> ReadingEstimate:
     """The estimate of step 10 of this run; where there is none, a sample is read (and paid for) again."""
     health = run.earlier(Step.SOURCE_HEALTH)
     known = health.facts.get(READING) if health else None
     result = (
-        Estimate(**known) if known else estimate(store, list(map(store.info, names)), run.parameters.migration.workers)
+        ReadingEstimate(**known)
+        if known
+        else estimate(store, list(map(store.info, names)), run.parameters.migration.workers)
     )
     run.fact(READING, result.fact())
     return result
 
 
 def reading_table(
-    cost: Estimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters
+    cost: ReadingEstimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters
 ) -> pd.DataFrame:
     """One row a fact: the cost of one reading, the limits, and the price that Cloud charges."""
     rows = [

@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers.errors import RunbookError
 from helpers.formatting import count
-from helpers.migration.checkpoint import Kept
+from helpers.migration.checkpoint import CheckpointFile
 from helpers.migration.importing import DISK_RESERVE
 from helpers.reason_codes import ReasonCode
 from helpers.results import reading
@@ -20,7 +20,7 @@ from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.steps import network
 from helpers.stores import LOCK_COLLECTION
-from helpers.troubleshooting import Condition, Found, Troubleshooter
+from helpers.troubleshooting import Condition, ProbeResult, Troubleshooter
 
 SMALLER = 50  # the runbook's remedy: half of its batch size of 100
 QUIET = 120  # seconds without a write to the checkpoint after which a run is called stuck
@@ -31,11 +31,11 @@ class StuckBatchStep(Troubleshooter):
 
     code = ReasonCode.REFUSED_BY_TARGET
 
-    def look(self) -> Found:
+    def look(self) -> ProbeResult:
         rows = [self._ledger(), *self._ends(), self._disk(), self._lock(), self._refused()]
         table = pd.DataFrame(rows, columns=["what", "well", "detail"])
         bad = table[~table["well"].astype(bool)]
-        return Found(table, len(bad), "; ".join(f"{r.what}: {r.detail}" for r in bad.itertuples()))
+        return ProbeResult(table, len(bad), "; ".join(f"{r.what}: {r.detail}" for r in bad.itertuples()))
 
     def batch(self) -> pd.DataFrame:
         """One row for each target collection: rows staged, completed and in flight, and the first and last id in flight."""
@@ -101,7 +101,7 @@ class StuckBatchStep(Troubleshooter):
             if ledger is None:
                 return "the checkpoint", True, "the migration has not begun"
             with reading(ledger.path):
-                written = dt.datetime.fromisoformat(Kept.of(ledger.path).timestamp)
+                written = dt.datetime.fromisoformat(CheckpointFile.of(ledger.path).timestamp)
                 quiet = (dt.datetime.now(dt.UTC) - written).total_seconds()
         except RunbookError as error:
             return "the checkpoint", False, error.line()

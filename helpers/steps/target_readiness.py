@@ -44,7 +44,7 @@ from helpers.run.record import NotebookStep, RunRecord, check_connection, open_c
 from helpers.schema import load_schema
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.layout import OURS, VOLUMES, is_new
-from helpers.stores.opening import lacking, make_ours, require_place, throw_away_database
+from helpers.stores.opening import make_ours, missing_levels, require_place, temporary_database
 from helpers.stores.wire import tried, with_candidates
 from helpers.validation.properties import known_answers
 
@@ -145,15 +145,15 @@ class TargetReadinessStep(NotebookStep):
         Where the named server does not answer, try the runbook's other names on its port, report them, and never use them.
         """
         try:
-            self._lacks = lacking(self.target)
+            self._lacks = missing_levels(self.target)
         except RunbookError as error:
             if self.target.url is None or error.code not in NOT_THERE:
                 raise
             candidates = tried(self.target)
-            self.run.fact("candidates", [[c.url, c.answers, c.said] for c in candidates])
+            self.run.fact("candidates", [[c.url, c.answers, c.result] for c in candidates])
             self.run.check("connection to the target", Verdict.FAIL, measured="none", threshold="reachable", reason=error.code,
                            detail=error.what,
-                           ids=[{"id": c.url, "found": c.said} for c in candidates])  # fmt: skip
+                           ids=[{"id": c.url, "found": c.result} for c in candidates])  # fmt: skip
             raise with_candidates(error, candidates) from None
 
     def _judge_function(self) -> None:
@@ -319,7 +319,7 @@ class TargetReadinessStep(NotebookStep):
     @contextmanager
     def _probe_target(self) -> Iterator[Store]:
         if not self._is_new:
-            opened = throw_away_database(self.target) if self._lacks else nullcontext(self.target)
+            opened = temporary_database(self.target) if self._lacks else nullcontext(self.target)
             with opened as place, open_target(place) as store:
                 yield store
             return

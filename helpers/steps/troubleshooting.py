@@ -115,7 +115,7 @@ def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure
         "all": f"Do all checks pass or warn?\n{answer}",
         "end": "GO\nStep 6a, cutover" if go else "HOLD\n40 troubleshooting, or rollback (Step 7b)",
     }
-    nodes = {key: plots.Node(text, level, 0.5) for level, (key, text) in enumerate(path.items())}
+    nodes = {key: plots.DiagramNode(text, level, 0.5) for level, (key, text) in enumerate(path.items())}
     end = "GO" if go else "hold and troubleshoot"
     return plots.decision_tree(nodes, list(pairwise(path)), list(path), f"Go or no-go: this run: {end}")
 
@@ -123,14 +123,14 @@ def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure
 def _whole_tree() -> Figure:
     """The runbook's tree, with both answers to each question."""
     nodes = {
-        "done": plots.Node("VALIDATION COMPLETE", 0, 0.5),
-        "good": plots.Node("Pass rate >= 95 %", 1, 0.25),
-        "bad": plots.Node("Pass rate < 95 %", 1, 0.75),
-        "all": plots.Node("All checks pass?\nmetadata, embeddings,\nqueries, collections", 2, 0.25),
-        "which": plots.Node("Which issue?\nembeddings, metadata,\nNaN, collections", 2, 0.75),
-        "go": plots.Node("yes: GO\nStep 6a, cutover", 3, 0.25),
-        "trouble": plots.Node("no: HOLD\n40 troubleshooting", 3, 0.6),
-        "back": plots.Node("ROLLBACK\nStep 7b", 3, 0.9),
+        "done": plots.DiagramNode("VALIDATION COMPLETE", 0, 0.5),
+        "good": plots.DiagramNode("Pass rate >= 95 %", 1, 0.25),
+        "bad": plots.DiagramNode("Pass rate < 95 %", 1, 0.75),
+        "all": plots.DiagramNode("All checks pass?\nmetadata, embeddings,\nqueries, collections", 2, 0.25),
+        "which": plots.DiagramNode("Which issue?\nembeddings, metadata,\nNaN, collections", 2, 0.75),
+        "go": plots.DiagramNode("yes: GO\nStep 6a, cutover", 3, 0.25),
+        "trouble": plots.DiagramNode("no: HOLD\n40 troubleshooting", 3, 0.6),
+        "back": plots.DiagramNode("ROLLBACK\nStep 7b", 3, 0.9),
     }
     edges = [("done", "good"), ("done", "bad"), ("good", "all"), ("bad", "which"), ("all", "go"), ("all", "trouble"),
              ("which", "trouble"), ("which", "back")]  # fmt: skip
@@ -143,10 +143,10 @@ def troubles(named: Collection[str] | None, *, failed: bool = True) -> Figure:
     `failed`: a step of the run failed; else it has only warnings.
     """
     if named is not None and not set(named) & {number for numbers in BRANCHES.values() for number in numbers}:
-        nothing = {"none": plots.Node("Nothing here needs a notebook of Section 4", 0, 0.5)}
+        nothing = {"none": plots.DiagramNode("Nothing here needs a notebook of Section 4", 0, 0.5)}
         return plots.decision_tree(nothing, [], ["none"], "Troubleshooting: no symptom that a notebook looks for")
     root = "MIGRATION FAILED" if failed else "WARNINGS, NOTHING FAILED"
-    nodes = {"failed": plots.Node(root, 0, 0.5)}
+    nodes = {"failed": plots.DiagramNode(root, 0, 0.5)}
     edges: list[tuple[str, str]] = []
     shown = {branch: [n for n in numbers if named is None or n in named] for branch, numbers in BRANCHES.items()}
     leaves = sum(len(numbers) for numbers in shown.values())
@@ -155,18 +155,18 @@ def troubles(named: Collection[str] | None, *, failed: bool = True) -> Figure:
         if not numbers:
             continue
         middle = (at + len(numbers) / 2) / leaves
-        nodes[branch] = plots.Node(branch, 1, middle)
-        nodes[f"cure {branch}"] = plots.Node("\n".join(textwrap.wrap(CURES[branch], 14)), 3, middle)
+        nodes[branch] = plots.DiagramNode(branch, 1, middle)
+        nodes[f"cure {branch}"] = plots.DiagramNode("\n".join(textwrap.wrap(CURES[branch], 14)), 3, middle)
         edges.append(("failed", branch))
         for number in numbers:
             step = plan.find(number)
-            nodes[number] = plots.Node(f"{number}\n{step.title.replace(' ', chr(10))}", 2, (at + 0.5) / leaves)
+            nodes[number] = plots.DiagramNode(f"{number}\n{step.title.replace(' ', chr(10))}", 2, (at + 0.5) / leaves)
             edges += [(branch, number), (number, f"cure {branch}")]
             at += 1
         if failed:
             edges.append((f"cure {branch}", "again"))
     if failed:
-        nodes["again"] = plots.Node("RETRY STEP 3\n22 migrate, resumed from its checkpoint", 4, 0.5)
+        nodes["again"] = plots.DiagramNode("RETRY STEP 3\n22 migrate, resumed from its checkpoint", 4, 0.5)
     first = "the runbook's tree" if named is None else ", ".join(n for numbers in shown.values() for n in numbers)
     return plots.decision_tree(nodes, edges, list(nodes) if named is not None else [], f"Troubleshooting: {first}")
 

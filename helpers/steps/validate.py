@@ -147,7 +147,7 @@ class ValidateStep(NotebookStep):
 
     @property
     def findings(self) -> Findings:
-        return self.judged.found
+        return self.judged.findings
 
     def counts(self) -> pd.DataFrame:
         """Chunks in the source, quarantined, expected and in the target, by source collection."""
@@ -414,7 +414,7 @@ def put(run: RunRecord, check: Check) -> None:
 
 def record(run: RunRecord, judged: Judgement) -> None:
     """Record the facts that the decision and the pages read."""
-    findings = judged.found
+    findings = judged.findings
     run.fact("counts", [{**_row(s), "matches": s.matches} for s in findings.sources])
     run.fact("targets", findings.targets)
     run.fact("quarantine", dict(sorted(findings.reasons.items())))
@@ -430,11 +430,11 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("configuration", findings.configuration)
     put(run, judge_configuration(findings.configuration))
     run.fact("matrix_inputs", judged.matrix_inputs())
-    if findings.strangers:
-        detail = f"{findings.strangers} quarantined ids are not in the snapshot"
+    if findings.unknown_ids:
+        detail = f"{findings.unknown_ids} quarantined ids are not in the snapshot"
         put(
             run,
-            Check("quarantine", Verdict.WARNING, findings.strangers, 0, "ids", ReasonCode.QUARANTINE_UNKNOWN, detail),
+            Check("quarantine", Verdict.WARNING, findings.unknown_ids, 0, "ids", ReasonCode.QUARANTINE_UNKNOWN, detail),
         )
     if findings.notes:
         detail = "; ".join(findings.notes[:5])
@@ -465,15 +465,15 @@ def record_searches(run: RunRecord, judged: Judgement) -> None:
 
 def record_known(run: RunRecord, judged: Judgement) -> None:
     """Record the fact `retrieval`, and the checks on known answers."""
-    if judged.found.known:
-        run.fact("retrieval", known_fact(judged.found.known, (judged.of.baseline or {}).get("retrieval")))
+    if judged.findings.known:
+        run.fact("retrieval", known_fact(judged.findings.known, (judged.of.baseline or {}).get("retrieval")))
     for check in judged.known():
         put(run, check)
 
 
 def record_values(run: RunRecord, judged: Judgement) -> None:
     """Record the facts `metadata` and `contradictions`, and the check on the latter."""
-    values = judged.found.values
+    values = judged.findings.values
     run.fact("metadata", values.summary())
     run.fact("contradictions", values.contradicted("after"))
     run.fact("contradicting", values.contradicting["after"])

@@ -1,7 +1,7 @@
-"""Where chunks live, and what every store offers, whatever speaks to it: an embedded directory, a server, an old layout.
+"""Stores of chunks, and what every one offers: an embedded directory, a server, an old layout.
 
-`open_source` and `open_target` give a store for an endpoint; `quick_names` looks without touching. What opens a store brings
-Chroma's client, which takes seconds to import: so it is imported on first use.
+`open_source` and `open_target` give a store for an endpoint; `quick_names` lists collections without a write. The functions that
+open a store import Chroma's client, which takes seconds: so they are imported on first use.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ HNSW_METADATA = {
     "hnsw:sync_threshold": "sync_threshold",
     "hnsw:resize_factor": "resize_factor",
 }
-# No index has more of it. One with as many links as a source likes would fill the target's memory (400,000: 4 GB for 1,200
-# chunks of 4 numbers); neighbours looked at cost time, and chunks that wait for the index are held in memory.
+# No real index has a larger setting. The links that a source asks for could fill the target's memory (400,000: 4 GB for 1,200
+# chunks of 4 numbers); examined neighbours cost time, and chunks that wait for the index are held in memory.
 MOST_OF_A_SETTING = {"max_neighbors": 2048, "ef_construction": 10_000, "ef_search": 100_000, "num_threads": 1024,
                      "batch_size": 10**6, "sync_threshold": 10**8, "resize_factor": 100}  # fmt: skip
 VECTORS = "#embedding"  # the key under which a schema keeps the index of the embeddings
-AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add a chunk is not there (chroma-facts 19)
-MOST_DIMENSION = 10**6  # numbers of a vector; a matrix of as many as a source likes would fill the memory
+RETRY_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add a chunk is absent (chroma-facts 19)
+MOST_DIMENSION = 10**6  # numbers of a vector; a larger matrix, as a source may claim, would fill the memory
 _ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
-LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target
+LOCK_COLLECTION = "runbook-lock"  # the marker collection that locks a target against a second run
 
 Hit = TypeVar("Hit", bound=tuple[Any, ...])
 Neighbours = list[list[tuple[str, float]]]  # per query vector: (id, distance), best first
 
 
 def distance(space: Space, a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Distances of the rows of `a` (n, d) to the rows of `b` (n, d) or to one vector (d,), in float64.
+    """Return the distances of the rows of `a` (n, d) to the rows of `b` (n, d) or to one vector (d,), in float64.
 
     Cosine with a zero vector is 1: it has no direction, and Chroma's own answer (NaN or 0) is no measurement.
 
@@ -90,22 +90,22 @@ def distance(space: Space, a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np
 def consistent_spaces(
     query: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], answered: Sequence[float]
 ) -> list[Space]:
-    """The spaces in which the distances that a store answered are those of `query` (d,) to `vectors` (n, d).
+    """Return the spaces in which the distances that a store answered are those of `query` (d,) to `vectors` (n, d).
 
-    float32 sums of d terms are good to about 1e-5; 1e-3 keeps clear of that and of every wrong space.
+    float32 sums of d terms are exact to about 1e-5; a tolerance of 1e-3 is above that and below the error of a wrong space.
     """
     given = np.asarray(answered, np.float64)
     return [s for s in SPACES if np.allclose(distance(s, vectors, query), given, rtol=1e-3, atol=1e-4)]
 
 
 def absent(store: Store, name: str, batch: ChunkBatch) -> ChunkBatch:
-    """Those of the batch that the collection does not have."""
+    """Return the chunks of the batch that the collection does not have."""
     present = set(store.read(name, batch.ids, embeddings=False).ids)
     return batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
 
 
 def add_singly(store: Store, name: str, batch: ChunkBatch, refuse: Callable[[ChunkBatch, Terminal], None]) -> int:
-    """Add a batch; where the target refuses it, halve it until the bad chunk is alone, which `refuse` gets. Gives how many."""
+    """Add a batch. Halve it where the target refuses it, and give each single refused chunk to `refuse`; return their number."""
     if not len(batch):
         return 0
     try:
@@ -119,17 +119,17 @@ def add_singly(store: Store, name: str, batch: ChunkBatch, refuse: Callable[[Chu
             return 1
     middle = len(batch) // 2
     left, right = batch.slice(0, middle), batch.slice(middle, len(batch))
-    # A piece of the batch may have been written before the refusal (byte-capped requests).
+    # A part of the batch may have been written before the refusal (byte-capped requests).
     return sum(add_singly(store, name, absent(store, name, half), refuse) for half in (left, right))
 
 
 def is_marker(store: Reader, name: str, metadata: Mapping[str, Any] | None) -> bool:
-    """Whether a collection is the lock's marker: as a run makes it, and empty, since chunks are always data."""
+    """Return whether a collection is the lock's marker: with its metadata, and empty, since chunks are always data."""
     return name == LOCK_COLLECTION and "run_id" in (metadata or {}) and store.count(name) == 0
 
 
 def declared(configuration: Mapping[str, Any]) -> Space | None:
-    """The space that a configuration names, or None."""
+    """Return the space that a configuration names, or None."""
     for index in ("hnsw", "spann"):
         part = configuration.get(index)
         if isinstance(part, Mapping) and part.get("space") in SPACES:
@@ -138,60 +138,60 @@ def declared(configuration: Mapping[str, Any]) -> Space | None:
 
 
 def from_metadata(metadata: Mapping[str, Any] | None) -> Space | None:
-    """The space of `hnsw:space` in a collection's metadata (0.x, and clients that kept the habit), or None."""
+    """Return the space of `hnsw:space` in a collection's metadata (0.x, and some newer clients), or None."""
     value = (metadata or {}).get("hnsw:space")
     return cast(Space, value) if value in SPACES else None
 
 
 def excessive(name: str, value: Any) -> bool:
-    """Whether this setting of an HNSW index, under its name of today, is a number that no index has."""
+    """Return whether this setting of an HNSW index, under its current name, is a number that no real index has."""
     return isinstance(value, int | float) and name in MOST_OF_A_SETTING and not value <= MOST_OF_A_SETTING[name]
 
 
 def legacy_parameters(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The index parameters that 0.x kept as `hnsw:*` metadata, under their names of today.
+    """Return the index parameters that 0.x kept as `hnsw:*` metadata, under their current names.
 
-    Values that current servers refuse or die of (M of 0 or below 2, text) are left out (chroma-facts, 1.5.9 writing), and so
-    are those that are `excessive`.
+    Values that current servers refuse or crash on (M of 0 or below 2, text) are left out (chroma-facts, 1.5.9 writing), as are
+    `excessive` ones.
     """
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for key, name in HNSW_METADATA.items():
         value = (metadata or {}).get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or excessive(name, value):
             continue
         if name == "resize_factor":
-            found[name] = float(value)
+            parameters[name] = float(value)
         elif value >= (4 if name == "max_neighbors" else 1):
-            found[name] = int(value)
-    return found
+            parameters[name] = int(value)
+    return parameters
 
 
 def resolve(candidates: Sequence[Space | None], proven: Sequence[Space] | None) -> tuple[Space, str]:
-    """The effective space and a finding ("" where all agree).
+    """Return the effective space and a finding ("" where all agree).
 
-    `candidates` are what the sources of truth say, best first; `proven` the spaces consistent with a probe (None where
-    no probe was possible: no vectors). Several proven spaces cannot be distinguished by these vectors.
+    `candidates`: the declared spaces, the most reliable first. `proven`: the spaces consistent with a probe; None where no probe
+    was possible (no vectors). Several proven spaces cannot be distinguished by these vectors.
     """
     named = [c for c in candidates if c]
-    first: Space = named[0] if named else "l2"
+    usual: Space = named[0] if named else "l2"
     if proven is None:
-        return first, "" if len(set(named)) < 2 else f"sources of truth disagree on the space: {', '.join(named)}"
+        return usual, "" if len(set(named)) < 2 else f"sources of truth disagree on the space: {', '.join(named)}"
     if not proven:
-        return first, f"the probe's distances fit no known space; taken as {first}"
-    chosen = next((c for c in named if c in proven), proven[0])
-    wrong = sorted({c for c in named if c != chosen})
-    if not wrong:
-        return chosen, ""
-    return chosen, Finding(f"declared as {', '.join(wrong)}, but queries answer {chosen}", meaning=_TRAP)
+        return usual, f"the probe's distances fit no known space; taken as {usual}"
+    effective = next((c for c in named if c in proven), proven[0])
+    others = sorted({c for c in named if c != effective})
+    if not others:
+        return effective, ""
+    return effective, Finding(f"declared as {', '.join(others)}, but queries answer {effective}", meaning=_TRAP)
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A collection as it really is.
+    """A collection as measured.
 
-    `space` is the effective distance space, proven by a probe query where one was possible; `declared_space` is what the
-    configuration says, which may be wrong (chroma-facts 2). `configuration` is Chroma's configuration as JSON, `schema`
-    the server's own schema as JSON where it has one. `findings` are sentences for the DBA.
+    `space`: the effective distance space, proven by a probe query where one was possible. `declared_space`: that of the
+    configuration, which may be wrong (chroma-facts 2). `configuration`: Chroma's configuration as JSON. `schema`: the server's
+    own schema as JSON, if it has one. `findings`: sentences for the DBA.
     """
 
     name: str
@@ -207,7 +207,7 @@ class CollectionInfo:
 
 
 def vector_configs(schema: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Both places of a schema that hold the settings of its vectors' index, where they do: to be changed."""
+    """Return the parts of a schema that hold the settings of its vectors' index; changing them changes the schema."""
     places = ((schema or {}).get("defaults"), (schema or {}).get("keys", {}).get(VECTORS))
     return [config for config in map(vector_config, places) if config]
 
@@ -217,7 +217,7 @@ def vector_config(types: Any) -> dict[str, Any]:
 
 
 def excessive_settings(info: CollectionInfo) -> dict[str, Any]:
-    """The settings of its HNSW index that no index has, by name: whoever wrote the source chose them."""
+    """Return the `excessive` settings of its HNSW index, by name: whoever wrote the source chose them."""
     legacy = {name: (info.metadata or {}).get(key) for key, name in HNSW_METADATA.items()}
     places = [*(config.get("hnsw") for config in _with_hnsw(info)), legacy]
     return {name: value for place in places for name, value in (place or {}).items() if excessive(name, value)}
@@ -228,56 +228,56 @@ def _with_hnsw(info: CollectionInfo) -> list[dict[str, Any]]:
 
 
 def moderate(info: CollectionInfo) -> CollectionInfo:
-    """The collection without these: a target takes its default."""
+    """Return the collection without its `excessive` settings: a target takes its defaults."""
     if not (names := excessive_settings(info).keys()):
         return info
-    made = copy.deepcopy(info)
-    for config in _with_hnsw(made):
+    reduced = copy.deepcopy(info)
+    for config in _with_hnsw(reduced):
         config["hnsw"] = {
             name: value for name, value in (config.get("hnsw") or {}).items() if name not in names
         } or None
-    metadata = {key: value for key, value in (made.metadata or {}).items() if HNSW_METADATA.get(key) not in names}
-    return dataclasses.replace(made, metadata=metadata or None)
+    metadata = {key: value for key, value in (reduced.metadata or {}).items() if HNSW_METADATA.get(key) not in names}
+    return dataclasses.replace(reduced, metadata=metadata or None)
 
 
 Read = TypeVar("Read", bound=Callable[..., Any])
 
 
 def fitting(read: Read) -> Read:
-    """For a method that takes a server's answer apart: one that has another shape is `Transient` ("not_json")."""
+    """Decorate a method that parses a server's answer: an answer of another shape raises `Transient` ("not_json")."""
 
     @wraps(read)
-    def guarded(store: Closing, *arguments: Any, **more: Any) -> Any:
+    def guarded(store: Closing, *arguments: Any, **keywords: Any) -> Any:
         try:
-            return read(store, *arguments, **more)
+            return read(store, *arguments, **keywords)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            what = f"an answer that does not fit the request ({type(error).__name__}: {error})"
+            problem = f"an answer that does not fit the request ({type(error).__name__}: {error})"
             raise Transient(
-                ReasonCode.NOT_JSON, what, where=store.label, next_step="Check what answers there."
+                ReasonCode.NOT_JSON, problem, where=store.label, next_step="Check what answers there."
             ) from error
 
     return cast(Read, guarded)
 
 
-def told_dimension(told: Any, where: str) -> int | None:
-    """The length of a collection's vectors as the source tells it, None where it tells none; `Terminal` for what is none."""
-    if told is None or (isinstance(told, int) and 0 <= told <= MOST_DIMENSION):
-        return told
+def checked_dimension(value: Any, where: str) -> int | None:
+    """Return the dimension that a source gives for a collection, or None. Raises `Terminal` for a value that is no dimension."""
+    if value is None or (isinstance(value, int) and 0 <= value <= MOST_DIMENSION):
+        return value
     raise Terminal(
-        ReasonCode.NOT_JSON, f"its vectors are said to have {str(told)[:40]} dimensions", where=where,
+        ReasonCode.NOT_JSON, f"its vectors are said to have {str(value)[:40]} dimensions", where=where,
         next_step=f"Between 1 and {MOST_DIMENSION:,} are read. Find out who wrote that.",
     )  # fmt: skip
 
 
 def texts(given: Any, *, optional: bool = False) -> list[Any]:
-    """A list of texts, or of texts and None; TypeError for anything else: a number would become another id, or document."""
+    """Return a list of texts, or of texts and None. Raises TypeError for anything else: a number would change an id."""
     if not isinstance(given, list) or not all(isinstance(t, str) or (optional and t is None) for t in given):
         raise TypeError("a list of texts is something else")
     return given
 
 
 class Closing:
-    """`with` for whatever has a `close`; `label` says where it is."""
+    """A context manager that closes itself; `label`: its address for messages."""
 
     label: str
 
@@ -294,10 +294,10 @@ class Closing:
 
 
 class Reader(Protocol):
-    """What a source offers. Nothing here writes.
+    """What a source offers. No method writes.
 
-    The store keeps within its own limits: `ids` and `read` split as they must, `query` gives at most
-    `limits().query_results` for each vector. Who depends on k asks for these first; they may be narrower afterwards.
+    The store keeps its own limits: `ids` and `read` split their requests, `query` gives at most `limits().query_results` hits
+    for each vector. Callers that depend on k ask for the limits first; they may be narrower afterwards.
     """
 
     label: str
@@ -328,74 +328,76 @@ class Reader(Protocol):
 
 
 def switches(schema: Mapping[str, Any]) -> dict[tuple[str, str, str], bool]:
-    """(key, or "" for the defaults; type of value; index) → whether it is on."""
-    sides = {"": schema.get("defaults") or {}, **(schema.get("keys") or {})}
+    """Return (key, or "" for the defaults; type of value; index) → whether it is on."""
+    parts = {"": schema.get("defaults") or {}, **(schema.get("keys") or {})}
     return {
         (key, kind, index): bool(state.get("enabled"))
-        for key, types in sides.items()
+        for key, types in parts.items()
         for kind, indexes in types.items()
         for index, state in indexes.items()
     }
 
 
 def chosen(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without what comes by itself: a server lists each metadata key that arrives, with the defaults of its type.
+    """Return a schema without its defaults: a server lists each metadata key that it receives, with the defaults of its type.
 
-    Two of these are equal where nobody chose anything else: index switches, their settings, and what a client is to build.
+    Two results are equal where the choices are: index switches, their settings, and the functions that a client builds.
     """
-    usual = schema.get("defaults") or {}
+    defaults = schema.get("defaults") or {}
     keys: dict[str, Any] = {}
     for key, types in (schema.get("keys") or {}).items():
         for kind, indexes in types.items():
-            own = {index: state for index, state in indexes.items() if state != (usual.get(kind) or {}).get(index)}
-            if own:
-                keys.setdefault(key, {})[kind] = own
+            changed = {
+                index: state for index, state in indexes.items() if state != (defaults.get(kind) or {}).get(index)
+            }
+            if changed:
+                keys.setdefault(key, {})[kind] = changed
     return {**schema, "keys": keys}
 
 
 def same_choices(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two schemas choose the same: fields, functions and where they read, and of all else what both speak of.
+    """Return whether two schemas make the same choices: fields, functions, source keys, and all settings that both have.
 
-    Servers of other versions know settings of which these say nothing. What the configuration says is compared there.
+    Servers of other versions have further settings. The settings of the configuration are compared there.
     """
     fields, chromas = zip(*map(_sides, (one, other)), strict=True)
     return bool(fields[0] == fields[1]) and _agree(*chromas)
 
 
 def _sides(schema: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What was chosen for fields of the metadata; all that it says of the rest, Chroma's own `#document` and `#embedding`."""
+    """Return the choices for metadata fields, and the rest of the schema with Chroma's own `#document` and `#embedding`."""
     fields = {key: types for key, types in chosen(schema)["keys"].items() if not key.startswith("#")}
-    own = {key: types for key, types in (schema.get("keys") or {}).items() if key.startswith("#")}
-    return fields, {**schema, "keys": own}
+    chroma_keys = {key: types for key, types in (schema.get("keys") or {}).items() if key.startswith("#")}
+    return fields, {**schema, "keys": chroma_keys}
 
 
 def _agree(one: Any, other: Any) -> bool:
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return bool(one == other)
-    told = {"embedding_function", "source_key"}
-    if any(one.get(name) != other.get(name) for name in told):
+    recorded = {"embedding_function", "source_key"}
+    if any(one.get(name) != other.get(name) for name in recorded):
         return False
     configured = {"space", "hnsw", "spann"}  # a schema may declare another space than searches have
-    return all(_agree(one[name], other[name]) for name in one.keys() & other.keys() - told - configured)
+    return all(_agree(one[name], other[name]) for name in one.keys() & other.keys() - recorded - configured)
 
 
 def is_usual(schema: Mapping[str, Any]) -> bool:
-    """Whether a schema has no field of its own and no switch that anybody chose: the configuration then says all of it."""
+    """Return whether a schema has no field of its own and only default switches: the configuration then holds all choices."""
     from helpers.stores.door import Schema
 
     return switches(schema) == switches(Schema().serialize_to_json())
 
 
 def shard_of(chunk: str, of: int) -> int:
-    """The shard, 0 to `of` - 1, of a chunk's id: the first eight bytes of its SHA-256 (UTF-8), big-endian, modulo `of`."""
+    """Return the shard, 0 to `of` - 1, of a chunk's id: the first eight bytes of its SHA-256 (UTF-8), big-endian, modulo `of`."""
     return int.from_bytes(hashlib.sha256(chunk.encode("utf-8", "surrogatepass")).digest()[:8], "big") % of
 
 
 class Shard(Closing):
-    """The part of a source's chunks that belong to one of several targets; all else is as the source has it.
+    """The part of a source's chunks that belongs to one of several targets; all else is as in the source.
 
-    `text` is the shard's number and how many there are: 1/4 to 4/4. Chunks of the other shards are not there: they are neither
-    listed, counted, given nor found. Closing it leaves the source open.
+    `text`: the shard's number and the number of shards: 1/4 to 4/4. Chunks of other shards are neither listed, counted, read nor
+    found. Closing it leaves the source open.
     """
 
     def __init__(self, source: Reader, text: str) -> None:
@@ -407,7 +409,7 @@ class Shard(Closing):
         return getattr(self._source, name)
 
     def close(self) -> None:
-        """The source is whoever opened it's."""
+        """Do nothing: whoever opened the source closes it."""
 
     def _holds(self, chunk: str) -> bool:
         return shard_of(chunk, self._of) == self._shard
@@ -437,22 +439,22 @@ class Shard(Closing):
         return self._own(name, k, lambda most: self._source.query_texts(name, texts, most))
 
     def _own(self, name: str, k: int, ask: Callable[[int], list[list[Hit]]]) -> list[list[Hit]]:
-        """The k nearest of this shard: so many of all are asked for that each answer has as many, where there are."""
-        every, most = min(self._source.count(name), self.limits().query_results), 2 * k * self._of
+        """Return the k nearest of this shard: ask for more of all until each answer has k of the shard, or all are asked for."""
+        total, most = min(self._source.count(name), self.limits().query_results), 2 * k * self._of
         while True:
-            hits = [[hit for hit in found if self._holds(hit[0])][:k] for found in ask(min(most, every))]
-            if most >= every or all(len(found) >= k for found in hits):
+            hits = [[hit for hit in answer if self._holds(hit[0])][:k] for answer in ask(min(most, total))]
+            if most >= total or all(len(answer) >= k for answer in hits):
                 return hits
             most *= 4
 
 
 def sharded(source: Reader, shard: str | None) -> Reader:
-    """The source, or the part of it that `collections.shard` names."""
+    """Return the source, or the part of it that `collections.shard` names."""
     return source if shard is None else cast(Reader, Shard(source, shard))
 
 
 class Store(Reader, Protocol):
-    """What a target offers besides: creating, adding, deleting."""
+    """What a target offers in addition: creating, adding, deleting."""
 
     def identities(self) -> dict[str, str]: ...
     def identity(self, name: str) -> str: ...
@@ -470,30 +472,30 @@ class Store(Reader, Protocol):
 
 
 def counted_ids(store: Reader, name: str) -> tuple[int, list[str]]:
-    """(Chunks that the collection counts, every id), held against each other.
+    """Return (chunks that the collection counts, every id), after comparing the two.
 
     Raises `Terminal` ("count_mismatch") where they differ although the count does not change: an answer that leaves chunks
-    out would look like their deletion. Where it moves, a writer is at work, and whoever compares finds what differs.
+    out would look like their deletion. Where the count changes, a writer is at work, and a comparison finds the differences.
     """
-    count = before = store.count(name)
-    for seconds in (*AGAIN_AFTER, 0.0):
+    count = previous = store.count(name)
+    for seconds in (*RETRY_AFTER, 0.0):
         ids = store.ids(name)
         if len(ids) == count:
             return count, ids
-        before, count = count, store.count(name)
+        previous, count = count, store.count(name)
         time.sleep(seconds)
-    if count != before:
+    if count != previous:
         return count, ids
     raise incomplete(store, name, count, f"lists {len(ids):,}")
 
 
 def listed_ids(store: Reader, name: str) -> list[str]:
-    """The ids of `counted_ids`."""
+    """Return the ids of `counted_ids`."""
     return counted_ids(store, name)[1]
 
 
 def incomplete(store: Reader, name: str, count: int, what: str) -> Terminal:
-    """The error where a collection counts more, or fewer, chunks than it gives."""
+    """Return the error for a collection that counts more, or fewer, chunks than it gives."""
     return Terminal(
         ReasonCode.COUNT_MISMATCH, f"counts {count:,} chunks and {what}", where=f"collection {name} of {store.label}",
         next_step="Do not migrate it before this is explained: see notebook 48, or leave it out with collections.exclude.",
@@ -501,24 +503,24 @@ def incomplete(store: Reader, name: str, count: int, what: str) -> Terminal:
 
 
 class Severity(StrEnum):
-    """How bad a problem is, the worst first."""
+    """The severity of a problem, the worst first."""
 
-    ATTACK = "attack"  # a file that may run foreign code in those who open it
-    LOST = "lost"  # something that no migration can bring back
+    ATTACK = "attack"  # a file that may run foreign code in programs that open it
+    LOST = "lost"  # data that no migration can restore
     DAMAGED = "damaged"  # something is broken; a migration repairs it, or needs a decision
     WARNING = "warning"  # nothing is broken, but a migration needs a decision
     NOTE = "note"  # nothing is broken; worth knowing before the migration
 
     @property
     def sound(self) -> bool:
-        """Whether a database with nothing worse is sound."""
+        """Whether a database whose worst problem this is counts as sound."""
         return self in (Severity.WARNING, Severity.NOTE)
 
 
 class Finding(str):
-    """A sentence about a source, with its severity; a sentence that is only a text is a note.
+    """A sentence about a source, with its severity; a plain text is a note.
 
-    `meaning` says what it means for those who migrate. `counted`: the counts of a diagnosis say it already.
+    `meaning`: what it means for a migration. `counted`: the counts of a diagnosis already include it.
     """
 
     __slots__ = ("counted", "meaning", "severity")
@@ -535,10 +537,10 @@ class Finding(str):
 
     @classmethod
     def of(cls, sentence: str) -> Finding:
-        """This sentence as a finding."""
+        """Return this sentence as a finding."""
         return sentence if isinstance(sentence, Finding) else cls(sentence)
 
 
 def damage(text: str, meaning: str = "", *, counted: bool = False) -> Finding:
-    """A finding that says that something is broken."""
+    """Return a finding on damage."""
     return Finding(text, Severity.DAMAGED, meaning, counted=counted)

@@ -1,7 +1,7 @@
-"""A store behind API v1: servers of 0.4.0 to 0.5.15, which no current client can talk to, over plain HTTP.
+"""A store behind API v1, over plain HTTP: servers of 0.4.0 to 0.5.15, which the current client does not support.
 
-It reads all that a migration needs. It writes only what a write probe and an ordered restore need; an old server is never
-a target. Like the store of the current client it freezes ids first and reads by id, aligned by id.
+It reads all that a migration needs. It writes only for a write probe and an ordered restore; an old server is never a target.
+Like the store of the current client it freezes ids first and reads by id, aligned by id.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from helpers.stores import (
     Closing,
     CollectionInfo,
     Neighbours,
+    checked_dimension,
     fitting,
     from_metadata,
     is_marker,
     resolve,
     texts,
-    told_dimension,
 )
 from helpers.stores.client import ASK_AGAIN, VectorLost, batch_of, pieces, proven_spaces, twice_what_it_counts
 from helpers.stores.limits import Limits, Requests, Usage, done_once, written_once
@@ -37,13 +37,13 @@ from helpers.stores.wire import json_of
 
 LIST_PAGE = 1_000
 _CONTENT = ["documents", "metadatas"]
-_LIMITS = Limits(5_000, 32 * 2**20, page_rows=50_000)  # these servers take 41,666 rows; a proxy in front may not
+_LIMITS = Limits(5_000, 32 * 2**20, page_rows=50_000)  # these servers accept 41,666 rows; a proxy may not
 _NO_FUNCTION = "servers of API v1 keep no embedding function"
 _Collection = dict[str, Any]  # as the server describes it: id, name, metadata, and a dimension on some versions
 
 
 class ApiV1Store(Closing):
-    """One tenant and database of an old server. `http` has its address, headers, TLS setting and time-out."""
+    """One tenant and database of an old server. `http` has the address, headers, TLS setting and time-out."""
 
     protocol = "API v1"
 
@@ -52,48 +52,48 @@ class ApiV1Store(Closing):
     ) -> None:
         self._http, self.label = http, label
         self._place = {"tenant": tenant, "database": database}
-        self.requests = Requests(_LIMITS, usage)  # no server of these versions has quotas to learn
+        self.requests = Requests(_LIMITS, usage)  # servers of these versions have no quotas
         self.usage = self.requests.usage
         self._infos: dict[str, CollectionInfo] = {}
         self._known: dict[str, _Collection] = {}
-        self._uris = True  # until the server says that it has none (before 0.4.15)
+        self._uris = True  # until the server refuses them (before 0.4.15)
         self.version = str(self._ask("GET", "version"))
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
     @fitting
     def names(self) -> list[str]:
-        """The collections, by name. Some versions ignore limit and offset: the end is a page with nothing new."""
-        found: dict[str, _Collection] = {}
+        """Return the names of the collections. Some versions ignore limit and offset: a page with nothing new is the last."""
+        known: dict[str, _Collection] = {}
         while True:
-            page = self._ask("GET", "collections", {"limit": LIST_PAGE, "offset": len(found)})
-            new = {c["name"]: c for c in page if c["name"] not in found}
-            found.update(new)
+            page = self._ask("GET", "collections", {"limit": LIST_PAGE, "offset": len(known)})
+            new = {c["name"]: c for c in page if c["name"] not in known}
+            known.update(new)
             if len(page) < LIST_PAGE or not new:
-                return sorted(name for name, c in found.items() if not is_marker(self, name, c["metadata"]))
+                return sorted(name for name, c in known.items() if not is_marker(self, name, c["metadata"]))
 
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]
 
     @fitting
     def info(self, name: str) -> CollectionInfo:
-        """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count.
+        """Return the collection, its effective space proven by a probe. All but the count is cached.
 
-        What these servers call the configuration is left out: it says l2 whatever the index does (chroma-facts 2). The
-        index's parameters are the metadata `hnsw:*`.
+        The configuration of these servers is left out: it is l2 whatever the index does (chroma-facts 2). The metadata
+        `hnsw:*` hold the index's parameters.
         """
         collection = self._collection(name)
         count = self.count(name)
         known = self._infos.get(name)
         if known is None:
             metadata = collection.get("metadata")
-            said = from_metadata(metadata)
+            declared = from_metadata(metadata)
             proven = proven_spaces(self, name, self.some_ids(name, 20))
-            space, finding = resolve([said], proven)
-            if proven and space != (said or "l2") and not finding:
+            space, finding = resolve([declared], proven)
+            if proven and space != (declared or "l2") and not finding:
                 finding = f"nothing declares a space, which means l2, but queries answer {space}"
             known = self._infos[name] = CollectionInfo(
-                name, count, self._dimension(name), space, said or "l2", metadata=metadata or None,
+                name, count, self._dimension(name), space, declared or "l2", metadata=metadata or None,
                 findings=(finding,) if finding else (),
             )  # fmt: skip
         return CollectionInfo(
@@ -109,12 +109,12 @@ class ApiV1Store(Closing):
         return f"collections/{self._collection(name)['id']}/{what}"
 
     def _dimension(self, name: str) -> int | None:
-        """The vectors' length; 0.4 does not tell, so the first vector that can be read does."""
+        """Return the dimension of the vectors; for 0.4, which does not give it, that of the first readable vector."""
         collection = self._collection(name)
         if not collection.get("dimension"):
             ids = self.some_ids(name, 20)
             collection["dimension"] = self._read_piece(name, ids, True).dimension if ids else None
-        return told_dimension(collection["dimension"], self._at(name)) or None
+        return checked_dimension(collection["dimension"], self._at(name)) or None
 
     def _at(self, name: str) -> str:
         return f"collection {name} of {self.label}"
@@ -127,29 +127,29 @@ class ApiV1Store(Closing):
 
     @fitting
     def ids(self, name: str) -> list[str]:
-        """Every id, once, in the store's order. Fewer than the count is asked for again, without pages."""
-        found: dict[str, None] = {}
+        """Return every id once, in the store's order. If they are fewer than the count, ask again without pages."""
+        ids: dict[str, None] = {}
         most = ASK_AGAIN
         while True:
-            page = self._get(name, {"limit": _LIMITS.page_rows, "offset": len(found)}, [])["ids"]
-            before = len(found)
-            found.update(dict.fromkeys(page))
-            if len(found) > most:
-                most = twice_what_it_counts(len(found), self.count(name), self._at(name))
-            if len(page) < _LIMITS.page_rows or len(found) == before:
+            page = self._get(name, {"limit": _LIMITS.page_rows, "offset": len(ids)}, [])["ids"]
+            before = len(ids)
+            ids.update(dict.fromkeys(page))
+            if len(ids) > most:
+                most = twice_what_it_counts(len(ids), self.count(name), self._at(name))
+            if len(page) < _LIMITS.page_rows or len(ids) == before:
                 break
-        if len(found) < self.count(name):
-            found.update(dict.fromkeys(self._get(name, {}, [])["ids"]))
-        return list(found)
+        if len(ids) < self.count(name):
+            ids.update(dict.fromkeys(self._get(name, {}, [])["ids"]))
+        return list(ids)
 
     @fitting
     def some_ids(self, name: str, most: int) -> list[str]:
-        """The first ids, at most so many, in one request."""
+        """Return the first ids, at most `most`, in one request."""
         return [str(i) for i in self._get(name, {"limit": most, "offset": 0}, [])["ids"][:most]]
 
     @fitting
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
-        """These chunks, in this order; ids that the store does not hold are absent from the answer."""
+        """Return these chunks, in this order; ids that the store does not hold are absent."""
         dimension = (self._dimension(name) or 0) if embeddings else 0
         step = _LIMITS.read_step(dimension)
         parts = [
@@ -159,38 +159,40 @@ class ApiV1Store(Closing):
         return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty(dimension)
 
     def _read_piece(self, name: str, ids: Sequence[str], embeddings: bool, dimension: int = 0) -> ChunkBatch:
-        """One answer's worth. Where a vector cannot be had the piece is halved until its id is alone.
+        """Return the chunks of one answer. Halve the piece where a vector is missing, until its id is alone.
 
         An old server that misses a vector leaves it out of the answer, or fails with 500.
         """
-        asked = {"ids": list(dict.fromkeys(ids))}
+        request = {"ids": list(dict.fromkeys(ids))}
         if not embeddings:
-            return batch_of(ids, self._get(name, asked, _CONTENT), 0, False)
+            return batch_of(ids, self._get(name, request, _CONTENT), 0, False)
         try:
-            return batch_of(ids, self._get(name, asked, [*_CONTENT, "embeddings"]), dimension, True)
+            return batch_of(ids, self._get(name, request, [*_CONTENT, "embeddings"]), dimension, True)
         except (VectorLost, _ServerFailed):
             if len(ids) > 1:
                 middle = len(ids) // 2
                 halves = (ids[:middle], ids[middle:])
                 return ChunkBatch.concatenate([self._read_piece(name, h, True, dimension) for h in halves])
-            batch = batch_of(ids, self._get(name, asked, _CONTENT), dimension, False)  # fails where all reading does
-            with suppress(VectorLost, _ServerFailed):  # a server that was only busy gives it now
-                return batch_of(ids, self._get(name, asked, [*_CONTENT, "embeddings"]), dimension, True)
+            batch = batch_of(
+                ids, self._get(name, request, _CONTENT), dimension, False
+            )  # raises where nothing can be read
+            with suppress(VectorLost, _ServerFailed):  # a server that was only busy gives the vector now
+                return batch_of(ids, self._get(name, request, [*_CONTENT, "embeddings"]), dimension, True)
             batch.lost[:] = True
             return batch
 
-    def _get(self, name: str, what: Mapping[str, Any], include: Sequence[str]) -> dict[str, Any]:
-        """An answer of `get`. `where` is left out, which 0.5.23 refuses when it is empty."""
+    def _get(self, name: str, parameters: Mapping[str, Any], include: Sequence[str]) -> dict[str, Any]:
+        """Return an answer of `get`. An empty `where` is left out: 0.5.23 refuses it."""
         path, at = self._path(name, "get"), self._at(name)
         if not include or not self._uris:
-            return self._counted(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
+            return self._counted(self._ask("POST", path, body={**parameters, "include": list(include)}, where=at))
         try:
-            return self._counted(self._ask("POST", path, body={**what, "include": [*include, "uris"]}, where=at))
+            return self._counted(self._ask("POST", path, body={**parameters, "include": [*include, "uris"]}, where=at))
         except Terminal as error:
             if error.code == ReasonCode.FORBIDDEN:
                 raise
-            answer = self._counted(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
-            self._uris = False  # the same question without uris is answered
+            answer = self._counted(self._ask("POST", path, body={**parameters, "include": list(include)}, where=at))
+            self._uris = False  # the same request without uris succeeded
             return answer
 
     def _counted(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -199,9 +201,9 @@ class ApiV1Store(Closing):
 
     @fitting
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
-        """The k nearest of each row of `vectors` (n, d): (id, distance), best first. Some versions answer k + 1."""
+        """Return the k nearest of each row of `vectors` (n, d): (id, distance), best first. Some versions answer k + 1."""
         rows = np.asarray(vectors, np.float32)
-        found: Neighbours = []
+        hits: Neighbours = []
         for start in range(0, len(rows), _LIMITS.query_vectors):
             body: dict[str, Any] = {
                 "query_embeddings": rows[start : start + _LIMITS.query_vectors].tolist(),
@@ -211,18 +213,18 @@ class ApiV1Store(Closing):
             answer = self._ask("POST", self._path(name, "query"), body=body, where=self._at(name))
             self.usage.add(rows=sum(map(len, answer["ids"])))
             for ids, distances in zip(answer["ids"], answer["distances"], strict=True):
-                found.append([(i, float(d)) for i, d in zip(ids[:k], distances[:k], strict=True)])
-        return found
+                hits.append([(i, float(d)) for i, d in zip(ids[:k], distances[:k], strict=True)])
+        return hits
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, _NO_FUNCTION, where=self._at(name))
 
     def text_queries_available(self, name: str) -> str:
-        """Why text queries cannot be asked: here, never."""
+        """Return why text queries are not available: never on these servers."""
         return _NO_FUNCTION
 
     def unindexed(self, name: str) -> int:
-        """Writes that the index does not hold yet: none, here it is written at once."""
+        """Return the writes that the index does not hold yet: none, these servers index at once."""
         return 0
 
     # -- writing: for a write probe, and to restore what the source lost -----------------------------------------------
@@ -235,23 +237,23 @@ class ApiV1Store(Closing):
         return ()
 
     def create(self, info: CollectionInfo) -> None:
-        """A collection with this metadata and space. Raises `Terminal` where the name is taken."""
+        """Create a collection with this metadata and space. Raises `Terminal` ("exists") where the name is used."""
         body = {"name": info.name, "metadata": {**(info.metadata or {}), "hnsw:space": info.space}}
         try:
             done_once(
-                lambda: self._ask("POST", "collections", body={**body, "get_or_create": False}, again=False),
+                lambda: self._ask("POST", "collections", body={**body, "get_or_create": False}, retry=False),
                 done=lambda: info.name in self.names() and not self.count(info.name), where=self._at(info.name),
             )  # fmt: skip
         except Terminal as error:
             if "already exists" in error.what:
-                what, hint = f"collection {info.name} already exists", "Nothing was changed there."
-                raise Terminal(ReasonCode.EXISTS, what, where=self.label, next_step=hint) from error
+                problem, hint = f"collection {info.name} already exists", "Nothing was changed there."
+                raise Terminal(ReasonCode.EXISTS, problem, where=self.label, next_step=hint) from error
             raise
         self._forget(info.name)
 
     def add(self, name: str, batch: ChunkBatch) -> None:
-        """Add new chunks, in pieces. Chunks with and without a document never share one: that batch poisons the log of
-        these versions for everybody who upgrades later (chroma-facts 3).
+        """Add new chunks, in pieces. Chunks with and without a document never share one: such a batch makes the log of these
+        versions unreadable after a later upgrade (chroma-facts 3).
         """
 
         def shape(row: int) -> tuple[bool, ...]:
@@ -262,7 +264,7 @@ class ApiV1Store(Closing):
             for piece in pieces(batch.take(rows), _LIMITS):
                 written_once(
                     piece,
-                    write=lambda left: self._ask("POST", path, body=_body(left), where=at, again=False),
+                    write=lambda left: self._ask("POST", path, body=_body(left), where=at, retry=False),
                     present=lambda left: self._get(name, {"ids": left.ids}, [])["ids"],
                     where=at,
                 )
@@ -276,7 +278,7 @@ class ApiV1Store(Closing):
 
     def drop(self, name: str) -> None:
         done_once(
-            lambda: self._ask("DELETE", f"collections/{quote(name, safe='')}", where=self._at(name), again=False),
+            lambda: self._ask("DELETE", f"collections/{quote(name, safe='')}", where=self._at(name), retry=False),
             done=lambda: name not in self.names(), where=self._at(name),
         )  # fmt: skip
         self._forget(name)
@@ -295,9 +297,9 @@ class ApiV1Store(Closing):
         *,
         body: Any = None,
         where: str = "",
-        again: bool = True,
+        retry: bool = True,
     ) -> Any:
-        """The JSON of an answer. Errors are ours; transient ones are tried again where `again` says so."""
+        """Return the JSON of an answer. Errors are translated; with `retry` transient ones are retried."""
 
         def call() -> Any:
             content = None if body is None else json.dumps(body).encode()
@@ -308,21 +310,21 @@ class ApiV1Store(Closing):
                 raise _refusal(answer, where or self.label)
             return json_of(answer, where=where or self.label)
 
-        return self.requests.send(call, where or self.label, again=again)
+        return self.requests.send(call, where or self.label, retry=retry)
 
     def close(self) -> None:
         self._http.close()
 
 
 class _ServerFailed(Terminal):
-    """The server answered 500: it could not do it, as it cannot with vectors that it lost."""
+    """The server answered 500, as it does for vectors that it lost."""
 
 
 def _refusal(answer: httpx.Response, where: str) -> Terminal:
-    """An answer that is no success as an error with the server's own words. Old servers answer 500 to anything."""
+    """Return an unsuccessful answer as an error with the server's text. Old servers answer 500 to anything."""
     try:
-        said = answer.json()
-        parts = [said.get(key) for key in ("error", "message", "detail")] if isinstance(said, dict) else [said]
+        body = answer.json()
+        parts = [body.get(key) for key in ("error", "message", "detail")] if isinstance(body, dict) else [body]
         text = ": ".join(str(part) for part in parts if part)  # 0.5.16 puts the name in error, the words in message
     except ValueError:
         text = answer.text.strip()

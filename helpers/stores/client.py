@@ -1,8 +1,8 @@
 """A store behind the current Chroma client: an embedded directory or a server of 1.x.
 
 Ids are frozen first and everything is read by id, aligned by id: paging by offset costs O(offset), and a `get` neither
-keeps the order of ids nor says which are missing (chroma-facts 9, Speed). Only public client calls are used, but for
-creating a collection from its own schema, which the public call cannot do without losing the embedding function.
+keeps the order of ids nor reports missing ones (chroma-facts 9, Speed). Only public client calls are used, except to create
+a collection from its own schema: the public call would lose the embedding function.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, align, singles
-from helpers.errors import Terminal, WorldError, one_line
+from helpers.errors import EnvironmentFailure, Terminal, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.stores import (
@@ -28,6 +28,7 @@ from helpers.stores import (
     Neighbours,
     Reader,
     Space,
+    checked_dimension,
     consistent_spaces,
     creation,
     declared,
@@ -36,7 +37,6 @@ from helpers.stores import (
     is_marker,
     resolve,
     texts,
-    told_dimension,
 )
 from helpers.stores.creation import TargetLock
 from helpers.stores.door import Client, Collection
@@ -48,38 +48,37 @@ _CONTENT = ["documents", "metadatas", "uris"]
 
 
 def proven_spaces(store: Reader, name: str, sample: Sequence[str]) -> list[Space] | None:
-    """The spaces that fit the distances of a probe query, or None where the collection cannot be probed.
+    """Return the spaces that fit the distances of a probe query, or None where the collection cannot be probed.
 
-    `sample` are some ids of the collection; the probe is made from the first of their vectors that can be used.
-
-    What a collection declares may be wrong (chroma-facts 2).
+    `sample`: some ids of the collection; the probe is made from the first usable vector of these. The declared space of a
+    collection may be wrong (chroma-facts 2).
     """
-    known = store.read(name, sample)
-    usable = ~known.lost & np.isfinite(known.embeddings).all(axis=1) & known.embeddings.any(axis=1)
+    chunks = store.read(name, sample)
+    usable = ~chunks.lost & np.isfinite(chunks.embeddings).all(axis=1) & chunks.embeddings.any(axis=1)
     if not usable.any():
         return None
-    # A vector of no special length: on unit vectors cosine and ip, and l2 up to a factor, would look alike.
-    vectors = known.embeddings[usable]
+    # A vector of no special length: on unit vectors cosine, ip, and l2 up to a factor cannot be distinguished.
+    vectors = chunks.embeddings[usable]
     tilt = np.linspace(0.5, 1.5, vectors.shape[1], dtype=np.float32)
     query = (vectors[0] * 3.0 * tilt).astype(np.float32)
     try:
         answer = store.query(name, query[None, :], 10)[0]
     except Terminal:
         return None
-    near = store.read(name, [i for i, _ in answer])
+    neighbours = store.read(name, [i for i, _ in answer])
     distances = dict(answer)
-    fit = ~near.lost & np.isfinite(near.embeddings).all(axis=1) & near.embeddings.any(axis=1)
+    fit = ~neighbours.lost & np.isfinite(neighbours.embeddings).all(axis=1) & neighbours.embeddings.any(axis=1)
     if not fit.any():
         return None
-    answered = [distances[i] for i, ok in zip(near.ids, fit, strict=True) if ok]
-    return consistent_spaces(query, near.embeddings[fit], answered)
+    answered = [distances[i] for i, ok in zip(neighbours.ids, fit, strict=True) if ok]
+    return consistent_spaces(query, neighbours.embeddings[fit], answered)
 
 
 class ClientStore(TargetLock, Closing):
-    """Reads and writes one tenant and database. `spaces` are the proven spaces of a 0.x directory, by collection id.
+    """Reads and writes one tenant and database. `spaces`: the proven spaces of a 0.x directory, by collection id.
 
-    `usage` is what the wire below counts into already, where there is one; `functions` are the embedding functions that may
-    leave this machine.
+    `usage`: the counters of the session below, where there is one. `functions`: the embedding functions that may send data to
+    other machines.
     """
 
     def __init__(
@@ -99,66 +98,66 @@ class ClientStore(TargetLock, Closing):
         self.usage = self.requests.usage
         self._spaces = dict(spaces or {})
         self._infos: dict[str, CollectionInfo] = {}
-        self._handles: dict[str, Collection] = {}  # of the collections that are being looked at
+        self._handles: dict[str, Collection] = {}  # of collections under inspection
         self._notes: dict[str, list[str]] = {}
         self.findings: tuple[str, ...] = ()
         self.repairs: list[dict[str, Any]] = []
         self.version = self.requests.send(client.get_version, label)
 
     def note(self, source: list[str], by_id: Mapping[str, list[str]], repairs: list[dict[str, Any]]) -> None:
-        """What was found in the directory before it was opened: about all of it, and by collection id."""
+        """Set the findings on the directory from before it was opened: on the whole, and by collection id; and the repairs."""
         self.findings, self._notes, self.repairs = tuple(source), dict(by_id), repairs
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
     @fitting
     def names(self) -> list[str]:
-        """The collections, by name; the lock's marker left out."""
+        """Return the names of the collections, without the lock's marker."""
         return sorted(c.name for c in self._listed() if not is_marker(self, c.name, c.metadata))
 
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]
 
     def _listed(self) -> list[Collection]:
-        """All collections. A page that is short proves no end: a server with a quota may have cut it. Nothing new does."""
-        found: dict[str, Collection] = {}
+        """Return all collections. A short page may have been cut by a quota; only a page with nothing new is the last."""
+        collections: dict[str, Collection] = {}
         while True:
             rows = min(LIST_PAGE, self.limits().page_rows)
             try:
                 page = self.requests.send(
-                    lambda rows=rows: self.client.list_collections(limit=rows, offset=len(found)),  # type: ignore[misc]
+                    lambda rows=rows: self.client.list_collections(limit=rows, offset=len(collections)),  # type: ignore[misc]
                     self.label,
                     page_rows=rows,
                 )
             except Narrower:
                 continue
-            before = len(found)
+            before = len(collections)
             for collection in page:
-                if found.setdefault(collection.name, collection).id != collection.id:
+                if collections.setdefault(collection.name, collection).id != collection.id:
                     raise Terminal(
                         ReasonCode.ENGINE_FAILED, f"two collections are named {one_line(collection.name, 80)}", where=self.label,
                         next_step="Chroma allows one of a name: rename one of them, or look at what is in front of the server.",
                     )  # fmt: skip
-            if len(found) == before:
-                return list(found.values())
+            if len(collections) == before:
+                return list(collections.values())
 
     @fitting
     def identities(self) -> dict[str, str]:
-        """The uuid of each collection, by name: a rename or a restart keeps it, one that is made anew has another."""
+        """Return the uuid of each collection, by name: it survives renames and restarts, but not deletion and creation."""
         return {collection.name: str(collection.id) for collection in self._listed()}
 
     @fitting
     def identity(self, name: str) -> str:
-        """The uuid of this collection."""
+        """Return the uuid of this collection."""
         return str(self._collection(name).id)
 
     @fitting
     def info(self, name: str) -> CollectionInfo:
-        """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count."""
+        """Return the collection, its effective space proven by a probe. All but the count is cached."""
         known = self._infos.get(name)
         if known is not None:
             return dataclasses.replace(known, count=self.count(name))
-        self._handles[name] = self._collection(name)  # asked for once, not for each of the probe's requests
+        self._handles[name] = self._collection(name)  # one request, not one for each of the probe
         try:
             self._infos[name] = self._inspect(name)
         finally:
@@ -168,19 +167,19 @@ class ClientStore(TargetLock, Closing):
     def _inspect(self, name: str) -> CollectionInfo:
         collection = self._collection(name)
         configuration = dict(collection.configuration_json)
-        said = declared(configuration)
+        declared_space = declared(configuration)
         candidates = [
             cast("Space | None", self._spaces.get(str(collection.id))),
             from_metadata(collection.metadata),
-            said,
+            declared_space,
         ]
         space, finding = resolve(candidates, self._proven_spaces(name))
         return CollectionInfo(
             name=name,
             count=self.count(name),
-            dimension=told_dimension(collection.get_model().dimension, name),
+            dimension=checked_dimension(collection.get_model().dimension, name),
             space=space,
-            declared_space=said or "l2",
+            declared_space=declared_space or "l2",
             metadata=dict(collection.metadata) if collection.metadata else None,
             configuration=configuration,
             schema=creation.raw_schema(collection),
@@ -189,12 +188,12 @@ class ClientStore(TargetLock, Closing):
         )
 
     def _proven_spaces(self, name: str) -> list[Space] | None:
-        """See `probe.proven_spaces`."""
+        """Return `proven_spaces` of the first ids."""
         return proven_spaces(self, name, self.some_ids(name, 20))
 
     def _collection(self, name: str) -> Collection:
-        if (kept := self._handles.get(name)) is not None:
-            return kept
+        if (handle := self._handles.get(name)) is not None:
+            return handle
         return self.requests.send(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
 
     def _at(self, name: str) -> str:
@@ -208,12 +207,12 @@ class ClientStore(TargetLock, Closing):
 
     @fitting
     def ids(self, name: str) -> list[str]:
-        """Every id, once, in the store's order. As with `_listed`, a short page is no end.
+        """Return every id once, in the store's order. As in `_listed`, a short page is not the last.
 
-        Where pages are short and the way is long (Cloud), several are asked for at a time.
+        Where pages are small and latency is high (Cloud), several are requested at a time.
         """
         collection = self._collection(name)
-        found: dict[str, None] = {}
+        ids: dict[str, None] = {}
         readers, rows = self.limits().readers(1), self.limits().page_rows
         if readers > 1:
             total = self.count(name)
@@ -221,33 +220,33 @@ class ClientStore(TargetLock, Closing):
                 for page in pool.map(
                     lambda at: self._pages(collection, at, min(at + rows, total)), range(0, total, rows)
                 ):
-                    found.update(dict.fromkeys(page))
+                    ids.update(dict.fromkeys(page))
         most = ASK_AGAIN
         while True:
-            before = len(found)
-            found.update(dict.fromkeys(self._page(collection, NO_LIMIT, before)))
-            if len(found) == before:
-                return list(found)
-            if len(found) > most:
-                most = twice_what_it_counts(len(found), self.count(name), self._at(name))
+            before = len(ids)
+            ids.update(dict.fromkeys(self._page(collection, NO_LIMIT, before)))
+            if len(ids) == before:
+                return list(ids)
+            if len(ids) > most:
+                most = twice_what_it_counts(len(ids), self.count(name), self._at(name))
 
     def _pages(self, collection: Collection, start: int, end: int) -> list[str]:
-        """The ids of these places, in as many pages as it takes; fewer where there are fewer."""
-        found: list[str] = []
-        while start + len(found) < end:
-            page = self._page(collection, end - start - len(found), start + len(found))
+        """Return the ids at these positions, in as many pages as needed; fewer where there are fewer."""
+        ids: list[str] = []
+        while start + len(ids) < end:
+            page = self._page(collection, end - start - len(ids), start + len(ids))
             if not page:
                 break
-            found += page
-        return found
+            ids += page
+        return ids
 
     @fitting
     def some_ids(self, name: str, most: int) -> list[str]:
-        """The first ids, at most so many, in one request."""
+        """Return the first ids, at most `most`, in one request."""
         return self._page(self._collection(name), most, 0)
 
     def _page(self, collection: Collection, most: int, offset: int) -> list[str]:
-        """At most so many ids from there on, as many as the store gives in one answer."""
+        """Return at most `most` ids from `offset` on, as many as the store gives in one answer."""
         while True:
             rows = min(most, self.limits().page_rows)
             try:
@@ -263,9 +262,9 @@ class ClientStore(TargetLock, Closing):
 
     @fitting
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
-        """These chunks, in this order; ids that the store does not hold are absent from the answer."""
+        """Return these chunks, in this order; ids that the store does not hold are absent."""
         collection = self._collection(name)
-        dimension = told_dimension(collection.get_model().dimension, name) or 0
+        dimension = checked_dimension(collection.get_model().dimension, name) or 0
         parts = [*self._in_pieces(
             ids, lambda limits: limits.read_step(dimension),
             lambda piece: self._read_piece(collection, piece, dimension if embeddings else 0, embeddings),
@@ -273,7 +272,7 @@ class ClientStore(TargetLock, Closing):
         return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty(dimension if embeddings else 0)
 
     def _read_piece(self, collection: Collection, ids: Sequence[str], dimension: int, embeddings: bool) -> ChunkBatch:
-        """One answer's worth. Where a vector cannot be found the piece is halved until the lost id is alone."""
+        """Return the chunks of one answer. Halve the piece where a vector is missing, until the lost id is alone."""
         include = [*_CONTENT, "embeddings"] if embeddings else _CONTENT
         try:
             answer = self._get(collection, ids, include)
@@ -288,26 +287,26 @@ class ClientStore(TargetLock, Closing):
             return batch
 
     def _get(self, collection: Collection, ids: Sequence[str], include: Sequence[str]) -> dict[str, Any]:
-        """An answer of `get` by ids. Raises `Narrower` where they are too many for one, `VectorLost` where one has none."""
+        """Return an answer of `get` by ids. Raises `Narrower` for too many ids, `VectorLost` where one has no vector."""
         distinct = list(dict.fromkeys(ids))  # an id twice would be refused
         try:
             answer = self._get_once(collection, distinct, include)
         except VectorLost:  # another client's delete-and-add gives the same answer for a moment (chroma-facts 19)
             answer = self._get_once(collection, distinct, include)
         while 0 < len(answer["ids"]) < len(distinct):  # absent, or cut off by a quota that nobody mentions
-            got = set(answer["ids"])
-            more = self._get_once(collection, [i for i in distinct if i not in got], include)
-            if not more["ids"]:
+            present = set(answer["ids"])
+            missing = self._get_once(collection, [i for i in distinct if i not in present], include)
+            if not missing["ids"]:
                 break
             answer = {
-                k: [*v, *more[k]] if isinstance(v, list | np.ndarray) and k != "included" else v
+                k: [*v, *missing[k]] if isinstance(v, list | np.ndarray) and k != "included" else v
                 for k, v in answer.items()
             }
         self.usage.add(rows=len(answer["ids"]))
         return answer
 
     def _get_once(self, collection: Collection, ids: list[str], include: Sequence[str]) -> dict[str, Any]:
-        # The limit is said: a server with a quota cuts an answer without one, and nothing shows it.
+        # The limit is explicit: without one, a server with a quota cuts the answer silently.
         def call() -> dict[str, Any]:
             return cast(dict[str, Any], collection.get(ids=ids, limit=len(ids), include=cast(Any, list(include))))
 
@@ -319,12 +318,12 @@ class ClientStore(TargetLock, Closing):
             raise
 
     def _present(self, collection: Collection, ids: Sequence[str]) -> list[str]:
-        """Those of the ids that the store holds."""
+        """Return the ids that the store holds."""
         answers = self._in_pieces(ids, lambda limits: limits.read_rows, lambda piece: self._get(collection, piece, []))
         return [chunk for answer in answers for chunk in answer["ids"]]
 
     def _in_pieces(self, items: Any, most: Callable[[Limits], int], send: Callable[[Any], T]) -> Iterator[T]:
-        """What `send` answers to each piece of the items; a piece that is over a quota is sent again, smaller."""
+        """Yield what `send` gives for each piece of the items; a piece over a quota is sent again, smaller."""
         start = 0
         while start < len(items):
             piece = items[start : start + most(self.limits())]
@@ -334,7 +333,7 @@ class ClientStore(TargetLock, Closing):
 
     @fitting
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
-        """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
+        """Return the k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
         and no more than `limits().query_results`.
         """
         return self._nearest(name, vectors, k)
@@ -343,25 +342,25 @@ class ClientStore(TargetLock, Closing):
     def query_filtered(
         self, name: str, vectors: npt.ArrayLike, k: int, where: Mapping[str, str | int | float | bool]
     ) -> Neighbours:
-        """As `query`, of the chunks whose metadata has these values."""
+        """Do `query` among the chunks whose metadata has these values."""
         return self._nearest(name, vectors, k, where=dict(where))
 
-    def _nearest(self, name: str, vectors: npt.ArrayLike, k: int, **more: Any) -> Neighbours:
-        asked = np.asarray(vectors, np.float32)
-        answers = self._queried(self._collection(name), "query_embeddings", asked, k, ["distances"], **more)
+    def _nearest(self, name: str, vectors: npt.ArrayLike, k: int, **options: Any) -> Neighbours:
+        rows = np.asarray(vectors, np.float32)
+        answers = self._queried(self._collection(name), "query_embeddings", rows, k, ["distances"], **options)
         return [
             [(i, float(d)) for i, d in zip(ids[:most], distances[:most], strict=True)]
             for most, answer in answers for ids, distances in zip(answer["ids"], answer["distances"] or [], strict=True)
         ]  # fmt: skip
 
     def _queried(
-        self, collection: Collection, by: str, asked: Any, k: int, include: list[str], **more: Any
+        self, collection: Collection, by: str, vectors: Any, k: int, include: list[str], **options: Any
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(hits asked for, answer) of each piece of a query."""
+        """Yield (requested hits, answer) of each piece of a query."""
 
         def send(piece: Any) -> tuple[int, dict[str, Any]]:
             most = min(k, self.limits().query_results)
-            query: dict[str, Any] = {by: piece, "n_results": most, "include": include, **more}
+            query: dict[str, Any] = {by: piece, "n_results": most, "include": include, **options}
             answer = self.requests.send(
                 lambda: collection.query(**query),
                 self._at(collection.name),
@@ -371,21 +370,21 @@ class ClientStore(TargetLock, Closing):
             self.usage.add(rows=sum(map(len, answer["ids"])))
             return most, cast(dict[str, Any], answer)
 
-        return self._in_pieces(asked, lambda limits: limits.query_vectors, send)
+        return self._in_pieces(vectors, lambda limits: limits.query_vectors, send)
 
     @fitting
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
-        """Nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
+        """Return the nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
         collection = self._collection(name)
         vectors = self.text_vectors(name, texts)
-        found: list[list[tuple[str, float, str | None]]] = []
+        hits: list[list[tuple[str, float, str | None]]] = []
         for _, answer in self._queried(collection, "query_embeddings", vectors, k, ["distances", "documents"]):
             rows = zip(answer["ids"], answer["distances"] or [], answer["documents"] or [], strict=True)
-            found += [[(i, float(d), t) for i, d, t in zip(ids, ds, ts, strict=True)] for ids, ds, ts in rows]
-        return found
+            hits += [[(i, float(d), t) for i, d, t in zip(ids, ds, ts, strict=True)] for ids, ds, ts in rows]
+        return hits
 
     def text_vectors(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """(n, d) of the texts as queries, by the collection's own function. Raises `Terminal` where that is not used or fails."""
+        """Return the query vectors (n, d) of texts, by the collection's own function. Raises `Terminal` if it cannot be used."""
         if reason := self.text_queries_available(name):
             raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, reason, where=self._at(name))
         info = self._infos[name]
@@ -400,7 +399,7 @@ class ClientStore(TargetLock, Closing):
             ) from error  # fmt: skip
 
     def document_contains(self, name: str, chunk: str, text: str) -> bool:
-        """Whether the full-text index finds this text in the document of a chunk that is there."""
+        """Return whether the full-text index finds this text in the document of an existing chunk."""
         collection = self._collection(name)
         answer = self.requests.send(
             lambda: collection.get(ids=[chunk], where_document=cast(Any, {"$contains": text}), include=[]),
@@ -409,16 +408,16 @@ class ClientStore(TargetLock, Closing):
         return chunk in answer["ids"]
 
     def text_queries_available(self, name: str) -> str:
-        """Why text queries cannot be asked of this collection, or "" where they can."""
+        """Return why text queries are not available for this collection, or "" where they are."""
         info = self._infos.get(name) or self.info(name)
         return creation.unavailable(info.configuration, info.dimension, self._functions)
 
     def unindexed(self, name: str) -> int:
-        """Writes that the index does not hold yet, as far as the server tells: only Cloud indexes later."""
+        """Return the writes that the index does not hold yet; 0 if the server does not report them. Only Cloud indexes later."""
         collection = self._collection(name)
         try:
-            status = self.requests.send(collection.get_indexing_status, self._at(name), again=False)
-        except (WorldError, Narrower):
+            status = self.requests.send(collection.get_indexing_status, self._at(name), retry=False)
+        except (EnvironmentFailure, Narrower):
             return 0
         return int(status.num_unindexed_ops)
 
@@ -432,13 +431,13 @@ class ClientStore(TargetLock, Closing):
         return tuple(self.requests.learnt)
 
     def create(self, info: CollectionInfo) -> None:
-        """A collection with the configuration, schema and metadata of `info`, its space the effective one.
+        """Create a collection with the configuration, schema and metadata of `info`, and its effective space.
 
-        Raises `Terminal` ("exists") where there is one of this name, but where an answer was lost and it is `as_created`.
+        Raises `Terminal` ("exists") where the name is used, except after a lost answer if the collection is `as_created`.
         """
         if info.schema is not None and not self._keeps_schemas():
-            told = creation.effective_configuration(info)
-            info = dataclasses.replace(info, schema=None, configuration=told, declared_space=info.space)
+            configuration = creation.effective_configuration(info)
+            info = dataclasses.replace(info, schema=None, configuration=configuration, declared_space=info.space)
         done_once(
             lambda: creation.create(self.client, info),
             done=lambda: self.as_created(info), where=self._at(info.name), waits=self.usage.waits,
@@ -446,28 +445,28 @@ class ClientStore(TargetLock, Closing):
         self._infos.pop(info.name, None)
 
     def _keeps_schemas(self) -> bool:
-        """Whether the lock that a run holds here has a schema: older servers take one in a request, and drop it."""
-        marker = self._there(LOCK_COLLECTION)
+        """Return whether the lock's marker here has a schema: older servers accept one in a request, and drop it."""
+        marker = self._existing(LOCK_COLLECTION)
         return marker is None or marker.get_model().serialized_schema is not None
 
     def as_created(self, info: CollectionInfo) -> bool:
-        """Whether the collection is there, and as `create` makes it: empty, with this space and these metadata keys."""
+        """Return whether the collection exists as `create` makes it: empty, with this space and these metadata keys."""
         self._infos.pop(info.name, None)
         if info.name not in self.names():
             return False
-        there = self.info(info.name)
-        keys = set(there.metadata or ()) == set(info.metadata or ())
-        return there.count == 0 and there.space == info.space and keys
+        existing = self.info(info.name)
+        same_keys = set(existing.metadata or ()) == set(info.metadata or ())
+        return existing.count == 0 and existing.space == info.space and same_keys
 
     def add(self, name: str, batch: ChunkBatch) -> None:
-        """Add new chunks, in pieces that the server accepts. All of a piece is written or nothing.
+        """Add new chunks, in pieces that the server accepts. A piece is written whole or not at all.
 
-        After a transient error the piece is read again by id and only what is absent is sent once more: an error does
-        not mean "not written" (chroma-facts 12).
+        After a transient error the piece is read again by id and only absent chunks are sent again: an error does not mean
+        "not written" (chroma-facts 12).
         """
         collection = self._collection(name)
-        # Else the client builds the collection's embedding functions for every batch, warns where it cannot, and adds
-        # sparse vectors of its own making to the metadata.
+        # Otherwise the client builds the collection's embedding functions for every batch, warns where it cannot, and adds
+        # its own sparse vectors to the metadata.
         collection.get_model().serialized_schema = None
         rest = batch
         while len(rest):
@@ -481,7 +480,7 @@ class ClientStore(TargetLock, Closing):
         written_once(
             piece,
             write=lambda left: self.requests.send(
-                lambda: _add(collection, left), where, again=False, write=True, write_rows=len(left)
+                lambda: _add(collection, left), where, retry=False, write=True, write_rows=len(left)
             ),
             present=lambda left: self._present(collection, left.ids),
             where=where,
@@ -489,7 +488,7 @@ class ClientStore(TargetLock, Closing):
         )
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
-        """Delete by explicit ids only: other ways ignore limits on some versions (chroma-facts)."""
+        """Delete by explicit ids only: other calls ignore limits on some versions (chroma-facts)."""
         collection, where = self._collection(name), self._at(name)
 
         def send(piece: list[str]) -> None:
@@ -499,7 +498,7 @@ class ClientStore(TargetLock, Closing):
             pass
 
     def drop(self, name: str) -> None:
-        """Delete the records, then the collection: the other way leaks list-valued metadata (chroma-facts 18)."""
+        """Delete the records, then the collection: deleting only the collection leaks list-valued metadata (chroma-facts 18)."""
         self.delete(name, self.ids(name))
         self.delete_empty(name)
         self._infos.pop(name, None)
@@ -513,11 +512,11 @@ class VectorLost(Exception):
 
 
 _WHAT_ANSWERS = "Check what is in front of the server, and that it is the one that you mean."
-ASK_AGAIN = 10_000  # ids after which a store is asked how many there are; then at twice as many
+ASK_AGAIN = 10_000  # ids after which the count is requested; then again at twice as many
 
 
 def twice_what_it_counts(listed: int, counted: int, where: str) -> int:
-    """When to ask next; `Terminal` where a store lists far more ids than it counts, so that its pages need not end."""
+    """Return the number of ids after which to count again. Raises `Terminal` where a store lists far more than it counts."""
     if listed > 2 * counted + ASK_AGAIN // 2:
         raise Terminal(
             ReasonCode.NOT_JSON, f"lists {listed:,} ids and goes on, but counts {counted:,} chunks", where=where,
@@ -527,48 +526,50 @@ def twice_what_it_counts(listed: int, counted: int, where: str) -> int:
 
 
 def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
-    """An answer as a batch in the order asked. Columns shorter than the ids belong to nobody knows which (fact 16)."""
-    got = texts(answer["ids"])
-    if len({*got} & {*ids}) != len(got) or {len(answer[c] or ()) for c in ("documents", "metadatas")} != {len(got)}:
+    """Return an answer as a batch in the requested order. Raises `Terminal` for columns shorter than the ids (fact 16)."""
+    listed = texts(answer["ids"])
+    if len({*listed} & {*ids}) != len(listed) or {len(answer[c] or ()) for c in ("documents", "metadatas")} != {
+        len(listed)
+    }:
         raise Terminal(
-            ReasonCode.NOT_JSON, f"an answer of {len(got)} chunks that does not answer this request for {len(ids)}",
+            ReasonCode.NOT_JSON, f"an answer of {len(listed)} chunks that does not answer this request for {len(ids)}",
             next_step=_WHAT_ANSWERS,
         )  # fmt: skip
     vectors: Any = answer.get("embeddings")
-    if embeddings and (vectors is None or len(vectors) != len(got)):
+    if embeddings and (vectors is None or len(vectors) != len(listed)):
         raise VectorLost
-    order, _ = align(ids, {chunk: row for row, chunk in enumerate(got)})
-    matrix = np.full((len(got), dimension), np.nan, np.float32)
-    if embeddings and len(got):
+    order, _ = align(ids, {chunk: row for row, chunk in enumerate(listed)})
+    matrix = np.full((len(listed), dimension), np.nan, np.float32)
+    if embeddings and len(listed):
         try:
-            matrix = singles(vectors).reshape(len(got), -1)
+            matrix = singles(vectors).reshape(len(listed), -1)
         except (TypeError, ValueError):
             raise VectorLost from None
-    whole = ChunkBatch(
-        ids=got,
+    batch = ChunkBatch(
+        ids=listed,
         documents=texts(answer["documents"], optional=True),
         embeddings=matrix,
         metadatas=[dict(m) if m else None for m in answer["metadatas"]],  # Chroma cannot hold {}; it is None
-        uris=texts(answer.get("uris") or [None] * len(got), optional=True),
+        uris=texts(answer.get("uris") or [None] * len(listed), optional=True),
     )
-    return whole.take(order)
+    return batch.take(order)
 
 
 def _add(collection: Collection, piece: ChunkBatch) -> None:
-    def some(column: Sequence[Any]) -> Any:
+    def column_or_none(column: Sequence[Any]) -> Any:
         return list(column) if any(v is not None for v in column) else None
 
     collection.add(
         ids=piece.ids,
         embeddings=piece.embeddings,
-        documents=some(piece.documents),
-        metadatas=some(piece.metadatas),
-        uris=some(piece.uris),
+        documents=column_or_none(piece.documents),
+        metadatas=column_or_none(piece.metadatas),
+        uris=column_or_none(piece.uris),
     )
 
 
 def pieces(batch: ChunkBatch, limits: Limits) -> Iterator[ChunkBatch]:
-    """The batch in pieces within the limits of rows and bytes; a single chunk over the limit goes alone, to be refused."""
+    """Yield the batch in pieces within the limits of rows and bytes; a single chunk over the limit is one piece."""
     start, weight = 0, 0
     for row in range(len(batch)):
         chunk = _body_bytes(batch, row)
@@ -581,7 +582,7 @@ def pieces(batch: ChunkBatch, limits: Limits) -> Iterator[ChunkBatch]:
 
 
 def _body_bytes(batch: ChunkBatch, row: int) -> int:
-    """What a chunk adds to a request body: the vector in base64, texts as JSON with every character escaped at worst."""
+    """Return the bytes that a chunk adds to a request body: the vector in base64, texts as JSON with escapes."""
     texts = (batch.ids[row], batch.documents[row] or "", batch.uris[row] or "")
     metadata = json.dumps(batch.metadatas[row], default=str) if batch.metadatas[row] else ""
     return batch.dimension * 6 + sum(len(json.dumps(t)) for t in texts) + len(metadata) + 64

@@ -1,7 +1,7 @@
-"""Creating a collection exactly like another one.
+"""Create a collection exactly like another one.
 
 The public `create_collection(configuration=…)` loses num_threads and batch_size, and an embedding function that is not
-installed here. The server's own schema, sent back as it came, keeps all of it (chroma-facts, 1.5.9 writing).
+installed here. The server's own schema, sent back unchanged, keeps all of it (chroma-facts, 1.5.9 writing).
 
 A local Chroma cannot hold all that Chroma Cloud can. Measured on 1.5.9 (tests/test_indexes_that_no_local_chroma_holds.py
 repeats it): a sparse index is refused with 400; a SPANN index, quantised or not, silently becomes an HNSW index with
@@ -60,7 +60,7 @@ from helpers.stores.door import (
     register_embedding_function,
 )
 from helpers.stores.door import Collection as DoorCollection
-from helpers.stores.limits import Usage, done_once, heed, retried, within
+from helpers.stores.limits import Usage, done_once, raise_on_refusal, retried, within
 
 SPARSE, SPARSE_VALUES, SPANN, QUANTISED = "sparse index", "sparse vectors", "SPANN index", "quantisation"
 _BECOMES = {
@@ -69,12 +69,12 @@ _BECOMES = {
     SPANN: "an HNSW index with Chroma's defaults, by the same distance",
     QUANTISED: "vectors in full precision",
 }
-RESTORE = "restore-"  # how a restore's name in the lock begins; the rest is made of its snapshot's id
+RESTORE = "restore-"  # prefix of a restore's name in the lock; the rest contains its snapshot's id
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """One thing of a collection that a local Chroma cannot hold: what it is, and on which metadata key (or `#embedding`)."""
+    """A feature of a collection that a local Chroma cannot hold: its kind, and its metadata key (or `#embedding`)."""
 
     collection: str
     kind: str
@@ -85,21 +85,21 @@ class Index:
 
     @property
     def ordered(self) -> bool:
-        """Whether it goes only where `migration.drop_indexes` names its collection; else it is a setting that no index has."""
+        """Whether it is dropped only by order of `migration.drop_indexes`; else it is a setting that no index has."""
         return self.kind in _BECOMES
 
     @property
     def becomes(self) -> str:
-        """What is there in its place where it is dropped."""
+        """What replaces it where it is dropped."""
         return _BECOMES.get(self.kind, "Chroma's default")
 
 
 def unsupported(info: CollectionInfo) -> list[Index]:
-    """Every such thing, by key. [] where a local Chroma holds the collection as it is."""
-    return sorted(set(_found(info)), key=lambda i: (i.key, i.kind))
+    """Return every feature that a local Chroma cannot hold, by key."""
+    return sorted(set(_unsupported(info)), key=lambda i: (i.key, i.kind))
 
 
-def _found(info: CollectionInfo) -> Iterator[Index]:
+def _unsupported(info: CollectionInfo) -> Iterator[Index]:
     schema = info.schema or {}
     for key, types in schema.get("keys", {}).items():
         sparse = types.get("sparse_vector")
@@ -114,24 +114,24 @@ def _found(info: CollectionInfo) -> Iterator[Index]:
 
 
 def reduced(info: CollectionInfo) -> CollectionInfo:
-    """The collection without them: what a local Chroma can hold of it, its effective space among that, and without settings of
-    its index that no index has.
-    """
+    """Return what a local Chroma can hold of a collection, with its effective space, and without excessive index settings."""
     info = moderate(info)
     if not unsupported(info):
         return info
-    kept = {"hnsw": info.configuration.get("hnsw") or {"space": info.space}, "spann": None}
-    return dataclasses.replace(info, configuration={**info.configuration, **kept}, schema=_without(info.schema))
+    configuration = {"hnsw": info.configuration.get("hnsw") or {"space": info.space}, "spann": None}
+    return dataclasses.replace(
+        info, configuration={**info.configuration, **configuration}, schema=_without(info.schema)
+    )
 
 
 def allowed(info: CollectionInfo, patterns: Iterable[str]) -> bool:
-    """Whether `migration.drop_indexes` names the collection."""
+    """Return whether `migration.drop_indexes` names the collection."""
     return any(fnmatchcase(info.name, pattern) for pattern in patterns)
 
 
 def as_created(info: CollectionInfo, patterns: Collection[str]) -> CollectionInfo:
-    """The collection as it is to be created. Raises `Terminal` ("index_unsupported") where something would be lost that
-    `patterns` (`migration.drop_indexes`) do not give up.
+    """Return the collection as it is to be created. Raises `Terminal` ("index_unsupported") where a feature would be lost that
+    `patterns` (`migration.drop_indexes`) do not drop.
     """
     lost = unsupported(info)
     if lost and not allowed(info, patterns):
@@ -140,7 +140,7 @@ def as_created(info: CollectionInfo, patterns: Collection[str]) -> CollectionInf
 
 
 def refusal(lost: Collection[Index]) -> Terminal:
-    """The one line that names each index, and what to do."""
+    """Return the error that names each index, and what to do."""
     names = list(dict.fromkeys(index.collection for index in lost))
     shown = ", ".join(one_line(name, 80) for name in names[:5]) + (", …" if len(names) > 5 else "")
     return Terminal(
@@ -150,32 +150,32 @@ def refusal(lost: Collection[Index]) -> Terminal:
 
 
 def listed(lost: Collection[Index]) -> str:
-    """`docs: sparse index on sparse_key; docs: SPANN index on #embedding`, the first eight."""
+    """Return `docs: sparse index on sparse_key; docs: SPANN index on #embedding`, the first eight."""
     return "; ".join(str(index) for index in list(lost)[:8]) + (f"; and {len(lost) - 8} more" if len(lost) > 8 else "")
 
 
 def _without(schema: dict[str, Any] | None) -> dict[str, Any] | None:
     if schema is None:
         return None
-    made = copy.deepcopy(schema)
-    for config in vector_configs(made):
+    copied = copy.deepcopy(schema)
+    for config in vector_configs(copied):
         config.pop("spann", None)
-    for types in made.get("keys", {}).values():
+    for types in copied.get("keys", {}).values():
         types.pop("sparse_vector", None)
-    made["keys"] = {key: types for key, types in made.get("keys", {}).items() if types}
-    return made
+    copied["keys"] = {key: types for key, types in copied.get("keys", {}).items() if types}
+    return copied
 
 
 def raw_schema(collection: DoorCollection) -> dict[str, Any] | None:
-    """The schema as the server keeps it, or None where it keeps none (servers before 1.2 or so)."""
+    """Return the schema as the server keeps it, or None where it keeps none (servers before about 1.2)."""
     schema = collection.get_model().serialized_schema
     return json.loads(json.dumps(schema)) if schema else None
 
 
 def effective_configuration(info: CollectionInfo) -> dict[str, Any]:
-    """The configuration whose space is the effective one; `hnsw:*` metadata of 0.x turned into parameters.
+    """Return the configuration with the effective space; `hnsw:*` metadata of 0.x become parameters.
 
-    The schema's num_threads and batch_size, which the configuration does not show, are put back in.
+    The schema's num_threads and batch_size, which the configuration does not show, are added.
     """
     function = info.configuration.get("embedding_function")
     if info.configuration.get("spann"):
@@ -187,9 +187,9 @@ def effective_configuration(info: CollectionInfo) -> dict[str, Any]:
 
 
 def effective_schema(info: CollectionInfo) -> dict[str, Any] | None:
-    """The source's schema, the effective space in both places that hold it; None where the collection goes by configuration.
+    """Return the source's schema with the effective space in both its places; None where the configuration is used instead.
 
-    A schema beside `hnsw:*` metadata is refused ("cannot set both"), and Chroma forgets the embedding function of a usual one.
+    A schema beside `hnsw:*` metadata is refused ("cannot set both"), and Chroma loses the embedding function of a default one.
     """
     if info.schema is None or any(key.startswith("hnsw:") for key in info.metadata or {}) or is_usual(info.schema):
         return None
@@ -210,7 +210,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*[a-zA-Z0-9]")
 
 
 def refused_name(name: str) -> str:
-    """Why a target takes no collection of this name, or "". Older Chromas took more: one letter, blanks, accents."""
+    """Return why a target refuses a collection name, or "". Older Chromas accepted more: one letter, blanks, accents."""
     if name == LOCK_COLLECTION:
         return "it is the name of the marker by which a run holds its target"
     if not 3 <= len(name) <= 512:
@@ -225,16 +225,16 @@ def refused_name(name: str) -> str:
 
 
 def create(client: Client, info: CollectionInfo) -> None:
-    """Raises `Terminal`: "exists" where the name is taken, "collection_name" where it is none, "unsupported_metadata"
-    where a value of its metadata is a list, which panics Chroma's engine (chroma-facts), "index_unsupported" where it
-    has an index that a local Chroma cannot hold; changes nothing there.
+    """Create the collection. Raises `Terminal`, without a change: "exists" where the name is used, "collection_name" where it is
+    not allowed, "unsupported_metadata" where a metadata value is a list, which panics Chroma's engine (chroma-facts),
+    "index_unsupported" for an index that a local Chroma cannot hold.
     """
     if lost := unsupported(info):
         raise refusal(lost)
-    if lists := sorted(key for key, value in (info.metadata or {}).items() if isinstance(value, list | tuple)):
+    if list_keys := sorted(key for key, value in (info.metadata or {}).items() if isinstance(value, list | tuple)):
         raise Terminal(
             ReasonCode.UNSUPPORTED_METADATA,
-            f"the metadata of collection {info.name} has a list under {lists[0]}, which no Chroma takes",
+            f"the metadata of collection {info.name} has a list under {list_keys[0]}, which no Chroma takes",
             next_step="Write it as a text at the source, or leave the collection out with collections.exclude.",
         )
     schema = effective_schema(info)
@@ -263,10 +263,10 @@ def create(client: Client, info: CollectionInfo) -> None:
 
 
 class TargetLock:
-    """The locking part of a store.
+    """The lock of a target, as a part of its store.
 
-    A marker collection, whose creation is atomic on the server, keeps a second run out, from this machine or another. A run
-    that was killed finds its own marker and goes on.
+    The lock is a marker collection, whose creation is atomic on the server: it keeps out a second run from any machine. A run
+    that was killed recognises its own marker and continues.
     """
 
     client: Client
@@ -274,80 +274,80 @@ class TargetLock:
     usage: Usage
 
     def acquire_lock(self, run_id: str) -> None:
-        """Take the lock, or keep it where this run holds it already. Raises `Terminal` ("lock_held")."""
-        mark = {"run_id": run_id, "host": socket.gethostname(), "time": utc_now()}
+        """Acquire the lock, or keep it where this run already holds it. Raises `Terminal` ("lock_held")."""
+        marker = {"run_id": run_id, "host": socket.gethostname(), "time": utc_now()}
 
-        def take() -> None:
+        def create_marker() -> None:
             try:
-                self.client.create_collection(LOCK_COLLECTION, metadata=mark, embedding_function=None)
+                self.client.create_collection(LOCK_COLLECTION, metadata=marker, embedding_function=None)
             except Exception as error:
                 if "already exists" not in str(error):
                     raise
 
-        done_once(take, done=lambda: self.lock_holder() is not None, where=self.label, waits=self.usage.waits)
+        done_once(create_marker, done=lambda: self.lock_holder() is not None, where=self.label, waits=self.usage.waits)
         holder = self.lock_holder() or {}
         if holder.get("run_id") != run_id:
             name = str(holder.get("run_id", "?"))
-            who, again = f"run {name}", f"{RUNBOOK} resume {name} (on that host)"
+            subject, remedy = f"run {name}", f"{RUNBOOK} resume {name} (on that host)"
             if name.startswith(RESTORE):
-                who, again = name, f"the same {RUNBOOK} snapshots restore as before, which was stopped"
+                subject, remedy = name, f"the same {RUNBOOK} snapshots restore as before, which was stopped"
             raise Terminal(
                 ReasonCode.LOCK_HELD,
-                f"{who} from host {holder.get('host', '?')} holds the target since {holder.get('time', '?')}",
+                f"{subject} from host {holder.get('host', '?')} holds the target since {holder.get('time', '?')}",
                 where=self.label,
-                next_step=f"Finish it with: {again}. If it is dead for good, delete the empty collection {LOCK_COLLECTION}.",
+                next_step=f"Finish it with: {remedy}. If it is dead for good, delete the empty collection {LOCK_COLLECTION}.",
             )
 
     def release_lock(self, run_id: str) -> None:
-        """Give the lock back; nothing where another run holds it."""
+        """Release the lock; do nothing where another run holds it."""
         if (self.lock_holder() or {}).get("run_id") == run_id:
             self.delete_empty(LOCK_COLLECTION)
 
     def lock_holder(self) -> dict[str, Any] | None:
-        """Run id, host and time of the holder, or None where the target is free."""
-        collection = self._there(LOCK_COLLECTION)
+        """Return run id, host and time of the holder, or None where the target is free."""
+        collection = self._existing(LOCK_COLLECTION)
         return None if collection is None else dict(collection.metadata or {})
 
     def delete_empty(self, name: str) -> None:
-        """Delete this very collection, which has no chunk; one that somebody makes under its name meanwhile is left alone."""
-        found = self._there(name)
-        if found is None:
+        """Delete exactly this collection, which has no chunk; keep one that is created with its name meanwhile."""
+        collection = self._existing(name)
+        if collection is None:
             return
 
-        def gone() -> bool:
-            there = self._there(name)
-            return there is None or there.id != found.id
+        def is_deleted() -> bool:
+            current = self._existing(name)
+            return current is None or current.id != collection.id
 
         def delete() -> None:
-            with suppress(NotFoundError):  # a proxy that sends a request twice passes on the answer to the second
+            with suppress(NotFoundError):  # a proxy may send a request twice, and return the second answer
                 self.client.delete_collection(name)
 
-        done_once(delete, done=gone, where=self.label, waits=self.usage.waits)
+        done_once(delete, done=is_deleted, where=self.label, waits=self.usage.waits)
 
-    def _there(self, name: str) -> DoorCollection | None:
-        """The collection of this name, None where there is none."""
+    def _existing(self, name: str) -> DoorCollection | None:
+        """Return the collection of this name, None where there is none."""
 
-        def ask() -> DoorCollection | None:
+        def get() -> DoorCollection | None:
             try:
                 return self.client.get_collection(name, embedding_function=None)
             except (NotFoundError, ValueError):
                 return None
 
-        return retried(ask, self.label, self.usage.waits)
+        return retried(get, self.label, self.usage.waits)
 
 
 # -- embedding functions -----------------------------------------------------------------------------------------------
 #
-# Embedding functions: whether a collection's own may be used here, and one that the operator names.
+# Whether a collection's own embedding function may be used here, and the function that the operator names.
 #
-# The persisted function is no evidence of the model that made the vectors (chroma-facts): its dimension is compared too.
+# The stored function does not prove which model made the vectors (chroma-facts), so its dimension is compared, too.
 
 
 @register_embedding_function
 class RehearsalEmbedding(EmbeddingFunction[Documents]):
-    """Texts that share words, or parts of words, lie near each other. No model, no download.
+    """An embedding without a model or a download: texts that share words, or parts of words, lie near each other.
 
-    Each word is a pseudo-random integer vector (SHAKE-128 of the word, plus a fainter one for each of its trigrams); a
+    Each word is a pseudo-random integer vector (SHAKE-128 of the word, plus a weaker one for each of its trigrams); a
     text is the sum over its words, weighted by the root of their number, stop words by an eighth. Sums of integers
     below 2**53 are exact in any order, so the float32 result has the same bits everywhere. Not normalised. A text
     without a word is the zero vector.
@@ -362,14 +362,14 @@ class RehearsalEmbedding(EmbeddingFunction[Documents]):
 
     def vectors(self, texts: list[str]) -> Vectors:
         """(n, dimension) float32."""
-        out = np.zeros((len(texts), self.dimension), np.float32)
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
         for row, document in enumerate(texts):
             words = Counter(re.findall(r"\w+", document.casefold()))
             if words:
                 table = np.stack([self._word(word) for word in words])
                 weights = np.array([math.isqrt(1024 * n) // (8 if w in _STOP else 1) for w, n in words.items()])
-                out[row] = (weights.astype(np.float64) @ table) / 30_000_000.0
-        return out
+                vectors[row] = (weights.astype(np.float64) @ table) / 30_000_000.0
+        return vectors
 
     def _word(self, word: str) -> npt.NDArray[np.float64]:
         if word in self._words:
@@ -380,7 +380,7 @@ class RehearsalEmbedding(EmbeddingFunction[Documents]):
             trigrams = [marked[i : i + 3] for i in range(len(marked) - 2)]
             faint = math.isqrt(64 * 64 // (3 * len(trigrams)))
             vector += faint * np.sum([self._hashed("#" + t) for t in trigrams], axis=0)
-            if len(self._words) < 5000:  # numbers and references are met once; they are not worth the memory
+            if len(self._words) < 5000:  # rare words are not worth the memory
                 self._words[word] = vector
         return vector
 
@@ -413,7 +413,7 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 
 def persisted_name(configuration: Mapping[str, Any]) -> str | None:
-    """The name of the function in a collection's configuration, or None."""
+    """Return the name of the function in a collection's configuration, or None."""
     function = configuration.get("embedding_function")
     if not isinstance(function, Mapping) or function.get("type") == "legacy":
         return None
@@ -426,16 +426,16 @@ class NotUsable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """An embedding function ready for use: texts in, one vector each out; some embed queries otherwise than documents."""
+    """An embedding function ready for use, one vector for each text; some embed queries differently from documents."""
 
     name: str
     call: Callable[[Sequence[str]], Sequence[Any]]
     query: Callable[[Sequence[str]], Sequence[Any]]
-    config: Callable[[], Mapping[str, Any]] = dict  # what a collection keeps of it
+    config: Callable[[], Mapping[str, Any]] = dict  # its configuration as a collection stores it
 
 
 def unavailable(configuration: Mapping[str, Any], dimension: int | None, allowed: Sequence[StoredFunction] = ()) -> str:
-    """Why the collection's own function cannot be used, or "" where it can."""
+    """Return why the collection's own function cannot be used, or "" where it can."""
     try:
         stored_function(configuration, dimension, allowed)
     except NotUsable as error:
@@ -446,23 +446,23 @@ def unavailable(configuration: Mapping[str, Any], dimension: int | None, allowed
 def stored_function(
     configuration: Mapping[str, Any], dimension: int | None, allowed: Sequence[StoredFunction] = ()
 ) -> Function:
-    """The function that a collection's configuration names. Raises `NotUsable`.
+    """Return the function that a collection's configuration names. Raises `NotUsable`.
 
-    Whoever wrote the source chose it: a URL, a variable whose value goes there, a model with code in it. Only functions that
-    work on this machine alone are built because of it; any other one where `allowed` has the same name and configuration.
+    Whoever wrote the source chose it: a URL, a variable that is sent there, a model with code in it. Only functions that work on
+    this machine alone are built without permission; any other only where `allowed` has the same name and configuration.
     """
     name = persisted_name(configuration)
     if name is None:
         raise NotUsable("the collection names no embedding function")
     config = dict(configuration["embedding_function"].get("config") or {})
-    made = 384 if name in LOCAL_FUNCTIONS else config.get("dimension")
-    if isinstance(made, int) and dimension not in (None, made):
-        who = "the default function" if name == "default" else f"embedding function {one_line(name, 80)}"
-        raise NotUsable(f"{who} makes {made} dimensions, the collection has {dimension}")
+    made_dimension = 384 if name in LOCAL_FUNCTIONS else config.get("dimension")
+    if isinstance(made_dimension, int) and dimension not in (None, made_dimension):
+        subject = "the default function" if name == "default" else f"embedding function {one_line(name, 80)}"
+        raise NotUsable(f"{subject} makes {made_dimension} dimensions, the collection has {dimension}")
     if name in LOCAL_FUNCTIONS:
         return _build(name, {})
     if name == RehearsalEmbedding.name():
-        return _build(name, {"dimension": made or dimension or 1})
+        return _build(name, {"dimension": made_dimension or dimension or 1})
     if _kind(name) is None:
         raise NotUsable(f"embedding function {one_line(name, 80)} is not installed here")
     if not any(each.matches(name, config) for each in allowed):
@@ -479,34 +479,36 @@ def _kind(name: str) -> Any:
 
 
 def _build(name: str, config: Mapping[str, Any]) -> Function:
-    """Raises `NotUsable`. Without a configuration by the function's own defaults."""
-    if name in LOCAL_FUNCTIONS and (why := _no_model()):
-        raise NotUsable(why)
+    """Build a function, without a configuration by its own defaults. Raises `NotUsable`."""
+    if name in LOCAL_FUNCTIONS and (reason := _no_model()):
+        raise NotUsable(reason)
     try:
-        built: Any = heed(_kind(name).build_from_config(dict(config)) if config else _kind(name)(), ANSWER_SECONDS)
+        function: Any = raise_on_refusal(
+            _kind(name).build_from_config(dict(config)) if config else _kind(name)(), ANSWER_SECONDS
+        )
     except Exception as error:
         raise NotUsable(f"embedding function {name} cannot be built here: {one_line(str(error), 200)}") from error
-    # Some look for a variable of the service's name first, whatever their configuration says.
-    read = getattr(built, "api_key_env_var", None)
-    if read is not None and read != config.get("api_key_env_var"):
+    # Some read a variable with the service's name first, whatever their configuration is.
+    key = getattr(function, "api_key_env_var", None)
+    if key is not None and key != config.get("api_key_env_var"):
         raise NotUsable(
-            f"embedding function {name} would read the variable {one_line(str(read), 80)}, which its configuration does not name "
+            f"embedding function {name} would read the variable {one_line(str(key), 80)}, which its configuration does not name "
             "(api_key_env_var)"
         )
-    here = name in LOCAL_FUNCTIONS or name == RehearsalEmbedding.name()
-    ways = [
-        lambda texts: cast("Sequence[Any]", built(list(texts))),
-        lambda texts: cast("Sequence[Any]", built.embed_query(list(texts))),
+    is_local = name in LOCAL_FUNCTIONS or name == RehearsalEmbedding.name()
+    calls = [
+        lambda texts: cast("Sequence[Any]", function(list(texts))),
+        lambda texts: cast("Sequence[Any]", function.embed_query(list(texts))),
     ]
-    call, query = ways if here else map(_in_time, ways)
-    return Function(name, call, query, lambda: config or built.get_config())
+    call, query = calls if is_local else map(_in_time, calls)
+    return Function(name, call, query, lambda: config or function.get_config())
 
 
-ANSWER_SECONDS = 120.0  # for one batch of texts; the library behind a function limits each read of an answer at best
+ANSWER_SECONDS = 120.0  # for one batch of texts; the library of a function limits only each read of an answer
 
 
 def _in_time(call: Callable[[Sequence[str]], Sequence[Any]]) -> Callable[[Sequence[str]], Sequence[Any]]:
-    """The call with an end: one that a trickling service holds up is left behind, and is a `TimeoutError`."""
+    """Return the call with a time limit: a call that a slow service holds up is abandoned and raises `TimeoutError`."""
 
     def limited(texts: Sequence[str]) -> Sequence[Any]:
         late = TimeoutError(f"no whole answer in {ANSWER_SECONDS:g} s")
@@ -516,13 +518,13 @@ def _in_time(call: Callable[[Sequence[str]], Sequence[Any]]) -> Callable[[Sequen
 
 
 def register_allowed(allowed: Sequence[StoredFunction]) -> None:
-    """Let Chroma's client build these itself in this process, with the allowed configuration only: for an application's tests."""
+    """Let Chroma's client build these functions in this process, with the allowed configuration only: for application tests."""
     for name in {each.name for each in allowed} - {*known_embedding_functions}:
         known_embedding_functions[name] = cast(Any, _Allowed(name, allowed))
 
 
 class _Allowed:
-    """In the place of a function in Chroma's registry."""
+    """The replacement of a function in Chroma's registry."""
 
     def __init__(self, name: str, allowed: Sequence[StoredFunction]) -> None:
         self._name, self._allowed = name, allowed
@@ -536,27 +538,27 @@ class _Allowed:
 OWN = "own"  # in place of a name: the function that each collection keeps
 
 
-def require_function(wanted: str, config: Mapping[str, Any]) -> None:
-    """Nothing where the function that `migration.reembed` names can be built here. What is a collection's own is not
-    known before the source is read. Raises `UsageError` for an unknown name, else `Terminal`.
+def require_function(name: str, config: Mapping[str, Any]) -> None:
+    """Require that the function of `migration.reembed` can be built here; a collection's own is not known before the source is
+    read. Raises `UsageError` for an unknown name, else `Terminal`.
     """
-    if wanted != OWN:
-        own_function(wanted, config, {}, "migration.reembed")
+    if name != OWN:
+        own_function(name, config, {}, "migration.reembed")
 
 
 def own_function(
     wanted: str, config: Mapping[str, Any], configuration: Mapping[str, Any], where: str,
     allowed: Sequence[StoredFunction] = (),
 ) -> Function:  # fmt: skip
-    """The function of this name (or "own") for a collection with this configuration.
+    """Return the function of this name (or "own") for a collection with this configuration.
 
-    Built from `config`; without one from what the collection keeps (see `stored_function`), where it keeps a function of that
-    name; else from the function's own defaults. Raises `Terminal` ("embedding_function_unavailable") where it is not used.
+    It is built from `config`; without one from the collection's own (see `stored_function`), if that has the same name; else from
+    the function's defaults. Raises `Terminal` ("embedding_function_unavailable") where it cannot be used.
     """
-    kept = persisted_name(configuration)
-    name = kept if wanted == OWN else wanted
+    stored_name = persisted_name(configuration)
+    name = stored_name if wanted == OWN else wanted
     if name is None:
-        raise _unavailable("the collection names no embedding function of its own", where)
+        raise _unavailable_error("the collection names no embedding function of its own", where)
     if wanted != OWN and _kind(name) is None:
         known = ", ".join(sorted({*EMBEDDING_FUNCTIONS, *known_embedding_functions}))
         raise UsageError(
@@ -564,27 +566,27 @@ def own_function(
             where="migration.reembed", next_step=f"Known are {OWN} (each collection's own), {known}.",
         )  # fmt: skip
     try:
-        if not config and name == kept:
+        if not config and name == stored_name:
             return stored_function(configuration, None, allowed)
         if _kind(name) is None:
             raise NotUsable(f"embedding function {one_line(name, 80)} is not installed here")
         return _build(name, config)
     except NotUsable as error:
-        raise _unavailable(str(error), where) from error
+        raise _unavailable_error(str(error), where) from error
 
 
-def _unavailable(why: str, where: str) -> Terminal:
+def _unavailable_error(reason: str, where: str) -> Terminal:
     return Terminal(
-        ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, why, where=where,
+        ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, reason, where=where,
         next_step="Nothing was written. Install or configure it (migration.reembed_config), or leave migration.reembed out.",
     )  # fmt: skip
 
 
-_MODEL_FILES = ("config.json", "model.onnx", "special_tokens_map.json",  # where one is missing, the function fetches the model
+_MODEL_FILES = ("config.json", "model.onnx", "special_tokens_map.json",  # if one is missing, the function downloads the model
                 "tokenizer_config.json", "tokenizer.json", "vocab.txt")  # fmt: skip
 
 
 def _no_model() -> str:
     folder = ONNXMiniLM_L6_V2.DOWNLOAD_PATH / ONNXMiniLM_L6_V2.EXTRACTED_FOLDER_NAME
-    whole = all((folder / file).exists() for file in _MODEL_FILES)
-    return "" if whole else "the default function's model is not on this machine"
+    complete = all((folder / file).exists() for file in _MODEL_FILES)
+    return "" if complete else "the default function's model is not on this machine"

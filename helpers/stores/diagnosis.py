@@ -1,7 +1,7 @@
-"""What a database is, what is wrong with it, what can be saved: one judgement for `runbook doctor` and for step 10.
+"""The diagnosis of a database, for `runbook doctor` and for step 10: its facts, its problems, what can be saved.
 
-A directory is copied, mended and rescued as for a migration (`source_copy`); then every collection is read. So what is said
-here is what a migration would find, and nothing else.
+A directory is copied, repaired and rescued as for a migration (`opening.prepare`); then every collection is read. So the
+diagnosis is exactly what a migration would find.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import UsageError, WorldError, one_line
+from helpers.errors import EnvironmentFailure, UsageError, one_line
 from helpers.formatting import count, size
 from helpers.parameters.endpoint import ALL, Endpoint, resolve_path
 from helpers.results import Progress, silent
@@ -44,7 +44,7 @@ TIE = 1e-4  # a distance up to which a stored vector counts as found: another ch
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: `what`, `where` (a collection, or "" for the whole database), and what it means."""
+    """A problem: `what`, `where` (a collection, or "" for the whole database), and its meaning for a migration."""
 
     severity: Severity
     what: str
@@ -54,14 +54,14 @@ class Problem:
 
 @dataclass(slots=True)
 class CollectionHealth:
-    """One collection as it was read. Counts are of chunks.
+    """The state of one collection. Counts are of chunks.
 
-    `reported` is the store's own count, `listed` how many ids it lists (None: not asked), `read` how many were read with
-    their vectors. Of these `rescued` have an exact vector from the files of a damaged index, `normalised` one that has lost
-    its norm, `lost` none at all; `texts` and `metadata` are how many have any. `probed` vectors were searched for, of which
-    the collection does not find `unfound`; for `contradicted` of these it names another id at no distance, although the
-    vector that it gives for that id is elsewhere. `asked`: for every chunk, and not for a sample. `unreadable` says why reading
-    ended. `not_local` is what a local Chroma cannot hold of it.
+    `reported`: the store's own count. `listed`: the ids that it lists (None: not asked). `read`: the chunks that were read with
+    their vectors; of these `rescued` have an exact vector from the files of a damaged index, `normalised` one without its norm,
+    `lost` none. `texts`, `metadata`: the chunks that have any. `probed`: the vectors that were searched for, of which `unfound`
+    were not found; for `contradicted` of these the store returned another id at distance 0 whose vector lies elsewhere. `asked`:
+    whether every chunk was asked for, not a sample. `unreadable`: why reading ended. `not_local`: what a local Chroma cannot
+    hold of it.
     """
 
     name: str
@@ -84,7 +84,7 @@ class CollectionHealth:
 
     @property
     def exact(self) -> int:
-        """Vectors as they were stored."""
+        """The number of vectors that are as they were stored."""
         return self.read - self.lost - self.normalised
 
     @property
@@ -94,7 +94,7 @@ class CollectionHealth:
 
     @property
     def unexplained(self) -> bool:
-        """Whether it does not give what it says it holds, so that step 10 stops at it."""
+        """Whether its answers contradict its counts, so that step 10 stops at it."""
         return self.swapped or (self.whole and not self.reported == self.listed == self.read)
 
     @property
@@ -103,20 +103,22 @@ class CollectionHealth:
         return self.asked
 
     def add(self, batch: ChunkBatch, fates: Mapping[str, set[str]]) -> None:
-        """Count what was read; `fates` are ids of this collection by what the rescue did (`Reader.repairs`)."""
+        """Count a batch that was read; `fates`: ids of this collection by what the rescue did (`Reader.repairs`)."""
         ids = set(batch.ids)
-        unit = ids & (fates.get("vector_normalised", set()) | fates.get("norm_lost", set()))
+        directions = ids & (fates.get("vector_normalised", set()) | fates.get("norm_lost", set()))
         self.read += len(batch)
         self.rescued += sum(len(ids & fates.get(kind, set())) for kind in ("vector_from_log", "vector_from_index"))
-        self.normalised += len(unit)
-        self.lost += sum(bool(lost) and chunk not in unit for chunk, lost in zip(batch.ids, batch.lost, strict=True))
+        self.normalised += len(directions)
+        self.lost += sum(
+            bool(lost) and chunk not in directions for chunk, lost in zip(batch.ids, batch.lost, strict=True)
+        )
         self.texts += sum(text is not None for text in batch.documents)
         self.metadata += sum(bool(values) for values in batch.metadatas)
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The judgement. `facts` are what the database is, in order; `problems` are sorted, the worst first."""
+    """The diagnosis. `facts`: properties of the database, in order. `problems`: the worst first."""
 
     facts: dict[str, str]
     collections: list[CollectionHealth]
@@ -125,44 +127,44 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """ "sound", or the severity of the worst problem. Notes and warnings leave a database sound."""
+        """ "sound", or the severity of the worst problem; with only notes and warnings a database is sound."""
         worst = self.problems[0].severity if self.problems else Severity.NOTE
         return "sound" if worst.sound else str(worst)
 
     @property
     def headline(self) -> str:
-        """The judgement in one sentence: how bad it is, and how much can be saved."""
+        """The diagnosis in one sentence: the severity, and how much can be saved."""
         if not self.collections:
             return "Nothing to read: it has no collection."
         unread = sum(bool(c.unreadable) for c in self.collections)
         lost = sum(c.lost for c in self.collections)
         if self.collections and unread == len(self.collections):
             return "Unusable: no collection can be read."
-        read, of = sum(c.read for c in self.collections), " read (a sample)" if self.sampled else ""
+        read, sampled = sum(c.read for c in self.collections), " read (a sample)" if self.sampled else ""
         if self.verdict == "sound":
-            return f"Sound: {'all ' if not of else ''}{count(read, 'chunk')}{of} can be read."
+            return f"Sound: {'all ' if not sampled else ''}{count(read, 'chunk')}{sampled} can be read."
         exact, directions = (sum(getattr(c, name) for c in self.collections) for name in ("exact", "normalised"))
-        unit = f", {directions:,} without their norm" if directions else ""
-        closed = f"{unread} of {count(len(self.collections), 'collection')} cannot be read. " if unread else ""
+        norms = f", {directions:,} without their norm" if directions else ""
+        unread_part = f"{unread} of {count(len(self.collections), 'collection')} cannot be read. " if unread else ""
         if self.unexplained:
             return "Damaged: it does not give what it says it holds. Do not migrate it before this is explained."
         if lost:
-            return f"Damaged: {closed}{lost:,} of {read:,} vectors{of} are lost, {exact:,} can be saved exactly{unit}."
-        if closed or directions:
-            return f"Damaged: {closed}{exact:,} of {count(read, 'vector')}{of} can be saved exactly{unit}."
-        whole = "all " if not of else ""
+            return f"Damaged: {unread_part}{lost:,} of {read:,} vectors{sampled} are lost, {exact:,} can be saved exactly{norms}."
+        if unread_part or directions:
+            return f"Damaged: {unread_part}{exact:,} of {count(read, 'vector')}{sampled} can be saved exactly{norms}."
+        all_ = "all " if not sampled else ""
         if self.unlisted:
             unlisted = f"{count(self.unlisted, 'chunk')} that no collection lists cannot be migrated"
-            return f"Damaged: {unlisted}; {whole}{count(read, 'chunk')}{of} that are listed can be saved."
-        return f"Damaged, but no chunk and no vector is lost: {whole}{count(read, 'chunk')}{of} can be saved."
+            return f"Damaged: {unlisted}; {all_}{count(read, 'chunk')}{sampled} that are listed can be saved."
+        return f"Damaged, but no chunk and no vector is lost: {all_}{count(read, 'chunk')}{sampled} can be saved."
 
     @property
     def unexplained(self) -> list[str]:
-        """The collections that do not give what they say they hold."""
+        """The collections whose answers contradict their counts."""
         return [c.name for c in self.collections if not c.unreadable and c.unexplained]
 
     def grouped(self) -> list[Problem]:
-        """The problems; one of a kind is stated once, for all collections that have it."""
+        """Return the problems; equal ones of several collections are one."""
         places: dict[tuple[Severity, str, str], list[str]] = {}
         for p in self.problems:
             places.setdefault((p.severity, p.what, p.meaning), []).append(p.where)
@@ -170,9 +172,9 @@ class Diagnosis:
 
     @property
     def minimum_valid(self) -> float:
-        """The share of chunks that can be migrated with their exact vectors, rounded down, but to 0 only where there is none.
+        """The share of chunks (0-1) that can be migrated with their exact vectors, rounded down, but to 0 only if there is none.
 
-        Of a sample it is an estimate, rounded to hundredths.
+        For a sample it is an estimate, rounded to hundredths.
         """
         read, exact = (sum(getattr(c, name) for c in self.collections) for name in ("read", "exact"))
         digits = 2 if self.sampled else 4
@@ -186,7 +188,7 @@ class Diagnosis:
         return [c.name for c in self.collections if not c.whole and not c.unreadable]
 
     def table(self) -> pd.DataFrame:
-        """One row a collection: what can be saved, in chunks; `exact` vectors are those that were read as they were stored."""
+        """Return one row for each collection: what can be saved, in chunks; `exact vectors`: read as they were stored."""
         columns = [
             "collection",
             "dimension",
@@ -207,12 +209,12 @@ class Diagnosis:
         return pd.DataFrame(rows, columns=columns).astype({"dimension": "Int64", "chunks": "Int64"})
 
     def problem_table(self) -> pd.DataFrame:
-        """One row a problem, the worst first."""
+        """Return one row for each problem, the worst first."""
         rows = [(str(p.severity), p.where or "the database", p.what, p.meaning) for p in self.problems]
         return pd.DataFrame(rows, columns=["severity", "where", "what", "meaning"])
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """Return the whole diagnosis for JSON."""
         return {
             "verdict": self.verdict,
             "facts": self.facts,
@@ -223,7 +225,7 @@ class Diagnosis:
 
 
 def _listed(places: Sequence[str]) -> str:
-    """Collections by name; of many, the first three and how many more."""
+    """Return the names of collections; of many the first three and the number of others."""
     shown = ", ".join(one_line(place, 40) for place in places[:3] if place)
     return (
         f"{len(places)} collections ({shown}{f' and {len(places) - 3} more' if len(places) > 3 else ''})"
@@ -235,11 +237,11 @@ def _listed(places: Sequence[str]) -> str:
 def examine(
     store: Reader, endpoint: Endpoint, names: Sequence[str], *, full: bool = False, progress: Progress = silent
 ) -> Diagnosis:
-    """Read these collections of an open source and judge them.
+    """Read these collections of an open source and diagnose them.
 
-    Everything is read where `full`; else reading ends after `SECONDS`, and a collection whose ids alone would take more
-    than `REQUESTS` requests is counted only. Chunks are read in a stride through the collection, so that what was read
-    until then is a fair sample. Never raises for what is wrong with a collection: that is what it reports.
+    With `full` all chunks are read; else reading ends after `SECONDS`, and a collection whose ids alone need more than `REQUESTS`
+    requests is only counted. Chunks are read in strides through the collection, so that an unfinished reading is a fair sample.
+    Never raises for a damaged collection: it reports the damage.
     """
     deadline = time.monotonic() + SECONDS
     fates = _fates(store)
@@ -248,29 +250,29 @@ def examine(
         for r in getattr(store, "repairs", ())
         if r["repair"] == "index_folder" and "collection" in r
     }
-    found: list[CollectionHealth] = []
+    collections: list[CollectionHealth] = []
     problems = list(_source_problems(store, endpoint))
     for name in names:
         health, info = _collection(store, name, fates.get(name, {}), deadline, full, endpoint.is_cloud, progress)
-        found.append(health)
+        collections.append(health)
         problems += _problems(health, info)
         if name in damaged:
             problems.append(_broken_index(health, damaged[name], fates.get(name, {})))
     if any("never writes" in why for why in damaged.values()):
         problems += _foreign_pickles(endpoint)
     order = list(Severity)
-    facts = _facts(store, endpoint, found)
+    facts = _facts(store, endpoint, collections)
     unlisted = sum(r["repair"] == "not_listed" for r in getattr(store, "repairs", ()))
-    return Diagnosis(facts, found, sorted(problems, key=lambda p: order.index(p.severity)), unlisted)
+    return Diagnosis(facts, collections, sorted(problems, key=lambda p: order.index(p.severity)), unlisted)
 
 
 def _fates(store: Reader) -> dict[str, dict[str, set[str]]]:
-    """The ids of each collection whose vector the rescue took from a file, or could not, by the kind of its record."""
-    found: dict[str, dict[str, set[str]]] = {}
+    """Return the ids of each collection whose vector the rescue read from a file, or lost, by the kind of the record."""
+    fates: dict[str, dict[str, set[str]]] = {}
     for record in getattr(store, "repairs", ()):
         if "ids" in record:
-            found.setdefault(record["collection"], {}).setdefault(record["repair"], set()).update(record["ids"])
-    return found
+            fates.setdefault(record["collection"], {}).setdefault(record["repair"], set()).update(record["ids"])
+    return fates
 
 
 def _collection(
@@ -308,18 +310,18 @@ def _collection(
                 break
         else:
             health.asked = True
-        if missing:  # what a client deleted since it was listed is not there to be read
-            counted, now = _counted(store, name)
-            gone = len(missing.difference(now)) if counted == len(now) else 0
-            health.listed, health.reported = health.listed - gone, health.reported - gone
+        if missing:  # a client may have deleted chunks since they were listed
+            counted, ids_now = _counted(store, name)
+            deleted = len(missing.difference(ids_now)) if counted == len(ids_now) else 0
+            health.listed, health.reported = health.listed - deleted, health.reported - deleted
         return health, info
-    except WorldError as error:
+    except EnvironmentFailure as error:
         health.unreadable = error.what
         return health, None
 
 
 def _counted(store: Reader, name: str) -> tuple[int, list[str]]:
-    """(Chunks that a collection counts, its ids). Clients may write between the two, so what does not agree is asked again."""
+    """Return (chunks that a collection counts, its ids). Clients may write between the two requests, so retry if they differ."""
     before = store.count(name)
     for _ in range(_LISTINGS):
         ids, after = store.ids(name), store.count(name)
@@ -330,7 +332,7 @@ def _counted(store: Reader, name: str) -> tuple[int, list[str]]:
 
 
 def swapped(contradicted: int, probed: int) -> bool:
-    """Whether so many searches for a stored vector name another id at no distance that vectors belong to other ids.
+    """Return whether so many searches for a stored vector return another id at distance 0 that vectors must have wrong ids.
 
     A poor graph misses chunks, too, but contradicts nothing. One, or one in ten, may be chunks that a writer changed meanwhile.
     """
@@ -338,27 +340,28 @@ def swapped(contradicted: int, probed: int) -> bool:
 
 
 def _unfound(store: Reader, info: CollectionInfo, sample: ChunkBatch) -> tuple[int, int]:
-    """How many of these stored vectors a search does not find, and how many of those answers contradict what is stored.
+    """Return how many of these stored vectors a search does not find, and how many of the answers contradict stored vectors.
 
-    Another chunk in its place counts as found where its own vector is as near; an answer that claims so falsely is a
-    contradiction. By inner product the nearest need not be the vector itself: (0, 0).
+    A vector counts as found if another chunk with an equally near vector is returned; an answer that claims so falsely is a
+    contradiction. For inner product, where the nearest need not be the vector itself, (0, 0).
     """
     if info.space == "ip" or not len(sample):
         return 0, 0
     answers = store.query(info.name, sample.embeddings, min(10, store.limits().query_results))
-    missed = {
+    misses = {
         row: answer[0][0] if answer and answer[0][1] <= TIE else None
         for row, (chunk, answer) in enumerate(zip(sample.ids, answers, strict=True))
         if chunk not in {i for i, _ in answer}
     }
-    others = store.read(info.name, sorted({chunk for chunk in missed.values() if chunk is not None}))
-    at = {chunk: row for row, chunk in enumerate(others.ids)}
+    others = store.read(info.name, sorted({chunk for chunk in misses.values() if chunk is not None}))
+    row_of = {chunk: row for row, chunk in enumerate(others.ids)}
     ties = sum(
-        chunk in at and bool(distance(info.space, others.embeddings[[at[chunk]]], sample.embeddings[row])[0] <= TIE)
-        for row, chunk in missed.items()
+        chunk in row_of
+        and bool(distance(info.space, others.embeddings[[row_of[chunk]]], sample.embeddings[row])[0] <= TIE)
+        for row, chunk in misses.items()
     )
-    claimed = sum(chunk is not None for chunk in missed.values())
-    return len(missed) - ties, claimed - ties
+    claimed = sum(chunk is not None for chunk in misses.values())
+    return len(misses) - ties, claimed - ties
 
 
 def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Problem]:
@@ -367,11 +370,11 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
                       "A migration stops here. Leave it out (collections.exclude), or take a backup of it.")  # fmt: skip
         return
     if c.lost:
-        of = f"{c.lost:,} of {count(c.read, 'chunk')}{'' if c.whole else ' read'}"
-        kept = "Documents and metadata are" if c.texts else "Ids and metadata are"
-        anew = "" if c.texts else " It has no documents, so no new vectors can be made."
-        yield Problem(Severity.LOST, f"{of}: the vector is lost", c.name,
-                      f"{kept} kept in workspace/<run id>/quarantine.{anew}")  # fmt: skip
+        share = f"{c.lost:,} of {count(c.read, 'chunk')}{'' if c.whole else ' read'}"
+        preserved = "Documents and metadata are" if c.texts else "Ids and metadata are"
+        no_documents = "" if c.texts else " It has no documents, so no new vectors can be made."
+        yield Problem(Severity.LOST, f"{share}: the vector is lost", c.name,
+                      f"{preserved} kept in workspace/<run id>/quarantine.{no_documents}")  # fmt: skip
     if c.listed is not None and c.reported is not None and c.listed != c.reported:
         yield Problem(Severity.LOST, f"counts {c.reported:,} chunks and lists {c.listed:,}", c.name,
                       "What is not listed cannot be read.")  # fmt: skip
@@ -388,8 +391,8 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
     elif c.unfound:
         yield Problem(Severity.DAMAGED, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
                       "Searches miss chunks today. A migration builds a new index.")  # fmt: skip
-    if why := refused_name(c.name):
-        yield Problem(Severity.WARNING, f"a current Chroma refuses the name: {why}", c.name,
+    if reason := refused_name(c.name):
+        yield Problem(Severity.WARNING, f"a current Chroma refuses the name: {reason}", c.name,
                       "A migration stops at it: route it to another name by a schema file, or leave it out "
                       "(collections.exclude).")  # fmt: skip
     if c.not_local:
@@ -399,32 +402,32 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
 
 
 def _of_findings(sentences: Sequence[str], where: str) -> Iterator[Problem]:
-    """What the stores found, but for what the counts say."""
+    """Yield the findings of the stores, except those that the counts include."""
     for finding in map(Finding.of, sentences):
         if not finding.counted:
             yield Problem(finding.severity, str(finding), where, finding.meaning)
 
 
-def _broken_index(c: CollectionHealth, why: str, fates: Mapping[str, set[str]]) -> Problem:
-    """What the rescue found in an index folder, and from where it took the vectors."""
-    taken = [
+def _broken_index(c: CollectionHealth, reason: str, fates: Mapping[str, set[str]]) -> Problem:
+    """Return the problem of a damaged index folder, with the files from which the vectors were rescued."""
+    sources = [
         f"{len(fates[kind]):,} from {place}"
         for kind, place in (("vector_from_log", "the log"), ("vector_from_index", "the rows of the index"))
         if kind in fates
     ]
     rest = ""
-    if "no sound row" in why and not c.lost and c.whole and "vector_from_log" in fates:
+    if "no sound row" in reason and not c.lost and c.whole and "vector_from_log" in fates:
         rest = " None of these is lost: the log holds their newest vectors."
-    if "was saved up to" in why:
+    if "was saved up to" in reason:
         rest += " The likely cause: database and index were restored from different copies."
-    files = f" Vectors were read from the files instead: {' and '.join(taken)}." if taken else ""
-    what = why.replace("its index was saved", "it was saved")
+    files = f" Vectors were read from the files instead: {' and '.join(sources)}." if sources else ""
+    problem = reason.replace("its index was saved", "it was saved")
     meaning = f"{rest} Chroma may fail on it or miss chunks.{files}".strip()
-    return Problem(Severity.DAMAGED, f"its index is damaged: {what}", c.name, meaning)
+    return Problem(Severity.DAMAGED, f"its index is damaged: {problem}", c.name, meaning)
 
 
 def _foreign_pickles(endpoint: Endpoint) -> Iterator[Problem]:
-    """Each pickle of the original that asks for something that Chroma never writes. Nothing of it is run."""
+    """Yield a problem for each pickle of the original that asks for something that Chroma never writes; nothing of it is run."""
     for file in sorted(resolve_path(endpoint.path or "").glob(f"*/{PICKLE}")):
         try:
             read_pickle(file)
@@ -473,7 +476,7 @@ def _facts(store: Reader, endpoint: Endpoint, collections: Sequence[CollectionHe
             )
     else:
         facts["protocol"] = store.protocol
-        client = getattr(store, "client", endpoint)  # its tenant and database are those that the key opens
+        client = getattr(store, "client", endpoint)  # it has the tenant and database that the key opens
         facts["database"] = f"{one_line(client.tenant, 60)}/{one_line(client.database, 60)}"
         facts["limits"] = ", ".join(
             f"{name.replace('_', ' ')} {number:,}" for name, number in store.limits().known().items()
@@ -482,7 +485,7 @@ def _facts(store: Reader, endpoint: Endpoint, collections: Sequence[CollectionHe
 
 
 def source_layout(endpoint: Endpoint) -> str:
-    """In words, how the source keeps or serves its chunks."""
+    """Return in words how the source stores or serves its chunks."""
     if not endpoint.path:
         return "a server over HTTP"
     if is_duckdb_layout(resolve_path(endpoint.path)):
@@ -491,29 +494,29 @@ def source_layout(endpoint: Endpoint) -> str:
 
 
 def source_version(endpoint: Endpoint, reported: str) -> str:
-    """The version as far as it can be known: a directory's migrations say more than the engine that opens its copy."""
+    """Return the version as far as it is known; a directory's migrations are more exact than the engine that opens its copy."""
     if not endpoint.path:
         return f"reports {reported}" + (" (every 1.x server says 1.0.0)" if reported == "1.0.0" else "")
     if is_duckdb_layout(resolve_path(endpoint.path)):
         return f"reports {reported}"
-    parts = dict(migrations(resolve_path(endpoint.path) / DATABASE))
-    shown = ", ".join(f"{name} {number}" for name, number in parts.items())
-    if not parts:
+    migrated = dict(migrations(resolve_path(endpoint.path) / DATABASE))
+    shown = ", ".join(f"{name} {number}" for name, number in migrated.items())
+    if not migrated:
         return "unknown: its migrations cannot be read without opening it"
-    if of_1_x(parts):
+    if of_1_x(migrated):
         return f"opened by 1.x last ({shown})"
-    if parts.get("embeddings_queue", 0) >= 2:
+    if migrated.get("embeddings_queue", 0) >= 2:
         return f"0.5.6 to 1.0 ({shown})"
     return f"0.4 to 0.5.5 ({shown})"
 
 
-def of_1_x(parts: dict[str, int]) -> bool:
-    """Whether a Chroma of 1.x has opened the directory: by its migrations, the newest number of each part."""
-    return parts.get("sysdb", 0) >= 10 or parts.get("metadb", 0) >= 5
+def of_1_x(migrated: dict[str, int]) -> bool:
+    """Return whether a Chroma of 1.x has opened the directory, by its migrations: the newest number of each part."""
+    return migrated.get("sysdb", 0) >= 10 or migrated.get("metadb", 0) >= 5
 
 
 def stored_databases(path: Path) -> list[str]:
-    """`tenant/database` of a directory, read without writing a byte; [] before 0.4.15 and where it cannot be read."""
+    """Return each `tenant/database` of a directory, without writing a byte; [] before 0.4.15 and where it cannot be read."""
     try:
         with reading(path / DATABASE) as db:
             return [f"{one_line(t, 60)}/{one_line(d, 60)}"
@@ -538,18 +541,18 @@ def other_databases(source: Endpoint, own: tuple[str, str]) -> list[str] | None:
                 if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():
                     return []
                 found = [pair for pair in db.execute(_HOLDING) if pair != own]
-    except (WorldError, UsageError, sqlite3.Error):
+    except (EnvironmentFailure, UsageError, sqlite3.Error):
         return None
     return [f"{one_line(str(tenant), 60)}/{one_line(str(database), 60)}" for tenant, database in found]
 
 
 def _directory_size(path: Path) -> str:
-    """What the directory occupies; what it claims where that is much more (a torn, sparse file)."""
+    """Return the size of the directory on disk; the apparent size, too, where that is much larger (a torn, sparse file)."""
     claimed = stored = 0
     for file in path.rglob("*"):
         if file.is_file():
-            of = bloat(file)
-            claimed, stored = claimed + of.apparent, stored + of.stored
+            file_size = bloat(file)
+            claimed, stored = claimed + file_size.apparent, stored + file_size.stored
     sparse = claimed > 10 * stored and claimed > stored + 10**8
     return f"{size(stored)} on disk" + (
         f", {size(claimed)} apparent (holes: a file claims far more than it holds)" if sparse else ""

@@ -1,15 +1,14 @@
-"""The one door to Chroma: nothing else in the package constructs a client, an engine or its settings
-(tests/test_one_door_to_chroma.py).
+"""The only module that constructs Chroma's clients, engines and settings (tests/test_one_door_to_chroma.py).
 
 - No setting comes from outside. `chromadb.Settings` reads exported variables and the `.env` of the working folder, so
-  `CHROMA_API_IMPL` and `CHROMA_SERVER_HOST` would send an embedded opening to another server. Here every field has
-  Chroma's default or what we give.
-- The engine keeps the index of each collection that it has touched in memory, with four files open. The limit of open
-  files is raised as far as it may be, and the engine is opened anew for each portion of the collections that fits.
+  `CHROMA_API_IMPL` and `CHROMA_SERVER_HOST` would redirect an embedded opening to another server. Here every field has
+  Chroma's default or our value.
+- The engine keeps the index of each collection that it used in memory, with four open files. The limit of open files is
+  raised as far as allowed, and the engine is reopened for each portion of the collections that fits.
 - A server is asked at the whole address, with our session (`wire`) from the first request on.
-- A stored configuration or schema names embedding functions, and Chroma's client builds what they name: a function that
-  sends any variable of this process to any URL, or fetches a model with code in it. Its registries hold none here but
-  `LOCAL_FUNCTIONS`; `embedding_functions` builds others, where the parameters allow them.
+- A stored configuration or schema names embedding functions, and Chroma's client builds them: perhaps a function that
+  sends any variable of this process to any URL, or downloads a model with code in it. Here its registries hold only
+  `LOCAL_FUNCTIONS`; `creation` builds others, where the parameters allow them.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from helpers.reason_codes import ReasonCode
 from helpers.stores.wire import Session, json_of
 
 
-def _given_alone(cls: object, /, settings_cls: object, init_settings: Any, **others: object) -> tuple[Any, ...]:
+def _only_given(cls: object, /, settings_cls: object, init_settings: Any, **others: object) -> tuple[Any, ...]:
     return (init_settings,)
 
 
-# Chroma builds settings while it is imported: a malformed value in the environment or in a `.env` would end that import.
-with mock.patch.object(BaseSettings, "settings_customise_sources", classmethod(_given_alone)):
+# Chroma builds settings during its import: a malformed value in the environment or in a `.env` would end the import.
+with mock.patch.object(BaseSettings, "settings_customise_sources", classmethod(_only_given)):
     import chromadb.api.shared_system_client
     from chromadb import Schema
     from chromadb import __version__ as CLIENT_VERSION
@@ -91,7 +90,7 @@ __all__ = [
     "server_client",
 ]  # fmt: skip
 
-LOCAL_FUNCTIONS = ("default", "onnx_mini_lm_l6_v2")  # one model on this machine, and no setting of a collection
+LOCAL_FUNCTIONS = ("default", "onnx_mini_lm_l6_v2")  # one model on this machine, without settings of a collection
 EMBEDDING_FUNCTIONS = dict(known_embedding_functions)  # all that Chroma's client has, by name
 for _registry in (known_embedding_functions, sparse_known_embedding_functions):
     for _name in set(_registry) - set(LOCAL_FUNCTIONS):
@@ -101,33 +100,33 @@ _SHARED = chromadb.api.shared_system_client.SharedSystemClient
 _OPENING = threading.Lock()
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # a collection's id
 FILES_WANTED = 65_536
-FILES_FOR_OTHERS = 100  # open files that are not the index's: SQLite, Parquet, sockets, the kernel's own
+FILES_FOR_OTHERS = 100  # open files besides those of indexes: SQLite, Parquet, sockets, the kernel's own
 FILES_OF_AN_INDEX = 4  # measured: header, level 0, lengths, link lists
-ENGINES = 4  # at most in one process: a copied source, a staged target, the target, and one to spare
+ENGINES = 4  # at most in one process: a copied source, a staged target, the target, and a spare one
 MOST_INDEXES = 250  # that one engine holds in memory; under 1,024 files it held 192
 THREADS = 12 + 2 * (os.cpu_count() or 2)  # that an engine may start; ten on two cores (measured)
 STACK = 2 * 2**20  # bytes of each
-SHARDS = 64  # of the engine's cache of indexes, each with its part of the places (measured)
+SHARDS = 64  # of the engine's cache of indexes, each with its share of the capacity (measured)
 
 
-def settings(**given: Any) -> Settings:
-    """Chroma's defaults and what is given; nothing of the environment, and no telemetry."""
-    return Settings.model_construct(**{"anonymized_telemetry": False, **given})
+def settings(**fields: Any) -> Settings:
+    """Return settings with Chroma's defaults and these fields, without the environment and without telemetry."""
+    return Settings.model_construct(**{"anonymized_telemetry": False, **fields})
 
 
 @contextmanager
 def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
-    """Chroma's engine on this very directory, in this process. Opening it rewrites it. Errors are Chroma's own.
+    """Open Chroma's engine on this directory, in this process, which rewrites the directory. Errors are Chroma's own.
 
-    Raises `Terminal`: "not_embedded" where something else than the engine answers, "too_few_files" where so few files
-    may be open that not one index could be read, "out_of_memory" where its threads cannot be had.
+    Raises `Terminal`: "not_embedded" where something else than the engine answers, "too_few_files" where the limit of open files
+    allows not one index, "out_of_memory" where its threads cannot be started.
     """
     most = _indexes()
-    wanted = settings(persist_directory=str(path), is_persistent=True)
+    chosen = settings(persist_directory=str(path), is_persistent=True)
     with _OPENING:
-        opened = _SHARED._identifier_to_system
-        if str(path) not in opened:
-            system = System(wanted)
+        systems = _SHARED._identifier_to_system
+        if str(path) not in systems:
+            system = System(chosen)
             system.instance(ProductTelemetryClient)  # type: ignore[type-abstract]  # found by the settings
             engine = system.instance(ServerAPI)  # type: ignore[type-abstract]
             if isinstance(engine, RustBindingsAPI):
@@ -136,8 +135,8 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
             system.start()
             if isinstance(engine, RustBindingsAPI):
                 engine.bindings = _InPortions(engine, most)
-            opened[str(path)] = system
-        client = Client(tenant=tenant, database=database, settings=wanted)
+            systems[str(path)] = system
+        client = Client(tenant=tenant, database=database, settings=chosen)
     try:
         _require_engine(client, path)
         yield client
@@ -146,19 +145,19 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
 
 
 def _require_threads(path: Path) -> None:
-    """`Terminal` where so many threads, with their memory, cannot be had at once.
+    """Require `THREADS` threads with their memory at once. Raises `Terminal` ("out_of_memory").
 
-    An engine that one is refused to waits for it for ever, with the interpreter's lock: nothing in the process could end it.
-    The C library keeps the stacks of these for the engine's, which are as large.
+    An engine that cannot start a thread waits for ever, with the interpreter's lock held: nothing in the process could end it.
+    The C library reuses the stacks of these threads for those of the engine, which have the same size.
     """
-    gate, ended, begun = _thread.allocate_lock(), queue.SimpleQueue[None](), 0
-    usual = threading.stack_size(STACK)
+    gate, ended, started = _thread.allocate_lock(), queue.SimpleQueue[None](), 0
+    former = threading.stack_size(STACK)
     try:
-        with gate, mmap.mmap(-1, THREADS * STACK // 2):  # what they work with; nothing is written to it
+        with gate, mmap.mmap(-1, THREADS * STACK // 2):  # their working memory; nothing is written to it
             for _ in range(THREADS):
-                _thread.start_new_thread(_pass, (gate, ended))
-                begun += 1
-        for _ in range(begun):
+                _thread.start_new_thread(_wait_for_gate, (gate, ended))
+                started += 1
+        for _ in range(started):
             ended.get(timeout=10)
     except (RuntimeError, MemoryError, OSError, queue.Empty) as error:
         raise Terminal(
@@ -166,20 +165,22 @@ def _require_threads(path: Path) -> None:
             where=str(path), next_step="Let the process have more (ulimit -u, ulimit -v, its container's limits), then repeat.",
         ) from error  # fmt: skip
     finally:
-        threading.stack_size(usual)
+        threading.stack_size(former)
 
 
-def _pass(gate: _thread.LockType, ended: queue.SimpleQueue[None]) -> None:
-    """A thread that lives as long as `gate` is closed. No `threading.Thread`: where such a one dies at once for want of
-    memory, `start` waits for it for ever (CPython 3.11)."""
+def _wait_for_gate(gate: _thread.LockType, ended: queue.SimpleQueue[None]) -> None:
+    """Wait in a thread until `gate` opens. Not a `threading.Thread`: if that dies at once for lack of memory, its `start` waits
+    for ever (CPython 3.11)."""
     with suppress(MemoryError), gate:
         ended.put(None)
 
 
 def _require_engine(client: Client, path: Path) -> None:
-    used = client._system.settings
-    here = isinstance(client._server, RustBindingsAPI) and used.is_persistent and used.persist_directory == str(path)
-    if not here or not (path / "chroma.sqlite3").is_file():
+    actual = client._system.settings
+    is_local = (
+        isinstance(client._server, RustBindingsAPI) and actual.is_persistent and actual.persist_directory == str(path)
+    )
+    if not is_local or not (path / "chroma.sqlite3").is_file():
         raise Terminal(
             ReasonCode.NOT_EMBEDDED, f"Chroma did not open this folder, but used {type(client._server).__name__} instead",
             where=str(path), next_step="Install chromadb (not chromadb-client) and run from a clean environment.",
@@ -187,21 +188,21 @@ def _require_engine(client: Client, path: Path) -> None:
 
 
 def raise_file_limit() -> int:
-    """Let this process, and the kernels that it starts, open as many files as it may; how many that is."""
+    """Raise the limit of open files, for this process and the kernels that it starts, as far as allowed; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     for limit in (FILES_WANTED, 10_240):  # macOS refuses more than 10,240 whatever the hard limit says
-        wanted = limit if hard == unlimited else min(limit, hard)
-        if soft != unlimited and soft < wanted:
+        requested = limit if hard == unlimited else min(limit, hard)
+        if soft != unlimited and soft < requested:
             with suppress(ValueError, OSError):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (requested, hard))
                 break
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return sys.maxsize if soft == unlimited else soft
 
 
 def _indexes() -> int:
-    """How many indexes one engine may have open. Raises `Terminal` ("too_few_files") where it is not even one."""
+    """Return how many indexes one engine may have open. Raises `Terminal` ("too_few_files") for less than one."""
     limit = raise_file_limit()
     most = (limit - FILES_FOR_OTHERS) // (FILES_OF_AN_INDEX * ENGINES)
     if most < 1:
@@ -213,27 +214,27 @@ def _indexes() -> int:
 
 
 class _InPortions:
-    """The engine's bindings, opened anew before it has touched more than `most` collections.
+    """The engine's bindings, reopened before the engine has used more than `most` collections.
 
-    Its cache of indexes, when full, throws out one that may never have been written to disk, and every later read of
-    that collection fails ("Nothing found on disk", 1.5.9). So it is never full, and a new engine reads the log again.
-    Calls run side by side; an engine is opened anew while none runs, so that never two are at work on one directory.
+    A full cache of indexes evicts one that may never have been written to disk, and every later read of that collection fails
+    ("Nothing found on disk", 1.5.9). So the cache is never full, and a new engine reads the log again. Calls run concurrently;
+    the engine is reopened while none runs, so that no two engines use one directory.
     """
 
     def __init__(self, engine: RustBindingsAPI, most: int) -> None:
         self._bindings: Any = engine.bindings
-        self._engine, self._most = copy.copy(engine), most  # opens anew while clients see nothing but these portions
+        self._engine, self._most = copy.copy(engine), most  # the copy is reopened; clients only see these portions
         del self._engine.bindings
         self._touched: set[str] = set()
         self._running, self._full = 0, False
         self._changed = threading.Condition()
 
     def __getattr__(self, name: str) -> Any:
-        def call(*given: Any) -> Any:
-            collections = {a for a in given if isinstance(a, str) and _UUID.fullmatch(a)}
+        def call(*arguments: Any) -> Any:
+            collections = {a for a in arguments if isinstance(a, str) and _UUID.fullmatch(a)}
             with self._changed:
                 while self._full or len(self._touched | collections) > self._most:
-                    self._full = True  # calls that come now wait, else there might never be a moment without one
+                    self._full = True  # new calls wait, else some call might always be running
                     if self._running:
                         self._changed.wait()
                     else:
@@ -242,7 +243,7 @@ class _InPortions:
                 self._running += 1
                 method = getattr(self._bindings, name)
             try:
-                return method(*given)
+                return method(*arguments)
             finally:
                 del method
                 with self._changed:
@@ -265,7 +266,7 @@ class _InPortions:
 
 @contextmanager
 def server_client(address: str, session: Session, tenant: str, database: str) -> Iterator[Client]:
-    """Chroma's client of the server at `address` (scheme, host, port, path prefix). Asks nothing by itself.
+    """Give Chroma's client of the server at `address` (scheme, host, port, path prefix), without a request.
 
     The session is the caller's; Chroma's headers are added to its own.
     """
@@ -274,15 +275,15 @@ def server_client(address: str, session: Session, tenant: str, database: str) ->
 
 
 class _ServerClient(Client):
-    """Chroma's client without its constructor, which opens two sessions of its own and asks with no time-out."""
+    """Chroma's client without its constructor, which opens two sessions and sends requests without a time-out."""
 
     def __init__(self, server: _Api, tenant: str, database: str) -> None:
         self._server, self.tenant, self.database = server, tenant, database
-        self._closed = True  # there is nothing to close but the session, which is the caller's
+        self._closed = True  # the caller closes the session, the only resource
 
 
 class _Api(FastAPI):
-    """Chroma's own requests, sent by our session; answers read as UTF-8 and held against what was asked."""
+    """Chroma's own requests, sent by our session; answers are read as UTF-8, and their shape is checked."""
 
     def __init__(self, system: System, address: str, session: Session) -> None:
         BaseHTTPClient.__init__(self, system)
@@ -295,7 +296,7 @@ class _Api(FastAPI):
         self._make_request = self._ask  # type: ignore[method-assign]
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
-        """As FastAPI's `_make_request`. Raises Chroma's errors, and `Transient` ("not_json")."""
+        """Do FastAPI's `_make_request`. Raises Chroma's errors, and `Transient` ("not_json")."""
         if "json" in options:
             options["content"] = orjson.dumps(options.pop("json"), option=orjson.OPT_SERIALIZE_NUMPY)
         url = self._api_url + urllib.parse.quote(path, safe="/")
@@ -303,13 +304,13 @@ class _Api(FastAPI):
         if not response.is_success:
             _refuse_a_page(response)
             BaseHTTPClient._raise_chroma_error(response)
-        return json_of(response, *_wanted(method, path))
+        return json_of(response, *_expected_answer(method, path))
 
 
 def _refuse_a_page(response: httpx.Response) -> None:
-    """An error page is a proxy's word, which says nothing of the data: `Transient`; where it bars the way, `Terminal`.
+    """Raise for an error page of a proxy, which proves nothing about the data: `Transient`, or `Terminal` for 401 and 403.
 
-    But for 413, which is about the size of what was sent.
+    Not for 413, which concerns the size of the request.
     """
     if not response.content.lstrip().startswith(b"<") or response.status_code == 413:
         return
@@ -322,14 +323,14 @@ def _refuse_a_page(response: httpx.Response) -> None:
     json_of(response)
 
 
-def _wanted(method: str, path: str) -> tuple[type, str]:
-    """What the answer to a request has to be, and a key that it has to have."""
+def _expected_answer(method: str, path: str) -> tuple[type, str]:
+    """Return the type that the answer to a request must have, and a key that it must contain."""
     parts = path.strip("/").split("/")
     if len(parts) > 1 and parts[-2] in ("collections", "tenants", "databases"):
         return (dict, "name") if method.lower() == "get" else (object, "")
     if parts[-1] == "collections":
         return (list, "") if method.lower() == "get" else (dict, "id")
-    wanted: dict[str, tuple[type, str]] = {
+    known: dict[str, tuple[type, str]] = {
         "get": (dict, "ids"), "query": (dict, "ids"), "count": (int, ""), "collections_count": (int, ""), "version": (str, ""),
     }  # fmt: skip
-    return wanted.get(parts[-1], (object, ""))
+    return known.get(parts[-1], (object, ""))

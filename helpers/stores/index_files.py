@@ -1,16 +1,16 @@
-"""The index folder of a collection, read from its bytes alone: what is wrong with it, and every vector that it holds.
+"""Read the index folder of a collection from its bytes alone: its damage, and every vector that it holds.
 
 Nothing here writes, opens an engine or runs a pickle. The layout is that of Chroma's hnswlib, the same from 0.4 to 1.5
 (`tests/test_rescue_reads_index_files.py` proves it on sound indexes of each)::
 
     header.bin            100 bytes: sizes, counts and offsets
-    data_level0.bin       a row for each label ever given: flags and links of level 0, float32 vector, label
-    length.bin            a float32 for each row: on cosine, where rows are normalised, the norm that was taken away
+    data_level0.bin       a row for each label ever assigned: flags and links of level 0, float32 vector, label
+    length.bin            a float32 for each row: on cosine, where rows are normalised, the original norm
     link_lists.bin        the links of the upper levels; no vector is in it
-    index_metadata.pickle which id has which label
+    index_metadata.pickle the label of each id
 
-A row is believed only where all of it fits: its label is known and occurs once, it is not marked as deleted, its links
-stay inside the index and its vector is finite (on cosine, of length 1 or 0).
+A row is used only if all of it is valid: its label is known and occurs once, it is not marked as deleted, its links stay inside
+the index and its vector is finite (on cosine, of length 1 or 0).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CLASS = ("chromadb.segment.impl.vector.local_persistent_hnsw", "PersistentData"
 
 
 class IndexDamage(Exception):
-    """What is wrong with a file of an index folder: `code` for programs, the text for people."""
+    """Damage of a file of an index folder: `code` for programs, the text for people."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -48,12 +48,12 @@ class IndexDamage(Exception):
 
 @contextmanager
 def _opened(file: Path, kind: str) -> Iterator[BinaryIO]:
-    """The file to read from. Raises `IndexDamage`: "<kind>_missing", "<kind>_unreadable"."""
-    if file.exists() and not file.is_file():  # a pipe would hold us for ever
+    """Open the file to read. Raises `IndexDamage`: "<kind>_missing", "<kind>_unreadable"."""
+    if file.exists() and not file.is_file():  # reading a pipe would never end
         raise IndexDamage(f"{kind}_unreadable", f"{file.name} is no plain file")
     try:
-        with file.open("rb") as opened:
-            yield opened
+        with file.open("rb") as stream:
+            yield stream
     except FileNotFoundError as error:
         raise IndexDamage(f"{kind}_missing", f"{file.name} is not there") from error
     except OSError as error:
@@ -62,15 +62,15 @@ def _opened(file: Path, kind: str) -> Iterator[BinaryIO]:
 
 # -- the label map -----------------------------------------------------------------------------------------------------
 #
-# A pickle is a program. Python's own unpickler runs it; this one knows only the instructions that build integers, text,
-# None, booleans, dictionaries and the one object that Chroma 0.x saves (`PersistentData`, whose state is a dictionary).
-# Nothing is imported and nothing is called. Any other instruction or name ends the reading with `IndexDamage`.
+# A pickle is a program. Python's own unpickler runs it; this one knows only the instructions for integers, text, None,
+# booleans, dictionaries and the one object that Chroma 0.x saves (`PersistentData`, whose state is a dictionary).
+# It imports and calls nothing. Any other instruction or name raises `IndexDamage`.
 
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
-    """What the pickle says: the label of each id, how many labels were ever given, and up to which log record the index
-    was saved (None where SQLite keeps that, as from 0.5.6 on). `dimension` is None where 1.x did not write it."""
+    """The content of the pickle: the label of each id, the number of labels ever assigned (`added`), and the log record up to
+    which the index was saved (None where SQLite has it, as from 0.5.6 on). `dimension` is None where 1.x did not write it."""
 
     labels: dict[str, int]
     added: int
@@ -79,19 +79,19 @@ class IdMap:
 
 
 def read_pickle(file: Path) -> IdMap:
-    """The map of an index folder's pickle. Raises `IndexDamage`.
+    """Return the map of an index folder's pickle. Raises `IndexDamage`.
 
-    Codes: "pickle_missing", "pickle_truncated", "pickle_foreign" (it asks for something that Chroma never writes, such as
-    an import; nothing of it was run), "pickle_inconsistent".
+    Codes: "pickle_missing", "pickle_unreadable", "pickle_truncated", "pickle_foreign" (it asks for something that Chroma never
+    writes, such as an import; nothing of it was run), "pickle_inconsistent".
     """
     try:
-        with _opened(file, "pickle") as opened:
+        with _opened(file, "pickle") as stream:
             size = file.stat().st_size
             if size == 0:
                 raise IndexDamage("pickle_truncated", f"{PICKLE} is empty")
             if size > _MOST_BYTES:
                 raise IndexDamage("pickle_foreign", f"{PICKLE} is {size:,} bytes long, more than any label map")
-            value = _Machine(opened.read(size)).run()
+            value = _Machine(stream.read(size)).run()
     except (IndexError, KeyError, ValueError, TypeError) as error:
         raise IndexDamage("pickle_truncated", f"{PICKLE} is cut short or damaged") from error
     return _id_map(value)
@@ -111,14 +111,14 @@ def _id_map(value: Any) -> IdMap:
 
 
 class _Object:
-    """The place of the one object that may be in the file; its state is put in by BUILD."""
+    """The only object that may be in the file; BUILD replaces it by its state."""
 
 
 _MARK = object()
 
 
 class _Machine:
-    """A stack and a memo, as the pickle protocol has them. `run` gives the dictionary at the end, or the object's state."""
+    """The stack and the memo of the pickle protocol. `run` returns the final dictionary, or the object's state."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -130,7 +130,7 @@ class _Machine:
         data, stack, memo = self.data, self.stack, self.memo
         while (op := data[self.at]) != _STOP:
             self.at += 1
-            if op == _MEMOIZE:  # these two are three quarters of a map of millions
+            if op == _MEMOIZE:  # these two are three quarters of the instructions of a large map
                 memo[len(memo)] = stack[-1]
             elif op == _SHORT_TEXT:
                 start = self.at + 1
@@ -180,7 +180,7 @@ class _Machine:
             raise IndexDamage("pickle_foreign", f"{PICKLE} holds more containers than any label map")
 
     def items(self) -> None:
-        """What lies above the last mark goes into the dictionary below it."""
+        """Move the items above the last mark into the dictionary below it."""
         place = len(self.stack) - 1
         while self.stack[place] is not _MARK:
             place -= 1
@@ -211,9 +211,9 @@ class _Machine:
         self.stack.append(_Object())
 
     def build(self) -> None:
-        """The object becomes its state, which is all there is to it."""
-        state, built = self.stack.pop(), self.stack.pop()
-        if not isinstance(built, _Object):
+        """Replace the object by its state."""
+        state, target = self.stack.pop(), self.stack.pop()
+        if not isinstance(target, _Object):
             raise _foreign("holds instruction 0x62")
         self.stack.append(_dictionary(state))
 
@@ -252,8 +252,8 @@ def _dictionary(value: Any) -> dict[Any, Any]:
     return value
 
 
-def _foreign(what: str) -> IndexDamage:
-    return IndexDamage("pickle_foreign", f"{PICKLE} {what}, which Chroma never writes; nothing of it was run")
+def _foreign(problem: str) -> IndexDamage:
+    return IndexDamage("pickle_foreign", f"{PICKLE} {problem}, which Chroma never writes; nothing of it was run")
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------
@@ -263,27 +263,27 @@ FILES = (ROWS, HEADER, LENGTHS, LINKS)
 DEFAULT_M = 16
 _LAYOUT = struct.Struct("<iQQQQQQiIQQQdQ")
 _DELETED = 0x10000
-_STEP_BYTES = 16 * 2**20  # of rows looked through at a time
-_SLACK = 2**20  # of a file, before it counts as bloated
+_STEP_BYTES = 16 * 2**20  # of rows that are checked at a time
+_SLACK = 2**20  # bytes that a file may have in excess before it counts as bloated
 
 
 @dataclass(frozen=True, slots=True)
 class FileSize:
-    """The bytes that a file claims to have, and those that it occupies on disk; a sparse file claims more."""
+    """The apparent bytes of a file, and those that it occupies on disk; a sparse file has more apparent ones."""
 
     apparent: int
     stored: int
 
 
 def bloat(path: Path) -> FileSize:
-    """The sizes of one file, as `stat` gives them. Raises `OSError`. The platform that has no block counts repeats the first."""
+    """Return the sizes of one file by `stat`; equal, in whole blocks, on a platform without block counts. Raises `OSError`."""
     status = path.stat()
     return FileSize(status.st_size, getattr(status, "st_blocks", -(-status.st_size // 512)) * 512)
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How rows lie in `data_level0.bin`. Sizes in bytes; `elements` counts rows in use, deleted ones included."""
+    """The layout of the rows in `data_level0.bin`. Sizes in bytes; `elements`: rows in use, deleted ones included."""
 
     elements: int
     capacity: int
@@ -309,14 +309,14 @@ class Geometry:
 
     @property
     def most_links(self) -> int:
-        """The most bytes that a whole `link_lists.bin` can have: a list for each level of each row."""
+        """The most bytes of a sound `link_lists.bin`: a list for each level of each row."""
         return self.elements * (4 + max(0, self.max_level) * (4 + 4 * self.max_m))
 
 
 def read_header(file: Path) -> Geometry:
-    """The header, held against itself. Raises `IndexDamage`: "header_missing", "header_truncated", "header_inconsistent"."""
-    with _opened(file, "header") as opened:
-        raw = opened.read(_LAYOUT.size)
+    """Return the geometry of a consistent header. Raises `IndexDamage` ("header_missing", "header_truncated", …)."""
+    with _opened(file, "header") as stream:
+        raw = stream.read(_LAYOUT.size)
     if len(raw) < _LAYOUT.size:
         raise IndexDamage("header_truncated", f"{HEADER} has {len(raw)} bytes of {_LAYOUT.size}")
     version, first, capacity, elements, row, label, data, level, entry, max_m, max_m0, m, _, _ = _LAYOUT.unpack(raw)
@@ -331,9 +331,9 @@ def read_header(file: Path) -> Geometry:
 
 
 def derive_geometry(size: int, ids: IdMap, dimension: int, m: int) -> Geometry:
-    """The geometry of a row file of `size` bytes without its header. Raises `IndexDamage` where it does not come out even.
+    """Return the geometry of a row file of `size` bytes without its header. Raises `IndexDamage` ("geometry_unknown").
 
-    It is only a proposal: `IndexFolder` still holds every label against it.
+    It is only a proposal: `IndexFolder` checks every label against it.
     """
     data = 4 + 8 * m
     label = data + 4 * dimension
@@ -346,7 +346,7 @@ def derive_geometry(size: int, ids: IdMap, dimension: int, m: int) -> Geometry:
 
 
 def links_bloated(folder: Path) -> bool:
-    """Whether an index folder's `link_lists.bin` is larger than anything that it could hold. Raises `OSError`."""
+    """Return whether an index folder's `link_lists.bin` is larger than any sound one. Raises `OSError`."""
     try:
         geometry = read_header(folder / HEADER)
     except IndexDamage:
@@ -355,7 +355,7 @@ def links_bloated(folder: Path) -> bool:
 
 
 def _bloated(size: FileSize, geometry: Geometry | None) -> str:
-    """Why a `link_lists.bin` of this size is torn; "" where the size makes sense."""
+    """Return why a `link_lists.bin` of this size is torn; "" where the size is possible."""
     if size.apparent > size.stored + _SLACK:
         return f"{LINKS} claims {size.apparent:,} bytes, most of them a hole: it is torn"
     if geometry is not None and size.apparent > geometry.most_links + _SLACK:
@@ -365,12 +365,12 @@ def _bloated(size: FileSize, geometry: Geometry | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IndexHealth:
-    """What was seen in an index folder.
+    """The state of an index folder.
 
-    `state`: "sound"; "empty" (made, but nothing was ever saved to it); "damaged" (an engine may fail or lose vectors; see
-    `problems`). `ids` are mapped to a label, of which `readable` have a row that can be believed; None where no map can be
-    read. `norms` says whether the norms of a cosine index are kept. `max_seq_id` is what the pickle of 0.4 to 0.5.5 holds.
-    `problems` are pairs of code and sentence. `files` has the sizes of what is there.
+    `state`: "sound"; "empty" (created, but nothing was ever saved to it); "damaged" (an engine may fail or lose vectors; see
+    `problems`). `ids`: the number of ids with a label, None where no map can be read; `readable`: those with a valid row.
+    `norms`: whether a cosine index has its norms. `max_seq_id`: that of the pickle of 0.4 to 0.5.5. `problems`: pairs of code
+    and sentence. `files`: the sizes of existing files.
     """
 
     folder: Path
@@ -388,10 +388,10 @@ class IndexHealth:
 
 @dataclass
 class IndexFolder:
-    """An index folder to take vectors from, read only. Never raises for damage; `health` reports it.
+    """An index folder to read vectors from. Never raises for damage; `health` reports it.
 
-    `dimension`, `m` and `cosine` are what SQLite says of the collection; without them the header must be there, and
-    whether vectors have the length 1 is not looked at."""
+    `dimension`, `m` and `cosine`: the collection's settings in SQLite; without them the header is needed, and the length of
+    vectors is not checked."""
 
     folder: Path
     dimension: int | None = None
@@ -429,42 +429,42 @@ class IndexFolder:
         )
 
     def _links(self, size: FileSize, geometry: Geometry | None) -> Iterator[tuple[str, str]]:
-        """`link_lists.bin` holds no vector, but an engine that reads a torn one wanders off, or dies."""
+        """Yield the problems of `link_lists.bin`. It holds no vector, but an engine that reads a torn one hangs or crashes."""
         if bloated := _bloated(size, None if self._derived else geometry):
             yield "links_bloated", bloated
-        elif geometry is not None and not self._derived and (wrong := self._torn_links(geometry)):
-            yield "links_torn", wrong
+        elif geometry is not None and not self._derived and (torn := self._torn_links(geometry)):
+            yield "links_torn", torn
 
     def _torn_links(self, geometry: Geometry) -> str:
-        """Walk through the lists, whose lengths lead from one to the next; "" where they end well."""
+        """Follow the lists by their lengths; return the first problem, "" without one."""
         step = 4 + 4 * geometry.max_m
-        data, at = memoryview((self.folder / LINKS).read_bytes()), 0
+        data, position = memoryview((self.folder / LINKS).read_bytes()), 0
         for row in range(geometry.elements):
-            if at + 4 > len(data):
+            if position + 4 > len(data):
                 return f"{LINKS} ends in row {row:,} of {geometry.elements:,}"
-            size = int.from_bytes(data[at : at + 4], "little")
-            at += 4
-            if size % step or size // step > max(0, geometry.max_level) or at + size > len(data):
+            size = int.from_bytes(data[position : position + 4], "little")
+            position += 4
+            if size % step or size // step > max(0, geometry.max_level) or position + size > len(data):
                 return f"{LINKS} is torn in row {row:,} of {geometry.elements:,}"
-            for start in range(at, at + size, step):
+            for start in range(position, position + size, step):
                 count = int.from_bytes(data[start : start + 4], "little")
                 links = np.frombuffer(data, "<u4", min(count, geometry.max_m), start + 4)
                 if count > geometry.max_m or (links >= geometry.elements).any():
                     return f"{LINKS} is torn in row {row:,} of {geometry.elements:,}"
-            at += size
+            position += size
         return ""
 
     @cached_property
     def ids(self) -> IdMap | None:
-        """The label map; None where it cannot be read, and why is among the problems."""
+        """The label map; None where it cannot be read, with the reason in the problems."""
         try:
-            found = read_pickle(self.folder / PICKLE)
+            id_map = read_pickle(self.folder / PICKLE)
         except IndexDamage as damage:
             self._problems.append((damage.code, str(damage)))
             return None
-        if len(set(found.labels.values())) < len(found.labels):
+        if len(set(id_map.labels.values())) < len(id_map.labels):
             self._problems.append(("labels_twice", f"{PICKLE} gives one label to several ids"))
-        return found
+        return id_map
 
     @cached_property
     def _derived(self) -> bool:
@@ -473,7 +473,7 @@ class IndexFolder:
     @cached_property
     def _geometry(self) -> Geometry | None:
         try:
-            found = read_header(self.folder / HEADER)
+            geometry = read_header(self.folder / HEADER)
         except IndexDamage as damage:
             self._problems.append((damage.code, str(damage)))
             dimension = self.dimension or (self.ids.dimension if self.ids else None)
@@ -485,68 +485,68 @@ class IndexFolder:
             except IndexDamage as unknown:
                 self._problems.append((unknown.code, str(unknown)))
                 return None
-        if self.dimension and found.dimension != self.dimension:
-            said = f"{HEADER} says {found.dimension} dimensions, the collection has {self.dimension}"
-            self._problems.append(("dimension_mismatch", said))
+        if self.dimension and geometry.dimension != self.dimension:
+            problem = f"{HEADER} says {geometry.dimension} dimensions, the collection has {self.dimension}"
+            self._problems.append(("dimension_mismatch", problem))
             return None
-        return found
+        return geometry
 
     @cached_property
     def _file(self) -> npt.NDArray[Any] | None:
-        """The rows that are there, as a memory map; at most as many as the geometry says."""
+        """The complete rows of the file, as a memory map; at most those of the geometry."""
         file, geometry = self.folder / ROWS, self._geometry
         if geometry is None or not file.is_file():
             return None
-        there = min(geometry.elements, file.stat().st_size // geometry.row)
-        if there < geometry.elements:
-            self._problems.append(("rows_truncated", f"{ROWS} is cut short: {there:,} of {geometry.elements:,} rows"))
-        if there == 0:
+        whole = min(geometry.elements, file.stat().st_size // geometry.row)
+        if whole < geometry.elements:
+            self._problems.append(("rows_truncated", f"{ROWS} is cut short: {whole:,} of {geometry.elements:,} rows"))
+        if whole == 0:
             return None
-        mapped: npt.NDArray[Any] = np.memmap(file, geometry.dtype, "r", shape=(there,))
+        mapped: npt.NDArray[Any] = np.memmap(file, geometry.dtype, "r", shape=(whole,))
         return mapped
 
     @cached_property
     def _lengths(self) -> Vectors:
-        """The norm of each row that the file has; NaN where it is not there."""
+        """The norm of each row; NaN where it is missing."""
         file, rows = self.folder / LENGTHS, self._file
         norms = np.full(0 if rows is None else len(rows), np.nan, np.float32)
         if file.is_file():
-            held = np.fromfile(file, "<f4", len(norms))
-            norms[: len(held)] = held
+            stored = np.fromfile(file, "<f4", len(norms))
+            norms[: len(stored)] = stored
         return norms
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """The row of each id whose row can be believed."""
+        """The row number of each id with a valid row."""
         rows, geometry = self._file, self._geometry
         if self.ids is None or rows is None or geometry is None:
             return {}
         labels = np.zeros(len(rows), np.uint64)
-        gone, fit = np.zeros((2, len(rows)), dtype=bool)
+        deleted, fit = np.zeros((2, len(rows)), dtype=bool)
         step = max(1, _STEP_BYTES // geometry.row)
         for start in range(0, len(rows), step):
             piece = rows[start : start + step]
             labels[start : start + step] = piece["label"]
-            gone[start : start + step] = (piece["flags"] & _DELETED) != 0
+            deleted[start : start + step] = (piece["flags"] & _DELETED) != 0
             fit[start : start + step] = self._fit(piece, start)
-        self._deleted = int(gone.sum())
+        self._deleted = int(deleted.sum())
         if self._derived and not self._labels_fit(labels):
             return {}
         values, counts = np.unique(labels, return_counts=True)
-        twice = set(values[counts > 1].tolist())
-        place = {label: row for row, label in enumerate(labels.tolist()) if label not in twice}
+        doubled = set(values[counts > 1].tolist())
+        row_of = {label: row for row, label in enumerate(labels.tolist()) if label not in doubled}
         shared = {label for label, ids in Counter(self.ids.labels.values()).items() if ids > 1}
-        found = {
+        rows_of = {
             chunk: row for chunk, label in self.ids.labels.items()
-            if (row := place.get(label)) is not None and not gone[row] and fit[row] and label not in shared
+            if (row := row_of.get(label)) is not None and not deleted[row] and fit[row] and label not in shared
         }  # fmt: skip
-        if bad := len(self.ids.labels) - len(found):
-            said = f"{ROWS} has no sound row for {bad:,} of {len(self.ids.labels):,} ids"
-            self._problems.append(("rows_damaged", said))
-        unmapped = int((~gone).sum()) - len(found) - bad
-        if unmapped > 0 and not bad:
+        if missing := len(self.ids.labels) - len(rows_of):
+            problem = f"{ROWS} has no sound row for {missing:,} of {len(self.ids.labels):,} ids"
+            self._problems.append(("rows_damaged", problem))
+        unmapped = int((~deleted).sum()) - len(rows_of) - missing
+        if unmapped > 0 and not missing:
             self._problems.append(("rows_unmapped", f"{ROWS} has {unmapped:,} rows that {PICKLE} does not know"))
-        return found
+        return rows_of
 
     _deleted: int = 0
 
@@ -560,15 +560,15 @@ class IndexFolder:
         fit: Mask = (degree <= geometry.max_m0) & inside & np.isfinite(vectors).all(axis=1)
         if self.cosine:
             length = np.linalg.norm(vectors.astype(np.float64), axis=1)
-            unit = np.abs(length - 1) < 1e-3
-            fit &= unit | (length < 1e-3)
+            is_unit = np.abs(length - 1) < 1e-3
+            fit &= is_unit | (length < 1e-3)
             norms = self._lengths[start : start + len(piece)]
-            if not (np.isfinite(norms) & ((norms > 0) | ~unit))[fit].all():
+            if not (np.isfinite(norms) & ((norms > 0) | ~is_unit))[fit].all():
                 self._problems.append(("norms_missing", f"{LENGTHS} lacks norms: their vectors are directions only"))
         return fit
 
     def _labels_fit(self, labels: npt.NDArray[np.uint64]) -> bool:
-        """Whether a derived geometry reads labels where labels are: each from 1 to what was added, none twice."""
+        """Return whether a derived geometry gives valid labels: each from 1 to `added`, none twice."""
         assert self.ids is not None
         fit = bool(len(labels) and labels.min() >= 1 and labels.max() <= self.ids.added)
         if fit and len(np.unique(labels)) == len(labels):
@@ -577,23 +577,23 @@ class IndexFolder:
         return False
 
     def vectors(self, ids: Sequence[str]) -> tuple[Vectors, Mask, Mask]:
-        """The vectors of these ids as the engine would give them: (n, d) float32; which were found; which are normalised
-        only, because their norm is lost. Rows that were not found are NaN.
+        """Return the vectors of these ids as the engine would give them, (n, d) float32, NaN where there is no valid row; which
+        ids have one; which vectors are normalised only, because their norm is lost.
         """
         geometry, rows = self._geometry, self._file
         width = geometry.dimension if geometry else self.dimension or 0
-        found = np.array([i in self.rows for i in ids], dtype=bool)
+        valid = np.array([i in self.rows for i in ids], dtype=bool)
         matrix = np.full((len(ids), width), np.nan, np.float32)
         normalised = np.zeros(len(ids), dtype=bool)
-        if rows is None or not found.any():
-            return matrix, found, normalised
-        places = np.array([self.rows[i] for i in ids if i in self.rows], dtype=np.intp)
-        taken = np.asarray(rows["vector"][places], np.float32)
+        if rows is None or not valid.any():
+            return matrix, valid, normalised
+        row_numbers = np.array([self.rows[i] for i in ids if i in self.rows], dtype=np.intp)
+        values = np.asarray(rows["vector"][row_numbers], np.float32)
         if self.cosine:
-            norms = self._lengths[places]
-            zero = ~taken.any(axis=1)
+            norms = self._lengths[row_numbers]
+            zero = ~values.any(axis=1)
             lost = ~np.isfinite(norms) | ((norms == 0) & ~zero)
-            taken = taken * np.where(lost | zero, np.float32(1), norms)[:, None]
-            normalised[found] = lost
-        matrix[found] = taken
-        return matrix, found, normalised
+            values = values * np.where(lost | zero, np.float32(1), norms)[:, None]
+            normalised[valid] = lost
+        matrix[valid] = values
+        return matrix, valid, normalised

@@ -1,7 +1,7 @@
-"""What lies in an embedded directory, known from its bytes alone.
+"""Recognise the content of an embedded directory from its bytes alone.
 
 Opening a Chroma directory with a current client rewrites it for good (chroma-facts 1), and some directories open without
-an error although they are no database of this kind (11). So a source is recognised first, then copied (`copying`).
+an error although they are no such database (11). So a source is recognised first, then copied (`copying`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from helpers.stores import Closing, CollectionInfo, Neighbours, damage, distance
 from helpers.stores.limits import NO_LIMIT, Limits, Usage
 
 DATABASE = "chroma.sqlite3"
-LOGS = ("-wal", "-journal", "-shm")  # what SQLite puts beside a database, under its real name
+LOGS = ("-wal", "-journal", "-shm")  # suffixes of SQLite's files beside a database, after its real name
 COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"  # of Chroma 0.3
 VOLUMES = (
     "the image of 1.x keeps its data in /data, older ones in /chroma/chroma; a volume at the other place is unused"
@@ -43,9 +43,9 @@ _LFS = b"version https://git-lfs"
 
 
 def reading(database: Path, *, how: str = "immutable=1") -> closing[sqlite3.Connection]:
-    """A connection to an SQLite file, links followed, that writes no byte. It does not see a log (`copying.newest` does).
+    """Return a connection to an SQLite file, links followed, that writes no byte and ignores a log (see `copying.newest`).
 
-    Raises as `require_plain`.
+    Raises like `require_plain`.
     """
     uri = f"file:{quote(str(database.resolve()))}?mode=ro&{how}"
     connection = sqlite3.connect(uri, uri=True)
@@ -57,16 +57,16 @@ def reading(database: Path, *, how: str = "immutable=1") -> closing[sqlite3.Conn
     return closing(connection)
 
 
-# Chroma's own; what was once matched is not tried again: a statement may be blanks without end.
+# Chroma's own partial indexes; possessive quantifiers, since a statement may hold any number of blanks.
 _PARTIAL = re.compile(
     r"(?i)CREATE\s++(UNIQUE\s++)?INDEX\s++[^()]++\([\w\s,\"`]*+\)\s*+WHERE\s++\w++\s++IS\s++NOT\s++NULL\s*+"
 )
 _MOST_OBJECTS, _MOST_SQL = 1_000, 2**16  # in a schema; Chroma's own has about fifty, and 10 kB
 MOST_VALUE = 2**28  # bytes of a text or blob; servers take requests of 40 MB
-# An object by its type and its statement, as SQLite writes both; it reads the statement, whatever the type says.
+# An object's type and statement as SQLite writes them; SQLite executes the statement, whatever the type is.
 _PLAIN = re.compile(r"table: CREATE (VIRTUAL )?TABLE\s.*|index: (CREATE (UNIQUE )?INDEX\s.*|None)", re.DOTALL)
 _LITERAL = re.compile(r"(?i)NULL|TRUE|FALSE|CURRENT_(TIMESTAMP|DATE|TIME)|[-+]?[\d.]{1,30}|(['\"])[^'\"]{0,90}\2")
-# What is computed when rows are read, written or checked; a default may be a literal.
+# Expressions that SQLite computes when rows are read, written or checked; a default may be a literal.
 _COMPUTED = """
 SELECT iif(c.hidden IN (2, 3), 'generated column', 'default of a column'), t.name || '.' || c.name, c.dflt_value
 FROM sqlite_master t, pragma_table_xinfo(t.name) c
@@ -83,7 +83,7 @@ def require_plain(connection: sqlite3.Connection, database: Path) -> None:
     """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows.
     `sqlite3.Error` where its schema cannot be read: then nothing is known, and it is not to be used.
 
-    From then on the connection reads no value of more than `MOST_VALUE` bytes (`sqlite3.DataError`).
+    Afterwards the connection reads no value of more than `MOST_VALUE` bytes (`sqlite3.DataError`).
     """
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE)
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # SQLite runs what is no UTF-8, too
@@ -141,7 +141,7 @@ def damaged(error: Exception | str, file: Path, role: str = "source") -> Termina
 
 
 def recognise(path: Path, *, role: str = "source") -> None:
-    """Nothing where `path` is a Chroma directory that a current client can open; else one clear `Terminal`."""
+    """Require a Chroma directory that a current client can open. Raises one clear `Terminal`."""
     where = f"{role}.path {path}"
     if not path.exists():
         raise Terminal(ReasonCode(f"{role}_missing"), "no such folder", where=where, next_step=f"Check {role}.path.")
@@ -149,9 +149,9 @@ def recognise(path: Path, *, role: str = "source") -> None:
         raise Terminal(
             ReasonCode(f"{role}_not_a_folder"), "not a folder", where=where, next_step=f"Name the folder that holds {DATABASE}.",
         )  # fmt: skip
-    holds = contents(path)
-    if holds in ("parquet", "both"):
-        both = holds == "both"
+    content = contents(path)
+    if content in ("parquet", "both"):
+        both = content == "both"
         raise Terminal(
             ReasonCode(f"{role}_layout_0_3"),
             f"files of Chroma 0.3 (duckdb and parquet) with chunks that the {DATABASE} beside them does not list in a "
@@ -168,18 +168,17 @@ def recognise(path: Path, *, role: str = "source") -> None:
             next_step="Mount the volume that holds it, or name the folder that Chroma persists to.",
         )  # fmt: skip
     if not database.is_file():
-        raise Terminal(
-            ReasonCode(f"{role}_empty"), f"no {DATABASE}", where=where, next_step="Name the folder that Chroma persists to.",
-        )  # fmt: skip
+        next_step = "Name the folder that Chroma persists to."
+        raise Terminal(ReasonCode(f"{role}_empty"), f"no {DATABASE}", where=where, next_step=next_step)
     _recognise_database(database, role)
 
 
 def contents(path: Path) -> Literal["database", "parquet", "both"]:
-    """Which files of a directory hold its chunks: `chroma.sqlite3`, the Parquet files of 0.3, or both ("database" too
-    where there is neither). Nothing is written.
+    """Return which files of a directory hold its chunks: `chroma.sqlite3` ("database", also where there is neither), the
+    Parquet files of 0.3, or both. Nothing is written.
 
-    An upgrade to 0.4 leaves Parquet files whose chunks are in the database too, and a current client that opened a
-    directory of 0.3 leaves a database that holds nothing. Where that is not known it is "both".
+    An upgrade to 0.4 leaves Parquet files whose chunks are also in the database, and a current client that opened a directory
+    of 0.3 leaves an empty database. Where neither can be proven, it is "both".
     """
     if not any((path / name).exists() for name in (COLLECTIONS, EMBEDDINGS)):
         return "database"
@@ -225,7 +224,7 @@ def _listed(db: sqlite3.Connection) -> set[tuple[str, str]]:
 
 
 def leftovers(path: Path) -> list[str]:
-    """What lies beside the files that hold a directory's chunks, as sentences for its findings."""
+    """Return sentences on the files beside those that hold a directory's chunks, for its findings."""
     old = [name for name in (COLLECTIONS, EMBEDDINGS) if (path / name).exists()]
     if not old or not (path / DATABASE).exists():
         return []
@@ -295,46 +294,46 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
 def _require_database(known: set[tuple[str, str]], path: Path, tenant: str, database: str, role: str) -> None:
     if (tenant, database) in known:
         return
-    what, name = ("database", database) if tenant in {t for t, _ in known} else ("tenant", tenant)
-    held = ", ".join(f"{t}/{d}" for t, d in sorted(known)[:5])
+    level, name = ("database", database) if tenant in {t for t, _ in known} else ("tenant", tenant)
+    shown = ", ".join(f"{t}/{d}" for t, d in sorted(known)[:5])
     raise Terminal(
-        ReasonCode(f"unknown_{what}"), f"no {what} {name}; it holds {held or 'none'}", where=f"{role}.path {path}",
-        next_step=f"Check {role}.{what}.",
+        ReasonCode(f"unknown_{level}"), f"no {level} {name}; it holds {shown or 'none'}", where=f"{role}.path {path}",
+        next_step=f"Check {role}.{level}.",
     )  # fmt: skip
 
 
-OURS = ".runbook-"  # what a probe, or a making that was killed, may have left in a new target folder
+OURS = ".runbook-"  # prefix of folders that a probe or a killed creation may have left in a new target folder
 
 
 def is_new(path: Path) -> bool:
-    """Whether a target folder is not there yet, or holds nothing but a volume's own `lost+found` and our unfinished parts."""
+    """Return whether a target folder is missing, or holds only a volume's own `lost+found` and our unfinished parts."""
     if not path.exists():
         return True
     return path.is_dir() and all(e.name == "lost+found" or e.name.startswith(OURS) for e in path.iterdir())
 
 
 def require_writable(path: Path) -> None:
-    """Nothing where a target folder can be made, or written to where it is there; else one clear `Terminal`."""
+    """Require that a target folder can be created, or written to if it exists. Raises one clear `Terminal`."""
     if path.is_symlink() and not path.exists():
         raise Terminal(
             ReasonCode.TARGET_UNWRITABLE, f"a link to {path.readlink()}, which is not there", where=f"target.path {path}",
             next_step="Mount the volume that it leads to, or name another folder.",
         )  # fmt: skip
-    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    if not there.is_dir():
-        why = "not a folder"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        why = "not writable for this user"
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        problem = "not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = "not writable for this user"
     else:
         return
     raise Terminal(
-        ReasonCode.TARGET_UNWRITABLE, f"cannot be written: {there} is {why}", where=f"target.path {path}",
+        ReasonCode.TARGET_UNWRITABLE, f"cannot be written: {existing} is {problem}", where=f"target.path {path}",
         next_step="Name another folder, or correct that one's permissions.",
     )  # fmt: skip
 
 
 def unreadable(error: OSError, path: Path, role: str) -> Terminal:
-    """The system's refusal to let us read, as our error."""
+    """Return the system's refusal to read as our error."""
     return Terminal(
         ReasonCode(f"{role}_unreadable"), f"cannot be read: {error.strerror}", where=str(error.filename or path),
         next_step="Run as a user who may read the whole folder.",
@@ -343,11 +342,11 @@ def unreadable(error: OSError, path: Path, role: str) -> Terminal:
 
 # -- duckdb layout -----------------------------------------------------------------------------------------------------
 #
-# A directory of Chroma 0.3 (duckdb and parquet), read directly: two Parquet files hold all of it.
+# A directory of Chroma 0.3 (duckdb and parquet), read directly: two Parquet files hold all data.
 #
 # `chroma-collections.parquet` has a row per collection (uuid, name, metadata as JSON text), `chroma-embeddings.parquet` a
 # row per chunk (collection_uuid, id, document, embedding as doubles, metadata as JSON text). The `index` folder beside
-# them is pickled Python and is never opened: it is made from the vectors. Queries are answered by brute force, exactly.
+# them is pickled Python, derived from the vectors, and is never opened. Queries are answered by brute force, exactly.
 
 
 _COLUMNS = {
@@ -357,17 +356,17 @@ _COLUMNS = {
 
 
 def is_duckdb_layout(path: Path) -> bool:
-    """Whether the Parquet files of 0.3 hold the directory's chunks, and no database beside them does (`layout.contents`)."""
+    """Return whether the Parquet files of 0.3 hold the directory's chunks, and no database beside them does (`contents`)."""
     return contents(path) == "parquet"
 
 
 def duckdb_names(path: Path, rename: Mapping[str, str]) -> list[str]:
-    """The collections of a directory of 0.3, as `rename` has them. Reads chunks only to tell collections of one name apart."""
+    """Return the collections of a directory of 0.3, renamed by `rename`. Reads chunks only if two collections have one name."""
     return sorted(_named(path, _read(path / COLLECTIONS).to_pylist(), rename, None))
 
 
 class DuckdbStore(Closing):
-    """Reads one directory of 0.3. Nothing is written there, nor copied: the two files are read once, into memory.
+    """Reads one directory of 0.3 without a copy: the two files are read once, into memory.
 
     0.3 kept collections by uuid, so two may have one name: `rename` gives the collection of a uuid another one.
     """
@@ -397,7 +396,7 @@ class DuckdbStore(Closing):
         for name, row in self._collections.items():
             self._tables[name] = chunks.filter(pc.equal(owners, _uuid(row)))
             if wanted(name):
-                self._of(name)  # what is wrong with it is said at once
+                self._of(name)  # raises its errors at once
         strays = len(chunks) - sum(len(table) for table in self._tables.values())
         if strays:
             self.findings += (f"{strays} chunks belong to no collection and are not migrated",)
@@ -429,25 +428,25 @@ class DuckdbStore(Closing):
         return self._of(name).batch.ids[:most]
 
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
-        """These chunks, in this order; unknown ids are absent."""
+        """Return these chunks, in this order; unknown ids are absent."""
         chunks = self._of(name)
         rows, _ = align(ids, chunks.rows)
-        found = chunks.batch.take(rows)
+        batch = chunks.batch.take(rows)
         if not embeddings:
-            found.embeddings = np.zeros((len(found), 0), np.float32)
-            found.lost = np.zeros(len(found), dtype=bool)
-        return found
+            batch.embeddings = np.zeros((len(batch), 0), np.float32)
+            batch.lost = np.zeros(len(batch), dtype=bool)
+        return batch
 
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
-        """The k nearest of each row of `vectors`, by brute force over every chunk."""
+        """Return the k nearest of each row of `vectors` (n, d), by brute force over every chunk: (id, distance), best first."""
         batch, space = self._of(name).batch, self.info(name).space
         usable = np.flatnonzero(~batch.lost)
-        found: Neighbours = []
+        hits: Neighbours = []
         for vector in np.asarray(vectors, np.float32):
-            away = distance(space, batch.embeddings[usable], vector) if len(usable) else np.zeros(0)
-            nearest = np.argsort(away, kind="stable")[:k]
-            found.append([(batch.ids[usable[i]], float(away[i])) for i in nearest])
-        return found
+            distances = distance(space, batch.embeddings[usable], vector) if len(usable) else np.zeros(0)
+            nearest = np.argsort(distances, kind="stable")[:k]
+            hits.append([(batch.ids[usable[i]], float(distances[i])) for i in nearest])
+        return hits
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         where = f"collection {name} of {self.label}"
@@ -457,7 +456,7 @@ class DuckdbStore(Closing):
         return "Chroma 0.3 keeps no embedding function"
 
     def unindexed(self, name: str) -> int:
-        """Writes that the index does not hold yet: none, here it is written at once."""
+        """Return the writes that the index does not hold yet: none."""
         return 0
 
     def close(self) -> None:
@@ -480,16 +479,16 @@ def _uuid(row: Mapping[str, Any]) -> str:
 
 
 def _owners(chunks: pa.Table) -> Any:
-    """The uuid of each chunk's collection."""
+    """Return the uuid of each chunk's collection."""
     return pc.utf8_lower(pc.cast(chunks.column("collection_uuid"), pa.string()))
 
 
 def _named(
     path: Path, rows: Sequence[dict[str, Any]], rename: Mapping[str, str], chunks: pa.Table | None
 ) -> dict[str, dict[str, Any]]:
-    """The rows of the collections' file by name. Raises `Terminal` ("source_doubled_names") where two have one name.
+    """Return the rows of the collections' file by name. Raises `Terminal` ("source_doubled_names") where two have one name.
 
-    `chunks` are read only where they are needed to say how many each of the two has.
+    `chunks`: read here if None, and only to count the chunks of such collections.
     """
     names = {uuid.lower(): name for uuid, name in rename.items()}
     if unknown := sorted(set(names) - {_uuid(row) for row in rows}):
@@ -497,22 +496,22 @@ def _named(
             ReasonCode.UNKNOWN_COLLECTION, f"no collection has the uuid {unknown[0]}, which source.rename names", where=str(path),
             next_step=f"The uuids are in {COLLECTIONS}.",
         )  # fmt: skip
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(names.get(_uuid(row), str(row["name"])), []).append(row)
-    doubled = {name: same for name, same in found.items() if len(same) > 1}
+        by_name.setdefault(names.get(_uuid(row), str(row["name"])), []).append(row)
+    doubled = {name: group for name, group in by_name.items() if len(group) > 1}
     if not doubled:
-        return {name: same[0] for name, same in found.items()}
+        return {name: group[0] for name, group in by_name.items()}
     counts = Counter(_owners(_read(path / EMBEDDINGS) if chunks is None else chunks).to_pylist())
-    told = "; ".join(
-        f"{len(same)} collections are named {name}: "
-        + " and ".join(f"{_uuid(row)} with {counts[_uuid(row)]:,} chunks" for row in same)
-        for name, same in sorted(doubled.items())
+    problem = "; ".join(
+        f"{len(group)} collections are named {name}: "
+        + " and ".join(f"{_uuid(row)} with {counts[_uuid(row)]:,} chunks" for row in group)
+        for name, group in sorted(doubled.items())
     )
-    name, same = sorted(doubled.items())[0]
+    name, group = sorted(doubled.items())[0]
     raise Terminal(
-        ReasonCode.SOURCE_DOUBLED_NAMES, told, where=str(path),
-        next_step=f"Name them apart: --set 'source.rename={{{_uuid(same[-1])}: {name}-2}}'",
+        ReasonCode.SOURCE_DOUBLED_NAMES, problem, where=str(path),
+        next_step=f"Name them apart: --set 'source.rename={{{_uuid(group[-1])}: {name}-2}}'",
     )  # fmt: skip
 
 
@@ -523,22 +522,23 @@ class _Chunks:
         ids = [str(i) for i in table.column("id").to_pylist()]
         self.rows = {chunk: row for row, chunk in enumerate(ids)}
         if len(self.rows) < len(ids):
-            twice = next(i for i, n in Counter(ids).items() if n > 1)
+            doubled = next(i for i, n in Counter(ids).items() if n > 1)
             raise Terminal(
-                ReasonCode.SOURCE_DOUBLED_IDS, f"{len(ids) - len(self.rows)} chunks have the id of another one, such as {twice}",
-                where=where, next_step="Servers hold an id once: rename these, or leave the collection out, collections.exclude.",
+                ReasonCode.SOURCE_DOUBLED_IDS,
+                f"{len(ids) - len(self.rows)} chunks have the id of another one, such as {doubled}", where=where,
+                next_step="Servers hold an id once: rename these, or leave the collection out, collections.exclude.",
             )  # fmt: skip
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is set aside by name
-            given = (v.values if v.is_valid else None for v in table.column("embedding"))
-            vectors = [None if v is None else v.to_numpy(zero_copy_only=False).astype(np.float32) for v in given]
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and their chunks are quarantined
+            values = (v.values if v.is_valid else None for v in table.column("embedding"))
+            vectors = [None if v is None else v.to_numpy(zero_copy_only=False).astype(np.float32) for v in values]
         sizes = Counter(len(v) for v in vectors if v is not None and len(v))
         self.dimension = sizes.most_common(1)[0][0] if sizes else None
         lost = np.array([v is None or len(v) != self.dimension for v in vectors], dtype=bool)
         matrix = np.full((len(ids), self.dimension or 0), np.nan, np.float32)
         for row in np.flatnonzero(~lost):
             matrix[row] = vectors[row]
-        said = f"{int(lost.sum())} chunks have no vector of {self.dimension} dimensions"
-        self.findings = (damage(said, counted=True),) if lost.any() else ()
+        sentence = f"{int(lost.sum())} chunks have no vector of {self.dimension} dimensions"
+        self.findings = (damage(sentence, counted=True),) if lost.any() else ()
         self.batch = ChunkBatch(
             ids=ids,
             documents=table.column("document").to_pylist(),
@@ -549,21 +549,21 @@ class _Chunks:
 
 
 def _metadata(text: str | None, where: str) -> Metadata | None:
-    """Metadata from its JSON text; `null`, nothing and `{}` are all none. Raises `Terminal` ("source_damaged") for no JSON."""
+    """Return metadata from its JSON text; None for `null`, no text and `{}`. Raises `Terminal` ("source_damaged") for no JSON."""
     try:
         value = json_in(text) if text else None
     except ValueError as error:
-        what = f"metadata that is no JSON ({error}): {one_line(text or '', 60)}"
-        raise Terminal(ReasonCode.SOURCE_DAMAGED, what, where=where, next_step="Copy the folder again.") from error
+        problem = f"metadata that is no JSON ({error}): {one_line(text or '', 60)}"
+        raise Terminal(ReasonCode.SOURCE_DAMAGED, problem, where=where, next_step="Copy the folder again.") from error
     return value if isinstance(value, dict) and value else None
 
 
 def _read(file: Path) -> pa.Table:
-    """One of the two files. Raises `Terminal` where it is absent, a pointer, cut short or something else."""
+    """Read one of the two files. Raises `Terminal` where it is absent, a Git LFS pointer, truncated or foreign."""
     where = str(file)
     try:
-        with file.open("rb") as opened:
-            pointer = opened.read(len(_LFS)) == _LFS
+        with file.open("rb") as stream:
+            pointer = stream.read(len(_LFS)) == _LFS
         if not pointer:
             (table := read_table(file)).validate(full=True)
     except FileNotFoundError as error:
@@ -581,17 +581,17 @@ def _read(file: Path) -> pa.Table:
             ReasonCode.SOURCE_LFS_POINTER, "a Git LFS pointer, not the file itself", where=where,
             next_step="Run `git lfs pull` where it came from and copy the folder again.",
         )  # fmt: skip
-    wanted = _COLUMNS[file.name]
-    if missing := [name for name in wanted if name not in table.column_names]:
+    columns = _COLUMNS[file.name]
+    if missing := [name for name in columns if name not in table.column_names]:
         raise Terminal(ReasonCode.SOURCE_FOREIGN_FILE, f"has no column {', '.join(missing)}", where=where)
-    if other := [name for name in wanted if table.column_names.count(name) > 1 or not _fits(name, table)]:
-        what = f"its columns {', '.join(other)} are not as Chroma 0.3 wrote them"
-        raise Terminal(ReasonCode.SOURCE_FOREIGN_FILE, what, where=where)
+    if unfit := [name for name in columns if table.column_names.count(name) > 1 or not _fits(name, table)]:
+        problem = f"its columns {', '.join(unfit)} are not as Chroma 0.3 wrote them"
+        raise Terminal(ReasonCode.SOURCE_FOREIGN_FILE, problem, where=where)
     return table
 
 
 def _fits(name: str, table: pa.Table) -> bool:
-    """Whether a column holds vectors or texts, as its name wants; one in which nothing is given fits."""
+    """Return whether a column holds vectors or texts, as its name requires; a column of nulls fits."""
     kind = table.schema.field(name).type
     if name == "embedding":
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

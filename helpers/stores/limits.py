@@ -1,8 +1,8 @@
-"""The most that a store takes and gives in one request, and how a refusal narrows it.
+"""The limits of a store's requests, and how a refusal narrows them.
 
-A server of one's own takes almost anything. Chroma Cloud refuses what is over a quota with 422 and a sentence that names
-the quota and its value; a quota may have been raised for one customer and may be lowered while a run is at work. So limits
-begin with what is known, and every refusal is learnt from.
+A self-hosted server accepts almost anything. Chroma Cloud refuses requests over a quota with 422 and a sentence that names the
+quota and its value; a quota may be raised for one customer, and lowered during a run. So limits begin with the known values, and
+each refusal narrows them.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from helpers.reason_codes import ReasonCode
 
 T = TypeVar("T")
 ATTEMPTS = 5
-PATIENCE = 900.0  # seconds that a server which answers 429 is waited for, in all, before one request is given up
-STALL = 3_600.0  # seconds that are waited in all, over all requests, for a server that answers
-LEAST_ANSWERS = 10  # requests, or fewer, meanwhile
-LONGEST_PAUSE = 120.0  # between two tries; a Retry-After beyond it is taken for this long
+PATIENCE = 900.0  # seconds of waiting after answers with 429, in all, before one request fails
+STALL = 3_600.0  # seconds of waiting, over all requests, after which a server with so few answers counts as stalled:
+LEAST_ANSWERS = 10
+LONGEST_PAUSE = 120.0  # seconds between two tries; a longer Retry-After is cut to this
 
 _QUOTA = re.compile(r"quota\W{1,9}(limit\W{1,9})?exceeded|exceed\w{0,9}\W.{0,60}\bquota\b", re.IGNORECASE)
-_SAID = 20_000  # characters of an error that are looked at: a server may send megabytes
+_MOST_TEXT = 20_000  # characters of an error that are read: a server may send megabytes
 _GATEWAY = {408, 425, 502, 503, 504}
 _OF_COLLECTIONS = "/api/v2/tenants/"  # servers that speak API v1 answer 500 to everything that they refuse
-_SAID_WITH_500 = ("Error finding id",)  # the answer itself, and the same a second time: `client` isolates the chunk
+_ANSWERS_WITH_500 = ("Error finding id",)  # the answer itself, and the same a second time: `client` isolates the chunk
 _ABOUT_DATA = (
     "InvalidArgumentError", "InvalidDimensionException", "IDAlreadyExistsError", "DuplicateIDError", "BatchSizeExceededError",
 )  # fmt: skip
 _REFUSES_DATA = re.compile(r"^Unimplemented: |too large|deserialize", re.IGNORECASE)
-READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
+READ_BYTES = 2**20  # of float32 vectors in one answer; JSON and Python floats take about twenty times that
 NO_LIMIT = 2**31 - 1  # n_results and limit are 32 bits wide
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may carry, and how many requests of a collection may be on their way at a time.
+    """The limits of one request, and the number of concurrent requests of a collection.
 
-    `write_bytes` counts the request's body. `page_rows` is for ids alone and for lists of collections, `read_rows` for
-    chunks by id. The quotas of single fields matter to a target; `NO_LIMIT` where none is known.
+    `write_bytes`: the request's body. `page_rows`: for ids alone and for lists of collections; `read_rows`: for chunks by id. The
+    quotas of single fields concern a target. `NO_LIMIT` where none is known.
     """
 
     write_rows: int
@@ -77,47 +77,47 @@ class Limits:
     metadata_bytes: int = NO_LIMIT
 
     def read_step(self, dimension: int) -> int:
-        """Chunks with vectors of this dimension that one request asks for."""
+        """Return the number of chunks with vectors of this dimension in one request."""
         return min(self.read_rows, max(10, READ_BYTES // max(1, 4 * dimension)))
 
     def readers(self, usual: int) -> int:
-        """How many threads should read at a time: as many as is usual for a server nearby; half of the places of one that
-        counts them, which is far away and serves the application too.
+        """Return how many threads should read at a time: `usual`, or half of the quota of concurrent reads, since the
+        application needs the other half.
         """
         return usual if self.concurrent_reads == NO_LIMIT else max(1, self.concurrent_reads // 2)
 
     def within(self, other: Limits) -> Limits:
-        """The narrower of both, field by field."""
+        """Return the narrower of both, field by field."""
         names = [f.name for f in dataclasses.fields(self)]
         return Limits(**{name: min(getattr(self, name), getattr(other, name)) for name in names})
 
     def narrowed(self, refusal: str, carried: Mapping[str, int]) -> Limits:
-        """What a refused request teaches. `carried` are the limits that it made use of, with what it asked for.
+        """Return the limits after a refused request. `carried`: the limits that the request used, with what it asked for.
 
-        The refusal's own figure is taken where it has one below what was asked; else what was asked is halved. The same
-        limits come back where the refusal is about nothing that can be made smaller.
+        The refusal's own value is used where it is below what was asked; else what was asked is halved. The limits are unchanged
+        where the refusal concerns nothing that can be made smaller.
         """
-        named = _REFUSAL.search(refusal)
-        told = _QUOTAS.get(named["quota"]) if named else None
-        most = int(named["most"].replace(",", "")) if named and named["most"] else None
-        kin = {limit for kind in _KINDS if set(kind) & set(carried) for limit in kind}
-        change: dict[str, int] = {}
-        for limit in told if told is not None else tuple(carried):
-            if limit in _SHARED and limit not in kin:
-                continue  # one quota of Cloud covers several of ours; this request was of another kind
-            now = getattr(self, limit)
+        match = _REFUSAL.search(refusal)
+        affected = _QUOTAS.get(match["quota"]) if match else None
+        most = int(match["most"].replace(",", "")) if match and match["most"] else None
+        related = {limit for kind in _KINDS if set(kind) & set(carried) for limit in kind}
+        changes: dict[str, int] = {}
+        for limit in affected if affected is not None else tuple(carried):
+            if limit in _SHARED and limit not in related:
+                continue  # one quota of Cloud covers several of our limits; this request was of another kind
+            current = getattr(self, limit)
             asked = carried.get(limit)
-            new = most if most is not None and most < (now if asked is None else asked) else None
-            if new is None and asked is not None:
-                new = asked // 2
-            if new is not None and 1 <= new < now:
-                change[limit] = new
-        return dataclasses.replace(self, **change)
+            lowered = most if most is not None and most < (current if asked is None else asked) else None
+            if lowered is None and asked is not None:
+                lowered = asked // 2
+            if lowered is not None and 1 <= lowered < current:
+                changes[limit] = lowered
+        return dataclasses.replace(self, **changes)
 
     def known(self) -> dict[str, int]:
-        """The limits that there are, by name."""
-        found = dataclasses.asdict(self)
-        return {name: value for name, value in found.items() if value != NO_LIMIT}
+        """Return the known limits by name."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value != NO_LIMIT}
 
 
 # docs.trychroma.com/cloud/quotas-limits, as of August 2026. Vectors a query are in no document; 20 is the default in the
@@ -129,29 +129,29 @@ CLOUD = Limits(
     collection_rows=5_000_000,
 )  # fmt: skip
 
-MOST_BODY_BYTES = 40 * 2**20  # of a request that a server takes (chroma-facts)
-_OF_PARAMETER = {"batch": "write_rows", "request_bytes": "write_bytes"}  # whose names in `target.limits` are others
-_OF_REQUESTS = ("write_rows", "write_bytes")  # to which a store cuts what it sends; the rest is the chunks' own
+MOST_BODY_BYTES = 40 * 2**20  # of a request that a server accepts (chroma-facts)
+_OF_PARAMETER = {"batch": "write_rows", "request_bytes": "write_bytes"}  # other names in `target.limits`
+_OF_REQUESTS = ("write_rows", "write_bytes")  # limits to which a store cuts its requests; the others concern chunks
 
 
 def known_of(target: Endpoint) -> dict[str, tuple[int, str]]:
-    """What is known of a target's limits before it is asked: name in `Limits` → (value, where it comes from)."""
-    found = {"write_bytes": (MOST_BODY_BYTES, "measured with Chroma's server")} if target.url else {}
+    """Return the limits of a target that are known before it is asked: name in `Limits` → (value, its source)."""
+    known = {"write_bytes": (MOST_BODY_BYTES, "measured with Chroma's server")} if target.url else {}
     if target.is_cloud:
         quotas = {name: most for name, most in CLOUD.known().items() if name in TargetLimits.model_fields}
-        found |= {name: (most, "Chroma Cloud's documentation") for name, most in quotas.items()}
+        known |= {name: (most, "Chroma Cloud's documentation") for name, most in quotas.items()}
     for name, most in (target.limits.model_dump(exclude_none=True) if target.limits else {}).items():
-        found[_OF_PARAMETER.get(name, name)] = most, f"target.limits.{name}"
-    return found
+        known[_OF_PARAMETER.get(name, name)] = most, f"target.limits.{name}"
+    return known
 
 
 def with_given(limits: Limits, target: Endpoint) -> Limits:
-    """The limits of a store that was opened, with what `target.limits` says of its requests; never more than it says itself."""
-    given = {name: most for name, (most, of) in known_of(target).items() if of.startswith("target.limits")}
-    if "write_bytes" in given:  # the same headroom as between what a server takes and what we send it at once
-        given["write_bytes"] = max(1, given["write_bytes"] * limits.write_bytes // MOST_BODY_BYTES)
-    sent = {name: min(getattr(limits, name), most) for name, most in given.items() if name in _OF_REQUESTS}
-    return dataclasses.replace(limits, **sent)
+    """Return the limits of an open store, narrowed by `target.limits` for its requests; never wider than its own."""
+    ordered = {name: most for name, (most, of) in known_of(target).items() if of.startswith("target.limits")}
+    if "write_bytes" in ordered:  # the same headroom as between what a server takes and what we send it at once
+        ordered["write_bytes"] = max(1, ordered["write_bytes"] * limits.write_bytes // MOST_BODY_BYTES)
+    narrowed = {name: min(getattr(limits, name), most) for name, most in ordered.items() if name in _OF_REQUESTS}
+    return dataclasses.replace(limits, **narrowed)
 
 
 _REFUSAL = re.compile(
@@ -180,21 +180,21 @@ _SHARED = frozenset(field for kind in _KINDS for field in kind)
 
 
 class Throttled(Transient):
-    """The server asks for patience (429): nothing is wrong but the pace. `after` is its Retry-After in seconds, if any."""
+    """The server answered 429: too many requests. `after`: its Retry-After in seconds, if any."""
 
     after: float | None = None
 
 
 class QuotaExceeded(Terminal):
-    """The request asks for more than the server gives in one (422, "Quota exceeded: …"): a smaller one may pass."""
+    """The request is over a quota of the server (422, "Quota exceeded: …"): a smaller one may succeed."""
 
 
 class Narrower(Exception):
-    """Not an error of the world: the request was over a quota, which is known now; compose it anew (see `requests`)."""
+    """The request was over a quota, which is known now: compose it again within the narrower limits (see `Requests`)."""
 
 
 def refuse_gateway_answers(response: httpx.Response) -> None:
-    """An httpx response hook: answers of proxies and busy servers, which the client would turn into bare Exceptions."""
+    """Raise for answers of proxies and busy servers (an httpx response hook); the client would raise bare Exceptions."""
     if response.status_code == 429:
         error = Throttled(
             ReasonCode.SERVER_BUSY, "answered 429: too many requests", where=str(response.request.url.copy_with(query=None)),
@@ -209,19 +209,19 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
         )  # fmt: skip
     path = response.request.url.path
     if response.status_code == 500 and (_OF_COLLECTIONS in path or path.endswith("/version")):
-        said = response.read().decode(errors="replace")  # not `text`: the session says only later how that is encoded
-        if not any(words in said for words in _SAID_WITH_500):
+        body = response.read().decode(errors="replace")  # not `text`: the session sets its encoding later
+        if not any(words in body for words in _ANSWERS_WITH_500):
             raise Transient(
-                ReasonCode.ENGINE_FAILED, f"answered 500: {one_line(said.strip(), 200) or 'without a reason'}",
+                ReasonCode.ENGINE_FAILED, f"answered 500: {one_line(body.strip(), 200) or 'without a reason'}",
                 where=str(response.request.url.copy_with(query=None)),
                 next_step="Look at the server's log, then resume.",
             )  # fmt: skip
 
 
-def heed(function: T, seconds: float) -> T:
-    """An embedding function, which raises where it asks by httpx and is answered 429 or 5xx: its own code takes that for vectors.
+def raise_on_refusal(function: T, seconds: float) -> T:
+    """Make an embedding function that uses httpx raise for answers with 429 or 5xx, which its code takes for vectors; return it.
 
-    It waits so long for an answer: by itself five seconds, in which a model without an accelerator embeds few texts.
+    `seconds`: its time-out. Its own is five seconds, too short for a model without an accelerator.
     """
     session = getattr(function, "_session", None)
     if isinstance(session, httpx.Client):
@@ -237,22 +237,22 @@ def _refuse_failures(response: httpx.Response) -> None:
                         where=str(response.request.url.copy_with(query=None)))  # fmt: skip
 
 
-# What client libraries call a connection that was lost, or never made.
+# Names of the errors of client libraries for a connection that was lost, or never made.
 _CONNECTION = re.compile(r"Connect|Timeout|Network|RemoteProtocol|ReadError|WriteError")
 
 
-def passing(error: BaseException | None, name: str, where: str) -> Transient | None:
-    """The failure of an embedding service that may answer the next time, by which library ever it came; else None.
+def transient_failure(error: BaseException | None, name: str, where: str) -> Transient | None:
+    """Return a failure of an embedding service that may be temporary, from any library; else None.
 
-    429, or a time to wait by (`Retry-After`), is `Throttled`: all calls wait so long. Other 5xx, and a lost connection, are
-    tried again after a growing pause.
+    429, or a `Retry-After`, is `Throttled`: all calls wait so long. Other 5xx, and a lost connection, are retried after a growing
+    pause.
     """
     while error is not None:
         answer = getattr(error, "response", None)
         status = getattr(error, "status_code", None) or getattr(answer, "status_code", None)
         headers = getattr(answer, "headers", None) or getattr(error, "headers", None) or {}
         after = retry_after(str(headers.get("retry-after", ""))) if hasattr(headers, "get") else None
-        if isinstance(error, Throttled):  # of `heed`
+        if isinstance(error, Throttled):  # of `raise_on_refusal`
             status, after = 429, error.after
         if status == 429 or (status == 503 and after is not None):
             busy = Throttled(
@@ -261,8 +261,10 @@ def passing(error: BaseException | None, name: str, where: str) -> Transient | N
             )  # fmt: skip
             busy.after = after
             return busy
-        lost = isinstance(error, (Transient, ConnectionError, TimeoutError)) or _CONNECTION.search(type(error).__name__)
-        if lost or (isinstance(status, int) and 500 <= status < 600):
+        is_lost = isinstance(error, (Transient, ConnectionError, TimeoutError)) or _CONNECTION.search(
+            type(error).__name__
+        )
+        if is_lost or (isinstance(status, int) and 500 <= status < 600):
             return Transient(
                 ReasonCode.REEMBED_FAILED, f"embedding function {name} is not answered: {one_line(str(error), 200)}",
                 where=where, next_step="What was made is kept. See whether the service is well, then resume.",
@@ -272,7 +274,7 @@ def passing(error: BaseException | None, name: str, where: str) -> Transient | N
 
 
 def retry_after(value: str) -> float | None:
-    """A Retry-After header in seconds; it may be a date."""
+    """Return a Retry-After header, which may be a date, in seconds; None where it is neither."""
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -285,13 +287,13 @@ def retry_after(value: str) -> float | None:
 
 
 def translate(error: Exception, where: str) -> RunbookError | Narrower:
-    """The error of a client, of httpx or of the engine as one of ours, with its own words in it.
+    """Return the error of a client, of httpx or of the engine as one of ours, with its own text.
 
-    "refused" is a refusal that names the data: chunks are set aside for it. What says nothing about them is "engine_failed".
+    "refused": the error concerns the data, and its chunks are quarantined. "engine_failed": all other errors.
     """
     if isinstance(error, RunbookError | Narrower):
         return error
-    text = str(error).strip()[:_SAID] or type(error).__name__
+    text = str(error).strip()[:_MOST_TEXT] or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         return Transient(ReasonCode.TIMEOUT, f"no answer in time ({type(error).__name__})", where=where,
                          next_step="Raise timeout_seconds, or look at the server's load.")  # fmt: skip
@@ -319,16 +321,16 @@ def translate(error: Exception, where: str) -> RunbookError | Narrower:
         return Terminal(ReasonCode.READ_ONLY, text, where=where, next_step="Check the folder's permissions.")
     if "disk is full" in text or "No space left" in text:
         return Terminal(ReasonCode.DISK_FULL, text, where=where, next_step="Free disk space, then resume.")
-    said = f"{type(error).__name__}: {one_line(text)}"
+    text_of_error = f"{type(error).__name__}: {one_line(text)}"
     if isinstance(error, ValueError | TypeError) or type(error).__name__ in _ABOUT_DATA or _REFUSES_DATA.search(text):
-        return Terminal(ReasonCode.REFUSED, said, where=where)
+        return Terminal(ReasonCode.REFUSED, text_of_error, where=where)
     return Terminal(
-        ReasonCode.ENGINE_FAILED, said, where=where, next_step="Look at Chroma's log, and what is in between."
+        ReasonCode.ENGINE_FAILED, text_of_error, where=where, next_step="Look at Chroma's log, and what is in between."
     )
 
 
 def attempt(call: Callable[[], T], where: str) -> T:
-    """Call once, errors translated."""
+    """Call once; translate errors."""
     try:
         return call()
     except Exception as error:
@@ -338,30 +340,29 @@ def attempt(call: Callable[[], T], where: str) -> T:
 def retried(
     call: Callable[[], T], where: str, waits: Callable[[float], None] = lambda seconds: None, attempts: int = ATTEMPTS
 ) -> T:
-    """Call, again after 0.2, 0.4, 0.8 and 1.6 seconds where the error is transient; for reads. See `patiently` for `waits`.
+    """Call, and retry after 0.2, 0.4, 0.8 and 1.6 seconds where the error is transient; for reads. See `patiently` for `waits`.
 
-    A write is not tried again so: after an error nobody knows whether it was done (chroma-facts 12), so the store re-reads
-    first: `done_once`.
+    A write is not retried so: after an error it may have been done (chroma-facts 12), so `done_once` reads first.
     """
 
-    def tried() -> T:
-        for again in tenacity.Retrying(
+    def call_once() -> T:
+        for one_try in tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, Transient) and not isinstance(e, Throttled)),
             wait=tenacity.wait_exponential(multiplier=0.2, max=10),
             stop=tenacity.stop_after_attempt(attempts),
             reraise=True,
         ):
-            with again:
+            with one_try:
                 return attempt(call, where)
         raise AssertionError("tenacity reraises")
 
-    return patiently(tried, waits)
+    return patiently(call_once, waits)
 
 
-def within(seconds: float, call: Callable[[], T], late: TimeoutError) -> T:
-    """What the call gives; `late` is raised once it took so long: who sends a byte now and then is never silent.
+def within(seconds: float, call: Callable[[], T], timeout: TimeoutError) -> T:
+    """Return what the call gives; raise `timeout` after so many seconds, also where a slow server keeps sending.
 
-    The call is left to itself then, in a thread that the process does not wait for.
+    The call is then abandoned, in a thread that the process does not wait for.
     """
     answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -371,38 +372,38 @@ def within(seconds: float, call: Callable[[], T], late: TimeoutError) -> T:
         except BaseException as error:  # raised again below
             answers.put((None, error))
 
-    threading.Thread(target=ask, name="call with an end", daemon=True).start()
+    threading.Thread(target=ask, name="call with a time limit", daemon=True).start()
     try:
         answer, error = answers.get(timeout=seconds)
     except queue.Empty:
-        raise late from None
+        raise timeout from None
     if error is not None:
         raise error
     return cast(T, answer)
 
 
 def patiently(call: Callable[[], T], waits: Callable[[float], None] = lambda seconds: None) -> T:
-    """Call; a server that answers 429 is given the time that it asks for, `PATIENCE` in all. `waits` gets each pause.
+    """Call; after an answer with 429 wait as long as the server asks, `PATIENCE` in all, and retry. `waits` gets each pause.
 
-    Right for writes too: what is refused with 429 was not done.
+    Also for writes: a request that was refused with 429 was not done.
     """
-    for again in tenacity.Retrying(
+    for one_try in tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Throttled),
         wait=_pause,
         stop=tenacity.stop_before_delay(PATIENCE),
         before_sleep=lambda state: waits(state.upcoming_sleep),
         reraise=True,
     ):
-        with again:
+        with one_try:
             return call()
     raise AssertionError("tenacity reraises")
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
-    """What the server asked for and a little more, so that readers who were refused together do not return together."""
+    """Return the pause that the server asked for and a random addition, so that refused readers do not return together."""
     error = state.outcome.exception() if state.outcome else None
-    told = error.after if isinstance(error, Throttled) else None
-    pause = told if told is not None else min(30.0, 0.5 * 2.0 ** min(state.attempt_number - 1, 6))
+    requested = error.after if isinstance(error, Throttled) else None
+    pause = requested if requested is not None else min(30.0, 0.5 * 2.0 ** min(state.attempt_number - 1, 6))
     pause = min(pause, LONGEST_PAUSE)
     return pause + 0.01 + tenacity.wait_random(0, pause / 5)(state)
 
@@ -414,19 +415,19 @@ def done_once(
     where: str,
     waits: Callable[[float], None] = lambda seconds: None,
 ) -> None:
-    """Change something at a store. After a transient error ask whether it is `done`, and change again only where it is not.
+    """Change something at a store. After a transient error ask whether it is `done`, and retry only where it is not.
 
-    An error does not say that nothing was done: the answer may have been lost on its way (chroma-facts 12).
+    An error does not prove that nothing was done: the answer may have been lost (chroma-facts 12).
     """
-    for again in tenacity.Retrying(
+    for one_try in tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Transient),
         wait=tenacity.wait_exponential(multiplier=0.2, max=10),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         reraise=True,
     ):
-        if again.retry_state.attempt_number > 1 and retried(done, where, waits):
+        if one_try.retry_state.attempt_number > 1 and retried(done, where, waits):
             return
-        with again:
+        with one_try:
             patiently(lambda: attempt(change, where), waits)
 
 
@@ -438,23 +439,23 @@ def written_once(
     where: str,
     waits: Callable[[float], None] = lambda seconds: None,
 ) -> None:
-    """Write a piece; after a transient error, ask which of its ids are `present` and write only what is absent."""
-    left = piece
+    """Write a piece; after a transient error, ask which of its ids are `present` and write only the absent chunks."""
+    rest = piece
 
     def arrived() -> bool:
-        nonlocal left
-        there = set(present(left))
-        left = left.take([i for i, chunk in enumerate(left.ids) if chunk not in there])
-        return not len(left)
+        nonlocal rest
+        arrived_ids = set(present(rest))
+        rest = rest.take([i for i, chunk in enumerate(rest.ids) if chunk not in arrived_ids])
+        return not len(rest)
 
-    done_once(lambda: write(left), done=arrived, where=where, waits=waits)
+    done_once(lambda: write(rest), done=arrived, where=where, waits=waits)
 
 
 @dataclass(slots=True)
 class Usage:
-    """What was asked of a store since it was opened. `bytes` are of answers as they came over the network, 0 for a directory.
+    """The requests to a store since it was opened. `bytes`: of answers as received from the network, 0 for a directory.
 
-    `waited` are the seconds spent because the server asked for patience (429). `tell` gets a sentence at each such wait.
+    `waited`: seconds of pauses after answers with 429. `tell` gets a sentence at each such pause.
     """
 
     requests: int = 0
@@ -468,13 +469,13 @@ class Usage:
     _guard: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, **counts: float) -> None:
-        """So many more of each; from any thread."""
+        """Add to these counters; from any thread."""
         with self._guard:
             for name, n in counts.items():
                 setattr(self, name, getattr(self, name) + n)
 
     def waits(self, seconds: float) -> None:
-        """The server answered 429; the request is sent again after so many seconds."""
+        """Count a pause after an answer with 429, in seconds. Raises `Terminal` ("server_busy") where the server stalls."""
         self.add(waited=seconds)
         waited, answered = self.waited - self._stall[0], self.answered - self._stall[1]
         if answered > LEAST_ANSWERS:
@@ -487,16 +488,16 @@ class Usage:
         self.tell(f"asked to slow down (429): waiting {seconds:.0f} s, {self.waited:.0f} s in all")
 
     def counts(self) -> dict[str, Any]:
-        """The figures, JSON-able."""
+        """Return the counters for JSON."""
         return {"requests": self.requests, "rows": self.rows, "bytes": self.bytes, "refusals": self.refusals,
                 "waited": round(self.waited, 1)}  # fmt: skip
 
 
 class Requests:
-    """The requests of one store. `limits` are those of this moment; `learnt` are sentences on how they changed.
+    """The requests of one store. `limits`: the current limits; `learnt`: sentences on their changes.
 
-    Stores compose each request within `limits`; where it is refused for a quota, `Narrower` says that the limits are others
-    now and the request must be composed anew.
+    Stores compose each request within `limits`. A request that is refused for a quota raises `Narrower`: the limits have changed,
+    and the request must be composed again.
     """
 
     def __init__(self, limits: Limits, usage: Usage | None = None) -> None:
@@ -506,11 +507,11 @@ class Requests:
         self._free = threading.Condition()
         self._inside: Counter[tuple[str, bool]] = Counter()
 
-    def send(self, call: Callable[[], T], where: str, *, again: bool = True, write: bool = False, **carried: int) -> T:
-        """The call's result, errors translated, transient ones tried again where `again` says so.
+    def send(self, call: Callable[[], T], where: str, *, retry: bool = True, write: bool = False, **carried: int) -> T:
+        """Return the call's result; translate errors, and with `retry` retry transient ones.
 
-        `carried` names the limits that the request makes use of, with what it asks for. Raises `Narrower` where a refusal
-        taught a narrower one of these, `QuotaExceeded` where the refusal is about something else.
+        `carried`: the limits that the request uses, with what it asks for. Raises `Narrower` where a refusal narrowed one of
+        these, `QuotaExceeded` where the refusal concerns something else.
         """
 
         def counted() -> T:
@@ -519,7 +520,7 @@ class Requests:
                 return call()
 
         try:
-            answer = retried(counted, where, self.usage.waits) if again else attempt(counted, where)
+            answer = retried(counted, where, self.usage.waits) if retry else attempt(counted, where)
             self.usage.add(answered=1)
             return answer
         except QuotaExceeded as refusal:
@@ -529,16 +530,16 @@ class Requests:
             raise
 
     def _learn(self, refusal: QuotaExceeded, carried: dict[str, int]) -> bool:
-        """Whether the limits are now narrower than what this request asked for."""
+        """Narrow the limits by a refusal; return whether they are now narrower than what this request asked for."""
         with self._guard:
-            if not self._below(carried):  # else another thread has learnt it meanwhile
+            if not self._below(carried):  # else another thread has narrowed them meanwhile
                 before = self.limits
                 self.limits = before.narrowed(refusal.what, carried)
                 for name, value in self.limits.known().items():
                     if value != getattr(before, name):
-                        was = getattr(before, name)
+                        former = getattr(before, name)
                         self.learnt.append(
-                            f"{name.replace('_', ' ')}: {value:,}" + (f", was {was:,}" if was != NO_LIMIT else "")
+                            f"{name.replace('_', ' ')}: {value:,}" + (f", was {former:,}" if former != NO_LIMIT else "")
                         )
             return self._below(carried)
 
@@ -547,7 +548,7 @@ class Requests:
 
     @contextmanager
     def _place(self, where: str, write: bool) -> Iterator[None]:
-        """One of the places that the store gives to requests of this collection at a time."""
+        """Hold one of the concurrent requests that the store allows for this collection."""
         key = (where, write)
 
         def full() -> bool:

@@ -1,4 +1,4 @@
-"""From an endpoint in the parameters to an open store.
+"""Open the store of an endpoint in the parameters.
 
 A source directory is recognised and copied first: the copy is opened, the original's bytes never change. A server is
 asked for its heartbeat, tenant and database first.
@@ -32,7 +32,7 @@ from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory, newest, require_own_files, stored_identifiers, stored_metadata
 from helpers.stores.layout import DATABASE, USUAL, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried, with_given
-from helpers.stores.repair import Found
+from helpers.stores.repair import RepairReport
 from helpers.stores.rescue import Rescued, RescuedStore, rescue, stored_spaces
 from helpers.stores.wire import EVERY, greet, identity_of, request_headers, session_of
 
@@ -43,33 +43,32 @@ UNKNOWN = {ReasonCode.UNKNOWN_TENANT: ("tenant", "database"), ReasonCode.UNKNOWN
 
 def prepare(
     endpoint: Endpoint, copy: Path, wanted: Callable[[str], bool], *, normalised: bool = False
-) -> tuple[Found, dict[str, Rescued]]:
-    """Make `copy`; what was found and mended, and the vectors, by collection name, that the engine is not to be asked for.
+) -> tuple[RepairReport, dict[str, Rescued]]:
+    """Make `copy`; return the report on its repairs, and by collection name the vectors that the engine must not be asked for.
 
-    Only the collections that are `wanted` by name have to be readable. `normalised`: use vectors whose norm is lost. Raises
-    `Terminal` where no copy can be had that the engine reads.
+    Only the collections that are `wanted` by name must be readable. `normalised`: use vectors whose norm is lost. Raises
+    `Terminal` where the engine reads no copy.
 
-    The engine opens the copy in a process of its own first. Where it dies, hangs or loses vectors on a collection although
-    the files looked sound, the copy is made anew, for the engine may have written to it, and that collection is rescued
-    too.
+    The engine opens the copy in a process of its own first. Where it crashes, hangs or loses vectors on a collection with sound
+    files, the copy is made again, since the engine may have written to it, and that collection is rescued, too.
     """
     source, where = Path(endpoint.path or ""), f"source {endpoint.label}"
     suspects: dict[str, str] = {}
     while True:
         shutil.rmtree(copy, ignore_errors=True)
-        said = copy_directory(source, copy)
-        found = repair.mend(copy, source)
-        found.source += said
+        notes = copy_directory(source, copy)
+        report = repair.mend(copy, source)
+        report.source += notes
         try:
             rescued, touched = rescue(
-                copy, endpoint.tenant, endpoint.database, wanted, suspects, found, normalised=normalised
+                copy, endpoint.tenant, endpoint.database, wanted, suspects, report, normalised=normalised
             )
         except sqlite3.Error as error:
             raise layout.damaged(error, source / DATABASE) from error
         left_out = [n for n in layout.stored_names(copy, endpoint.tenant, endpoint.database) if not wanted(n)]
         failure = try_opening(copy, endpoint.tenant, endpoint.database, left_out, rescued, touched)
         if failure is None:
-            return found, rescued
+            return report, rescued
         if not failure.collection or failure.collection in rescued or failure.collection in suspects:
             raise failure.error(where)
         suspects[failure.collection] = failure.what
@@ -80,11 +79,11 @@ def open_source(
     endpoint: Endpoint, scratch: Path, wanted: Callable[[str], bool] = lambda name: True, *, normalised: bool = False,
     keep: Path | None = None,
 ) -> Iterator[Reader]:  # fmt: skip
-    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end, or moved to `keep`, a new
-    folder on the same disk, where nothing was raised.
+    """Open a source to read. A directory is copied into `scratch`, and the copy removed at the end, or, without an error, moved
+    to `keep`, a new folder on the same disk.
 
-    The copy is mended and, where indexes are damaged, rescued (`source_copy`). Only the collections that are `wanted` by
-    name have to be readable; the others are listed and let alone. `normalised`: use vectors whose norm is lost.
+    The copy is repaired and, where indexes are damaged, rescued (`prepare`). Only the collections that are `wanted` by name must
+    be readable; the others are only listed. `normalised`: use vectors whose norm is lost.
     """
     if not endpoint.path:
         with open_server(endpoint, "source") as store:
@@ -98,13 +97,13 @@ def open_source(
     _require_no_rename(endpoint)
     copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
     try:
-        found, rescued = prepare(endpoint, copy, wanted, normalised=normalised)
-        found.source += layout.leftovers(Path(endpoint.path))
+        report, rescued = prepare(endpoint, copy, wanted, normalised=normalised)
+        report.source += layout.leftovers(Path(endpoint.path))
         spaces = stored_spaces(copy)
         with open_embedded(
             copy, endpoint, role="source", label=endpoint.label, spaces=spaces, rescued=rescued
         ) as store:
-            store.note(found.source, found.collections, found.repairs)
+            store.note(report.source, report.collections, report.repairs)
             yield store
         if keep is not None:
             copy.rename(keep)
@@ -114,8 +113,9 @@ def open_source(
 
 @contextmanager
 def open_target(endpoint: Endpoint, *, role: str = "target") -> Iterator[ClientStore]:
-    """A target to write to (`role` "source": one to be mended). An embedded one is opened in place, and made where there is none;
-    what is in it is looked at before and after the opening, and at the end: Chroma opens files by their names.
+    """Open a target to write; `role` "source": a source to repair. A directory is opened in place, and created if missing.
+
+    Its content is checked before and after the opening, and at the end, since Chroma opens files by their names.
     """
     if endpoint.path:
         path = Path(endpoint.path)
@@ -123,59 +123,59 @@ def open_target(endpoint: Endpoint, *, role: str = "target") -> Iterator[ClientS
         if layout.is_new(path):
             _make_directory(path, endpoint)
         _require_current(path)
-        there = path.stat()
+        opened = path.stat()
         with open_embedded(path, endpoint, role="target", label=endpoint.label) as store:
-            require_own_files(path, role=role, since=there)
+            require_own_files(path, role=role, since=opened)
             yield store
-        require_own_files(path, role=role, since=there)
+        require_own_files(path, role=role, since=opened)
     else:
         headers = request_headers(endpoint, "target")
-        _, found = greet(endpoint, "target", headers)  # refuses a server that speaks only API v1
-        with _current_server(found, headers) as store:
+        _, resolved = greet(endpoint, "target", headers)  # refuses a server that speaks only API v1
+        with _current_server(resolved, headers) as store:
             yield store
 
 
 def _make_directory(path: Path, endpoint: Endpoint) -> None:
-    """A new, empty database, there whole or not at all: made in a folder inside its own, then moved up.
+    """Make a new, empty database, whole or not at all: in a folder inside its own, from which its files are then moved.
 
     A kill while Chroma writes its first tables would leave a database that looks like one of an older version. The folder
-    itself may be a mount point or a link: nothing could be renamed onto it.
+    itself may be a mount point or a link, so it cannot be replaced by a rename.
     """
     path.mkdir(parents=True, exist_ok=True)
     require_place(path)
-    for left in path.glob(f"{layout.OURS}*"):
-        shutil.rmtree(left)
+    for leftover in path.glob(f"{layout.OURS}*"):
+        shutil.rmtree(leftover)
     partial = make_ours(path / f"{layout.OURS}partial")
     with open_embedded(partial, endpoint, role="target", label=endpoint.label):
         pass
-    made = [file for file in partial.iterdir() if file.name != MADE]
-    for file in sorted(made, key=lambda file: file.name == layout.DATABASE):  # the database last
+    files = [file for file in partial.iterdir() if file.name != MADE]
+    for file in sorted(files, key=lambda file: file.name == layout.DATABASE):  # the database last
         file.rename(path / file.name)
     shutil.rmtree(partial)
 
 
-MADE = "made-by-chroma-migration-runbook"  # the file in a folder of ours that says so: a name alone may be anybody's
+MADE = "made-by-chroma-migration-runbook"  # the file that marks a folder as ours: a name alone proves nothing
 
 
 def make_ours(folder: Path) -> Path:
-    """This folder, new; the next making in its place may remove it."""
+    """Create this folder, marked as ours, so that a later run may remove it; return it."""
     folder.mkdir()
     (folder / MADE).touch(exist_ok=False)
     return folder
 
 
-def _is_ours(left: Path) -> bool:
-    """Whether we made this folder, or nothing is in it."""
-    if left.is_symlink() or not left.is_dir():
+def _is_ours(folder: Path) -> bool:
+    """Return whether we made this folder, or it is empty."""
+    if folder.is_symlink() or not folder.is_dir():
         return False
-    return (left / MADE).is_file() or not any(left.iterdir())
+    return (folder / MADE).is_file() or not any(folder.iterdir())
 
 
 def require_place(path: Path) -> None:
-    """As `layout.require_writable` and `require_own_files`; in a new folder nothing is there that only has a name of ours."""
+    """Require a writable folder of own files; a new one holds no foreign folder with a name of ours. Raises `Terminal`."""
     layout.require_writable(path)
-    left = sorted(path.glob(f"{layout.OURS}*")) if is_new(path) else []
-    if foreign := [one for one in left if not _is_ours(one)]:
+    leftovers = sorted(path.glob(f"{layout.OURS}*")) if is_new(path) else []
+    if foreign := [folder for folder in leftovers if not _is_ours(folder)]:
         raise Terminal(
             ReasonCode.TARGET_FOREIGN_FILE, f"{one_line(foreign[0].name, 100)} was not made by this toolkit, or by an older one "
             "that did not say so", where=f"target.path {path}", next_step="See what it is, and move it away.",
@@ -185,7 +185,7 @@ def require_place(path: Path) -> None:
 
 
 def quick_names(endpoint: Endpoint, role: str) -> list[str]:
-    """The collections at an endpoint, without writing a byte anywhere: for a look before anything starts."""
+    """Return the names of the collections at an endpoint, without writing a byte."""
     if endpoint.path:
         path = Path(endpoint.path)
         if role == "target":
@@ -205,7 +205,7 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
 
 
 def quick_identities(endpoint: Endpoint) -> dict[str, str]:
-    """The uuid of each collection of a target, by name, without writing a byte."""
+    """Return the uuid of each collection of a target, by name, without writing a byte."""
     if endpoint.path:
         if layout.is_new(path := Path(endpoint.path)):
             return {}
@@ -218,22 +218,22 @@ def quick_identities(endpoint: Endpoint) -> dict[str, str]:
 
 
 def one_database(source: Endpoint, target: Endpoint) -> bool:
-    """Whether the server of the target has a collection of the source, by its uuid; an API v1 server is no target.
+    """Return whether the server of the target has a collection of the source, by its uuid; an API v1 server is no target.
 
-    Two servers are then one under two addresses. A directory is served by the target, or is a copy of what it serves.
+    If so, two servers are one with two addresses; a directory is served by the target, or is a copy of what it serves.
     """
     with ExitStack() as stack:
         if source.path:
-            ours = stored_identifiers(Path(source.path))
+            source_ids = stored_identifiers(Path(source.path))
         else:
-            one = stack.enter_context(open_server(source, "source"))
-            ours = set(one.identities().values()) if isinstance(one, ClientStore) else set()
-        other = stack.enter_context(_current_server(target, request_headers(target, "target")))
-        return not ours.isdisjoint(other.identities().values())
+            source_store = stack.enter_context(open_server(source, "source"))
+            source_ids = set(source_store.identities().values()) if isinstance(source_store, ClientStore) else set()
+        target_store = stack.enter_context(_current_server(target, request_headers(target, "target")))
+        return not source_ids.isdisjoint(target_store.identities().values())
 
 
 def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:
-    """Who holds the lock of a target (run_id, host, time), without writing a byte; None where nobody does."""
+    """Return the holder of a target's lock (run_id, host, time), without writing a byte; None without one."""
     if endpoint.path:
         return stored_metadata(Path(endpoint.path), endpoint.tenant, endpoint.database, LOCK_COLLECTION)
     with _current_server(endpoint, request_headers(endpoint, "target")) as store:
@@ -250,7 +250,7 @@ def open_embedded(
     spaces: Mapping[str, str] | None = None,
     rescued: Mapping[str, Rescued] | None = None,
 ) -> Iterator[ClientStore]:
-    """A directory opened in this process. Opening it rewrites it: a copy, or a target. `rescued` are vectors of a copy."""
+    """Open a directory, a copy or a target, in this process, which rewrites it. `rescued`: vectors of a copy."""
     where = f"{role} {label}"
     with ExitStack() as stack:
         client = attempt(
@@ -267,14 +267,14 @@ def open_embedded(
 
 @contextmanager
 def open_server(endpoint: Endpoint, role: str) -> Iterator[Reader]:
-    """A server to read, with the endpoint's headers, TLS setting and time-out on every request."""
+    """Open a server to read, with the endpoint's headers, TLS setting and time-out on every request."""
     headers = request_headers(endpoint, role)
-    protocol, found = greet(endpoint, role, headers)
+    protocol, resolved = greet(endpoint, role, headers)
     if protocol == "v1":
-        with _old_server(found, headers) as old:
+        with _old_server(resolved, headers) as old:
             yield old
     else:
-        with _current_server(found, headers) as current:
+        with _current_server(resolved, headers) as current:
             yield current
 
 
@@ -307,31 +307,31 @@ def _current_server(endpoint: Endpoint, headers: dict[str, str]) -> Iterator[Cli
 
 
 def _require_default_database(endpoint: Endpoint) -> None:
-    """A new folder holds Chroma's default tenant and database only."""
-    for what, name, default in (
+    """Require Chroma's default tenant and database: a new folder has no others. Raises `Terminal`."""
+    for level, name, default in (
         ("tenant", endpoint.tenant, DEFAULT_TENANT),
         ("database", endpoint.database, DEFAULT_DATABASE),
     ):
         if name != default:
             raise Terminal(
-                ReasonCode(f"unknown_{what}"), f"a new folder has no {what} {name}", where=f"target.path {endpoint.path}",
-                next_step=f"Leave target.{what} out, or create it there first.",
+                ReasonCode(f"unknown_{level}"), f"a new folder has no {level} {name}", where=f"target.path {endpoint.path}",
+                next_step=f"Leave target.{level} out, or create it there first.",
             )  # fmt: skip
 
 
 def _require_no_tenant(endpoint: Endpoint) -> None:
-    """Chroma 0.3 knew no tenants and databases: another one than the default can only be a mistake."""
+    """Require the default tenant and database: Chroma 0.3 has no others. Raises `Terminal`."""
     defaults = type(endpoint)(path=endpoint.path)
-    for what in ("tenant", "database"):
-        if getattr(endpoint, what) != getattr(defaults, what):
+    for level in ("tenant", "database"):
+        if getattr(endpoint, level) != getattr(defaults, level):
             raise Terminal(
-                ReasonCode(f"unknown_{what}"), f"no {what} {getattr(endpoint, what)}: Chroma 0.3 has none",
-                where=f"source {endpoint.label}", next_step=f"Leave source.{what} out.",
+                ReasonCode(f"unknown_{level}"), f"no {level} {getattr(endpoint, level)}: Chroma 0.3 has none",
+                where=f"source {endpoint.label}", next_step=f"Leave source.{level} out.",
             )  # fmt: skip
 
 
 def _require_no_rename(endpoint: Endpoint) -> None:
-    """Names are unique in every Chroma since 0.4: another name there is the routing of a schema."""
+    """Require no `source.rename`: names are unique since 0.4, and the routing of a schema renames. Raises `Terminal`."""
     if endpoint.rename:
         raise Terminal(
             ReasonCode.RENAME_NOT_0_3, "no directory of Chroma 0.3, and only there source.rename tells collections apart",
@@ -340,7 +340,7 @@ def _require_no_rename(endpoint: Endpoint) -> None:
 
 
 def _require_current(path: Path) -> None:
-    """A target folder is new, empty, or written by a current Chroma: opening an older one upgrades it for good."""
+    """Require a target folder that is new, empty, or written by a current Chroma: opening an older one upgrades it for good."""
     if layout.is_new(path):
         return
     layout.recognise(path, role="target")
@@ -357,16 +357,16 @@ def _require_current(path: Path) -> None:
 
 
 def databases_of(source: Endpoint) -> list[tuple[str, str]]:
-    """(tenant, database) of the source that its `*` stand for, by name. Nothing is written there.
+    """Return each (tenant, database) of the source that its `*` matches, by name. Nothing is written there.
 
-    Raises `UsageError` where the source cannot list them, `WorldError` where it cannot be asked.
+    Raises `UsageError` where the source cannot list them, `EnvironmentFailure` where it cannot be asked.
     """
-    found = (
+    databases = (
         [row for row in _stored(Path(source.path)) if source.tenant in (ALL, row[0])]
         if source.path
         else _served(source)
     )
-    return sorted(row for row in found if source.database in (ALL, row[1]))
+    return sorted(row for row in databases if source.database in (ALL, row[1]))
 
 
 def holds_nothing(source: Endpoint) -> bool:
@@ -404,9 +404,9 @@ def _served(source: Endpoint) -> list[tuple[str, str]]:
         while True:
             path = f"api/v2/tenants/{quote(tenant, safe='')}/databases?limit={PAGE}&offset={len(names)}"
             page = _listed(retried(lambda path=path: session.get(path), source.address), source)  # type: ignore[misc]
-            new = [name for name in page if name not in names]
-            names += new
-            if len(page) < PAGE or not new:
+            new_names = [name for name in page if name not in names]
+            names += new_names
+            if len(page) < PAGE or not new_names:
                 return [(tenant, name) for name in names]
 
 
@@ -423,20 +423,20 @@ def _listed(answer: httpx.Response, source: Endpoint) -> list[str]:
     return [str(row["name"]) for row in body]
 
 
-def lacking(target: Endpoint) -> tuple[str, ...]:
-    """What a target does not have yet of its tenant and database: (), ("database",), or ("tenant", "database").
+def missing_levels(target: Endpoint) -> tuple[str, ...]:
+    """Return which of tenant and database a target lacks: (), ("database",), or ("tenant", "database").
 
-    Nothing is written. A folder that is new has Chroma's default tenant and database. Raises where it cannot be asked.
+    Nothing is written. A new folder has Chroma's default tenant and database. Raises `RunbookError` where it cannot be asked.
     """
     if target.path and is_new(Path(target.path)):
         return ("tenant", "database") if target.tenant != USUAL[0] else ("database",) * (target.database != USUAL[1])
     try:
         if target.path:
             recognise(Path(target.path), role="target")
-            known = _stored(Path(target.path))
-            if (target.tenant, target.database) in known:
+            existing = _stored(Path(target.path))
+            if (target.tenant, target.database) in existing:
                 return ()
-            return ("database",) if target.tenant in {t for t, _ in known} else ("tenant", "database")
+            return ("database",) if target.tenant in {t for t, _ in existing} else ("tenant", "database")
         with open_server(target, "target"):
             return ()
     except RunbookError as error:
@@ -445,25 +445,25 @@ def lacking(target: Endpoint) -> tuple[str, ...]:
         return UNKNOWN[error.code]
 
 
-def make(target: Endpoint, what: tuple[str, ...]) -> None:
-    """Make what `lacking` found; what somebody made meanwhile is left as it is."""
+def create_levels(target: Endpoint, levels: tuple[str, ...]) -> None:
+    """Create the levels of `missing_levels`; keep what somebody created meanwhile."""
     with _admin(target) as admin:
         calls = {
             "tenant": lambda: admin.create_tenant(target.tenant),
             "database": lambda: admin.create_database(target.database, target.tenant),
         }
         for name, call in calls.items():
-            if name in what:
-                with _left_if_there():
-                    done_once(call, done=lambda name=name: name not in lacking(target), where=target.label)  # type: ignore[misc]
+            if name in levels:
+                with _existing_is_kept():
+                    done_once(call, done=lambda name=name: name not in missing_levels(target), where=target.label)  # type: ignore[misc]
 
 
 def remove_database(target: Endpoint) -> bool:
-    """Delete the target's database where no collection is in it; whether that was done.
+    """Delete the target's database if it has no collection; return whether it was deleted.
 
-    Chroma's API cannot delete a tenant, so one that was made stays.
+    Chroma's API cannot delete a tenant, so a new tenant stays.
     """
-    if lacking(target):
+    if missing_levels(target):
         return False
     with open_target(target) as store:
         if store.client.count_collections():
@@ -472,36 +472,36 @@ def remove_database(target: Endpoint) -> bool:
     return True
 
 
-def _delete_database(there: Endpoint) -> None:
-    with _admin(there) as admin:
+def _delete_database(place: Endpoint) -> None:
+    with _admin(place) as admin:
 
         def delete() -> None:
             with suppress(door.NotFoundError):  # a proxy that sends a request twice passes on the answer to the second
-                admin.delete_database(there.database, there.tenant)
+                admin.delete_database(place.database, place.tenant)
 
-        done_once(delete, done=lambda: "database" in lacking(there), where=there.label)
+        done_once(delete, done=lambda: "database" in missing_levels(place), where=place.label)
 
 
 @contextmanager
-def throw_away_database(target: Endpoint) -> Iterator[Endpoint]:
-    """A database of the probe's own in the place of `target`, deleted at the end: a proof that databases can be made."""
-    there = target.model_copy(update={"tenant": DEFAULT_TENANT, "database": f"runbook-probe-{uuid.uuid4().hex[:12]}"})
-    make(there, ("database",))
+def temporary_database(target: Endpoint) -> Iterator[Endpoint]:
+    """Create a temporary database at the address of `target`, and delete it at the end: a proof that this is possible."""
+    place = target.model_copy(update={"tenant": DEFAULT_TENANT, "database": f"runbook-probe-{uuid.uuid4().hex[:12]}"})
+    create_levels(place, ("database",))
     try:
-        yield there
+        yield place
     finally:
-        _delete_database(there)
+        _delete_database(place)
 
 
 @contextmanager
 def _admin(target: Endpoint) -> Iterator[Any]:
-    """Chroma's own administration of the place, by way of the database that every place has."""
+    """Give Chroma's own administration of the target, through the default database, which always exists."""
     with open_target(target.model_copy(update={"tenant": DEFAULT_TENANT, "database": DEFAULT_DATABASE})) as store:
         yield store.client._server
 
 
 @contextmanager
-def _left_if_there() -> Iterator[None]:
+def _existing_is_kept() -> Iterator[None]:
     with suppress(_Exists):
         try:
             yield
@@ -515,30 +515,30 @@ class _Exists(Exception):
 
 # -- crash probe -------------------------------------------------------------------------------------------------------
 #
-# The first opening of a copied directory, in a process of its own: an engine that crashes there takes nothing with it.
+# The first opening of a copied directory, in a process of its own, so that a crash of the engine ends only that process.
 #
 # `try_opening(copy)` starts `engine_page.py`, which lists the collections and reads a page of each, and every vector that
-# the rest of the log touches. What it prints last says where it was when it died, or hung.
+# the rest of the log changes. Its last line names the collection on which it crashed, or hung.
 
 
 _SECONDS = 300.0  # for a first page of everything
-_RECORDS_A_SECOND = 100  # that an engine may take in while it opens, at the least
+_RECORDS_A_SECOND = 100  # of the log that an engine applies while it opens, at least
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the engine did, and on which collection; "" where it was the directory as a whole."""
+    """A failure of the engine, and its collection; "" where it concerns the whole directory."""
 
     what: str
     collection: str
 
     def error(self, where: str) -> Terminal:
-        ways = ["Restore the folder from a backup", "migrate from the server that wrote it"]
+        remedies = ["Restore the folder from a backup", "migrate from the server that wrote it"]
         if self.collection:
-            ways.append(f"leave this collection out (--set 'collections.exclude={json.dumps([self.collection])}')")
+            remedies.append(f"leave this collection out (--set 'collections.exclude={json.dumps([self.collection])}')")
         return Terminal(
             ReasonCode.SOURCE_ENGINE_FAILED, one_line(self.what)[:500], where=where,
-            next_step=f"{', '.join(ways[:-1])}, or {ways[-1]}.",
+            next_step=f"{', '.join(remedies[:-1])}, or {remedies[-1]}.",
         )  # fmt: skip
 
 
@@ -550,48 +550,48 @@ def try_opening(
     without_vectors: Collection[str] = (),
     touched: Mapping[str, Collection[str]] | None = None,
 ) -> Failure | None:
-    """None where the engine opens the copy and reads from each collection but those left out.
+    """Return None where the engine opens the copy and reads from each collection except those left out, else its failure.
 
-    Of those `without_vectors` it reads texts only. `touched` are ids, by collection, whose vectors must all be there.
+    Of those `without_vectors` it reads texts only. `touched`: ids, by collection, whose vectors must all be readable.
     """
-    asked = {"left_out": sorted(left_out), "without_vectors": sorted(without_vectors)}
+    request = {"left_out": sorted(left_out), "without_vectors": sorted(without_vectors)}
     touched = {name: sorted(ids) for name, ids in (touched or {}).items()}
     seconds = _SECONDS + sum(map(len, touched.values())) / _RECORDS_A_SECOND
     # -P: the script's own folder, whose modules have common names, stays off the path.
     program = str(Path(__file__).with_name("engine_page.py"))
     command = [sys.executable, "-P", program, str(copy), tenant, database, str(os.getpid())]
     try:
-        done = subprocess.run(
-            command, input=json.dumps({**asked, "touched": touched}), capture_output=True, text=True, timeout=seconds,
+        finished = subprocess.run(
+            command, input=json.dumps({**request, "touched": touched}), capture_output=True, text=True, timeout=seconds,
             check=False, env={**_environment(), "RUST_BACKTRACE": "0"},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        told = error.stdout.decode("utf-8", "replace") if isinstance(error.stdout, bytes) else error.stdout or ""
-        name = str(_last(told).get("collection", ""))
+        output = error.stdout.decode("utf-8", "replace") if isinstance(error.stdout, bytes) else error.stdout or ""
+        name = str(_last(output).get("collection", ""))
         return Failure(f"Chroma's engine did not finish on {_at(name)} in {seconds:,.0f} s", name)
-    if done.returncode == 0:
+    if finished.returncode == 0:
         return None
-    last = _last(done.stdout)
+    last = _last(finished.stdout)
     name = str(last.get("collection", ""))
     if "error" in last:
         return Failure(f"Chroma's engine cannot read {_at(name)}: {last['error']}", name)
-    died = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
-    said = next((line for line in done.stderr.splitlines() if line.strip()), "")
-    return Failure(f"Chroma's engine crashed ({died}) on {_at(name)}{f': {said}' if said else ''}", name)
+    cause = signal.Signals(-finished.returncode).name if finished.returncode < 0 else f"exit code {finished.returncode}"
+    first_line = next((line for line in finished.stderr.splitlines() if line.strip()), "")
+    return Failure(f"Chroma's engine crashed ({cause}) on {_at(name)}{f': {first_line}' if first_line else ''}", name)
 
 
 def _environment() -> dict[str, str]:
-    """What an interpreter needs to start; the process reads files that others made, and no other variable is its business."""
+    """Return the variables that an interpreter needs; the process reads foreign files, so it gets no other ones."""
     needed = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
     return {k: v for k, v in os.environ.items() if k in needed or k.startswith(("LC_", "PYTHON", "LD_", "DYLD_"))}
 
 
-def _last(told: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for line in told.splitlines():
+def _last(output: str) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for line in output.splitlines():
         if line.startswith("{") and line.endswith("}"):
-            found = json.loads(line)
-    return found
+            record = json.loads(line)
+    return record
 
 
 def _at(name: str) -> str:

@@ -45,7 +45,7 @@ def _collection(topic: str) -> str:
 
 
 @dataclass(slots=True)
-class Found:
+class RepairReport:
     """Sentences about the source, sentences by collection id, and each value or record that was taken out.
 
     A sentence is a note, unless it is a `Finding` that says how bad it is.
@@ -72,9 +72,9 @@ class Found:
             self.collections[collection].append(damage(sentence.format(n=n), meaning))
 
 
-def mend(copy: Path, source: Path) -> Found:
+def mend(copy: Path, source: Path) -> RepairReport:
     """Look through the copy, mend its log and its index folders; the source is only named in errors."""
-    found = Found()
+    found = RepairReport()
     try:
         with closing(sqlite3.connect(copy / DATABASE)) as db, db:
             db.create_function("is_text", 1, _is_text, deterministic=True)
@@ -146,7 +146,7 @@ _BROKEN = """SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.
     WHERE ('{column}' = 'key' OR typeof(m.{column}) = 'text') AND NOT is_text(CAST(m.{column} AS BLOB)) ORDER BY m.rowid"""
 
 
-def _texts(db: sqlite3.Connection, found: Found) -> None:
+def _texts(db: sqlite3.Connection, found: RepairReport) -> None:
     """Bytes that are not UTF-8 in a document, a value or a key: replaced by U+FFFD; no engine reads the record otherwise."""
     rows: list[tuple[str, str, Any]] = []
     tables = [table for table in _TABLES if _columns(db, table)]
@@ -190,7 +190,7 @@ _SUSPECTS = r"""SELECT seq_id, topic, id, metadata FROM embeddings_queue WHERE m
 _NO_NUMBER = object()
 
 
-def _log_json(db: sqlite3.Connection, found: Found) -> None:
+def _log_json(db: sqlite3.Connection, found: RepairReport) -> None:
     """Metadata in the log that Python's json wrote and a current engine cannot read, or reads otherwise.
 
     NaN and infinities are taken out, lone surrogates become U+FFFD, of a key that is there twice the last value stays, whole
@@ -260,7 +260,7 @@ def _sound(text: str, removed: dict[str, Any]) -> str:
     return text
 
 
-def _no_numbers(db: sqlite3.Connection, found: Found) -> None:
+def _no_numbers(db: sqlite3.Connection, found: RepairReport) -> None:
     """NaN and infinity that the metadata segment took in: a current engine then gives no metadata at all of that record."""
     bad = db.execute(
         "SELECT m.rowid, s.collection, e.embedding_id, m.key, m.float_value FROM embedding_metadata m "
@@ -286,7 +286,7 @@ _TYPES = {"string_value": "text", "int_value": "integer", "float_value": "real",
 _RESERVED = (_DOCUMENT, "chroma:uri")  # texts, and nothing else
 
 
-def _not_shown(db: sqlite3.Connection, found: Found) -> None:
+def _not_shown(db: sqlite3.Connection, found: RepairReport) -> None:
     """Values, documents and items of lists that Chroma passes over: taken out, so that the chunk is what Chroma shows of it.
 
     Of another type than their column's, beside another in the same row or behind a list of the same key; of a list of several
@@ -375,7 +375,7 @@ def _hidden(
     return given is not None, hidden[::-1]
 
 
-def _not_listed(db: sqlite3.Connection, found: Found) -> None:
+def _not_listed(db: sqlite3.Connection, found: RepairReport) -> None:
     """Chunks under a segment that lists no chunks: no engine counts or gives them, and neither does this migration."""
     under = db.execute(
         "SELECT e.id, s.collection, CAST(e.embedding_id AS BLOB), s.scope, s.id FROM segments s JOIN collections c "
@@ -395,7 +395,7 @@ def _not_listed(db: sqlite3.Connection, found: Found) -> None:
                    meaning="They are invisible to the application today.")  # fmt: skip
 
 
-def _never_taken_in(db: sqlite3.Connection, found: Found) -> None:
+def _never_taken_in(db: sqlite3.Connection, found: RepairReport) -> None:
     """Log records that a bookmark passes over although nothing of them is listed: put at the end, where they are taken in.
 
     A record that adds an id leaves that id listed, unless a later one deletes it. An older version misread some bookmarks,
@@ -441,7 +441,7 @@ def _missed(db: sqlite3.Connection, segment: str, topic: str, seen: int) -> list
     )
 
 
-def _with_nul(db: sqlite3.Connection, found: Found) -> None:
+def _with_nul(db: sqlite3.Connection, found: RepairReport) -> None:
     """Documents with NUL characters are migrated as they are; who signs should know that full-text search may stop there."""
     counted = db.execute(
         "SELECT s.collection, count(*) FROM embedding_metadata m JOIN embeddings e ON m.id = e.id "
@@ -454,14 +454,14 @@ def _with_nul(db: sqlite3.Connection, found: Found) -> None:
         )
 
 
-def _null_documents(db: sqlite3.Connection, found: Found) -> None:
+def _null_documents(db: sqlite3.Connection, found: RepairReport) -> None:
     """A batch that mixed None and text documents left a null that a current engine dies of (chroma-facts 3)."""
     rows = [(_collection(topic), chunk, {_DOCUMENT: None}) for topic, chunk in db.execute(_NULLS)]
     db.execute(_WITHOUT_NULLS)
     found.repaired("null_document", rows, "{n} log records held a null document; read as no document")
 
 
-def _foreign_values(db: sqlite3.Connection, found: Found) -> None:
+def _foreign_values(db: sqlite3.Connection, found: RepairReport) -> None:
     """Objects and mixed lists, which 0.6 swallowed and no engine gives back (chroma-facts 16)."""
     suspects = db.execute(
         "SELECT seq_id, topic, id, metadata FROM embeddings_queue WHERE metadata IS NOT NULL AND EXISTS "
@@ -488,7 +488,7 @@ def _holdable(value: Any) -> bool:
     return True
 
 
-def _without_vectors(db: sqlite3.Connection, found: Found) -> None:
+def _without_vectors(db: sqlite3.Connection, found: RepairReport) -> None:
     """Records added without a vector stop the engine (chroma-facts 16): out of the log, but still listed."""
     rows = []
     for number, topic, chunk, operation, text in db.execute(_NO_VECTOR).fetchall():
@@ -549,7 +549,7 @@ def _list(db: sqlite3.Connection, segment: str, chunk: str, number: int, metadat
             db.execute(_VALUES[type(value)], (row, key, value))
 
 
-def _ghosts(db: sqlite3.Connection, found: Found) -> None:
+def _ghosts(db: sqlite3.Connection, found: RepairReport) -> None:
     """Rows that belong to nothing any more. They are not read and not migrated; said, so that nobody wonders."""
     for what, query in (
         ("rows of chunks whose segment is gone",
@@ -567,7 +567,7 @@ def _ghosts(db: sqlite3.Connection, found: Found) -> None:
         found.source.append(f"{n} log records of collections that are gone; they are not migrated")
 
 
-def _of_no_chunk(db: sqlite3.Connection, table: str, columns: list[str], found: Found) -> None:
+def _of_no_chunk(db: sqlite3.Connection, table: str, columns: list[str], found: RepairReport) -> None:
     """Documents and values under the number of a chunk that is not there: Chroma shows none of them."""
     query = f"""SELECT id, CAST(key AS BLOB), {_cells(columns)} FROM {table} m
         WHERE NOT EXISTS (SELECT 1 FROM embeddings e WHERE e.id = m.id) ORDER BY id, key"""  # noqa: S608  # nosec B608
@@ -582,7 +582,7 @@ def _of_no_chunk(db: sqlite3.Connection, table: str, columns: list[str], found: 
         found.source.append(damage(f"{what} ({'; '.join(examples)})", "They are invisible to the application today."))
 
 
-def _strays(db: sqlite3.Connection, copy: Path, found: Found) -> None:
+def _strays(db: sqlite3.Connection, copy: Path, found: RepairReport) -> None:
     """Index folders that no segment owns are reported. What is wrong with the others is `rescue`'s to find."""
     owners = {row[0] for row in db.execute("SELECT id FROM segments WHERE scope = 'VECTOR'")}
     for folder in _uuid_folders(copy):

@@ -1,13 +1,13 @@
-"""Vectors of a collection whose index an engine cannot be trusted with, taken from the files of the copy.
+"""Rescue the vectors of a collection whose index an engine may fail on, from the files of the copy.
 
 A vector may be in two places: in the write-ahead log of SQLite, raw and exact, and in a row of the index folder
-(`index_files`). The newest record of the log that gives an id a vector wins, as it would in the engine; where the log has
-been emptied, the row counts; a deletion in the log takes the vector away. What is found is put into one file beside the
-copy's database, the index folder and the used part of the log are taken out of the copy, so that the engine has nothing
-left to fail on, and the engine serves texts and metadata only (`rescued.RescuedStore`).
+(`index_files`). The newest record of the log that gives an id a vector wins, as in the engine; where the log was emptied,
+the row counts; a deletion in the log removes the vector. The vectors are written to one file beside the copy's database. The
+index folder and the used part of the log are removed from the copy, so that the engine cannot fail on them, and the engine
+serves only texts and metadata (`RescuedStore`).
 
-A cosine row is stored normalised, its norm in `length.bin`. Where that is gone the direction is left: such a vector is never
-called exact, and is used only where the operator says so (`migration.normalised`).
+A cosine row is stored normalised, its norm in `length.bin`. Without that only the direction is known: such a vector never counts
+as exact, and is used only by order of the operator (`migration.normalised`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from helpers.stores.copying import require_room
 from helpers.stores.door import Collection
 from helpers.stores.index_files import IndexFolder, IndexHealth
 from helpers.stores.layout import DATABASE, damaged
-from helpers.stores.repair import Found, require_one_each, sequence
+from helpers.stores.repair import RepairReport, require_one_each, sequence
 
 _ROWS = 8_192  # vectors compared at a time
 FOLDER = "rescued"
@@ -60,11 +60,10 @@ def stored_spaces(copy: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What SQLite says of a collection.
+    """A collection in SQLite.
 
-    `topic` is its name in the log ("" where that has no record of it). `saved` is the last log record that its index took
-    in by SQLite's own word (None where it says nothing), `taken_in` the last one that its texts and metadata did. `space`
-    and `m` are the index's.
+    `topic`: its name in the log ("" where the log has no record of it). `saved`: the last log record in its index, by SQLite
+    (None where that has no number). `taken_in`: the last one in its texts and metadata. `space` and `m`: those of the index.
     """
 
     id: str
@@ -91,30 +90,33 @@ class Rescued:
         return int(self.matrix.shape[1])
 
     def vectors(self, ids: Sequence[str]) -> tuple[Vectors, Mask]:
-        """(n, d) float32 of these ids, NaN where there is none; and which are lost."""
-        there = np.array([i in self.rows for i in ids], dtype=bool)
-        found = np.full((len(ids), self.dimension), np.nan, np.float32)
-        if there.any():
-            found[there] = self.matrix[[self.rows[i] for i in ids if i in self.rows]]
-        return found, ~there
+        """Return the vectors of these ids, (n, d) float32, NaN where there is none; and which are lost."""
+        known = np.array([i in self.rows for i in ids], dtype=bool)
+        matrix = np.full((len(ids), self.dimension), np.nan, np.float32)
+        if known.any():
+            matrix[known] = self.matrix[[self.rows[i] for i in ids if i in self.rows]]
+        return matrix, ~known
 
 
 def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> list[Stored]:
-    """The collections of a directory's database that have both of their segments. `sqlite3.DataError` as `require_one_each`."""
+    """Return the collections of a directory's database that have both of their segments.
+
+    Raises `sqlite3.DataError` for foreign values, like `require_one_each`.
+    """
     require_one_each(db)
-    segments = {(own, scope): i for i, scope, own in db.execute("SELECT id, scope, collection FROM segments")}
+    segments = {(uuid, scope): i for i, scope, uuid in db.execute("SELECT id, scope, collection FROM segments")}
     for segment in segments.values():
         _require_id("segment", segment)
     saved = {segment: sequence(number) for segment, number in db.execute("SELECT segment_id, seq_id FROM max_seq_id")}
     topics = {topic.rpartition("/")[2]: topic for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue")}
-    within = {row[0] for row in _rows(db, "databases", ("id", "tenant_id", "name")) if row[1:] == (tenant, database)}
-    found = []
+    chosen = {row[0] for row in _rows(db, "databases", ("id", "tenant_id", "name")) if row[1:] == (tenant, database)}
+    stored = []
     columns = ("id", "name", "dimension", "database_id", "config_json_str", "schema_str")
-    for own, name, dimension, place, configuration, schema in _rows(db, "collections", columns):
-        vector, texts = segments.get((own, "VECTOR")), segments.get((own, "METADATA"))
-        if vector is None or texts is None or (within and place not in within):
+    for uuid, name, dimension, database_id, configuration, schema in _rows(db, "collections", columns):
+        vector, texts = segments.get((uuid, "VECTOR")), segments.get((uuid, "METADATA"))
+        if vector is None or texts is None or (chosen and database_id not in chosen):
             continue
-        _require_id("collection", own)
+        _require_id("collection", uuid)
         if (
             not isinstance(dimension, int | None)
             or not 0 <= (dimension or 0) <= MOST_DIMENSION
@@ -123,56 +125,54 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
             raise sqlite3.DataError(
                 f"a collection has the name {str(name)[:40]!r}, the dimension {str(dimension)[:40]!r}"
             )
-        settings, marks = (
-            _index_settings(db, own, vector, configuration, schema),
-            (saved.get(vector), saved.get(texts, 0)),
-        )
-        found.append(Stored(own, name, topics.get(own, ""), dimension, *settings, vector, texts, *marks))
-    return sorted(found, key=lambda stored: stored.name)
+        settings = _index_settings(db, uuid, vector, configuration, schema)
+        last = saved.get(vector), saved.get(texts, 0)
+        stored.append(Stored(uuid, name, topics.get(uuid, ""), dimension, *settings, vector, texts, *last))
+    return sorted(stored, key=lambda each: each.name)
 
 
 _ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
-def _require_id(what: str, value: Any) -> None:
-    """An id is also the name of a folder that is removed from the copy, or of a file that is written there."""
+def _require_id(kind: str, value: Any) -> None:
+    """Require a plain id: it is also the name of a folder that is removed from the copy, or of a file that is written there."""
     if not (isinstance(value, str) and _ID.fullmatch(value)):
-        raise sqlite3.DataError(f"a {what} has the id {str(value)[:40]!r}")
+        raise sqlite3.DataError(f"a {kind} has the id {str(value)[:40]!r}")
 
 
 _TABLES = {"databases": "SELECT * FROM databases", "collections": "SELECT * FROM collections"}
 
 
 def _rows(db: sqlite3.Connection, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """A whole table of some version of Chroma; a column that it lacks is None, a table that is not there is empty."""
+    """Return a whole table of any version of Chroma; a missing column is None, a missing table is empty."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
         return []
-    read = db.execute(_TABLES[table])
-    places = {column[0]: place for place, column in enumerate(read.description)}
-    return [tuple(row[places[c]] if c in places else None for c in columns) for row in read]
+    cursor = db.execute(_TABLES[table])
+    position_of = {column[0]: position for position, column in enumerate(cursor.description)}
+    return [tuple(row[position_of[c]] if c in position_of else None for c in columns) for row in cursor]
 
 
 def _index_settings(
-    db: sqlite3.Connection, own: str, segment: str, configuration: str | None, schema: str | None
+    db: sqlite3.Connection, collection: str, segment: str, configuration: str | None, schema: str | None
 ) -> tuple[str, int]:
-    """The distance space and M: of the segment, which is the truth for 0.x (chroma-facts 2), of the collection's metadata,
-    of its schema or configuration, or Chroma's defaults.
+    """Return the distance space and M: those of the segment, which are the effective ones of 0.x (chroma-facts 2), else of the
+    collection's metadata, else of its schema or configuration, else Chroma's defaults.
     """
-    said: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for text in (configuration, schema):
-        said |= {key: value for key, value in _settings(text) if value is not None}
+        settings |= {key: value for key, value in _settings(text) if value is not None}
     for query, owner in (
-        ("SELECT key, str_value, int_value FROM collection_metadata WHERE collection_id = ?", own),
+        ("SELECT key, str_value, int_value FROM collection_metadata WHERE collection_id = ?", collection),
         ("SELECT key, str_value, int_value FROM segment_metadata WHERE segment_id = ?", segment),
     ):
-        said |= {name: number if text is None else text for name, text, number in db.execute(query, (owner,))}
-    space = said.get("hnsw:space") or said.get("space") or "l2"
-    m = said.get("hnsw:M") or said.get("max_neighbors") or said.get("M") or 16
+        settings |= {name: number if text is None else text for name, text, number in db.execute(query, (owner,))}
+    space = settings.get("hnsw:space") or settings.get("space") or "l2"
+    m = settings.get("hnsw:M") or settings.get("max_neighbors") or settings.get("M") or 16
     return str(space), int(m) if isinstance(m, int | float) else 16
 
 
 def _settings(text: str | None) -> Iterator[tuple[str, Any]]:
-    """`space`, `M` and `max_neighbors`, wherever a configuration or a schema has the index of the collection's vectors."""
+    """Yield `space`, `M` and `max_neighbors` from each place of a configuration or a schema for the index of the vectors."""
     try:
         value = json_in(text) if text else {}
     except ValueError:
@@ -188,10 +188,10 @@ def _settings(text: str | None) -> Iterator[tuple[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """A collection's index against its log. `reasons` say why the engine is not to be trusted with it; none: it is sound.
+class IndexDiagnosis:
+    """A collection's index, compared with its log. `reasons`: why the engine may fail on it; empty if it is sound.
 
-    `waiting` log records come after the index was saved. `saved` is up to where it was saved, by SQLite or by the pickle.
+    `saved`: the log record up to which the index was saved, by SQLite or by the pickle. `waiting`: the log records after it.
     """
 
     stored: Stored
@@ -201,26 +201,26 @@ class Diagnosis:
     waiting: int
 
 
-def diagnose(db: sqlite3.Connection, folder: Path, stored: Stored) -> Diagnosis:
-    """Look at one collection of a directory, read only. `db` is its database, `folder` the directory."""
+def diagnose(db: sqlite3.Connection, folder: Path, stored: Stored) -> IndexDiagnosis:
+    """Diagnose one collection of a directory, read only. `db`: its database, `folder`: the directory."""
     index = _index(folder, stored)
     health = index.health
     last = sequence(db.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0] or 0)
     in_pickle = health.max_seq_id
     saved = stored.saved if stored.saved is not None else in_pickle or 0
-    reasons = [text for _, text in health.problems if health.state == "damaged" and _made(index, stored)]
+    reasons = [text for _, text in health.problems if health.state == "damaged" and _is_expected(index, stored)]
     if in_pickle is not None and stored.saved is not None and in_pickle > stored.saved:
         reasons.append(f"its index was saved up to log record {in_pickle:,}, SQLite says {stored.saved:,}")
     if saved > max(last, stored.taken_in):
         reasons.append(f"its index was saved up to log record {saved:,}, the log ends at {last:,}")
-    if odd := _of_other_size(db, stored, health.dimension or stored.dimension, saved):
-        reasons.append(f"its log has {odd:,} vectors of another size, which an engine would read beyond their end")
+    if odd_size := _of_other_size(db, stored, health.dimension or stored.dimension, saved):
+        reasons.append(f"its log has {odd_size:,} vectors of another size, which an engine would read beyond their end")
     waiting = _waiting(db, stored, saved)
     if not reasons:
-        beyond = sum(1 for _ in _missed(db, stored, set(index.ids.labels if index.ids else ()), saved))
-        if beyond:
-            reasons.append(f"neither its index nor the rest of its log gives the engine {beyond:,} vectors")
-    return Diagnosis(stored, health, tuple(reasons), saved, waiting)
+        missing = sum(1 for _ in _missed(db, stored, set(index.ids.labels if index.ids else ()), saved))
+        if missing:
+            reasons.append(f"neither its index nor the rest of its log gives the engine {missing:,} vectors")
+    return IndexDiagnosis(stored, health, tuple(reasons), saved, waiting)
 
 
 def _index(folder: Path, stored: Stored) -> IndexFolder:
@@ -229,8 +229,8 @@ def _index(folder: Path, stored: Stored) -> IndexFolder:
     )
 
 
-def _made(index: IndexFolder, stored: Stored) -> bool:
-    """Whether there should be an index: one that was never made is no damage, its vectors are all in the log."""
+def _is_expected(index: IndexFolder, stored: Stored) -> bool:
+    """Return whether an index must exist: one that was never created is no damage, since all vectors are in the log."""
     return index.folder.is_dir() or bool(stored.saved)
 
 
@@ -247,15 +247,15 @@ def _of_other_size(db: sqlite3.Connection, stored: Stored, dimension: int | None
 
 
 def _missed(db: sqlite3.Connection, stored: Stored, mapped: set[str], saved: int) -> Iterator[str]:
-    """Ids that are listed, and to which neither the label map nor the log after `saved` gives a vector."""
-    later = {chunk for _, _, chunk, has in _log(db, stored, saved) if has}
+    """Yield the listed ids to which neither the label map nor the log after `saved` gives a vector."""
+    later = {chunk for _, _, chunk, has_vector in _log(db, stored, saved) if has_vector}
     for (chunk,) in db.execute("SELECT embedding_id FROM embeddings WHERE segment_id = ?", (stored.metadata_segment,)):
         if chunk not in mapped and chunk not in later:
             yield chunk
 
 
 def _log(db: sqlite3.Connection, stored: Stored, after: int = -1) -> Iterator[tuple[int, int, str, bool]]:
-    """Number, operation, id and whether there is a vector, of a collection's log records after a number, in order."""
+    """Yield number, operation, id and whether there is a vector, for a collection's log records after a number, in order."""
     return db.execute(
         "SELECT seq_id, operation, id, vector IS NOT NULL FROM embeddings_queue WHERE topic = ? AND seq_id > ? "
         "ORDER BY seq_id",
@@ -269,76 +269,87 @@ def rescue(
     database: str,
     wanted: Callable[[str], bool],
     suspects: Mapping[str, str],
-    found: Found,
+    report: RepairReport,
     *,
     normalised: bool,
 ) -> tuple[dict[str, Rescued], dict[str, list[str]]]:
-    """Take the vectors of every collection that needs it out of the copy; by collection name. And, for the other ones with a
-    saved index, the ids that the rest of the log touches, by name: the engine has to prove that it can apply it.
+    """Rescue the vectors of every damaged collection from the copy; return them by collection name, and for the sound ones with a
+    saved index the ids that the rest of the log changes, by name: the engine has to prove that it can apply it.
 
-    `suspects` are collections, by name, that the engine failed on, and how. What was done goes into `found`. Sound
-    collections are left to the engine; of those with an index of 0.4 to 0.5.5, SQLite gets the position up to which it was saved.
+    `suspects`: collections that the engine failed on, and how, by name. `report` gets what was done. Sound collections are left
+    to the engine; for an index of 0.4 to 0.5.5, SQLite gets the position up to which it was saved.
     """
-    taken: dict[str, Rescued] = {}
+    rescued: dict[str, Rescued] = {}
     touched: dict[str, list[str]] = {}
     with closing(sqlite3.connect(copy / DATABASE)) as db, db, _indexed(db):
         for stored in stored_collections(db, tenant, database):
             if not wanted(stored.name):
                 continue
-            seen = diagnose(db, copy, stored)
-            reasons = [*seen.reasons, *([suspects[stored.name]] if stored.name in suspects else [])]
+            diagnosis = diagnose(db, copy, stored)
+            reasons = [*diagnosis.reasons, *([suspects[stored.name]] if stored.name in suspects else [])]
             if reasons:
-                taken[stored.name] = _take(db, copy, seen, reasons, found, normalised=normalised)
+                rescued[stored.name] = _take(db, copy, diagnosis, reasons, report, normalised=normalised)
                 continue
-            if seen.health.max_seq_id is not None and stored.saved is None:
-                _tell_bookmark(db, seen, found)
-            if seen.health.ids and seen.waiting:
-                touched[stored.name] = _with_vector(db, seen)
-    return taken, touched
+            if diagnosis.health.max_seq_id is not None and stored.saved is None:
+                _restore_bookmark(db, diagnosis, report)
+            if diagnosis.health.ids and diagnosis.waiting:
+                touched[stored.name] = _with_vector(db, diagnosis)
+    return rescued, touched
 
 
-def _with_vector(db: sqlite3.Connection, seen: Diagnosis) -> list[str]:
-    """Ids that the log after `saved` gives a vector, and does not delete again."""
+def _with_vector(db: sqlite3.Connection, diagnosis: IndexDiagnosis) -> list[str]:
+    """Return the ids that the log after `saved` gives a vector, and does not delete again."""
     ids: dict[str, None] = {}
-    for _, operation, chunk, has in _log(db, seen.stored, seen.saved):
+    for _, operation, chunk, has_vector in _log(db, diagnosis.stored, diagnosis.saved):
         if operation == DELETE:
             ids.pop(chunk, None)
-        elif has and operation in (ADD, UPSERT):
+        elif has_vector and operation in (ADD, UPSERT):
             ids[chunk] = None
     return list(ids)
 
 
 @contextmanager
 def _indexed(db: sqlite3.Connection) -> Iterator[None]:
-    """The log by collection, for a directory of thousands of them."""
+    """Index the log by collection meanwhile, for a directory of thousands of them."""
     db.execute("CREATE INDEX IF NOT EXISTS runbook_log ON embeddings_queue (topic, seq_id)")
     yield
     db.execute("DROP INDEX runbook_log")
 
 
-def _tell_bookmark(db: sqlite3.Connection, seen: Diagnosis, found: Found) -> None:
-    """Upstream #7104: current engines do not read the number in the pickle, and would replay the whole log."""
-    _set_bookmark(db, seen.stored.vector_segment, seen.saved)
-    found.repairs.append(
-        {"repair": "bookmark", "collection_id": seen.stored.id, "id": "", "removed": f"none, now {seen.saved}"}
+def _restore_bookmark(db: sqlite3.Connection, index: IndexDiagnosis, report: RepairReport) -> None:
+    """Put the number of the pickle into SQLite: current engines ignore it, and would replay the whole log (upstream #7104)."""
+    _set_bookmark(db, index.stored.vector_segment, index.saved)
+    report.repairs.append(
+        {
+            "repair": "bookmark",
+            "collection_id": index.stored.id,
+            "id": "",
+            "removed": f"none, now {index.saved}",
+        }
     )
-    found.collections[seen.stored.id].append(damage(
-        f"only its pickle said that the index was saved up to log record {seen.saved:,}; put into SQLite on the copy",
+    report.collections[index.stored.id].append(damage(
+        f"only its pickle said that the index was saved up to log record {index.saved:,}; put into SQLite on the copy",
         "Today a current engine does not see that number, and would replay the whole log into the index.",
     ))  # fmt: skip
 
 
 def _take(
-    db: sqlite3.Connection, copy: Path, seen: Diagnosis, reasons: Sequence[str], found: Found, *, normalised: bool
+    db: sqlite3.Connection,
+    copy: Path,
+    diagnosis: IndexDiagnosis,
+    reasons: Sequence[str],
+    report: RepairReport,
+    *,
+    normalised: bool,
 ) -> Rescued:
-    stored = seen.stored
+    stored = diagnosis.stored
     index = _index(copy, stored)
     listed = dict(
         db.execute("SELECT embedding_id, seq_id FROM embeddings WHERE segment_id = ?", (stored.metadata_segment,))
     )
-    newest, gone = _replay(db, stored, listed, set(index.rows), seen.saved)
-    ids = [*newest, *(chunk for chunk in index.rows if chunk not in newest and chunk not in gone)]
-    width = seen.health.dimension or stored.dimension or _log_dimension(db, stored)
+    newest, deleted = _replay(db, stored, listed, set(index.rows), diagnosis.saved)
+    ids = [*newest, *(chunk for chunk in index.rows if chunk not in newest and chunk not in deleted)]
+    width = diagnosis.health.dimension or stored.dimension or _log_dimension(db, stored)
     file = copy / FOLDER / f"{stored.id}.npy"
     file.parent.mkdir(exist_ok=True)
     require_room(file.parent, 4 * len(ids) * width)
@@ -349,42 +360,42 @@ def _take(
     _from_log(db, stored, newest, matrix, origin)
     for start in range(len(newest), len(ids), _STEP):
         piece = ids[start : start + _STEP]
-        vectors, there, unit = index.vectors(piece)
+        vectors, valid, is_unit = index.vectors(piece)
         matrix[start : start + len(piece)] = vectors
-        origin[start : start + len(piece)] = np.where(there, np.where(unit, NORMALISED, FROM_INDEX), LOST)
+        origin[start : start + len(piece)] = np.where(valid, np.where(is_unit, NORMALISED, FROM_INDEX), LOST)
     del matrix  # written
-    kept = {LOST} if normalised else {LOST, NORMALISED}
-    alive = _alive(db, stored, listed)
-    whose = dict(zip(ids, origin.tolist(), strict=True))
-    _report(found, stored, reasons, {chunk: whose.get(chunk, LOST) for chunk in alive}, normalised=normalised)
-    _calm(db, copy, stored)
-    rows = {chunk: row for row, chunk in enumerate(ids) if origin[row] not in kept}
+    unusable = {LOST} if normalised else {LOST, NORMALISED}
+    living = _living_ids(db, stored, listed)
+    origins = dict(zip(ids, origin.tolist(), strict=True))
+    _report(report, stored, reasons, {chunk: origins.get(chunk, LOST) for chunk in living}, normalised=normalised)
+    _remove_index(db, copy, stored)
+    rows = {chunk: row for row, chunk in enumerate(ids) if origin[row] not in unusable}
     return Rescued(rows, np.load(file, mmap_mode="r"))
 
 
 def _replay(
     db: sqlite3.Connection, stored: Stored, listed: Mapping[str, Any], mapped: set[str], saved: int
 ) -> tuple[dict[str, int], set[str]]:
-    """The log, gone through in order: the record that gives each id its newest vector, and ids that have none any more.
+    """Replay the log in order; return the record that gives each id its newest vector, and the ids that were deleted.
 
-    An `add` of an id that is there already does nothing, an `update` of one that is not there neither. What was there
-    before the log begins is known from what is listed: the record that an id was last written by, and from the index.
+    An `add` of an existing id does nothing, nor does an `update` of a missing one. The ids from before the log are known from
+    the index, and from the listed ids with the record by which each was last written.
     """
     newest: dict[str, int] = {}
-    gone: set[str] = set()
-    for number, operation, chunk, has in _log(db, stored):
+    deleted: set[str] = set()
+    for number, operation, chunk, given in _log(db, stored):
         if operation == DELETE:
             newest.pop(chunk, None)
-            gone.add(chunk)
+            deleted.add(chunk)
             continue
-        there = chunk in newest or (
-            chunk not in gone
+        exists = chunk in newest or (
+            chunk not in deleted
             and ((chunk in mapped and number > saved) or (chunk in listed and sequence(listed[chunk]) < number))
         )
-        if has and (operation == UPSERT or (operation == ADD and not there) or (operation == UPDATE and there)):
+        if given and (operation == UPSERT or (operation == ADD and not exists) or (operation == UPDATE and exists)):
             newest[chunk] = number
-            gone.discard(chunk)
-    return newest, gone
+            deleted.discard(chunk)
+    return newest, deleted
 
 
 def _from_log(
@@ -411,8 +422,8 @@ def _log_dimension(db: sqlite3.Connection, stored: Stored) -> int:
     return sizes.most_common(1)[0][0] // 4 if sizes else 0
 
 
-def _alive(db: sqlite3.Connection, stored: Stored, listed: Mapping[str, Any]) -> list[str]:
-    """The ids that the collection will list once the engine has taken in the rest of its log."""
+def _living_ids(db: sqlite3.Connection, stored: Stored, listed: Mapping[str, Any]) -> list[str]:
+    """Return the ids that the collection will list once the engine has applied the rest of its log."""
     ids = dict.fromkeys(listed)
     for _, operation, chunk, _ in _log(db, stored, stored.taken_in):
         if operation == DELETE:
@@ -422,8 +433,8 @@ def _alive(db: sqlite3.Connection, stored: Stored, listed: Mapping[str, Any]) ->
     return list(ids)
 
 
-def _calm(db: sqlite3.Connection, copy: Path, stored: Stored) -> None:
-    """Leave nothing in the copy for the engine's vector index to read or to replay; texts and metadata stay as they are."""
+def _remove_index(db: sqlite3.Connection, copy: Path, stored: Stored) -> None:
+    """Remove from the copy what the engine's vector index would read or replay; texts and metadata stay unchanged."""
     shutil.rmtree(copy / stored.vector_segment, ignore_errors=True)
     db.execute("DELETE FROM embeddings_queue WHERE topic = ? AND seq_id <= ?", (stored.topic, stored.taken_in))
     last = sequence(db.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0] or 0)
@@ -431,16 +442,16 @@ def _calm(db: sqlite3.Connection, copy: Path, stored: Stored) -> None:
 
 
 def _set_bookmark(db: sqlite3.Connection, segment: str, number: int) -> None:
-    """Up to where a segment is saved, in the form of the others: 0.x keeps 8 bytes, and its upgrade takes a minute over a
-    number among them.
+    """Set the log record up to which a segment is saved, in the form of the others: 0.x keeps 8 bytes, and with a number among
+    them its upgrade takes a minute.
     """
-    held = db.execute("SELECT typeof(seq_id) FROM max_seq_id WHERE segment_id <> ? LIMIT 1", (segment,)).fetchone()
-    value = number.to_bytes(8, "big") if held == ("blob",) else number
+    form = db.execute("SELECT typeof(seq_id) FROM max_seq_id WHERE segment_id <> ? LIMIT 1", (segment,)).fetchone()
+    value = number.to_bytes(8, "big") if form == ("blob",) else number
     db.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (segment,))
     db.execute("INSERT INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)", (segment, value))
 
 
-# What each outcome is called in the manifest, and in words. `ARRIVED`: these chunks are whole again.
+# The name of each outcome in the manifest, and its sentence. `ARRIVED`: outcomes with an exact vector.
 _OUTCOMES = {
     FROM_LOG: ("vector_from_log", "vectors taken from the log, exact: {n:,}"),
     FROM_INDEX: ("vector_from_index", "vectors taken from the rows of its index, as an engine would read them: {n:,}"),
@@ -458,28 +469,28 @@ ARRIVED = frozenset({"vector_from_log", "vector_from_index"})
 
 
 def _report(
-    found: Found, stored: Stored, reasons: Sequence[str], whose: Mapping[str, int], *, normalised: bool
+    report: RepairReport, stored: Stored, reasons: Sequence[str], origins: Mapping[str, int], *, normalised: bool
 ) -> None:
-    """One record of what was wrong, and one for each way in which chunks fared, with all their ids."""
-    why = "; ".join(dict.fromkeys(reasons))
-    found.repairs.append(
-        {"repair": "index_folder", "collection_id": stored.id, "collection": stored.name, "id": "", "removed": why}
+    """Report the damage in one record, and each outcome in one, with all its ids."""
+    reason = "; ".join(dict.fromkeys(reasons))
+    report.repairs.append(
+        {"repair": "index_folder", "collection_id": stored.id, "collection": stored.name, "id": "", "removed": reason}
     )
-    found.collections[stored.id].append(damage(f"its index was not opened: {why}", counted=True))
+    report.collections[stored.id].append(damage(f"its index was not opened: {reason}", counted=True))
     for outcome, (kind, sentence) in {**_OUTCOMES, NORMALISED: _DIRECTIONS[normalised]}.items():
-        ids = sorted(chunk for chunk, fate in whose.items() if fate == outcome)
+        ids = sorted(chunk for chunk, origin in origins.items() if origin == outcome)
         if ids:
-            found.repairs.append({
+            report.repairs.append({
                 "repair": kind, "collection_id": stored.id, "collection": stored.name, "id": "", "count": len(ids),
                 "ids": ids,
             })  # fmt: skip
-            found.collections[stored.id].append(damage(sentence.format(n=len(ids)), counted=True))
+            report.collections[stored.id].append(damage(sentence.format(n=len(ids)), counted=True))
 
 
 class RescuedStore(ClientStore):
-    """Texts and metadata by the engine; vectors and queries of the collections in `rescued`, by name, from their files.
+    """Texts and metadata from the engine; vectors and queries of the collections in `rescued`, by name, from their files.
 
-    Queries there are answered by brute force, exactly. Their space cannot be proven by a probe: it is the declared one.
+    Their queries are answered by brute force, exactly. Their space cannot be proven by a probe: it is the declared one.
     """
 
     rescued: Mapping[str, Rescued] = {}
@@ -488,24 +499,24 @@ class RescuedStore(ClientStore):
         return self.rescued.get(collection.name)
 
     def _read_piece(self, collection: Collection, ids: Sequence[str], dimension: int, embeddings: bool) -> ChunkBatch:
-        held = self._held(collection)
-        if held is None or not embeddings:
+        rescued = self._held(collection)
+        if rescued is None or not embeddings:
             return super()._read_piece(collection, ids, dimension, embeddings)
         batch = super()._read_piece(collection, ids, 0, False)
-        batch.embeddings, batch.lost = held.vectors(batch.ids)
+        batch.embeddings, batch.lost = rescued.vectors(batch.ids)
         return batch
 
     def _proven_spaces(self, name: str) -> list[Space] | None:
         return None if self._held(self._collection(name)) else super()._proven_spaces(name)
 
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
-        """As `ClientStore.query`."""
-        held = self._held(self._collection(name))
-        if held is None:
+        """Do `ClientStore.query`."""
+        rescued = self._held(self._collection(name))
+        if rescued is None:
             return super().query(name, vectors, k)
-        usable = [chunk for chunk in self.ids(name) if chunk in held.rows]
+        usable = [chunk for chunk in self.ids(name) if chunk in rescued.rows]
         space = self.info(name).space
-        return [_nearest(held, usable, vector, k, space) for vector in np.asarray(vectors, np.float32)]
+        return [_nearest(rescued, usable, vector, k, space) for vector in np.asarray(vectors, np.float32)]
 
     def text_queries_available(self, name: str) -> str:
         if self._held(self._collection(name)):
@@ -514,11 +525,11 @@ class RescuedStore(ClientStore):
 
 
 def _nearest(
-    held: Rescued, ids: Sequence[str], vector: npt.NDArray[np.float32], k: int, space: Space
+    rescued: Rescued, ids: Sequence[str], vector: npt.NDArray[np.float32], k: int, space: Space
 ) -> list[tuple[str, float]]:
-    away = np.concatenate([
-        np.zeros(0), *(distance(space, held.vectors(ids[start : start + _ROWS])[0], vector)
+    distances = np.concatenate([
+        np.zeros(0), *(distance(space, rescued.vectors(ids[start : start + _ROWS])[0], vector)
                        for start in range(0, len(ids), _ROWS)),
     ])  # fmt: skip
-    best = np.argsort(away, kind="stable")[:k]
-    return [(ids[i], float(away[i])) for i in best]
+    best = np.argsort(distances, kind="stable")[:k]
+    return [(ids[i], float(distances[i])) for i in best]

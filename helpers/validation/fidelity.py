@@ -1,6 +1,6 @@
 """One streaming pass over a target: everything that validation judges, measured against snapshot and schema.
 
-What the migration staged is not believed: the expectation is computed again, part by part, from snapshot and schema, and each
+What the migration staged is not trusted: the expectation is computed again, part by part, from snapshot and schema, and each
 expected chunk is read from the target by id. Memory holds one part, the ids of the target's collections, a few numbers per
 chunk and at most a thousand differences of each kind and collection; every difference is counted.
 """
@@ -29,7 +29,7 @@ from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import over_limits
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Floats, Measures, WrongVectors
-from helpers.snapshots.export_journal import Part, ahead
+from helpers.snapshots.export_journal import SnapshotPart, ahead
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Space, Store
 from helpers.stores.limits import known_of
@@ -49,35 +49,35 @@ from helpers.validation.search import (
     named_queries,
 )
 
-# -- what a target is held to, and one part of it, compared here or by a worker of Dask -------------------------------
+# -- the expectation, and one part of the target, compared here or by a worker of Dask ----------------------------------
 
-_AHEAD = 8  # parts of both sides that the run holds, 25 MB each; it takes them in no faster than five workers give them
-REFUSED = ReasonCode.REFUSED_BY_TARGET  # believed: nobody here can repeat what the target said
+_AHEAD = 8  # parts of both sides in memory, 25 MB each; the run takes them no faster than five workers give them
+REFUSED = ReasonCode.REFUSED_BY_TARGET  # trusted: the target's refusal cannot be repeated here
 
 
 def unexcused(
-    schema: Schema, moved: Transformed, aside: Sequence[tuple[int, str]], context: Context, parameters: Parameters,
+    schema: Schema, moved: Transformed, quarantined: Sequence[tuple[int, str]], context: Context, parameters: Parameters,
     source: CollectionInfo,
 ) -> list[tuple[int, str]]:  # fmt: skip
-    """Those of `aside` (position, reason given) with which schema and vector checks find nothing wrong."""
-    if not (checked := [(position, reason) for position, reason in aside if reason != REFUSED]):
+    """The chunks of `quarantined` (position, reason given) in which schema and vector checks find no fault."""
+    if not (checked := [(position, reason) for position, reason in quarantined if reason != REFUSED]):
         return []
     dimensions = parameters.expected.dimensions
     failures = schema.failures(
         moved, context, dimension=source.dimension, allowed_dimensions=dimensions, space=source.space
     )
     failing = {*failures["id"], *over_limits(moved.batch, moved.source_ids, "", known_of(parameters.target))["id"]}
-    out = set(failures["id"][failures["reason"] == ReasonCode.LEFT_OUT])
+    left_out = set(failures["id"][failures["reason"] == ReasonCode.LEFT_OUT])
     return [
         (position, reason)
         for position, reason in checked
-        if moved.source_ids[position] not in (out if reason == ReasonCode.LEFT_OUT else failing)
+        if moved.source_ids[position] not in (left_out if reason == ReasonCode.LEFT_OUT else failing)
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a target is held to. `quarantined` maps (collection, source id) to the reason."""
+    """What a target is compared with. `quarantined` maps (collection, source id) to the reason."""
 
     snapshot: Snapshot
     schema: Schema
@@ -85,10 +85,10 @@ class Expectation:
     date: datetime.date
     quarantined: Mapping[tuple[str, str], str]
     baseline: Mapping[str, Any] | None = None
-    reembedded: Path | None = None  # the folder of vectors made anew, where some were ordered
+    reembedded: Path | None = None  # the folder of new vectors, where some were ordered
 
     def written(self) -> Snapshot:
-        """The snapshot as the target must hold it: lost vectors replaced by those that were made for them."""
+        """The snapshot as the target must hold it: with the new vectors in place of lost ones."""
         return self.snapshot if self.reembedded is None else as_written(self.snapshot, self.reembedded)
 
     def context(self) -> Context:
@@ -97,7 +97,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a target collection gave for the chunks of a part, and how that differs: rows of `comparison.COLUMNS`."""
+    """The chunks of a part that a target collection gave, and how they differ: rows of `comparison.COLUMNS`."""
 
     found: ChunkBatch
     differences: list[tuple[Any, ...]]
@@ -107,8 +107,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A part as the snapshot has it and as it is to stand in the target; by target collection the positions that belong there,
-    and what was seen of them, where the collection is there."""
+    """A part as it is in the snapshot and as it must be in the target; by target collection, the positions that belong there,
+    and what was seen of them, if the collection exists."""
 
     batch: ChunkBatch
     moved: Transformed
@@ -117,34 +117,40 @@ class Judged:
 
 
 def judged(
-    store: Store, schema: Schema, context: Context, name: str, batch: ChunkBatch, aside: Collection[str],
+    store: Store, schema: Schema, context: Context, name: str, batch: ChunkBatch, quarantined: Collection[str],
     spaces: Mapping[str, Space],
 ) -> Judged:  # fmt: skip
-    """A part of source collection `name` against the target, whose collections have these `spaces`; without the ids `aside`."""
+    """Compare a part of source collection `name`, without the ids `quarantined`, with the target; `spaces`: its collections."""
     moved = schema.transform(batch, name, context)
     groups: dict[str, list[int]] = defaultdict(list)
     for position, chunk in enumerate(moved.source_ids):
-        if chunk not in aside:
+        if chunk not in quarantined:
             groups[moved.targets[position]].append(position)
-    found = Judged(batch, moved, dict(groups))
+    result = Judged(batch, moved, dict(groups))
     for target, positions in sorted(groups.items()):
         if target in spaces:
             pair = next(compare.compared(store, target, [moved.batch.take(positions)], spaces[target]))
             rows = list(pair.differences.itertuples(index=False, name=None))
-            found.seen[target] = Seen(pair.found, rows, pair.wrong, pair.measured())
-    return found
+            result.seen[target] = Seen(pair.actual, rows, pair.wrong, pair.measured())
+    return result
 
 
 def judged_away(
-    workers: Workers, of: Expectation, context: Context, name: str, aside: Collection[str], spaces: Mapping[str, Space]
+    workers: Workers,
+    of: Expectation,
+    context: Context,
+    name: str,
+    excluded: Collection[str],
+    spaces: Mapping[str, Space],
 ) -> Iterator[Judged]:
-    """As `judged`, part by part in order, done by workers."""
-    shared, rest = Shared.of(workers, of.snapshot, of.schema, of.reembedded), (name, frozenset(aside), dict(spaces))
-    given, most = (_judged, workers.order, shared), min(_AHEAD, workers.at_once)
-    yield from ahead(lambda part: workers.call(*given, part, context, *rest), of.snapshot.parts(name), most)
+    """As `judged`, part by part in order, by workers."""
+    shared = Shared.of(workers, of.snapshot, of.schema, of.reembedded)
+    arguments = (name, frozenset(excluded), dict(spaces))
+    call, limit = (_judged, workers.order, shared), min(_AHEAD, workers.at_once)
+    yield from ahead(lambda part: workers.call(*call, part, context, *arguments), of.snapshot.parts(name), limit)
 
 
-def _judged(order: Order, shared: Shared, part: Part, context: Context, name: str, *rest: Any) -> Judged:
+def _judged(order: Order, shared: Shared, part: SnapshotPart, context: Context, name: str, *rest: Any) -> Judged:
     return judged(opened(order, "target"), shared.schema, context, name, shared.read(part), *rest)
 
 
@@ -172,13 +178,13 @@ class SourceCount:
 
     @property
     def matches(self) -> bool:
-        """Whether the target, the quarantine and what is left out make the source."""
+        """Whether target, quarantine and left-out chunks add up to the source."""
         return self.target + self.quarantined + self.left_out == self.source
 
 
 @dataclass(slots=True)
 class Findings:
-    """What the pass saw. Arrays have one float64 per chunk whose vector could be read on both sides."""
+    """The findings of the pass. Arrays have one float64 per chunk whose vector could be read on both sides."""
 
     fields: FieldTests
     values: FieldValues
@@ -190,7 +196,7 @@ class Findings:
     differing: int = 0  # chunks with at least one
     reasons: Counter[str] = field(default_factory=Counter)  # quarantined chunks of this snapshot by reason
     left_out: Counter[str] = field(default_factory=Counter)  # by condition
-    strangers: int = 0  # quarantined ids that the snapshot does not hold
+    unknown_ids: int = 0  # quarantined ids that the snapshot does not hold
     not_finite: int = 0  # vectors of the target with NaN or infinity, or that cannot be read
     notes: list[str] = field(default_factory=list)  # collection metadata or configuration that changed
     configuration: list[dict[str, Any]] = field(default_factory=list)  # rows of `properties.COLUMNS`
@@ -200,11 +206,9 @@ class Findings:
     after: list[Floats] = field(default_factory=list)
     worst: list[dict[str, Any]] = field(default_factory=list)
     plane: list[tuple[str, ChunkBatch, ChunkBatch]] = field(default_factory=list)
-    search: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection
-    merged: list[dict[str, Any]] = field(default_factory=list)  # one row a source and merged target, see `Merged`
-    announced: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # one row a source collection, see `equivalence.announced`
+    search: list[dict[str, Any]] = field(default_factory=list)  # one row per source collection
+    merged: list[dict[str, Any]] = field(default_factory=list)  # one row per source and merged target, see `Merged`
+    announced: list[dict[str, Any]] = field(default_factory=list)  # likewise, see `equivalence.announced`
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
     known: list[dict[str, Any]] = field(default_factory=list)  # rows of `properties.KnownAnswers`
@@ -213,11 +217,11 @@ class Findings:
 
 @dataclass(slots=True)
 class _Target:
-    """A target collection at work: its ids, and those that nobody expected yet."""
+    """A target collection in progress: its ids, and those that are not expected so far."""
 
     info: CollectionInfo
     ids: frozenset[str]
-    left: set[str]
+    unexpected: set[str]
     expected: int = 0
     sources: dict[str, CollectionInfo] = field(default_factory=dict)
     suspects: list[WrongVectors] = field(default_factory=list)
@@ -235,20 +239,20 @@ class Examination:
         names = expectation.snapshot.names()
         self._kinds = expectation.schema.targets(names)
         fields = FieldTests(expectation.schema, self._kinds, self.context.source_collections)
-        self.found = Findings(fields, FieldValues(expectation.schema))
+        self.findings = Findings(fields, FieldValues(expectation.schema))
         self.written = expectation.written()
-        self.anew = self.found.anew = made_anew(self.written)
+        self.anew = self.findings.anew = made_anew(self.written)
         self.own = {info.name: info.space for info in expectation.snapshot.collections()}
-        """By source collection, its distance there; `_sources` have the one that `migration.index` orders."""
+        """By source collection, its distance; `_sources` have the one that `migration.index` orders."""
         self._sources = {info.name: self._placed(info) for info in self.written.collections()}
-        self._aside: dict[str, set[str]] = defaultdict(set)  # by source collection: its chunks in quarantine
+        self._quarantined: dict[str, set[str]] = defaultdict(set)  # by source collection: its chunks in quarantine
         for collection, chunk in expectation.quarantined:
-            self._aside[collection].add(chunk)
+            self._quarantined[collection].add(chunk)
         self._chosen: dict[str, Probes] = {}
-        self._known = KnownAnswers(expectation.parameters.validation.retrieval)
+        self._known_answers = KnownAnswers(expectation.parameters.validation.retrieval)
         self._merged = Merged(expectation.schema, names, self.context, expectation.parameters.validation.k)
         self._rows: list[dict[str, str]] = []
-        self._kept: Counter[tuple[str, str]] = Counter()
+        self._noted: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
         self._draw = np.random.default_rng(expectation.parameters.validation.seed)
 
@@ -259,19 +263,19 @@ class Examination:
         """The probes of a source collection, chosen now or kept by `keep_probes`."""
         if name in self._chosen:
             return self._chosen.pop(name)
-        rules, aside = self.of.parameters.validation, self._aside[name]
-        of = self.written if name in self.anew else self.of.snapshot
-        return choose_probes(of.batches(name), name, rules.probes, rules.seed, aside)
+        rules, quarantined = self.of.parameters.validation, self._quarantined[name]
+        snapshot = self.written if name in self.anew else self.of.snapshot
+        return choose_probes(snapshot.batches(name), name, rules.probes, rules.seed, quarantined)
 
     def keep_probes(self, name: str) -> Probes:
-        """The same, kept until they are asked for once more."""
+        """Choose the probes and keep them for one more call of `probes`."""
         self._chosen[name] = self.probes(name)
         return self._chosen[name]
 
     def run(self, progress: Progress = silent) -> Findings:
-        """One pass. `progress` advances by chunks of the snapshot, `snapshot.total` in all."""
-        self.found.settings = settings_of(there := self.store.collections())
-        for info in there:
+        """Run the pass. `progress` advances by chunks of the snapshot, `snapshot.total` in all."""
+        self.findings.settings = settings_of(collections := self.store.collections())
+        for info in collections:
             if info.name in self._kinds:
                 ids = self.store.ids(info.name)
                 self._targets[info.name] = _Target(info, frozenset(ids), set(ids))
@@ -281,33 +285,35 @@ class Examination:
         self._merged.prepare(self.keep_probes, {name: target.info.space for name, target in self._targets.items()})
         for source in self._sources.values():
             self._collection(source, progress)
-        self.found.merged = self._merged.rows(self.write)
-        self.found.strangers = len(self.of.quarantined) - sum(s.quarantined + s.left_out for s in self.found.sources)
+        self.findings.merged = self._merged.rows(self.write)
+        explained = sum(s.quarantined + s.left_out for s in self.findings.sources)
+        self.findings.unknown_ids = len(self.of.quarantined) - explained
         for name in sorted(self._kinds):
             self._close(name)
         self._name_owners()
-        self.found.differences = pd.DataFrame(self._rows, columns=DIFFERENCE_COLUMNS, dtype=object)
-        where = {name: target.info.space for name, target in self._targets.items()}
-        asked = named_queries(self.store, self.of.parameters, where, self._homes)
-        self.found.known = self._known.rows(self.store)
-        self.found.queries = lost_queries(asked, (self.of.baseline or {}).get("queries", []))
-        return self.found
+        self.findings.differences = pd.DataFrame(self._rows, columns=DIFFERENCE_COLUMNS, dtype=object)
+        spaces = {name: target.info.space for name, target in self._targets.items()}
+        answers = named_queries(self.store, self.of.parameters, spaces, self._homes)
+        self.findings.known = self._known_answers.rows(self.store)
+        self.findings.queries = lost_queries(answers, (self.of.baseline or {}).get("queries", []))
+        return self.findings
 
     # One source collection
 
     def _parts(self, name: str) -> Iterator[Judged]:
-        """Each part of a source collection, as it should be and as the target has it."""
-        spaces = {target: found.info.space for target, found in self._targets.items()}
+        """Each part of a source collection as expected and as the target has it."""
+        spaces = {target: state.info.space for target, state in self._targets.items()}
         if self.workers is None:
-            of, aside = (self.of.schema, self.context, name), self._aside[name]
-            yield from ahead(lambda batch: judged(self.store, *of, batch, aside, spaces), self.written.batches(name))
+            arguments, quarantined = (self.of.schema, self.context, name), self._quarantined[name]
+            batches = self.written.batches(name)
+            yield from ahead(lambda batch: judged(self.store, *arguments, batch, quarantined, spaces), batches)
             return
-        yield from judged_away(self.workers, self.of, self.context, name, self._aside[name], spaces)
+        yield from judged_away(self.workers, self.of, self.context, name, self._quarantined[name], spaces)
 
     def _collection(self, source: CollectionInfo, progress: Progress) -> None:
         name = source.name
         count = SourceCount(name)
-        self.found.sources.append(count)
+        self.findings.sources.append(count)
         search = Search(
             source, self.own[name], self.probes(name), self.store, self._merged, self.of.parameters.validation,
             (self.of.baseline or {}).get("collections", {}).get(name, {}), self.write, anew=name in self.anew,
@@ -317,46 +323,46 @@ class Examination:
         for part in self._parts(name):
             batch, moved = part.batch, part.moved
             search.feed_source(moved.batch)
-            kept = self._expected(batch, moved, count, source)
-            self.found.values.add_source(moved, batch, kept)
+            positions_kept = self._expected(batch, moved, count, source)
+            self.findings.values.add_source(moved, batch, positions_kept)
             for target, positions in sorted(part.groups.items()):
                 expected = moved.batch.take(positions)
                 origins = [moved.source_ids[i] for i in positions]
-                found = self._compare(target, source, expected, origins, count, part.seen.get(target))
-                search.feed(target, expected, found, origins)
-                self._known.feed(target, expected.ids, origins)
+                actual = self._compare(target, source, expected, origins, count, part.seen.get(target))
+                search.feed(target, expected, actual, origins)
+                self._known_answers.feed(target, expected.ids, origins)
                 self._merged.feed(name, target, expected)
-                self._sample(name, expected, found, sample / max(1, source.count))
+                self._sample(name, expected, actual, sample / max(1, source.count))
             progress.advance(len(batch))
-        self.found.search.append(search.row())
-        self.found.announced += search.announced(self.store, self.of.schema.origin_fields)
-        self.found.distances += search.distances()
+        self.findings.search.append(search.row())
+        self.findings.announced += search.announced(self.store, self.of.schema.origin_fields)
+        self.findings.distances += search.distances()
 
     def _expected(self, batch: ChunkBatch, moved: Transformed, count: SourceCount, source: CollectionInfo) -> list[int]:
-        """The positions that belong in the target; counts the rest, whose excuse is judged anew."""
+        """The positions that belong in the target; counts the others, and checks their reasons again."""
         finite = np.isfinite(batch.embeddings).all(axis=1) & (batch.dimension > 0)
         count.source += len(batch)
         count.nan += int((~finite & ~batch.lost).sum())
-        kept, aside = [], []
+        migrated, quarantined = [], []
         for position, chunk in enumerate(moved.source_ids):
             reason = self.of.quarantined.get((count.collection, chunk))
             if reason is None:
-                kept.append(position)
+                migrated.append(position)
             else:
                 if reason == ReasonCode.LEFT_OUT:
                     count.left_out += 1
                 else:
                     count.quarantined += 1
-                    self.found.reasons[reason] += 1
-                aside.append((position, reason))
-        for position, reason in unexcused(self.of.schema, moved, aside, self.context, self.of.parameters, source):
+                    self.findings.reasons[reason] += 1
+                quarantined.append((position, reason))
+        for position, reason in unexcused(self.of.schema, moved, quarantined, self.context, self.of.parameters, source):
             detail = f"in quarantine as {reason}, but nothing is wrong with it"
             place = (source.name, moved.batch.ids[position], moved.source_ids[position])
             self._note(ReasonCode.QUARANTINE_UNEXPLAINED, moved.targets[position], detail, *place)
-        out = moved.failures[moved.failures["reason"] == ReasonCode.LEFT_OUT]
-        self.found.left_out.update(out["detail"])
-        count.expected += len(kept)
-        return kept
+        left_out = moved.failures[moved.failures["reason"] == ReasonCode.LEFT_OUT]
+        self.findings.left_out.update(left_out["detail"])
+        count.expected += len(migrated)
+        return migrated
 
     def _compare(
         self, name: str, source: CollectionInfo, expected: ChunkBatch, origins: list[str], count: SourceCount, seen: Seen | None
@@ -366,27 +372,27 @@ class Examination:
             for chunk, origin in zip(expected.ids, origins, strict=True):
                 detail = "its collection is not in the target"
                 self._note(ReasonCode.CHUNK_MISSING, name, detail, source.name, chunk, origin)
-            self.found.differing += len(expected)
+            self.findings.differing += len(expected)
             return ChunkBatch.empty(expected.dimension)
         target.expected += len(expected)
         target.sources[source.name] = source
-        doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.left}
-        target.left.difference_update(expected.ids)
-        found = seen.found
-        count.target += len(set(found.ids)) - len(doubled)
+        doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.unexpected}
+        target.unexpected.difference_update(expected.ids)
+        actual = seen.found
+        count.target += len(set(actual.ids)) - len(doubled)
         origin_of = dict(zip(expected.ids, origins, strict=True))
         rows = list(seen.differences)
         rows += [(c, ReasonCode.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
-        for chunk, difference, where, detail in rows:
-            self._note(difference, name, detail, source.name, chunk, origin_of.get(chunk, ""), where)
-        self.found.differing += len({row[0] for row in rows})
+        for chunk, difference, field_name, detail in rows:
+            self._note(difference, name, detail, source.name, chunk, origin_of.get(chunk, ""), field_name)
+        self.findings.differing += len({row[0] for row in rows})
         if seen.wrong is not None and len(target.suspects) < 16:
             target.suspects.append(seen.wrong)
-        self._measure(name, source, found, seen.measures, target.info.space)
-        return found
+        self._measure(name, source, actual, seen.measures, target.info.space)
+        return actual
 
     def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Measures, space: Space) -> None:
-        lists = self.found
+        lists = self.findings
         broken = ~np.isfinite(found.embeddings).all(axis=1) | found.lost
         lists.not_finite += int(broken.sum()) if found.dimension else len(found)
         lists.fields.add(name, found)
@@ -394,21 +400,21 @@ class Examination:
         lists.relative.setdefault(space, []).append(seen.relative)
         lists.mismatched.setdefault(space, []).append(seen.mismatched)
         lists.before.append(seen.norms_expected)
-        lists.after.append(seen.norms_found)
+        lists.after.append(seen.norms_actual)
         for i in np.argsort(-seen.relative, kind="stable")[:_WORST]:
             row = {"collection": name, "source_collection": source.name, "id": seen.ids[i], "space": space}
             numbers = {"relative": seen.relative, "distance": seen.distances, "norm_before": seen.norms_expected,
-                       "norm_after": seen.norms_found}  # fmt: skip
+                       "norm_after": seen.norms_actual}  # fmt: skip
             lists.worst.append(row | {key: float(values[i]) for key, values in numbers.items()})
         lists.worst = sorted(lists.worst, key=lambda r: (-r["relative"], r["collection"], r["id"]))[:_WORST]
 
-    def _sample(self, name: str, expected: ChunkBatch, found: ChunkBatch, share: float) -> None:
-        """Keep a share of the pairs of vectors for the illustration, drawn by the seed."""
-        rows = {chunk: i for i, chunk in enumerate(found.ids)}
+    def _sample(self, name: str, expected: ChunkBatch, actual: ChunkBatch, share: float) -> None:
+        """Keep a share of the pairs of vectors, drawn by the seed, for the illustration."""
+        rows = {chunk: i for i, chunk in enumerate(actual.ids)}
         shared = [i for i, chunk in enumerate(expected.ids) if chunk in rows and self._draw.random() < share]
-        if shared and expected.dimension == found.dimension > 0:
-            pair = expected.take(shared), found.take(rows[expected.ids[i]] for i in shared)
-            self.found.plane.append((name, *pair))
+        if shared and expected.dimension == actual.dimension > 0:
+            pair = expected.take(shared), actual.take(rows[expected.ids[i]] for i in shared)
+            self.findings.plane.append((name, *pair))
 
     # Whole target collections
 
@@ -417,49 +423,49 @@ class Examination:
         if target is None:
             if self.of.schema.is_identity or any(r["collection"] == name for r in self._rows):
                 self._note(ReasonCode.COLLECTION_MISSING, name, "the target does not hold this collection")
-            self.found.targets.append({"collection": name, "expected": None, "target": None, "space": "not there"})
+            self.findings.targets.append({"collection": name, "expected": None, "target": None, "space": "not there"})
             return
-        for chunk in sorted(target.left):
+        for chunk in sorted(target.unexpected):
             self._note(ReasonCode.CHUNK_EXTRA, name, "in the target, but not expected there", chunk=chunk)
-        self.found.differing += len(target.left)
+        self.findings.differing += len(target.unexpected)
         spaces = sorted({i.space for n, i in (target.sources or self._sources).items() if target.sources or n == name})
         if any(space != target.info.space for space in spaces):
             detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"
             self._note(ReasonCode.SPACE_DIFFERS, name, detail, where="space")
         self._settings(target.info, target.sources)
         counts = {"collection": name, "expected": target.expected, "target": len(target.ids)}
-        self.found.targets.append({**counts, "space": target.info.space, "expected_space": ", ".join(spaces)})
+        self.findings.targets.append({**counts, "space": target.info.space, "expected_space": ", ".join(spaces)})
 
     def _settings(self, info: CollectionInfo, sources: Collection[str]) -> None:
-        """A collection with one source keeps its metadata and the settings of its index, but for those that are ordered."""
+        """Compare settings: with one source, a collection keeps its metadata and index settings, except ordered ones."""
         rules, had, schema = self.of.parameters.migration, self._sources, self.of.schema
         names = [only] if (only := schema.only_source(info.name, had)) else sorted(sources)
-        every = [replace(had[n], space=self.own[n], schema=schema.content.indexes(n, had[n].schema)) for n in names]
+        infos = [replace(had[n], space=self.own[n], schema=schema.content.indexes(n, had[n].schema)) for n in names]
         if not only:
-            self.found.configuration += of_merged(every, info, rules)
+            self.findings.configuration += of_merged(infos, info, rules)
             return
-        rows = compare_configuration(source := every[0], info, rules)
+        rows = compare_configuration(source := infos[0], info, rules)
         if only in self.anew:
             before = next(i for i in self.of.snapshot.collections() if i.name == only)
             rows = [explained_function(row, before) for row in rows]
-        self.found.configuration += rows
-        was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
-        different = compare.metadata_differences(was, now)
-        self.found.notes += [f"{info.name}: collection metadata {key}: {detail}" for _, key, detail in different]
+        self.findings.configuration += rows
+        old, new = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
+        different = compare.metadata_differences(old, new)
+        self.findings.notes += [f"{info.name}: collection metadata {key}: {detail}" for _, key, detail in different]
 
     def _homes(self, name: str) -> list[str]:
-        """The target collections of a source collection, as far as its chunks went anywhere."""
+        """The existing target collections for a source collection."""
         return sorted({n for n in self.of.schema.targets([name]) if n in self._targets})
 
     def _name_owners(self) -> None:
-        """Say of each wrong vector whose it is, also where the two are in different parts of the snapshot."""
-        whose: dict[tuple[str, str], str] = {}
+        """Add to each wrong vector the chunk that owns it, even where the two are in different parts of the snapshot."""
+        owner_of: dict[tuple[str, str], str] = {}
         for name, target in self._targets.items():
             owners = compare.owners(target.suspects, target.info.space)
-            whose |= {(name, chunk): owner for chunk, owner in owners.items()}
+            owner_of |= {(name, chunk): owner for chunk, owner in owners.items()}
         for row in self._rows:
-            owner = whose.get((row["collection"], row["id"]))
-            sentence = compare.owned(owner) if owner else ""
+            owner = owner_of.get((row["collection"], row["id"]))
+            sentence = compare.owner_sentence(owner) if owner else ""
             if owner and row["difference"] == ReasonCode.VECTOR_DIFFERS and sentence not in row["detail"]:
                 row["detail"] += f"; {sentence}"
 
@@ -473,8 +479,8 @@ class Examination:
         source_id: str = "",
         where: str = "",
     ) -> None:
-        self.found.counted[difference] += 1
-        self._kept[target, difference] += 1
-        if self._kept[target, difference] <= _KEPT:
+        self.findings.counted[difference] += 1
+        self._noted[target, difference] += 1
+        if self._noted[target, difference] <= _KEPT:
             values = (target, source, chunk, source_id, difference, where, detail)
             self._rows.append(dict(zip(DIFFERENCE_COLUMNS, values, strict=True)))

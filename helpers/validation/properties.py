@@ -1,5 +1,5 @@
-"""What the target keeps of the source's properties: the configuration of collections, setting by setting, whether the full-text
-index answers, whether queries find the chunks that they are known for, and the fields of a schema, chunk by chunk."""
+"""Which properties of the source the target keeps: the configuration of collections, the full-text index, the answers of queries
+with known answers, and the fields of a schema, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import UsageError, WorldError, one_line
+from helpers.errors import EnvironmentFailure, UsageError, one_line
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import Retrieval
 from helpers.parameters.model import read_yaml_mapping
@@ -32,7 +32,7 @@ from helpers.stores import (
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import allowed, effective_configuration, reduced, unsupported
 
-if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
+if TYPE_CHECKING:  # a schema imports pandera; a status need not wait for it
     from helpers.schema import Schema, Transformed
 
 # -- configuration -----------------------------------------------------------------------------------------------------
@@ -49,38 +49,39 @@ NAME, REASON = "configuration", ReasonCode.CONFIGURATION_DIFFERS
 def compare_configuration(source: CollectionInfo, target: CollectionInfo, rules: Migration) -> list[dict[str, Any]]:
     """A row per setting of the index, the embedding function, and each key of the collection's metadata.
 
-    What a local Chroma cannot hold is explained where `migration.drop_indexes` names the collection, another setting of the
-    index where `migration.index` orders it.
+    A loss that a local Chroma cannot avoid is explained where `migration.drop_indexes` names the collection, another index
+    setting where `migration.index` orders it.
     """
     dropped: list[dict[str, Any]] = []
     if allowed(source, rules.drop_indexes):
-        why = "migration.drop_indexes gives it up"
-        dropped = [_row(source.name, f"{i.kind} on {i.key}", "yes", i.becomes, why) for i in unsupported(source)]
-    beyond, source = excessive_settings(source), reduced(source) if dropped else moderate(source)
-    was, now = effective_configuration(source), effective_configuration(target)
-    kind = "spann" if was.get("spann") else "hnsw"
-    before, after = dict(was[kind] or {}), dict(now.get(kind) or {})
+        reason = "migration.drop_indexes gives it up"
+        dropped = [_row(source.name, f"{i.kind} on {i.key}", "yes", i.becomes, reason) for i in unsupported(source)]
+    excessive, source = excessive_settings(source), reduced(source) if dropped else moderate(source)
+    old, new = effective_configuration(source), effective_configuration(target)
+    kind = "spann" if old.get("spann") else "hnsw"
+    before, after = dict(old[kind] or {}), dict(new.get(kind) or {})
     order = index_order(rules.index, target.name)
     rows = [] if "space" in order else [_row(source.name, "space", source.space, target.space)]
-    rows += ordered_settings(target, rules, {**before, **beyond})
+    rows += ordered_settings(target, rules, {**before, **excessive})
     for setting in sorted(before.keys() - {"space"} - order.keys()):
-        why = "" if setting in after else SILENT
-        rows.append(_row(source.name, setting, before[setting], after.get(setting), why))
+        reason = "" if setting in after else SILENT
+        rows.append(_row(source.name, setting, before[setting], after.get(setting), reason))
     metadata = source.metadata or {}
-    refused, kept = "current servers refuse this value or break on it; the default is used", legacy_parameters(metadata)
-    left_out = [key for key in sorted(metadata) if key in HNSW_METADATA and HNSW_METADATA[key] not in kept]
+    refused = "current servers refuse this value or break on it; the default is used"
+    usable = legacy_parameters(metadata)
+    left_out = [key for key in sorted(metadata) if key in HNSW_METADATA and HNSW_METADATA[key] not in usable]
     rows += [_row(source.name, HNSW_METADATA[key], metadata[key], None, refused) for key in left_out]
     rows += [
         _row(source.name, name, value, after.get(name), EXCESSIVE)
-        for name, value in sorted(beyond.items())
+        for name, value in sorted(excessive.items())
         if name not in order
     ]
-    rows.append(_function(source.name, was["embedding_function"], now["embedding_function"]))
+    rows.append(_function(source.name, old["embedding_function"], new["embedding_function"]))
     return rows + dropped + _switches(source, target) + _metadata(source, target, order)
 
 
 def ordered_settings(target: CollectionInfo, rules: Migration, before: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per setting that `migration.index` orders: explained where the target has it so; the target must."""
+    """A row per setting that `migration.index` orders: explained where the target has it, else different."""
     after = effective_configuration(target)["hnsw"] or {}
     return [
         _row(target.name, setting, before.get(setting), value, ORDERED)
@@ -91,62 +92,63 @@ def ordered_settings(target: CollectionInfo, rules: Migration, before: Mapping[s
 
 
 def of_merged(sources: Sequence[CollectionInfo], target: CollectionInfo, rules: Migration) -> list[dict[str, Any]]:
-    """The rows of a collection that gets chunks of several: what is ordered, and what it does not keep of each of them."""
+    """The rows of a collection that gets chunks of several: what is ordered, and which of their settings it does not keep."""
     order = index_order(rules.index, target.name)
     rows = ordered_settings(target, rules, {})
-    lost: dict[str, list[dict[str, Any]]] = {}  # by setting: a row each, however many collections had it
+    by_setting: dict[str, list[dict[str, Any]]] = {}  # one row per setting in the end, however many collections had it
     for source in sources:
         for row in compare_configuration(source, target, rules):
             if row["state"] == DIFFERENT and row["setting"] not in order:
-                lost.setdefault(row["setting"], []).append(row)
-    for had in lost.values():
-        who = had[0]["collection"] if len(had) == 1 else f"{len(had)} collections that become {target.name}"
-        was = ", ".join(sorted({row["source"] for row in had} - {""}))
-        rows.append(had[0] | {"collection": who, "source": was, "state": EXPLAINED, "why": MERGED})
+                by_setting.setdefault(row["setting"], []).append(row)
+    for lost in by_setting.values():
+        many = f"{len(lost)} collections that become {target.name}"
+        owner = lost[0]["collection"] if len(lost) == 1 else many
+        values = ", ".join(sorted({row["source"] for row in lost} - {""}))
+        rows.append(lost[0] | {"collection": owner, "source": values, "state": EXPLAINED, "why": MERGED})
     return rows
 
 
 def judge_configuration(rows: list[dict[str, Any]]) -> Check:
-    """FAIL where a setting differs and nothing explains it."""
+    """Fail where a setting differs without an explanation."""
     if not rows:
         return Check(NAME, Verdict.NOT_APPLICABLE, detail="the schema creates new collections")
-    wrong = [row for row in rows if row["state"] == DIFFERENT]
-    told = wrong or [row for row in rows if row["why"] in (MERGED, SILENT)]
-    shown = [(r["collection"], r["setting"], r["source"] or "none", r["target"] or "none") for r in told[:5]]
-    detail = "; ".join(f"{name}: {setting} {was} became {now}" for name, setting, was, now in shown)
-    detail += f"; and {len(told) - 5} more" * (len(told) > 5)
-    detail += f". Explained: {', '.join(sorted({r['why'] for r in told}))}" if told and not wrong else ""
-    verdict = Verdict.FAIL if wrong else Verdict.PASS
-    return Check(NAME, verdict, len(rows) - len(wrong), len(rows), "settings", REASON if wrong else "", detail,
-                 len(wrong), [{k: r[k] for k in ("collection", "setting")} for r in wrong[:20]])  # fmt: skip
+    different = [row for row in rows if row["state"] == DIFFERENT]
+    listed = different or [row for row in rows if row["why"] in (MERGED, SILENT)]
+    shown = [(r["collection"], r["setting"], r["source"] or "none", r["target"] or "none") for r in listed[:5]]
+    detail = "; ".join(f"{name}: {setting} {before} became {after}" for name, setting, before, after in shown)
+    detail += f"; and {len(listed) - 5} more" * (len(listed) > 5)
+    detail += f". Explained: {', '.join(sorted({r['why'] for r in listed}))}" if listed and not different else ""
+    verdict = Verdict.FAIL if different else Verdict.PASS
+    return Check(NAME, verdict, len(rows) - len(different), len(rows), "settings", REASON if different else "", detail,
+                 len(different), [{k: r[k] for k in ("collection", "setting")} for r in different[:20]])  # fmt: skip
 
 
-def _row(collection: str, setting: str, was: Any, now: Any, why: str = "") -> dict[str, Any]:
-    same = type(was) is type(now) and was == now
-    state = KEPT if same else EXPLAINED if why else DIFFERENT
-    shown = ["" if value is None else str(value) for value in (was, now)]
-    return dict(zip(COLUMNS, (collection, setting, *shown, state, "" if same else why), strict=True))
+def _row(collection: str, setting: str, before: Any, after: Any, reason: str = "") -> dict[str, Any]:
+    equal = type(before) is type(after) and before == after
+    state = KEPT if equal else EXPLAINED if reason else DIFFERENT
+    texts = ["" if value is None else str(value) for value in (before, after)]
+    return dict(zip(COLUMNS, (collection, setting, *texts, state, "" if equal else reason), strict=True))
 
 
-def _function(collection: str, was: Any, now: Any) -> dict[str, Any]:
+def _function(collection: str, before: Any, after: Any) -> dict[str, Any]:
     nothing = {"none", "legacy"}
-    names = [_function_name(function) for function in (was, now)]
+    names = [_function_name(function) for function in (before, after)]
     if set(names) <= nothing:
         return _row(collection, "embedding function", "none", "none")
-    if names[0] == names[1] and (was or {}).get("config") != (now or {}).get("config"):
+    if names[0] == names[1] and (before or {}).get("config") != (after or {}).get("config"):
         names[1] = "another config"
     return _row(collection, "embedding function", *names)
 
 
 def explained_function(row: dict[str, Any], source: CollectionInfo) -> dict[str, Any]:
-    """The row of a collection whose vectors are made anew: its function is the ordered one, and not the source's."""
+    """The row of a collection with new vectors: its function is the ordered one instead of the source's."""
     if row["setting"] != "embedding function":
         return row
-    was = _function_name(effective_configuration(source)["embedding_function"])
+    old = _function_name(effective_configuration(source)["embedding_function"])
     if row["state"] != KEPT:
-        return row | {"source": was}
-    now = "another config" if row["target"] == was else row["target"]
-    return row | {"source": was, "target": now, "state": EXPLAINED, "why": "migration.reembed orders it"}
+        return row | {"source": old}
+    new = "another config" if row["target"] == old else row["target"]
+    return row | {"source": old, "target": new, "state": EXPLAINED, "why": "migration.reembed orders it"}
 
 
 def _function_name(function: Any) -> str:
@@ -156,45 +158,46 @@ def _function_name(function: Any) -> str:
 
 
 def _switches(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:
-    """Which indexes of metadata and documents are on: a row for each that is not as usual, or that differs."""
+    """Which indexes of metadata and documents are on: a row for each that is unusual or differs."""
     if source.schema is None:
         return []
-    was, now = switches(source.schema), switches(target.schema or {})  # older servers have no schemas
-    usual = [{(kind, index): on for (key, kind, index), on in side.items() if key == ""} for side in (was, now)]
+    before, after = switches(source.schema), switches(target.schema or {})  # older servers have no schemas
+    usual = [{(kind, index): on for (key, kind, index), on in side.items() if key == ""} for side in (before, after)]
     rows = []
-    for place in sorted({*was, *now}):
+    for place in sorted({*before, *after}):
         key, kind, index = place
         if key in ("", VECTORS):
             continue
-        pair = [side.get(place, fallback.get((kind, index))) for side, fallback in zip((was, now), usual, strict=True)]
+        sides = zip((before, after), usual, strict=True)
+        pair = [side.get(place, fallback.get((kind, index))) for side, fallback in sides]
         normal = _DOCUMENTS[index] if key == "#document" and index in _DOCUMENTS else usual[0].get((kind, index))
         if (pair[0] != pair[1] and target.schema is not None) or pair[0] != normal:
-            shown = [None if on is None else "on" if on else "off" for on in pair]
-            why = SILENT if pair[1] is None else ""
-            rows.append(_row(source.name, f"{index} of {key}", shown[0], shown[1], why))
+            texts = [None if on is None else "on" if on else "off" for on in pair]
+            reason = SILENT if pair[1] is None else ""
+            rows.append(_row(source.name, f"{index} of {key}", texts[0], texts[1], reason))
     return rows
 
 
-_DOCUMENTS = {"fts_index": True, "string_inverted_index": False}  # of `#document`, where nobody chose
+_DOCUMENTS = {"fts_index": True, "string_inverted_index": False}  # of `#document`, by default
 
 
 def _metadata(source: CollectionInfo, target: CollectionInfo, order: Mapping[str, Any]) -> list[dict[str, Any]]:
-    was, now = source.metadata or {}, target.metadata or {}
-    different = {key: detail for _, key, detail in metadata_differences(was, now)}
+    before, after = source.metadata or {}, target.metadata or {}
+    different = {key: detail for _, key, detail in metadata_differences(before, after)}
     rows = []
-    for key in sorted({*was, *now, *different}):
-        why = "turned into configuration" if key in HNSW_METADATA and key not in now else ""
-        why = why or (ORDERED if HNSW_METADATA.get(key, key.removeprefix("hnsw:")) in order else "")
-        equal = was.get(key) if key not in different else now.get(key)
-        rows.append(_row(source.name, f"metadata {key}", was.get(key), equal, why))
+    for key in sorted({*before, *after, *different}):
+        reason = "turned into configuration" if key in HNSW_METADATA and key not in after else ""
+        reason = reason or (ORDERED if HNSW_METADATA.get(key, key.removeprefix("hnsw:")) in order else "")
+        value = before.get(key) if key not in different else after.get(key)
+        rows.append(_row(source.name, f"metadata {key}", before.get(key), value, reason))
     return rows
 
 
-# The full-text index, asked for some documents: an import that counts right may leave `where_document` blind
+# The full-text index, tested with some documents: after an import with correct counts `where_document` may still be blind
 
 CHECK = "documents that full-text search misses"
-_ASKED = 20  # documents a collection
-_LENGTH = 24  # characters asked for; an index of trigrams answers from three on
+_ASKED = 20  # documents per collection
+_LENGTH = 24  # characters to search for; an index of trigrams answers from three on
 
 
 # -- queries with known answers ----------------------------------------------------------------------------------------
@@ -204,142 +207,145 @@ _AT_ONCE, _SHOWN = 20, 200  # queries in one request; rows kept as a fact, those
 
 
 def known_answers(rules: Retrieval | None) -> dict[str, list[str]]:
-    """Query → ids of the source. UsageError where the file, or the mapping, is not that."""
+    """Query → source ids. Raises `UsageError` where the file, or the mapping, is not that."""
     if rules is None:
         return {}
-    where, found = "validation.retrieval.queries", dict[str, list[str]]()
-    given: Mapping[Any, Any]
+    place, answers = "validation.retrieval.queries", dict[str, list[str]]()
+    queries: Mapping[Any, Any]
     if isinstance(rules.queries, str):
-        where = str(resolve_path(rules.queries))
-        given = read_yaml_mapping(Path(where), what="file of queries")
+        place = str(resolve_path(rules.queries))
+        queries = read_yaml_mapping(Path(place), what="file of queries")
     else:
-        given = rules.queries
-    for query, named in given.items():
-        ids = [named] if isinstance(named, str) else named
+        queries = rules.queries
+    for query, value in queries.items():
+        ids = [value] if isinstance(value, str) else value
         if not (isinstance(query, str) and isinstance(ids, list) and ids and all(isinstance(i, str) for i in ids)):
             raise UsageError(
                 ReasonCode.PARAMETERS_INVALID, f"the query {one_line(str(query), 60)!r} has no list of ids as texts",
-                where=where, next_step="Write lines such as  how to reset a password: ['doc-17']; quote numbers.",
+                where=place, next_step="Write lines such as  how to reset a password: ['doc-17']; quote numbers.",
             )  # fmt: skip
-        found[query] = ids
-    return found
+        answers[query] = ids
+    return answers
 
 
 class KnownAnswers:
-    """Where the chunks are that queries must find, gathered as a side is read, and whether they do: `rows` asks them."""
+    """The places of the chunks that queries must find, collected as a side is read; `rows` asks the queries."""
 
     def __init__(self, rules: Retrieval | None) -> None:
         self.answers = known_answers(rules)
         self.k = rules.k if rules else 0
-        self._wanted = {chunk for ids in self.answers.values() for chunk in ids}
-        self._places: dict[str, set[tuple[str, str]]] = defaultdict(set)  # id of the source → (collection, id there)
+        self._expected = {chunk for ids in self.answers.values() for chunk in ids}
+        self._places: dict[str, set[tuple[str, str]]] = defaultdict(set)  # source id → (collection, id there)
 
     def feed(self, collection: str, ids: Sequence[str], origins: Sequence[str]) -> None:
-        """Chunks of a collection: their ids there and in the source."""
-        if self._wanted:
+        """Take chunks of a collection: their ids there and in the source."""
+        if self._expected:
             for chunk, origin in zip(ids, origins, strict=True):
-                if origin in self._wanted:
+                if origin in self._expected:
                     self._places[origin].add((collection, chunk))
 
     def rows(self, store: Reader) -> list[dict[str, Any]]:
-        """One row a query: expected ids, the best rank of one of them (None: not among the first k), and why it was not found.
+        """One row per query: expected ids, the best rank of one of them (None: not among the first k), and why there is none.
 
         Each query is asked in the collections that hold its chunks, embedded by their own function.
         """
         places = {query: set().union(*(self._places[i] for i in ids)) for query, ids in self.answers.items()}
-        why = {name: store.text_queries_available(name) for name in {c for found in places.values() for c, _ in found}}
+        names = {c for homes in places.values() for c, _ in homes}
+        unavailable = {name: store.text_queries_available(name) for name in names}
         rank: dict[str, int] = {}
-        for name in sorted(name for name in why if not why[name]):
-            queries = [query for query, found in places.items() if any(c == name for c, _ in found)]
+        for name in sorted(name for name in unavailable if not unavailable[name]):
+            queries = [query for query, homes in places.items() if any(c == name for c, _ in homes)]
             for start in range(0, len(queries), _AT_ONCE):
-                some = queries[start : start + _AT_ONCE]
-                for query, hits in zip(some, store.query_texts(name, some, self.k), strict=True):
-                    at = next((n for n, hit in enumerate(hits, 1) if (name, hit[0]) in places[query]), None)
-                    if at is not None:
-                        rank[query] = min(at, rank.get(query, at))
+                batch = queries[start : start + _AT_ONCE]
+                for query, hits in zip(batch, store.query_texts(name, batch, self.k), strict=True):
+                    place = next((n for n, hit in enumerate(hits, 1) if (name, hit[0]) in places[query]), None)
+                    if place is not None:
+                        rank[query] = min(place, rank.get(query, place))
         rows = []
         for query, ids in self.answers.items():
-            unasked = sorted({why[c] for c, _ in places[query] if why[c]}) if query not in rank else []
-            told = "" if query in rank else f"not among the first {self.k}"
-            told = "no collection holds an expected id" if not places[query] else "; ".join(unasked) or told
-            askable = not places[query] or any(not why[c] for c, _ in places[query])
-            rows.append({"query": query, "expect": ids, "rank": rank.get(query), "asked": askable, "why": told})
+            unasked = sorted({unavailable[c] for c, _ in places[query] if unavailable[c]}) if query not in rank else []
+            reason = "" if query in rank else f"not among the first {self.k}"
+            reason = "no collection holds an expected id" if not places[query] else "; ".join(unasked) or reason
+            askable = not places[query] or any(not unavailable[c] for c, _ in places[query])
+            rows.append({"query": query, "expect": ids, "rank": rank.get(query), "asked": askable, "why": reason})
         return rows
 
 
 def answers_of_source(store: Reader, names: Sequence[str], rules: Retrieval | None) -> dict[str, int] | None:
-    """How many queries the source answers, for information; None where it cannot be asked, or nothing is."""
-    known = KnownAnswers(rules)
-    for name in names if known.answers else ():
-        found = store.read(name, sorted(known._wanted), embeddings=False).ids
-        known.feed(name, found, found)
-    asked = [row for row in known.rows(store) if row["asked"]]
+    """How many queries the source answers, for information; None where it cannot be asked, or no query is named."""
+    answers = KnownAnswers(rules)
+    for name in names if answers.answers else ():
+        ids = store.read(name, sorted(answers._expected), embeddings=False).ids
+        answers.feed(name, ids, ids)
+    asked = [row for row in answers.rows(store) if row["asked"]]
     return {"queries": len(asked), "found": sum(row["rank"] is not None for row in asked)} if asked else None
 
 
 def judge_known(
     rows: Sequence[Mapping[str, Any]], rules: Retrieval | None, before: Mapping[str, int] | None
 ) -> Check | None:
-    """Whether enough queries find a chunk that they are known for; None where none is named."""
+    """Check whether enough queries find one of their known chunks; None where no query is named."""
     if rules is None or not rows:
         return None
     asked = [row for row in rows if row["asked"]]
     name, limit = "validation.retrieval.at_least", rules.at_least
     if not asked:
-        why = "; ".join(sorted({str(row["why"]) for row in rows})[:3])
-        return Check(KNOWN, Verdict.NOT_EXERCISED, 0, limit, "", detail=why, relation="≥", parameter=name)
-    bad = [row for row in rows if row["rank"] is None]
-    share = (len(rows) - len(bad)) / len(rows)
-    detail = f"{len(rows) - len(bad):,} of {len(rows):,} find an expected id among the first {rules.k}"
+        reason = "; ".join(sorted({str(row["why"]) for row in rows})[:3])
+        return Check(KNOWN, Verdict.NOT_EXERCISED, 0, limit, "", detail=reason, relation="≥", parameter=name)
+    unanswered = [row for row in rows if row["rank"] is None]
+    share = (len(rows) - len(unanswered)) / len(rows)
+    detail = f"{len(rows) - len(unanswered):,} of {len(rows):,} find an expected id among the first {rules.k}"
     detail += f"; the source answered {before['found']:,} of {before['queries']:,}" if before else ""
-    detail += "".join(f"; {one_line(str(row['query']), 60)}: {row['why']}" for row in bad[:3])
-    fails = share + 1e-9 < limit
-    ids = [{"query": row["query"], "expect": ", ".join(row["expect"][:3]), "why": row["why"]} for row in bad[:20]]
+    detail += "".join(f"; {one_line(str(row['query']), 60)}: {row['why']}" for row in unanswered[:3])
+    failed = share + 1e-9 < limit
+    first = unanswered[:20]
+    ids = [{"query": row["query"], "expect": ", ".join(row["expect"][:3]), "why": row["why"]} for row in first]
     return Check(
-        KNOWN, Verdict.FAIL if fails else Verdict.PASS, round(share, 4), limit, "",
-        ReasonCode.QUERY_WITHOUT_ANSWER if fails else "", detail, len(bad), ids, name, "≥",
+        KNOWN, Verdict.FAIL if failed else Verdict.PASS, round(share, 4), limit, "",
+        ReasonCode.QUERY_WITHOUT_ANSWER if failed else "", detail, len(unanswered), ids, name, "≥",
     )  # fmt: skip
 
 
 def known_fact(rows: Sequence[Mapping[str, Any]], before: Mapping[str, int] | None) -> dict[str, Any]:
-    """The fact `retrieval` of a step; rows of queries without an answer first, some hundred of them."""
-    found = sum(row["rank"] is not None for row in rows)
+    """The fact `retrieval` of a step; rows of queries without an answer first, up to `_SHOWN`."""
+    answered = sum(row["rank"] is not None for row in rows)
     first = sorted(rows, key=lambda row: row["rank"] is not None)[:_SHOWN]
-    return {"queries": len(rows), "found": found, "source": before, "rows": first}
+    return {"queries": len(rows), "found": answered, "source": before, "rows": first}
 
 
 def judge_agreement(
     search: Sequence[Mapping[str, Any]], anew: Collection[str], rules: Retrieval | None
 ) -> Check | None:  # fmt: skip
-    """Whether enough of the nearest of before are still answered, in each collection with new vectors; None: not ordered."""
+    """Check whether enough of the previous nearest are still answered, per collection with new vectors; None: not ordered."""
     if rules is None or rules.neighbours is None or not anew:
         return None
     rows = [(str(row["collection"]), row["k"], row.get(f"overlap_plain@{row['k']}")) for row in search]
-    known = [(share, name, k) for name, k, share in rows if name in anew and share is not None and share == share]
+    shares = [(share, name, k) for name, k, share in rows if name in anew and share is not None and share == share]
     name, limit = "validation.retrieval.neighbours", rules.neighbours
-    if not known:
-        why = "the source's answers were not measured"
-        return Check(AGREEMENT, Verdict.NOT_EXERCISED, None, limit, "", detail=why, relation="≥", parameter=name)
-    worst, bad = min(known), [row for row in sorted(known) if row[0] + 1e-9 < limit]
-    told = "; ".join(f"{one_line(where, 60)}: {share:.3f} of the {k} nearest" for share, where, k in sorted(known)[:5])
+    if not shares:
+        reason = "the source's answers were not measured"
+        return Check(AGREEMENT, Verdict.NOT_EXERCISED, None, limit, "", detail=reason, relation="≥", parameter=name)
+    worst, below = min(shares), [row for row in sorted(shares) if row[0] + 1e-9 < limit]
+    lowest = sorted(shares)[:5]
+    detail = "; ".join(f"{one_line(where, 60)}: {share:.3f} of the {k} nearest" for share, where, k in lowest)
     return Check(
-        AGREEMENT, Verdict.FAIL if bad else Verdict.PASS, round(worst[0], 4), limit, "",
-        ReasonCode.SEARCH_NOT_EQUIVALENT if bad else "", told, len(bad),
-        [{"collection": where, "share": round(share, 4)} for share, where, _ in bad[:20]], name, "≥",
+        AGREEMENT, Verdict.FAIL if below else Verdict.PASS, round(worst[0], 4), limit, "",
+        ReasonCode.SEARCH_NOT_EQUIVALENT if below else "", detail, len(below),
+        [{"collection": where, "share": round(share, 4)} for share, where, _ in below[:20]], name, "≥",
     )  # fmt: skip
 
 
 def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> None:
-    """Each of some documents of every target collection must be found by a part of its own text."""
+    """Check that some documents of every target collection are found by a part of their own text."""
     asked, missed, refused = 0, [], []
     for name in names:
         try:
-            found, absent = probe_fulltext(store, name)
-        except WorldError as error:  # a schema may have switched the index off
+            hits, misses = probe_fulltext(store, name)
+        except EnvironmentFailure as error:  # a schema may have switched the index off
             refused.append(f"{name}: {error.what}")
             continue
-        asked += found + len(absent)
-        missed += [{"collection": name, "id": chunk} for chunk in absent]
+        asked += hits + len(misses)
+        missed += [{"collection": name, "id": chunk} for chunk in misses]
     run.sampled("documents that full-text search is asked for", asked, sum(map(store.count, names)))
     verdict = Verdict.FAIL if missed else Verdict.PASS if asked else Verdict.NOT_EXERCISED
     run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
@@ -351,25 +357,25 @@ def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> 
 
 
 def probe_fulltext(store: ClientStore, name: str) -> tuple[int, list[str]]:
-    """How many of some documents are found by a part of their text, and the ids of those that are not."""
+    """Search for some documents by a part of their text. Gives how many are found, and the ids of the others."""
     batch = store.read(name, store.some_ids(name, _ASKED), embeddings=False)
-    found, missed = 0, []
+    hits, missed = 0, []
     for chunk, document in zip(batch.ids, batch.documents, strict=True):
         piece = (document or "").partition("\0")[0][:_LENGTH]
         if len(piece) < 3:
             continue
         if store.document_contains(name, chunk, piece):
-            found += 1
+            hits += 1
         else:
             missed.append(chunk)
-    return found, missed
+    return hits, missed
 
 
 # -- fields ------------------------------------------------------------------------------------------------------------
 #
-# `comparison` already says whether a chunk is what was expected. `FieldTests` ask the target alone, as the runbook's validator
-# (A27) does, so that an error in the expectation cannot hide one in the target. `FieldValues` counts values on both
-# sides apart, since a default fills a field and adds no knowledge.
+# `comparison` tells whether a chunk is as expected. `FieldTests` look at the target alone, as the runbook's validator (A27)
+# does, so that an error in the expectation cannot hide one in the target. `FieldValues` counts values on both sides
+# separately, since a default fills a field and adds no knowledge.
 
 _KEPT = 1_000  # offenders named per test; all are counted
 
@@ -380,13 +386,13 @@ def type_field(schema: Schema) -> str:
 
 
 def dated_fields(schema: Schema) -> dict[str, re.Pattern[str]]:
-    """The fields whose pattern holds a day of the calendar (a group named `date`): citation URIs."""
+    """The fields whose pattern holds a date (a group named `date`): citation URIs."""
     patterns = {rule.name: re.compile(rule.pattern) for rule in schema.fields if rule.pattern is not None}
     return {name: pattern for name, pattern in patterns.items() if "date" in pattern.groupindex}
 
 
 class FieldTests:
-    """The four tests, fed batch by batch. `counts[test]` are chunks that fail, `offenders[test]` name at most 1,000."""
+    """The four tests, fed batch by batch. `counts[test]` are chunks that fail, `offenders[test]` names at most 1,000."""
 
     COMPLETE, PLACED, TYPED, CITED = "completeness", "distribution", "field_types", "citation_uris"
 
@@ -398,14 +404,14 @@ class FieldTests:
         self.offenders: dict[str, list[dict[str, str]]] = defaultdict(list)
 
     def add(self, target: str, batch: ChunkBatch) -> None:
-        """The next chunks of a target collection, as read back."""
+        """Take the next chunks of a target collection, as read back."""
         self.checked += len(batch)
         if self._schema.is_identity:
             return
         faults = self._schema.check(batch, self._targets[target], collection=target, source_collections=self._sources)
         for kind, test in (("missing_", self.COMPLETE), ("invalid_", self.TYPED)):
-            these = faults[faults["reason"].str.startswith(kind)]
-            for chunk, rows in these.groupby("id", sort=True):
+            matching = faults[faults["reason"].str.startswith(kind)]
+            for chunk, rows in matching.groupby("id", sort=True):
                 names = ", ".join(str(reason).removeprefix(kind) for reason in rows["reason"])
                 details = "; ".join(str(detail) for detail in rows["detail"] if detail)
                 self._note(test, target, str(chunk), f"{names}: {details}" if details else names)
@@ -428,7 +434,7 @@ class FieldTests:
 class FieldValues:
     """Values of the schema's fields before and after, and what the schema did in between, by field and rule.
 
-    Of the same chunks on both sides: those that belong in the target. A field that is `optional` is not due.
+    For the same chunks on both sides: those that belong in the target. An `optional` field is not required.
     """
 
     KINDS = ("changed", "derived", "set", "default")
@@ -436,57 +442,57 @@ class FieldValues:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self.chunks = 0
-        self.complete = {"before": 0, "after": 0}  # chunks that hold every field that is due
-        self.defaulted = 0  # chunks with a default in at least one of these fields: nothing is known of it
-        self.due: Counter[str] = Counter()  # by field
+        self.complete = {"before": 0, "after": 0}  # chunks with every required field
+        self.defaulted = 0  # chunks with a default in at least one of them, which adds no knowledge
+        self.required: Counter[str] = Counter()  # by field
         self.present: dict[str, Counter[str]] = {"before": Counter(), "after": Counter()}
         self.changes: Counter[tuple[str, str, str]] = Counter()  # by field, rule and kind
         self.rewritten = 0
         self.rewritten_example: tuple[str, str] | None = None
-        self.altered = {"metadata": 0, "document": 0}  # chunks in which it is another than in the source
+        self.altered = {"metadata": 0, "document": 0}  # chunks in which it differs from the source
         self.contradictions: dict[str, Counter[tuple[str, str]]] = {"before": Counter(), "after": Counter()}
         self.contradicting: dict[str, list[dict[str, str]]] = {"before": [], "after": []}  # the first 1,000 of each
 
-    def add_source(self, moved: Transformed, batch: ChunkBatch, kept: Sequence[int]) -> None:
-        """Chunks of a source collection as they are (`batch`) and as the schema moves them; `kept` go to the target."""
-        self.chunks += len(kept)
-        due: dict[str, list[str]] = {}
-        for i in kept:
-            was, now = batch.metadatas[i] or {}, moved.batch.metadatas[i] or {}
-            kept_whole = was.keys() == now.keys() and all(same_value(value, now[name]) for name, value in was.items())
-            self.altered["metadata"] += not kept_whole
-            self.altered["document"] += moved.batch.documents[i] != batch.documents[i]
-            if moved.batch.ids[i] != moved.source_ids[i]:
+    def add_source(self, transformed: Transformed, batch: ChunkBatch, positions: Sequence[int]) -> None:
+        """Take chunks of a source collection as they are (`batch`) and transformed; `positions` go to the target."""
+        self.chunks += len(positions)
+        required: dict[str, list[str]] = {}
+        for i in positions:
+            before, after = batch.metadatas[i] or {}, transformed.batch.metadatas[i] or {}
+            equal = before.keys() == after.keys() and all(same_value(x, after[name]) for name, x in before.items())
+            self.altered["metadata"] += not equal
+            self.altered["document"] += transformed.batch.documents[i] != batch.documents[i]
+            if transformed.batch.ids[i] != transformed.source_ids[i]:
                 self.rewritten += 1
-                self.rewritten_example = self.rewritten_example or (moved.source_ids[i], moved.batch.ids[i])
-            names = due[moved.source_ids[i]] = self._due(moved.types[i])
-            self.due.update(names)
-            self._present("before", names, batch.metadatas[i])
+                self.rewritten_example = self.rewritten_example or (transformed.source_ids[i], transformed.batch.ids[i])
+            names = required[transformed.source_ids[i]] = self._required_fields(transformed.types[i])
+            self.required.update(names)
+            self._count_present("before", names, batch.metadatas[i])
         defaulted = set()
-        for chunk, name, rule in zip(*(moved.repairs[key] for key in ("id", "field", "rule")), strict=True):
-            if chunk in due:
+        for chunk, name, rule in zip(*(transformed.repairs[key] for key in ("id", "field", "rule")), strict=True):
+            if chunk in required:
                 self.changes[str(name), rule, kind_of(rule)] += 1
-                if name in due[chunk] and rule in ("missing", "default"):  # one that replaces a value knows as little
+                if name in required[chunk] and rule in ("missing", "default"):  # also one that replaces a value
                     defaulted.add(chunk)
         self.defaulted += len(defaulted)
-        kinds = [moved.types[i] for i in kept]
-        self._contradictions("before", moved.collection, batch.take(kept), kinds)
+        kinds = [transformed.types[i] for i in positions]
+        self._contradictions("before", transformed.collection, batch.take(positions), kinds)
 
-    def add_target(self, target: str, kind: str | None, found: ChunkBatch) -> None:
-        """Chunks of a target collection as they were read back."""
-        names = self._due(kind)
-        for metadata in found.metadatas:
-            self._present("after", names, metadata)
-        self._contradictions("after", target, found, [kind] * len(found))
+    def add_target(self, target: str, kind: str | None, batch: ChunkBatch) -> None:
+        """Take chunks of a target collection as they were read back."""
+        names = self._required_fields(kind)
+        for metadata in batch.metadatas:
+            self._count_present("after", names, metadata)
+        self._contradictions("after", target, batch, [kind] * len(batch))
 
-    def _due(self, kind: str | None) -> list[str]:
+    def _required_fields(self, kind: str | None) -> list[str]:
         return [rule.name for rule in self._schema.rules(kind) if not rule.optional]
 
-    def _present(self, side: str, names: Sequence[str], metadata: Mapping[str, Any] | None) -> None:
+    def _count_present(self, side: str, names: Sequence[str], metadata: Mapping[str, Any] | None) -> None:
         values = metadata or {}
-        there = [name for name in names if values.get(name) is not None]
-        self.present[side].update(there)
-        self.complete[side] += len(there) == len(names)
+        present = [name for name in names if values.get(name) is not None]
+        self.present[side].update(present)
+        self.complete[side] += len(present) == len(names)
 
     def _contradictions(self, side: str, collection: str, batch: ChunkBatch, kinds: Sequence[str | None]) -> None:
         for i, name, detail in self._schema.contradictions(batch, kinds):
@@ -496,20 +502,20 @@ class FieldValues:
                 self.contradicting[side].append(row)
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a field: chunks that must have it, values before and after, kept as they were, and by kind what was done."""
+        """One row per field: chunks that must have it, values before and after, values kept, and changes by kind."""
         done: Counter[tuple[str, str]] = Counter()
         for (name, _, kind), chunks in self.changes.items():
             done[name, kind] += chunks
         rows = []
-        for name, chunks in self.due.items():
+        for name, chunks in self.required.items():
             kinds = {kind: done[name, kind] for kind in self.KINDS}
             sides = {side: self.present[side][name] for side in ("before", "after")}
             rows.append({"field": name, "chunks": chunks, **sides, "kept": chunks - sum(kinds.values()), **kinds})
         return rows
 
     def summary(self) -> dict[str, Any]:
-        """The fact `metadata` of a step; shares are of values that are due (0 to 1)."""
-        due = sum(self.due.values())
+        """The fact `metadata` of a step; shares are of required values (0 to 1)."""
+        required = sum(self.required.values())
         kinds: Counter[str] = Counter()
         for (_, _, kind), chunks in self.changes.items():
             kinds[kind] += chunks
@@ -517,14 +523,14 @@ class FieldValues:
         complete = {
             s: {"chunks": n, "share": n / self.chunks if self.chunks else 1.0} for s, n in self.complete.items()
         }
-        shares = {f"values_{s}": there.total() / due if due else 1.0 for s, there in self.present.items()}
+        shares = {f"values_{s}": present.total() / required if required else 1.0 for s, present in self.present.items()}
         changes = [
             dict(zip(("field", "rule", "kind"), k, strict=True), chunks=n) for k, n in sorted(self.changes.items())
         ]
         return {
             "chunks": self.chunks,
             **complete,
-            "values": due,
+            "values": required,
             **shares,
             **{kind: kinds[kind] for kind in ("changed", "derived", "set")},
             "defaults": kinds["default"],
@@ -536,11 +542,11 @@ class FieldValues:
         }
 
     def contradicted(self, side: str) -> list[dict[str, Any]]:
-        """One row a collection and field whose values the documents rule out: chunks, and those of the first 1,000 with ids."""
-        named: dict[tuple[str, str], list[str]] = defaultdict(list)
+        """One row per collection and field whose values contradict their documents: chunks, and examples with ids."""
+        examples: dict[tuple[str, str], list[str]] = defaultdict(list)
         for row in self.contradicting[side]:
-            named[row["collection"], row["field"]].append(f"{row['id']}: {row['detail']}")
+            examples[row["collection"], row["field"]].append(f"{row['id']}: {row['detail']}")
         return [
-            {"collection": place[0], "field": place[1], "chunks": n, "example": "; ".join(named[place][:20])}
+            {"collection": place[0], "field": place[1], "chunks": n, "example": "; ".join(examples[place][:20])}
             for place, n in sorted(self.contradictions[side].items())
         ]

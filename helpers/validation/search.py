@@ -1,4 +1,4 @@
-"""Search equivalence: the target answers as well as the source, once the noise of approximate indexes is taken out.
+"""Search equivalence: the target answers as well as the source, apart from the noise of approximate indexes.
 
 Two HNSW indexes built from the same vectors do not return the same ten neighbours (chroma-facts, Search equivalence),
 so lists are not compared. Per probe, a stored vector, four questions are measured against brute force over the same side:
@@ -8,8 +8,8 @@ so lists are not compared. Per probe, a stored vector, four questions are measur
 - recall: how many of the true k nearest, its own chunk left out, does the plain query return?
 - over-query recall: the same among the first k of 1,000 results, which on a sound index is nearly exact.
 
-A stored vector finds itself, which says nothing about its neighbours: but for the first two questions, its own chunk is left out
-of every answer, of both sides.
+A stored vector finds itself, which tells nothing about its neighbours: except for the first two questions, its own chunk is
+left out of every answer, on both sides.
 
 `baseline` asks the source (step 13); validation asks the target (step 23); `equivalence` compares the two. Memory holds
 the probes and their best k, never a collection.
@@ -35,7 +35,7 @@ from helpers.results import Progress, Verdict, silent
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Neighbours, Reader, Space
 
-# The named text queries, asked of the collections whose own embedding function is at hand
+# The named text queries, asked of the collections whose embedding function is available
 
 
 def named_queries(
@@ -44,41 +44,41 @@ def named_queries(
     """The runbook's text queries: answered well when a collection finds something, with the expected keyword in a
     document, and on cosine nearer than `maximum_distance` (a rule for cosine only).
 
-    `spaces` are the store's collections; `resolve` turns the name that a query gives (a collection of the source) into
-    names of the store. Where no collection can embed a text, the query is not applicable and `why` says so.
+    `spaces` are the store's collections; `resolve` gives the store's names for a source collection that a query names. Where
+    no collection can embed a text, the query is not applicable, with the reason in `why`.
     """
     reasons = {name: store.text_queries_available(name) for name in spaces} if parameters.validation.queries else {}
-    out = []
+    rows = []
     for query in parameters.validation.queries:
-        asked = query.collection
+        collection = query.collection
         names = (
             sorted(spaces)
-            if asked is None
-            else [asked]
-            if asked in spaces
-            else [n for n in resolve(asked) if n in spaces]
+            if collection is None
+            else [collection]
+            if collection in spaces
+            else [n for n in resolve(collection) if n in spaces]
         )
-        able = [n for n in names if not reasons[n]]
-        row: dict[str, Any] = {"text": query.text, "expect": query.expect, "collection": asked, "ok": False}
-        if not able:
-            why = "; ".join(sorted({reasons[n] for n in names})) or f"no collection {asked}"
-            out.append({**row, "applicable": bool(asked) and not names, "why": why})
+        available = [n for n in names if not reasons[n]]
+        row: dict[str, Any] = {"text": query.text, "expect": query.expect, "collection": collection, "ok": False}
+        if not available:
+            reason = "; ".join(sorted({reasons[n] for n in names})) or f"no collection {collection}"
+            rows.append({**row, "applicable": bool(collection) and not names, "why": reason})
             continue
-        answers = [_text_answer(store, n, spaces[n], query.text, query.expect, parameters) for n in able]
+        answers = [_text_answer(store, n, spaces[n], query.text, query.expect, parameters) for n in available]
         best = min(answers, key=lambda a: (not a["ok"], a["distance"], a["found_in"]))
-        out.append({**row, "applicable": True, **best})
-    return out
+        rows.append({**row, "applicable": True, **best})
+    return rows
 
 
 def lost_queries(after: Sequence[dict[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The target's answers, with the best distance that the source had (`distance_before`).
+    """The target's answers, with the source's best distance (`distance_before`).
 
-    A query that the source can be asked and the target cannot is a failed one, not a moot one.
+    A query that the source can be asked and the target cannot has failed.
     """
-    was = {query["text"]: query.get("distance") for query in before if query["applicable"]}
+    distances = {query["text"]: query.get("distance") for query in before if query["applicable"]}
     return [
-        {**row, "distance_before": was.get(row["text"])}
-        if row["applicable"] or row["text"] not in was
+        {**row, "distance_before": distances.get(row["text"])}
+        if row["applicable"] or row["text"] not in distances
         else {**row, "applicable": True, "why": f"the source can be asked this, the target cannot: {row['why']}"}
         for row in after
     ]
@@ -87,20 +87,20 @@ def lost_queries(after: Sequence[dict[str, Any]], before: Sequence[Mapping[str, 
 def _text_answer(
     store: Reader, name: str, space: Space, text: str, expect: str | None, parameters: Parameters
 ) -> dict[str, Any]:
-    found = store.query_texts(name, [text], parameters.validation.k)[0] if store.count(name) else []
-    nearest = min((d for _, d, _ in found), default=float("inf"))
-    keyword = expect is None or any(expect.casefold() in (document or "").casefold() for _, _, document in found)
+    hits = store.query_texts(name, [text], parameters.validation.k)[0] if store.count(name) else []
+    nearest = min((d for _, d, _ in hits), default=float("inf"))
+    keyword = expect is None or any(expect.casefold() in (document or "").casefold() for _, _, document in hits)
     limit = parameters.validation.maximum_distance
-    why = ""
-    if not found:
-        why = "nothing found"
+    reason = ""
+    if not hits:
+        reason = "nothing found"
     elif not keyword:
-        why = "the expected word is in none of the documents found"
+        reason = "the expected word is in none of the documents found"
     elif space == "cosine" and not nearest < limit:
-        why = f"distance {nearest:.3f}, allowed below {limit}"
-    first = found[0][0] if found else None
-    said = {"ok": not why, "why": why, "found": len(found), "distance": nearest}
-    return said | {"found_in": name, "id": first, "keyword": keyword}
+        reason = f"distance {nearest:.3f}, allowed below {limit}"
+    first = hits[0][0] if hits else None
+    row = {"ok": not reason, "why": reason, "found": len(hits), "distance": nearest}
+    return row | {"found_in": name, "id": first, "keyword": keyword}
 
 
 # Noise, slack and intervals
@@ -120,7 +120,7 @@ SOUND = 0.98  # a source whose own over-query is below this has an index in whic
 
 
 def noise(space: Space, distance: float, scale: float) -> float:
-    """How far apart two stores' float32 distances of one pair may be.
+    """How far two stores' float32 distances of one pair may differ.
 
     Measured on 1.5.9 at 1536-d, against float64: cosine 1.5e-6, l2 1e-6 of the distance, ip 4e-7 of `scale`, the
     product of the norms; two stores with other builds of hnswlib can each be off by as much.
@@ -135,7 +135,7 @@ def noise(space: Space, distance: float, scale: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """The chunks whose vectors are searched with. `zero` and `unusable` count those that cannot be probes."""
+    """The chunks whose vectors are searched for. `zero` and `unusable` count those that cannot be probes."""
 
     chunks: ChunkBatch
     zero: int = 0
@@ -153,11 +153,11 @@ class Probes:
 def choose_probes(
     batches: Iterable[ChunkBatch], collection: str, number: int, seed: int, leave_out: Container[str] = ()
 ) -> Probes:
-    """`number` chunks, or all where there are fewer: those whose digest of seed, collection and id is smallest.
+    """`number` chunks, or all where there are fewer: those with the smallest digest of seed, collection and id.
 
-    So a chunk added or removed changes one probe at most. Zero, lost and non-finite vectors cannot be probes.
+    So one chunk more or less changes one probe at most. Zero, lost and non-finite vectors cannot be probes.
     """
-    kept: list[tuple[int, str, ChunkBatch]] = []
+    chosen: list[tuple[int, str, ChunkBatch]] = []
     zero = unusable = 0
     key = f"{seed}\0{collection}\0".encode("utf-8", "surrogatepass")
     for batch in batches:
@@ -170,22 +170,22 @@ def choose_probes(
                 continue
             digest = hashlib.blake2b(key + chunk.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             rank = -int.from_bytes(digest, "big")
-            if len(kept) < number:
-                heapq.heappush(kept, (rank, chunk, batch.take([int(i)])))
-            elif rank > kept[0][0]:
-                heapq.heapreplace(kept, (rank, chunk, batch.take([int(i)])))
-    kept.sort(key=lambda probe: probe[1])
-    return Probes(ChunkBatch.concatenate([chunk for _, _, chunk in kept]), zero, unusable)
+            if len(chosen) < number:
+                heapq.heappush(chosen, (rank, chunk, batch.take([int(i)])))
+            elif rank > chosen[0][0]:
+                heapq.heapreplace(chosen, (rank, chunk, batch.take([int(i)])))
+    chosen.sort(key=lambda probe: probe[1])
+    return Probes(ChunkBatch.concatenate([chunk for _, _, chunk in chosen]), zero, unusable)
 
 
 # Brute force
 
 
 class Truth:
-    """Brute force in a stream: feed it a side's vectors, and it holds each probe's k nearest and the wanted distances.
+    """Streaming brute force: fed with a side's vectors, it holds each probe's k nearest and the wanted distances.
 
-    `nearest[p]` are (distance, id), best first, ties by id. `known[p]` holds the true distance of each wanted id that
-    went by. `scale[p]` is the probe's norm times the largest norm seen.
+    `nearest[p]` are (distance, id), best first, ties by id. `distances[p]` has the true distance of each wanted id seen.
+    `scale[p]` is the probe's norm times the largest norm seen.
     """
 
     def __init__(self, probes: Vectors, space: Space, k: int, wanted: Sequence[Collection[str]]) -> None:
@@ -197,11 +197,11 @@ class Truth:
             for chunk in ids:
                 self._askers.setdefault(chunk, []).append(p)
         self.nearest: list[list[tuple[float, str]]] = [[] for _ in range(len(probes))]
-        self.known: list[dict[str, float]] = [{} for _ in range(len(probes))]
+        self.distances: list[dict[str, float]] = [{} for _ in range(len(probes))]
         self.scale = self._norms * 0.0
 
     def add(self, ids: Sequence[str], vectors: Vectors) -> None:
-        """The next vectors (n, d) of this side; rows that are not finite, or of another dimension, are passed over."""
+        """Take the next vectors (n, d) of this side; skips rows that are not finite, or of another dimension."""
         if not len(self._q) or not len(ids) or vectors.shape[1] != self._q.shape[1]:
             return
         for start in range(0, len(ids), _ROWS):
@@ -216,7 +216,7 @@ class Truth:
         table = self._distances(vectors, norms)
         for column, chunk in enumerate(ids):
             for p in self._askers.get(chunk, ()):
-                self.known[p][chunk] = float(table[p, column])
+                self.distances[p][chunk] = float(table[p, column])
         for p, row in enumerate(table):
             edge = np.partition(row, self.k - 1)[self.k - 1] if len(row) > self.k else np.inf
             near = np.flatnonzero(row <= edge)
@@ -224,7 +224,7 @@ class Truth:
             self.nearest[p] = sorted(best)[: self.k]
 
     def _distances(self, vectors: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Probes to vectors (p, n), by one matrix product; as `stores.distance` otherwise."""
+        """(p, n) distances of probes to vectors, by one matrix product; otherwise as `stores.distance`."""
         dot = self._q @ vectors.T
         if self._space == "ip":
             return np.asarray(1.0 - dot)
@@ -239,17 +239,17 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a store answered to the probes: the plain query, the over-query.
+    """A store's answers to the probes: of the plain query and the over-query.
 
-    `plain_reach` and `over_reach` say, per probe, up to which distance the answer could list the chunks in question;
-    left empty, it is not limited. See `answers_within`.
+    `plain_reach` and `over_reach` are, per probe, the distance up to which the answer could list the chunks in question;
+    empty: not limited. See `answers_within`.
     """
 
     plain: Neighbours
     over: Neighbours
     plain_reach: Sequence[float] = ()
     over_reach: Sequence[float] = ()
-    given: int = 0  # results that the store gives at most, where it gives fewer than the over-query asks for
+    result_limit: int = 0  # results that the store gives at most, where fewer than the over-query asks for
 
     def wanted(self, ids: Sequence[str], k: int) -> list[set[str]]:
         """Per probe: the ids whose true distance is needed."""
@@ -260,7 +260,7 @@ class Answers:
 
 
 def ask_probes(store: Reader, name: str, probes: Probes, k: int, overquery: int, count: int) -> Answers:
-    """Both queries of every probe; never more results than the store holds chunks (`count`), or gives at all."""
+    """Send both queries of every probe; for at most as many results as the store has chunks (`count`), or gives."""
     if not probes.ids or not count:
         return Answers([[] for _ in probes.ids], [[] for _ in probes.ids])
 
@@ -271,66 +271,66 @@ def ask_probes(store: Reader, name: str, probes: Probes, k: int, overquery: int,
         return answers
 
     plain, over = ask(k), ask(max(overquery, k))
-    return Answers(plain, over, given=min(max(overquery, k), store.limits().query_results))
+    return Answers(plain, over, result_limit=min(max(overquery, k), store.limits().query_results))
 
 
 def answers_within(answers: Sequence[tuple[Answers, Container[str]]], k: int) -> Answers:
-    """What target collections answered, as far as it is of one source collection: each with the ids there that are.
+    """The part of target collections' answers that is of one source collection; each comes with its ids of that source.
 
-    A target collection that holds chunks of other sources too spends its results on all of them. So it lists chunks of
+    A target collection that holds chunks of other sources, too, spends its results on all of them. So it lists chunks of
     this source only up to the distance of its last result, which becomes the probe's reach.
     """
     plain, plain_reach = _within([(a.plain, own) for a, own in answers])
     over, over_reach = _within([(a.over, own) for a, own in answers])
-    return Answers([found[:k] for found in plain], over, plain_reach, over_reach)
+    return Answers([hits[:k] for hits in plain], over, plain_reach, over_reach)
 
 
 def _within(parts: Sequence[tuple[Neighbours, Container[str]]]) -> tuple[Neighbours, list[float]]:
-    found: Neighbours = []
+    neighbours: Neighbours = []
     reaches: list[float] = []
     for answers in zip(*(listed for listed, _ in parts), strict=True):
         pairs: list[tuple[str, float]] = []
         reach = float("inf")
         for answer, (_, own) in zip(answers, parts, strict=True):
-            mine = [pair for pair in answer if pair[0] in own]
-            pairs += mine
-            if len(mine) < len(answer):
+            own_pairs = [pair for pair in answer if pair[0] in own]
+            pairs += own_pairs
+            if len(own_pairs) < len(answer):
                 reach = min(reach, answer[-1][1])
-        found.append(sorted(pairs, key=lambda pair: pair[1]))
+        neighbours.append(sorted(pairs, key=lambda pair: pair[1]))
         reaches.append(reach)
-    return found, reaches
+    return neighbours, reaches
 
 
 def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k: int) -> list[Record]:
-    """One record a probe. A returned id is right when its true distance is not beyond that of the k-th nearest.
+    """One record per probe. A returned id is right if its true distance is not beyond that of the k-th nearest.
 
-    A share that the answer had no room to show (see `Answers`) is None. `judged` of the `neighbours`, the k nearest but for its
-    own chunk, are those within the reach of the plain answer: recall is of them alone.
+    A share that the answer could not show (see `Answers`) is None. Of the `neighbours`, the k nearest without its own chunk,
+    `judged` are within the reach of the plain answer: recall is of them alone.
     """
-    out = []
+    rows = []
     for p, own in enumerate(ids):
-        known, nearest, scale = truth.known[p], truth.nearest[p], float(truth.scale[p])
+        distances, nearest, scale = truth.distances[p], truth.nearest[p], float(truth.scale[p])
         plain, over = answers.plain[p], answers.over[p]
         plain_reach = answers.plain_reach[p] if answers.plain_reach else float("inf")
         over_reach = answers.over_reach[p] if answers.over_reach else float("inf")
-        mine = known.get(own, float("-inf"))
-        within = partial(_within_distance, known, space, scale)
-        first = bool(plain) and within(plain[0][0], mine)
-        reachable = any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], mine))
+        own_distance = distances.get(own, float("-inf"))
+        within = partial(_within_distance, distances, space, scale)
+        first = bool(plain) and within(plain[0][0], own_distance)
+        reachable = any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], own_distance))
         recalls: dict[str, float | None] = {}
         judged = 0
-        for key, found, reach in (("recall", plain, plain_reach), ("over_recall", over, over_reach)):
-            due = [d for d, chunk in nearest if chunk != own and _closer(d, reach, space, scale)]
-            others = [chunk for chunk, _ in found if chunk != own]
-            hits = sum(within(chunk, due[-1]) for chunk in others[: len(due)]) if due else 0
-            recalls[key] = hits / len(due) if due else None if nearest else 0.0
-            judged = len(due) if key == "recall" else judged
-        out.append(
+        for key, pairs, reach in (("recall", plain, plain_reach), ("over_recall", over, over_reach)):
+            countable = [d for d, chunk in nearest if chunk != own and _closer(d, reach, space, scale)]
+            others = [chunk for chunk, _ in pairs if chunk != own]
+            hits = sum(within(chunk, countable[-1]) for chunk in others[: len(countable)]) if countable else 0
+            recalls[key] = hits / len(countable) if countable else None if nearest else 0.0
+            judged = len(countable) if key == "recall" else judged
+        rows.append(
             {
                 "id": own,
                 "scale": scale,
-                "self": first if first or _closer(mine, plain_reach, space, scale) else None,
-                "reachable": reachable if reachable or _closer(mine, over_reach, space, scale) else None,
+                "self": first if first or _closer(own_distance, plain_reach, space, scale) else None,
+                "reachable": reachable if reachable or _closer(own_distance, over_reach, space, scale) else None,
                 **recalls,
                 "judged": judged,
                 "neighbours": sum(chunk != own for _, chunk in nearest),
@@ -340,25 +340,25 @@ def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k:
                 "plain_reach": None if np.isinf(plain_reach) else plain_reach,
             }
         )
-    return out
+    return rows
 
 
-def _within_distance(known: Mapping[str, float], space: Space, scale: float, chunk: str, limit: float) -> bool:
-    return chunk in known and known[chunk] <= limit + noise(space, limit, scale)
+def _within_distance(distances: Mapping[str, float], space: Space, scale: float, chunk: str, limit: float) -> bool:
+    return chunk in distances and distances[chunk] <= limit + noise(space, limit, scale)
 
 
 def _closer(distance: float, reach: float, space: Space, scale: float) -> bool:
-    """Whether a chunk at this distance had to be listed by an answer that reaches so far."""
+    """Whether an answer with this reach had to list a chunk at this distance."""
     return bool(np.isinf(reach)) or distance < reach - noise(space, reach, scale)
 
 
 def baseline(
     store: Reader, snapshot: Snapshot, parameters: Parameters, *, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Every probe and named query asked of the source: JSON for `facts["search_baseline"]` of step 13.
+    """Ask the source every probe and named query: JSON for `facts["search_baseline"]` of step 13.
 
-    `progress` advances by the chunks of each part that brute force has passed: `snapshot.total` in all. `moved` counts the
-    pairs of a probe and a chunk that are left out, because a client changed one of them after the snapshot was read.
+    `progress` advances by the chunks of each part after brute force: `snapshot.total` in all. `moved` counts the pairs of a
+    probe and a chunk that are left out, because a client changed one of them after the snapshot was read.
     """
     rules = parameters.validation
     collections: dict[str, Any] = {}
@@ -369,77 +369,78 @@ def baseline(
         for batch in snapshot.batches(info.name):
             truth.add(batch.ids, batch.embeddings)
             progress.advance(len(batch))
-        moved = set() if parameters.source.is_embedded else _moved(store, info, probes, answers, truth)
-        listed = answers.wanted(probes.ids, rules.k)
-        left_out = sum(len(ids if own in moved else ids & moved) for own, ids in zip(probes.ids, listed, strict=True))
-        if moved:
-            truth.nearest = [[pair for pair in near if pair[1] not in moved] for near in truth.nearest]
-            every = {chunk for hits in (*answers.plain, *answers.over) for chunk, _ in hits}
-            answers = replace(answers_within([(answers, every - moved)], rules.k), given=answers.given)
-        found = [r for r in records(probes.ids, answers, truth, info.space, rules.k) if r["id"] not in moved]
+        changed = set() if parameters.source.is_embedded else _changed_meanwhile(store, info, probes, answers, truth)
+        pairs = zip(probes.ids, answers.wanted(probes.ids, rules.k), strict=True)
+        left_out = sum(len(ids if own in changed else ids & changed) for own, ids in pairs)
+        if changed:
+            truth.nearest = [[pair for pair in near if pair[1] not in changed] for near in truth.nearest]
+            answered = {chunk for hits in (*answers.plain, *answers.over) for chunk, _ in hits}
+            within, limit = answers_within([(answers, answered - changed)], rules.k), answers.result_limit
+            answers = replace(within, result_limit=limit)
+        measured = [r for r in records(probes.ids, answers, truth, info.space, rules.k) if r["id"] not in changed]
         collections[info.name] = {
             "space": info.space,
             "zero": probes.zero,
             "unusable": probes.unusable,
-            "overquery": answers.given,
-            "doubt": _doubt(store, info, found, answers, truth) if parameters.source.is_cloud else "",
+            "overquery": answers.result_limit,
+            "doubt": _doubt(store, info, measured, answers, truth) if parameters.source.is_cloud else "",
             "moved": left_out,
-            "probes": found,
+            "probes": measured,
         }
     spaces = {info.name: info.space for info in snapshot.collections()}
     queries = named_queries(store, parameters, spaces, lambda _: list(spaces))
     return {"k": rules.k, "collections": collections, "queries": queries}
 
 
-def _moved(store: Reader, info: CollectionInfo, probes: Probes, answers: Answers, truth: Truth) -> set[str]:
-    """Chunks, of those that were answered or are nearest, that came, went or became others after the snapshot was read.
+def _changed_meanwhile(store: Reader, info: CollectionInfo, probes: Probes, answers: Answers, truth: Truth) -> set[str]:
+    """The answered or nearest chunks that were added, deleted or changed after the snapshot was read.
 
-    They are read again: one that is not as far from a probe as it was in the snapshot has another vector by now.
+    They are read again: one whose distance to a probe differs from that in the snapshot has another vector now.
     """
-    wanted = answers.wanted(probes.ids, 2 * truth.k)
-    named = [ids.union(chunk for _, chunk in near) for ids, near in zip(wanted, truth.nearest, strict=True)]
-    now = Truth(probes.vectors, info.space, truth.k, named)
-    every = sorted(set().union(*named))
-    for start in range(0, len(every), _ROWS):
-        batch = store.read(info.name, every[start : start + _ROWS])
-        now.add(batch.ids, batch.embeddings)
-    found: set[str] = set()
-    for p, ids in enumerate(named):
-        was, scale = {chunk: d for d, chunk in truth.nearest[p]} | truth.known[p], float(truth.scale[p])
+    answered = answers.wanted(probes.ids, 2 * truth.k)
+    ids_by_probe = [ids.union(chunk for _, chunk in near) for ids, near in zip(answered, truth.nearest, strict=True)]
+    current = Truth(probes.vectors, info.space, truth.k, ids_by_probe)
+    ids_in_all = sorted(set().union(*ids_by_probe))
+    for start in range(0, len(ids_in_all), _ROWS):
+        batch = store.read(info.name, ids_in_all[start : start + _ROWS])
+        current.add(batch.ids, batch.embeddings)
+    changed: set[str] = set()
+    for p, ids in enumerate(ids_by_probe):
+        before, scale = {chunk: d for d, chunk in truth.nearest[p]} | truth.distances[p], float(truth.scale[p])
         for chunk in ids:
-            a, b = was.get(chunk), now.known[p].get(chunk)
+            a, b = before.get(chunk), current.distances[p].get(chunk)
             close = a is not None and b is not None and abs(a - b) <= noise(info.space, max(abs(a), abs(b)), scale)
             if not close and (a is not None or b is not None):
-                found.add(chunk)
-    return found
+                changed.add(chunk)
+    return changed
 
 
-def pairs_of(found: Iterable[Record]) -> int:
-    """How many pairs of a probe and a chunk these records hold a distance of, itself included."""
-    return sum(len({r["id"], *(chunk for key in ("plain", "over") for chunk, _ in r[key])}) for r in found)
+def pairs_of(measured: Iterable[Record]) -> int:
+    """The number of pairs of a probe and a chunk, itself included, whose distance these records hold."""
+    return sum(len({r["id"], *(chunk for key in ("plain", "over") for chunk, _ in r[key])}) for r in measured)
 
 
-def _doubt(store: Reader, info: CollectionInfo, found: Sequence[Record], answers: Answers, truth: Truth) -> str:
-    """Why Cloud's own search is no measure for the target; "" where it is one.
+def _doubt(store: Reader, info: CollectionInfo, measured: Sequence[Record], answers: Answers, truth: Truth) -> str:
+    """Why Cloud's own search is no reference for the target; "" where it is one.
 
-    Cloud indexes what is written later, and may search quantised vectors: then it finds less, at other distances, than
-    the vectors that it gives.
+    Cloud indexes recent writes later, and may search quantised vectors: then it finds less, at other distances, than the
+    vectors that it gives.
     """
-    why = []
+    reasons = []
     if waiting := store.unindexed(info.name):
-        why.append(f"{waiting:,} writes are not indexed there yet")
-    missed = sum(r["reachable"] is False for r in found)
-    if missed > (1 - SOUND) * len(found):
-        why.append(f"it does not find {missed} of {count(len(found), 'chunk')} by their own vector")
-    off = [
-        abs(d - known[chunk]) > noise(info.space, known[chunk], float(scale))
-        for hits, known, scale in zip(answers.plain, truth.known, truth.scale, strict=True)
+        reasons.append(f"{waiting:,} writes are not indexed there yet")
+    missed = sum(r["reachable"] is False for r in measured)
+    if missed > (1 - SOUND) * len(measured):
+        reasons.append(f"it does not find {missed} of {count(len(measured), 'chunk')} by their own vector")
+    deviating = [
+        abs(d - distances[chunk]) > noise(info.space, distances[chunk], float(scale))
+        for hits, distances, scale in zip(answers.plain, truth.distances, truth.scale, strict=True)
         for chunk, d in hits
-        if chunk in known
+        if chunk in distances
     ]
-    if any(off):
-        why.append(f"{sum(off)} of {len(off)} distances that it answers are not those of its vectors")
-    return "; ".join(why)
+    if any(deviating):
+        reasons.append(f"{sum(deviating)} of {len(deviating)} distances that it answers are not those of its vectors")
+    return "; ".join(reasons)
 
 
 # Comparing
@@ -448,13 +449,13 @@ def _doubt(store: Reader, info: CollectionInfo, found: Sequence[Record], answers
 def equivalence(
     before: Sequence[Record] | None, after: Sequence[Record], space: Space, doubt: str = "", moved: int = 0
 ) -> dict[str, Any]:
-    """One collection's row: shares of the source (`before`) and the target (`after`), verdict, and why.
+    """One collection's row: shares of the source (`before`) and the target (`after`), verdict, and reason.
 
-    `doubt` says why the source's search is no measure: then the target is judged alone, by whether it finds its chunks.
+    `doubt` tells why the source's search is no reference: then the target is judged alone, by whether it finds its chunks.
     `moved` pairs were left out of `before`, because clients changed them; where nothing else was asked on both sides,
     equivalence is NOT EXERCISED.
 
-    Only probes asked on both sides are paired. A share may fall by its slack plus, where chance is in it (plain
+    Only probes asked on both sides are paired. A share may fall by its slack plus, where chance has a part (plain
     queries; any query on ip, which is no metric, or on an index whose own over-query is not nearly exact), three
     standard errors of the paired difference.
     """
@@ -463,8 +464,8 @@ def equivalence(
     row["moved"], left_out = moved, f"{count(moved, 'pair')} left out: clients changed them meanwhile"
     for share in ("self", "reachable", "recall", "over_recall"):
         row[f"{share}_after"] = mean_of([r[share] for r in after if r[share] is not None])
-    was = {r["id"]: r for r in before or []}
-    pairs = [(was[r["id"]], r) for r in after if r["id"] in was]
+    by_id = {r["id"]: r for r in before or []}
+    pairs = [(by_id[r["id"]], r) for r in after if r["id"] in by_id]
     if not pairs and not (doubt and after):
         verdict = Verdict.NOT_APPLICABLE if not after else Verdict.WARNING
         detail = "no vector that could be a probe" if not after else "no baseline of the source: only measured"
@@ -472,12 +473,12 @@ def equivalence(
             verdict, detail = Verdict.NOT_EXERCISED, f"nothing is left to compare; {left_out}"
         return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail}
     if doubt:
-        found = row["reachable_after"]
-        lost = space != "ip" and found < 1 - REACH_MAY_FALL_BY
-        detail = f"the target finds {found:.3f} of the probes; the source cannot be the measure: {doubt}"
+        reachable = row["reachable_after"]
+        lost = space != "ip" and reachable < 1 - REACH_MAY_FALL_BY
+        detail = f"the target finds {reachable:.3f} of the probes; the source cannot be the measure: {doubt}"
         verdict = Verdict.FAIL if lost else Verdict.WARNING
         return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail, "unsure": True}
-    broken = []
+    shortfalls = []
     compared = 0
     slacks = {
         "self": SELF_MAY_FALL_BY,
@@ -494,20 +495,20 @@ def equivalence(
         row[f"{share}_before"] = float(a.mean())
         allowed, worse = fall_of(share.replace("_", " "), a, b, slack, share in ("self", "recall") or space == "ip")
         row[f"{share}_floor"] = max(0.0, float(a.mean()) - allowed)
-        broken += worse
+        shortfalls += worse
     row["recall_pairs"] = sum(None not in (a["recall"], b["recall"]) for a, b in pairs)
     gaps = [gap for a, b in pairs for gap in _distance_gaps(a, b, space)]
     excess = max((gap / allowed for gap, allowed in gaps), default=0.0)
     row |= {"distances": len(gaps), "distance_largest": max((gap for gap, _ in gaps), default=0.0)}
     if excess > 1.0:
-        broken.append(f"distances of the same pairs differ by {excess:.3g} times what float32 explains")
-    if not broken and not compared:
+        shortfalls.append(f"distances of the same pairs differ by {excess:.3g} times what float32 explains")
+    if not shortfalls and not compared:
         detail = "chunks of other collections fill the target's answers: nothing to compare"
         verdict = Verdict.NOT_EXERCISED if moved else Verdict.WARNING
         detail = f"nothing is left to compare; {left_out}" if moved else detail
         return {**row, "paired": 0, "distance_excess": excess, "verdict": verdict, "detail": detail}
-    verdict = Verdict.FAIL if broken else Verdict.PASS
-    detail = "; ".join([*broken, *([left_out] if moved else [])])
+    verdict = Verdict.FAIL if shortfalls else Verdict.PASS
+    detail = "; ".join([*shortfalls, *([left_out] if moved else [])])
     return {**row, "paired": len(pairs), "distance_excess": excess, "verdict": verdict, "detail": detail}
 
 
@@ -516,7 +517,7 @@ def mean_of(values: Sequence[float]) -> float:
 
 
 def fall_of(name: str, before: Numbers, after: Numbers, slack: float, by_chance: bool) -> tuple[float, list[str]]:
-    """How far a share of paired queries may fall, and the sentence about it where it fell further."""
+    """How far a share of paired queries may fall, and a sentence if it fell further."""
     error = float((before - after).std(ddof=1) / np.sqrt(len(before))) if len(before) > 1 else 0.0
     allowed = slack + (3.0 * error if by_chance or float(before.mean()) < SOUND else 0.0)
     if float((before - after).mean()) <= allowed + 1e-9:
@@ -525,7 +526,7 @@ def fall_of(name: str, before: Numbers, after: Numbers, slack: float, by_chance:
 
 
 def _distance_gaps(a: Record, b: Record, space: Space) -> list[tuple[float, float]]:
-    """Of each chunk that both sides answered to one query: how far its two distances are apart, and what noise allows."""
+    """For each chunk that both sides answered to one query: the difference of its two distances, and the allowed noise."""
     first = {chunk: d for key in ("plain", "over") for chunk, d in a[key]}
     scale = max(a["scale"], b["scale"])
     return [
@@ -537,15 +538,15 @@ def _distance_gaps(a: Record, b: Record, space: Space) -> list[tuple[float, floa
 
 
 def overlap_ks(k: int) -> list[int]:
-    """At how many neighbours the overlap is shown: near ones first, up to the k of the parameters."""
+    """The numbers of neighbours at which the overlap is shown, up to k."""
     return sorted({n for n in (1, 3, 5, 10) if n < k} | {k})
 
 
 def overlap(first: Sequence[Record], second: Sequence[Record], key: str, space: Space, k: int) -> float:
-    """Mean share of two sides' first k answers that is the same, over probes asked on both; NaN where there is none.
+    """Mean share of two sides' first k answers that is the same, over probes asked on both; NaN where there are none.
 
-    An id at the distance of the k-th answer is a tie, and counts. Answers of the first side beyond the reach of the
-    second one's are left out, and so is the probe's own chunk.
+    An id at the distance of the k-th answer is a tie, and counts. Answers of the first side beyond the second one's reach are
+    left out, and so is the probe's own chunk.
     """
     answers = {r["id"]: _others(r[key], r["id"])[:k] for r in first}
     shares = []
@@ -573,7 +574,7 @@ def exact_overlap(ids: Sequence[str], before: Truth, after: Truth, space: Space,
 
 
 def shared(ours: Sequence[tuple[float, str]], theirs: Sequence[tuple[float, str]], space: Space, scale: float) -> float:
-    """Share of `ours` (distance, id; best first) that is among `theirs`; an id at the distance of our last one is a tie."""
+    """Share of `ours` (distance, id; best first) that is in `theirs`; an id at the distance of our last one is a tie."""
     edge, ids = ours[-1][0], {chunk for _, chunk in ours}
     allowed = noise(space, edge, scale)
     return min(1.0, sum(chunk in ids or abs(d - edge) <= allowed for d, chunk in theirs) / len(ours))

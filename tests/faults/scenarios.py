@@ -104,11 +104,11 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign migration.source_changes:switch
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.rebase
-            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.delta:_keep
+            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.delta:_append
             migration.delta:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            migration.delta:_followed snapshots.snapshot:_linked snapshots.snapshot:write_part
+            migration.delta:_restage_changed snapshots.snapshot:_linked snapshots.snapshot:write_part
             snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete snapshots.snapshot:write_manifest
             steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
@@ -281,7 +281,7 @@ SCENARIOS: list[Scenario] = [
     ),
     Scenario("restore the source", "up", always("rollback", "one", "--why", "trial", "--restore-source"),
         always("rollback", "one", "--why", "trial", "--restore-source"), names("""
-            rollback.proof:SourceProof._restore rollback.proof:_keep
+            rollback.proof:SourceProof._restore rollback.proof:_export
         """), prepare=damage_source, check=restored_source, bench=lambda shared: shared.once("fenced up", FencedUp),
     ),
     Scenario("a write that nobody can replay", "cutover", always(*GIVEN_UP), always(*GIVEN_UP), names("""

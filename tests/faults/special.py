@@ -35,7 +35,7 @@ from helpers.steps.rollback import RollbackStep
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import RehearsalEmbedding
-from helpers.stores.opening import lacking, make
+from helpers.stores.opening import create_levels, missing_levels
 from tests.faults.bench import ALTERED, CONTENT, DOUBLED, LOST, STUCK, Bench, Contents, Fault, differences, held_by
 from tests.faults.command import Child, Order
 from tests.faults.scenario import FENCED, rolled_back
@@ -364,7 +364,7 @@ class Many(Bench):
     def _make_new(self) -> None:
         super()._make_new()
         there = Endpoint(path=str(self.home / "source"), database="second")
-        make(there, lacking(there))
+        create_levels(there, missing_levels(there))
         with open_target(there) as store:
             fill(store, "delta", chunks(40, 4, seed=7, prefix="d"))
         trial = self.home / "trial.yaml"

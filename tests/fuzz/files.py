@@ -162,10 +162,10 @@ def a_staging(bench: Bench) -> Path:
 
 
 def a_journal(bench: Bench) -> list[Path]:
-    from helpers.snapshots.export_journal import Journal
+    from helpers.snapshots.export_journal import ExportJournal
 
     folder = bench.home / "kept" / "two.partial"
-    journal = Journal.open(folder, {"source": "s"}, 1)
+    journal = ExportJournal.open(folder, {"source": "s"}, 1)
     journal.freeze("notes", "001-notes", {"name": "notes"}, ["a", "b"], [0])
     (folder / "001-notes").mkdir()
     journal.finish("notes", 0, {"file": "001-notes/00001.parquet", "rows": 2, "bytes": 5, "sha256": "0"})
@@ -226,7 +226,7 @@ def storage_read(bench: Bench, path: Path) -> object:
     storage = _storage(bench)
     shutil.rmtree(storage.folder, ignore_errors=True)
     look = storage.mirror()
-    said = [*storage.told(look), *storage.sweep(remove=False)]
+    said = [*storage.warnings(look), *storage.sweep(remove=False)]
     return said, [
         look.where(storage.folder / name, Snapshot.open(storage.folder / name).manifest) for name in look.snapshots
     ]

@@ -103,10 +103,10 @@ def run_of(_: Bench) -> Any:
 
 
 def snapshot_read(bench: Bench, path: Path) -> object:
-    from helpers.snapshots.retention import held
+    from helpers.snapshots.retention import snapshots_in
     from helpers.snapshots.snapshot import Snapshot
 
-    list(held(bench.home / "kept"))
+    list(snapshots_in(bench.home / "kept"))
     snapshot = Snapshot.open(bench.home / "kept" / "one")
     _ = snapshot.collections(), snapshot.total, snapshot.digest
     for name in snapshot.names():
@@ -117,13 +117,13 @@ def snapshot_read(bench: Bench, path: Path) -> object:
 
 
 def journal_read(bench: Bench, path: Path) -> object:
-    from helpers.snapshots.export_journal import Journal
-    from helpers.snapshots.retention import held
+    from helpers.snapshots.export_journal import ExportJournal
+    from helpers.snapshots.retention import snapshots_in
 
     folder = bench.home / "kept" / "two.partial"
-    list(held(folder.parent))
-    Journal.is_whole(folder, "s", ["notes"])
-    journal = Journal.read(folder)
+    list(snapshots_in(folder.parent))
+    ExportJournal.is_whole(folder, "s", ["notes"])
+    journal = ExportJournal.read(folder)
     if journal is not None:
         _ = journal.chunks, journal.listed, journal.size
         _ = journal.sessions and journal.retain_until

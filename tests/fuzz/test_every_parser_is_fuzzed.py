@@ -30,7 +30,7 @@ EXCUSED = {
     "parameters.snapshots:_keys_of": "the operator's own file of credentials: tests/test_parameters_secrets.py",
     "snapshots.objects:Objects._abort": "a checked URL of the parameters",
     "snapshots.objects:Objects._uploads": "what a driver made of an answer: tests/test_directories_of_snapshots.py",
-    "snapshots.retention:_made": "a manifest that counts with a proof only: tests/test_directories_of_snapshots.py",
+    "snapshots.retention:_own_manifest": "a manifest that counts with a proof only: tests/test_directories_of_snapshots.py",
     "cli.doctor:destination_of": "words of a command line, as an endpoint: tests/test_snapshots_command.py",
     "evidence.signoffs:sign": OWN,
     "evidence.secret_scan:foreign_bytecode": "the installed package", "evidence.verification:_check_envelope": "envelopes are forged in tests/forgeries.py",

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from helpers import cli
-from helpers.monitoring.watcher import Journal, Sample, Watcher
+from helpers.monitoring.watcher import SampleJournal, Watcher, WatchSample
 from helpers.results import Verdict
 from tests.aftermaths import monitor, night_after
 from tests.cutovers import details, verdicts
@@ -51,19 +51,19 @@ def told(samples: list[Held]) -> str:
 def test_an_hour_of_monitoring_grows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: bool) -> None:
     """Step 50 with a health URL, a log that grows and, for a server, a client that writes to the target throughout."""
     seen: list[Held] = []
-    plain = Journal.add
+    plain = SampleJournal.add
 
-    def add(journal: Journal, sample: Sample) -> None:
+    def add(journal: SampleJournal, sample: WatchSample) -> None:
         plain(journal, sample)
         with (tmp_path / "app.log").open("a") as log:
             log.write("a request was answered\n")
         seen.append(held())
 
-    def samples(watcher: Watcher, *rest: Any) -> Iterator[Sample]:
+    def samples(watcher: Watcher, *rest: Any) -> Iterator[WatchSample]:
         return islice(every(watcher, *rest), SAMPLES)
 
     every = Watcher.samples
-    monkeypatch.setattr(Journal, "add", add)
+    monkeypatch.setattr(SampleJournal, "add", add)
     monkeypatch.setattr(Watcher, "samples", samples)  # so many, however long a slow machine takes for them
     (tmp_path / "app.log").write_text("begun\n")
     target = ChromaServer(tmp_path / "served") if served else None

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from helpers.snapshots.export_journal import Journal
+from helpers.snapshots.export_journal import ExportJournal
 from helpers.snapshots.snapshot import Snapshot, part_rows
 from helpers.stores.limits import CLOUD
 from tests.cloud_data import Held, assert_arrived, fill, made
@@ -99,7 +99,7 @@ def killed_in_export(process: subprocess.Popen[str], cloud: CloudStandIn, trial:
 
 def journaled(trial: Trial) -> tuple[int, int]:
     """Sessions of the unfinished export, and chunks in its whole parts, as its journal says."""
-    journal = Journal.read(trial.folder / "workspace" / "snapshots" / "one-21.partial")
+    journal = ExportJournal.read(trial.folder / "workspace" / "snapshots" / "one-21.partial")
     return (len(journal.sessions), journal.chunks) if journal else (0, 0)
 
 

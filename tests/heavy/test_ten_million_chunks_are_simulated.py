@@ -143,7 +143,7 @@ class Simulation:
         staged = self._phase("transform", lambda: stage(snapshot, schema, of.context(), folder / "staged", aside))
         plans = plan_targets(snapshot.collections(), staged, parameters.migration, schema)
         ledger = folder / "checkpoint.json"
-        Checkpoint.open(ledger, {"run": "r"}).stage(staged.total, staged.aside, {"all": staged.rows("all")})
+        Checkpoint.open(ledger, {"run": "r"}).stage(staged.total, staged.unstaged, {"all": staged.rows("all")})
 
         def write() -> None:
             importer = Importer(
