@@ -102,7 +102,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_a_reason_names_no_redacted_value_that_the_language_escapes
             ::test_what_a_field_contradicts_its_document_with_is_shown_redacted""",
         "secrets in lines of the application's log": "test_cutover_logs.py::test_no_line_of_a_log_shows_a_secret",
-        "names that call people in chats": "test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat",
+        "names that call people in chats": """
+            test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat ::test_a_bare_host_makes_no_link""",
         "a pipe in place of an index file": """
             test_no_special_file_holds_us.py::test_each_file_of_a_source_is_read_past_or_refused_in_one_line
             ::test_a_pipe_in_place_of_an_index_file_holds_nobody""",
@@ -113,10 +114,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_index_files_are_shipped.py::test_a_list_that_names_other_files_is_damaged
             ::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target
             test_places_are_proven_first.py::test_an_index_folder_that_this_run_did_not_bring_is_refused""",
-        "losses that a backup hides, and two places of one collection": """
+        "losses that a backup hides, backups that stand for others, and two places of one collection": """
             test_backup_losses.py::test_a_backup_that_lacks_vectors_is_kept_named_and_fails
-            ::test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete
-            ::test_two_places_of_one_collection_are_refused_in_one_line""",
+            ::test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete ::test_a_damaged_backup_stands_for_none
+            ::test_two_places_of_one_collection_are_refused_in_one_line ::test_a_prune_takes_no_whole_backup_for_another
+            ::test_a_backup_of_other_collections_satisfies_no_check ::test_a_backup_of_another_place_satisfies_no_check""",
         "links, hard links and mounts in a target": """
             test_places_are_proven_first.py::test_a_rollback_cleans_no_target_that_leads_into_the_source
             test_rollback.py::test_a_source_that_the_removal_reached_is_named

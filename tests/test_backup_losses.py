@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -14,6 +16,7 @@ import pytest
 
 from helpers import cli
 from helpers.audit import entries
+from helpers.parameters.sections import Collections
 from helpers.snapshots import backup, retention
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.door import embedded_client
@@ -143,15 +146,139 @@ def test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete(
     capsys.readouterr()
     run("prune", "--directory", "kept", "--yes")
     said = capsys.readouterr().out
-    assert "stays  a-whole  the newest whole one of its source: b-less is incomplete, which nobody has accepted" in said
-    assert "goes   b-less" in said
+    assert (
+        "stays  a-whole  the newest whole one of its collections: b-less is incomplete, which nobody has accepted"
+        in said
+    )
+    why = "as long as it is here, a-whole is known to be the newest whole one of its collections"
+    assert f"stays  b-less  {why}" in said
+    run("prune", "--directory", "kept", "--yes")
+    assert Path("kept/a-whole").is_dir(), "a second prune finds what the first found"
     create("c-less", code=1)
+    capsys.readouterr()
+    run("prune", "--directory", "kept", "--yes")
+    assert "goes   c-less" in capsys.readouterr().out
     create("d-accepted", "--without-lost")
     capsys.readouterr()
     run("prune", "--directory", "kept", "--yes")
     said = capsys.readouterr().out
     assert "goes   a-whole" in said, "what was accepted replaces it"
     assert "stays" not in said
+
+
+def test_a_prune_takes_no_whole_backup_for_another(source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    expire(monkeypatch)
+    create("a-whole")
+    lose_vectors(source, "alpha", ["gone1", "gone2"])
+    create("b-less", code=1)
+    create("c-beta", "--set", "collections.include=[beta]")
+    create("d-less-alpha", "--set", "collections.include=[alpha]", code=1)
+    capsys.readouterr()
+    run("prune", "--directory", "kept", "--yes")
+    said = capsys.readouterr().out
+    assert "stays  a-whole  the newest whole one of its collections: b-less is incomplete" in said
+    assert "goes   c-beta" in said, "nothing of beta is incomplete after it"
+    create("e-alpha", "--set", "collections.include=[alpha]", "--without-lost")
+    create("f-less", code=1)
+    capsys.readouterr()
+    run("prune", "--directory", "kept", "--yes")
+    said = capsys.readouterr().out
+    assert "stays  a-whole  the newest whole one of its collections: b-less is incomplete" in said, "it alone has beta"
+    assert "stays  e-alpha  the newest whole one of its collections: f-less is incomplete" in said
+    create("g-accepted", "--without-lost")
+    create("h-less", code=1)
+    capsys.readouterr()
+    run("prune", "--directory", "kept", "--yes")
+    said = capsys.readouterr().out
+    assert "goes   a-whole" in said, "one that has all of its collections replaces it"
+    assert "goes   e-alpha" in said
+    assert "stays  g-accepted  the newest whole one of its collections: h-less is incomplete" in said
+
+
+def test_a_backup_of_other_collections_satisfies_no_check(source: Path, capsys: Said) -> None:
+    def check(include: str, code: int, words: str, *more: str) -> None:
+        run("check", "backup.yaml", "--set", f"collections.include={include}", *more, code=code)
+        said = capsys.readouterr()
+        assert words in said.out + said.err
+
+    create("only-beta", "--set", "collections.include=[beta]")
+    capsys.readouterr()
+    check("[beta]", 0, "Snapshot only-beta")
+    check("['b*']", 0, "Snapshot only-beta")
+    check("['*']", 0, "Snapshot only-beta", "--set", "collections.exclude=[alpha]")
+    for include in ("[alpha]", "['*']", "['?????']", "[alpha, beta]"):
+        check(include, 1, "the newest, only-beta, lacks alpha. ")
+    check("[beta, typo]", 1, "the newest, only-beta, lacks typo. ")
+    create("all")
+    create("later-beta", "--set", "collections.include=[beta]")
+    capsys.readouterr()
+    check("['*']", 0, "Snapshot all ")
+    check("[alpha]", 0, "Snapshot all ")
+    check("[beta]", 0, "Snapshot later-beta ")
+
+
+def test_a_damaged_backup_stands_for_none(source: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    create("a-whole")
+    taken = create("b-damaged", "--full")
+    run("check", "backup.yaml")
+    file = taken.folder / taken.parts("alpha")[0].file
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-9] + bytes(9))
+    run("verify", "b-damaged", "--directory", "kept", code=1)
+    capsys.readouterr()
+    run("check", "backup.yaml")
+    assert "Snapshot a-whole " in capsys.readouterr().out
+    create("c-next")
+    assert "sharing what is as in a-whole" in capsys.readouterr().out
+    shutil.rmtree("kept/c-next")
+    with monkeypatch.context() as over:
+        expire(over)
+        run("prune", "--directory", "kept")
+        assert (
+            "stays  a-whole  the newest whole one of its collections: b-damaged is damaged" in capsys.readouterr().out
+        )
+    shutil.rmtree("kept/a-whole")
+    run("check", "backup.yaml", code=1)
+    assert "the newest, b-damaged, was found damaged" in capsys.readouterr().err
+    file.write_bytes(sound)
+    time.sleep(1.1)  # times are of whole seconds
+    run("verify", "b-damaged", "--directory", "kept")
+    run("check", "backup.yaml")
+    file.unlink()
+    capsys.readouterr()
+    run("check", "backup.yaml", code=1)
+    assert "the newest, b-damaged, has not all its files" in capsys.readouterr().err
+
+
+def test_of_a_backup_without_a_list_only_plain_names_are_known(source: Path) -> None:
+    taken = create("one")
+    every, plain = Collections(), Collections(include=["alpha", "beta"])
+    assert backup.lacking(every, taken) == []
+    del taken.manifest["listed"]
+    assert backup.lacking(every, taken) == ["*"]
+    assert backup.lacking(Collections(include=["[ab]*", "beta"]), taken) == ["[ab]*"]
+    assert backup.lacking(plain, taken) == []
+
+
+def test_a_backup_of_another_place_satisfies_no_check(
+    source: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same relative path below another folder, and another database of the same directory."""
+    other = tmp_path / "elsewhere"
+    monkeypatch.chdir(tmp_path)
+    text = f"source: {{path: source}}\nsnapshot: {{directory: {tmp_path / 'kept'}}}\nname: n\n"
+    Path("backup.yaml").write_text(text, encoding="utf-8")
+    with embedded(other / "source") as store:
+        fill(store, "alpha", chunks(40, 8))
+    run("create", "backup.yaml", "--id", "here")
+    run("check", "backup.yaml")
+    run("check", "backup.yaml", "--set", f"source.path={source}")
+    run("check", "backup.yaml", "--set", "source.database=second", code=1)
+    monkeypatch.chdir(other)
+    capsys.readouterr()
+    run("check", "../backup.yaml", code=1)
+    assert "there is none in" in capsys.readouterr().err
+    run("check", "../backup.yaml", "--set", f"source.path={source}")
 
 
 # -- a source of which nobody can say what counts ------------------------------------------------------------------------

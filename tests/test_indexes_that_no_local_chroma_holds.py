@@ -143,6 +143,9 @@ class Held:
     def limits(self) -> Limits:
         return CLOUD
 
+    def names(self) -> list[str]:
+        return ["rich"]
+
     def info(self, name: str) -> CollectionInfo:
         return dataclasses.replace(cloud(name), count=len(self.batch))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import json
+import re
 import socketserver
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from helpers import audit, errors, evidence
 from helpers.errors import EnvironmentFailure, NoGo, redacted
 from helpers.evidence import secret_scan
-from helpers.notify import Around, Event, read, sender, tell
+from helpers.notify import Around, Event, ours, read, sender, tell
 from helpers.parameters import SecretRef, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import run_page
@@ -399,7 +400,15 @@ def test_a_mail_is_plain_text_so_that_names_in_it_are_no_markup() -> None:
         Mailbox(),
         "NO-GO: collection <img src=http://evil/track><a href=http://evil>Sign here</a>\n\nsecond line",
     )
-    order = {"urls": [box.url], "title": "t", "body": hostile, "kind": "failure", "attach": "", "seconds": 20}
+    order = {
+        "urls": [box.url],
+        "title": "t",
+        "body": hostile,
+        "kind": "failure",
+        "attach": "",
+        "seconds": 20,
+        "ours": "",
+    }
     try:
         done = subprocess.run([sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True,
                               capture_output=True, check=True)  # fmt: skip
@@ -424,7 +433,7 @@ def test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat(chat: str) -> 
     body = "NO-GO: collection x [Sign](https://evil/s) @all @**all** @everyone <!channel> dana@example.org www.evil.org"
     with Listener() as room, Listener() as tool:
         urls = [chat.format(room.url.split("/")[2]), tool.url]
-        order = {"urls": urls, "title": "t", "body": body, "kind": "failure", "attach": "", "seconds": 20}
+        order = {"urls": urls, "title": "t", "body": body, "kind": "failure", "attach": "", "seconds": 20, "ours": ""}
         subprocess.run([sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True, check=True)
         shown, kept = json.dumps(room.got[0][1], ensure_ascii=False), tool.got[0][1]["message"]
     assert kept == body
@@ -433,10 +442,35 @@ def test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat(chat: str) -> 
         assert active not in shown
 
 
+def test_a_bare_host_makes_no_link() -> None:
+    """Telegram and others make a link of a name alone, and a collection can have the name of a host."""
+    foreign = ("evil.example.com/login", "t.me/x", "T.ME", "www.x", "evil\u3002com", "a.xn--p1ai", "login.acme.example",
+               "evil.com.json", "evil.com/login.json", "t.me-x")  # fmt: skip
+    parameters = parameters_from({
+        "name": "acme.search", "source": {"url": "http://chroma.acme.example:8000"}, "target": {"path": "data.new/chroma"},
+        "collections": {"include": ["evil.example.com", "t.me"]}, "contacts": {"channel": "ops.acme.example"},
+    })  # fmt: skip
+    own = ours(parameters, "acme.search-2026-12-01")
+    for text in foreign:
+        assert re.search("[.\u3002]\u200b", sender._inert(text, own)), text
+    kept = ("9,832 chunks, 1.5.9, 0.6.dev19, 12.5 s, 10.0.0.5, e.g. chroma.sqlite3 and run.json, a.jsonl, b.html; window.start, "
+            "contacts.channel, chroma.acme.example:8000, ops.acme.example, data.new/chroma, acme.search-2026-12-01")  # fmt: skip
+    assert sender._inert(kept, own) == kept
+    assert sender._inert("contacts.channel", "") != "contacts.channel", "what is ours is known by being said so"
+
+
 def test_a_redirect_of_a_webhook_is_not_followed_with_its_secrets() -> None:
     with Listener() as other, Listener(leads_to=other.url.replace("json:", "http:")) as hook:
         secret = f"{hook.url}?+X-Api-Token={TOKEN}"
-        order = {"urls": [secret, other.url], "title": "t", "body": "b", "kind": "info", "attach": "", "seconds": 20}
+        order = {
+            "urls": [secret, other.url],
+            "title": "t",
+            "body": "b",
+            "kind": "info",
+            "attach": "",
+            "seconds": 20,
+            "ours": "",
+        }
         sent = subprocess.run(
             [sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True, check=True, capture_output=True
         )

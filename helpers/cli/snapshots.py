@@ -37,8 +37,8 @@ def declare(declared: Declare) -> None:
     )  # fmt: skip
     check = declared(
         "check", _check, "say whether the newest snapshot of a source is recent enough",
-        "Where none is, or the newest is incomplete and was not taken with --without-lost, the exit code is 1, and the channels "
-        "of notify.urls get a notice. Run it on a schedule of its own: it notices a `snapshots create` that did not run.",
+        "One counts that holds all that `collections` selects. Where none is, or it is incomplete and was not taken with "
+        "--without-lost, the exit code is 1, and notify.urls get a notice. Schedule it by itself: it notices a missed create.",
     )  # fmt: skip
     for command in (create, check):
         command.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
@@ -63,7 +63,7 @@ def declare(declared: Declare) -> None:
     prune = declared(
         "prune", _prune, "show which snapshots can be removed; with --yes remove them",
         "A snapshot is kept until its retention ends, and while a run needs it: until closeout, or until the run is "
-        "declared abandoned. The newest whole one of a source is kept while those after it are incomplete.",
+        "declared abandoned. A whole one is kept while only incomplete ones of its collections are newer.",
     )  # fmt: skip
     restore = declared(
         "restore", _restore, "restore a snapshot, or some of its collections, into a directory or a server",
@@ -172,9 +172,10 @@ def _create(chosen: argparse.Namespace) -> int:
         open_source(source, Path(scratch), parameters.collections.selects, normalised=normalised) as whole,
     ):
         store = sharded(whole, parameters.collections.shard)
-        base = None if chosen.full else backup.newest(directory, store.label)
+        names = backup.chosen(parameters, store)
+        base = None if chosen.full else backup.base_of(directory, store.label, names)
         shares = f"sharing what is as in {base.id}" if base is not None else "sharing nothing"
-        infos = [store.info(collection) for collection in backup.chosen(parameters, store)]
+        infos = [store.info(collection) for collection in names]
         if chosen.dry_run:
             rows = [{"collection": i.name, "chunks": count(i.count), "dimension": i.dimension or "–"} for i in infos]
             into = f"{directory / name}{_put(storage)}"
@@ -182,7 +183,6 @@ def _create(chosen: argparse.Namespace) -> int:
             return 0
         directory.mkdir(parents=True, exist_ok=True)
         with in_use(directory / name), _bar("Snapshot", sum(i.count for i in infos)) as bar:
-            names = [i.name for i in infos]
             taken = backup.take(parameters, store, names, name, base, bar, without_lost=chosen.without_lost)
     _say(backup.remarks(taken))
     held = f"{count(taken.total, 'chunk')} in {count(len(taken.names()), 'collection')} of {taken.manifest['source']}"
@@ -203,13 +203,13 @@ def _put(storage: Remote | None) -> str:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from helpers.notify import send
+    from helpers.notify import ours, send
     from helpers.snapshots import backup, remote
 
     parameters = _parameters(chosen)
     directory = remote.prepared(parameters.snapshot)
     label = parameters.source_label  # as the label of what was read, with its shard
-    snapshot = backup.newest(directory, label)
+    snapshot = backup.newest(directory, label, lambda s: not backup.lacking(parameters.collections, s))
     if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
         _say(f"Missing: {each}" for each in snapshot.missing())
         if backup.is_accepted(snapshot):
@@ -221,15 +221,14 @@ def _check(chosen: argparse.Namespace) -> int:
         said += f"{RUNBOOK} doctor. To accept what is missing: snapshots create --without-lost."
     else:
         where = directory if remote.of(parameters.snapshot) is None else parameters.snapshot.directory
-        found = (
-            f"the newest, {snapshot.id}, is {hours:.1f} h old" if snapshot is not None else f"there is none in {where}"
-        )
+        found = backup.why_none(directory, label, parameters.collections) or f"there is none in {where}"
+        if snapshot is not None:
+            found = f"the newest that holds all that is selected, {snapshot.id}, is {hours:.1f} h old"
         said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
     print(said, file=sys.stderr)
-    rules = parameters.notify
-    for answer in send(
-        rules.urls, f"{parameters.name}: snapshot missed or incomplete", said, "failure", rules.timeout_seconds
-    ):
+    rules, own = parameters.notify, ours(parameters)
+    for answer in send(rules.urls, f"{parameters.name}: snapshot missed or incomplete", said, "failure", rules.timeout_seconds,
+                       ours=own):  # fmt: skip
         print(answer.sentence(), file=sys.stderr)
     return 1
 

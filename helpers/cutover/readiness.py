@@ -445,8 +445,8 @@ def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_us
 
 
 def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
-    """Count the chunks of the target's collections of this run. `EnvironmentFailure` (`target_changed`) where a number is not that of
-    `before`: somebody wrote there since it was compared. A chunk that was only changed is not seen.
+    """Count the chunks of the target's collections of this run. `EnvironmentFailure` (`target_changed`) where a number is not
+    that of `before`: somebody wrote there since it was compared. A chunk that was only changed is not seen.
     """
     target = run.parameters.target
     if used_by(target):  # a directory, which another process has open: nobody could count it before either

@@ -34,6 +34,7 @@ from helpers.fence import FenceState, takes_no_writes
 from helpers.formatting import duration
 from helpers.notify import sender
 from helpers.parameters import Parameters, SecretRef, is_placeholder
+from helpers.parameters.endpoint import Section
 from helpers.parameters.sections import Contacts
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
@@ -100,7 +101,8 @@ def _tell(
         return Notified(subject, body, [Delivery(str(url), DRY_RUN, "printed, not sent") for url in rules.urls])
     earlier = {e.channel: e for e in read(folder.reports) if (e.event, e.key) == (event, key)}
     left = [u for u in rules.urls if not earlier or (again and getattr(earlier.get(str(u)), "result", "") != DELIVERED)]
-    sent = send(left, subject, body, event.kind, rules.timeout_seconds, attach) if left else []
+    own = ours(folder.parameters, folder.id, str(folder.reports), str(folder.workspace))
+    sent = send(left, subject, body, event.kind, rules.timeout_seconds, attach, own) if left else []
     if sent:
         keep(folder.reports, event, key, sent, rules.stakeholders, subject, body)
         bad = [d for d in sent if not d.well]
@@ -203,9 +205,7 @@ class Around:
 
 
 DELIVERED, FAILED = "delivered", "failed"
-_START_UP = (
-    15.0  # seconds that the sending process may need for itself on a loaded machine, beside the time of the notice
-)
+_START_UP = 15.0  # seconds that the sending process may need for itself on a loaded machine, beside those of the notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +228,26 @@ class Delivery:
         return f"{self.channel} {self.result}" + (f" ({self.said})" if self.said else "")
 
 
+def ours(parameters: Parameters, *more: str) -> str:
+    """Text with the names that are not from a source: of places, people and parameters. Not what names collections."""
+    held, rules = parameters.document(), parameters.notify
+    keys = [
+        f"{name}.{key}"
+        for name, section in parameters
+        if isinstance(section, Section)
+        for key in type(section).model_fields
+    ]
+    said = [held.get(name) for name in ("name", "snapshot", "window", "contacts", "fence", "cutover", "signoff")]
+    said += [parameters.source.address, parameters.target.address, rules.impact, rules.affected, rules.stakeholders]
+    return json.dumps([str(Path.cwd()), *more, *keys, *said], ensure_ascii=False)
+
+
 def send(
-    channels: Sequence[SecretRef], title: str, body: str, kind: str, seconds: float, attach: Path | None = None
-) -> list[Delivery]:
+    channels: Sequence[SecretRef], title: str, body: str, kind: str, seconds: float, attach: Path | None = None, ours: str = "",
+) -> list[Delivery]:  # fmt: skip
     """Hand the notice to every channel, in the order given. Never raises for a channel, and never waits for a dead one.
 
-    `kind` is info, success, warning or failure; `attach` goes with e-mail only.
+    `kind` is info, success, warning or failure; `attach` goes with e-mail only. Hosts that are not in `ours` become no link.
     """
     found: dict[int, Delivery] = {}
     urls: dict[int, str] = {}
@@ -243,7 +257,7 @@ def send(
         except RunbookError as error:
             found[number] = Delivery(str(reference), FAILED, error.what)
     if urls:
-        order = {"urls": list(urls.values()), "title": title, "body": body, "kind": kind, "seconds": seconds,
+        order = {"urls": list(urls.values()), "title": title, "body": body, "kind": kind, "seconds": seconds, "ours": ours,
                  "attach": str(attach) if attach is not None else ""}  # fmt: skip
         said = _answers(json.dumps(order), seconds)
         for position, number in enumerate(urls):

@@ -59,7 +59,9 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     scheme = url.partition(":")[0].strip().lower()
     attach = order["attach"] if order["attach"] and scheme.startswith("mailto") else None
     # Plain text, said so: a mail is HTML otherwise, and names and answers of others in it would be markup.
-    title, body = (order[part] if scheme in _TOOLS else _inert(order[part]) for part in ("title", "body"))
+    title, body = (
+        order[part] if scheme in _TOOLS else _inert(order[part], order["ours"]) for part in ("title", "body")
+    )
     result = service.notify(
         title=title, body=body, notify_type=order["kind"], attach=attach, body_format=apprise.NotifyFormat.TEXT
     )
@@ -70,9 +72,25 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
 _TOOLS = frozenset({"form", "forms", "json", "jsons", "mailto", "mailtos", "syslog", "xml", "xmls"})
 
 
-def _inert(text: str) -> str:
-    """The same words for a service that makes links, and calls people, of plain text: U+200B splits what it would read."""
-    return re.sub(r"@|\](?=[(\[])|<(?=[!@#\w])|:(?=//)|(?i:www)(?=\.)", lambda found: f"{found[0]}\u200b", text)
+# What may be the name of a host; the dots in it behind which a top domain may be (1.5.dev3 and sqlite3 are none); and a file.
+_HOST = r"[\w-]+(?:[.\u3002\uff0e\uff61][\w-]+)+"
+_DOT = r"(?<=[wW]{3})\.|[.\u3002\uff0e\uff61](?=[^\W\d_]{2})(?![^\W\d_]+\d)"
+_FILE = re.compile(r"[\w-]+\.(?:html|ics|ipynb|jsonl?|log|lock|parquet|pem|txt|ya?ml)")
+
+
+def _inert(text: str, ours: str) -> str:
+    """The same words for a service that makes links, and calls people, of plain text: U+200B splits what it would read.
+
+    So it splits names of hosts, but for those in `ours`; numbers, versions, and names of files such as run.json stay as they are.
+    """
+    known = {*re.findall(_HOST, ours)}
+
+    def split(found: re.Match[str]) -> str:
+        if len(found[0]) == 1:
+            return f"{found[0]}\u200b"
+        return found[0] if found[0] in known or _FILE.fullmatch(found[0]) else re.sub(_DOT, "\\g<0>\u200b", found[0])
+
+    return re.sub(rf"@|\](?=[(\[])|<(?=[!@#\w])|:(?=//)|{_HOST}", split, text)
 
 
 def _why(logged: str) -> str:

@@ -35,6 +35,7 @@ from helpers.chunks import ChunkBatch, Vectors, is_sparse, parquet_batches
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import numbered
 from helpers.parameters import Parameters
+from helpers.parameters.sections import Collections
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, contents, file_digest, json_in, silent, utc_now, whole, write_json, writing
 from helpers.snapshots import remote
@@ -45,6 +46,7 @@ from helpers.snapshots.export_journal import (
     ExportJournal,
     SnapshotPart,
     holds_another,
+    place_of,
     write_parquet,
 )
 from helpers.snapshots.retention import Recorded, begin, differences, digests, record
@@ -76,14 +78,48 @@ _GROUP = 1_000  # rows of a foreign file that are read at a time
 # -- taken on a schedule -----------------------------------------------------------------------------------------------
 
 
-def newest(directory: Path, source: str) -> Snapshot | None:
-    """Return the newest snapshot of this source in the directory that a signed line of the log records and that has all its
-    files; None where there is none. A snapshot in a storage must be whole there."""
+def newest(directory: Path, source: str, holds: Callable[[Snapshot], bool]) -> Snapshot | None:
+    """The newest snapshot of this source that `_taken` gives, that has all its files, `holds` what is asked for and was not found
+    damaged; None where there is none. In a storage it counts only as long as it is whole there."""
     is_stored = partial(storage.has, storage.mirror()) if (storage := remote.at(directory)) is not None else None
-    snapshots = (_opened(directory / name, line) for name, line in digests(directory).items() if PLAIN.fullmatch(name))
-    own = [snapshot for snapshot in snapshots if snapshot is not None and snapshot.manifest["source"] == source]
-    own.sort(key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
-    return next((snapshot for snapshot in own if _is_complete(snapshot, is_stored)), None)
+    sound = (snapshot for snapshot in _taken(directory, source) if holds(snapshot) and not snapshot.failed)
+    return next((snapshot for snapshot in sound if _is_complete(snapshot, is_stored)), None)
+
+
+def base_of(directory: Path, source: str, names: Sequence[str]) -> Snapshot | None:
+    """The newest snapshot of this source with one of these collections, whose files the next one may share."""
+    return newest(directory, source, lambda snapshot: not {*names}.isdisjoint(snapshot.names()))
+
+
+def _taken(directory: Path, source: str) -> list[Snapshot]:
+    """The snapshots of this source that were taken there, as signed lines of the log have them, the newest first.
+
+    A relative path as `source` is one in this folder."""
+    place = place_of(source, str(Path.cwd()))
+    opened = (_opened(directory / name, line) for name, line in digests(directory).items() if PLAIN.fullmatch(name))
+    ours = [snapshot for snapshot in opened if snapshot is not None and snapshot.place == place]
+    return sorted(ours, key=lambda snapshot: (str(snapshot.manifest["created"]), snapshot.id), reverse=True)
+
+
+def lacking(rules: Collections, snapshot: Snapshot) -> list[str]:
+    """The collections that the rules select, of those that the source had when it was taken, and that it does not hold.
+
+    What `include` names without a wildcard counts whether the source had it or not. Older toolkits did not note what the source
+    had: there a pattern cannot be resolved, and is in the answer itself."""
+    named = {name for name in rules.include if not re.search(r"[*?[]", name)}
+    listed: list[str] | None = snapshot.manifest.get("listed")
+    wanted = {name for name in named.union(listed or ()) if rules.selects(name)}
+    unknown = {*rules.include} - named if listed is None else set()
+    return sorted((wanted | unknown).difference(snapshot.names()))
+
+
+def why_none(directory: Path, source: str, rules: Collections) -> str:
+    """Why the newest snapshot of this source does not count for what the rules select; "" where there is none at all."""
+    if not (taken := _taken(directory, source)):
+        return ""
+    lacks = ", ".join(lacking(rules, taken[0]))
+    why = "was found damaged" if taken[0].failed else f"lacks {one_line(lacks)}" if lacks else "has not all its files"
+    return f"the newest, {taken[0].id}, {why}"
 
 
 def _opened(folder: Path, recorded: Recorded) -> Snapshot | None:

@@ -133,6 +133,7 @@ class _Manifest:
     collections: list[_Collection]
     sha256: Sha256
     sessions: list[_Session] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
     verified_at: Time | None = None
     restored_at: Time | None = None
     failed_at: Time | None = None
@@ -421,6 +422,11 @@ def holds_another(folder: Path, snapshot_id: str) -> bool:
         return False
     except (OSError, ValueError, LookupError, TypeError):
         return True
+
+
+def place_of(source: str, directory: str) -> str:
+    """The source of a manifest, to be compared: a relative path is one in the `directory` where it was given."""
+    return source if "://" in source else str(Path(directory, source))
 
 
 def signed(content: dict[str, Any], *, proven: bool = False) -> dict[str, Any]:

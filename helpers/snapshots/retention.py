@@ -63,7 +63,7 @@ class SnapshotFolder:
     export: ExportJournal | None = None
     doubt: str = ""  # why the runs that need it are not known
     differs: str = ""  # how it differs from the snapshot that a run took
-    not_replaced: str = ""  # the next snapshot of its source, where that and all later ones are incomplete
+    stays: str = ""  # why it stays beyond its retention: as the newest whole one of its collections, or for that one
 
     @property
     def id(self) -> str:
@@ -94,9 +94,7 @@ class SnapshotFolder:
             return f"needed by run {', '.join(self.needed_by)}, not closed out"
         if self.retain_until > datetime.now(UTC):
             return f"kept until {self.retain_until.isoformat(timespec='seconds')}"
-        if self.not_replaced:
-            return f"the newest whole one of its source: {self.not_replaced} is incomplete, which nobody has accepted"
-        return ""
+        return self.stays
 
 
 def directories() -> list[Path]:
@@ -164,18 +162,30 @@ def snapshots_in(directory: Path) -> list[SnapshotFolder]:
 
 
 def _replaced(items: list[SnapshotFolder], taken: Mapping[str, Recorded]) -> list[SnapshotFolder]:
-    """Set `not_replaced` of the newest whole snapshot of each source to the first incomplete one after it, if any."""
-    last: dict[str, tuple[int, str]] = {}
+    """Set `stays` of each whole snapshot and of the first later one of its collections that is not whole, if any, unless a whole
+    snapshot of all of its collections follows."""
+    last: dict[int, int] = {}  # position of a whole snapshot: that of the first after it that is not, else its own
     for position, item in enumerate(items):
         if item.snapshot is None or item.doubt or item.differs:  # an unproven snapshot replaces none
             continue
-        source, line = str(item.snapshot.manifest["source"]), taken.get(item.id)
-        if not item.snapshot.missing() or (line is not None and line.without_lost):
-            last[source] = position, ""
-        elif source in last and not last[source][1]:
-            last[source] = last[source][0], item.id
-    for position, later in last.values():
-        items[position] = dataclasses.replace(items[position], not_replaced=later)
+        names, line = set(item.snapshot.names()), taken.get(item.id)
+        whole = not item.snapshot.failed and (not item.snapshot.missing() or (line is not None and line.without_lost))
+        for earlier, later in [*last.items()]:
+            before = items[earlier].snapshot
+            if before is None or before.place != item.snapshot.place:
+                continue
+            if whole and names.issuperset(before.names()):
+                del last[earlier]
+            elif not whole and later == earlier and names.intersection(before.names()):
+                last[earlier] = position
+        if whole:
+            last[position] = position
+    for earlier, later in last.items():
+        if later != earlier:
+            (kept, newer), newest = (items[earlier], items[later]), "the newest whole one of its collections"
+            how = "damaged" if newer.snapshot and newer.snapshot.failed else "incomplete, which nobody has accepted"
+            items[earlier] = dataclasses.replace(kept, stays=f"{newest}: {newer.id} is {how}")
+            items[later] = dataclasses.replace(newer, stays=f"as long as it is here, {kept.id} is known to be {newest}")
     return items
 
 

@@ -57,6 +57,7 @@ from helpers.snapshots.export_journal import (
     ahead,
     manifest_in,
     own_digest,
+    place_of,
     read_parquet,
     signed,
     write_parquet,
@@ -128,6 +129,16 @@ class Snapshot:
             if counted != rows and "://" not in self.manifest["source"]:
                 sentences.append(f"{name}: the source counts {count(counted, 'chunk')}, {rows:,} are here")
         return sentences
+
+    @property
+    def place(self) -> str:
+        """Its source, as `place_of` has it."""
+        return place_of(self.manifest["source"], self.manifest.get("directory", ""))
+
+    @property
+    def failed(self) -> bool:
+        """Whether `verify` found it damaged, and not whole since."""
+        return bool(self.manifest.get("failed_at", "") >= self.manifest.get("verified_at", "0"))
 
     def names(self) -> list[str]:
         return [c["name"] for c in self.manifest["collections"]]
@@ -270,6 +281,7 @@ def write_snapshot(
         partial, store.label, sorted(names)
     ):  # the last session ended between manifest and renaming
         return complete(partial, folder, progress)
+    listed = store.names()
     journal = ExportJournal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     entries = [_write_collection(store, journal, name, readers, progress, same, write) for name in sorted(names)]
     chosen = {EXPORT, *(journal.collections[name]["folder"] for name in names)}
@@ -279,7 +291,7 @@ def write_snapshot(
             shutil.rmtree(other)
     journal.sessions[-1]["ended"] = utc_now()
     sessions = [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions]
-    content = {"sessions": sessions, "notes": journal.notes, "collections": entries}
+    content = {"sessions": sessions, "notes": journal.notes, "listed": listed, "collections": entries}
     return _whole(store, partial, retention_days, progress, **content)
 
 
@@ -295,7 +307,7 @@ def follow_snapshot(
     folder, partial, started, read = directory / snapshot_id, directory / f"{snapshot_id}.partial", utc_now(), 0
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    set_aside = ExportJournal.clear(partial)
+    set_aside, listed = ExportJournal.clear(partial), store.names()
     partial.mkdir(parents=True)
     earlier = {entry["name"]: entry for entry in previous.manifest["collections"]}
     folders = {name: parts[0].file.partition("/")[0] for name in previous.names() if (parts := previous.parts(name))}
@@ -330,8 +342,8 @@ def follow_snapshot(
                 shutil.copyfile(existing, path)
         progress.advance(entry["count"])
     note = f"{read:,} chunks were read; the others are as snapshot {previous.id} has them, whose files it shares{set_aside}"
-    sessions = [{"started": started, "ended": utc_now(), "chunks": read}]
-    return _whole(store, partial, retention_days, progress, sessions=sessions, notes=[note], collections=entries)
+    about = {"sessions": [{"started": started, "ended": utc_now(), "chunks": read}], "notes": [note], "listed": listed}
+    return _whole(store, partial, retention_days, progress, collections=entries, **about)
 
 
 def _whole(store: Reader, partial: Path, retention_days: int, progress: Progress, **content: Any) -> Snapshot:

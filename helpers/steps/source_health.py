@@ -173,11 +173,8 @@ class SourceHealthStep(NotebookStep):
         self.run.fact("source_written_by", version.partition(" (")[0])
         rows += [("found", finding) for finding in odd] or [("found", "nothing odd")]
         rows += [("risk", risk) for risk in self._risks()] or [("risk", "none that the directory or server shows")]
-        mended = (
-            f"{len(observed.repairs)} repaired on the copy, listed in the snapshot's manifest"
-            if observed.repairs
-            else ""
-        )
+        repaired = f"{len(observed.repairs)} repaired on the copy, listed in the snapshot's manifest"
+        mended = repaired if observed.repairs else ""
         whole = bool(observed.findings)
         self.run.check(
             "findings on the source as a whole", Verdict.WARNING if whole else Verdict.PASS, measured=len(observed.findings),
