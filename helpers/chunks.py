@@ -108,20 +108,20 @@ class ChunkBatch:
         return int(self.embeddings.nbytes) + texts + sum(len(str(m)) for m in self.metadatas if m)
 
 
-# The one number that a server prints so (the shortest text that is it) and that is another one where the text is read as a
-# double first: the double is halfway between two. All others were tried.
+# The only float32 whose shortest text, read as a double, rounds to another float32: the double is halfway between two. All
+# others were tested.
 _HALFWAY, _PRINTED = 7.038531e-26, np.uint32(0x15AE43FD).view(np.float32)
 
 
 def singles(numbers: npt.ArrayLike) -> Vectors:
-    """Doubles that were read from JSON, as the float32 that were printed. What is beyond float32 becomes infinite."""
-    given = np.asarray(numbers)
+    """Doubles from JSON as the float32 values that the server printed. Values beyond float32 become infinite."""
+    doubles = np.asarray(numbers)
     with np.errstate(over="ignore"):
-        found = given.astype(np.float32, copy=False)
-    if given.dtype == np.float64:
+        vectors = doubles.astype(np.float32, copy=False)
+    if doubles.dtype == np.float64:
         for sign in (1, -1):
-            found[given == sign * _HALFWAY] = sign * _PRINTED
-    return found
+            vectors[doubles == sign * _HALFWAY] = sign * _PRINTED
+    return vectors
 
 
 def _widen(vectors: Vectors, dimension: int) -> Vectors:

@@ -1,11 +1,11 @@
-"""The one table of reason codes: what a check, a quarantined chunk or an error gives as its reason, and what leads out of it."""
+"""The one table of reason codes: the reasons of checks, quarantined chunks and errors, each with its notebook or remedy."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Literal
 
-# The step whose notebook leads out of a trouble, and the trouble in a few words.
+# (the step whose notebook resolves the trouble, the trouble in a few words)
 _STOPPED = ("41", "the migration stopped before its end")
 _HELD = ("41", "another process holds the run or the target")
 _DISK_FULL = ("41", "the disk is full, or nobody knows whether it is")
@@ -39,7 +39,7 @@ _CHANGED = ("48", "chunks in the source or the target have changed")
 _EVIDENCE = ("40", "the evidence, the approvals or the decision block the run, not the data")
 _SEVERAL = ("40", "several causes, or an unknown one: the decision tree says where to begin")
 
-# What to do in one sentence, where a notebook would only keep people from it: {resume} and the like are commands of the run.
+# Remedies in one sentence, for troubles that need no notebook. {resume} and the like are commands of the run.
 _GO_ON = "Go on with: {resume}"
 _NEW_RUN = ("Correct the path, address, tenant, database or filter in the parameters file, check it with {runbook} schema FILE, "
             "and begin a new run: a run keeps the source and target that it began with.")  # fmt: skip
@@ -148,7 +148,7 @@ _SNAPSHOT_ALTERED = ("Somebody rewrote the snapshot: find out who writes there. 
 _ANOTHER_FOLDER = "Move away what is there, or name another folder, and give the command again."
 _NEW_MODEL = "Correct migration.reembed, what makes new vectors, and begin a new run."
 
-# The same once a step can no longer be taken back: 10 to 14 from the fence on, every step up to 25 after the cutover.
+# The remedies when a step can no longer be repeated: steps 10 to 14 after the fence, steps up to 25 after the cutover.
 LATE = {
     _LONGER_WINDOW: "Nothing is due in this run: its window has begun. Plan a longer one the next time.",
     _SHORT_NOTICE: "Nothing is due in this run: its window has begun. Announce the next one earlier.",
@@ -166,7 +166,7 @@ LATE = {
 
 
 class ReasonCode(StrEnum):
-    """A reason code: what files hold, the `step` that leads out of the `trouble`, and a `remedy` where a sentence is enough.
+    """A reason code: its value in files, the `step` whose notebook resolves the `trouble`, a `remedy` if a sentence suffices.
 
     Wrong parameters and gates that wait for people explain themselves: their codes have no step.
     """
@@ -188,7 +188,7 @@ class ReasonCode(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> ReasonCode | None:
-        """The codes of fields, which are as many as schemas have fields."""
+        """Give a code for a field of a schema, whatever the field's name."""
         for pattern in (cls.INVALID, cls.MISSING):
             if isinstance(value, str) and value.startswith(pattern.removesuffix("*")):
                 made = str.__new__(cls, value)
@@ -199,7 +199,7 @@ class ReasonCode(StrEnum):
 
     @classmethod
     def known(cls, text: str) -> ReasonCode | None:
-        """The code of this text, which a file holds; None where this version of the toolkit does not know it."""
+        """The code with this value; None if this version of the toolkit does not know it."""
         try:
             return cls(text)
         except ValueError:
@@ -514,7 +514,7 @@ class ReasonCode(StrEnum):
     STEP_FAILED = "step_failed", _SEVERAL
     UNEXPECTED = "unexpected", _SEVERAL
 
-    # Wrong parameters and commands, and people who are waited for: the message says it all.
+    # Wrong parameters and commands, and waiting for people: the message is sufficient.
     ALREADY_MIGRATING = "already_migrating"
     BAD_DECISION = "bad_decision"
     BAD_NAME = "bad_name"
@@ -596,4 +596,4 @@ class ReasonCode(StrEnum):
     YAML_INVALID = "yaml_invalid"
 
 
-Reason = ReasonCode | Literal[""]  # of what may have none
+Reason = ReasonCode | Literal[""]  # "" for no reason

@@ -141,7 +141,7 @@ _IMPACTS: tuple[tuple[str, tuple[ReasonCode, ...]], ...] = (
     ("These values are not what the schema wants: each is converted, moved to the nearer bound, or replaced.",
      (ReasonCode.INVALID_SCORES, ReasonCode.INVALID_VALUES)),
 )  # fmt: skip
-_IMPACT = {code: said for said, codes in _IMPACTS for code in codes}
+_IMPACT = {code: sentence for sentence, codes in _IMPACTS for code in codes}
 
 
 def impact(code: str) -> str:
