@@ -16,6 +16,7 @@ import pytest
 
 from helpers import audit, errors, evidence, notify
 from helpers.cli.evidence import verify
+from helpers.cutover import readiness
 from helpers.errors import NoGo, Terminal, UsageError
 from helpers.evidence import signing, verification
 from helpers.evidence.signoffs import gate_state, record, statement
@@ -283,12 +284,13 @@ def test_a_no_go_that_comes_while_the_cutover_reads_stops_it(home: RunFolder, si
 
 
 def test_no_decision_is_recorded_between_the_last_look_at_it_and_the_begin_of_the_cutover(
-    home: RunFolder, signers: Signers
+    home: RunFolder, signers: Signers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A NO-GO is there before the look, and stops the cutover, or comes after the begin, and says that it comes late."""
     data = statement(home.read(), "security", "S", "no-go", reason="400 chunks lost")
     signature = signing.sign(data, "security", signers.key("security"))
     signer = threading.Thread(target=lambda: record(home.read(), data, signature))
+    monkeypatch.setattr(readiness, "count_again", lambda *_: {})
     refused = list(home.reports.glob("signoffs/cutover-security-*.json"))
 
     def begin(_: object) -> SimpleNamespace:
@@ -300,7 +302,7 @@ def test_no_decision_is_recorded_between_the_last_look_at_it_and_the_begin_of_th
     step = object.__new__(CutoverStep)
     step.run = SimpleNamespace(home=home.read(), dry_run=False)  # type: ignore[assignment]
     step.control = SimpleNamespace(state=None, begin=begin)  # type: ignore[assignment]
-    step._failed, step._edits = "", []
+    step._failed, step._edits, step._counts = "", [], {}
     step.switch()
     signer.join(30)
     assert len(list(home.reports.glob("signoffs/cutover-security-*.json"))) == len(refused) + 1

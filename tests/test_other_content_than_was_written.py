@@ -263,7 +263,7 @@ def test_a_fence_whose_rules_are_none_is_one_line(tmp_path: Path) -> None:
     state = FenceState("command", "up", "lift it", rules={"kind": 5}, source={"url": "http://127.0.0.1:1"})
     state.save(tmp_path)
     with (
-        patch.object(fence, "Control"),
+        patch.object(fence, "FenceControl"),
         pytest.raises(Terminal, match=r"fence\.json: cannot be read: .*kind") as caught,
     ):
         fence.lift(RunFolder("one", tmp_path, tmp_path).read())

@@ -239,7 +239,7 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
         "helpers.migration.catch_up.Round.prove",
         "helpers.migration.catch_up.switch",
         "helpers.migration.importing.Job.arrivals",
-        "helpers.steps.cutover.Control.begin",
+        "helpers.steps.cutover.CutoverControl.begin",
     ):
         dies(place, folder, monkeypatch)
         state = FenceState.load(folder.workspace)
@@ -279,7 +279,7 @@ def test_a_log_whose_end_a_killed_process_did_not_see_is_not_trusted(
     folder = run(fenced)
     ready(folder)
 
-    dies("helpers.fence.Control.settle", folder, monkeypatch)
+    dies("helpers.fence.FenceControl.settle", folder, monkeypatch)
     last = step(folder).facts["last_changes"]
     assert (last["unread"], last["read"]) == (
         [],

@@ -353,6 +353,8 @@ WITHOUT: dict[str, str] = {
             """stores.opening:open_source""",
         "an empty file, which SQLite takes for a new database":
             """stores.copying:own_database""",
+        "one renaming of a cutover that was taken back: before it the next command compares the target again":
+            """rollback.return_writes:leave_undone_cutover""",
         "an empty file that asks a run to stop":
             """runner.outcome:_stop""",
     }.items()

@@ -146,7 +146,7 @@ def fence_read(bench: Bench, path: Path) -> object:
 
     from helpers import fence
 
-    with patch.object(fence, "Control"):
+    with patch.object(fence, "FenceControl"):
         return fence.lift(RunFolder(RUN, path.parent, path.parent).read())
 
 

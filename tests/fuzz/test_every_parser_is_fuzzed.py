@@ -40,7 +40,7 @@ EXCUSED = {
     "steps.integration:IntegrationStep._outcomes": CHILD, "steps.performance:PerformanceStep.sides": CHILD,
     "profiling.similarity:_runs": OWN, "run.folders:parameters_text": OWN, "runner.notebook:_assigned": OWN, "steps.invalid_scores:_write_yaml": OWN,
     "steps.invalid_scores:InvalidScoresStep.proposal": OWN,
-    "parameters.endpoint:Section.__get_pydantic_json_schema__": OWN, "rollback.proof:writing_endpoint": RULES, "fence.nginx:_written": LOG, "fence.nginx:touched": LOG, "migration.delta:_changes": OWN, "steps.closeout:FenceEnd.__init__": RULES, "steps.rollback:RollbackStep.control": RULES,
+    "parameters.endpoint:Section.__get_pydantic_json_schema__": OWN, "rollback.proof:writing_endpoint": RULES, "fence.nginx:_change_by": LOG, "fence.nginx:touched": LOG, "migration.delta:_write_changes": OWN, "steps.closeout:FenceEnd.__init__": RULES, "steps.rollback:RollbackStep.control": RULES,
     "audit:_is_trusted": "a line whose signature was looked at first: tests/test_audit_log.py",
     "audit:is_older": "the first seal; what it lacks makes no older run: tests/test_audit_log.py", "run.folders:RunFolder.note": OWN,
     "schema.file:_line": "where an error lies that was found: tests/test_schema_files.py",
