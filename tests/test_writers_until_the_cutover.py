@@ -487,7 +487,7 @@ def test_step_20_is_not_put_before_a_step_that_stops_writes_itself(fenced: Fence
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"fence": {"when": "cutover"}}, "step 25 can put up nginx on this machine, or a command"),
+        ({"fence": {"when": "cutover"}}, "step 25 can only put up nginx on this machine, or run a command"),
         ({"source": {"path": "source"}, "fence": "command"}, "is copied while nobody writes to it"),
         ({"fence": "command", "migration": {"catch_up": "block"}}, "which brings nothing over"),
         ({"fence": "command", "migration": {"delta_limit": {"share": 1.5}}}, "delta_limit.share"),
