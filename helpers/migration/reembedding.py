@@ -180,7 +180,7 @@ def reembed(
         if whole:
             anew[info.name] = {"chunks": sum(part.rows for part in parts), "made": embedded, "was": info.dimension,
                                "dimension": size or 0, "function": stored}  # fmt: skip
-    record = calls.statistics() | {"anew": anew} if anew else {}
+    record = calls.counted() | {"anew": anew} if anew else {}
     write_json(folder / _MADE, {**context, "functions": functions, "chunks": chunks, **record})
 
 
@@ -361,7 +361,7 @@ class Calls:
 
         return replace(function, call=lambda texts: retried(lambda: once(texts), WHERE, hold, _ATTEMPTS))
 
-    def statistics(self) -> dict[str, Any]:
+    def counted(self) -> dict[str, Any]:
         """What was done, for `made.json`."""
         done = {"embedded": self.embedded, "kept": self.texts - self.embedded, "requests": self.requests}
         return done | {"seconds": round(self.seconds, 3)}
