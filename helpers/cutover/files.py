@@ -12,11 +12,14 @@ shared through an anchor or a merge) refuses the edit.
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import hashlib
 import io
 import itertools
 import os
 import re
+import signal
 import stat
 import sys
 import time
@@ -149,37 +152,66 @@ def _keep_attributes(old: Path, new: Path) -> None:
 
 
 def put_in_place(temporary: Path, real: Path, before: str = "") -> None:
-    """The staged content under the file's name, at once for every reader, and on disk.
+    """Rename the staged content to the file's name, at once for every reader, and flush the folder.
 
-    `before` is the digest of the content that it replaces. Where somebody writes between a look and the change, that file is
-    put back with what they wrote: `Terminal` (`config_changed`). Some file systems cannot exchange two files; there a look
-    just before the change is all that there is.
+    `before` is the digest of the content to be replaced. If somebody else writes the file at this moment, it is put back with
+    what they wrote: `Terminal` (`config_changed`). What they wrote into the other of the two contents is kept beside the file.
+    Some file systems cannot exchange two files; there nothing is compared after the change.
     """
     after = digest_of(temporary)
-    if before and _exchange(temporary, real):
-        if digest_of(temporary) == before:
-            time.sleep(_SETTLE)  # a writer that has the old file open finishes its line
-        if digest_of(temporary) != before:
-            said = "and is as they left it"
-            if digest_of(real) == after:
-                _exchange(temporary, real)
-                temporary.unlink()
-            else:
-                said = f"before and after the change; what they wrote before is in {temporary.replace(_other(real))}"
-            flush_folder(real.parent)
-            raise Terminal(
-                ReasonCode.CONFIG_CHANGED, f"was changed by somebody else at this very moment, {said}", where=str(real),
-                next_step="See who writes it, then repeat.",
-            )  # fmt: skip
+    if not before or not _exchange(temporary, real):
+        temporary.replace(real)
+    elif not (change := _change(temporary, before)):
         temporary.unlink()
     else:
-        temporary.replace(real)
+        result = "and is as they left it"
+        if digest_of(real) != after:
+            kept = temporary.replace(_free_name(real, "before"))
+            result = f"before and after the change; what they wrote before is in {kept}"
+        elif _exchange(temporary, real) and not _change(temporary, after):
+            temporary.unlink()
+        else:
+            kept = temporary.replace(_free_name(real, "meanwhile"))
+            result += f"; what they wrote into the new content is in {kept}"
+        flush_folder(real.parent)
+        raise Terminal(ReasonCode.CONFIG_CHANGED, f"{change} by somebody else at this very moment, {result}",
+                       where=str(real), next_step="See who writes it, then repeat.")  # fmt: skip
     flush_folder(real.parent)
 
 
-def _other(real: Path) -> Path:
-    """A name beside the file that is not taken."""
-    return next(p for n in itertools.count(1) if not (p := real.with_name(f"{real.name}.before-{n}")).exists())
+def _change(path: Path, digest: str) -> str:
+    """What shows that a file just renamed does not keep the content of this digest; "" if nothing does.
+
+    Waits until no writer that opened it under its former name has it open, `_PATIENCE` seconds at most.
+    """
+    end = time.monotonic() + _PATIENCE
+    while digest_of(path) == digest:
+        time.sleep(_SETTLE)  # for a writer that is just opening it, and for all where the system cannot tell
+        if not _open_for_writing(path):
+            return "" if digest_of(path) == digest else "was changed"
+        if time.monotonic() > end:
+            return "is open for writing"
+    return "was changed"
+
+
+def _open_for_writing(path: Path) -> bool:
+    """Whether any process has the file open for writing; False where the system cannot tell (Linux and the file's owner can)."""
+    if sys.platform != "linux":
+        return False
+    with path.open("rb") as file:
+        try:  # a read lease is refused while a writer has the file open
+            # A writer that opens it now sends SIGURG, which is ignored; the default, SIGIO, would end this process.
+            fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            return error.errno == errno.EAGAIN
+    return False
+
+
+def _free_name(real: Path, word: str) -> Path:
+    """A name beside the file that is not taken: `<name>.<word>-<number>`."""
+    return next(p for n in itertools.count(1) if not (p := real.with_name(f"{real.name}.{word}-{n}")).exists())
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -196,7 +228,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 _SWAP = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 _HERE = -100  # AT_FDCWD
-_SETTLE = 0.05  # seconds
+_SETTLE = 0.05  # seconds between two looks at a file that was exchanged
+_PATIENCE = 2.0  # seconds for a writer to close it
 
 
 def keep(path: Path, content: bytes) -> None:
