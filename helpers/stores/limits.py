@@ -494,7 +494,7 @@ class Usage:
 
 
 class Requests:
-    """The requests of one store. `limits`: the current limits; `learnt`: sentences on their changes.
+    """The requests of one store. `limits`: the current limits; `limit_changes`: a sentence for each change of them.
 
     Stores compose each request within `limits`. A request that is refused for a quota raises `Narrower`: the limits have changed,
     and the request must be composed again.
@@ -502,7 +502,7 @@ class Requests:
 
     def __init__(self, limits: Limits, usage: Usage | None = None) -> None:
         self.limits, self.usage = limits, usage or Usage()
-        self.learnt: list[str] = []
+        self.limit_changes: list[str] = []
         self._guard = threading.Lock()
         self._free = threading.Condition()
         self._inside: Counter[tuple[str, bool]] = Counter()
@@ -538,7 +538,7 @@ class Requests:
                 for name, value in self.limits.known().items():
                     if value != getattr(before, name):
                         former = getattr(before, name)
-                        self.learnt.append(
+                        self.limit_changes.append(
                             f"{name.replace('_', ' ')}: {value:,}" + (f", was {former:,}" if former != NO_LIMIT else "")
                         )
             return self._below(carried)
