@@ -298,7 +298,7 @@ def asker(store: Reader, name: str) -> Asker:
         answer = store.requests.send(
             lambda: collection.query(query_embeddings=vector[None, :], n_results=k, include=["distances"]),
             where,
-            again=False,
+            retry=False,
         )
         distances = (answer["distances"] or [[]])[0]
         return [(i, float(d)) for i, d in zip(answer["ids"][0], distances, strict=True)]
