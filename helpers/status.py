@@ -548,10 +548,10 @@ def _rollback(folder: RunState, now: dt.datetime) -> str:
 
 
 def _cutover(folder: RunState) -> str:
-    found = CutoverState.load(folder.workspace)
-    if found is None or not found.events:
+    cutover = CutoverState.load(folder.workspace)
+    if cutover is None or not cutover.events:
         return ""
-    return found.told(rehearsal=bool(folder.facts["rehearsal"]))
+    return cutover.status(rehearsal=bool(folder.facts["rehearsal"]))
 
 
 def _notices(folder: RunState) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from helpers.errors import EnvironmentFailure
-from helpers.monitoring.measure import QueryProbe, asker, finds
+from helpers.monitoring.measure import QueryProbe, finds, search_of
 from helpers.monitoring.watcher import SampleJournal, Watcher, WatchSample, breach, next_due
 from helpers.parameters import Endpoint
 from helpers.results import utc_now
@@ -146,7 +146,7 @@ def test_a_query_that_is_measured_is_asked_once(tmp_path: Path, monkeypatch: pyt
 
     with embedded(tmp_path / "target") as store:
         fill(store, "docs", chunks(3, 8))
-        ask = asker(store, "docs")
+        ask = search_of(store, "docs")
         monkeypatch.setattr(chromadb.Collection, "query", refused)
         with pytest.raises(EnvironmentFailure):
             ask(chunks(3, 8).embeddings[0], 2)

@@ -272,16 +272,16 @@ class RollbackStep(NotebookStep):
             )
             taken = utc_now() if state is not None and self.control.clients_url else ""
         with self.context.stage(outline.TRY) as row:
-            tried = try_write(rules, self.run.home, self.run.step)
-            row["said"] = tried.said
-            if tried.outcome == NOT_TAKEN:
+            attempt = try_write(rules, self.run.home, self.run.step)
+            row["said"] = attempt.detail
+            if attempt.outcome == NOT_TAKEN:
                 raise EnvironmentFailure(
-                    ReasonCode.WRITES_REFUSED, f"a write of the application is not taken yet: {tried.said}",
+                    ReasonCode.WRITES_REFUSED, f"a write of the application is not taken yet: {attempt.detail}",
                     where=self.run.parameters.source.label,
                     next_step=f"Let the application write, then repeat: {self.run.home.command('rollback')}",
                 )  # fmt: skip
-            taken = tried.taken_at or taken
-            if tried.taken:
+            taken = attempt.taken_at or taken
+            if attempt.taken:
                 outcome = outcome.replace(UNTRIED, "a write of the application was taken")
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
