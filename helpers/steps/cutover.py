@@ -371,10 +371,10 @@ class CutoverStep(NotebookStep):
         mean = sum(means) / len(means) if means else None
         verdict = Verdict.WARNING if mean is None or mean > slow else Verdict.PASS
         reason = ReasonCode.NOT_QUERIED if mean is None else ReasonCode.SLOW_QUERIES
-        asked = f"mean of {count(queries, 'query')} in {len(samples)} rounds; latency is {measure.LATENCY}"
+        latency = f"mean of {count(queries, 'query')} in {len(samples)} rounds; latency is {measure.LATENCY}"
         self.run.check(
             "queries at the target", verdict, measured=mean, parameter="monitoring.maximum_latency_ms", threshold=slow,
-            relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=watch.skipped or asked,
+            relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=watch.skipped or latency,
         )  # fmt: skip
         watched = samples[-1].second if samples and self._anything_to_watch else 0.0
         whole = self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
