@@ -70,10 +70,8 @@ def rebuild(database: Path, original: Path) -> list[str]:
 
 
 def _rebuild_derived(db: sqlite3.Connection) -> list[str]:
-    tables, sentences = (
-        {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")},
-        list[str](),
-    )
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    sentences: list[str] = []
     if "embedding_metadata" not in tables:
         return sentences
     if problem := _fulltext_problem(db, tables):
