@@ -186,7 +186,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_lines_that_nginx_lost_on_a_full_disk_make_every_collection_be_read
             ::test_ids_that_stand_twice_in_a_body_are_not_known""",
         "a writer while a configuration file is changed": """
-            test_secrets_of_files_and_folders.py::test_a_line_written_while_the_file_is_changed_is_not_lost
+            test_no_line_of_a_configuration_file_is_lost.py::test_a_line_written_while_the_file_is_changed_is_not_lost
             ::test_a_line_written_while_the_change_is_taken_back_is_not_lost ::test_a_line_of_a_slow_writer_is_not_lost
             ::test_a_file_that_stays_open_for_writing_is_not_changed
             ::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",

@@ -400,7 +400,7 @@ class CutoverState(StateFile):
         return f"{self.sentence()} {self.clients(rehearsal=rehearsal) if self.is_done else ''}".strip()
 
     def refuse_changed(self) -> None:
-        """`Terminal` (`config_changed`) where a file is neither as it was nor as the cutover made it."""
+        """`Terminal` (`config_changed`) if a file is neither as it was nor as the cutover changed it."""
         changed = [file for file in self.files if file.now == "changed"]
         if changed:
             file = changed[0]
@@ -444,10 +444,10 @@ def source_takes_writes(source: str, target: str) -> str:
 def put_back(folder: RunFolder, why: str = "", step: str = Step.CUTOVER) -> list[str]:
     """Undo the cutover of this run; return what was done, in sentences. A repeated call does the rest, also after a kill.
 
-    To be called in the folder in which the run began (`RunFolder.enter`), with the run's lock held: the restart commands
-    work there. Every file byte for byte with its mode and owner, then the restart commands, then health. Nothing is
-    touched where a file was changed by somebody else since (`Terminal`, `config_changed`). `EnvironmentFailure` where a restart
-    or a health URL fails: the files are back by then, and repeating goes on from there.
+    Call it in the folder in which the run began (`RunFolder.enter`), with the run's lock held: the restart commands work there.
+    Restores every file byte for byte with its mode and owner, runs the restart commands, and waits for health. Changes nothing if
+    somebody else changed a file since (`Terminal`, `config_changed`). `EnvironmentFailure` if a restart or a health URL fails:
+    the files are restored by then, and a repeated call goes on from there.
     """
     state = CutoverState.load(folder.workspace)
     if state is None:

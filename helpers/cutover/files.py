@@ -90,7 +90,7 @@ def read_config(named: str | Path) -> ConfigFile:
 
 
 def _problem(real: Path, facts: os.stat_result) -> str:
-    """Why the file cannot be replaced so that nothing but its content changes; "" where it can."""
+    """Why the file cannot be replaced so that nothing but its content changes; "" if it can."""
     if not stat.S_ISREG(facts.st_mode):
         return "is not a regular file"
     if facts.st_size > LARGEST:
@@ -186,7 +186,7 @@ def _change(path: Path, digest: str) -> str:
     """
     end = time.monotonic() + _PATIENCE
     while digest_of(path) == digest:
-        time.sleep(_SETTLE)  # for a writer that is just opening it, and for all where the system cannot tell
+        time.sleep(_SETTLE)  # for a writer that is just opening it, and for every writer if the system cannot tell
         if not _open_for_writing(path):
             return "" if digest_of(path) == digest else "was changed"
         if time.monotonic() > end:
@@ -195,7 +195,7 @@ def _change(path: Path, digest: str) -> str:
 
 
 def _open_for_writing(path: Path) -> bool:
-    """Whether any process has the file open for writing; False where the system cannot tell (Linux and the file's owner can)."""
+    """Whether any process has the file open for writing; False if the system cannot tell (on Linux the owner can)."""
     if sys.platform != "linux":
         return False
     with path.open("rb") as file:

@@ -466,7 +466,7 @@ def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
 def bring_ahead(run: RunRecord) -> None:
     """Call `catch_up.bring_ahead`; compare the target afterwards if a killed catch-up had left it between two states.
 
-    Raises what that does, and `EnvironmentFailure` (`target_changed`) where the target is not what was validated.
+    Raises as that does, and `EnvironmentFailure` (`target_changed`) if the target is not what was validated.
     """
     was_interrupted = CatchUpLedger.read(run).open_round is not None
     catch_up.bring_ahead(run)

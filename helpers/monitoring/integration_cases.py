@@ -3,7 +3,7 @@ and a plugin, which gives the target of a run as fixtures and writes the outcome
 
 An operator's own test asks for `target`, Chroma's client of the target, or for `target_collections`, the names of the
 collections that the run filled. The variables RUNBOOK_TARGET_URL, RUNBOOK_TARGET_PATH, RUNBOOK_TARGET_TENANT and
-RUNBOOK_TARGET_DATABASE say where it is to tests that open it by themselves. Credentials are in none of them.
+RUNBOOK_TARGET_DATABASE name it to tests that open it by themselves. None holds credentials.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from helpers.stores import open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import register_allowed
 
-LOOKUPS = PARAMETERS / "lookups.yaml"  # asked where the target has all of their collections
+LOOKUPS = PARAMETERS / "lookups.yaml"  # used if the target has all of their collections
 STORED = "{stored}"  # for `like`: the id of a chunk that the collection holds
 
 
@@ -88,7 +88,7 @@ class Cases(Section):
 
 
 def read_cases(path: str) -> list[Case]:
-    """The queries of a YAML or JSON file. UsageError where it is none, or where one contradicts itself."""
+    """The queries of a YAML or JSON file. `UsageError` if it is none, or if a query contradicts itself."""
     where = resolve_path(path)
     try:
         return Cases.model_validate(read_yaml_mapping(Path(where), what="file of queries")).queries

@@ -4,7 +4,7 @@ Steps 25 and 50 watch the target, step 27 the source. What differs is handed in:
 searched for, which counts it is held to, which health URLs and logs belong to it.
 
 The journal of step 50 is workspace/<run id>/monitoring/<when begun>.jsonl: its first line says when the watch began, each further
-one is a sample, flushed to disk, and the last one says how it ended. What a killed process leaves is gone on with.
+one is a sample, flushed to disk, and the last one says how it ended. A journal without an end is continued.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Watcher:
 
     @classmethod
     def of_target(cls, target: Endpoint, probes: Sequence[QueryProbe], **more: Any) -> Watcher:
-        """Of a target, which no other process may have open where it is a directory."""
+        """The watcher of a target; no other process may have it open if it is a directory."""
         return cls(lambda: open_target(target), probes, target, alone=True, **more)
 
     def samples(

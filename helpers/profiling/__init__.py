@@ -93,7 +93,7 @@ class Places:
 
 MOST = 10_000  # chunks
 MOST_BYTES = 64 * 2**20  # of vectors
-LEAST = 50  # of a collection, where there is room for so many of each
+LEAST = 50  # of a collection, if there is room for so many of each
 TEXT = 2_000  # characters of a document that are kept
 VALUE = 500  # characters of a metadata value that are kept
 FIELDS = 60  # metadata fields that become columns of the frame
@@ -164,11 +164,11 @@ def quotas(infos: Sequence[CollectionInfo], most: int = MOST) -> dict[str, int]:
 
 
 class Sample:
-    """The chunks kept, row by row; every method and array speaks of these rows in this order.
+    """The chunks of the sample, row by row; all methods and arrays use these rows in this order.
 
     `frame` has one row a chunk: collection, id, target (where the schema sends it), document (its beginning), characters (of
-    the whole), norm (L2; NaN where the vector is lost or not finite), and one column for each metadata field (named
-    `metadata.<field>` where it would hide one of the others).
+    the whole), norm (L2; NaN if the vector is lost or not finite), and one column for each metadata field (named
+    `metadata.<field>` if it would hide one of the others).
     """
 
     def __init__(self, parts: dict[str, list[SampledChunk]], total: int, seed: int) -> None:
@@ -213,7 +213,7 @@ class Sample:
         return pd.concat([frame, pd.DataFrame(columns)], axis="columns") if columns else frame
 
     def spaces(self) -> Iterator[tuple[int, npt.NDArray[np.intp], Vectors]]:
-        """By dimension: the dimension, the rows whose vectors have it, are finite and not zero, and those vectors (n, d).
+        """For each dimension: the dimension, the rows whose vectors have it, are finite and not zero, and those vectors (n, d).
 
         They are held once: the vectors of `parts` are their rows.
         """
@@ -241,7 +241,7 @@ class Sample:
 
 
 def _norm(vector: Vectors) -> float:
-    """L2; NaN where the vector is lost or not finite."""
+    """The L2 norm; NaN if the vector is lost or not finite."""
     return float(lengths_of(vector[None, :])[0]) if vector.size and np.isfinite(vector).all() else np.nan
 
 

@@ -1,7 +1,7 @@
-"""What is in a source, chunk by chunk, and what the migration would make of it: one pass, and the tables made of it.
+"""The contents of a source and what the migration would do with them: one pass over all chunks, and its tables.
 
 `Scan` gathers in bounded memory. Counts are exact. Above `LIMIT` chunks two things are sampled, by stable hashes: duplicates are
-sought among one content in `every`, and norms are kept of one chunk in a few. `Profile` looks and warns; steps 13 and 24 judge.
+searched for among one content in `every`, and norms are kept of one chunk in a few. `Profile` only warns; steps 13 and 24 judge.
 """
 
 from __future__ import annotations
@@ -398,7 +398,7 @@ class Profile:
         return table
 
     def values(self) -> pd.DataFrame:
-        """One row a field: types, range, the commonest values, and what the schema finds wrong with them."""
+        """One row a field: types, range, the most frequent values, and how many the schema does not allow."""
         scan = self.scan
         expected = {rule.name: rule.type for kind in self.kinds() for rule in self.schema.rules(kind)}
         rows = [
@@ -435,7 +435,7 @@ class Profile:
         return changes_in_words(by_rule)
 
     def contradictions(self) -> pd.DataFrame:
-        """Fields whose value the document rules out, of those that the schema can derive: one row a collection and field."""
+        """Fields whose value contradicts the document, of those that the schema can derive: one row a collection and field."""
         places = self.scan.places
         rows: list[dict[str, Any]] = [
             {"collection": collection, "field": name, "chunks": n, "example": _example(self.scan, name, collection)}
@@ -512,7 +512,7 @@ class Profile:
 
     @property
     def part(self) -> str:
-        """How repeats were sought, as a sentence to add; "" where among all."""
+        """In which part of the contents repeats were searched for, in a sentence; "" if in all."""
         every = self.scan.every
         return "" if every == 1 else f" Sought among one content in {every}, chosen by its digest."
 
@@ -522,7 +522,7 @@ class Profile:
 
     def check(self, name: str, number: int, reason: ReasonCode, detail: str, applies: bool = True,
               ids: Sequence[dict[str, str]] = (), *, unit: str = "chunks") -> None:  # fmt: skip
-        """A check on the step: a warning where there is any, not applicable where the schema has no rule.
+        """Add a check to the step: a warning if `number` is not 0, not applicable if the schema has no rule.
 
         `unit`: "values" for a sum over fields, in which one chunk may count more than once.
         """

@@ -223,7 +223,7 @@ _begun_in: dict[str, str] = {}
 
 
 def cell() -> str:
-    """The id of the cell that a person runs now; "" where there is no person."""
+    """The id of the cell that a person runs now; "" if no person does."""
     shell = kernel.shell()
     if kernel.under_runner() or shell is None or not hasattr(shell, "kernel"):
         return ""

@@ -390,9 +390,8 @@ class ReturnWrites:
         snapshot = self.context.data.snapshot
         assert snapshot is not None
         created = {name for earlier in replay.saved(self.run.workspace) for name in earlier.create}
-        occupied = (
-            set(quick_names(self._writable(), "source")) - created if any(w.created for w in self.writes) else set()
-        )
+        names = quick_names(self._writable(), "source") if any(w.created for w in self.writes) else []
+        occupied = set(names) - created
         to = self.context.state.orders.replay_to
         if to and to not in snapshot.names():
             raise UsageError(

@@ -185,7 +185,7 @@ class CutoverStep(NotebookStep):
         return ", ".join(c.name for c in self.run.result.checks if c.verdict is Verdict.FAIL)
 
     def _let_writers_go_on(self) -> str:
-        """Lift the fence that this step put up, where no client can be at the target; a sentence, "" where it stays."""
+        """Lift the fence that this step put up, if no client can be at the target; return a sentence, "" if it stays."""
         state = FenceState.load(self.run.workspace)
         if not self._late or state is None or not state.refuses or self.control.under_way is not None:
             return ""

@@ -196,11 +196,7 @@ class FenceWritesStep(NotebookStep):
         attempt = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
         before = self._attempt
         if attempt.outcome == NOT_TRIED or (before is not None and not before.taken):
-            reason = (
-                attempt.detail
-                if attempt.outcome == NOT_TRIED
-                else f"{attempt.detail}; none was taken before the fence either"
-            )
+            reason = attempt.detail + "; none was taken before the fence either" * (attempt.outcome != NOT_TRIED)
             self.run.check(THROUGH, Verdict.NOT_EXERCISED, parameter="cutover.write_probe", measured="not tried", threshold=0,
                            unit="of 1 write of the application",
                            detail=f"no write was tried: {reason}")  # fmt: skip
@@ -293,13 +289,8 @@ class FenceWritesStep(NotebookStep):
 
 
 def _row(attempt: WriteAttempt) -> dict[str, object]:
-    return {
-        "url": "the application",
-        "request": "write",
-        "outcome": attempt.outcome,
-        "status": 0,
-        "answer": attempt.detail,
-    }
+    outcome, answer = attempt.outcome, attempt.detail
+    return {"url": "the application", "request": "write", "outcome": outcome, "status": 0, "answer": answer}
 
 
 def _rows(probe: ServerProbe, answers: list[ProbeAnswer]) -> list[dict[str, object]]:

@@ -338,12 +338,9 @@ class RollbackStep(NotebookStep):
             ) + (f"; {database}" if database else "")
             row["said"] += self.source.prove_after(files)
             row["said"] += f"; not of this run, so left alone: {', '.join(others)}" if others else ""
-            self.context.state.facts["removed_of_clients"] = of_clients or self.context.state.facts.get(
-                "removed_of_clients", 0
-            )
-            self.context.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.context.state.facts.get(
-                "removed", {}
-            )
+            facts = self.context.state.facts
+            facts["removed_of_clients"] = of_clients or facts.get("removed_of_clients", 0)
+            facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or facts.get("removed", {})
         return pd.DataFrame(rows, columns=columns)
 
     def _target_names(self) -> list[str] | None:

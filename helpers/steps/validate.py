@@ -466,9 +466,8 @@ def record_searches(run: RunRecord, judged: Judgement) -> None:
 def record_known(run: RunRecord, judged: Judgement) -> None:
     """Record the fact `retrieval`, and the checks on known answers."""
     if judged.findings.known_answers:
-        run.fact(
-            "retrieval", known_fact(judged.findings.known_answers, (judged.expectation.baseline or {}).get("retrieval"))
-        )
+        before = (judged.expectation.baseline or {}).get("retrieval")
+        run.fact("retrieval", known_fact(judged.findings.known_answers, before))
     for check in judged.retrieval():
         put(run, check)
 

@@ -86,7 +86,7 @@ def _rebuild_derived(db: sqlite3.Connection) -> list[str]:
 
 def _fulltext_problem(db: sqlite3.Connection, tables: set[str]) -> str:
     """The problem of the full-text index: "missing", "damaged", or "" for none."""
-    if FULLTEXT not in tables:  # the engine's own migration makes it where that has not run
+    if FULLTEXT not in tables:  # the engine's own migration will create it
         is_migrated = db.execute("SELECT 1 FROM migrations WHERE dir = 'metadb' AND version >= 3").fetchone()
         return "missing" if is_migrated else ""
     (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (FULLTEXT,)).fetchone()
@@ -223,7 +223,7 @@ def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[s
 def require_own_files(
     target: Path, source: Path | None = None, *, role: str = "target", since: os.stat_result | None = None
 ) -> None:
-    """`Terminal` ("target_foreign_file") where writing to this folder would write elsewhere: something in it is a link, has a
+    """`Terminal` ("target_foreign_file") if writing to this folder would write elsewhere: something in it is a link, has a
     hard link, is no plain file or folder, or is also a file or folder of `source`, by a mount say. The folder may be a link.
 
     Chroma writes index files in place, whatever they lead to. Nothing is opened; at most `_MOST_ENTRIES` are looked at.
@@ -293,7 +293,7 @@ def copy_directory(source: Path, destination: Path) -> list[str]:
     """A consistent copy of a Chroma directory: the database with its logs, and the index folders, nothing else.
 
     Returns sentences: that the directory is in use, and what was damaged and rebuilt (`derived`). The database of the
-    copy is checked page by page. Raises `Terminal`: "source_in_use" where no consistent copy could be had, "source_unreadable",
+    copy is checked page by page. Raises `Terminal`: "source_in_use" if no consistent copy was possible, "source_unreadable",
     "source_damaged", "disk_full", and what `recognise` finds.
     """
     recognise(source)
@@ -512,7 +512,7 @@ def fingerprint(source: Path) -> list[_File]:
 
 
 def _index_files(source: Path) -> list[_File]:
-    """The part of the fingerprint that the backup API does not see."""
+    """The fingerprint of the index folders, which the backup API does not copy."""
     return [file for file in fingerprint(source) if not file[0].startswith(DATABASE)]
 
 

@@ -46,19 +46,19 @@ def _collection(topic: str) -> str:
 
 @dataclass(slots=True)
 class RepairReport:
-    """Sentences about the source, sentences by collection id, and each value or record that was taken out.
+    """Sentences about the source, sentences by collection id, and each value or record that was removed.
 
-    A sentence is a note, unless it is a `Finding` that says how bad it is.
+    A sentence is a note, unless it is a `Finding` with a severity.
     """
 
     source: list[str] = field(default_factory=list)
     collections: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     repairs: list[dict[str, Any]] = field(default_factory=list)
 
-    def repaired(
+    def add(
         self, repair: str, rows: list[tuple[str, str, Any]], sentence: str, kind: str = "", meaning: str = ""
     ) -> None:
-        """Rows of (collection id, record id, what was taken out), and a sentence with {n} for each collection: damage.
+        """Add rows of (collection id, record id, what was removed), and for each collection a sentence with {n}, as damage.
 
         A key that has a repair of `kind`, and so a sentence already, gets no second one.
         """
@@ -100,7 +100,7 @@ _TWICE = """SELECT c.id, c.name, s.scope, count(*) FROM segments s JOIN collecti
 
 
 def require_one_each(db: sqlite3.Connection) -> None:
-    """`sqlite3.DataError` where a collection has two segments of one scope, or two names in the log: chunks would be taken from
+    """`sqlite3.DataError` if a collection has two segments of one scope, or two names in the log: chunks would be taken from
     one of them, and those of the other would be missing without a word.
     """
     for own, name, scope, n in db.execute(_TWICE):
@@ -165,9 +165,9 @@ def _replace_broken_utf8(db: sqlite3.Connection, report: RepairReport) -> None:
                 escaped += [shown] if new_keys[number, raw] == shown[2] else []
             db.execute(f"UPDATE {table} SET key = ? WHERE rowid = ?", (new_keys[number, raw], row))  # noqa: S608  # nosec B608
             rows.append(shown)
-    report.repaired("no_utf8", rows, "{n} texts held bytes that are not UTF-8; replaced by \N{REPLACEMENT CHARACTER}")
+    report.add("no_utf8", rows, "{n} texts held bytes that are not UTF-8; replaced by \N{REPLACEMENT CHARACTER}")
     sentence = "{n} keys would so have become another key of their chunk; their bytes are written as \\xNN"
-    report.repaired("same_key", escaped, sentence)
+    report.add("same_key", escaped, sentence)
 
 
 def _new_key(db: sqlite3.Connection, tables: list[str], number: int, raw: bytes) -> str:
@@ -211,7 +211,7 @@ def _repair_log_json(db: sqlite3.Connection, report: RepairReport) -> None:
         if removed or kept != value:
             db.execute("UPDATE embeddings_queue SET metadata = ? WHERE seq_id = ?", (json.dumps(kept), number))
             rows.append((_collection(topic), chunk, removed))
-    report.repaired(
+    report.add(
         "unreadable_value", rows, "{n} log records held values that no current engine reads (NaN, infinity, lone surrogates, "
         "keys twice, numbers beyond 64 bits, broken JSON); taken out or replaced",
     )  # fmt: skip
@@ -271,11 +271,11 @@ def _remove_nan(db: sqlite3.Connection, report: RepairReport) -> None:
         db.execute("DELETE FROM embedding_metadata WHERE rowid = ?", (row,))
         rows.append((own, chunk, {key: "NaN" if value is None else repr(value)}))
     sentence = "{n} values were NaN or infinity; taken out, the rest of their metadata stays"
-    report.repaired("no_number", rows, sentence, kind="unreadable_value")
+    report.add("no_number", rows, sentence, kind="unreadable_value")
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[str]:
-    """The columns of values that a table has, in the order in which an engine looks at them; none where it is absent."""
+    """The columns of values that a table has, in the order in which an engine reads them; none if there is no table."""
     present = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
     return [column for column in _TYPES if column in present]
 
@@ -310,7 +310,7 @@ def _remove_hidden(db: sqlite3.Connection, report: RepairReport) -> None:
             hidden += _remove_rows(db, "embedding_metadata", values, number, raw, behind=listed)[1]
             if hidden:
                 rows.append((own, chunk.decode("utf-8", "replace"), {key: hidden}))
-    report.repaired(
+    report.add(
         "not_shown", rows, "{n} values or documents are stored so that Chroma does not show them, or not all of them (another "
         "type than their column's, two at once, a list of several types, behind a list); taken out, the rest stays",
     )  # fmt: skip
@@ -390,7 +390,7 @@ def _report_unlisted(db: sqlite3.Connection, report: RepairReport) -> None:
                 text for _, text in _values(columns, read).values()
             )
         rows.append((own, chunk.decode("utf-8", "replace"), removed))
-    report.repaired("not_listed", rows, "{n} chunks are filed under a segment that lists none; not migrated",
+    report.add("not_listed", rows, "{n} chunks are filed under a segment that lists none; not migrated",
                    meaning="They are invisible to the application today.")  # fmt: skip
 
 
@@ -406,27 +406,29 @@ def _requeue_skipped(db: sqlite3.Connection, report: RepairReport) -> None:
     for segment, own in db.execute("SELECT id, collection FROM segments WHERE scope = 'METADATA'").fetchall():
         if own not in topics:
             continue
-        _, seen = _metadata_segment(db, own)
-        skipped = _skipped(db, segment, topics[own], seen)
+        _, last_read = _metadata_segment(db, own)
+        skipped = _skipped(db, segment, topics[own], last_read)
         for number, chunk in skipped:
             end += 1
             db.execute("UPDATE embeddings_queue SET seq_id = ? WHERE seq_id = ?", (end, number))
             rows.append((own, chunk, f"log record {number} was never taken in"))
-        if skipped and seen > end - len(skipped):  # beyond the log: the records at its end would be passed over again
+        if skipped and last_read > end - len(
+            skipped
+        ):  # beyond the log: the records at its end would be passed over again
             last = end - len(skipped)
             width = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()[0]
             value = last.to_bytes(8, "big") if isinstance(width, bytes) else last
             db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (value, segment))
-    report.repaired("never_taken_in", rows, "{n} log records had never been taken in; they are now, on the copy",
+    report.add("never_taken_in", rows, "{n} log records had never been taken in; they are now, on the copy",
                    meaning="Their chunks are invisible to the application today.")  # fmt: skip
 
 
-def _skipped(db: sqlite3.Connection, segment: str, topic: str, seen: int) -> list[tuple[int, str]]:
-    """The records up to `seen` of ids that should be listed and are not, from the one that adds the id on."""
+def _skipped(db: sqlite3.Connection, segment: str, topic: str, last_read: int) -> list[tuple[int, str]]:
+    """The records up to `last_read` of ids that should be listed and are not, from the one that adds the id on."""
     listed = {r[0] for r in db.execute("SELECT embedding_id FROM embeddings WHERE segment_id = ?", (segment,))}
     skipped: dict[str, list[int]] = {}
     log = "SELECT seq_id, operation, id FROM embeddings_queue WHERE topic = ? AND seq_id <= ? ORDER BY seq_id"
-    for number, operation, chunk in db.execute(log, (topic, seen)):
+    for number, operation, chunk in db.execute(log, (topic, last_read)):
         if operation == _DELETE:
             skipped.pop(chunk, None)
         elif chunk not in listed and (chunk in skipped or operation in (_ADD, _UPSERT)):
@@ -435,7 +437,7 @@ def _skipped(db: sqlite3.Connection, segment: str, topic: str, seen: int) -> lis
     return sorted(
         (number, chunk)
         for chunk, numbers in skipped.items()
-        if not db.execute(later, (topic, chunk, _DELETE, seen)).fetchone()
+        if not db.execute(later, (topic, chunk, _DELETE, last_read)).fetchone()
         for number in numbers
     )
 
@@ -457,7 +459,7 @@ def _remove_null_documents(db: sqlite3.Connection, report: RepairReport) -> None
     """Remove null documents, which a batch of None and text documents left: a current engine fails on them (chroma-facts 3)."""
     rows = [(_collection(topic), chunk, {_DOCUMENT: None}) for topic, chunk in db.execute(_NULLS)]
     db.execute(_WITHOUT_NULLS)
-    report.repaired("null_document", rows, "{n} log records held a null document; read as no document")
+    report.add("null_document", rows, "{n} log records held a null document; read as no document")
 
 
 def _remove_foreign_values(db: sqlite3.Connection, report: RepairReport) -> None:
@@ -475,7 +477,7 @@ def _remove_foreign_values(db: sqlite3.Connection, report: RepairReport) -> None
             db.execute("UPDATE embeddings_queue SET metadata = ? WHERE seq_id = ?", (json.dumps(kept), number))
             rows.append((_collection(topic), chunk, bad))
     sentence = "{n} log records held an object or a mixed list in their metadata; taken out"
-    report.repaired("foreign_value", rows, sentence)
+    report.add("foreign_value", rows, sentence)
 
 
 def _is_readable(value: Any) -> bool:
@@ -493,8 +495,8 @@ def _remove_without_vectors(db: sqlite3.Connection, report: RepairReport) -> Non
     rows = []
     for number, topic, chunk, operation, text in db.execute(_NO_VECTOR).fetchall():
         collection = _collection(topic)
-        segment, seen = _metadata_segment(db, collection)
-        if number > seen and segment is not None:
+        segment, last_read = _metadata_segment(db, collection)
+        if number > last_read and segment is not None:
             effect = _effect(db, segment, topic, chunk, number)
             if effect == "changes" and operation == _UPSERT:  # of a record that has a vector: only its texts change
                 db.execute("UPDATE embeddings_queue SET operation = ? WHERE seq_id = ?", (_UPDATE, number))
@@ -503,22 +505,20 @@ def _remove_without_vectors(db: sqlite3.Connection, report: RepairReport) -> Non
                 _add_to_listing(db, segment, chunk, number, json.loads(text) if text else {})
         db.execute("DELETE FROM embeddings_queue WHERE seq_id = ?", (number,))
         rows.append((collection, chunk, "a log record without a vector"))
-    report.repaired(
-        "no_vector", rows, "{n} log records came without a vector; taken out of the log, the chunks stay listed"
-    )
+    report.add("no_vector", rows, "{n} log records came without a vector; taken out of the log, the chunks stay listed")
 
 
 def _metadata_segment(db: sqlite3.Connection, collection: str) -> tuple[str | None, int]:
-    """The collection's metadata segment and the last log record that it has taken in."""
+    """The id of the collection's metadata segment, and the number of the last log record that it has read."""
     row = db.execute("SELECT id FROM segments WHERE collection = ? AND scope = 'METADATA'", (collection,)).fetchone()
     if row is None:
         return None, 0
-    seen = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (row[0],)).fetchone()
-    return row[0], sequence(seen[0]) if seen else 0
+    last_read = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (row[0],)).fetchone()
+    return row[0], sequence(last_read[0]) if last_read else 0
 
 
 def sequence(value: Any) -> int:
-    """A number of the log as SQLite keeps it: 0.x wrote eight bytes, the big end first. `sqlite3.DataError` where it is none."""
+    """A number of the log as SQLite keeps it: 0.x wrote eight bytes, big-endian. `sqlite3.DataError` if it is none."""
     try:
         return int.from_bytes(value, "big") if isinstance(value, bytes) else int(value)
     except (ValueError, OverflowError, TypeError) as error:

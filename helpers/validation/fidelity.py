@@ -257,9 +257,8 @@ class Examination:
         self._draw = np.random.default_rng(expectation.parameters.validation.seed)
 
     def _placed(self, info: CollectionInfo) -> CollectionInfo:
-        return replace(
-            info, space=self.context.space(info.name, info.space, self.expectation.schema.targets([info.name]))
-        )
+        targets = self.expectation.schema.targets([info.name])
+        return replace(info, space=self.context.space(info.name, info.space, targets))
 
     def probes(self, name: str) -> Probes:
         """The probes of a source collection, chosen now or kept by `keep_probes`."""
