@@ -103,20 +103,20 @@ def require_one_each(db: sqlite3.Connection) -> None:
     """`sqlite3.DataError` if a collection has two segments of one scope, or two names in the log: chunks would be taken from
     one of them, and those of the other would be missing without a word.
     """
-    for own, name, scope, n in db.execute(_TWICE):
+    for collection, name, scope, n in db.execute(_TWICE):
         raise sqlite3.DataError(
-            f"{_label(own, name)} has {n} segments {str(scope)[:40]}, and nothing says which one counts"
+            f"{_label(collection, name)} has {n} segments {str(scope)[:40]}, and nothing says which one counts"
         )
     topics = Counter(_collection(topic) for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue"))
-    for own, name in db.execute("SELECT id, name FROM collections"):
-        if topics[own] > 1:
+    for collection, name in db.execute("SELECT id, name FROM collections"):
+        if topics[collection] > 1:
             raise sqlite3.DataError(
-                f"{_label(own, name)} has {topics[own]} names in the log, and nothing says which one counts"
+                f"{_label(collection, name)} has {topics[collection]} names in the log, and nothing says which one counts"
             )
 
 
-def _label(own: Any, name: Any) -> str:
-    return f"collection {str(name)[:60]!r} ({str(own)[:60]})"
+def _label(collection: Any, name: Any) -> str:
+    return f"collection {str(name)[:60]!r} ({str(collection)[:60]})"
 
 
 def migrations(database: Path) -> list[tuple[str, int]]:
@@ -267,9 +267,9 @@ def _remove_nan(db: sqlite3.Connection, report: RepairReport) -> None:
         "OR (m.string_value IS NULL AND m.int_value IS NULL AND m.float_value IS NULL AND m.bool_value IS NULL)"
     ).fetchall() if "bool_value" in _columns(db, "embedding_metadata") else []  # fmt: skip
     rows = []
-    for row, own, chunk, key, value in bad:
+    for row, collection, chunk, key, value in bad:
         db.execute("DELETE FROM embedding_metadata WHERE rowid = ?", (row,))
-        rows.append((own, chunk, {key: "NaN" if value is None else repr(value)}))
+        rows.append((collection, chunk, {key: "NaN" if value is None else repr(value)}))
     sentence = "{n} values were NaN or infinity; taken out, the rest of their metadata stays"
     report.add("no_number", rows, sentence, kind="unreadable_value")
 
@@ -305,11 +305,11 @@ def _remove_hidden(db: sqlite3.Connection, report: RepairReport) -> None:
     rows = []
     for number, raw in db.execute(suspects).fetchall():
         key = raw.decode("utf-8", "backslashreplace")
-        for own, chunk in db.execute(owner, (number,)).fetchall():
+        for collection, chunk in db.execute(owner, (number,)).fetchall():
             listed, hidden = _remove_rows(db, "embedding_metadata_array", lists, number, raw) if lists else (False, [])
             hidden += _remove_rows(db, "embedding_metadata", values, number, raw, behind=listed)[1]
             if hidden:
-                rows.append((own, chunk.decode("utf-8", "replace"), {key: hidden}))
+                rows.append((collection, chunk.decode("utf-8", "replace"), {key: hidden}))
     report.add(
         "not_shown", rows, "{n} values or documents are stored so that Chroma does not show them, or not all of them (another "
         "type than their column's, two at once, a list of several types, behind a list); taken out, the rest stays",
@@ -354,24 +354,24 @@ def _remove_rows(
     `behind`: a list of the same key is shown instead.
     """
     query = f"SELECT rowid, {_cells(columns)} FROM {table} WHERE id = ? AND key = CAST(? AS TEXT) ORDER BY rowid DESC"  # noqa: S608  # nosec B608
-    given: str | None = None  # the column of the list's last items
-    is_passed_over, hidden = behind, []
+    list_column: str | None = None  # the column of the list's last items
+    is_hidden, hidden = behind, []
     for row, *read in db.execute(query, (number, key)).fetchall():
         stored = _values(columns, read)
-        own = next((column for column, (kind, _) in stored.items() if kind == _TYPES[column]), None)
-        given = given or own
-        is_passed_over = is_passed_over or own not in (given, None)
-        no_text = key.decode("utf-8", "replace") in _RESERVED and (own != "string_value" or "array" in table)
-        kept = None if is_passed_over or no_text else own
-        if out := [column for column in stored if column != kept]:
-            hidden += [stored[column][1] for column in reversed(out)]
-            nothing = ", ".join(f"{column} = NULL" for column in out)
+        valid = next((column for column, (kind, _) in stored.items() if kind == _TYPES[column]), None)
+        list_column = list_column or valid
+        is_hidden = is_hidden or valid not in (list_column, None)
+        no_text = key.decode("utf-8", "replace") in _RESERVED and (valid != "string_value" or "array" in table)
+        kept = None if is_hidden or no_text else valid
+        if removed := [column for column in stored if column != kept]:
+            hidden += [stored[column][1] for column in reversed(removed)]
+            nothing = ", ".join(f"{column} = NULL" for column in removed)
             db.execute(f"UPDATE {table} SET {nothing} WHERE rowid = ?", (row,))  # noqa: S608  # nosec B608
         elif not stored:
             hidden.append("NaN, or nothing")
         if kept is None:
             db.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))  # noqa: S608  # nosec B608
-    return given is not None, hidden[::-1]
+    return list_column is not None, hidden[::-1]
 
 
 def _report_unlisted(db: sqlite3.Connection, report: RepairReport) -> None:
@@ -383,13 +383,13 @@ def _report_unlisted(db: sqlite3.Connection, report: RepairReport) -> None:
     columns = _columns(db, "embedding_metadata")
     query = f"SELECT CAST(key AS BLOB), {_cells(columns)} FROM embedding_metadata WHERE id = ?"  # noqa: S608  # nosec B608
     rows = []
-    for number, own, chunk, scope, segment in under.fetchall():
+    for number, collection, chunk, scope, segment in under.fetchall():
         removed: dict[str, Any] = {"": f"filed under segment {segment} of scope {scope}"}
         for key, *read in db.execute(query, (number,)):
             removed[key.decode("utf-8", "backslashreplace")] = ", ".join(
                 text for _, text in _values(columns, read).values()
             )
-        rows.append((own, chunk.decode("utf-8", "replace"), removed))
+        rows.append((collection, chunk.decode("utf-8", "replace"), removed))
     report.add("not_listed", rows, "{n} chunks are filed under a segment that lists none; not migrated",
                    meaning="They are invisible to the application today.")  # fmt: skip
 
@@ -403,15 +403,15 @@ def _requeue_skipped(db: sqlite3.Connection, report: RepairReport) -> None:
     end = sequence(db.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0] or 0)
     topics = {_collection(topic): topic for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue")}
     rows: list[tuple[str, str, Any]] = []
-    for segment, own in db.execute("SELECT id, collection FROM segments WHERE scope = 'METADATA'").fetchall():
-        if own not in topics:
+    for segment, collection in db.execute("SELECT id, collection FROM segments WHERE scope = 'METADATA'").fetchall():
+        if collection not in topics:
             continue
-        _, last_read = _metadata_segment(db, own)
-        skipped = _skipped(db, segment, topics[own], last_read)
+        _, last_read = _metadata_segment(db, collection)
+        skipped = _skipped(db, segment, topics[collection], last_read)
         for number, chunk in skipped:
             end += 1
             db.execute("UPDATE embeddings_queue SET seq_id = ? WHERE seq_id = ?", (end, number))
-            rows.append((own, chunk, f"log record {number} was never taken in"))
+            rows.append((collection, chunk, f"log record {number} was never taken in"))
         if skipped and last_read > end - len(
             skipped
         ):  # beyond the log: the records at its end would be passed over again
@@ -449,8 +449,8 @@ def _report_nul(db: sqlite3.Connection, report: RepairReport) -> None:
         "JOIN segments s ON e.segment_id = s.id WHERE m.key = ? AND instr(CAST(m.string_value AS BLOB), x'00') "
         "GROUP BY s.collection", (_DOCUMENT,),
     )  # fmt: skip
-    for own, n in counted.fetchall():
-        report.collections[own].append(
+    for collection, n in counted.fetchall():
+        report.collections[collection].append(
             f"{n:,} documents hold NUL characters: full-text search may not see what follows them"
         )
 
