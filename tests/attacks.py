@@ -188,7 +188,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a writer while a configuration file is changed": """
             test_no_line_of_a_configuration_file_is_lost.py::test_a_line_written_while_the_file_is_changed_is_not_lost
             ::test_a_line_written_while_the_change_is_taken_back_is_not_lost ::test_a_line_of_a_slow_writer_is_not_lost
-            ::test_a_file_that_stays_open_for_writing_is_not_changed ::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
+            ::test_a_file_that_stays_open_is_not_changed ::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
         "orders to a local cluster of Dask": "test_workers_of_dask.py::test_nobody_else_gives_orders_to_a_local_cluster",

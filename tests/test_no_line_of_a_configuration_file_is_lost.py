@@ -86,7 +86,7 @@ def test_a_line_of_a_slow_writer_is_not_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whether a file is open for writing")
-def test_a_file_that_stays_open_for_writing_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_stays_open_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_PATIENCE", 0.2)
     real = tmp_path / ".env"
     real.write_bytes(b"URL=old\n")
