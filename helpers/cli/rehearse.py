@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ from helpers.rehearsal.sample_application import WRITE_SECONDS
 from helpers.rehearsal.setup import KEY, free_port, prepare, write_command
 from helpers.report import numbers, read_run
 from helpers.report.pages import leave
-from helpers.results import Verdict, json_text, utc_now, write_text
+from helpers.results import Verdict, json_text, utc_now, write_json, write_text
 from helpers.rollback import DRILL, KILL_DRILL, Orders, at_work, postmortem
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -54,8 +54,8 @@ from helpers.stores.wire import Session, heartbeat
 
 # -- drills ------------------------------------------------------------------------------------------------------------
 
-# What a rehearsal drills: a kill while step 22 writes; when its line has ended with GO, the restore of its snapshot, and the
-# rollback. Timed, proven.
+# What a rehearsal drills: a kill while step 22 writes; beside the steps after it the restore of the snapshot; when they have
+# ended with GO, the rollback. Timed, proven.
 #
 # The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
 # from the target what the run put there. Then the rehearsal is put back to its state after the cutover, so that its
@@ -71,11 +71,32 @@ _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
     """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
-    said = [f"{drill_kill(folder, terminal)} ({_file('kill')})", f"{drill_restore(folder)} ({_file('restore')})"]
-    terminal.say(f"  Drill: {said[-1]}")
+    said = drill_kill_and_restore(folder, terminal)
     said.append(drill_rollback(folder, terminal, put_back=True))
     terminal.say(f"  Drill: {said[-1]}")
     keep(folder, said, terminal)
+    return said
+
+
+def drill_kill_and_restore(folder: RunFolder, terminal: Console) -> list[str]:
+    """The steps up to the cutover with a kill of step 22; the restore of their snapshot in a process of its own beside the rest.
+
+    A sentence for each drill. Raises what made one of them fail.
+    """
+    steps = [step for step in plan.LINE if not step.follows_cutover]
+    kill = _kill_step_22(folder, steps, terminal)
+    with _restore_beside(folder) as restored:
+        said = [f"{_resume(folder, steps, kill, terminal)} ({_file('kill')})"]
+        with _recorded(folder, "restore") as found:
+            found |= restored()
+    lost = sum(map(len, found["without_vector"].values()))
+    more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
+    said.append(
+        f"restore of snapshot {found['snapshot']} into {found['into']}, an empty directory, with Chroma "
+        f"{found['chroma_version']}: {count(found['compared'], 'chunk')} compared with the snapshot, none differs, in "
+        f"{duration(found['seconds'])} beside the steps after it; then it was removed{more} ({_file('restore')})"
+    )
+    terminal.say(f"  Drill: {said[-1]}")
     return said
 
 
@@ -130,9 +151,8 @@ class _Kill:
     in_flight: int
 
 
-def drill_kill(folder: RunFolder, terminal: Console) -> str:
-    """The steps up to the cutover. Step 22 is killed in the middle of its import, as a power failure would, and resumed."""
-    steps = [step for step in plan.LINE if not step.follows_cutover]
+def _kill_step_22(folder: RunFolder, steps: list[Step], terminal: Console) -> _Kill | None:
+    """Run `steps` until step 22 is killed in the middle of its import, as a power failure would; None where all of them ended."""
     ended, kills = threading.Event(), list[_Kill]()
     killer = threading.Thread(target=_kill_in_the_middle, args=(folder, ended, kills))
     killer.start()
@@ -144,12 +164,16 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
     finally:
         ended.set()
         killer.join()
+    return kills[0] if kills else None
+
+
+def _resume(folder: RunFolder, steps: list[Step], kill: _Kill | None, terminal: Console) -> str:
+    """Run what the kill left open of `steps`; what the drill showed, in a sentence."""
     with _recorded(folder, "kill") as found:
-        if not kills:
+        if kill is None:
             why = "step 22 had written every chunk before it could be killed in the middle"
             found |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
             return f"kill: NOT EXERCISED, {why}"
-        kill = kills[0]
         done = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
         terminal.say(f"  Drill: step 22 was killed with {done}; now it is resumed.")
         (folder.workspace / KILL_DRILL).unlink()
@@ -160,7 +184,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
         imported = migrated.facts["import"]
         there = int(imported["to_write"]) - int(imported["chunks"])
         found |= {
-            "began": kill.when, "killed": KILLED, "kills": len(kills), "seconds": round(seconds, 1), "staged": kill.staged,
+            "began": kill.when, "killed": KILLED, "kills": 1, "seconds": round(seconds, 1), "staged": kill.staged,
             "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": there,
             "written_by_resume": int(imported["chunks"]), "resumed": migrated.facts.get("resumed"),
         }  # fmt: skip
@@ -208,30 +232,46 @@ def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
     return bool(kills)
 
 
-def drill_restore(folder: RunFolder) -> str:
+@contextmanager
+def _restore_beside(folder: RunFolder) -> Iterator[Callable[[], dict[str, Any]]]:
+    """The drill of the restore, in a process of its own; yields what waits for it and gives its facts.
+
+    That raises `EnvironmentFailure` where it failed. The end of the context ends the process and removes its directory.
+    """
+    log, result = folder.workspace / "drill-restore.log", folder.workspace / "drill-restore.json"
+    result.unlink(missing_ok=True)
+    with _process([sys.executable, "-m", "helpers.cli.rehearse", folder.id, str(result)], log) as process:
+
+        def restored() -> dict[str, Any]:
+            if process.wait():
+                why = one_line(log.read_text(encoding="utf-8", errors="replace")[-400:], 400)
+                raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, f"the drill of the restore failed: {why}",
+                                         where=str(folder.workspace), next_step=f"See {log}.")  # fmt: skip
+            return _record(result)
+
+        yield restored
+    shutil.rmtree(_scratch(folder), ignore_errors=True)
+
+
+def _scratch(folder: RunFolder) -> Path:
+    return folder.workspace / "drill-restore"
+
+
+def drill_restore(folder: RunFolder) -> dict[str, Any]:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
-    snapshot = postmortem.proven_snapshot(folder)
-    scratch = folder.workspace / "drill-restore"
+    snapshot, scratch = postmortem.proven_snapshot(folder), _scratch(folder)
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
-    with _recorded(folder, "restore") as found:
-        begun = time.monotonic()
-        try:
-            done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
-        finally:
-            shutil.rmtree(scratch)
-        seconds = time.monotonic() - begun
-        proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
-        found |= {
-            "seconds": round(seconds, 3), "snapshot": snapshot.id, "digest": snapshot.digest,
-            "into": str(scratch), "chroma_version": done.version, "compared": proven, "proven": done.proven,
-            "differences": snapshot.total - proven - lost,
-            "without_vector": done.lost, "removed_afterwards": not scratch.exists(),
-        }  # fmt: skip
-    more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
-    return (
-        f"restore of snapshot {snapshot.id} into {scratch}, an empty directory, with Chroma {done.version}: "
-        f"{count(proven, 'chunk')} compared with the snapshot, none differs, in {duration(seconds)}; then it was removed{more}"
-    )
+    began, begun = utc_now(), time.monotonic()
+    done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
+    shutil.rmtree(scratch)
+    seconds = time.monotonic() - begun
+    proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
+    return {
+        "began": began, "ended": utc_now(), "seconds": round(seconds, 3), "beside": "steps 22 to 25", "snapshot": snapshot.id,
+        "digest": snapshot.digest, "into": str(scratch), "chroma_version": done.version, "compared": proven,
+        "proven": done.proven, "differences": snapshot.total - proven - lost, "without_vector": done.lost,
+        "removed_afterwards": not scratch.exists(),
+    }  # fmt: skip
 
 
 def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = False) -> str:
@@ -493,3 +533,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    write_json(Path(sys.argv[2]), drill_restore(RunFolder.of(sys.argv[1])))
