@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import httpx
 import tenacity
@@ -29,6 +29,18 @@ from helpers.parameters.endpoint import Endpoint, TargetLimits
 from helpers.reason_codes import ReasonCode
 
 T = TypeVar("T")
+
+
+class Carried(TypedDict, total=False):
+    """What one request asks for, by the names of the limits that it uses."""
+
+    write_rows: int
+    read_rows: int
+    page_rows: int
+    query_results: int
+    query_vectors: int
+
+
 ATTEMPTS = 5
 PATIENCE = 900.0  # seconds of waiting after answers with 429, in all, before one request fails
 STALL = 3_600.0  # seconds of waiting, over all requests, after which a server with so few answers counts as stalled:
@@ -507,7 +519,9 @@ class Requests:
         self._free = threading.Condition()
         self._inside: Counter[tuple[str, bool]] = Counter()
 
-    def send(self, call: Callable[[], T], where: str, *, retry: bool = True, write: bool = False, **carried: int) -> T:
+    def send(
+        self, call: Callable[[], T], where: str, *, retry: bool = True, write: bool = False, **carried: Unpack[Carried]
+    ) -> T:
         """Return the call's result; translate errors, and with `retry` retry transient ones.
 
         `carried`: the limits that the request uses, with what it asks for. Raises `Narrower` where a refusal narrowed one of
@@ -525,11 +539,11 @@ class Requests:
             return answer
         except QuotaExceeded as refusal:
             self.usage.add(refusals=1)
-            if self._learn(refusal, carried):
+            if self._learn(refusal, cast("Mapping[str, int]", carried)):
                 raise Narrower from refusal
             raise
 
-    def _learn(self, refusal: QuotaExceeded, carried: dict[str, int]) -> bool:
+    def _learn(self, refusal: QuotaExceeded, carried: Mapping[str, int]) -> bool:
         """Narrow the limits by a refusal; return whether they are now narrower than what this request asked for."""
         with self._guard:
             if not self._below(carried):  # else another thread has narrowed them meanwhile
@@ -543,7 +557,7 @@ class Requests:
                         )
             return self._below(carried)
 
-    def _below(self, carried: dict[str, int]) -> bool:
+    def _below(self, carried: Mapping[str, int]) -> bool:
         return any(getattr(self.limits, name) < asked for name, asked in carried.items())
 
     @contextmanager
