@@ -59,23 +59,23 @@ def state(result: StepResult | None) -> str:
 
 def rolled_back(folder: RunFolder) -> str:
     """`Rolled back, finished …` or how far the rollback is; "" where none ever began."""
-    found = RollbackState.load(folder.workspace)
-    return found.sentence() if found is not None else ""
+    state = RollbackState.load(folder.workspace)
+    return state.sentence() if state is not None else ""
 
 
 def after_rollback(folder: RunFolder) -> str:
     """What to do with a run whose rollback began."""
-    found = RollbackState.load(folder.workspace)
-    if found is not None and found.finished:
+    state = RollbackState.load(folder.workspace)
+    if state is not None and state.finished:
         return f"Begin a new run; what became of this one: {folder.reports / 'rollback.html'}"
     return f"Go on with: {folder.command('rollback')}"
 
 
 def refuse_rolled_back(folder: RunFolder) -> None:
     """Raises `UsageError` where a rollback of this run began: from there on only the rollback can go on."""
-    if said := rolled_back(folder):
+    if sentence := rolled_back(folder):
         raise UsageError(
-            ReasonCode.ROLLED_BACK, f"run {folder.id} does not go on. {said}", next_step=after_rollback(folder)
+            ReasonCode.ROLLED_BACK, f"run {folder.id} does not go on. {sentence}", next_step=after_rollback(folder)
         )  # fmt: skip
 
 
@@ -185,8 +185,8 @@ def _due(folder: RunState, step: plan.Step | None) -> str:
 
 
 def _fence(folder: RunFolder) -> str:
-    found = FenceState.load(folder.workspace)
-    return "" if found is None or not found.refuses else "up" if found.active else "half up"
+    state = FenceState.load(folder.workspace)
+    return "" if state is None or not state.refuses else "up" if state.active else "half up"
 
 
 def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
@@ -218,10 +218,10 @@ def next_action(folder: RunState | None, now: dt.datetime | None = None) -> str:
     """What to do next: one sentence, or where somebody works on the run, what they do."""
     if folder is None:
         return f"No run yet. Try the whole runbook on its own data: {RUNBOOK} rehearse"
-    if said := rolled_back(folder):
-        return f"{said} {after_rollback(folder)}"
-    if said := at_work_now(folder, now or now_utc()):
-        return said
+    if text := rolled_back(folder):
+        return f"{text} {after_rollback(folder)}"
+    if text := at_work_now(folder, now or now_utc()):
+        return text
     step = first_open_step(folder)
     shut = open_gate(folder, _before(step))
     if shut is not None:
@@ -334,11 +334,11 @@ def _route(folder: RunState) -> str:
 def _findings(result: StepResult) -> list[str]:
     """At most three lines a step: failures first, then what was marginal, then warnings; and what was not exercised."""
     order = [Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING]
-    found = sorted((c for c in result.checks if c.verdict in order), key=lambda c: order.index(c.verdict))
-    lines = [f"      {c.verdict:<8} {one_line(_finding(c), WIDTH)}" for c in found[:3]]
-    if result.error is not None and not any(c.verdict is Verdict.FAIL for c in found):
+    checks = sorted((c for c in result.checks if c.verdict in order), key=lambda c: order.index(c.verdict))
+    lines = [f"      {c.verdict:<8} {one_line(_finding(c), WIDTH)}" for c in checks[:3]]
+    if result.error is not None and not any(c.verdict is Verdict.FAIL for c in checks):
         lines = [f"      {one_line(result.error['line'], 2 * WIDTH)}", *lines[:2]]
-    lines += [f"      and {len(found) - 3} more"] if len(found) > 3 else []
+    lines += [f"      and {len(checks) - 3} more"] if len(checks) > 3 else []
     left = ", ".join(c.name for c in result.checks if c.verdict is Verdict.NOT_EXERCISED)
     return [*lines, f"      {one_line(f'not exercised: {left}', WIDTH)}"] if left else lines
 
@@ -363,13 +363,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
     """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
     # Of a step that was killed as it ended, or written by somebody else.
-    said = audit.logged_files(folder.reports, trusted(folder.reports))
+    logged = audit.logged_files(folder.reports, trusted(folder.reports))
     for step in plan.LINE:
         if step.number > last.number:
             break
         files = (f"{RunPath.RESULTS}/{step}.json", step.notebook)
         there = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
-        if not _really_passed(folder, step) or said.unnamed(there):
+        if not _really_passed(folder, step) or logged.unnamed(there):
             return plan.between(step, last)
     return []
 
@@ -436,10 +436,10 @@ def _window(folder: RunState, now: dt.datetime) -> str:
         left = f"over; {duration((hours.closes - now).total_seconds())} of its buffer left"
     else:
         left = f"{duration((hours.end - now).total_seconds())} left, and the buffer"
-    said = permission(folder)
+    allowed = permission(folder)
     return (
         f"{left} ({moment(hours.start)} to {moment(hours.end)}, buffer {duration(hours.buffer.total_seconds())} each side)"
-        + (f"\nSteps may start outside it: {one_line(said)}" if said else "")
+        + (f"\nSteps may start outside it: {one_line(allowed)}" if allowed else "")
     )
 
 
@@ -449,9 +449,9 @@ def seconds_of(folder: RunState, step: plan.Step) -> tuple[float, str]:
     Measured is what an earlier execution in this run took, estimated what its dry run says. A step that watches takes
     the time that the parameters name at least.
     """
-    for found in _results(folder, step.number):
-        if passed(found) and not found.facts.get("resumed"):
-            return found.seconds, "measured"
+    for result in _results(folder, step.number):
+        if passed(result) and not result.facts.get("resumed"):
+            return result.seconds, "measured"
     seconds = estimated_seconds(folder, step.number)
     return (seconds, "estimated") if seconds else (0.0, "")
 
@@ -469,14 +469,14 @@ def _to_do(folder: RunState, now: dt.datetime) -> str:
         return ""
     if first.follows_cutover:
         return f"steps {', '.join(s.number for s in plan.between(first, plan.LINE[-1]))}, after the window; {_watch(folder)}"
-    known = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
-    known = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in known.items()}
-    total = sum(seconds for seconds, _ in known.values())
-    unknown = [n for n, (_, how) in known.items() if not how]
-    if len(unknown) == len(known):
-        return f"steps {', '.join(known)}; how long they take is known after the dry run"
-    ways = " and ".join(sorted({how for _, how in known.values() if how}))
-    line = f"about {duration(total)} for steps {', '.join(n for n in known if n not in unknown)} ({ways})"
+    seconds_by_step = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
+    seconds_by_step = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in seconds_by_step.items()}
+    total = sum(seconds for seconds, _ in seconds_by_step.values())
+    unknown = [n for n, (_, how) in seconds_by_step.items() if not how]
+    if len(unknown) == len(seconds_by_step):
+        return f"steps {', '.join(seconds_by_step)}; how long they take is known after the dry run"
+    ways = " and ".join(sorted({how for _, how in seconds_by_step.values() if how}))
+    line = f"about {duration(total)} for steps {', '.join(n for n in seconds_by_step if n not in unknown)} ({ways})"
     line += f"; {', '.join(unknown)}, people, fence and restarts not counted" if unknown else ""
     hours = Hours.of(folder.parameters)
     end = max(now, hours.start) + dt.timedelta(seconds=total) if hours is not None else now
@@ -518,8 +518,8 @@ def rollback_seconds(folder: RunState) -> tuple[float, str]:
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
     source once more (step 21), and removing from the target what step 22 wrote.
     """
-    if (found := numbers.rollback(measured_rollback(folder))) is not None:
-        return found.clean, f"measured: {numbers.rollback_words(found)}"
+    if (measured := numbers.rollback(measured_rollback(folder))) is not None:
+        return measured.clean, f"measured: {numbers.rollback_words(measured)}"
     steps = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)
     guess = numbers.rollback_estimate({n: result for n in steps if (result := folder.result(n)) is not None})
     return (guess, "estimated from steps 21 and 22") if guess is not None else (0.0, "")
@@ -571,27 +571,27 @@ def _night_began(folder: RunState) -> bool:
 def escalation(folder: RunState, now: dt.datetime) -> tuple[StepResult, float, int] | None:
     """(What failed, the minutes since, the level of Appendix C); None where no step of the window has failed."""
     step = None if rolled_back(folder) else first_open_step(folder)
-    found = folder.result(step.number) if step is not None else None
+    result = folder.result(step.number) if step is not None else None
     if (
         not _night_began(folder)
-        or found is None
-        or found.error is None
-        or found.error["code"] == ReasonCode.INTERRUPTED
+        or result is None
+        or result.error is None
+        or result.error["code"] == ReasonCode.INTERRUPTED
     ):
         return None
-    minutes = (now - dt.datetime.fromisoformat(found.finished or found.started)).total_seconds() / 60
+    minutes = (now - dt.datetime.fromisoformat(result.finished or result.started)).total_seconds() / 60
     last = last_safe_moment(folder)
     number, _, _ = level(minutes, critical=bool(triggers_of(folder)) or (last is not None and now > last))
-    return found, minutes, number
+    return result, minutes, number
 
 
 def _call(folder: RunState, now: dt.datetime) -> str:
     """While a step of the window has failed: whom to call by now."""
     if (due := escalation(folder, now)) is None:
         return ""
-    found, minutes, number = due
-    said = folder.parameters.contacts.named
-    row = levels(said, number).set_index("").loc["now"]
-    where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)
-    line = f"step {found.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"
+    result, minutes, number = due
+    contacts = folder.parameters.contacts.named
+    row = levels(contacts, number).set_index("").loc["now"]
+    where = "; ".join(f"{k} {v}" for k, v in (("channel", contacts.channel), ("war room", contacts.war_room)) if v)
+    line = f"step {result.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"
     return line + (f"\n{where}" if where else "")

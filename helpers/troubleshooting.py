@@ -78,14 +78,14 @@ def beyond_reach(store: ClientStore, name: str, ids: list[str]) -> list[str]:
         batch = store.read(name, ids[start : start + SLICE])
         usable = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost & batch.embeddings.any(axis=1)
         lost += [batch.ids[i] for i in np.flatnonzero(batch.lost)]
-        asked = batch.take(np.flatnonzero(usable))
+        searched = batch.take(np.flatnonzero(usable))
         for k in (NEAR, FAR):
-            if len(asked):
-                answers = store.query(name, asked.embeddings, min(k, count))
-                missed = [i for i in range(len(asked)) if not _found(asked, i, answers[i], space)]
-                asked = asked.take(missed)
+            if len(searched):
+                answers = store.query(name, searched.embeddings, min(k, count))
+                missed = [i for i in range(len(searched)) if not _found(searched, i, answers[i], space)]
+                searched = searched.take(missed)
         if space != "ip" or count <= min(FAR, store.limits().query_results):
-            lost += asked.ids
+            lost += searched.ids
     return sorted(lost)
 
 
@@ -134,9 +134,9 @@ def differences(
             progress.advance(len(pair.expected))
         extra = "in the target, but staged by nobody"
         rows += [(target, chunk, ReasonCode.CHUNK_EXTRA, "", extra) for chunk in sorted(left)]
-    found = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
-    brief = found.groupby(["target", "difference"]).cumcount() >= _DETAILED
-    return found.assign(detail=found["detail"].mask(brief, ""))
+    table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    brief = table.groupby(["target", "difference"]).cumcount() >= _DETAILED
+    return table.assign(detail=table["detail"].mask(brief, ""))
 
 
 @dataclass(slots=True)
@@ -282,11 +282,11 @@ def exports(folder: Path) -> list[Path]:
 def manifest_of(export: Path) -> dict[str, Any]:
     """What an export says of itself: state, when, ids and files by target."""
     with reading(path := export / "undo.json"):
-        found = dict(json_in(contents(path, 2**31)))
-        ids, files = as_kind(dict[str, list[str]], found["ids"]), as_kind(dict[str, list[OwnFile]], found["files"])
-        if not {*ids} <= {*files} or not isinstance(found["state"], str) or not isinstance(found["when"], str):
+        held = dict(json_in(contents(path, 2**31)))
+        ids, files = as_kind(dict[str, list[str]], held["ids"]), as_kind(dict[str, list[OwnFile]], held["files"])
+        if not {*ids} <= {*files} or not isinstance(held["state"], str) or not isinstance(held["when"], str):
             raise ValueError("it lacks the files of a target, or its state or time is no text")
-        return found
+        return held
 
 
 def unfinished(export: Path) -> list[str]:
@@ -341,23 +341,23 @@ class Troubleshooter(NotebookStep, ABC):
 
     def symptom(self) -> pd.DataFrame:
         """What this run's checks and errors say that belongs to this notebook."""
-        known = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
-        rows = [row for row, code in known if code and code.step == self.run.step]
+        coded = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
+        rows = [row for row, code in coded if code and code.step == self.run.step]
         return pd.DataFrame(rows, columns=SYMPTOMS)
 
     def probe(self) -> pd.DataFrame:
         """Look for the trouble; the same look before and after the resolution."""
         name = AFTER if self._resolved else BEFORE
         with self.run.phase(name):
-            found = self.look()
+            finding = self.look()
         checks = self.run.result.checks
         checks[:] = [c for c in checks if c.name != name]
         self.run.judge(
-            name, Verdict.FAIL if self.applied else Verdict.WARNING, measured=found.wrong, threshold=0, unit=found.unit,
-            reason=self.code, detail=found.sentence, offenders=found.wrong,
+            name, Verdict.FAIL if self.applied else Verdict.WARNING, measured=finding.wrong, threshold=0, unit=finding.unit,
+            reason=self.code, detail=finding.sentence, offenders=finding.wrong,
         )  # fmt: skip
-        self.run.fact(name.replace(" ", "_"), {"wrong": found.wrong, "sentence": found.sentence})
-        return found.table
+        self.run.fact(name.replace(" ", "_"), {"wrong": finding.wrong, "sentence": finding.sentence})
+        return finding.table
 
     def precondition(self) -> pd.DataFrame:
         """What must be so before the resolution; it is refused where one of these does not hold."""
@@ -436,14 +436,14 @@ class Troubleshooter(NotebookStep, ABC):
         of the schema, as `runbook schema --explain` shows them."""
         schema, names = schema_of_run(self.run), self.snapshot.names()
         context = Context.of(names, self.run.date, self.run.parameters.migration)
-        found: dict[str, dict[str, tuple[str, str]]] = {}
+        by_target: dict[str, dict[str, tuple[str, str]]] = {}
         for name in sorted({collection for collection, _ in keys} & set(names)):
             for batch in self.snapshot.batches(name):
                 some = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) in keys])
                 done = schema.transform(some, name, context)
                 for target, chunk, source_id in zip(done.targets, done.batch.ids, done.source_ids, strict=True):
-                    found.setdefault(target, {})[chunk] = (name, source_id)
-        return found
+                    by_target.setdefault(target, {})[chunk] = (name, source_id)
+        return by_target
 
     def note(self, action: str, **facts: Any) -> None:
         """One entry in the run's audit log, one line in run.log."""
@@ -465,9 +465,9 @@ class Troubleshooter(NotebookStep, ABC):
             done = child([sys.executable, "-m", "helpers", *command[1:]])
         self.run.home = self.run.home.read()
         self.run.parameters = self.run.home.parameters  # as the resume left them: the probe afterwards asks by these
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
+        output = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
         self.run.fact("resume", {"command": shlex.join(command), "exit_code": done.returncode})
-        rows = [("command", shlex.join(command)), ("exit code", str(done.returncode)), *(("said", s) for s in said)]
+        rows = [("command", shlex.join(command)), ("exit code", str(done.returncode)), *(("said", s) for s in output)]
         return pd.DataFrame(rows, columns=["what", "value"])
 
     def resume_plan(self, **settings: Any) -> pd.DataFrame:
@@ -511,8 +511,8 @@ class StagedTroubleshooter(Troubleshooter):
 
     def differences(self) -> pd.DataFrame:
         """Every difference of this notebook's kinds, by chunk: target, id, difference, field, detail."""
-        found = self.all_differences()
-        return found[found["difference"].isin(self.kinds)].reset_index(drop=True)
+        table = self.all_differences()
+        return table[table["difference"].isin(self.kinds)].reset_index(drop=True)
 
     def all_differences(self, *, anew: bool = False) -> pd.DataFrame:
         """The whole comparison, read once; a probe reads it anew."""
@@ -535,25 +535,25 @@ class StagedTroubleshooter(Troubleshooter):
 
     def conditions(self, **options: Any) -> list[Condition]:
         staged = self.staged
-        found = [
+        rows = [
             self.nobody_at_work(),
             Condition("the staged chunks are there", staged is not None, "" if staged else "run step 22 first"),
         ]
         if staged is None or self.run.watches_only:
-            return found
+            return rows
         ledger = self.ledger()
         done = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
         why = "" if done else f"{self.run.home.command('resume')} first"
-        found += [*self.settled(), Condition("every batch was written", done, why)]
+        rows += [*self.settled(), Condition("every batch was written", done, why)]
         with self.target() as (store, there):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""
         undo = exports(self.run.workspace / RunPath.UNDO)
         cut = {name for export in undo for name in unfinished(export)}
         absent = sorted(name for name in staged.files if staged.rows(name) and name not in there | cut)
         why = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
-        found.append(Condition("the target's collections are there", not absent, why if absent else ""))
-        found.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
-        return found
+        rows.append(Condition("the target's collections are there", not absent, why if absent else ""))
+        rows.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
+        return rows
 
     def plan(self, **options: Any) -> pd.DataFrame:
         ids = self.wrong_ids()

@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     status.set_defaults(judges=True)
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID", help="id of the run; all runs if left out")
 
-    evidence.declare(lambda *told: _command(commands, *told))
+    evidence.declare(lambda *arguments: _command(commands, *arguments))
 
     fence = _command(commands, "fence", _fence, "show whether the write fence of a run is active, or lift it")
     fence.add_argument("run_id", metavar="RUN_ID", help="id of the run")
@@ -269,9 +269,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         code = _fail("interrupted", 128 + signal.SIGINT, "")
     except Exception as error:  # the last line of defence: one line for people, the rest in a file
-        known = shortage(error, Path(tempfile.gettempdir()))
+        environment = shortage(error, Path(tempfile.gettempdir()))
         trace = traceback.format_exc() if chosen.verbose else ""
-        code = _fail(known.line(), known.exit_code, trace) if known else _unexpected(error, chosen)
+        code = _fail(environment.line(), environment.exit_code, trace) if environment else _unexpected(error, chosen)
     return code
 
 
@@ -360,7 +360,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
     from helpers.schema import Context
     from helpers.stores import open_source
 
-    found = []
+    explanations = []
     with (
         tempfile.TemporaryDirectory(prefix="runbook-schema-") as scratch,
         open_source(parameters.source, Path(scratch), parameters.collections.selects) as store,
@@ -370,14 +370,14 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
         for name in (name for name in names if collection in ("", name)):
             if len(batch := store.read(name, [chunk])):
                 table = explain_chunk(schema, batch, store.info(name), context, parameters)
-                found.append(explanation(table, schema.name))
-    if not found:
+                explanations.append(explanation(table, schema.name))
+    if not explanations:
         where = f"collection {one_line(collection, 80)}" if collection else "the source"
         raise UsageError(
             ReasonCode.NOT_FOUND, f"{where} holds no chunk with the id {one_line(chunk, 80)}", where="--explain",
             next_step="Take an id from notebook 11, which lists chunks.",
         )  # fmt: skip
-    print("\n\n".join(found))
+    print("\n\n".join(explanations))
 
 
 def _schema(chosen: argparse.Namespace) -> int:

@@ -277,12 +277,12 @@ def _import(folder: RunState, signature: Path) -> int:
 
 def _show(folder: RunState, data: bytes) -> None:
     """What is signed, before it is: the run, its source and target, the word of this role, and over which bytes."""
-    said = statement_in(data)
-    word = {"go": "GO", "no-go": "NO-GO"}.get(str(said.get("decision")), "no decision")
-    seal = said.get("seal")
+    fields = statement_in(data)
+    word = {"go": "GO", "no-go": "NO-GO"}.get(str(fields.get("decision")), "no decision")
+    seal = fields.get("seal")
     parameters = folder.parameters
     print(f"Run {folder.id}: {one_line(parameters.source.label, 200)} to {one_line(parameters.target.label, 200)}.")
-    print(f"{word} of {one_line(str(said.get('role')), 80)}, gate {one_line(str(said.get('gate')), 80)}.", end=" ")
+    print(f"{word} of {one_line(str(fields.get('role')), 80)}, gate {one_line(str(fields.get('gate')), 80)}.", end=" ")
     if isinstance(seal, dict):
         print(
             f"Signed is {one_line(str(seal.get('name')), 100)}, SHA-256 {one_line(str(seal.get('sha256')), 64)}.",
@@ -319,14 +319,14 @@ def verify_run(chosen: argparse.Namespace) -> int:
         raise UsageError(
             ReasonCode.FILE_UNREADABLE, "there is no such certificate", where=one_line(str(chosen.timestamp_authority))
         )
-    found = verify(folder.reports, chosen.expect, chosen.allowed_signers, chosen.timestamp_authority)
-    found.problems += [*_cut_off(folder), *_snapshots(folder)]
-    for line in [*found.problems, *found.notes]:
+    verified = verify(folder.reports, chosen.expect, chosen.allowed_signers, chosen.timestamp_authority)
+    verified.problems += [*_cut_off(folder), *_snapshots(folder)]
+    for line in [*verified.problems, *verified.notes]:
         print(one_line(line, 2000))
-    if found.problems:
-        print(f"{len(found.problems)} things in run {folder.id} do not fit.")
+    if verified.problems:
+        print(f"{len(verified.problems)} things in run {folder.id} do not fit.")
         return 1
-    print(f"Run {folder.id} fits: {found.summary}. Newest seal: {found.newest}")
+    print(f"Run {folder.id} fits: {verified.summary}. Newest seal: {verified.newest}")
     return 0
 
 
@@ -408,7 +408,7 @@ def _was_sealed(run: RunState) -> bool:
 
 def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
     facts = entry.get("facts")
-    said = ", ".join(f"{k}={v}" for k, v in sorted(facts.items())) if isinstance(facts, dict) else ""
+    pairs = ", ".join(f"{k}={v}" for k, v in sorted(facts.items())) if isinstance(facts, dict) else ""
     who = f"{entry.get('user')}@{entry.get('host')}"
     columns = {
         "when": str(entry.get("when"))[:19],
@@ -416,7 +416,7 @@ def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
         "action": entry.get("action"),
         "outcome": entry.get("outcome"),
     }
-    return {name: one_line(str(value), 60) for name, value in columns.items()} | {"facts": one_line(said, 120)}
+    return {name: one_line(str(value), 60) for name, value in columns.items()} | {"facts": one_line(pairs, 120)}
 
 
 def _archive(chosen: argparse.Namespace) -> int:
@@ -424,9 +424,9 @@ def _archive(chosen: argparse.Namespace) -> int:
 
     folder = runs.find(chosen.run_id)
     path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
-    found = verify(folder.reports, chosen.expect)
-    found.problems += _cut_off(folder)
-    _refuse_problems(folder, found)
+    verified = verify(folder.reports, chosen.expect)
+    verified.problems += _cut_off(folder)
+    _refuse_problems(folder, verified)
     _refuse_output(folder.reports, path)
     if (folder.reports / RunPath.PARAMETERS).is_file():
         ends = (folder.parameters.source, folder.parameters.target)
@@ -437,11 +437,11 @@ def _archive(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_problems(folder: RunState, found: Verified) -> None:
-    if found.problems:
+def _refuse_problems(folder: RunState, verified: Verified) -> None:
+    if verified.problems:
         raise UsageError(
-            ReasonCode.NOT_ARCHIVED, f"{found.problems[0]} ({count(len(found.problems), 'problem')})", where=f"run {folder.id}",
-            next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
+            ReasonCode.NOT_ARCHIVED, f"{verified.problems[0]} ({count(len(verified.problems), 'problem')})",
+            where=f"run {folder.id}", next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
         )  # fmt: skip
 
 

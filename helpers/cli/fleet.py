@@ -84,17 +84,17 @@ def declare(declared: Declare) -> None:
     evidence.authority_option(proof)
     evidence.signers_option(proof)
 
-    found = declared(
+    discovering = declared(
         "discover", _discover, "write the table of a fleet from what a server or a directory lists",
         "A server lists the databases of a tenant that you name, and no tenants; a directory lists both. Databases without a "
         "collection are left out. An existing file is never overwritten. `fleet --discover URL` is the same.",
     )  # fmt: skip
-    found.add_argument("source", metavar="PATH|URL", help="a Chroma directory, or a server")
-    found.add_argument("--to", type=Path, required=True, metavar="TABLE", help="the .csv or .yaml file to write")
-    found.add_argument(
+    discovering.add_argument("source", metavar="PATH|URL", help="a Chroma directory, or a server")
+    discovering.add_argument("--to", type=Path, required=True, metavar="TABLE", help="the .csv or .yaml file to write")
+    discovering.add_argument(
         "--tenant", action="append", default=[], metavar="NAME", help="list the databases of this tenant; repeatable"
     )
-    found.add_argument(
+    discovering.add_argument(
         "--header", action="append", default=[], metavar="NAME=env:VAR", help="an HTTP header by reference; repeatable"
     )
 
@@ -137,80 +137,80 @@ def _resume(chosen: argparse.Namespace) -> int:
 
     until = plan.on_line(chosen.until) if chosen.until else None
     require_reason(chosen.outside_window)
-    found = fleet.read(chosen.fleet)
-    if until is not None and found.dry_run and until.number > plan.LAST_OF_DRY_RUN:
-        raise UsageError(ReasonCode.DRY_RUN_DONE, f"fleet {found.id} is a dry run, which ends after step {plan.LAST_OF_DRY_RUN}",
+    loaded = fleet.read(chosen.fleet)
+    if until is not None and loaded.dry_run and until.number > plan.LAST_OF_DRY_RUN:
+        raise UsageError(ReasonCode.DRY_RUN_DONE, f"fleet {loaded.id} is a dry run, which ends after step {plan.LAST_OF_DRY_RUN}",
                          next_step="Begin a fleet of another name without --dry-run.")  # fmt: skip
     if until is not None or chosen.outside_window:
-        with fleet.ordering(found.id) as state:
+        with fleet.ordering(loaded.id) as state:
             state.until = until or state.until
             state.outside_window = chosen.outside_window or state.outside_window
-        found = fleet.read(chosen.fleet)
-    return _work(found, chosen.parallel)
+        loaded = fleet.read(chosen.fleet)
+    return _work(loaded, chosen.parallel)
 
 
-def _work(found: Fleet, parallel: int) -> int:
+def _work(loaded: Fleet, parallel: int) -> int:
     from helpers.runner import fleet
 
-    code = fleet.work(found, parallel, lambda text: print(text, flush=True))
+    code = fleet.work(loaded, parallel, lambda text: print(text, flush=True))
     if code == 130:
-        print(f"runbook: stopped on request. Go on with: {found.command('resume')}", file=sys.stderr, flush=True)
+        print(f"runbook: stopped on request. Go on with: {loaded.command('resume')}", file=sys.stderr, flush=True)
     return code
 
 
 def _status(chosen: argparse.Namespace) -> int:
     from helpers.runner import fleet
 
-    found = fleet.read(chosen.fleet)
-    fleet.render(found)
-    print(fleet.overview(found, fleet.states(found)))
+    loaded = fleet.read(chosen.fleet)
+    fleet.render(loaded)
+    print(fleet.overview(loaded, fleet.states(loaded)))
     return 0
 
 
 def _sign(chosen: argparse.Namespace) -> int:
     from helpers.runner import fleet, group
 
-    found = fleet.require_own(fleet.read(chosen.fleet))
+    loaded = fleet.require_own(fleet.read(chosen.fleet))
     if chosen.key is None:
-        raise UsageError(ReasonCode.HOW_TO_SIGN, "the rows of a fleet are signed together with --key only", where=found.id,
-                         next_step=f"To sign elsewhere, sign each run by itself: {RUNBOOK} fleet status {found.id}")  # fmt: skip
+        raise UsageError(ReasonCode.HOW_TO_SIGN, "the rows of a fleet are signed together with --key only", where=loaded.id,
+                         next_step=f"To sign elsewhere, sign each run by itself: {RUNBOOK} fleet status {loaded.id}")  # fmt: skip
     own = argparse.Namespace(**{**vars(chosen), "export": None, "signature": None})
-    rows = {row.run: row for row in found.rows}
-    waiting = list(group.due_for(found.order, rows, chosen.gate, evidence.role_of(chosen)))
+    rows = {row.run: row for row in loaded.rows}
+    waiting = list(group.due_for(loaded.order, rows, chosen.gate, evidence.role_of(chosen)))
     for waits in waiting:
-        fleet.require_ordered(found, rows[waits.id])
+        fleet.require_ordered(loaded, rows[waits.id])
     try:
-        return evidence.sign_each(own, found.order, waiting)
+        return evidence.sign_each(own, loaded.order, waiting)
     finally:
-        for row in found.rows:
+        for row in loaded.rows:
             if row.begun:
-                fleet.note(found.id, row.name)
-        fleet.render(fleet.read(found.id))
+                fleet.note(loaded.id, row.name)
+        fleet.render(fleet.read(loaded.id))
 
 
 def _rollback(chosen: argparse.Namespace) -> int:
     from helpers.runner import fleet
     from helpers.runner.outcome import roll_back
 
-    found = fleet.require_own(fleet.read(chosen.fleet))
+    loaded = fleet.require_own(fleet.read(chosen.fleet))
     if chosen.all_rows == bool(chosen.rows):
-        raise UsageError(ReasonCode.USAGE, "rollback of a fleet needs --rows ROW or --all-rows, and not both", where=found.id,
+        raise UsageError(ReasonCode.USAGE, "rollback of a fleet needs --rows ROW or --all-rows, and not both", where=loaded.id,
                          next_step=f"See: {RUNBOOK} fleet rollback --help")  # fmt: skip
-    names = {row.name for row in found.rows}
+    names = {row.name for row in loaded.rows}
     if unknown := [name for name in chosen.rows if name not in names]:
-        raise UsageError(ReasonCode.NO_SUCH_RUN, f"no row is named {one_line(unknown[0], 80)}", where=f"fleet {found.id}",
-                         next_step=f"See: {found.command('status')}")  # fmt: skip
-    wanted = [row for row in found.rows if chosen.all_rows or row.name in chosen.rows]
+        raise UsageError(ReasonCode.NO_SUCH_RUN, f"no row is named {one_line(unknown[0], 80)}", where=f"fleet {loaded.id}",
+                         next_step=f"See: {loaded.command('status')}")  # fmt: skip
+    wanted = [row for row in loaded.rows if chosen.all_rows or row.name in chosen.rows]
 
     def back(row: FleetRow) -> int:
-        fleet.require_ordered(found, row)
+        fleet.require_ordered(loaded, row)
         return roll_back(argparse.Namespace(**{**vars(chosen), "run_id": row.run}))
 
     code = _each(wanted, back)
     for row in wanted:
         if row.begun:
-            fleet.note(found.id, row.name)
-    fleet.render(fleet.read(found.id))
+            fleet.note(loaded.id, row.name)
+    fleet.render(fleet.read(loaded.id))
     return code
 
 
@@ -218,7 +218,7 @@ def _verify(chosen: argparse.Namespace) -> int:
     from helpers.evidence.seals import seals
     from helpers.runner import fleet, group
 
-    found = fleet.read(chosen.fleet)
+    loaded = fleet.read(chosen.fleet)
     held: set[str] = set()
 
     def verify(row: FleetRow) -> int:
@@ -229,22 +229,22 @@ def _verify(chosen: argparse.Namespace) -> int:
                 held.update(seal.digest for seal in seals(runs.RunFolder.of(row.run).reports))
         return code
 
-    code = _each(found.rows, verify)
-    problems = list(fleet.misfits(found))
+    code = _each(loaded.rows, verify)
+    problems = list(fleet.misfits(loaded))
     problems += [
         f"no seal of a row has the expected SHA-256 {digest}" for digest in chosen.expect if digest not in held
     ]
-    print(f"Fleet {found.id}:")
+    print(f"Fleet {loaded.id}:")
     for line in problems:
         print(one_line(line, 2000))
-    if group.noted_orders(fleet.folder_of(found.id)) is None:
+    if group.noted_orders(fleet.folder_of(loaded.id)) is None:
         print(f"Nothing vouches for {fleet.Fleet.file} here, for its rows and the seals that it expects: this workspace knows no "
               "such order. Give digests that were noted elsewhere: --expect.")  # fmt: skip
     elif not problems:
-        print(f"{fleet.Fleet.file} has the {count(len(found.rows), 'row')} of the order that this workspace knows.")
+        print(f"{fleet.Fleet.file} has the {count(len(loaded.rows), 'row')} of the order that this workspace knows.")
     if problems:
         print(
-            f"{count(len(problems), 'thing')} of fleet {found.id} itself {'does' if len(problems) == 1 else 'do'} not fit."
+            f"{count(len(problems), 'thing')} of fleet {loaded.id} itself {'does' if len(problems) == 1 else 'do'} not fit."
         )
     return max(code, 1 if problems else 0, key=group.WORST.index)
 

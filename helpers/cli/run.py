@@ -111,13 +111,13 @@ def _require_row(chosen: argparse.Namespace) -> None:
     """UsageError where the fleet has no row that orders this run with this file, in this folder."""
     from helpers.runner import fleet
 
-    found = fleet.require_own(fleet.read(chosen.fleet))
-    ordered = {row.run: row.sha256 for row in found.rows}.get(chosen.run_id)
-    if chosen.settings or file_digest(chosen.parameters) != ordered or str(Path.cwd()) != found.directory:
+    loaded = fleet.require_own(fleet.read(chosen.fleet))
+    ordered = {row.run: row.sha256 for row in loaded.rows}.get(chosen.run_id)
+    if chosen.settings or file_digest(chosen.parameters) != ordered or str(Path.cwd()) != loaded.directory:
         given = f"{chosen.parameters}{' with --set' if chosen.settings else ''}"
-        what = f"{given} is not what fleet {found.id} orders for run {chosen.run_id} in {found.directory}"
+        what = f"{given} is not what fleet {loaded.id} orders for run {chosen.run_id} in {loaded.directory}"
         raise UsageError(ReasonCode.OTHER_CONTEXT, one_line(what), where="--fleet",
-                         next_step=f"Go on with the fleet: {found.command('resume')}; or leave --fleet out.")  # fmt: skip
+                         next_step=f"Go on with the fleet: {loaded.command('resume')}; or leave --fleet out.")  # fmt: skip
 
 
 def _group(many: Group, chosen: argparse.Namespace) -> int:
@@ -286,9 +286,9 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step 
         and given
     ):
         signing.read_allowed(Path(given))
-    if said := edited(folder):
-        folder.log(said)
-        print(said, flush=True)
+    if message := edited(folder):
+        folder.log(message)
+        print(message, flush=True)
     if changed is not None:
         runs.change_parameters(folder, changed)
     window.permit(folder.read(), chosen.outside_window)
@@ -300,14 +300,14 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step 
 def _moves_the_window(folder: RunState, changed: Parameters) -> bool:
     """Whether these parameters name other hours than people were notified of, and step 20 has not begun."""
     begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
-    told = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
-    return told and not begun and changed.window != folder.parameters.window
+    announced = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
+    return announced and not begun and changed.window != folder.parameters.window
 
 
 def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> RunState:
     """Note the file that a run's parameters come from, for `edited`."""
-    known = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
-    return folder.note(parameters_file=known)
+    ordered = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
+    return folder.note(parameters_file=ordered)
 
 
 def edited(folder: RunState) -> str:
@@ -318,13 +318,13 @@ def edited(folder: RunState) -> str:
     from helpers.errors import RunbookError
     from helpers.parameters import load_parameters
 
-    known = folder.facts.get("parameters_file") or {}
-    path = Path(known.get("path", ""))
-    if not known or not path.is_file() or file_digest(path) == known["sha256"]:
+    ordered = folder.facts.get("parameters_file") or {}
+    path = Path(ordered.get("path", ""))
+    if not ordered or not path.is_file() or file_digest(path) == ordered["sha256"]:
         return ""
     go_on = f"The run goes on with its own: {folder.reports / RunPath.PARAMETERS}."
     try:
-        now, own = (flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters))
+        now, own = (flatten(p.document()) for p in (load_parameters(path, ordered["settings"]), folder.parameters))
     except RunbookError as error:
         return f"{path} was changed since the run began, and cannot be read now ({error.what}). {go_on}"
     differ = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))

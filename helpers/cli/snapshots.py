@@ -76,18 +76,18 @@ def declare(declared: Declare) -> None:
     )  # fmt: skip
     export.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the files")
     export.add_argument("--into", required=True, type=Path, metavar="DIR", help="folder to create")
-    made = declared(
+    imports = declared(
         "import", _import, "make a snapshot of plain files, for snapshots restore",
         "The folder of an export, or any folder of .parquet or .jsonl files as docs/snapshots.md has them.",
     )  # fmt: skip
-    made.add_argument("files", type=Path, metavar="DIR", help="folder of the files")
-    made.add_argument(
+    imports.add_argument("files", type=Path, metavar="DIR", help="folder of the files")
+    imports.add_argument(
         "--id", default="", metavar="ID", help="id of the snapshot; default: the folder's name and the time"
     )
-    made.add_argument(
+    imports.add_argument(
         "--space", choices=("l2", "cosine", "ip"), help="how vectors are compared, without an export.json"
     )
-    made.add_argument(
+    imports.add_argument(
         "--retention-days", type=int, default=7, metavar="N", help="days until it may be pruned, 7 at least"
     )
     for command in (info, verify, restore, export):
@@ -162,8 +162,8 @@ def _create(chosen: argparse.Namespace) -> int:
     source, directory = parameters.source, remote.prepared(parameters.snapshot)
     if (storage := remote.of(parameters.snapshot)) is not None:
         storage.require(write=not chosen.dry_run)
-    for _, said in source.exposed():
-        print(f"WARNING: {said}")
+    for _, warning in source.exposed():
+        print(f"WARNING: {warning}")
     workspace_root().mkdir(parents=True, exist_ok=True)
     normalised = parameters.migration.normalised == "migrate"
     with (
@@ -217,17 +217,17 @@ def _check(chosen: argparse.Namespace) -> int:
                 f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough."
             )
             return 0
-        said = f"Snapshot {snapshot.id} of {label} is incomplete: {'; '.join(snapshot.missing())}. Look at the source: "
-        said += f"{RUNBOOK} doctor. To accept what is missing: snapshots create --without-lost."
+        text = f"Snapshot {snapshot.id} of {label} is incomplete: {'; '.join(snapshot.missing())}. Look at the source: "
+        text += f"{RUNBOOK} doctor. To accept what is missing: snapshots create --without-lost."
     else:
         where = directory if remote.of(parameters.snapshot) is None else parameters.snapshot.directory
-        found = backup.why_none(directory, label, parameters.collections, str(where))
+        reason = backup.why_none(directory, label, parameters.collections, str(where))
         if snapshot is not None:
-            found = f"the newest that holds all that is selected, {snapshot.id}, is {hours:.1f} h old"
-        said = f"No snapshot of {label} within {chosen.within:g} h: {found}. Look why `snapshots create` did not run."
-    print(said, file=sys.stderr)
+            reason = f"the newest that holds all that is selected, {snapshot.id}, is {hours:.1f} h old"
+        text = f"No snapshot of {label} within {chosen.within:g} h: {reason}. Look why `snapshots create` did not run."
+    print(text, file=sys.stderr)
     rules, own = parameters.notify, ours(parameters)
-    for answer in send(rules.urls, f"{parameters.name}: snapshot missed or incomplete", said, "failure", rules.timeout_seconds,
+    for answer in send(rules.urls, f"{parameters.name}: snapshot missed or incomplete", text, "failure", rules.timeout_seconds,
                        ours=own):  # fmt: skip
         print(answer.sentence(), file=sys.stderr)
     return 1
@@ -271,14 +271,14 @@ def _import(chosen: argparse.Namespace) -> int:
         storage.require()
         storage.mirror()  # a name that another machine has given is taken
     with _stoppable("Nothing was made of it."), in_use(directory / name), _bar("Import", 0) as bar:
-        made, rounded = backup.from_files(folder, directory, name, chosen.retention_days, chosen.space, bar)
-    _say(backup.remarks(made))
+        snapshot, rounded = backup.from_files(folder, directory, name, chosen.retention_days, chosen.space, bar)
+    _say(backup.remarks(snapshot))
     for collection, numbers in rounded.items():
         print(f"{one_line(collection)}: {count(numbers, 'number')} rounded to float32, which is what Chroma holds")
     print(
-        f"Snapshot {made.id}: {count(made.total, 'chunk')} in {count(len(made.names()), 'collection')}.\n"
-        f"Folder: {made.folder}{_put(storage)}\n"
-        f"Digest: {made.digest}\nBring it into a Chroma: {RUNBOOK} snapshots restore {made.folder} --into PATH|URL"
+        f"Snapshot {snapshot.id}: {count(snapshot.total, 'chunk')} in {count(len(snapshot.names()), 'collection')}.\n"
+        f"Folder: {snapshot.folder}{_put(storage)}\n"
+        f"Digest: {snapshot.digest}\nBring it into a Chroma: {RUNBOOK} snapshots restore {snapshot.folder} --into PATH|URL"
     )
     return 0
 
@@ -302,19 +302,19 @@ def _list(chosen: argparse.Namespace) -> int:
 
     code, needed, nothing = 0, False, True
     for place in _places(chosen):
-        storage, inventory, said = remote.at(place), None, list[str]()
+        storage, inventory, messages = remote.at(place), None, list[str]()
         try:
             if storage is not None:
                 inventory = storage.mirror()
-                said = storage.warnings(inventory)
+                messages = storage.warnings(inventory)
         except RunbookError as error:  # what is here is listed all the same
-            code, said = error.exit_code, [error.line()]
+            code, messages = error.exit_code, [error.line()]
         items = snapshots_in(place)
-        needed, nothing = needed or any(item.needed_by for item in items), nothing and not (items or said)
-        if items or said:
+        needed, nothing = needed or any(item.needed_by for item in items), nothing and not (items or messages)
+        if items or messages:
             print(one_line(str(place) if storage is None else f"{storage.url}, read and made in {place}"))
             print("".join([*(f"{table([_row(item, inventory) for item in items])}\n" for _ in items[:1]),
-                           *(f"{one_line(line)}\n" for line in said)]))  # fmt: skip
+                           *(f"{one_line(line)}\n" for line in messages)]))  # fmt: skip
     if nothing:
         print("There are no snapshots. Step 21 takes one; --directory says where else to look.")
     if needed:

@@ -107,14 +107,14 @@ def _tell(
         keep(folder.reports, event, key, sent, rules.stakeholders, subject, body)
         bad = [d for d in sent if not d.well]
         line = f"Notice '{event}': {len(sent) - len(bad)} of {len(sent)} channels took it"
-        said = line + (f"; {'; '.join(d.sentence() for d in bad)}" if bad else "")
-        folder.log(said)
-        say(said)
-    known = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()} | {
+        message = line + (f"; {'; '.join(d.sentence() for d in bad)}" if bad else "")
+        folder.log(message)
+        say(message)
+    deliveries = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()} | {
         d.channel: d for d in sent
     }
     return Notified(
-        subject, body, [known.get(str(url), Delivery(str(url), FAILED, "not notified")) for url in rules.urls]
+        subject, body, [deliveries.get(str(url), Delivery(str(url), FAILED, "not notified")) for url in rules.urls]
     )
 
 
@@ -237,9 +237,9 @@ def ours(parameters: Parameters, *more: str) -> str:
         if isinstance(section, Section)
         for key in type(section).model_fields
     ]
-    said = [held.get(name) for name in ("name", "snapshot", "window", "contacts", "fence", "cutover", "signoff")]
-    said += [parameters.source.address, parameters.target.address, rules.impact, rules.affected, rules.stakeholders]
-    return json.dumps([str(Path.cwd()), *more, *keys, *said], ensure_ascii=False)
+    texts = [held.get(name) for name in ("name", "snapshot", "window", "contacts", "fence", "cutover", "signoff")]
+    texts += [parameters.source.address, parameters.target.address, rules.impact, rules.affected, rules.stakeholders]
+    return json.dumps([str(Path.cwd()), *more, *keys, *texts], ensure_ascii=False)
 
 
 def send(
@@ -249,26 +249,26 @@ def send(
 
     `kind` is info, success, warning or failure; `attach` goes with e-mail only. Hosts that are not in `ours` become no link.
     """
-    found: dict[int, Delivery] = {}
+    deliveries: dict[int, Delivery] = {}
     urls: dict[int, str] = {}
     for number, reference in enumerate(channels):
         try:
             urls[number] = reference.resolve().reveal()
         except RunbookError as error:
-            found[number] = Delivery(str(reference), FAILED, error.what)
+            deliveries[number] = Delivery(str(reference), FAILED, error.what)
     if urls:
         order = {"urls": list(urls.values()), "title": title, "body": body, "kind": kind, "seconds": seconds, "ours": ours,
                  "attach": str(attach) if attach is not None else ""}  # fmt: skip
-        said = _answers(json.dumps(order), seconds)
+        answers = _answers(json.dumps(order), seconds)
         for position, number in enumerate(urls):
             name = str(channels[number])
-            answer = said.get(position)
+            answer = answers.get(position)
             if answer is None:
-                found[number] = Delivery(name, FAILED, f"no answer within {seconds:g} seconds", seconds)
+                deliveries[number] = Delivery(name, FAILED, f"no answer within {seconds:g} seconds", seconds)
             else:
                 why = str(answer["said"])
-                found[number] = Delivery(name, FAILED if why else DELIVERED, why, float(answer["seconds"]))
-    return [found[number] for number in range(len(channels))]
+                deliveries[number] = Delivery(name, FAILED if why else DELIVERED, why, float(answer["seconds"]))
+    return [deliveries[number] for number in range(len(channels))]
 
 
 def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
@@ -287,12 +287,12 @@ def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
-    found: dict[int, dict[str, Any]] = {}
+    answers: dict[int, dict[str, Any]] = {}
     for line in lines.splitlines():
         with suppress(ValueError, KeyError, TypeError):
             answer = json.loads(line)
-            found[int(answer["number"])] = answer
-    return found
+            answers[int(answer["number"])] = answer
+    return answers
 
 
 # -- record ------------------------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ class Entry:
 
 def read(reports: Path) -> list[Entry]:
     """The entries of a run's folder, oldest first; lines that are none are left out."""
-    found = []
+    notices = []
     for line in audit.entries(reports / NAME):
         facts = line.get("facts")
         if isinstance(facts, dict):
@@ -334,10 +334,10 @@ def read(reports: Path) -> list[Entry]:
             )
             by = f"{line.get('user', '')}@{line.get('host', '')}"
             result = str(line.get("outcome", ""))
-            found.append(
+            notices.append(
                 Entry(str(line.get("when", "")), str(line["action"]), key, channel, result, said, by, subject, text)
             )
-    return found
+    return notices
 
 
 def keep(
@@ -523,35 +523,35 @@ def _some(names: Sequence[str]) -> str:
 
 def _client_changes(folder: RunState) -> list[str]:
     """What the dry run found that an application must know: other ids, other collections, other answers."""
-    dry, found = folder.result(Step.DRY_RUN), []
+    dry, news = folder.result(Step.DRY_RUN), []
     routing = (dry.facts.get("routing") or []) if dry is not None else []
     routes = {(str(row["collection"]), str(row["target"])) for row in routing if row["target"]}
     if any(source != target for source, target in routes):
-        asked: dict[str, list[str]] = {}
+        targets_of: dict[str, list[str]] = {}
         for source, target in sorted(routes):
-            asked.setdefault(one_line(source, 80), []).append(one_line(target, 80))
-        found.append(f"Collections with another name afterwards: {len(asked):,} of the source. Clients must ask these:")
+            targets_of.setdefault(one_line(source, 80), []).append(one_line(target, 80))
+        news.append(
+            f"Collections with another name afterwards: {len(targets_of):,} of the source. Clients must ask these:"
+        )
         alike: dict[tuple[str, ...], list[str]] = {}
-        for source, targets in asked.items():
+        for source, targets in targets_of.items():
             alike.setdefault(tuple(targets), []).append(source)
-        found += [
-            f"Instead of {_some(sources)}: {_some(targets)}." for targets, sources in list(alike.items())[:_NAMED]
-        ]
+        news += [f"Instead of {_some(sources)}: {_some(targets)}." for targets, sources in list(alike.items())[:_NAMED]]
         if (left := len(alike) - _NAMED) > 0:
-            found.append(f"And {left:,} more such lines: see notebook 13 of the run.")
+            news.append(f"And {left:,} more such lines: see notebook 13 of the run.")
     if len(routes) > len({target for _, target in routes}):
         field = next(iter(dry.facts.get("origin_fields") or ()), "") if dry is not None else ""
-        told = "there is no filter for that"
+        advice = "there is no filter for that"
         if field:
-            told = f"ask each that has its chunks, filter by {field}, which holds the old name, and sort by distance"
-        found.append("Chunks of several collections are in one afterwards: its searches give other chunks than before. To be "
-                     f"answered from one old collection alone, {told}.")  # fmt: skip
+            advice = f"ask each that has its chunks, filter by {field}, which holds the old name, and sort by distance"
+        news.append("Chunks of several collections are in one afterwards: its searches give other chunks than before. To be "
+                     f"answered from one old collection alone, {advice}.")  # fmt: skip
     if folder.parameters.migration.id_policy == "prefix":
-        found.append("Ids of chunks change to <source collection>:<id>. Whoever keeps ids must know the new ones.")
+        news.append("Ids of chunks change to <source collection>:<id>. Whoever keeps ids must know the new ones.")
     elif dry is not None and (ids := (dry.facts.get("metadata") or {}).get("ids_rewritten")):
         old, new = (one_line(str(ids[side]), 80) for side in ("before", "after"))
-        found.append(f"Ids of chunks change, such as {old} to {new}. Whoever keeps ids must know the new ones.")
-    return found
+        news.append(f"Ids of chunks change, such as {old} to {new}. Whoever keeps ids must know the new ones.")
+    return news
 
 
 def _window(parameters: Parameters) -> dict[str, Any]:

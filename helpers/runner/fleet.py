@@ -134,17 +134,17 @@ def folder_of(fleet: str) -> RunFolder:
 
 def read(fleet: str) -> Fleet:
     """UsageError where there is no such fleet."""
-    found = Fleet.load(folder_of(fleet).reports)
-    if found is None:
-        known = sorted(path.parent.name for path in (runs.reports_root() / runs.FLEETS).glob(f"*/{Fleet.file}"))
+    loaded = Fleet.load(folder_of(fleet).reports)
+    if loaded is None:
+        existing = sorted(path.parent.name for path in (runs.reports_root() / runs.FLEETS).glob(f"*/{Fleet.file}"))
         raise UsageError(
             ReasonCode.NO_SUCH_RUN, f"there is no fleet {fleet}", where=str(runs.reports_root() / runs.FLEETS),
-            next_step=f"There are: {', '.join(known[:5])}." if known else "No fleet has been started there yet.",
+            next_step=f"There are: {', '.join(existing[:5])}." if existing else "No fleet has been started there yet.",
         )  # fmt: skip
-    if found.id != fleet:
+    if loaded.id != fleet:
         raise Terminal(Fleet.damaged, "it is of another fleet than its folder is named after", next_step=Fleet.remedy,
                        where=str(folder_of(fleet).reports / Fleet.file))  # fmt: skip
-    return found
+    return loaded
 
 
 def taken(fleet: str) -> UsageError:
@@ -158,19 +158,19 @@ def begin(fleet: str, rows: FleetTable, *, until: plan.Step, dry_run: bool, outs
     folder = folder_of(fleet)
     if folder.reports.exists():
         raise taken(fleet)
-    made: list[FleetRow] = []
+    rows_made: list[FleetRow] = []
     with whole(folder.reports) as partial:
         partial.chmod(runs.PRIVATE_FOLDER)
         for row in rows.rows:
             assert row.parameters is not None
             digest = write_text(partial / ROWS / f"{row.name}.yaml", runs.parameters_text(row.parameters))
             shard = row.parameters.collections.shard or ""
-            made.append(FleetRow(row.name, run_id(fleet, row.name), digest, shard=shard))
-        found = Fleet(fleet, utc_now(), str(Path.cwd()), str(rows.path.absolute()), rows.sha256, until, dry_run,
-                      outside_window, made)  # fmt: skip
-        note_order(folder, found.digest())  # before the folder is there
-        found.save(partial)
-    return found
+            rows_made.append(FleetRow(row.name, run_id(fleet, row.name), digest, shard=shard))
+        started = Fleet(fleet, utc_now(), str(Path.cwd()), str(rows.path.absolute()), rows.sha256, until, dry_run,
+                      outside_window, rows_made)  # fmt: skip
+        note_order(folder, started.digest())  # before the folder is there
+        started.save(partial)
+    return started
 
 
 def require_own(fleet: Fleet) -> Fleet:
@@ -225,7 +225,7 @@ def misfits(fleet: Fleet) -> Iterator[str]:
     file, noted = folder.reports / Fleet.file, noted_orders(folder)
     if noted is not None and fleet.digest() not in noted:
         yield f"{file}: not the order that was given: something else changed it"
-    names, known = {row.name for row in fleet.rows}, {row.run for row in fleet.rows}
+    names, run_ids = {row.name for row in fleet.rows}, {row.run for row in fleet.rows}
     if len(names) < len(fleet.rows):
         yield f"{file}: two rows have one name"
     for row in fleet.rows:
@@ -241,18 +241,18 @@ def misfits(fleet: Fleet) -> Iterator[str]:
     for path in sorted(runs.reports_root().glob(f"*/{RunPath.RUN}")):
         with suppress(RunbookError):  # a run that cannot be read is named with its row
             run = RunFolder.of(path.parent.name).read()
-            if (run.facts.get("group") == fleet.order) != (run.id in known):
-                yield f"{path}: " + (f"it does not name {fleet.order}" if run.id in known
+            if (run.facts.get("group") == fleet.order) != (run.id in run_ids):
+                yield f"{path}: " + (f"it does not name {fleet.order}" if run.id in run_ids
                                      else f"it names {fleet.order}, and {Fleet.file} has no row for it")  # fmt: skip
 
 
 @contextmanager
 def ordering(fleet: str) -> Iterator[Fleet]:
     """As `changing`, for what was ordered."""
-    with changing(fleet) as found:
-        before = require_own(found).digest()
-        yield found
-        note_order(folder_of(fleet), before, found.digest())  # whichever of the two a kill leaves in the fleet's file
+    with changing(fleet) as loaded:
+        before = require_own(loaded).digest()
+        yield loaded
+        note_order(folder_of(fleet), before, loaded.digest())  # whichever of the two a kill leaves in the fleet's file
     note_order(folder_of(fleet), read(fleet).digest())
 
 
@@ -261,9 +261,9 @@ def changing(fleet: str) -> Iterator[Fleet]:
     """The fleet as it is now, to be changed: one thread of one process at a time. It is saved at the end."""
     folder = folder_of(fleet)
     with RunLock(folder, CHANGE).acquire(60):
-        found = read(fleet)
-        yield found
-        _save(found)
+        loaded = read(fleet)
+        yield loaded
+        _save(loaded)
 
 
 def _save(fleet: Fleet) -> None:
@@ -320,7 +320,7 @@ class RowState:
         return None
 
     def results(self) -> dict[str, StepResult]:
-        return {step.number: found for step in plan.LINE if (found := self.result(step.number)) is not None}
+        return {step.number: result for step in plan.LINE if (result := self.result(step.number)) is not None}
 
 
 def states(fleet: Fleet) -> list[RowState]:
@@ -357,37 +357,37 @@ def _before(at: Standing) -> str:
     return str(done[-1]) if done else "nothing"
 
 
-def overview(fleet: Fleet, found: Sequence[RowState]) -> str:
+def overview(fleet: Fleet, current: Sequence[RowState]) -> str:
     """A row for each migration: row, shard if any has one, run, step, state, what it waits for; below why, and what is next."""
-    shards = any(s.row.shard for s in found)
+    shards = any(s.row.shard for s in current)
     rows = [
         {"row": s.row.name, **({"shard": s.row.shard} if shards else {}), "run": s.row.run, "step": s.step, "state": s.word,
-         "waits for": s.waits} for s in found
+         "waits for": s.waits} for s in current
     ]  # fmt: skip
-    lines = [table(rows), "", summary(found)]
-    lines += [f"{one_line(s.row.name)}: {s.line}" for s in found if s.line and s.word != "waiting"]
-    lines += [f"Next: {command}" for command in next_commands(fleet, found)]
+    lines = [table(rows), "", summary(current)]
+    lines += [f"{one_line(s.row.name)}: {s.line}" for s in current if s.line and s.word != "waiting"]
+    lines += [f"Next: {command}" for command in next_commands(fleet, current)]
     return "\n".join([*lines, f"Open: {folder_of(fleet.id).reports / RunPath.PAGE}"])
 
 
-def summary(found: Sequence[RowState]) -> str:
+def summary(current: Sequence[RowState]) -> str:
     """`60 rows: 55 done, 5 failed`."""
-    words = [s.word for s in found]
-    return f"{count(len(found), 'row')}: " + ", ".join(f"{words.count(w)} {w}" for w in dict.fromkeys(sorted(words)))
+    words = [s.word for s in current]
+    return f"{count(len(current), 'row')}: " + ", ".join(f"{words.count(w)} {w}" for w in dict.fromkeys(sorted(words)))
 
 
-def next_commands(fleet: Fleet, found: Sequence[RowState]) -> Iterator[str]:
+def next_commands(fleet: Fleet, current: Sequence[RowState]) -> Iterator[str]:
     """What goes on from here, whole."""
-    if any(not s.settled and s.word != _AT_WORK for s in found):
+    if any(not s.settled and s.word != _AT_WORK for s in current):
         yield fleet.command("resume")
-    for gate in dict.fromkeys(s.at.gate for s in found if s.word == "waiting"):
+    for gate in dict.fromkeys(s.at.gate for s in current if s.word == "waiting"):
         who = ("--role", "ROLE", "--name", "NAME", "--decision", "go", "--key", "FILE")
         yield fleet.command("sign", "--gate", gate, *who)
 
 
-def worst(found: Sequence[RowState]) -> int:
+def worst(current: Sequence[RowState]) -> int:
     """The exit code of the whole: that of its worst row."""
-    return max((s.code for s in found), key=WORST.index, default=0)
+    return max((s.code for s in current), key=WORST.index, default=0)
 
 
 # -- work --------------------------------------------------------------------------------------------------------------
@@ -413,10 +413,10 @@ class _Work:
             if process is None:
                 return
             try:
-                _, said = process.communicate()
+                _, output = process.communicate()
             finally:
                 _end(process)
-            code, line = process.returncode, _line_of(said, process.returncode)
+            code, line = process.returncode, _line_of(output, process.returncode)
         except RunbookError as error:
             code, line = error.exit_code, error.line()
         finally:
@@ -468,14 +468,14 @@ def _end(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _line_of(said: str, code: int) -> str:
+def _line_of(output: str, code: int) -> str:
     """The one line of a command that failed."""
-    lines = [line.removeprefix("runbook: ") for line in said.splitlines() if line.startswith("runbook: ")]
+    lines = [line.removeprefix("runbook: ") for line in output.splitlines() if line.startswith("runbook: ")]
     if code < 0:
         return f"its process was ended by signal {-code}; a resume goes on with it"
     if not code:
         return ""
-    return one_line(lines[-1] if lines else (said.splitlines() or ["it printed nothing"])[-1], 600)
+    return one_line(lines[-1] if lines else (output.splitlines() or ["it printed nothing"])[-1], 600)
 
 
 def _wait_for_the_last(run: RunFolder) -> None:
@@ -507,11 +507,11 @@ def work(fleet: Fleet, parallel: int, say: Say) -> int:
     A failed row stops no other. Rows that are done, wait for signatures, are NO-GO or rolled back are not touched.
     """
     with RunLock(folder_of(require_own(fleet).id), LOCK).acquire(1):
-        found = states(fleet)
-        for s in found:
+        current = states(fleet)
+        for s in current:
             if s.word == "done" and not s.row.ended:  # it ended after the fleet had been killed: nobody noted its seal
                 note(fleet.id, s.row.name, ended=utc_now(), code=0, line="")
-        open_rows = [s.row for s in found if not s.settled]
+        open_rows = [s.row for s in current if not s.settled]
         say(f"Fleet {fleet.id}: {len(open_rows)} of {count(len(fleet.rows), 'row')} to go, {parallel} at a time")
         render(fleet)
         at_once = _Work(fleet, say)
@@ -525,10 +525,10 @@ def work(fleet: Fleet, parallel: int, say: Say) -> int:
                     for future in [f for f in left if f.cancel()]:
                         left.pop(future)
         fleet = read(fleet.id)
-        found = states(fleet)
+        current = states(fleet)
         render(fleet)
-        say("\n" + overview(fleet, found))
-        return 130 if at_once.stopping else worst(found)
+        say("\n" + overview(fleet, current))
+        return 130 if at_once.stopping else worst(current)
 
 
 def _tell(fleet: Fleet, row: FleetRow, future: Future[None], say: Say) -> None:
@@ -557,14 +557,14 @@ LEGEND = [
 _OUTCOMES = {"done": "pass", "waiting": "warning", _AT_WORK: "open", "not begun": "open", "interrupted": "warning"}
 
 
-def page(fleet: Fleet, found: Sequence[RowState]) -> str:
+def page(fleet: Fleet, current: Sequence[RowState]) -> str:
     """The page: how many rows are where, steps by runs, chunks of each row and in all, what waits for whom, what failed."""
     from helpers.report import numbers, pages
     from helpers.status import state
 
     steps = [step for step in plan.LINE if step.number <= fleet.last.number]
     rows, totals = [], {"source": 0, "migrated": 0, "quarantined": 0}
-    for s in found:
+    for s in current:
         results = s.results()
         try:
             chunks = numbers.counts(results)
@@ -579,12 +579,12 @@ def page(fleet: Fleet, found: Sequence[RowState]) -> str:
             cells.append({"letter": letter, "kind": kind, "word": "not run" if word == "to do" else word})
         rows.append({"of": s, "cells": cells, "chunks": chunks, "kind": _outcome(s),
                      "counted": chunks.source is not None})  # fmt: skip
-    words = [s.word for s in found]
-    sums = [(word, words.count(word), kind) for word, kind in {s.word: _outcome(s) for s in found}.items()]
+    words = [s.word for s in current]
+    sums = [(word, words.count(word), kind) for word, kind in {s.word: _outcome(s) for s in current}.items()]
     return pages.rendered(
         "fleet.html.j2", fleet=fleet, steps=steps, rows=rows, totals=totals, sums=sums, legend=LEGEND,
-        waiting=[s for s in found if s.waits], failed=[s for s in found if s.line and s.word != "waiting"],
-        next=list(next_commands(fleet, found)), now=utc_now(), shards=any(s.row.shard for s in found),
+        waiting=[s for s in current if s.waits], failed=[s for s in current if s.line and s.word != "waiting"],
+        next=list(next_commands(fleet, current)), now=utc_now(), shards=any(s.row.shard for s in current),
         counted=sum(1 for r in rows if r["counted"]),
     )  # fmt: skip
 

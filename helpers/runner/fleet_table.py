@@ -134,12 +134,12 @@ def _value(key: str, cell: str) -> Any:
 
 def _of_yaml(path: Path, text: str) -> Iterator[TableRow]:
     try:
-        found = parse_yaml(text, where=str(path))
+        document = parse_yaml(text, where=str(path))
     except NOT_YAML as error:
         raise _refused(path, f"not valid YAML ({type(error).__name__})", "Correct it.") from error
-    if not isinstance(found, list):
+    if not isinstance(document, list):
         raise _refused(path, "it is not a list of rows: each begins with '- name: …'")
-    for number, given in enumerate(found, start=1):
+    for number, given in enumerate(document, start=1):
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise _refused(path, f"row {number} is not a mapping of columns to values")
         kept = {key: value for key, value in given.items() if value not in (None, "")}
@@ -172,9 +172,9 @@ def check(table: FleetTable, base: Path, settings: Sequence[str], fleet: str) ->
     Nothing is written. Which runs are there already is asked, too: `fleet` is the id that theirs begin with.
     """
     document = read_yaml_mapping(base)
-    seen: dict[str, TableRow] = {}
+    by_name: dict[str, TableRow] = {}
     for row in table.rows:
-        row.problems += _name_problems(row, fleet, seen)
+        row.problems += _name_problems(row, fleet, by_name)
         if not row.problems:
             try:
                 row.parameters = _parameters(row, document, settings)
@@ -192,7 +192,7 @@ def run_id(fleet: str, name: str) -> str:
     return f"{fleet}-{name}"
 
 
-def _name_problems(row: TableRow, fleet: str, seen: dict[str, TableRow]) -> Iterator[str]:
+def _name_problems(row: TableRow, fleet: str, by_name: dict[str, TableRow]) -> Iterator[str]:
     if not row.name:
         yield "column name is empty; give each row a name of its own"
         return
@@ -204,7 +204,7 @@ def _name_problems(row: TableRow, fleet: str, seen: dict[str, TableRow]) -> Iter
         wanted = f"use up to {room} letters, digits, '.', '_' or '-'"
         yield f"column name: {one_line(row.name, 80)!r} cannot be part of a run's id; {wanted}"
         return
-    if (other := seen.setdefault(row.name.lower(), row)) is not row:
+    if (other := by_name.setdefault(row.name.lower(), row)) is not row:
         yield f"column name: row {other.number} has this name, too; give each row a name of its own"
     elif folder.exists:
         yield f"run {folder.id} exists already; name the fleet otherwise with --name"
@@ -226,11 +226,11 @@ def _parameters(row: TableRow, document: Mapping[str, Any], settings: Sequence[s
                 Path(), f"column {end} is empty, and the parameters file names no {end}; write a URL or a directory"
             )
     own = [f"{key}={json.dumps(value)}" for key, value in row.cells.items() if key not in (NAME, *_ENDS)]
-    found = parameters_from(given, [*settings, *own])
+    read = parameters_from(given, [*settings, *own])
     for end in _ENDS:
-        if ALL in (getattr(found, end).tenant, getattr(found, end).database):
+        if ALL in (getattr(read, end).tenant, getattr(read, end).database):
             raise _refused(Path(), f"{end}: * means many databases; give each a row: fleet discover writes them")
-    return found.refuse_open_secrets()
+    return read.refuse_open_secrets()
 
 
 def _place(cell: str) -> dict[str, Any]:
@@ -263,10 +263,10 @@ def _real(path: str) -> Path:
 
 def _compare(rows: Sequence[TableRow]) -> None:
     """Two rows with one target, and a target that another row reads: the second of them is refused, also by another spelling."""
-    known = [row for row in rows if row.parameters is not None]
+    readable = [row for row in rows if row.parameters is not None]
     targets: dict[Hashable, TableRow] = {}
     sources: dict[Hashable, TableRow] = {}
-    for row in known:
+    for row in readable:
         assert row.parameters is not None
         own, _ = _places(row.parameters.target)
         if (other := _first(own, targets, row)) is not None:
@@ -276,7 +276,7 @@ def _compare(rows: Sequence[TableRow]) -> None:
             targets.setdefault(key, row)
         for key in _places(row.parameters.source)[0]:
             sources.setdefault(key, row)
-    for row in known:
+    for row in readable:
         assert row.parameters is not None
         own, above = _places(row.parameters.target)
         if (other := _first(own, sources, row)) is not None:
@@ -349,14 +349,14 @@ def discover(source: Endpoint, tenants: Sequence[str], to: Path) -> str:
         raise UsageError(ReasonCode.FILE_EXISTS, "something is there already", where=one_line(str(to)),
                          next_step="Name another file with --to; nothing was written.")  # fmt: skip
     wanted = list(tenants) or ([ALL] if source.path else [source.tenant])
-    found = [
+    pairs = [
         pair
         for tenant in wanted
         for pair in databases_of(source.model_copy(update={"tenant": tenant, "database": ALL}))
     ]
     rows: list[dict[str, str]] = []
     empty: list[str] = []
-    for tenant, database in dict.fromkeys(found):
+    for tenant, database in dict.fromkeys(pairs):
         there = source.model_copy(update={"tenant": tenant, "database": database})
         if holds_nothing(there):
             empty.append(f"{one_line(tenant)}/{one_line(database)}")

@@ -143,13 +143,13 @@ def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -
     from helpers.stores.opening import databases_of  # with Chroma's client, which `status` and `sign` do not need
 
     _require_sense(parameters)
-    found = databases_of(parameters.source)
-    if not found:
+    pairs = databases_of(parameters.source)
+    if not pairs:
         raise UsageError(ReasonCode.NO_DATABASE, "the source has no such database", where=f"source {parameters.source.label}",
                          next_step="Check source.tenant and source.database.")  # fmt: skip
-    names = [database if parameters.source.tenant != ALL else f"{tenant}/{database}" for tenant, database in found]
+    names = [database if parameters.source.tenant != ALL else f"{tenant}/{database}" for tenant, database in pairs]
     rows: list[GroupRow] = []
-    for name, (tenant, database) in zip(names, found, strict=True):
+    for name, (tenant, database) in zip(names, pairs, strict=True):
         target = {"database": database, **({"tenant": tenant} if parameters.source.tenant == ALL else {})}
         run = _run_id(group_id, name, {row.run for row in rows})
         rows.append(GroupRow(name, run, {"tenant": tenant, "database": database}, target))
@@ -200,26 +200,26 @@ def work(group: Group, start: Callable[[GroupRow], object], say: Callable[[str],
     """Start or go on with each run; a failed one stops no other, an interruption stops all. The worst exit code."""
     from helpers.stores.opening import holds_nothing
 
-    said: dict[str, str] = {}
+    verdicts: dict[str, str] = {}
     codes = [0]
     for number, row in enumerate(group.rows, start=1):
         say(f"\nDatabase {number} of {len(group.rows)}: {one_line(row.name, 200)}, run {row.run}")
         try:
             if not RunFolder.of(row.run).exists and holds_nothing(group.of(row).source):
-                said[row.run] = EMPTY
+                verdicts[row.run] = EMPTY
                 say(EMPTY)
                 continue
             start(row)
         except Interrupted as error:
             codes.append(error.exit_code)
-            said[row.run] = "stopped on request"
+            verdicts[row.run] = "stopped on request"
             break
         except RunbookError as error:
             if error.code not in _NO_NEWS:
                 codes.append(error.exit_code)
-                said[row.run] = _verdict(error)
+                verdicts[row.run] = _verdict(error)
             print(f"runbook: {one_line(row.name, 200)}: {error.line()}", file=sys.stderr, flush=True)
-    say("\n" + overview(group, said))
+    say("\n" + overview(group, verdicts))
     return max(codes, key=WORST.index)
 
 
@@ -229,28 +229,28 @@ def _verdict(error: RunbookError) -> str:
     return "waiting for sign-offs" if isinstance(error, WaitingForSignoffs) else f"failed ({error.code})"
 
 
-def overview(group: Group, said: dict[str, str] | None = None) -> str:
+def overview(group: Group, just_ended: dict[str, str] | None = None) -> str:
     """A row a database: database, run, verdict, chunks; below them the next commands, whole.
 
     `said` are verdicts that a command has just seen.
     """
-    rows = [_shown(group, row, (said or {}).get(row.run, "")) for row in group.rows]
+    rows = [_shown(group, row, (just_ended or {}).get(row.run, "")) for row in group.rows]
     nexts = list(dict.fromkeys(str(row.pop("next")) for row in rows))
     return "\n".join([table(rows), *(f"Next: {command}" for command in nexts if command)])
 
 
-def _shown(group: Group, row: GroupRow, said: str) -> dict[str, Any]:
+def _shown(group: Group, row: GroupRow, verdict_now: str) -> dict[str, Any]:
     run = RunFolder.of(row.run).read()
-    verdict, then = _stands(group, run, said)
+    verdict, then = _stands(group, run, verdict_now)
     chunks = _chunks(run) if run.exists else ""
-    return {"database": row.name, "run": row.run, "verdict": said or verdict, "chunks": chunks, "next": then}
+    return {"database": row.name, "run": row.run, "verdict": verdict_now or verdict, "chunks": chunks, "next": then}
 
 
-def _stands(group: Group, folder: RunState, said: str) -> tuple[str, str]:
+def _stands(group: Group, folder: RunState, verdict_now: str) -> tuple[str, str]:
     """The state of a run, and the command that continues it; one of the group's, where there is one for all."""
     again, at = RunFolder.of(group.id).command("resume"), standing(folder)
     if at.word == "not begun":
-        return at.word, "" if said == EMPTY else again
+        return at.word, "" if verdict_now == EMPTY else again
     if at.word == "rolled back":
         return at.word, ""
     if at.missing:
@@ -268,9 +268,9 @@ def _stands(group: Group, folder: RunState, said: str) -> tuple[str, str]:
 
 def _chunks(folder: RunState) -> str:
     for number, fact in ((Step.MIGRATE, "imported"), (Step.SOURCE_HEALTH, "total")):
-        found = folder.result(number)
-        if found is not None and isinstance(found.facts.get(fact), int):
-            return f"{found.facts[fact]:,}"
+        result = folder.result(number)
+        if result is not None and isinstance(result.facts.get(fact), int):
+            return f"{result.facts[fact]:,}"
     return ""
 
 

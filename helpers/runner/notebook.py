@@ -67,10 +67,10 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     parameters = parameters_from(wanted)
     if (
         not run_id
-        and (found := _newest(parameters)) is not None
-        and (row is not plan.LINE[0] or not rolled_back(found))
+        and (previous := _newest(parameters)) is not None
+        and (row is not plan.LINE[0] or not rolled_back(previous))
     ):
-        return _lay_over(found, sections)
+        return _lay_over(previous, sections)
     from helpers.migration.target_lock import preflight
     from helpers.rehearsal.setup import require_built
 
@@ -146,9 +146,9 @@ def _shown_parameters(parameters: Parameters) -> list[tuple[str, str]]:
 def closing(run: RunRecord, digest: str) -> str:
     result = run.result
     counts = {v: sum(c.verdict is v for c in result.checks) for v in Verdict}
-    said = ", ".join(f"{n} {v}" for v, n in counts.items() if n) or "no checks"
+    totals = ", ".join(f"{n} {v}" for v, n in counts.items() if n) or "no checks"
     verdict = f"<strong>{html.escape(result.title)}: {result.verdict.upper()}</strong>"
-    head = f"<p>{verdict} ({said}; {duration(result.seconds)})</p>"
+    head = f"<p>{verdict} ({totals}; {duration(result.seconds)})</p>"
     order = sorted(result.checks, key=lambda c: -list(Verdict).index(c.verdict))
     first, rest = order[:20], f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
     rows = [(c.verdict, c.name, one_line(c.measured_text, 120), one_line(c.expected, 120), c.detail) for c in first]
@@ -201,10 +201,10 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     if isinstance(earlier := getattr(namespace.get("step"), "run", None), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
-    made = step_class(row)
+    step_type = step_class(row)
     kernel.show_whole_sentences()
     if row.number == Step.INDEX:
-        return made(run_id, None if is_sample(sections) else parameters_from(sections))
+        return step_type(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
         from helpers.rehearsal.setup import sample_run
@@ -217,7 +217,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
         reduce_environment(folder.parameters.environment())
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
-    return made(run)
+    return step_type(run)
 
 
 def step_class(row: plan.Step) -> Any:
@@ -397,8 +397,8 @@ class Run(RunRecord):
         self.result.error = kernel.failure(error)
         self.result.verdict = Verdict.FAIL
         self.home.log_block(f"a cell failed: {self.result.error['line']}", kernel.trace_of(error), self.step)
-        if said := advice(self.result.error["code"], self):
-            self.log(said)
+        if hint := advice(self.result.error["code"], self):
+            self.log(hint)
         self._write()
         self.close()
 
@@ -411,11 +411,11 @@ def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
 
     The parameters cell declares few sections; every other one may be written into it or injected by papermill.
     """
-    known = (*SECTIONS, *NOT_SECTIONS)
+    allowed = (*SECTIONS, *NOT_SECTIONS)
     given: dict[str, Any] = {}
     for name in _parameter_names(namespace):
-        if name not in known:
-            near = nearest(name, known)
+        if name not in allowed:
+            near = nearest(name, allowed)
             hint = f"Did you mean {near!r}?" if near else f"The sections are {', '.join(SECTIONS)}."
             raise UsageError(
                 ReasonCode.UNKNOWN_PARAMETER, f"{name!r} is not a section of the parameters", next_step=hint
@@ -523,8 +523,8 @@ def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | N
     cutover = CutoverState.load(folder.workspace)
     moved = passed(folder.result(Step.CUTOVER)) or (cutover is not None and cutover.may_be_applied)
     if moved and not step.follows_cutover:  # those look, and can look again
-        told = f"Roll back first: {folder.command('rollback')}"
-        _refuse(folder, step, "cannot be undone: the application was pointed to the target", told)
+        remedy = f"Roll back first: {folder.command('rollback')}"
+        _refuse(folder, step, "cannot be undone: the application was pointed to the target", remedy)
     if not _has_begun(folder, step):
         _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
     migrated = _has_begun(folder, Step.MIGRATE)  # else nothing of the migration is undone
@@ -536,9 +536,9 @@ def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | N
         raise error
 
 
-def _refuse(folder: RunFolder, step: plan.Step, why: str, told: str) -> None:
+def _refuse(folder: RunFolder, step: plan.Step, why: str, remedy: str) -> None:
     raise UsageError(
-        ReasonCode.NO_RETRY, f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=told
+        ReasonCode.NO_RETRY, f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=remedy
     )
 
 
@@ -573,14 +573,14 @@ def _empty_target(folder: RunState) -> dict[str, int]:
     """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
     ledger = folder.workspace / RunPath.CHECKPOINT
     removed, target = dict[str, int](), folder.parameters.target
-    made = Checkpoint.read(ledger) if ledger.exists() else Checkpoint(ledger, {})
+    checkpoint = Checkpoint.read(ledger) if ledger.exists() else Checkpoint(ledger, {})
     from helpers.migration import shipping
     from helpers.stores import open_target, quick_names
 
-    if (owned := set(made.owned())) and owned & set(quick_names(target, "target")):
+    if (owned := set(checkpoint.owned())) and owned & set(quick_names(target, "target")):
         with open_target(target) as store:
             store.acquire_lock(folder.id)
-            if others := made.replaced(store.identities()):
+            if others := checkpoint.replaced(store.identities()):
                 folder.log(f"retry: made anew by somebody since the run began, left alone: {', '.join(others)}")
             for name in sorted(owned & set(store.names()) - set(others)):
                 removed[name] = store.count(name)

@@ -94,9 +94,9 @@ def after_step(
 def line_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
     """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
     with _never_stopping(folder, say):
-        told = {entry.event for entry in read(folder.reports)}
+        told_events = {entry.event for entry in read(folder.reports)}
         for number, event in ((Step.REVIEW, Event.DECISION_GO), (Step.CUTOVER, Event.CUTOVER)):
-            if Event.START in told and event not in told and (not steps or steps[-1].on_line):
+            if Event.START in told_events and event not in told_events and (not steps or steps[-1].on_line):
                 after_step(folder, plan.find(number), None, say)
     if error is None:
         ended(folder, say)
@@ -181,6 +181,6 @@ def _never_stopping(folder: RunFolder, say: Say) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a notice or a damaged state file is no reason to end a migration
-        said: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
+        problem: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
         folder.log_block("notices", traceback.format_exc())
-        say(f"WARNING: notices: {one_line(said, 300)} The run goes on.")
+        say(f"WARNING: notices: {one_line(problem, 300)} The run goes on.")

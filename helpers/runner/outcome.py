@@ -62,8 +62,8 @@ def run_to_outcome(folder: RunFolder, steps: Choice, terminal: Console, *, dry_r
 
 
 def _source_changed(folder: RunState, error: RunbookError) -> bool:
-    found = folder.result(Step.CUTOVER)
-    return error.code == SOURCE_CHANGED and found is not None and (found.error or {}).get("code") == SOURCE_CHANGED
+    result = folder.result(Step.CUTOVER)
+    return error.code == SOURCE_CHANGED and result is not None and (result.error or {}).get("code") == SOURCE_CHANGED
 
 
 def _again(folder: RunFolder, terminal: Console) -> None:
@@ -81,16 +81,16 @@ def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run:
     nothing_to_hold = dry_run or run.facts["dry_run"] or run.result(Step.SNAPSHOT) is None
     if nothing_to_hold or isinstance(error, Interrupted | WaitingForSignoffs) or error.code == OUTSIDE_WINDOW:
         return error
-    found = triggers_of(run)
-    if not found and not isinstance(error, NoGo):
+    triggers = triggers_of(run)
+    if not triggers and not isinstance(error, NoGo):
         return error
     try:
         run_line(folder, [Step.HOLD_AND_TROUBLESHOOT], terminal)
     except RunbookError as other:  # what stopped the run is the news
         folder.log(f"step {Step.HOLD_AND_TROUBLESHOOT} did not pass: {other}")
-    if not found or not run.parameters.rollback.automatic:
+    if not triggers or not run.parameters.rollback.automatic:
         return error
-    why = "; ".join(trigger.sentence for trigger in found)
+    why = "; ".join(trigger.sentence for trigger in triggers)
     terminal.say(f"Automatic rollback (rollback.automatic): {why}")
     folder.log(f"automatic rollback: {why}")
     try:
