@@ -33,17 +33,7 @@ from helpers.migration.source_changes import CatchUpLedger, current_snapshot, sc
 from helpers.migration.staging import Quarantine, Staged
 from helpers.migration.target_lock import target_not_empty
 from helpers.reason_codes import ReasonCode
-from helpers.results import (
-    Progress,
-    Verdict,
-    as_kind,
-    contents,
-    json_in,
-    reading,
-    silent,
-    utc_now,
-    write_json,
-)
+from helpers.results import Progress, Verdict, as_kind, contents, json_in, reading, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import SYMPTOMS, symptoms
@@ -368,15 +358,17 @@ class Troubleshooter(NotebookStep, ABC):
         self._resolved = True
         if self.run.dry_run:
             return self.plan(**options)
-        broken = [c for c in self.conditions(**options) if not c.holds]
-        if broken:
-            raise Terminal(
-                ReasonCode.PRECONDITION_FAILED, f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
-                next_step="Nothing was changed. Correct this first.",
-            )  # fmt: skip
+        self._require(**options)
         done = self.apply(**options)
         self.applied = True
         return done
+
+    def _require(self, **options: Any) -> None:
+        for condition in (c for c in self.conditions(**options) if not c.holds):
+            raise Terminal(
+                ReasonCode.PRECONDITION_FAILED, f"{condition.what}: {condition.detail or 'no'}",
+                where=f"step {self.run.step}", next_step="Nothing was changed. Correct this first.",
+            )  # fmt: skip
 
     @abstractmethod
     def look(self) -> ProbeResult:
@@ -487,13 +479,13 @@ class Troubleshooter(NotebookStep, ABC):
         return Condition("the migration is not complete", phase != "complete", f"phase {phase}")
 
     def settled(self) -> list[Condition]:
-        """Whether what is staged is what the target is held to: no catch-up is open, and no client writes there yet."""
+        """Whether what is staged is what the target is held to: no catch-up is open, and no client ever wrote there."""
         ledger, cutover = CatchUpLedger.read(self.run), CutoverState.load(self.run.workspace)
-        in_use = cutover is not None and cutover.may_be_applied
+        in_use = cutover is not None and cutover.clients_came
         finish = f"finish it: {self.run.home.command('resume')}" if ledger.open_round is not None else ""
         lost = f"what they wrote would go: {self.run.home.command('rollback')}" if in_use else ""
         return [Condition("no catch-up is half applied", not finish, finish),
-                Condition("clients do not use the target yet", not in_use, lost)]  # fmt: skip
+                Condition("no cutover sent clients to the target", not in_use, lost)]  # fmt: skip
 
     def nobody_at_work(self) -> Condition:
         """Whether this notebook has the run to itself."""
@@ -586,10 +578,11 @@ class StagedTroubleshooter(Troubleshooter):
         return pd.DataFrame(rows, columns=["mend", "when", "chunks"])
 
     def undo(self) -> pd.DataFrame:
-        """Put back what the mends of this run replaced, the newest first; in a dry run, what would be."""
+        """Put back what the mends of this run replaced, the newest first; in a dry run, what would be. Raises as `resolve`."""
         waiting = self.undoable()
         if self.run.dry_run or waiting.empty:
             return waiting
+        self._require()
         staged = self.staged
         assert staged is not None
         with self.target() as (store, _):

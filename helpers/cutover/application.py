@@ -378,6 +378,11 @@ class CutoverState(StateFile):
         return Cutover.model_validate(self.rules)
 
     @property
+    def clients_came(self) -> bool:
+        """Whether clients may have used the target: it began to change files, even if it was undone since."""
+        return any(event["state"] == APPLYING for event in self.events)
+
+    @property
     def may_be_applied(self) -> bool:
         """Whether a file may differ from what it was, or the application may have been restarted on the new ones."""
         return self.state not in (PLANNED, BACKED_UP, REVERTED)

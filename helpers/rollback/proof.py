@@ -235,7 +235,7 @@ class StageContext:
         if not run.dry_run:
             self.state.save(run.workspace)
         self.cutover = CutoverState.load(run.workspace)
-        self.in_use = rollback.clients_came(self.cutover)
+        self.in_use = self.cutover is not None and self.cutover.clients_came
         run.fact("dry_run", run.dry_run)
         run.fact("ordered", self.state.since)
 

@@ -20,7 +20,7 @@ from helpers.migration.source_changes import WrittenData, schema_of_run
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
-from helpers.rollback import REPLAY, clients_came, replay
+from helpers.rollback import REPLAY, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import (
     BATCH,
@@ -121,30 +121,35 @@ def exclude_done(planned: Plan, earlier: Iterable[Plan]) -> None:
 def changed_at_source(store: Store, planned: Plan, earlier: Sequence[Plan], snapshot: Snapshot) -> set[tuple[str, str]]:
     """(collection, id) of a plan's chunks whose state at the source neither the snapshot nor a plan explains.
 
-    A chunk may be absent where the snapshot has none of its id, where a plan deletes it, and where a plan that did not end
-    writes it, by deleting and adding it.
+    What a plan that is done wrote or deleted is the only explanation from then on: what the snapshot has is none any more. A
+    plan that did not end explains what it writes, and that it is absent, since it deletes and adds.
     """
     changed = set[tuple[str, str]]()
+    outcomes = [(plan.done, outcome_of([plan])) for plan in earlier]
     for name in sorted({*planned.put, *planned.delete} & {*store.names()}):
         put, delete = planned.put.get(name, ChunkBatch.empty()), planned.delete.get(name, [])
         ids, space = [*put.ids, *delete], store.info(name).space
-        originals = originals_of(snapshot, name, ids)
-        may_be_absent = {*delete, *(chunk for chunk in ids if chunk not in originals)}
-        versions = [put, *originals.values()]
-        for plan in earlier:
-            may_be_absent.update(plan.delete.get(name, []))
-            if (batch := plan.put.get(name)) is not None:
-                versions.append(batch)
-                may_be_absent.update(() if plan.done else batch.ids)
+        versions = {chunk: [batch] for chunk, batch in originals_of(snapshot, name, ids).items()}
+        may_be_absent = {*ids} - versions.keys()
+        for done, outcome in outcomes:
+            for chunk in (chunk for chunk in ids if (name, chunk) in outcome):
+                if done:
+                    versions[chunk] = []
+                    may_be_absent.discard(chunk)
+                if (batch := outcome[name, chunk]) is not None:
+                    versions.setdefault(chunk, []).append(batch)
+                if batch is None or not done:
+                    may_be_absent.add(chunk)
+        for row, chunk in enumerate(put.ids):
+            versions.setdefault(chunk, []).append(put.take([row]))
         existing = present(store, name, ids)
         unexplained = set(existing)
-        for batch in versions:
-            rows = batch.take([row for row, chunk in enumerate(batch.ids) if chunk in unexplained])
+        while rows := [versions[chunk].pop() for chunk in sorted(unexplained) if versions.get(chunk)]:
             for at in range(0, len(rows), BATCH):
-                piece = rows.slice(at, at + BATCH)
+                piece = ChunkBatch.concatenate(rows[at : at + BATCH])
                 pair = next(compared(store, name, [piece], space))
                 unexplained -= {*piece.ids} - pair.differing().keys()
-        changed |= {(name, chunk) for chunk in unexplained | ({*ids} - {*existing} - may_be_absent)}
+        changed |= {(name, chunk) for chunk in unexplained | ({*ids} - {*existing} - may_be_absent - {*delete})}
     return changed
 
 
@@ -154,7 +159,7 @@ def leave_undone_cutover(folder: RunState) -> None:
     `UsageError` ("client_writes") where clients wrote to it before, or use it since a cutover that is in force.
     """
     cutover = CutoverState.load(folder.workspace)
-    if cutover is None or not clients_came(cutover):
+    if cutover is None or not cutover.clients_came:
         return
     run = RunRecord(folder, Step.MIGRATE)
     why = "clients use it since the cutover, and step 22 would write over what they write"
