@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from helpers.errors import Terminal
+from helpers.rollback import Orders, RollbackState
+from helpers.run.record import RunRecord
 from helpers.schema import load_schema
+from helpers.steps.rollback import RollbackStep
 from tests.rollbacks import Night, everything
 from tests.storage import chunks, contents, embedded, fill
 
@@ -177,6 +180,27 @@ def test_two_fields_that_are_one_at_the_source_are_listed_and_nothing_of_them_is
         {"writer": "W1", "n": 1},
         {"writer": "CLIENT", "n": 2},
     ]
+
+
+@pytest.mark.parametrize("late", ["both names", "the collection is gone"])
+def test_what_cannot_be_replayed_a_second_time_is_no_reverted_write(
+    tmp_path: Path, own_folders: Path, late: str
+) -> None:
+    """The first pass replays c1; what happens to it afterwards is listed, and the source keeps what was replayed."""
+    night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "n": i} for i in range(5)])
+    rewritten(night, "c1", {"author": "CLIENT", "n": 1})
+    orders = Orders(replay=True, discard="the old application was wrong")
+    RollbackState.begin(night.folder.workspace, night.folder.id, orders)
+    step = RollbackStep(RunRecord(night.folder.read(), "27"))
+    for stage in (step.plan, step.stop, step.prove_source, step.client_writes, step.replay, step.put_back):
+        stage()
+    if late == "both names":
+        rewritten(night, "c1", {"author": "CLIENT", "writer": "OLD CLIENT", "n": 1})
+    else:
+        with embedded(night.home / "target") as store:
+            store.drop("notes")
+    step.settle()
+    assert at_source(night, "c0", "c1") == [{"writer": "W0", "n": 0}, {"writer": "CLIENT", "n": 1}]
 
 
 def test_a_schema_that_was_edited_since_replays_nothing(tmp_path: Path, own_folders: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,15 @@ def leave_other_shards(planned: Plan, shard: str) -> None:
             planned.put[name] = batch.take(own)
 
 
-def add_reverted(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
-    """Add to a plan what an earlier one wrote and clients reverted at the target since: as in the snapshot."""
-    ids = planned.ids()
-    for name, chunk in sorted({key for plan in earlier for key in plan.ids()} - ids):
+def add_reverted(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot, unknown: Collection[str]) -> None:
+    """Add to a plan what an earlier one wrote and clients reverted at the target since: as in the snapshot.
+
+    `unknown`: collections of the source of which nobody can say what clients reverted. A chunk that a write of the look names is
+    no reverted one, also where that write cannot be replayed.
+    """
+    for name, chunk in sorted({key for plan in earlier for key in plan.ids()} - planned.named):
+        if name in unknown or ("", chunk) in planned.named:
+            continue
         original = originals_of(snapshot, name, [chunk]).get(chunk)
         if original is None:
             planned.delete.setdefault(name, []).append(chunk)
@@ -420,7 +425,10 @@ class ReturnWrites:
             return Plan()
         planned, earlier, snapshot = self._plan(), replay.saved(self.run.workspace), self.context.data.snapshot
         assert snapshot is not None
-        add_reverted(planned, earlier, snapshot)
+        unread = {write.target for write in self.writes if write.vanished or write.unreadable}
+        add_reverted(
+            planned, earlier, snapshot, [n for n in snapshot.names() if unread & self.schema.targets([n]).keys()]
+        )
         exclude_done(planned, earlier)
         self._require_places(planned)
         if not planned.nothing:
