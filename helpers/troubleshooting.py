@@ -23,7 +23,7 @@ import pandas as pd
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.cutover import CutoverState
+from helpers.cutover import clients_came
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.formatting import flatten
 from helpers.migration.checkpoint import FILE, Checkpoint
@@ -480,8 +480,7 @@ class Troubleshooter(NotebookStep, ABC):
 
     def settled(self) -> list[Condition]:
         """Whether what is staged is what the target is held to: no catch-up is open, and no client ever wrote there."""
-        ledger, cutover = CatchUpLedger.read(self.run), CutoverState.load(self.run.workspace)
-        in_use = cutover is not None and cutover.clients_came
+        ledger, in_use = CatchUpLedger.read(self.run), clients_came(self.run.workspace)
         finish = f"finish it: {self.run.home.command('resume')}" if ledger.open_round is not None else ""
         lost = f"what they wrote would go: {self.run.home.command('rollback')}" if in_use else ""
         return [Condition("no catch-up is half applied", not finish, finish),

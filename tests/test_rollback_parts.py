@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
-from helpers.errors import Terminal, UsageError
+from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.migration.source_changes import WrittenData
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -393,6 +394,42 @@ def test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_a
         assert [m and m.get("by") for m in store.read("alpha", ["a3", "a4"]).metadatas] == ["source", "target"]
 
 
+@pytest.mark.parametrize("lost", ["files from a backup", "a collection"])
+def test_what_a_replay_wrote_is_written_again_where_the_source_was_restored(
+    tmp_path: Path, own_folders: Path, lost: str
+) -> None:
+    """The first attempt replays, and ends at a restart that fails; before the second one the source loses what it wrote."""
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    night = Night(tmp_path, cutover={
+        "env_files": [{"path": "app.env", "keys": {"CHROMA_URL": "after"}}], "monitor_minutes": 0, "timeout_seconds": 5.0,
+        "restart": [["test", "!", "-e", str(tmp_path / "broken")]],
+    })  # fmt: skip
+    night.snapshot()
+    night.migrate()
+    shutil.copytree(tmp_path / "source", tmp_path / "backup")
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        held = store._collection("alpha")
+        held.update(ids=["a3"], metadatas=[{"status": "paid"}])
+        held.delete(ids=["a9"])
+        held.add(ids=["new"], embeddings=np.ones((1, 4), np.float32), documents=["an order"])
+    (tmp_path / "broken").touch()
+    with pytest.raises(RunbookError, match="restart"):
+        night.rollback(replay=True)
+    (tmp_path / "broken").unlink()
+    replayed = everything(night.source)
+    if lost == "a collection":
+        with embedded(tmp_path / "source") as store:
+            store.drop("alpha")
+    else:
+        shutil.rmtree(tmp_path / "source")
+        shutil.copytree(tmp_path / "backup", tmp_path / "source")
+    verdicts = night.rollback(replay=True, restore=lost == "a collection")
+    assert verdicts["replayed chunks"] is Verdict.PASS
+    assert everything(night.source) == replayed
+
+
 @pytest.mark.parametrize("at_source", ["deleted", "as in the snapshot"])
 def test_a_second_replay_brings_nothing_back(tmp_path: Path, own_folders: Path, at_source: str) -> None:
     """After the first replay only what it wrote explains the source's state; the snapshot's does not any more."""
@@ -498,6 +535,11 @@ def test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside(tmp_pat
     night.migrate()
     with embedded(tmp_path / "target") as store:
         assert (store.read("alpha", ["a4"]).metadatas[0] or {})["job"] == "late"
+        store._collection("alpha").update(
+            ids=["a3"], metadatas=[{"status": "paid"}]
+        )  # by a client that was never sent back
+    with pytest.raises(Terminal, match="clients wrote to the target: 1 changed"):
+        night.rollback()
 
 
 def test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one(

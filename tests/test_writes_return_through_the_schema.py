@@ -214,3 +214,14 @@ def test_a_schema_that_was_edited_since_replays_nothing(tmp_path: Path, own_fold
     (tmp_path / "own.yaml").write_text(rules, encoding="utf-8")
     night.rollback(replay=True)
     assert at_source(night, "c0", "c1") == [{"writer": "W0", "z": 0}, {"writer": "CLIENT", "z": 1}]
+
+
+def test_a_rollback_without_a_replay_needs_no_schema(tmp_path: Path, own_folders: Path) -> None:
+    """The schema's file may be that of the next attempt already."""
+    night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "z": i} for i in range(4)])
+    rewritten(night, "c1", {"author": "CLIENT", "z": 1})
+    (tmp_path / "own.yaml").write_text("name: own\nrename:\n  - {from: z, to: author}\n", encoding="utf-8")
+    night.rollback(discard="a test")
+    assert at_source(night, "c0", "c1") == [{"writer": "W0", "z": 0}, {"writer": "W1", "z": 1}]
+    with embedded(tmp_path / "target") as store:
+        assert "notes" not in store.names()

@@ -426,6 +426,12 @@ class CutoverState(StateFile):
         return f"The cutover to {self.target} {state} since {self.events[-1]['when'][:19]} UTC."
 
 
+def clients_came(workspace: Path) -> bool:
+    """Whether clients may have used the target: a cutover of this run began to change files, be it undone and set aside since."""
+    state = CutoverState.load(workspace)
+    return (state is not None and state.clients_came) or any(workspace.glob(f"{RunPath.EARLIER}/*/{RunPath.CUTOVER}"))
+
+
 def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool) -> str:
     """Who was sent to the target: the one sentence of pages, records, notices and status."""
     done = [count(files, "configuration file") + " changed"] * bool(files)

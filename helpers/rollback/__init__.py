@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.cutover import CutoverState
+from helpers.cutover import CutoverState, clients_came
 from helpers.errors import EnvironmentFailure
 from helpers.fence import FenceState
 from helpers.formatting import count, duration
@@ -116,7 +116,7 @@ def outline(folder: RunState) -> list[tuple[str, str]]:
     orders = state.orders if state is not None else Orders()
     cutover, fence = CutoverState.load(folder.workspace), FenceState.load(folder.workspace)
     parameters = folder.parameters
-    target_used = cutover is not None and cutover.clients_came
+    target_used = clients_came(folder.workspace)
     actions = {
         STOP: _stop(folder),
         SOURCE: _source(orders),

@@ -509,6 +509,12 @@ def note_done(folder: Path) -> None:
     write_text(folder / _DONE, utc_now() + "\n")
 
 
+def note_restored(workspace: Path) -> None:
+    """Note that the source was restored: what the plans wrote there may be gone."""
+    for path in (workspace / "rollback").glob(f"replay-*/{_DONE}"):
+        path.unlink()
+
+
 def _files(names: Iterable[str]) -> dict[str, str]:
     return {name: f"{number:03d}.parquet" for number, name in enumerate(sorted(names), start=1)}
 

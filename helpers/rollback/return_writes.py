@@ -6,6 +6,8 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from helpers.migration.source_changes import WrittenData, schema_of_run
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
-from helpers.rollback import REPLAY, replay
+from helpers.rollback import FILES, REPLAY, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import (
     BATCH,
@@ -41,6 +43,7 @@ from helpers.run.command import used_by
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
+from helpers.schema import Schema
 from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Reader, Space, Store, open_source, shard_of
@@ -235,8 +238,12 @@ class ReturnWrites:
         self.replays: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
-        self.schema = schema_of_run(self.run)
         self.prefixed = self.run.parameters.migration.id_policy == "prefix"
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema that the migration began with. Raises `Terminal` ("context_changed") where its file is another one now."""
+        return schema_of_run(self.run)
 
     @contextmanager
     def target(self) -> Iterator[Reader]:
@@ -425,6 +432,10 @@ class ReturnWrites:
             return Plan()
         planned, earlier, snapshot = self._plan(), replay.saved(self.run.workspace), self.context.data.snapshot
         assert snapshot is not None
+        if not state.did(
+            FILES
+        ):  # clients write to the target alone: what is not at the source was lost there, and is written again
+            earlier = [replace(plan, done=False) for plan in earlier]
         unread = {write.target for write in self.writes if write.vanished or write.unreadable}
         add_reverted(
             planned, earlier, snapshot, [n for n in snapshot.names() if unread & self.schema.targets([n]).keys()]
