@@ -433,13 +433,13 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_what_clients_do_to_a_collection_after_the_last_look_keeps_it
             ::test_a_collection_that_clients_made_anew_is_exported_waits_for_a_person_and_stays""",
         "a change of the source after its proof, of a schema, and of a field under its old name": """
-            test_rollback_parts.py::test_what_clients_write_to_the_source_after_the_restart_stays
+            test_rollback_parts.py::test_what_clients_write_to_the_source_after_the_restart_stays ::test_a_lost_replay_is_repeated
             ::test_step_22_writes_over_nothing_that_clients_wrote_to_the_target ::test_a_second_replay_brings_nothing_back
             ::test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside ::test_no_repair_touches_what_clients_wrote
             ::test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one
             ::test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_alone
             test_writes_return_through_the_schema.py::test_a_schema_that_was_edited_since_replays_nothing
-            ::test_names_are_led_back_through_chains_and_shifts
+            ::test_names_are_led_back_through_chains_and_shifts ::test_what_is_open_is_not_reverted
             ::test_two_fields_that_are_one_at_the_source_are_listed_and_nothing_of_them_is_replayed""",
         "a chunk moved between two collections": """
             test_rollback_parts.py::test_a_chunk_that_clients_moved_to_another_collection_of_the_target_is_not_deleted_at_the_source""",

@@ -395,9 +395,7 @@ def test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_a
 
 
 @pytest.mark.parametrize("lost", ["files from a backup", "a collection"])
-def test_what_a_replay_wrote_is_written_again_where_the_source_was_restored(
-    tmp_path: Path, own_folders: Path, lost: str
-) -> None:
+def test_a_lost_replay_is_repeated(tmp_path: Path, own_folders: Path, lost: str) -> None:
     """The first attempt replays, and ends at a restart that fails; before the second one the source loses what it wrote."""
     usual_source(tmp_path / "source")
     others(tmp_path / "target")

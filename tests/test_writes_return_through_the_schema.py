@@ -183,9 +183,7 @@ def test_two_fields_that_are_one_at_the_source_are_listed_and_nothing_of_them_is
 
 
 @pytest.mark.parametrize("late", ["both names", "the collection is gone"])
-def test_what_cannot_be_replayed_a_second_time_is_no_reverted_write(
-    tmp_path: Path, own_folders: Path, late: str
-) -> None:
+def test_what_is_open_is_not_reverted(tmp_path: Path, own_folders: Path, late: str) -> None:
     """The first pass replays c1; what happens to it afterwards is listed, and the source keeps what was replayed."""
     night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "n": i} for i in range(5)])
     rewritten(night, "c1", {"author": "CLIENT", "n": 1})
