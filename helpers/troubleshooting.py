@@ -24,7 +24,7 @@ import pandas as pd
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cutover import clients_came
-from helpers.errors import RunbookError, Terminal, one_line
+from helpers.errors import RUNBOOK, RunbookError, Terminal, one_line
 from helpers.formatting import flatten
 from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
@@ -445,9 +445,9 @@ class Troubleshooter(NotebookStep, ABC):
     # -- going on with the run -------------------------------------------------------------------------------------------
 
     def resume_command(self, **settings: Any) -> list[str]:
-        """`runbook resume RUN --set …`, as a list of words."""
+        """The command `runbook resume RUN --set …`, as a list of words."""
         sets = [word for key, value in sorted(settings.items()) for word in ("--set", f"{key}={value}")]
-        return ["runbook", "resume", self.run.id, *sets]
+        return [RUNBOOK, "resume", self.run.id, *sets]
 
     def resume(self, **settings: Any) -> pd.DataFrame:
         """Go on with the run in a process of its own, which needs the run's lock; how that ended, line by line."""
