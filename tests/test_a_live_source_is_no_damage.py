@@ -10,7 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from helpers.errors import Terminal
 from helpers.results import silent
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import Store, counted_ids, every_id
 from helpers.stores.diagnosis import _collection
 from tests.storage import chunks, embedded, fill
@@ -94,3 +96,16 @@ def test_a_busy_collection_is_listed_although_its_count_stays() -> None:
             return ["a", "b", *(f"n{self.lists + i}" for i in range(2))]
 
     assert counted_ids(cast(Any, Busy()), "docs")[1][:2] == ["a", "b"]
+
+
+def test_a_collection_that_is_made_anew_while_it_is_read_makes_no_backup(tmp_path: Path, store: Store) -> None:
+    """An index that an application makes anew each night: what is left of the old one is no backup of either."""
+
+    def anew(live: Any) -> None:
+        live.drop("docs")
+        fill(live, "docs", chunks(30, 4, prefix="v2-"))
+
+    with pytest.raises(Terminal, match=r"collection docs of .*was dropped and made anew while it was read"):
+        write_snapshot(cast(Store, Written(store, "read", anew)), tmp_path, "nightly", ["docs"], retention_days=1)
+    whole = write_snapshot(store, tmp_path, "nightly", ["docs"], retention_days=1)
+    assert [chunk for part in whole.parts("docs") for chunk in whole.ids(part)] == chunks(30, 4, prefix="v2-").ids

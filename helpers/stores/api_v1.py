@@ -106,6 +106,10 @@ class ApiV1Store(Closing):
             self._known[name] = self._ask("GET", f"collections/{quote(name, safe='')}", where=self._at(name))
         return self._known[name]
 
+    def identity(self, name: str) -> str:
+        """Return the uuid that this collection has now."""
+        return str(self._ask("GET", f"collections/{quote(name, safe='')}", where=self._at(name))["id"])
+
     def _path(self, name: str, what: str) -> str:
         return f"collections/{self._collection(name)['id']}/{what}"
 

@@ -150,8 +150,9 @@ class ClientStore(TargetLock, Closing):
 
     @fitting
     def identity(self, name: str) -> str:
-        """Return the uuid of this collection."""
-        return str(self._collection(name).id)
+        """Return the uuid that this collection has now."""
+        now = self.requests.send(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
+        return str(now.id)
 
     @fitting
     def info(self, name: str) -> CollectionInfo:
