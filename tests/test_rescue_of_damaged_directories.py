@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -21,7 +22,7 @@ from helpers.stores.index_files import LINKS, bloat
 from helpers.stores.layout import DATABASE, reading, stored_names
 from helpers.stores.rescue import diagnose, stored_collections
 from tests.damaged import DAMAGES, TERABYTE, Damaged, make, sound
-from tests.storage import chunks, contents, embedded, fill, index_folder, tree, writable_copy
+from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, index_folder, tree, writable_copy
 
 MADE = ("vector_from_log", "vector_from_index", "vector_normalised")
 
@@ -319,3 +320,29 @@ def test_a_sound_directory_is_left_to_the_engine(bench: Bench) -> None:
         with closing(sqlite3.connect(f"file:{folder / DATABASE}?mode=ro", uri=True)) as db:
             [stored] = stored_collections(db, "default_tenant", "default_database")
             assert (stored.name, diagnose(db, folder, stored).reasons) == (collection, ())
+
+
+@pytest.mark.parametrize("place", ["configuration", "metadata"])
+def test_settings_that_would_fill_the_memory_are_not_taken_to_the_copy(tmp_path: Path, place: str) -> None:
+    """90,000 links for each of 7,000 chunks that wait in the log took 4 GB of whoever opened it."""
+    with embedded(tmp_path / "source") as store:
+        fill(store, "docs", chunks(20, 4))
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
+        if place == "metadata":
+            columns = "collection_id, key, int_value"
+            db.execute(f"insert into collection_metadata ({columns}) select id, 'hnsw:M', 90000 from collections")
+        else:
+            new = "replace({0}, '\"max_neighbors\":16', '\"max_neighbors\":90000')"
+            columns = ", ".join(f"{name} = {new.format(name)}" for name in ("config_json_str", "schema_str"))
+            db.execute(f"update collections set {columns}")
+            assert "90000" in str(db.execute("select config_json_str, schema_str from collections").fetchall())
+    before = tree(tmp_path / "source")
+    with open_source(Endpoint.model_validate({"path": str(tmp_path / "source")}), tmp_path) as reader:
+        info = reader.info("docs")
+        assert "90000" not in json.dumps([info.configuration, info.schema, info.metadata])
+        assert (
+            "max_neighbors of the index is 90,000, which would fill the memory: the copy was read with 16"
+            in info.findings
+        )
+        assert_same(in_order(contents(reader, "docs")), in_order(chunks(20, 4)))
+    assert tree(tmp_path / "source") == before

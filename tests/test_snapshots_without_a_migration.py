@@ -152,7 +152,7 @@ def test_a_missed_backup_is_told(source: Path, capsys: Said) -> None:
     run("check", "backup.yaml")
     assert "recent enough" in capsys.readouterr().out
     long_ago = (datetime.now(UTC) - timedelta(hours=26)).isoformat(timespec="seconds")
-    taken.manifest["sessions"][-1]["ended"] = long_ago
+    taken.manifest["sessions"][0]["started"] = long_ago
     told(taken)
     run("check", "backup.yaml", code=1)
     assert "26.0 h old" in capsys.readouterr().err
@@ -177,7 +177,7 @@ def test_times_that_somebody_changed_in_a_manifest_count_for_nothing(source: Pat
         retention.record(taken.folder.parent, snapshot="old", digest=taken.digest)
     now = datetime.now(UTC)
     taken.manifest["retain_until"] = (now - timedelta(days=1)).isoformat(timespec="seconds")
-    taken.manifest["sessions"][-1]["ended"] = (now - timedelta(hours=1)).isoformat(timespec="seconds")
+    taken.manifest["sessions"][0]["started"] = (now - timedelta(hours=1)).isoformat(timespec="seconds")
     taken.mark("verified")
     altered = manifest == "as now"
     capsys.readouterr()
@@ -456,7 +456,7 @@ def test_a_backup_that_was_written_again_is_named_and_is_no_base(source: Path, c
 
 def test_a_backup_without_its_files_or_of_tomorrow_is_not_recent(source: Path, capsys: Said) -> None:
     taken = create("first")
-    taken.manifest["sessions"][-1]["ended"] = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
+    taken.manifest["sessions"][0]["started"] = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
     told(taken)
     run("check", "backup.yaml", code=1)
     taken = create("second")

@@ -584,6 +584,6 @@ def _line(file: Path, lines: BinaryIO, number: int) -> bytes:
 
 
 def age_hours(snapshot: Snapshot) -> float:
-    """Return the hours since the last chunk of it was read."""
-    ended = datetime.fromisoformat(snapshot.manifest["sessions"][-1]["ended"])
-    return (datetime.now(UTC) - ended).total_seconds() / 3600
+    """Return the hours since its reading began: what was written afterwards it need not hold, also where a kill came between."""
+    began = datetime.fromisoformat(snapshot.manifest["sessions"][0]["started"])
+    return (datetime.now(UTC) - began).total_seconds() / 3600

@@ -390,11 +390,11 @@ def _frozen(
             journal.note(f"the list of ids of collection {name} is damaged or gone: it is read again")
         elif _settings(before) != _settings(info) or known.get("uuid", identity) != identity:
             journal.note(f"collection {name} is not the one that the export began with: it is read again")
-        elif info.count == before.count:
+        elif (now := {*counted_ids(store, name)[1]}) == {*ids}:
             return before, ids, known["starts"], []
         else:
-            change = f"{before.count:,} chunks at {known['at']}, when its ids were frozen, and {info.count:,} "
-            change += "when the export went on"
+            change = f"since {known['at']}, when its ids were frozen, {len(now - {*ids}):,} chunks came and "
+            change += f"{len({*ids} - now):,} went before the export went on"
             return before, ids, known["starts"], [f"the source changed: {change}; step 22 finds what differs"]
     counted, ids = counted_ids(store, name)
     info = dataclasses.replace(info, count=counted)

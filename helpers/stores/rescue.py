@@ -12,6 +12,7 @@ as exact, and is used only by order of the operator (`migration.normalised`).
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -27,7 +28,7 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, Mask, Vectors
 from helpers.results import json_in
-from helpers.stores import MOST_DIMENSION, Neighbours, Space, damage, distance
+from helpers.stores import HNSW_METADATA, MOST_DIMENSION, Neighbours, Space, damage, distance, excessive
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import require_room
 from helpers.stores.door import Collection
@@ -294,7 +295,57 @@ def rescue(
                 _restore_bookmark(db, diagnosis, report)
             if diagnosis.health.ids and diagnosis.waiting:
                 touched[stored.name] = _with_vector(db, diagnosis)
+        _moderate(db, report)
     return rescued, touched
+
+
+# Chroma's defaults
+_USUAL = {"max_neighbors": 16, "ef_construction": 100, "ef_search": 100, "num_threads": 4, "batch_size": 100,
+          "sync_threshold": 1000, "resize_factor": 1.2}  # fmt: skip
+_NAMES = {key.removeprefix("hnsw:"): name for key, name in HNSW_METADATA.items()} | {name: name for name in _USUAL}
+_OLD_SETTINGS = {
+    "DELETE FROM collection_metadata WHERE rowid = ?": "SELECT rowid, collection_id, key, coalesce(int_value, float_value) "
+    "FROM collection_metadata WHERE key LIKE 'hnsw:%'",
+    "DELETE FROM segment_metadata WHERE rowid = ?": "SELECT m.rowid, s.collection, m.key, coalesce(m.int_value, m.float_value) "
+    "FROM segment_metadata m JOIN segments s ON s.id = m.segment_id WHERE m.key LIKE 'hnsw:%'",
+}
+_NEW_SETTINGS = {
+    "config_json_str": "UPDATE collections SET config_json_str = ? WHERE id = ?",
+    "schema_str": "UPDATE collections SET schema_str = ? WHERE id = ?",
+}
+
+
+def _moderate(db: sqlite3.Connection, report: RepairReport) -> None:
+    """Give the copy Chroma's defaults for `excessive` settings of an index, with which the engine would fill the memory."""
+    replaced: list[tuple[str, str, Any]] = []
+    for collection, *texts in _rows(db, "collections", ("id", *_NEW_SETTINGS)):
+        for update, text in zip(_NEW_SETTINGS.values(), texts, strict=True):
+            try:
+                settings = json_in(text) if text else None
+            except ValueError:
+                continue
+            if isinstance(settings, dict) and (rows := [(collection, *pair) for pair in _made_usual(settings)]):
+                db.execute(update, (json.dumps(settings), collection))
+                replaced += rows
+    for delete, select in _OLD_SETTINGS.items():
+        for row, collection, key, value in db.execute(select).fetchall():
+            if excessive(name := HNSW_METADATA.get(key, ""), value):
+                db.execute(delete, (row,))
+                replaced.append((collection, name, value))
+    for collection, name, value in dict.fromkeys(replaced):
+        report.collections[collection].append(
+            f"{name} of the index is {value:,}, which would fill the memory: the copy was read with {_USUAL[name]}"
+        )
+
+
+def _made_usual(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Replace each excessive setting below; yield its name and what it was."""
+    for key, value in [*(settings.items() if isinstance(settings, dict) else enumerate(settings))]:
+        if isinstance(value, dict | list):
+            yield from _made_usual(value)
+        elif excessive(name := _NAMES.get(key, ""), value):
+            settings[key] = _USUAL[name]
+            yield name, value
 
 
 def _with_vector(db: sqlite3.Connection, diagnosis: IndexDiagnosis) -> list[str]:
