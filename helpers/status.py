@@ -90,7 +90,7 @@ def _before(step: plan.Step | None) -> Sequence[plan.Step]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunStatus:
     """How far a run is, in `word`: not begun, rolled back, NO-GO, waiting, done, or the state of `step`, the one that is due.
 
     `missing` are the roles whose approval at `gate` is due.
@@ -102,21 +102,21 @@ class Standing:
     missing: tuple[str, ...] = ()
 
 
-def standing(folder: RunState, last: plan.Step = plan.LINE[-1]) -> Standing:
+def run_status(folder: RunState, last: plan.Step = plan.LINE[-1]) -> RunStatus:
     """How far the run is on its way to the end of `last`."""
     if not folder.exists:
-        return Standing("not begun", plan.LINE[0])
+        return RunStatus("not begun", plan.LINE[0])
     if rolled_back(folder):
-        return Standing("rolled back")
+        return RunStatus("rolled back")
     step = first_open_step(folder)
     for passed_step in _before(step):
         gate = gate_state(folder, passed_step.gate) if passed_step.gate else None
         if gate is not None and (gate.blocked or gate.missing):
             word = "NO-GO" if gate.blocked else "waiting"
-            return Standing(word, step, passed_step.gate, () if gate.blocked else tuple(gate.missing))
+            return RunStatus(word, step, passed_step.gate, () if gate.blocked else tuple(gate.missing))
     if step is None or step.number > last.number:
-        return Standing("done")
-    return Standing(state(folder.result(step.number)), step)
+        return RunStatus("done")
+    return RunStatus(state(folder.result(step.number)), step)
 
 
 def step_rows(folder: RunState | None) -> list[dict[str, Any]]:

@@ -221,12 +221,12 @@ def test_no_function_is_built_because_a_collection_names_it(tmp_path: Path, thie
         for collection, name in found.items():
             info = source.info(collection)
             assert info.embedding_function == name, "what it names is migrated and shown"
-            assert source.text_queries_available(collection) != ""
+            assert source.why_no_text_queries(collection) != ""
             with pytest.raises(Terminal, match=r"embedding function|default function"):
                 source.query_texts(collection, ["what is here?"], 2)
             target.create(creation.reduced(info))
             target.add(collection, source.read(collection, ["c0", "c1", "c2"]))
-            assert target.text_queries_available(collection) != ""
+            assert target.why_no_text_queries(collection) != ""
     assert (built, thief.heard) == ([], [])
     fetched = {
         "torch",
@@ -247,7 +247,7 @@ def test_a_configuration_that_changes_after_the_look_is_not_built_either(
     """A hostile server says "rehearsal" first, and names its own when the query is made."""
     hostile(tmp_path / "a", (creation.RehearsalEmbedding.name(),), thief.url)
     with embedded(tmp_path / "a") as store:
-        assert store.text_queries_available("names-0") == ""
+        assert store.why_no_text_queries("names-0") == ""
         evil = {"embedding_function": {"type": "known", "name": SERVER, "config": config(thief.url)}}
         monkeypatch.setattr(door.Collection, "configuration_json", property(lambda self: evil))
         assert len(store.query_texts("names-0", ["what is here?"], 2)[0]) == 2
@@ -275,11 +275,11 @@ def test_a_function_that_the_parameters_allow_is_used_as_they_say(tmp_path: Path
         with open_target(
             Endpoint.model_validate({"path": str(tmp_path / "a"), "embedding_functions": [listed]})
         ) as store:
-            assert "is not allowed" in store.text_queries_available("notes")
+            assert "is not allowed" in store.why_no_text_queries("notes")
     assert thief.heard == []
     place = Endpoint.model_validate({"path": str(tmp_path / "a"), "embedding_functions": [allowed(thief.url, STOLEN)]})
     with open_target(place) as store:
-        assert store.text_queries_available("notes") == ""
+        assert store.why_no_text_queries("notes") == ""
         assert len(store.query_texts("notes", ["what is here?"], 2)[0]) == 2
     assert len(thief.heard) == 1
     assert VALUE in thief.heard[0]
@@ -293,7 +293,7 @@ def test_a_variable_of_the_services_name_is_not_sent_in_its_place(
     serve(tmp_path / "a", allowed(thief.url, STOLEN))
     place = Endpoint.model_validate({"path": str(tmp_path / "a"), "embedding_functions": [allowed(thief.url, STOLEN)]})
     with open_target(place) as store:
-        assert "would read the variable HUGGINGFACE_API_KEY" in store.text_queries_available("notes")
+        assert "would read the variable HUGGINGFACE_API_KEY" in store.why_no_text_queries("notes")
     assert thief.heard == []
 
 

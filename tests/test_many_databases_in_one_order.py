@@ -437,7 +437,7 @@ for tenant in tenants:
     for row in many.rows:
         if row.name.endswith("default_database"):
             continue
-        folder = runs.create(many.of(row), row.run)
+        folder = runs.create(many.parameters_of(row), row.run)
         run = RunRecord(folder.read(), "22", folder.read().parameters)
         with open_chosen(run) as store:
             snapshot = take(run, store, store.names(), row.run, silent)

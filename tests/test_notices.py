@@ -179,8 +179,8 @@ def test_what_is_wrong_says_whom_to_call_and_what_it_means(monkeypatch: pytest.M
         folder = a_run("env:GOOD")
         put(folder, "20")
         put(folder, "22", "count_mismatch")
-        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
-        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
+        notices.run_stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
+        notices.run_stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
     [(_, body)] = good.got
     text = str(body["message"])
     assert body["title"] == "books: NO-GO"
@@ -199,7 +199,7 @@ def test_before_the_night_and_in_a_dry_run_nobody_is_told_of_a_failure(
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         folder = a_run("env:GOOD", before=[["true"]])
-        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "in the dry run"), print)
+        notices.run_stopped(folder.read(), NoGo(ReasonCode.NO_GO, "in the dry run"), print)
         notices.before_step(folder.read(), plan.find("20"), print, dry_run=True)
         assert good.got == []
     said = capsys.readouterr().out
@@ -341,8 +341,8 @@ def test_the_end_is_told_also_where_the_run_was_killed_behind_its_last_step(
         Around(folder.read()).before(print)
         for step in plan.LINE:
             put(folder, step.number)
-        notices.line_ended(folder.read(), [], None, print)
-        notices.line_ended(folder.read(), [], None, print)
+        notices.pipeline_ended(folder.read(), [], None, print)
+        notices.pipeline_ended(folder.read(), [], None, print)
     assert good.subjects == ["books: the migration has ended"]
     assert file.read_text() == "z"
 
@@ -353,14 +353,14 @@ def test_what_a_kill_kept_from_being_told_is_told_when_the_line_ends(monkeypatch
         folder = a_run("env:GOOD")
         for step in plan.LINE:
             put(folder, step.number, **({"decision": "GO"} if step.number == "24" else {}))
-        notices.line_ended(folder.read(), [], None, print)
+        notices.pipeline_ended(folder.read(), [], None, print)
         assert good.subjects == ["books: the migration has ended"], "of a night whose start nobody was told of"
         other = a_run("env:GOOD", run_id="other")
         notices.before_step(other.read(), plan.find("20"), print)
         for step in plan.LINE:
             put(other, step.number, **({"decision": "GO"} if step.number == "24" else {}))
-        notices.line_ended(other.read(), [], None, print)
-        notices.line_ended(other.read(), [], None, print)
+        notices.pipeline_ended(other.read(), [], None, print)
+        notices.pipeline_ended(other.read(), [], None, print)
     told = [subject.removeprefix("books: ") for subject in good.subjects[1:]]
     assert told == [
         "the migration begins",

@@ -169,7 +169,7 @@ def test_each_chunk_of_an_ordered_collection_has_the_new_models_vector(
     with embedded(tmp_path / "target") as store:
         found = {name: store.read(name, sorted(store.ids(name))) for name in store.names()}
         info, other = store.info("notes"), store.info("papers")
-        assert store.text_queries_available("notes") == ""
+        assert store.why_no_text_queries("notes") == ""
     assert found["notes"].ids == sorted(f"n{n}" for n in range(NUMBER) if n != 7)
     assert found["notes"].dimension == info.dimension == IS
     wanted = new_vectors(found["notes"].documents)

@@ -111,7 +111,7 @@ def test_a_rescued_collection_is_searched_by_brute_force(bench: Bench) -> None:
         [found] = store.query(made.collection, batch.embeddings[7:8], 5)
         away = np.sort(distance("l2", batch.embeddings, batch.embeddings[7]))[:5]
         assert (found[0], [d for _, d in found]) == ((batch.ids[7], 0.0), away.tolist())
-        assert "damaged" in store.text_queries_available(made.collection)
+        assert "damaged" in store.why_no_text_queries(made.collection)
 
 
 @pytest.mark.parametrize("dimension", [2**40, -3])

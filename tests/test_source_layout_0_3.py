@@ -47,7 +47,7 @@ def test_the_real_directory_is_read_as_its_files_say(real_databases: Path, tmp_p
             assert {i: (d, m, v.tobytes()) for i, (d, m, v) in zip(batch.ids, got, strict=True)} == chunks
             probes = batch.embeddings[:3]
             assert [near[0][0] for near in store.query(name, probes, 3)] == batch.ids[:3]
-        assert store.text_queries_available("collection_0") == "Chroma 0.3 keeps no embedding function"
+        assert store.why_no_text_queries("collection_0") == "Chroma 0.3 keeps no embedding function"
         with pytest.raises(Terminal, match="no embedding function"):
             store.query_texts("collection_0", ["x"], 1)
     assert sum(map(len, wanted.values())) == 515

@@ -184,19 +184,19 @@ def test_neighbours_are_best_first_and_never_more_than_asked(tmp_path: Path) -> 
 def test_text_queries_without_a_usable_function_say_why(tmp_path: Path) -> None:
     with embedded(tmp_path / "db") as store:
         fill(store, "notes", chunks(3))
-        assert store.text_queries_available("notes") == "the collection names no embedding function"
+        assert store.why_no_text_queries("notes") == "the collection names no embedding function"
         with pytest.raises(Terminal, match="names no embedding function") as caught:
             store.query_texts("notes", ["what"], 2)
         assert caught.value.code == "embedding_function_unavailable"
         unknown = {"type": "known", "name": "of_another_team", "config": {}}
         configuration = {"hnsw": {"space": "l2"}, "spann": None, "embedding_function": unknown}
         store.create(replace(plan("theirs"), configuration=configuration))
-        assert store.text_queries_available("theirs") == "embedding function of_another_team is not installed here"
+        assert store.why_no_text_queries("theirs") == "embedding function of_another_team is not installed here"
         default = {"type": "known", "name": "default", "config": {}}
         configured = replace(plan("default"), configuration={**configuration, "embedding_function": default})
         store.create(configured)
         store.add("default", chunks(3, 4))
-        assert "384 dimensions" in store.text_queries_available("default")
+        assert "384 dimensions" in store.why_no_text_queries("default")
 
 
 def test_a_collection_that_is_not_there_is_named(tmp_path: Path) -> None:

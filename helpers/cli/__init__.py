@@ -339,7 +339,7 @@ def _fence(chosen: argparse.Namespace) -> int:
         print(lift(folder), flush=True)
         try:
             enter(folder)  # what else is done is what its parameters say, once they are its own
-            notices.held(folder, print)
+            notices.run_held(folder, print)
             leave(folder)
         except RunbookError as error:  # of a damaged run; its fence is lifted all the same
             print(f"Nothing else was done for run {folder.id}: {error}", flush=True)

@@ -117,7 +117,7 @@ def _run(chosen: argparse.Namespace) -> int:
     require_reason(chosen.outside_window)
     name = chosen.name or runs.new_run_id(chosen.table.stem)
     if fleet.folder_of(name).reports.exists():
-        raise fleet.taken(name)
+        raise fleet.name_taken(name)
     table = fleet_table.read_table(chosen.table)
     fleet_table.check(table, chosen.parameters, chosen.settings, name)
     if bad := [row for row in table.rows if row.problems]:
@@ -142,7 +142,7 @@ def _resume(chosen: argparse.Namespace) -> int:
         raise UsageError(ReasonCode.DRY_RUN_DONE, f"fleet {found.id} is a dry run, which ends after step {plan.LAST_OF_DRY_RUN}",
                          next_step="Begin a fleet of another name without --dry-run.")  # fmt: skip
     if until is not None or chosen.outside_window:
-        with fleet.ordering(found.id) as state:
+        with fleet.changing_order(found.id) as state:
             state.until = until or state.until
             state.outside_window = chosen.outside_window or state.outside_window
         found = fleet.read(chosen.fleet)
@@ -184,7 +184,7 @@ def _sign(chosen: argparse.Namespace) -> int:
     finally:
         for row in found.rows:
             if row.begun:
-                fleet.note(found.id, row.name)
+                fleet.record_row(found.id, row.name)
         fleet.render(fleet.read(found.id))
 
 
@@ -209,7 +209,7 @@ def _rollback(chosen: argparse.Namespace) -> int:
     code = _each(wanted, back)
     for row in wanted:
         if row.begun:
-            fleet.note(found.id, row.name)
+            fleet.record_row(found.id, row.name)
     fleet.render(fleet.read(found.id))
     return code
 
@@ -230,14 +230,14 @@ def _verify(chosen: argparse.Namespace) -> int:
         return code
 
     code = _each(found.rows, verify)
-    problems = list(fleet.misfits(found))
+    problems = list(fleet.inconsistencies(found))
     problems += [
         f"no seal of a row has the expected SHA-256 {digest}" for digest in chosen.expect if digest not in held
     ]
     print(f"Fleet {found.id}:")
     for line in problems:
         print(one_line(line, 2000))
-    if group.noted_orders(fleet.folder_of(found.id)) is None:
+    if group.recorded_orders(fleet.folder_of(found.id)) is None:
         print(f"Nothing vouches for {fleet.Fleet.file} here, for its rows and the seals that it expects: this workspace knows no "
               "such order. Give digests that were noted elsewhere: --expect.")  # fmt: skip
     elif not problems:
@@ -251,7 +251,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 def _each(rows: list[FleetRow], act: Callable[[FleetRow], int]) -> int:
     """Do this for every row that has begun; the worst exit code. What fails for one is a line, and stops no other."""
-    from helpers.runner.fleet import gone
+    from helpers.runner.fleet import missing_run
     from helpers.runner.group import WORST
 
     codes = [0]
@@ -259,8 +259,8 @@ def _each(rows: list[FleetRow], act: Callable[[FleetRow], int]) -> int:
         name = one_line(row.name)
         if not runs.RunFolder.of(row.run).exists:
             nothing = f"it made no run: {one_line(row.line)}" if row.line else "not begun; nothing was done."
-            print(f"Row {name}: {gone(row) or nothing}", flush=True)
-            codes.append(1 if gone(row) else 0)
+            print(f"Row {name}: {missing_run(row) or nothing}", flush=True)
+            codes.append(1 if missing_run(row) else 0)
             continue
         print(f"Row {name}, run {one_line(row.run)}:", flush=True)
         try:

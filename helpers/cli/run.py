@@ -101,7 +101,7 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
     if chosen.fleet:
         _require_row(chosen)
-    if group.is_many(parameters):
+    if group.is_group(parameters):
         many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
         return _group(many, chosen)
     return _begin(parameters, folder, chosen, steps, f"{runs.FLEETS}/{chosen.fleet}" if chosen.fleet else "")
@@ -133,7 +133,7 @@ def _group(many: Group, chosen: argparse.Namespace) -> int:
         if folder.exists:
             resume(about)
         else:
-            _begin(many.of(row), folder, about, steps, many.id)
+            _begin(many.parameters_of(row), folder, about, steps, many.id)
 
     return group.work(many, start, lambda text: print(text, flush=True))
 

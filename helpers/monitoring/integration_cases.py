@@ -137,7 +137,7 @@ def test_case(case: Case, target_store: ClientStore) -> None:
     asked: dict[str, Any] = {"n_results": case.k, "include": ["distances", "documents"]}
     asked |= {k: v for k in ("where", "where_document") if (v := getattr(case, k)) is not None}
     if case.text is not None:
-        if why := target_store.text_queries_available(case.collection):
+        if why := target_store.why_no_text_queries(case.collection):
             pytest.skip(f"no text queries: {why}")
         answer = collection.query(query_embeddings=target_store.text_vectors(case.collection, [case.text]), **asked)
     else:

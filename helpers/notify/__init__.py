@@ -266,7 +266,7 @@ def send(
             if answer is None:
                 found[number] = Delivery(name, FAILED, f"no answer within {seconds:g} seconds", seconds)
             else:
-                why = str(answer["said"])
+                why = str(answer["error"])
                 found[number] = Delivery(name, FAILED if why else DELIVERED, why, float(answer["seconds"]))
     return [found[number] for number in range(len(channels))]
 

@@ -39,12 +39,12 @@ def main() -> None:
 
 
 def _one(apprise: Any, order: dict[str, Any], number: int, url: str, answers: queue.Queue[dict[str, Any]]) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
-        said = _send(apprise, order, url)
-    except Exception as error:
-        said = f"{type(error).__name__} in the library that sends"
-    answers.put({"number": number, "said": said, "seconds": round(time.monotonic() - begun, 3)})
+        error = _send(apprise, order, url)
+    except Exception as raised:
+        error = f"{type(raised).__name__} in the library that sends"
+    answers.put({"number": number, "error": error, "seconds": round(time.monotonic() - started, 3)})
 
 
 def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
@@ -83,12 +83,12 @@ def _inert(text: str, ours: str) -> str:
 
     So it splits names of hosts, but for those in `ours`; numbers, versions, and names of files such as run.json stay as they are.
     """
-    known = {*re.findall(_HOST, ours)}
+    own = {*re.findall(_HOST, ours)}
 
-    def split(found: re.Match[str]) -> str:
-        if len(found[0]) == 1:
-            return f"{found[0]}\u200b"
-        return found[0] if found[0] in known or _FILE.fullmatch(found[0]) else re.sub(_DOT, "\\g<0>\u200b", found[0])
+    def split(match: re.Match[str]) -> str:
+        if len(match[0]) == 1:
+            return f"{match[0]}\u200b"
+        return match[0] if match[0] in own or _FILE.fullmatch(match[0]) else re.sub(_DOT, "\\g<0>\u200b", match[0])
 
     return re.sub(rf"@|\](?=[(\[])|<(?=[!@#\w])|:(?=//)|{_HOST}", split, text)
 
@@ -97,9 +97,9 @@ def _why(logged: str) -> str:
     """The cause by its kind; the library's own words stay here."""
     code = re.search(r"error=(\d{3})\b", logged)
     if code:
-        known = int(code[1]) in HTTPStatus._value2member_map_
-        said = f"answered {code[1]}{' ' + HTTPStatus(int(code[1])).phrase if known else ''}"
-        return f"{said}, which is not followed: give the address that it leads to" if code[1][0] == "3" else said
+        is_standard = int(code[1]) in HTTPStatus._value2member_map_
+        answer = f"answered {code[1]}{' ' + HTTPStatus(int(code[1])).phrase if is_standard else ''}"
+        return f"{answer}, which is not followed: give the address that it leads to" if code[1][0] == "3" else answer
     if re.search(r"(?i)connection error|timed? ?out|resolve|unreachable", logged):
         return "cannot be reached, or did not answer"
     return "did not take it"

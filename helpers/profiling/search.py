@@ -92,7 +92,7 @@ def by_text(lookup: Lookup, collections: Sequence[str], text: str, k: int) -> pd
     reader, rows = lookup.reader, []
     for name in collections:
         space = reader.info(name).space
-        if why := reader.text_queries_available(name):
+        if why := reader.why_no_text_queries(name):
             rows.append(_remark(name, space, f"cannot be asked: {why}"))
             continue
         try:

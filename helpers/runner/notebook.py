@@ -377,7 +377,7 @@ class Run(RunRecord):
         if not kernel.under_runner():
             notices.after_step(self.home, plan.find(self.step), error, print, dry_run=self.dry_run)
             if not self.dry_run:
-                notices.line_ended(self.home, [plan.find(self.step)], error, print)
+                notices.pipeline_ended(self.home, [plan.find(self.step)], error, print)
         self.close()
         if error is not None:
             raise error

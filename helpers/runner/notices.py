@@ -31,7 +31,7 @@ _NO_NEWS = (
 )  # of these somebody takes care already
 
 
-def how_it_died(folder: RunFolder) -> str:
+def kernel_death(folder: RunFolder) -> str:
     """What is known of a kernel that died: a rehearsal that kills one says so on disk first."""
     drill = (folder.workspace / KILL_DRILL).exists()
     return "was killed by the drill of this rehearsal" if drill else "died (out of memory, or killed)"
@@ -75,36 +75,36 @@ def after_step(
         return
     with _never_stopping(folder, say):
         result = folder.result(step.number)
-        at = _page(folder, step)
+        page = _page(folder, step)
         if step.number == Step.ROLLBACK:
-            _after_rollback(folder, error, say, at)
+            _after_rollback(folder, error, say, page)
         elif error is not None or not passed(result) or result is None:
             return
         elif step.number == Step.REVIEW and result.facts.get("decision") == "GO":
-            marked = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
+            warnings = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
             waiting = ", ".join(gate_state(folder).missing)
-            tell(folder, Event.DECISION_GO, key=_decision(folder), say=say, warnings=", ".join(marked[:5]), waiting=waiting,
-                 open=at)  # fmt: skip
+            tell(folder, Event.DECISION_GO, key=_decision(folder), say=say, warnings=", ".join(warnings[:5]), waiting=waiting,
+                 open=page)  # fmt: skip
         elif step.number == Step.CUTOVER:
             state = CutoverState.load(folder.workspace)
-            tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, open=at)
+            tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, open=page)
             Around(folder).after(say)  # the cutover is done: what was silenced is wanted for the watch that follows
 
 
-def line_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
+def pipeline_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
     """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
     with _never_stopping(folder, say):
-        told = {entry.event for entry in read(folder.reports)}
+        events = {entry.event for entry in read(folder.reports)}
         for number, event in ((Step.REVIEW, Event.DECISION_GO), (Step.CUTOVER, Event.CUTOVER)):
-            if Event.START in told and event not in told and (not steps or steps[-1].on_line):
+            if Event.START in events and event not in events and (not steps or steps[-1].on_line):
                 after_step(folder, plan.find(number), None, say)
     if error is None:
-        ended(folder, say)
+        run_ended(folder, say)
     elif not steps or steps[-1].on_line:
-        stopped(folder, error, say)
+        run_stopped(folder, error, say)
 
 
-def ended(folder: RunState, say: Say) -> None:
+def run_ended(folder: RunState, say: Say) -> None:
     """Where every step has passed: the notice of the end, and the commands of `notify.after`; each once."""
     with _never_stopping(folder, say):
         if not folder.facts["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
@@ -113,7 +113,7 @@ def ended(folder: RunState, say: Say) -> None:
             around.after(say)
 
 
-def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
+def run_stopped(folder: RunState, error: RunbookError, say: Say) -> None:
     """NO-GO, or a failure in the window, with the escalation level and whom to call. Before step 20 has run: nothing."""
     if isinstance(error, Interrupted | WaitingForSignoffs) or (error.code in _NO_NEWS and not isinstance(error, NoGo)):
         return
@@ -124,20 +124,20 @@ def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
         since = min((r.finished for r in failed if r.finished), default="")
         minutes = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() / 60 if since else 0.0
         codes = [c.reason for r in failed for c in r.checks if c.verdict is Verdict.FAIL and c.reason]
-        way = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
+        remedy = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
         event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
         tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
              critical=bool(triggers_of(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / KILL_DRILL).exists(),
-             open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
+             open=remedy or str(folder.reports / RunPath.PAGE))  # fmt: skip
 
 
-def held(folder: RunState, say: Say) -> None:
+def run_held(folder: RunState, say: Say) -> None:
     """The run goes no further for now: what was silenced is heard again."""
     with _never_stopping(folder, say):
         Around(folder).after(say)
 
 
-def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, at: str) -> None:
+def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, page: str) -> None:
     state = RollbackState.load(folder.workspace)
     if error is None:
         from helpers.rollback.postmortem import NOTICE
@@ -145,12 +145,12 @@ def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, at: 
         path = folder.reports / NOTICE
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         tell(folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), drill=_drill(folder, state),
-             open=at)  # fmt: skip
+             open=page)  # fmt: skip
         Around(folder).after(say)
     else:
         key = f"{_since(state)} {error.code} {state.at if state else ''}"
         tell(folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True,
-             drill=_drill(folder, state), open=at)  # fmt: skip
+             drill=_drill(folder, state), open=page)  # fmt: skip
 
 
 def _drill(folder: RunState, state: RollbackState | None) -> bool:
@@ -181,6 +181,6 @@ def _never_stopping(folder: RunFolder, say: Say) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a notice or a damaged state file is no reason to end a migration
-        said: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
+        message: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
         folder.log_block("notices", traceback.format_exc())
-        say(f"WARNING: notices: {one_line(said, 300)} The run goes on.")
+        say(f"WARNING: notices: {one_line(message, 300)} The run goes on.")

@@ -56,7 +56,7 @@ def run_to_outcome(folder: RunFolder, steps: Choice, terminal: Console, *, dry_r
     endless = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
                    next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
     run = folder.read()
-    notices.stopped(run, endless, terminal.say)
+    notices.run_stopped(run, endless, terminal.say)
     leave(run)
     raise endless
 

@@ -258,7 +258,7 @@ class ExploreSourceStep(NotebookStep):
             "space": info.space,
             "declared_space": info.declared_space,
             "embedding_function": info.embedding_function or "(none)",
-            "text_search": self.lookup.reader.text_queries_available(name) or "yes",
+            "text_search": self.lookup.reader.why_no_text_queries(name) or "yes",
             "configuration": info.configuration,
             "metadata": info.metadata or {},
             "remarks": "; ".join(info.findings),

@@ -98,7 +98,7 @@ class SourceHealthStep(NotebookStep):
             infos = [store.info(name) for name in store.names() if selects(name)]
             left_out = {name: _count(store, name) for name in store.names() if not selects(name)}
             phase.chunks = sum(info.count for info in infos)
-            reasons = {info.name: store.text_queries_available(info.name) for info in infos}
+            reasons = {info.name: store.why_no_text_queries(info.name) for info in infos}
             source = self.run.parameters.source
             client = getattr(store, "client", source)  # has the tenant and database that the key opens
             cost = None if source.is_embedded else estimate(store, infos, self.run.parameters.migration.workers)

@@ -219,7 +219,7 @@ class ApiV1Store(Closing):
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, _NO_FUNCTION, where=self._at(name))
 
-    def text_queries_available(self, name: str) -> str:
+    def why_no_text_queries(self, name: str) -> str:
         """Return why text queries are not available: never on these servers."""
         return _NO_FUNCTION
 

@@ -385,7 +385,7 @@ class ClientStore(TargetLock, Closing):
 
     def text_vectors(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the query vectors (n, d) of texts, by the collection's own function. Raises `Terminal` if it cannot be used."""
-        if reason := self.text_queries_available(name):
+        if reason := self.why_no_text_queries(name):
             raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, reason, where=self._at(name))
         info = self._infos[name]
         function = creation.stored_function(info.configuration, info.dimension, self._functions)
@@ -407,7 +407,7 @@ class ClientStore(TargetLock, Closing):
         )
         return chunk in answer["ids"]
 
-    def text_queries_available(self, name: str) -> str:
+    def why_no_text_queries(self, name: str) -> str:
         """Return why text queries are not available for this collection, or "" where they are."""
         info = self._infos.get(name) or self.info(name)
         return creation.unavailable(info.configuration, info.dimension, self._functions)

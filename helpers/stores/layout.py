@@ -450,9 +450,9 @@ class DuckdbStore(Closing):
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         where = f"collection {name} of {self.label}"
-        raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, self.text_queries_available(name), where=where)
+        raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, self.why_no_text_queries(name), where=where)
 
-    def text_queries_available(self, name: str) -> str:
+    def why_no_text_queries(self, name: str) -> str:
         return "Chroma 0.3 keeps no embedding function"
 
     def unindexed(self, name: str) -> int:

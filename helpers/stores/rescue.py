@@ -518,10 +518,10 @@ class RescuedStore(ClientStore):
         space = self.info(name).space
         return [_nearest(rescued, usable, vector, k, space) for vector in np.asarray(vectors, np.float32)]
 
-    def text_queries_available(self, name: str) -> str:
+    def why_no_text_queries(self, name: str) -> str:
         if self._held(self._collection(name)):
             return "its index is damaged and was not opened"
-        return super().text_queries_available(name)
+        return super().why_no_text_queries(name)
 
 
 def _nearest(

@@ -251,7 +251,7 @@ class KnownAnswers:
         """
         places = {query: set().union(*(self._places[i] for i in ids)) for query, ids in self.answers.items()}
         names = {c for homes in places.values() for c, _ in homes}
-        unavailable = {name: store.text_queries_available(name) for name in names}
+        unavailable = {name: store.why_no_text_queries(name) for name in names}
         rank: dict[str, int] = {}
         for name in sorted(name for name in unavailable if not unavailable[name]):
             queries = [query for query, homes in places.items() if any(c == name for c, _ in homes)]

@@ -47,7 +47,7 @@ def named_queries(
     `spaces` are the store's collections; `resolve` gives the store's names for a source collection that a query names. Where
     no collection can embed a text, the query is not applicable, with the reason in `why`.
     """
-    reasons = {name: store.text_queries_available(name) for name in spaces} if parameters.validation.queries else {}
+    reasons = {name: store.why_no_text_queries(name) for name in spaces} if parameters.validation.queries else {}
     rows = []
     for query in parameters.validation.queries:
         collection = query.collection

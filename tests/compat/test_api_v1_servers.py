@@ -83,7 +83,7 @@ def test_everything_is_read_as_it_was_seeded(served: Served, tmp_path: Path, api
 
 def test_text_queries_are_refused_with_the_reason(served: Served, tmp_path: Path) -> None:
     with open_source(at(served[1].url), tmp_path) as store:
-        assert "keep no embedding function" in store.text_queries_available("notes-l2")
+        assert "keep no embedding function" in store.why_no_text_queries("notes-l2")
         with pytest.raises(Terminal, match="keep no embedding function"):
             store.query_texts("notes-l2", ["plain words"], 3)
         with pytest.raises(Terminal) as caught:

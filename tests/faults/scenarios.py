@@ -343,7 +343,7 @@ WITHOUT: dict[str, str] = {
         "of a fleet, whose runs' own writes are killed here: tests/test_fleets.py, test_the_table_of_a_fleet_is_checked_first.py":
             """
             runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
-            runner.fleet_table:discover runner.group:note_order
+            runner.fleet_table:discover runner.group:record_order
         """,
         "of workers of Dask, which are killed with their scheduler and the run: tests/heavy/test_killed_workers_end_the_same.py":
             """migration.staging:_piece snapshots.retention:_by_workers""",
