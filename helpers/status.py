@@ -26,7 +26,7 @@ from helpers.evidence.signoffs import gate_state, open_gate
 from helpers.fence import FenceState
 from helpers.formatting import bare, count, duration, moment
 from helpers.migration.checkpoint import Checkpoint, CheckpointFile
-from helpers.notify import FAILED, Around, level, levels
+from helpers.notify import FAILED, CommandHooks, level, levels
 from helpers.notify import read as read_notices
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
@@ -59,23 +59,23 @@ def state(result: StepResult | None) -> str:
 
 def rolled_back(folder: RunFolder) -> str:
     """`Rolled back, finished …` or how far the rollback is; "" where none ever began."""
-    found = RollbackState.load(folder.workspace)
-    return found.sentence() if found is not None else ""
+    state = RollbackState.load(folder.workspace)
+    return state.sentence() if state is not None else ""
 
 
 def after_rollback(folder: RunFolder) -> str:
     """What to do with a run whose rollback began."""
-    found = RollbackState.load(folder.workspace)
-    if found is not None and found.finished:
+    state = RollbackState.load(folder.workspace)
+    if state is not None and state.finished:
         return f"Begin a new run; what became of this one: {folder.reports / 'rollback.html'}"
     return f"Go on with: {folder.command('rollback')}"
 
 
 def refuse_rolled_back(folder: RunFolder) -> None:
     """Raises `UsageError` where a rollback of this run began: from there on only the rollback can go on."""
-    if said := rolled_back(folder):
+    if sentence := rolled_back(folder):
         raise UsageError(
-            ReasonCode.ROLLED_BACK, f"run {folder.id} does not go on. {said}", next_step=after_rollback(folder)
+            ReasonCode.ROLLED_BACK, f"run {folder.id} does not go on. {sentence}", next_step=after_rollback(folder)
         )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def first_open_step(folder: RunState) -> plan.Step | None:
     return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
 
 
-def _before(step: plan.Step | None) -> Sequence[plan.Step]:
+def _steps_before(step: plan.Step | None) -> Sequence[plan.Step]:
     """The steps of the sequence before this one; all of them before None."""
     return plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]
 
@@ -109,7 +109,7 @@ def run_status(folder: RunState, last: plan.Step = plan.LINE[-1]) -> RunStatus:
     if rolled_back(folder):
         return RunStatus("rolled back")
     step = first_open_step(folder)
-    for passed_step in _before(step):
+    for passed_step in _steps_before(step):
         gate = gate_state(folder, passed_step.gate) if passed_step.gate else None
         if gate is not None and (gate.blocked or gate.missing):
             word = "NO-GO" if gate.blocked else "waiting"
@@ -133,11 +133,9 @@ def step_rows(folder: RunState | None) -> list[dict[str, Any]]:
 def run_rows() -> list[dict[str, str]]:
     """One row a run, the newest first: run, name, created, at (the step it has reached), state, due, fence, kind."""
     rows = []
-    for damaged_run, error in runs.damaged_runs().items():
+    for run, error in runs.damaged_runs().items():
         empty = dict.fromkeys(("run", "name", "created", "at", "due", "fence", "kind"), "")
-        rows.append(
-            {**empty, "run": damaged_run.id, "state": f"damaged: {error.line()}", "fence": _told(_fence, damaged_run)}
-        )
+        rows.append({**empty, "run": run.id, "state": f"damaged: {error.line()}", "fence": _or_unknown(_fence, run)})
     for folder in runs.every_run():
         facts = folder.facts
         try:
@@ -154,27 +152,27 @@ def run_rows() -> list[dict[str, str]]:
                 "created": str(facts["created"])[:19].replace("T", " "),
                 "at": step.number if step else "",
                 "state": damaged or (state(folder.result(step.number)) if step else "all steps passed"),
-                "due": "" if damaged else _told(_due, folder, step),
-                "fence": _told(_fence, folder),
+                "due": "" if damaged else _or_unknown(_due, folder, step),
+                "fence": _or_unknown(_fence, folder),
                 "kind": kind,
             }
         )
     return rows
 
 
-def _told(say: Callable[..., str], *about: Any) -> str:
+def _or_unknown(describe: Callable[..., str], *arguments: Any) -> str:
     """A run that another version of the toolkit wrote hides no other run."""
     try:
-        return say(*about)
+        return describe(*arguments)
     except RunbookError as error:
         return f"unknown ({error.code})"
 
 
 def _due(folder: RunState, step: plan.Step | None) -> str:
     """In a few words what the run waits for: signatures by role, a step, nothing."""
-    if (back := RollbackState.load(folder.workspace)) is not None:
-        return "nothing: rolled back" if back.finished else "rollback"
-    for passed_step in _before(step):
+    if (rollback := RollbackState.load(folder.workspace)) is not None:
+        return "nothing: rolled back" if rollback.finished else "rollback"
+    for passed_step in _steps_before(step):
         if passed_step.gate and passed(folder.result(passed_step.number)):
             gate = gate_state(folder, passed_step.gate)
             if gate.blocked:
@@ -185,8 +183,8 @@ def _due(folder: RunState, step: plan.Step | None) -> str:
 
 
 def _fence(folder: RunFolder) -> str:
-    found = FenceState.load(folder.workspace)
-    return "" if found is None or not found.refuses else "up" if found.active else "half up"
+    state = FenceState.load(folder.workspace)
+    return "" if state is None or not state.refuses else "up" if state.active else "half up"
 
 
 def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
@@ -199,16 +197,17 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
     path = folder.workspace / RunPath.PROGRESS
     if (state := _progress(path)) is not None:
         with contextlib.suppress(OSError, ValueError, RunbookError):
-            ago = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
-            far = f"{state.done:,} of {state.total:,} {state.unit}"
-            silent = duration(max(0.0, ago.total_seconds()))
+            age = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
+            amount = f"{state.done:,} of {state.total:,} {state.unit}"
+            idle = duration(max(0.0, age.total_seconds()))
             title = plan.find(state.step).title
-            lines.append(f"Step {state.step} ({title}), {one_line(state.label)}: {far}; last progress {silent} ago")
+            lines.append(f"Step {state.step} ({title}), {one_line(state.label)}: {amount}; last progress {idle} ago")
             lines += [f"Workers: {one_line(state.workers)}"] if state.workers else []
-            kept = CheckpointFile.of(folder.workspace / RunPath.CHECKPOINT)
-            written = sum(target.completed for target in kept.targets.values())
-            lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
-                         f"{count(kept.total_chunks, 'chunk')}")  # fmt: skip
+            checkpoint = CheckpointFile.of(folder.workspace / RunPath.CHECKPOINT)
+            written = sum(target.completed for target in checkpoint.targets.values())
+            chunks = f"{written:,} of {count(checkpoint.total_chunks, 'chunk')}"
+            batch = checkpoint.last_batch_index + 1
+            lines.append(f"Last write to the target: {moment(checkpoint.timestamp)}, batch {batch}; {chunks}")
     return "\n".join(
         [*lines, f"If it hangs: stop it with Ctrl-C where it runs (kill -INT), then: {folder.command('resume')}"]
     )
@@ -218,21 +217,21 @@ def next_action(folder: RunState | None, now: dt.datetime | None = None) -> str:
     """What to do next: one sentence, or where somebody works on the run, what they do."""
     if folder is None:
         return f"No run yet. Try the whole runbook on its own data: {RUNBOOK} rehearse"
-    if said := rolled_back(folder):
-        return f"{said} {after_rollback(folder)}"
-    if said := at_work_now(folder, now or now_utc()):
-        return said
+    if sentence := rolled_back(folder):
+        return f"{sentence} {after_rollback(folder)}"
+    if sentence := at_work_now(folder, now or now_utc()):
+        return sentence
     step = first_open_step(folder)
-    shut = open_gate(folder, _before(step))
-    if shut is not None:
-        return str(shut)
+    gate = open_gate(folder, _steps_before(step))
+    if gate is not None:
+        return str(gate)
     if step is None:
         return "All steps have passed."
     result = folder.result(step.number)
     if result is not None and result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
-    refused = refusal(folder, step, now)  # what `resume` would say
-    return str(refused or f"Step {step.number} ({step.title}) is next: {folder.command('resume')}")
+    refusal_error = refusal(folder, step, now)  # what `resume` would say
+    return str(refusal_error or f"Step {step.number} ({step.title}) is next: {folder.command('resume')}")
 
 
 # -- console -----------------------------------------------------------------------------------------------------------
@@ -320,9 +319,9 @@ def summary(folder: RunState, steps: Sequence[plan.Step], verdict: str) -> str:
     lines = ["", f"Run {folder.id}: {_route(folder)}"]
     for step in steps:
         result = folder.result(step.number)
-        noted = _findings(result) if result is not None else []
-        if noted:
-            lines += [f"  {step.number}  {step.title}", *noted]
+        findings = _findings(result) if result is not None else []
+        if findings:
+            lines += [f"  {step.number}  {step.title}", *findings]
     return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {folder.reports / RunPath.PAGE}"])
 
 
@@ -334,13 +333,13 @@ def _route(folder: RunState) -> str:
 def _findings(result: StepResult) -> list[str]:
     """At most three lines a step: failures first, then what was marginal, then warnings; and what was not exercised."""
     order = [Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING]
-    found = sorted((c for c in result.checks if c.verdict in order), key=lambda c: order.index(c.verdict))
-    lines = [f"      {c.verdict:<8} {one_line(_finding(c), WIDTH)}" for c in found[:3]]
-    if result.error is not None and not any(c.verdict is Verdict.FAIL for c in found):
+    checks = sorted((c for c in result.checks if c.verdict in order), key=lambda c: order.index(c.verdict))
+    lines = [f"      {c.verdict:<8} {one_line(_finding(c), WIDTH)}" for c in checks[:3]]
+    if result.error is not None and not any(c.verdict is Verdict.FAIL for c in checks):
         lines = [f"      {one_line(result.error['line'], 2 * WIDTH)}", *lines[:2]]
-    lines += [f"      and {len(found) - 3} more"] if len(found) > 3 else []
-    left = ", ".join(c.name for c in result.checks if c.verdict is Verdict.NOT_EXERCISED)
-    return [*lines, f"      {one_line(f'not exercised: {left}', WIDTH)}"] if left else lines
+    lines += [f"      and {len(checks) - 3} more"] if len(checks) > 3 else []
+    not_exercised = ", ".join(c.name for c in result.checks if c.verdict is Verdict.NOT_EXERCISED)
+    return [*lines, f"      {one_line(f'not exercised: {not_exercised}', WIDTH)}"] if not_exercised else lines
 
 
 def _finding(check: Check) -> str:
@@ -363,18 +362,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
     """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
     # Of a step that was killed as it ended, or written by somebody else.
-    said = audit.logged_files(folder.reports, trusted(folder.reports))
+    logged = audit.logged_files(folder.reports, trusted(folder.reports))
     for step in plan.LINE:
         if step.number > last.number:
             break
         files = (f"{RunPath.RESULTS}/{step}.json", step.notebook)
-        there = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
-        if not _really_passed(folder, step) or said.unnamed(there):
+        digests = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
+        if not _passed_whole(folder, step) or logged.unnamed(digests):
             return plan.between(step, last)
     return []
 
 
-def _really_passed(folder: RunState, step: plan.Step) -> bool:
+def _passed_whole(folder: RunState, step: plan.Step) -> bool:
     result: StepResult | None = folder.result(step.number)
     if result is None or not passed(result):
         return False
@@ -436,10 +435,10 @@ def _window(folder: RunState, now: dt.datetime) -> str:
         left = f"over; {duration((hours.closes - now).total_seconds())} of its buffer left"
     else:
         left = f"{duration((hours.end - now).total_seconds())} left, and the buffer"
-    said = permission(folder)
+    reason = permission(folder)
     return (
         f"{left} ({moment(hours.start)} to {moment(hours.end)}, buffer {duration(hours.buffer.total_seconds())} each side)"
-        + (f"\nSteps may start outside it: {one_line(said)}" if said else "")
+        + (f"\nSteps may start outside it: {one_line(reason)}" if reason else "")
     )
 
 
@@ -449,9 +448,9 @@ def seconds_of(folder: RunState, step: plan.Step) -> tuple[float, str]:
     Measured is what an earlier execution in this run took, estimated what its dry run says. A step that watches takes
     the time that the parameters name at least.
     """
-    for found in _results(folder, step.number):
-        if passed(found) and not found.facts.get("resumed"):
-            return found.seconds, "measured"
+    for result in _results(folder, step.number):
+        if passed(result) and not result.facts.get("resumed"):
+            return result.seconds, "measured"
     seconds = estimated_seconds(folder, step.number)
     return (seconds, "estimated") if seconds else (0.0, "")
 
@@ -469,14 +468,14 @@ def _to_do(folder: RunState, now: dt.datetime) -> str:
         return ""
     if first.follows_cutover:
         return f"steps {', '.join(s.number for s in plan.between(first, plan.LINE[-1]))}, after the window; {_watch(folder)}"
-    known = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
-    known = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in known.items()}
-    total = sum(seconds for seconds, _ in known.values())
-    unknown = [n for n, (_, how) in known.items() if not how]
-    if len(unknown) == len(known):
-        return f"steps {', '.join(known)}; how long they take is known after the dry run"
-    ways = " and ".join(sorted({how for _, how in known.values() if how}))
-    line = f"about {duration(total)} for steps {', '.join(n for n in known if n not in unknown)} ({ways})"
+    estimates = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
+    estimates = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in estimates.items()}
+    total = sum(seconds for seconds, _ in estimates.values())
+    unknown = [n for n, (_, how) in estimates.items() if not how]
+    if len(unknown) == len(estimates):
+        return f"steps {', '.join(estimates)}; how long they take is known after the dry run"
+    sources = " and ".join(sorted({how for _, how in estimates.values() if how}))
+    line = f"about {duration(total)} for steps {', '.join(n for n in estimates if n not in unknown)} ({sources})"
     line += f"; {', '.join(unknown)}, people, fence and restarts not counted" if unknown else ""
     hours = Hours.of(folder.parameters)
     end = max(now, hours.start) + dt.timedelta(seconds=total) if hours is not None else now
@@ -518,11 +517,11 @@ def rollback_seconds(folder: RunState) -> tuple[float, str]:
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
     source once more (step 21), and removing from the target what step 22 wrote.
     """
-    if (found := numbers.rollback(measured_rollback(folder))) is not None:
-        return found.clean, f"measured: {numbers.rollback_words(found)}"
+    if (measured := numbers.rollback(measured_rollback(folder))) is not None:
+        return measured.clean, f"measured: {numbers.rollback_words(measured)}"
     steps = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)
-    guess = numbers.rollback_estimate({n: result for n in steps if (result := folder.result(n)) is not None})
-    return (guess, "estimated from steps 21 and 22") if guess is not None else (0.0, "")
+    estimate = numbers.rollback_estimate({n: result for n in steps if (result := folder.result(n)) is not None})
+    return (estimate, "estimated from steps 21 and 22") if estimate is not None else (0.0, "")
 
 
 def last_safe_moment(folder: RunState) -> dt.datetime | None:
@@ -548,19 +547,19 @@ def _rollback(folder: RunState, now: dt.datetime) -> str:
 
 
 def _cutover(folder: RunState) -> str:
-    found = CutoverState.load(folder.workspace)
-    if found is None or not found.events:
+    state = CutoverState.load(folder.workspace)
+    if state is None or not state.events:
         return ""
-    return found.told(rehearsal=bool(folder.facts["rehearsal"]))
+    return state.told(rehearsal=bool(folder.facts["rehearsal"]))
 
 
 def _notices(folder: RunState) -> str:
-    """Channels that did not take the newest notice of an event, and commands of notify.after that are still owed."""
+    """Channels that did not take the newest notice of an event, and commands of notify.after that are still pending."""
     newest = {(e.event, e.key, e.channel): e for e in read_notices(folder.reports)}
-    bad = [f"{e.event}: {e.channel} {e.result} ({e.said})" for e in newest.values() if e.result == FAILED]
-    lines = [one_line(line, 200) for line in bad[-3:]]
-    if (owed := Around(folder).owed) and not settled(folder):
-        lines.append(f"still to run when the run ends or is rolled back: {one_line('; '.join(owed), 200)}")
+    failed = [f"{e.event}: {e.channel} {e.result} ({e.said})" for e in newest.values() if e.result == FAILED]
+    lines = [one_line(line, 200) for line in failed[-3:]]
+    if (pending := CommandHooks(folder).pending) and not settled(folder):
+        lines.append(f"still to run when the run ends or is rolled back: {one_line('; '.join(pending), 200)}")
     return "\n".join(lines)
 
 
@@ -571,27 +570,27 @@ def _night_began(folder: RunState) -> bool:
 def escalation(folder: RunState, now: dt.datetime) -> tuple[StepResult, float, int] | None:
     """(What failed, the minutes since, the level of Appendix C); None where no step of the window has failed."""
     step = None if rolled_back(folder) else first_open_step(folder)
-    found = folder.result(step.number) if step is not None else None
+    result = folder.result(step.number) if step is not None else None
     if (
         not _night_began(folder)
-        or found is None
-        or found.error is None
-        or found.error["code"] == ReasonCode.INTERRUPTED
+        or result is None
+        or result.error is None
+        or result.error["code"] == ReasonCode.INTERRUPTED
     ):
         return None
-    minutes = (now - dt.datetime.fromisoformat(found.finished or found.started)).total_seconds() / 60
+    minutes = (now - dt.datetime.fromisoformat(result.finished or result.started)).total_seconds() / 60
     last = last_safe_moment(folder)
     number, _, _ = level(minutes, critical=bool(triggers_of(folder)) or (last is not None and now > last))
-    return found, minutes, number
+    return result, minutes, number
 
 
 def _call(folder: RunState, now: dt.datetime) -> str:
     """While a step of the window has failed: whom to call by now."""
-    if (due := escalation(folder, now)) is None:
+    if (state := escalation(folder, now)) is None:
         return ""
-    found, minutes, number = due
-    said = folder.parameters.contacts.named
-    row = levels(said, number).set_index("").loc["now"]
-    where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)
-    line = f"step {found.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"
-    return line + (f"\n{where}" if where else "")
+    result, minutes, number = state
+    contacts = folder.parameters.contacts.named
+    row = levels(contacts, number).set_index("").loc["now"]
+    channels = "; ".join(f"{k} {v}" for k, v in (("channel", contacts.channel), ("war room", contacts.war_room)) if v)
+    line = f"step {result.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"
+    return line + (f"\n{channels}" if channels else "")

@@ -66,30 +66,30 @@ SLICE = 200  # chunks in hand at a time
 NEAR, FAR = 10, 1_000  # results of a probe; of the second one, where the first does not find its own id
 
 
-def beyond_reach(store: ClientStore, name: str, ids: list[str]) -> list[str]:
+def unreachable_ids(store: ClientStore, name: str, ids: list[str]) -> list[str]:
     """The ids that a search by their own stored vector does not find among 1,000 results.
 
     Finding another id at the same distance will do: many chunks may share a vector. On ip a vector need not be its own
     nearest, so there only an index smaller than the query can be judged. Zero vectors have no direction.
     """
     space, count = store.info(name).space, store.count(name)
-    lost: list[str] = []
+    unreachable: list[str] = []
     for start in range(0, len(ids), SLICE):
         batch = store.read(name, ids[start : start + SLICE])
-        usable = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost & batch.embeddings.any(axis=1)
-        lost += [batch.ids[i] for i in np.flatnonzero(batch.lost)]
-        asked = batch.take(np.flatnonzero(usable))
+        searchable = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost & batch.embeddings.any(axis=1)
+        unreachable += [batch.ids[i] for i in np.flatnonzero(batch.lost)]
+        remaining = batch.take(np.flatnonzero(searchable))
         for k in (NEAR, FAR):
-            if len(asked):
-                answers = store.query(name, asked.embeddings, min(k, count))
-                missed = [i for i in range(len(asked)) if not _found(asked, i, answers[i], space)]
-                asked = asked.take(missed)
+            if len(remaining):
+                answers = store.query(name, remaining.embeddings, min(k, count))
+                missed = [i for i in range(len(remaining)) if not _is_found(remaining, i, answers[i], space)]
+                remaining = remaining.take(missed)
         if space != "ip" or count <= min(FAR, store.limits().query_results):
-            lost += asked.ids
-    return sorted(lost)
+            unreachable += remaining.ids
+    return sorted(unreachable)
 
 
-def _found(batch: ChunkBatch, row: int, answer: list[tuple[str, float]], space: str) -> bool:
+def _is_found(batch: ChunkBatch, row: int, answer: list[tuple[str, float]], space: str) -> bool:
     if any(chunk == batch.ids[row] for chunk, _ in answer):
         return True
     if not answer or space == "ip":
@@ -102,45 +102,45 @@ COLUMNS = ["target", "id", "difference", "field", "detail"]
 _DETAILED = 1000  # rows of a kind and target that say more than which id
 
 
-def refused(aside: Quarantine, staged: Staged, target: str) -> set[int]:
+def refused_rows(quarantine: Quarantine, staged: Staged, target: str) -> set[int]:
     """The staged rows of this target that it refused when they were written: they stand in quarantine."""
-    keys = {key for key, reason in aside.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET}
+    keys = {key for key, reason in quarantine.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET}
     if not keys:
         return set()
     return {i for i, origin in enumerate(staged.origins(target, 0, staged.rows(target))) if origin in keys}
 
 
-def staged_chunks(staged: Staged, aside: Quarantine, target: str) -> Iterator[ChunkBatch]:
+def staged_chunks(staged: Staged, quarantine: Quarantine, target: str) -> Iterator[ChunkBatch]:
     """What is to stand in a target, without what it refused, in the staged order."""
-    left_out, at = refused(aside, staged, target), 0
+    omitted, position = refused_rows(quarantine, staged, target), 0
     for batch in staged.stream(target, 0, SLICE):
-        kept = [i for i in range(len(batch)) if at + i not in left_out]
-        at += len(batch)
+        kept = [i for i in range(len(batch)) if position + i not in omitted]
+        position += len(batch)
         yield batch if len(kept) == len(batch) else batch.take(kept)
 
 
 def differences(
-    store: ClientStore | None, there: set[str], staged: Staged, aside: Quarantine, progress: Progress = silent
+    store: ClientStore | None, existing: set[str], staged: Staged, quarantine: Quarantine, progress: Progress = silent
 ) -> pd.DataFrame:
     """Every chunk in which the target is not what was staged: target, id, difference (a reason code), field, detail."""
     rows: list[tuple[str, str, str, str, str]] = []
     for target in sorted(staged.files):
-        present = store is not None and target in there
-        space = store.info(target).space if store is not None and present else "l2"
-        left = set(store.ids(target)) if store is not None and present else set()
-        for pair in compare.compared(store if present else None, target, staged_chunks(staged, aside, target), space):
-            left.difference_update(pair.expected.ids)
+        present = store if store is not None and target in existing else None
+        space = present.info(target).space if present is not None else "l2"
+        remaining = set(present.ids(target)) if present is not None else set()
+        for pair in compare.compared(present, target, staged_chunks(staged, quarantine, target), space):
+            remaining.difference_update(pair.expected.ids)
             rows += [(target, *row) for row in pair.differences.itertuples(index=False, name=None)]
             progress.advance(len(pair.expected))
         extra = "in the target, but staged by nobody"
-        rows += [(target, chunk, ReasonCode.CHUNK_EXTRA, "", extra) for chunk in sorted(left)]
-    found = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
-    brief = found.groupby(["target", "difference"]).cumcount() >= _DETAILED
-    return found.assign(detail=found["detail"].mask(brief, ""))
+        rows += [(target, chunk, ReasonCode.CHUNK_EXTRA, "", extra) for chunk in sorted(remaining)]
+    table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    brief = table.groupby(["target", "difference"]).cumcount() >= _DETAILED
+    return table.assign(detail=table["detail"].mask(brief, ""))
 
 
 @dataclass(slots=True)
-class Mend:
+class Repair:
     """Chunks of a target put right: `ids[target]` are deleted, and those of them that were staged are added again.
 
     `plans[target]` is the collection as it is created where it has to be written afresh.
@@ -150,7 +150,7 @@ class Mend:
     plans: Mapping[str, CollectionInfo]
     store: ClientStore
     staged: Staged
-    aside: Quarantine
+    quarantine: Quarantine
 
     @property
     def folder(self) -> Path:
@@ -162,49 +162,49 @@ class Mend:
 
     def _refuse_others(self, names: Iterable[str]) -> None:
         """Raises `Terminal` ("target_not_empty") where one of these collections is not the one that this run made."""
-        if taken := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
-            anew = "Made anew by somebody since the run began; nothing was changed there. "
-            raise target_not_empty(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
+        if replaced := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
+            message = "Made anew by somebody since the run began; nothing was changed there. "
+            raise target_not_empty(replaced, self.run.parameters.target, self.store.label, None, self.run.id, message)
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
         """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""
-        with self._changing():
+        with self._changing_target():
             self._refuse_others(ids)
             exported = self._export(ids)
             self._audit("target mended", "begun", ids, export=exported.name)
-            rows = [(name, *self._one(name, wanted)) for name, wanted in sorted(ids.items()) if wanted]
-            _state(exported, "done")
+            rows = [(name, *self._repair_target(name, wanted)) for name, wanted in sorted(ids.items()) if wanted]
+            _set_state(exported, "done")
             self._audit("target mended", "done", ids, export=exported.name)
         return pd.DataFrame(rows, columns=["target", "there before", "added", "afresh"])
 
     def undo(self) -> pd.DataFrame:
         """Every mend of this run that is not undone, the newest first: puts back what was there."""
         rows = []
-        with self._changing():
+        with self._changing_target():
             for folder in reversed(exports(self.folder)):
                 manifest = manifest_of(folder)
                 self._refuse_others(manifest["ids"])
                 self._audit("repairs undone", "begun", manifest["ids"], export=folder.name)
                 for name, wanted in sorted(manifest["ids"].items()):
-                    rows.append((folder.name, name, *self._back(folder, name, wanted, manifest["files"][name])))
-                _state(folder, "undone")
+                    rows.append((folder.name, name, *self._put_back(folder, name, wanted, manifest["files"][name])))
+                _set_state(folder, "undone")
                 self._audit("repairs undone", "done", manifest["ids"], export=folder.name)
         return pd.DataFrame(rows, columns=["mend", "target", "deleted", "put back", "without a vector"])
 
-    def _one(self, name: str, wanted: Sequence[str]) -> tuple[int, int, bool]:
+    def _repair_target(self, name: str, wanted: Sequence[str]) -> tuple[int, int, bool]:
         if name not in self.store.names():  # a mend that was killed while it wrote the collection afresh
-            return 0, self._afresh(name), True
-        there = set(self.store.ids(name)).intersection(wanted)
-        self.store.delete(name, sorted(there))
+            return 0, self._recreate(name), True
+        present = set(self.store.ids(name)).intersection(wanted)
+        self.store.delete(name, sorted(present))
         added = self._add(name, set(wanted))
-        if there and (lost := beyond_reach(self.store, name, self.store.ids(name))):
-            self.run.log(f"{name}: {len(lost)} ids beyond reach after deleting {len(there)}; written afresh")
+        if present and (unreachable := unreachable_ids(self.store, name, self.store.ids(name))):
+            self.run.log(f"{name}: {len(unreachable)} ids beyond reach after deleting {len(present)}; written afresh")
             self.store.drop(name)
-            self._afresh(name)
-            return len(there), added, True
-        return len(there), added, False
+            self._recreate(name)
+            return len(present), added, True
+        return len(present), added, False
 
-    def _afresh(self, name: str) -> int:
+    def _recreate(self, name: str) -> int:
         """The collection created, and all that is staged for it added; adds alone keep an index whole."""
         ledger = self.ledger
         ledger.intend(name)  # it gets another uuid
@@ -212,27 +212,27 @@ class Mend:
         ledger.confirm(name, self.store.identity(name))
         return self._add(name, None)
 
-    def _add(self, name: str, todo: set[str] | None) -> int:
+    def _add(self, name: str, selected: set[str] | None) -> int:
         """Add these of the staged chunks, or all of them."""
         added = 0
-        for batch in staged_chunks(self.staged, self.aside, name):
-            mine = [i for i, chunk in enumerate(batch.ids) if todo is None or chunk in todo]
-            if mine:
-                self.store.add(name, batch.take(mine))
-                added += len(mine)
+        for batch in staged_chunks(self.staged, self.quarantine, name):
+            rows = [i for i, chunk in enumerate(batch.ids) if selected is None or chunk in selected]
+            if rows:
+                self.store.add(name, batch.take(rows))
+                added += len(rows)
         return added
 
-    def _back(self, folder: Path, name: str, wanted: Sequence[str], files: Sequence[str]) -> tuple[int, int, int]:
-        there = sorted(set(self.store.ids(name)).intersection(wanted))
-        self.store.delete(name, there)
-        put = lost = 0
+    def _put_back(self, folder: Path, name: str, wanted: Sequence[str], files: Sequence[str]) -> tuple[int, int, int]:
+        present = sorted(set(self.store.ids(name)).intersection(wanted))
+        self.store.delete(name, present)
+        restored = without_vector = 0
         for file in files:
             batch = from_table(read_parquet(folder / file))
             whole = [i for i in range(len(batch)) if not batch.lost[i]]
             if whole:
                 self.store.add(name, batch.take(whole))
-            put, lost = put + len(whole), lost + len(batch) - len(whole)
-        return len(there), put, lost
+            restored, without_vector = restored + len(whole), without_vector + len(batch) - len(whole)
+        return len(present), restored, without_vector
 
     def _export(self, ids: dict[str, list[str]]) -> Path:
         """Everything under these ids, exported to disk, before anything is touched."""
@@ -254,18 +254,18 @@ class Mend:
         return folder
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing_target(self) -> Iterator[None]:
         """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go.
 
         The target is locked; a migration that is not finished keeps its lock.
         """
         runs.supersede(self.run.home, [plan.find(number) for number in Step.MIGRATE.outdates])
-        held = (self.store.lock_holder() or {}).get("run_id") == self.run.id
+        locked = (self.store.lock_holder() or {}).get("run_id") == self.run.id
         self.store.acquire_lock(self.run.id)
         try:
             yield
         finally:
-            if not held:
+            if not locked:
                 self.store.release_lock(self.run.id)
 
     def _audit(self, action: str, outcome: str, ids: dict[str, list[str]], **facts: Any) -> None:
@@ -275,27 +275,27 @@ class Mend:
 
 def exports(folder: Path) -> list[Path]:
     """The exports of mends that are not undone, the oldest first; `intended` ones were killed and may be half done."""
-    every = [file.parent for file in sorted(folder.glob("*/undo.json"))]
-    return [export for export in every if manifest_of(export)["state"] != "undone"]
+    folders = [file.parent for file in sorted(folder.glob("*/undo.json"))]
+    return [export for export in folders if manifest_of(export)["state"] != "undone"]
 
 
 def manifest_of(export: Path) -> dict[str, Any]:
     """What an export says of itself: state, when, ids and files by target."""
     with reading(path := export / "undo.json"):
-        found = dict(json_in(contents(path, 2**31)))
-        ids, files = as_kind(dict[str, list[str]], found["ids"]), as_kind(dict[str, list[OwnFile]], found["files"])
-        if not {*ids} <= {*files} or not isinstance(found["state"], str) or not isinstance(found["when"], str):
+        data = dict(json_in(contents(path, 2**31)))
+        ids, files = as_kind(dict[str, list[str]], data["ids"]), as_kind(dict[str, list[OwnFile]], data["files"])
+        if not {*ids} <= {*files} or not isinstance(data["state"], str) or not isinstance(data["when"], str):
             raise ValueError("it lacks the files of a target, or its state or time is no text")
-        return found
+        return data
 
 
-def unfinished(export: Path) -> list[str]:
+def unfinished_targets(export: Path) -> list[str]:
     """The targets of a mend that was begun and not finished."""
     manifest = manifest_of(export)
     return sorted(manifest["ids"]) if manifest["state"] == "intended" else []
 
 
-def _state(folder: Path, state: str) -> None:
+def _set_state(folder: Path, state: str) -> None:
     write_json(folder / "undo.json", {**manifest_of(folder), "state": state})
 
 
@@ -341,23 +341,23 @@ class Troubleshooter(NotebookStep, ABC):
 
     def symptom(self) -> pd.DataFrame:
         """What this run's checks and errors say that belongs to this notebook."""
-        known = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
-        rows = [row for row, code in known if code and code.step == self.run.step]
+        symptom_rows = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
+        rows = [row for row, code in symptom_rows if code and code.step == self.run.step]
         return pd.DataFrame(rows, columns=SYMPTOMS)
 
     def probe(self) -> pd.DataFrame:
         """Look for the trouble; the same look before and after the resolution."""
         name = AFTER if self._resolved else BEFORE
         with self.run.phase(name):
-            found = self.look()
+            result = self.look()
         checks = self.run.result.checks
         checks[:] = [c for c in checks if c.name != name]
         self.run.judge(
-            name, Verdict.FAIL if self.applied else Verdict.WARNING, measured=found.wrong, threshold=0, unit=found.unit,
-            reason=self.code, detail=found.sentence, offenders=found.wrong,
+            name, Verdict.FAIL if self.applied else Verdict.WARNING, measured=result.wrong, threshold=0, unit=result.unit,
+            reason=self.code, detail=result.sentence, offenders=result.wrong,
         )  # fmt: skip
-        self.run.fact(name.replace(" ", "_"), {"wrong": found.wrong, "sentence": found.sentence})
-        return found.table
+        self.run.fact(name.replace(" ", "_"), {"wrong": result.wrong, "sentence": result.sentence})
+        return result.table
 
     def precondition(self) -> pd.DataFrame:
         """What must be so before the resolution; it is refused where one of these does not hold."""
@@ -374,9 +374,9 @@ class Troubleshooter(NotebookStep, ABC):
                 ReasonCode.PRECONDITION_FAILED, f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
                 next_step="Nothing was changed. Correct this first.",
             )  # fmt: skip
-        done = self.apply(**options)
+        table = self.apply(**options)
         self.applied = True
-        return done
+        return table
 
     @abstractmethod
     def look(self) -> ProbeResult:
@@ -407,7 +407,7 @@ class Troubleshooter(NotebookStep, ABC):
         return Staged.load(self.run.workspace / RunPath.STAGED)
 
     @property
-    def aside(self) -> Quarantine:
+    def quarantine(self) -> Quarantine:
         return Quarantine(self.run.workspace / RunPath.QUARANTINE)
 
     def ledger(self) -> Checkpoint | None:
@@ -424,26 +424,26 @@ class Troubleshooter(NotebookStep, ABC):
                 ReasonCode.RUN_LOCKED, "the run is at work in this very directory; two processes in one destroy it",
                 where=f"target {endpoint.label}", next_step="Stop the run first (Ctrl-C, or SIGTERM), then look again.",
             )  # fmt: skip
-        there = set(quick_names(endpoint, "target"))
-        if not there:
-            yield None, there
+        names = set(quick_names(endpoint, "target"))
+        if not names:
+            yield None, names
             return
         with open_target(endpoint) as store:
-            yield store, there
+            yield store, names
 
     def places(self, keys: Collection[tuple[str, str]]) -> dict[str, dict[str, tuple[str, str]]]:
         """Where these chunks of the source, (collection, id), are to stand: target collection → id there → chunk. By the rules
         of the schema, as `runbook schema --explain` shows them."""
         schema, names = schema_of_run(self.run), self.snapshot.names()
         context = Context.of(names, self.run.date, self.run.parameters.migration)
-        found: dict[str, dict[str, tuple[str, str]]] = {}
+        chunks_by_target: dict[str, dict[str, tuple[str, str]]] = {}
         for name in sorted({collection for collection, _ in keys} & set(names)):
             for batch in self.snapshot.batches(name):
-                some = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) in keys])
-                done = schema.transform(some, name, context)
+                selected = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) in keys])
+                done = schema.transform(selected, name, context)
                 for target, chunk, source_id in zip(done.targets, done.batch.ids, done.source_ids, strict=True):
-                    found.setdefault(target, {})[chunk] = (name, source_id)
-        return found
+                    chunks_by_target.setdefault(target, {})[chunk] = (name, source_id)
+        return chunks_by_target
 
     def note(self, action: str, **facts: Any) -> None:
         """One entry in the run's audit log, one line in run.log."""
@@ -461,13 +461,13 @@ class Troubleshooter(NotebookStep, ABC):
         """Go on with the run in a process of its own, which needs the run's lock; how that ended, line by line."""
         command = self.resume_command(**settings)
         self.note("run resumed by troubleshooting", command=shlex.join(command))
-        with self.run.apart():
-            done = child([sys.executable, "-m", "helpers", *command[1:]])
+        with self.run.unlocked():
+            process = child([sys.executable, "-m", "helpers", *command[1:]])
         self.run.home = self.run.home.read()
         self.run.parameters = self.run.home.parameters  # as the resume left them: the probe afterwards asks by these
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
-        self.run.fact("resume", {"command": shlex.join(command), "exit_code": done.returncode})
-        rows = [("command", shlex.join(command)), ("exit code", str(done.returncode)), *(("said", s) for s in said)]
+        lines = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()][-12:]
+        self.run.fact("resume", {"command": shlex.join(command), "exit_code": process.returncode})
+        rows = [("command", shlex.join(command)), ("exit code", str(process.returncode)), *(("said", s) for s in lines)]
         return pd.DataFrame(rows, columns=["what", "value"])
 
     def resume_plan(self, **settings: Any) -> pd.DataFrame:
@@ -477,7 +477,7 @@ class Troubleshooter(NotebookStep, ABC):
         rows += [(key, str(now.get(key)), str(value)) for key, value in sorted(settings.items())]
         return pd.DataFrame(rows, columns=["what", "now", "then"])
 
-    def whole_checkpoint(self) -> Condition:
+    def checkpoint_condition(self) -> Condition:
         """Whether the checkpoint can be read and there is something left to do."""
         try:
             ledger = self.ledger()
@@ -486,7 +486,7 @@ class Troubleshooter(NotebookStep, ABC):
         phase = ledger.phase if ledger else "never begun"
         return Condition("the migration is not complete", phase != "complete", f"phase {phase}")
 
-    def settled(self) -> list[Condition]:
+    def stable_conditions(self) -> list[Condition]:
         """Whether what is staged is what the target is held to: no catch-up is open, and no client writes there yet."""
         ledger, cutover = CatchUpLedger.read(self.run), CutoverState.load(self.run.workspace)
         in_use = cutover is not None and cutover.may_be_applied
@@ -495,7 +495,7 @@ class Troubleshooter(NotebookStep, ABC):
         return [Condition("no catch-up is half applied", not finish, finish),
                 Condition("clients do not use the target yet", not in_use, lost)]  # fmt: skip
 
-    def nobody_at_work(self) -> Condition:
+    def idle_condition(self) -> Condition:
         """Whether this notebook has the run to itself."""
         detail = "stop it first (Ctrl-C, or SIGTERM)" if self.run.watches_only else ""
         return Condition("no other process works on the run", not self.run.watches_only, detail)
@@ -511,12 +511,12 @@ class StagedTroubleshooter(Troubleshooter):
 
     def differences(self) -> pd.DataFrame:
         """Every difference of this notebook's kinds, by chunk: target, id, difference, field, detail."""
-        found = self.all_differences()
-        return found[found["difference"].isin(self.kinds)].reset_index(drop=True)
+        table = self.all_differences()
+        return table[table["difference"].isin(self.kinds)].reset_index(drop=True)
 
-    def all_differences(self, *, anew: bool = False) -> pd.DataFrame:
+    def all_differences(self, *, refresh: bool = False) -> pd.DataFrame:
         """The whole comparison, read once; a probe reads it anew."""
-        if self._differences is None or anew:
+        if self._differences is None or refresh:
             staged = self.staged
             if staged is None:
                 raise Terminal(
@@ -524,8 +524,8 @@ class StagedTroubleshooter(Troubleshooter):
                     next_step=f"Run step 22 first: {self.run.home.command('resume')}",
                 )  # fmt: skip
             total = sum(staged.rows(name) for name in staged.files)
-            with self.target() as (store, there), self.run.progress("comparing with the target", total) as bar:
-                self._differences = differences(store, there, staged, self.aside, bar)
+            with self.target() as (store, names), self.run.progress("comparing with the target", total) as bar:
+                self._differences = differences(store, names, staged, self.quarantine, bar)
         return self._differences
 
     def wrong_ids(self) -> dict[str, list[str]]:
@@ -535,25 +535,25 @@ class StagedTroubleshooter(Troubleshooter):
 
     def conditions(self, **options: Any) -> list[Condition]:
         staged = self.staged
-        found = [
-            self.nobody_at_work(),
+        conditions = [
+            self.idle_condition(),
             Condition("the staged chunks are there", staged is not None, "" if staged else "run step 22 first"),
         ]
         if staged is None or self.run.watches_only:
-            return found
+            return conditions
         ledger = self.ledger()
-        done = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
-        why = "" if done else f"{self.run.home.command('resume')} first"
-        found += [*self.settled(), Condition("every batch was written", done, why)]
-        with self.target() as (store, there):
+        complete = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
+        detail = "" if complete else f"{self.run.home.command('resume')} first"
+        conditions += [*self.stable_conditions(), Condition("every batch was written", complete, detail)]
+        with self.target() as (store, names):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""
         undo = exports(self.run.workspace / RunPath.UNDO)
-        cut = {name for export in undo for name in unfinished(export)}
-        absent = sorted(name for name in staged.files if staged.rows(name) and name not in there | cut)
-        why = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
-        found.append(Condition("the target's collections are there", not absent, why if absent else ""))
-        found.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
-        return found
+        interrupted = {name for export in undo for name in unfinished_targets(export)}
+        absent = sorted(name for name in staged.files if staged.rows(name) and name not in names | interrupted)
+        detail = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
+        conditions.append(Condition("the target's collections are there", not absent, detail if absent else ""))
+        conditions.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
+        return conditions
 
     def plan(self, **options: Any) -> pd.DataFrame:
         ids = self.wrong_ids()
@@ -565,17 +565,17 @@ class StagedTroubleshooter(Troubleshooter):
         staged = self.staged
         assert staged is not None
         with self.target() as (store, _):
-            done = self._mend(store, staged).apply(ids)
+            repaired = self._repair(store, staged).apply(ids)
         self.note("chunks deleted and added again", chunks={k: len(v) for k, v in ids.items()})
-        self.run.fact("mended", done.to_dict("records"))
-        return done
+        self.run.fact("mended", repaired.to_dict("records"))
+        return repaired
 
-    def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
+    def _repair(self, store: ClientStore | None, staged: Staged) -> Repair:
         assert store is not None, "the preconditions hold"
         schema = schema_of_run(self.run)
         rules, written = self.run.parameters.migration, as_written(self.snapshot, self.run.workspace / REEMBEDDED)
         plans = plan_targets(written.collections(), staged, rules, schema)
-        return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
+        return Repair(self.run, {plan.name: plan for plan in plans}, store, staged, self.quarantine)
 
     def undoable(self) -> pd.DataFrame:
         """The mends of this run that are not undone, the oldest first: name, time, chunks."""
@@ -587,13 +587,13 @@ class StagedTroubleshooter(Troubleshooter):
 
     def undo(self) -> pd.DataFrame:
         """Put back what the mends of this run replaced, the newest first; in a dry run, what would be."""
-        waiting = self.undoable()
-        if self.run.dry_run or waiting.empty:
-            return waiting
+        repairs = self.undoable()
+        if self.run.dry_run or repairs.empty:
+            return repairs
         staged = self.staged
         assert staged is not None
         with self.target() as (store, _):
-            done = self._mend(store, staged).undo()
-        self.run.check("repairs undone", Verdict.WARNING, measured=len(waiting), threshold=0, unit="mends", reason=self.code,
+            undone = self._repair(store, staged).undo()
+        self.run.check("repairs undone", Verdict.WARNING, measured=len(repairs), threshold=0, unit="mends", reason=self.code,
                        detail="the target is as it was before")  # fmt: skip
-        return done
+        return undone

@@ -35,10 +35,10 @@ _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 NO-GO, 4 waiting f
 class _Parser(argparse.ArgumentParser):
     """Wrong usage as our one line instead of a screen of usage."""
 
-    meant: Callable[[list[str]], list[str]] | None = None  # the whole form of a short command line
+    expand: Callable[[list[str]], list[str]] | None = None  # the whole form of a short command line
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_known_args(self.meant(list(args)) if self.meant else args, namespace)
+        return super().parse_known_args(self.expand(list(args)) if self.expand else args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(ReasonCode.USAGE, one_line(message), next_step=f"See: {self.prog} --help")
@@ -67,31 +67,31 @@ def parser() -> argparse.ArgumentParser:
     )
     rehearse.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
 
-    begun = _command(
+    start = _command(
         commands, "run", run.run, "run the steps of a migration in order",
         "It stops at the first gate that fails or that waits for signatures. --from works on an existing run with its "
         "earlier results, and needs no parameters file.",
     )  # fmt: skip
-    begun.add_argument(
+    start.add_argument(
         "parameters",
         nargs="?",
         type=Path,
         metavar="PARAMETERS.yaml",
         help="the parameters file; not needed with --from",
     )
-    begun.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
-    begun.add_argument("--fleet", default="", metavar="NAME", help="the fleet whose row this is; recorded in run.json")
-    begun.add_argument(
+    start.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
+    start.add_argument("--fleet", default="", metavar="NAME", help="the fleet whose row this is; recorded in run.json")
+    start.add_argument(
         "--from", dest="first", default="", metavar="STEP", help="run again from this step (number or name)"
     )
-    begun.add_argument("--until", default="", metavar="STEP", help="stop after this step")
-    begun.add_argument(
+    start.add_argument("--until", default="", metavar="STEP", help="stop after this step")
+    start.add_argument(
         "--dry-run",
         action="store_true",
         help="stop after step 14; nothing is written to the target and no notice is sent",
     )
-    run.settings_option(begun)
-    run.outside_window_option(begun)
+    run.settings_option(start)
+    run.outside_window_option(start)
 
     resume = _command(
         commands, "resume", run.resume, "continue a run from the first step that has not passed",
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     status.set_defaults(judges=True)
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID", help="id of the run; all runs if left out")
 
-    evidence.declare(lambda *told: _command(commands, *told))
+    evidence.declare(lambda *arguments: _command(commands, *arguments))
 
     fence = _command(commands, "fence", _fence, "show whether the write fence of a run is active, or lift it")
     fence.add_argument("run_id", metavar="RUN_ID", help="id of the run")
@@ -164,11 +164,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _fleets(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "run, continue, sign, verify and roll back many migrations"
-    whole = f"{text[0].upper()}{text[1:]}: a run for each row of a table."
-    group = commands.add_parser("fleet", help=text, description=whole, epilog=_EXIT_CODES)
+    description = f"{text[0].upper()}{text[1:]}: a run for each row of a table."
+    group = commands.add_parser("fleet", help=text, description=description, epilog=_EXIT_CODES)
     kinds = group.add_subparsers(metavar="WHAT", required=True, parser_class=_Parser)
-    group.meant = lambda given: fleet.meant(given, kinds.choices)
-    fleet.declare(lambda *about: _command(kinds, *about))
+    group.expand = lambda arguments: fleet.expand(arguments, kinds.choices)
+    fleet.declare(lambda *arguments: _command(kinds, *arguments))
 
 
 def _snapshots(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -207,7 +207,7 @@ def _command(
     return command
 
 
-class _Steady:
+class _ResilientStream:
     """A stream that goes nowhere once nobody reads it: `runbook status | head -1` succeeds, and no command is cut short.
 
     All that a command prints goes through it. Characters that a terminal obeys or nobody sees are escaped, and those that its
@@ -218,8 +218,8 @@ class _Steady:
         self._stream, self._shown = stream, shown
 
     @property
-    def bare(self) -> _Steady:
-        return _Steady(self._stream, str)
+    def bare(self) -> _ResilientStream:
+        return _ResilientStream(self._stream, str)
 
     def write(self, text: str) -> int:
         encoding = self._stream.encoding or "utf-8"
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, _Steady(stream)) for stream in streams)
+    sys.stdout, sys.stderr = (cast(TextIO, _ResilientStream(stream)) for stream in streams)
     try:
         return _main(arguments)
     finally:
@@ -269,9 +269,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         code = _fail("interrupted", 128 + signal.SIGINT, "")
     except Exception as error:  # the last line of defence: one line for people, the rest in a file
-        known = shortage(error, Path(tempfile.gettempdir()))
+        environment = shortage(error, Path(tempfile.gettempdir()))
         trace = traceback.format_exc() if chosen.verbose else ""
-        code = _fail(known.line(), known.exit_code, trace) if known else _unexpected(error, chosen)
+        code = _fail(environment.line(), environment.exit_code, trace) if environment else _unexpected(error, chosen)
     return code
 
 
@@ -283,10 +283,10 @@ def _fail(line: str, code: int, trace: str) -> int:
 def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
     trace = traceback.format_exc()
     line = one_line(f"unexpected {type(error).__name__}: {error}")
-    return _fail(f"{line}. The traceback is in {_kept(trace, chosen)}", 1, trace if chosen.verbose else "")
+    return _fail(f"{line}. The traceback is in {_keep_trace(trace, chosen)}", 1, trace if chosen.verbose else "")
 
 
-def _kept(trace: str, chosen: argparse.Namespace) -> str:
+def _keep_trace(trace: str, chosen: argparse.Namespace) -> str:
     """Where a traceback is kept: in run.log; where nothing may be written there, in the run's workspace, else among the
     temporary files. Only its owner can read it, and values of secrets are not in it."""
     places: list[Path] = [Path(tempfile.gettempdir())]
@@ -312,8 +312,8 @@ def _status(chosen: argparse.Namespace) -> int:
     from helpers.runner import group
     from helpers.status import status
 
-    if chosen.run_id and (many := group.read(chosen.run_id)) is not None:
-        print(group.overview(many))
+    if chosen.run_id and (runs_group := group.read(chosen.run_id)) is not None:
+        print(group.overview(runs_group))
         return 0
     return status(chosen)
 
@@ -360,7 +360,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
     from helpers.schema import Context
     from helpers.stores import open_source
 
-    found = []
+    explanations = []
     with (
         tempfile.TemporaryDirectory(prefix="runbook-schema-") as scratch,
         open_source(parameters.source, Path(scratch), parameters.collections.selects) as store,
@@ -370,14 +370,14 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
         for name in (name for name in names if collection in ("", name)):
             if len(batch := store.read(name, [chunk])):
                 table = explained(schema, batch, store.info(name), context, parameters)
-                found.append(explanation(table, schema.name))
-    if not found:
+                explanations.append(explanation(table, schema.name))
+    if not explanations:
         where = f"collection {one_line(collection, 80)}" if collection else "the source"
         raise UsageError(
             ReasonCode.NOT_FOUND, f"{where} holds no chunk with the id {one_line(chunk, 80)}", where="--explain",
             next_step="Take an id from notebook 11, which lists chunks.",
         )  # fmt: skip
-    print("\n\n".join(found))
+    print("\n\n".join(explanations))
 
 
 def _schema(chosen: argparse.Namespace) -> int:

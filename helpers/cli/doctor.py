@@ -44,12 +44,12 @@ def doctor(chosen: argparse.Namespace) -> int:
     """
     endpoint = endpoint_of(chosen)
     try:
-        found = _examine(endpoint, chosen.full)
+        diagnosis = _examine(endpoint, chosen.full)
     except EnvironmentFailure as error:
         print(json.dumps(_unusable(endpoint, error), indent=2) if chosen.json else _failure(endpoint, error))
         return 1
-    print(json.dumps(found.document(), indent=2) if chosen.json else screen(endpoint, found))
-    return 0 if found.verdict == "sound" else 1
+    print(json.dumps(diagnosis.document(), indent=2) if chosen.json else screen(endpoint, diagnosis))
+    return 0 if diagnosis.verdict == "sound" else 1
 
 
 def endpoint_of(chosen: argparse.Namespace) -> Endpoint:
@@ -83,9 +83,9 @@ def destination_of(chosen: argparse.Namespace) -> Endpoint:
     from helpers.parameters.endpoint import Endpoint
 
     headers = {}
-    for given in chosen.header:
-        name, mark, reference = given.partition("=")
-        if not mark or name in headers:
+    for header in chosen.header:
+        name, separator, reference = header.partition("=")
+        if not separator or name in headers:
             raise UsageError(ReasonCode.USAGE, "--header takes NAME=env:VAR or NAME=file:PATH, each NAME once")
         headers[name] = reference
     place = {"url" if "://" in chosen.into else "path": chosen.into}
@@ -94,10 +94,10 @@ def destination_of(chosen: argparse.Namespace) -> Endpoint:
             {**place, "tenant": chosen.tenant, "database": chosen.database, "headers": headers}
         )
     except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
-        said = error.errors(include_input=False, include_url=False)[0]
+        problem = error.errors(include_input=False, include_url=False)[0]
         option = {"headers": "--header", "tenant": "--tenant", "database": "--database"}
-        where = option.get(str(said["loc"][0]) if said["loc"] else "", "--into")
-        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+        where = option.get(str(problem["loc"][0]) if problem["loc"] else "", "--into")
+        raise UsageError(ReasonCode.USAGE, f"{where} {problem['msg'].removeprefix('Value error, ')}") from None
 
 
 def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
@@ -127,28 +127,28 @@ class ProgressBar:
         self._update(n)
 
 
-def screen(endpoint: Endpoint, found: Diagnosis) -> str:
+def screen(endpoint: Endpoint, diagnosis: Diagnosis) -> str:
     """What it is, what is wrong, what can be saved, what to do next: one screen."""
-    lines = [found.headline, "", "What it is"]
-    lines += [_labelled(name, text) for name, text in found.facts.items()]
-    lines += ["", "What is wrong", *_problems(found), "", "What can be saved", *_collections(found)]
-    if found.sampled:
-        names = ", ".join(one_line(name, 40) for name in found.sampled[:3]) + (
-            " and others" if len(found.sampled) > 3 else ""
+    lines = [diagnosis.headline, "", "What it is"]
+    lines += [_labelled(name, text) for name, text in diagnosis.facts.items()]
+    lines += ["", "What is wrong", *_problems(diagnosis), "", "What can be saved", *_collections(diagnosis)]
+    if diagnosis.sampled:
+        names = ", ".join(one_line(name, 40) for name in diagnosis.sampled[:3]) + (
+            " and others" if len(diagnosis.sampled) > 3 else ""
         )
         lines += [f"  Not every chunk was read (a sample of {names}); --full reads all."]
-    return "\n".join([*lines, "", "Next", *_next(endpoint, found)])
+    return "\n".join([*lines, "", "Next", *_next(endpoint, diagnosis)])
 
 
 def _labelled(name: str, text: str) -> str:
     return textwrap.fill(one_line(text, 300), WIDTH, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12)
 
 
-def _problems(found: Diagnosis) -> list[str]:
-    if not found.problems:
+def _problems(diagnosis: Diagnosis) -> list[str]:
+    if not diagnosis.problems:
         return ["  Nothing was found."]
     lines = []
-    grouped = found.grouped()
+    grouped = diagnosis.grouped()
     for problem in grouped[:MOST_PROBLEMS]:
         where = f"{one_line(problem.where, 160)}: " if problem.where else ""
         end = "" if problem.what.endswith(".") or not problem.meaning else "."
@@ -160,10 +160,10 @@ def _problems(found: Diagnosis) -> list[str]:
     return lines + ([f"  and {more} more: --json lists all"] if more > 0 else [])
 
 
-def _collections(found: Diagnosis) -> list[str]:
+def _collections(diagnosis: Diagnosis) -> list[str]:
     from helpers.status import table
 
-    rows = found.table().drop(columns=[] if found.sampled else ["read"])
+    rows = diagnosis.table().drop(columns=[] if diagnosis.sampled else ["read"])
     if rows.empty:
         return ["  There is no collection in it."]
     shown = rows.head(MOST_COLLECTIONS).astype(object).where(rows.head(MOST_COLLECTIONS).notna(), "?")
@@ -175,36 +175,36 @@ def _collections(found: Diagnosis) -> list[str]:
     return lines + ([f"  and {count(more, 'collection')} more: --json lists all"] if more > 0 else [])
 
 
-def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
+def _next(endpoint: Endpoint, diagnosis: Diagnosis) -> list[str]:
     """What to do first, then the parameters file and the commands, literally."""
-    unreadable = [c.name for c in found.collections if c.unreadable]
-    if found.collections and len(unreadable) == len(found.collections):
+    unreadable = [c.name for c in diagnosis.collections if c.unreadable]
+    if diagnosis.collections and len(unreadable) == len(diagnosis.collections):
         return ["  Nothing can be read. Look for a backup: run doctor on it.", *_unchanged(endpoint)]
-    if found.unexplained:
-        names = _wrapped(f"Do not migrate it: step 10 would stop at {_names(found.unexplained)}.")
+    if diagnosis.unexplained:
+        names = _wrapped(f"Do not migrate it: step 10 would stop at {_names(diagnosis.unexplained)}.")
         return [*names, *_unchanged(endpoint), "  Look for a backup from before the damage: run doctor on it.",
                 "  Then find the cause: docs/troubleshooting.md; --json lists all."]  # fmt: skip
-    sound, until = found.verdict == "sound", f"{RUNBOOK} run parameters.yaml --run-id"
+    sound, until = diagnosis.verdict == "sound", f"{RUNBOOK} run parameters.yaml --run-id"
     run_id = "first" if sound else "save"
-    return [*_first(endpoint, found), *_parameters(endpoint, found, unreadable),
+    return [*_first(endpoint, diagnosis), *_parameters(endpoint, diagnosis, unreadable),
             "  then look at what would arrive, with nothing written to the target:",
             f"    {until} {run_id} --until 13",
             "  then migrate it:" if sound else "  then save it:",
             f"    {RUNBOOK} resume {run_id} --until 23"]  # fmt: skip
 
 
-def _first(endpoint: Endpoint, found: Diagnosis) -> list[str]:
+def _first(endpoint: Endpoint, diagnosis: Diagnosis) -> list[str]:
     """What to know before the parameters file is written."""
-    if found.verdict == "sound":
+    if diagnosis.verdict == "sound":
         return ["  Sound. To migrate it, write parameters.yaml:"]
-    losing = found.unlisted or any(c.lost or c.normalised or c.unreadable for c in found.collections)
+    losing = diagnosis.unlisted or any(c.lost or c.normalised or c.unreadable for c in diagnosis.collections)
     backup = []
-    if losing and found.minimum_valid < _HALF:
+    if losing and diagnosis.minimum_valid < _HALF:
         backup = ["  Look for a backup first: run doctor on it, it may hold more."]
     elif losing:
         backup = ["  Is there a backup from before the damage? Run doctor on it: it may hold more."]
-    then = "Save what can be saved: migrate it" if losing else "No chunk and no vector is lost. Migrate it"
-    return [*backup, *_unchanged(endpoint), f"  {then} into a new database. Write parameters.yaml:"]
+    sentence = "Save what can be saved: migrate it" if losing else "No chunk and no vector is lost. Migrate it"
+    return [*backup, *_unchanged(endpoint), f"  {sentence} into a new database. Write parameters.yaml:"]
 
 
 def _unchanged(endpoint: Endpoint) -> list[str]:
@@ -212,15 +212,15 @@ def _unchanged(endpoint: Endpoint) -> list[str]:
     return [f"  The original is unchanged and still damaged: stop the application, {what}."]
 
 
-def _parameters(endpoint: Endpoint, found: Diagnosis, unreadable: list[str]) -> list[str]:
+def _parameters(endpoint: Endpoint, diagnosis: Diagnosis, unreadable: list[str]) -> list[str]:
     """The parameters file, with what people have to decide as comments."""
     from helpers.stores.creation import refused_name
 
-    refused = [c.name for c in found.collections if refused_name(c.name)]
+    refused = [c.name for c in diagnosis.collections if refused_name(c.name)]
     source: dict[str, Any] = {"url": endpoint.url} if endpoint.url else {"path": endpoint.path}
-    usual = type(endpoint)(path="any")
+    default = type(endpoint)(path="any")
     source |= {
-        key: getattr(endpoint, key) for key in ("tenant", "database") if getattr(endpoint, key) != getattr(usual, key)
+        key: getattr(endpoint, key) for key in ("tenant", "database") if getattr(endpoint, key) != getattr(default, key)
     }
     if endpoint.headers:
         source["headers"] = {name: str(reference) for name, reference in endpoint.headers.items()}
@@ -230,19 +230,19 @@ def _parameters(endpoint: Endpoint, found: Diagnosis, unreadable: list[str]) -> 
         hint = "   # or keep them: a schema file gives them other names" if refused else ""
         lines.append(f"collections: {_yaml({'exclude': [_pattern(name) for name in sorted(left_out)]})}{hint}")
     rules: dict[str, Any] = {}
-    if found.minimum_valid < _USUAL_MINIMUM:
-        rules["minimum_valid"] = found.minimum_valid
-    if dropped := [_pattern(c.name) for c in found.collections if c.not_local and c.name not in left_out]:
+    if diagnosis.minimum_valid < _USUAL_MINIMUM:
+        rules["minimum_valid"] = diagnosis.minimum_valid
+    if dropped := [_pattern(c.name) for c in diagnosis.collections if c.not_local and c.name not in left_out]:
         rules["drop_indexes"] = dropped
     if rules:
         lines.append(f"migration: {_yaml(rules)}")
     where = "add {} under migration" if rules else "add a line migration: {{{}}}"
-    if directions := sum(c.normalised for c in found.collections):
-        keep = f"to keep {count(directions, 'vector')} without their length"
+    if normalised := sum(c.normalised for c in diagnosis.collections):
+        keep = f"to keep {count(normalised, 'vector')} without their length"
         lines.append(f"# decision: {where.format('normalised: migrate')} {keep}")
-    if anew := sum(c.lost for c in found.collections if c.texts):
+    if lost := sum(c.lost for c in diagnosis.collections if c.texts):
         lines.append(
-            f"# decision: {where.format('reembed: own')} to make {count(anew, 'lost vector')} anew from documents"
+            f"# decision: {where.format('reembed: own')} to make {count(lost, 'lost vector')} anew from documents"
         )
     return [f"    {line}" for line in lines]
 
@@ -278,13 +278,13 @@ def _yaml(value: Any) -> str:
 
 
 def _failure(endpoint: Endpoint, error: EnvironmentFailure) -> str:
-    told = _unusable(endpoint, error)
-    head = [f"Unusable: {told['what'].rstrip('.')}.", "", "What it is", _labelled("place", endpoint.label), "",
+    facts = _unusable(endpoint, error)
+    lines = [f"Unusable: {facts['what'].rstrip('.')}.", "", "What it is", _labelled("place", endpoint.label), "",
             "What is wrong"]  # fmt: skip
-    wrong = textwrap.fill(one_line(f"{told['where']}: {told['what']}" if told["where"] else told["what"]), WIDTH,
+    problem = textwrap.fill(one_line(f"{facts['where']}: {facts['what']}" if facts["where"] else facts["what"]), WIDTH,
                           initial_indent="  UNUSABLE ", subsequent_indent=" " * 11)  # fmt: skip
-    following = told["next"] or "Look for a backup: run doctor on it."
-    return "\n".join([*head, wrong, "", "Next", *_wrapped(one_line(following))])
+    next_step = facts["next"] or "Look for a backup: run doctor on it."
+    return "\n".join([*lines, problem, "", "Next", *_wrapped(one_line(next_step))])
 
 
 # Parameters of a run, in the words of this command's arguments.
@@ -298,13 +298,13 @@ def _unusable(endpoint: Endpoint, error: EnvironmentFailure) -> dict[str, str]:
     return {
         "verdict": "unusable",
         "code": error.code,
-        "where": _as_asked(endpoint, re.sub(r"^source(\.\w+)? ", "", error.where)),
-        "what": _as_asked(endpoint, error.what),
-        "next": _as_asked(endpoint, error.next_step),
+        "where": _in_arguments(endpoint, re.sub(r"^source(\.\w+)? ", "", error.where)),
+        "what": _in_arguments(endpoint, error.what),
+        "next": _in_arguments(endpoint, error.next_step),
     }
 
 
-def _as_asked(endpoint: Endpoint, text: str) -> str:
+def _in_arguments(endpoint: Endpoint, text: str) -> str:
     """A sentence about a run's source, about the place that was given: not its copy, not a parameter."""
     text = re.sub(r"\S*/source-copy-[0-9a-f]{8}", lambda _: endpoint.path or "", text)
-    return re.sub("|".join(map(re.escape, _ASKED)), lambda found: _ASKED[found[0]], text)
+    return re.sub("|".join(map(re.escape, _ASKED)), lambda match: _ASKED[match[0]], text)

@@ -31,7 +31,7 @@ from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.restore import restore
-from helpers.notify import Event, tell
+from helpers.notify import Event, send_notice
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
@@ -71,30 +71,30 @@ _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
     """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
-    said = [f"{drill_kill(folder, terminal)} ({_file('kill')})", f"{drill_restore(folder)} ({_file('restore')})"]
-    terminal.say(f"  Drill: {said[-1]}")
-    said.append(drill_rollback(folder, terminal, put_back=True))
-    terminal.say(f"  Drill: {said[-1]}")
-    keep(folder, said, terminal)
-    return said
+    sentences = [f"{drill_kill(folder, terminal)} ({_file('kill')})", f"{drill_restore(folder)} ({_file('restore')})"]
+    terminal.say(f"  Drill: {sentences[-1]}")
+    sentences.append(drill_rollback(folder, terminal, put_back=True))
+    terminal.say(f"  Drill: {sentences[-1]}")
+    record_drills(folder, sentences, terminal)
+    return sentences
 
 
 @contextmanager
-def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+def _recording(folder: RunFolder, what: str, record: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """`drills/<what>.json`: when, by whom, and what was measured and proven; also where the drill fails, and then why."""
-    began, found = utc_now(), {} if found is None else found
-    found["verdict"] = Verdict.PASS
+    began, record = utc_now(), {} if record is None else record
+    record["verdict"] = Verdict.PASS
     try:
-        yield found
+        yield record
     except BaseException as error:
-        found |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
+        record |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
         raise
     finally:
-        about = {"drill": what, "run_id": folder.id, "began": began, "ended": utc_now(), "by": audit.operator()}
-        text = json_text(about | found)
+        facts = {"drill": what, "run_id": folder.id, "began": began, "ended": utc_now(), "by": audit.operator()}
+        text = json_text(facts | record)
         digests = {_file(what): hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
-        told = {"outcome": found["verdict"], "seconds": found.get("seconds"), "digests": digests}
-        audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **told)
+        summary = {"outcome": record["verdict"], "seconds": record.get("seconds"), "digests": digests}
+        audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **summary)
         write_text(folder.reports / _file(what), text)
 
 
@@ -103,18 +103,18 @@ def _file(what: str) -> str:
     return f"{RunPath.DRILLS}/{what}.json"
 
 
-def keep(folder: RunFolder, said: list[str], terminal: Console) -> None:
+def record_drills(folder: RunFolder, sentences: list[str], terminal: Console) -> None:
     """Write down what was drilled, tell people where it was put back, seal it, and show it on the run's page."""
-    run = folder.note(drills=said)
+    run = folder.note(drills=sentences)
     if when := read_run(run).put_back:
         postmortem.put_back(run, when)
-        tell(
+        send_notice(
             run,
             Event.PUT_BACK,
             key=when,
             say=terminal.say,
             drill=True,
-            why=said[-1],
+            why=sentences[-1],
             open=str(run.reports / postmortem.PAGE),
         )
     leave(run)
@@ -144,32 +144,32 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
     finally:
         ended.set()
         killer.join()
-    with _recorded(folder, "kill") as found:
+    with _recording(folder, "kill") as record:
         if not kills:
             why = "step 22 had written every chunk before it could be killed in the middle"
-            found |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
+            record |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
             return f"kill: NOT EXERCISED, {why}"
         kill = kills[0]
-        done = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
-        terminal.say(f"  Drill: step 22 was killed with {done}; now it is resumed.")
+        progress = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
+        terminal.say(f"  Drill: step 22 was killed with {progress}; now it is resumed.")
         (folder.workspace / KILL_DRILL).unlink()
         run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
         migrated = folder.read().result(Step.MIGRATE)
         assert migrated is not None  # every step has passed
         seconds = (dt.datetime.fromisoformat(migrated.finished) - dt.datetime.fromisoformat(kill.when)).total_seconds()
         imported = migrated.facts["import"]
-        there = int(imported["to_write"]) - int(imported["chunks"])
-        found |= {
+        present = int(imported["to_write"]) - int(imported["chunks"])
+        record |= {
             "began": kill.when, "killed": KILLED, "kills": len(kills), "seconds": round(seconds, 1), "staged": kill.staged,
-            "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": there,
+            "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": present,
             "written_by_resume": int(imported["chunks"]), "resumed": migrated.facts.get("resumed"),
         }  # fmt: skip
-        if there != kill.written:
-            found |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {count(there, 'chunk')}"}
-            return f"kill: NOT EXERCISED, step 22 was killed with {done} and went on from {there:,}"
+        if present != kill.written:
+            record |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {count(present, 'chunk')}"}
+            return f"kill: NOT EXERCISED, step 22 was killed with {progress} and went on from {present:,}"
     return (
-        f"kill: step 22 was killed with {done} and {kill.in_flight:,} in flight; the resume found the {there:,} and wrote the "
-        f"other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk "
+        f"kill: step 22 was killed with {progress} and {kill.in_flight:,} in flight; the resume found the {present:,} and wrote "
+        f"the other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk "
         f"once; no other kill was drilled"
     )
 
@@ -213,24 +213,24 @@ def drill_restore(folder: RunFolder) -> str:
     snapshot = postmortem.proven_snapshot(folder)
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
-    with _recorded(folder, "restore") as found:
-        begun = time.monotonic()
+    with _recording(folder, "restore") as record:
+        started = time.monotonic()
         try:
-            done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
+            restored = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
         finally:
             shutil.rmtree(scratch)
-        seconds = time.monotonic() - begun
-        proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
-        found |= {
+        seconds = time.monotonic() - started
+        compared, lost = sum(restored.proven.values()), sum(map(len, restored.lost.values()))
+        record |= {
             "seconds": round(seconds, 3), "snapshot": snapshot.id, "digest": snapshot.digest,
-            "into": str(scratch), "chroma_version": done.version, "compared": proven, "proven": done.proven,
-            "differences": snapshot.total - proven - lost,
-            "without_vector": done.lost, "removed_afterwards": not scratch.exists(),
+            "into": str(scratch), "chroma_version": restored.version, "compared": compared, "proven": restored.proven,
+            "differences": snapshot.total - compared - lost,
+            "without_vector": restored.lost, "removed_afterwards": not scratch.exists(),
         }  # fmt: skip
     more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
     return (
-        f"restore of snapshot {snapshot.id} into {scratch}, an empty directory, with Chroma {done.version}: "
-        f"{count(proven, 'chunk')} compared with the snapshot, none differs, in {duration(seconds)}; then it was removed{more}"
+        f"restore of snapshot {snapshot.id} into {scratch}, an empty directory, with Chroma {restored.version}: "
+        f"{count(compared, 'chunk')} compared with the snapshot, none differs, in {duration(seconds)}; then it was removed{more}"
     )
 
 
@@ -238,27 +238,27 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
     """The rollback of the run itself; with `put_back` a client's write comes before it and is replayed, and everything, without
     that write, is as after the cutover again, which is proven."""
     proof: dict[str, Any] = {}
-    with ExitStack() as around:
-        found = around.enter_context(_recorded(folder, "rollback"))
+    with ExitStack() as stack:
+        record = stack.enter_context(_recording(folder, "rollback"))
         if put_back:
-            around.enter_context(_recorded(folder, PUT_BACK, proof))
-            around.enter_context(postmortem.undo_after_drill(folder, proof))
-            found["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
+            stack.enter_context(_recording(folder, PUT_BACK, proof))
+            stack.enter_context(postmortem.undo_after_drill(folder, proof))
+            record["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
         measured = numbers.rollback(result)
         assert measured is not None  # the command has passed
         assert result is not None
-        found |= {
+        record |= {
             "seconds": asdict(measured),
             "checks": {c.name: str(c.verdict) for c in result.checks},
             "put_back": _file(PUT_BACK) if put_back else "",
         }
-    said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
+    sentence = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
     if not put_back:
-        return f"{said} ({_file('rollback')})"
+        return f"{sentence} ({_file('rollback')})"
     return (
-        f"{said}; then everything was put back to its state before the drill, without the chunk that a client wrote for it: "
+        f"{sentence}; then everything was put back to its state before the drill, without the chunk that a client wrote for it: "
         f"{count(sum(proof['compared'].values()), 'chunk')} of the target compared with those before, none differs; the source "
         f"is its copy from before the drill: {count(proof['source']['compared'], 'chunk')} compared with the snapshot, none "
         f"differs; configuration files as before; {proof['application']} ({_file('rollback')}, {_file(PUT_BACK)})"
@@ -269,9 +269,9 @@ def _client_write(folder: RunFolder) -> str:
     """What a client writes to the target after the cutover, for export and replay to bring back; "" without an application."""
     if (command := write_command(folder.read().parameters)) is None:
         return ""
-    said = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
-    audit.append(folder.reports / audit.NAME, "drill: a client's write to the target", said=said)
-    return said
+    line = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
+    audit.append(folder.reports / audit.NAME, "drill: a client's write to the target", said=line)
+    return line
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------
@@ -304,11 +304,11 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
         runs.create(_parameters(embedded, source, target, fence, env, chunks), folder.id, rehearsal=True)
         record = folder.workspace / "client.json"
         stack.enter_context(client(url, env, record, logs / "client.log"))
-        said = _window(folder, terminal, env, target, url)
+        results = _window(folder, terminal, env, target, url)
         time.sleep(2.0)  # the client writes again
-        said |= judge(folder, _record(record), target)
-    width = max(map(len, said))
-    lines = [f"  {what:<{width}}  {found}" for what, found in said.items()]
+        results |= judge(folder, _record(record), target)
+    width = max(map(len, results))
+    lines = [f"  {what:<{width}}  {text}" for what, text in results.items()]
     head = f"Run {folder.id}, between two servers:"
     terminal.say("\n".join(["", head, *lines, "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]))
     return 0
@@ -317,60 +317,60 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
 def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: str) -> dict[str, str]:
     """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
     run_to_outcome(folder, list(plan.LINE), terminal)
-    _expect(env, target, "the cutover")
+    _require_url(env, target, "the cutover")
     run = folder.read()
-    steps = {step.number: found for step in plan.LINE if (found := run.result(step.number)) is not None}
+    steps = {step.number: result for step in plan.LINE if (result := run.result(step.number)) is not None}
     window = numbers.forward(steps)
     assert window is not None  # every step has passed
-    back = drill_rollback(folder, terminal)
-    _expect(env, url, "the rollback")
-    keep(folder, [back], terminal)
+    sentence = drill_rollback(folder, terminal)
+    _require_url(env, url, "the rollback")
+    record_drills(folder, [sentence], terminal)
     return {
         "fence to verified cutover": duration(window.wall),
         ".env after the cutover": target,
-        "rollback": back.removeprefix("rollback: "),
+        "rollback": sentence.removeprefix("rollback: "),
         ".env after it": url,
     }
 
 
-def _expect(env: Path, url: str, when: str) -> None:
+def _require_url(env: Path, url: str, when: str) -> None:
     if f"{KEY}={url} " not in env.read_text(encoding="utf-8").replace('"', ""):
         raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, f"does not point to {url} after {when}", where=str(env))
 
 
-def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
+def judge(folder: RunFolder, record: dict[str, Any], target: str) -> dict[str, str]:
     """What the client saw, in words. `EnvironmentFailure` where a write got in while the fence was active, or a read failed."""
     state = FenceState.load(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)
     down = next(e["when"] for e in state.events if e["state"] == LIFTING)
-    before = sum(when < up for when in seen["accepted"])
-    between = sum(up < when < down for when in seen["accepted"])
-    after = sum(when > down for when in seen["accepted"])
-    wrong = {
+    before = sum(when < up for when in record["accepted"])
+    between = sum(up < when < down for when in record["accepted"])
+    after = sum(when > down for when in record["accepted"])
+    conditions = {
         "no write got through before the fence": not before,
         f"{between} writes got through the fence": bool(between),
-        "no write was refused while it was active": not seen["refused"],
+        "no write was refused while it was active": not record["refused"],
         "no write got through after it was lifted": not after,
-        f"writes failed in other ways: {seen['errors']}": bool(seen["errors"]),
-        f"reads failed: {seen['failed_reads']}": bool(seen["failed_reads"]),
-        "no read went to the target after the cutover": not seen["reads"].get(target),
+        f"writes failed in other ways: {record['errors']}": bool(record["errors"]),
+        f"reads failed: {record['failed_reads']}": bool(record["failed_reads"]),
+        "no read went to the target after the cutover": not record["reads"].get(target),
     }
-    if found := [what for what, is_so in wrong.items() if is_so]:
-        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, "; ".join(found), where=f"the client of run {folder.id}",
+    if problems := [problem for problem, holds in conditions.items() if holds]:
+        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, "; ".join(problems), where=f"the client of run {folder.id}",
                          next_step=f"See {folder.workspace / 'client.json'} and {folder.log_path}.")  # fmt: skip
-    reads, gap = sum(seen["reads"].values()), seen["longest_gap_seconds"]
+    reads, gap = sum(record["reads"].values()), record["longest_gap_seconds"]
     return {
         "client's writes": f"{count(before)} before the fence, {count(after)} after it",
-        "refused meanwhile": f"{count(len(seen['refused']))}, each as AuthorizationError",
+        "refused meanwhile": f"{count(len(record['refused']))}, each as AuthorizationError",
         "client's reads": f"{count(reads)}, none failed, longest pause {duration(gap)}, "
-        f"{count(seen['reads'][target])} of them from the target",
+        f"{count(record['reads'][target])} of them from the target",
     }
 
 
 def _record(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def _parameters(
@@ -393,11 +393,11 @@ def _parameters(
 
 def nginx_program() -> str:
     """The nginx of this machine. `EnvironmentFailure` where there is none."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
         raise EnvironmentFailure(ReasonCode.NO_NGINX, "nginx is not installed here; this rehearsal's fence is one",
                          next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
-    return found
+    return program
 
 
 @contextmanager
@@ -446,8 +446,8 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             with suppress(OSError, ValueError):
-                seen = _record(record)
-                if seen["accepted"] and seen["reads"]:
+                written = _record(record)
+                if written["accepted"] and written["reads"]:
                     break
             time.sleep(0.2)
         else:

@@ -39,9 +39,9 @@ def rehearse(chosen: argparse.Namespace) -> int:
         return rehearse_servers(folder, chosen.chunks, chosen.dimension)
 
     print(f"Creating a sample source of {count(chosen.chunks, 'chunk')}, {chosen.dimension} dimensions …", flush=True)
-    begun = time.monotonic()
+    started = time.monotonic()
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
-    parameters = with_application(parameters, folder.workspace / "application", time.monotonic() - begun)
+    parameters = with_application(parameters, folder.workspace / "application", time.monotonic() - started)
     runs.create(parameters, folder.id, rehearsal=True)
     with application_at_work(parameters):
         return _drill(folder)
@@ -52,9 +52,9 @@ def _drill(folder: RunFolder) -> int:
     from helpers.cli.rehearse import drill
     from helpers.status import Console
 
-    drilled = drill(folder, terminal := Console())
-    _line(folder, [step for step in plan.LINE if step.follows_cutover])
-    lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]
+    sentences = drill(folder, terminal := Console())
+    _run_line(folder, [step for step in plan.LINE if step.follows_cutover])
+    lines = [*(f"Drilled: {line}" for line in sentences), "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]
     terminal.say("\n".join(["", *lines]))
     return 0
 
@@ -102,8 +102,8 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     if chosen.fleet:
         _require_row(chosen)
     if group.is_group(parameters):
-        many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
-        return _group(many, chosen)
+        runs_group = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+        return _group(runs_group, chosen)
     return _begin(parameters, folder, chosen, steps, f"{runs.FLEETS}/{chosen.fleet}" if chosen.fleet else "")
 
 
@@ -111,31 +111,33 @@ def _require_row(chosen: argparse.Namespace) -> None:
     """UsageError where the fleet has no row that orders this run with this file, in this folder."""
     from helpers.runner import fleet
 
-    found = fleet.require_own(fleet.read(chosen.fleet))
-    ordered = {row.run: row.sha256 for row in found.rows}.get(chosen.run_id)
-    if chosen.settings or file_digest(chosen.parameters) != ordered or str(Path.cwd()) != found.directory:
+    state = fleet.require_own(fleet.read(chosen.fleet))
+    digest = {row.run: row.sha256 for row in state.rows}.get(chosen.run_id)
+    if chosen.settings or file_digest(chosen.parameters) != digest or str(Path.cwd()) != state.directory:
         given = f"{chosen.parameters}{' with --set' if chosen.settings else ''}"
-        what = f"{given} is not what fleet {found.id} orders for run {chosen.run_id} in {found.directory}"
-        raise UsageError(ReasonCode.OTHER_CONTEXT, one_line(what), where="--fleet",
-                         next_step=f"Go on with the fleet: {found.command('resume')}; or leave --fleet out.")  # fmt: skip
+        message = f"{given} is not what fleet {state.id} orders for run {chosen.run_id} in {state.directory}"
+        raise UsageError(ReasonCode.OTHER_CONTEXT, one_line(message), where="--fleet",
+                         next_step=f"Go on with the fleet: {state.command('resume')}; or leave --fleet out.")  # fmt: skip
 
 
-def _group(many: Group, chosen: argparse.Namespace) -> int:
+def _group(runs_group: Group, chosen: argparse.Namespace) -> int:
     """Every run of the group, begun or gone on with."""
     from helpers.runner import group
 
-    group.record(many)
-    steps = plan.between(plan.LINE[0], plan.find(many.until))
+    group.record(runs_group)
+    steps = plan.between(plan.LINE[0], plan.find(runs_group.until))
 
     def start(row: group.GroupRow) -> None:
         folder = RunFolder.of(row.run)
-        about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run, "parameters": None})
+        options = argparse.Namespace(
+            **{**vars(chosen), "run_id": row.run, "dry_run": runs_group.dry_run, "parameters": None}
+        )
         if folder.exists:
-            resume(about)
+            resume(options)
         else:
-            _begin(many.parameters_of(row), folder, about, steps, many.id)
+            _begin(runs_group.parameters_of(row), folder, options, steps, runs_group.id)
 
-    return group.work(many, start, lambda text: print(text, flush=True))
+    return group.work(runs_group, start, lambda text: print(text, flush=True))
 
 
 def _begin(
@@ -150,18 +152,18 @@ def _begin(
     except Transient as error:  # no run yet, so there is nothing that a notebook could look at
         if error.code == ReasonCode.STORAGE_UNUSABLE:
             raise
-        look = "; ".join(
+        probes = "; ".join(
             f"curl -fsS {end.address}/api/v2/heartbeat" for end in (parameters.source, parameters.target) if end.url
         )
         next_step = (
-            f"{error.next_step} No run was begun. Once it answers ({look}), give the same command again.".strip()
+            f"{error.next_step} No run was begun. Once it answers ({probes}), give the same command again.".strip()
         )
         raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
-    begun = runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number, group=group)
+    created = runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number, group=group)
     if chosen.parameters is not None:  # of a group each run has only a part of the file
-        begun = remember_file(begun, chosen.parameters, chosen.settings)
-    window.permit(begun, chosen.outside_window)
-    return _line(folder, steps, dry_run=chosen.dry_run)
+        created = remember_file(created, chosen.parameters, chosen.settings)
+    window.permit(created, chosen.outside_window)
+    return _run_line(folder, steps, dry_run=chosen.dry_run)
 
 
 def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
@@ -197,7 +199,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
             leave_undone_cutover(folder.read())
         window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
-    return _line(folder, steps, dry_run=chosen.dry_run)
+    return _run_line(folder, steps, dry_run=chosen.dry_run)
 
 
 def _require_fit(folder: RunFolder) -> None:
@@ -205,9 +207,9 @@ def _require_fit(folder: RunFolder) -> None:
     from helpers.status import refuse_rolled_back
 
     refuse_rolled_back(folder)
-    if unfinished := pending_retry(folder):
-        what = f"taking back step {unfinished} of run {folder.id} was interrupted"
-        raise UsageError(ReasonCode.RETRY_UNFINISHED, what, next_step=f"Finish it: {folder.command('resume')}")
+    if pending := pending_retry(folder):
+        message = f"taking back step {pending} of run {folder.id} was interrupted"
+        raise UsageError(ReasonCode.RETRY_UNFINISHED, message, next_step=f"Finish it: {folder.command('resume')}")
 
 
 def resume(chosen: argparse.Namespace) -> int:
@@ -215,9 +217,9 @@ def resume(chosen: argparse.Namespace) -> int:
     from helpers.run import kernel
 
     kernel.end_with_fleet()
-    if (many := _group_of(chosen)) is not None:
-        many.enter()
-        return _group(many, chosen)
+    if (runs_group := _group_of(chosen)) is not None:
+        runs_group.enter()
+        return _group(runs_group, chosen)
     folder = runs.find(chosen.run_id)
     from helpers.migration.checkpoint import require_checkpoint
     from helpers.migration.target_lock import preflight
@@ -245,7 +247,7 @@ def resume(chosen: argparse.Namespace) -> int:
     from helpers.rehearsal.setup import application_at_work
 
     with application_at_work(folder.parameters):
-        return _line(folder, lambda run: open_steps(run, last), dry_run=bool(facts["dry_run"]))
+        return _run_line(folder, lambda run: open_steps(run, last), dry_run=bool(facts["dry_run"]))
 
 
 def _require_more(folder: RunState, until: plan.Step | None) -> None:
@@ -271,43 +273,43 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step 
 
     window.require_reason(chosen.outside_window)
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
-    back = chosen.retry or notebook.pending_retry(folder)
-    if changed is not None and not back and _moves_the_window(folder, changed):
-        back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
+    retry_from = chosen.retry or notebook.pending_retry(folder)
+    if changed is not None and not retry_from and _moves_window(folder, changed):
+        retry_from = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
     if chosen.retry:
         notebook.require_retriable(folder, plan.find(chosen.retry), changed)
     last = until or plan.find(str(folder.facts["until"] or plan.LINE[-1].number))
-    if not (back and plan.find(back).number <= last.number) and not open_steps(folder, last):
+    if not (retry_from and plan.find(retry_from).number <= last.number) and not open_steps(folder, last):
         _require_more(folder, until)
     enter(folder)
     if (
         changed is not None
-        and (given := changed.signoff.allowed_signers) != folder.parameters.signoff.allowed_signers
-        and given
+        and (signers := changed.signoff.allowed_signers) != folder.parameters.signoff.allowed_signers
+        and signers
     ):
-        signing.read_allowed(Path(given))
-    if said := edited(folder):
-        folder.log(said)
-        print(said, flush=True)
+        signing.read_allowed(Path(signers))
+    if notice := edited(folder):
+        folder.log(notice)
+        print(notice, flush=True)
     if changed is not None:
         runs.change_parameters(folder, changed)
     window.permit(folder.read(), chosen.outside_window)
-    if back:
-        notebook.take_back(folder.read(), plan.find(back), print)
+    if retry_from:
+        notebook.undo_from(folder.read(), plan.find(retry_from), print)
     return folder.read()
 
 
-def _moves_the_window(folder: RunState, changed: Parameters) -> bool:
+def _moves_window(folder: RunState, changed: Parameters) -> bool:
     """Whether these parameters name other hours than people were notified of, and step 20 has not begun."""
     begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
-    told = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
-    return told and not begun and changed.window != folder.parameters.window
+    notified = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
+    return notified and not begun and changed.window != folder.parameters.window
 
 
 def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> RunState:
     """Note the file that a run's parameters come from, for `edited`."""
-    known = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
-    return folder.note(parameters_file=known)
+    source = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
+    return folder.note(parameters_file=source)
 
 
 def edited(folder: RunState) -> str:
@@ -318,20 +320,20 @@ def edited(folder: RunState) -> str:
     from helpers.errors import RunbookError
     from helpers.parameters import load_parameters
 
-    known = folder.facts.get("parameters_file") or {}
-    path = Path(known.get("path", ""))
-    if not known or not path.is_file() or file_digest(path) == known["sha256"]:
+    source = folder.facts.get("parameters_file") or {}
+    path = Path(source.get("path", ""))
+    if not source or not path.is_file() or file_digest(path) == source["sha256"]:
         return ""
     go_on = f"The run goes on with its own: {folder.reports / RunPath.PARAMETERS}."
     try:
-        now, own = (flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters))
+        now, own = (flatten(p.document()) for p in (load_parameters(path, source["settings"]), folder.parameters))
     except RunbookError as error:
         return f"{path} was changed since the run began, and cannot be read now ({error.what}). {go_on}"
-    differ = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))
-    if not differ:
+    keys = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))
+    if not keys:
         return ""
     return (
-        f"{path} was changed since the run began: {', '.join(differ)}. {go_on} To change what a resume may change: "
+        f"{path} was changed since the run began: {', '.join(keys)}. {go_on} To change what a resume may change: "
         "--set KEY=VALUE; for anything else begin a new run."
     )
 
@@ -357,7 +359,7 @@ def _written(folder: RunFolder) -> list[str]:
     return Checkpoint.read(ledger).owned() if ledger.is_file() else []
 
 
-def _line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
+def _run_line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
     from helpers.runner.outcome import run_to_outcome
     from helpers.status import Console
 

@@ -48,7 +48,7 @@ def _one(apprise: Any, order: dict[str, Any], number: int, url: str, answers: qu
 
 
 def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
-    """ "" where the service took it, else why not, in words of our own."""
+    """ "" where the service took it, else why not, in our own words."""
     # Secret headers are for the server that the URL names, not for one that it names in turn.
     asset = apprise.AppriseAsset(
         secure_logging=True, http_redirects=False, storage_mode=apprise.PersistentStoreMode.MEMORY
@@ -60,7 +60,7 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     attach = order["attach"] if order["attach"] and scheme.startswith("mailto") else None
     # Plain text, said so: a mail is HTML otherwise, and names and answers of others in it would be markup.
     title, body = (
-        order[part] if scheme in _TOOLS else _inert(order[part], order["ours"]) for part in ("title", "body")
+        order[part] if scheme in _TOOLS else _inert(order[part], order["trusted"]) for part in ("title", "body")
     )
     result = service.notify(
         title=title, body=body, notify_type=order["kind"], attach=attach, body_format=apprise.NotifyFormat.TEXT
@@ -78,12 +78,12 @@ _DOT = r"(?<=[wW]{3})\.|[.\u3002\uff0e\uff61](?=[^\W\d_]{2})(?![^\W\d_]+\d)"
 _FILE = re.compile(r"[\w-]+\.(?:html|ics|ipynb|jsonl?|log|lock|parquet|pem|txt|ya?ml)")
 
 
-def _inert(text: str, ours: str) -> str:
+def _inert(text: str, trusted: str) -> str:
     """The same words for a service that makes links, and calls people, of plain text: U+200B splits what it would read.
 
-    So it splits names of hosts, but for those in `ours`; numbers, versions, and names of files such as run.json stay as they are.
+    So it splits names of hosts, but for those in `trusted`; numbers, versions and names of files, such as run.json, stay.
     """
-    own = {*re.findall(_HOST, ours)}
+    own = {*re.findall(_HOST, trusted)}
 
     def split(match: re.Match[str]) -> str:
         if len(match[0]) == 1:

@@ -373,9 +373,7 @@ def overview(fleet: Fleet, row_states: Sequence[RowState]) -> str:
 def summary(row_states: Sequence[RowState]) -> str:
     """`60 rows: 55 done, 5 failed`."""
     words = [s.word for s in row_states]
-    return f"{count(len(row_states), 'row')}: " + ", ".join(
-        f"{words.count(w)} {w}" for w in dict.fromkeys(sorted(words))
-    )
+    return f"{count(len(words), 'row')}: " + ", ".join(f"{words.count(w)} {w}" for w in sorted(set(words)))
 
 
 def next_commands(fleet: Fleet, row_states: Sequence[RowState]) -> Iterator[str]:

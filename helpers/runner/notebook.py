@@ -58,19 +58,19 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     if run_id:
         runs.check_run_id(run_id)
     if run_id and (not sections or RunFolder.of(run_id).exists):
-        run = _lay_over(runs.find(run_id), sections)
+        run = _apply_sections(runs.find(run_id), sections)
         enter(run)
         return run
-    wanted = sections
+    completed = sections
     if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
-        wanted = {**sections, "target": {"path": plan.NO_TARGET}}
-    parameters = parameters_from(wanted)
+        completed = {**sections, "target": {"path": plan.NO_TARGET}}
+    parameters = parameters_from(completed)
     if (
         not run_id
-        and (found := _newest(parameters)) is not None
-        and (row is not plan.LINE[0] or not rolled_back(found))
+        and (newest := _newest(parameters)) is not None
+        and (row is not plan.LINE[0] or not rolled_back(newest))
     ):
-        return _lay_over(found, sections)
+        return _apply_sections(newest, sections)
     from helpers.migration.target_lock import preflight
     from helpers.rehearsal.setup import require_built
 
@@ -90,7 +90,7 @@ def require_target(row: plan.Step, folder: RunState) -> None:
         )  # fmt: skip
 
 
-def _lay_over(run: RunState, sections: Mapping[str, Any]) -> RunState:
+def _apply_sections(run: RunState, sections: Mapping[str, Any]) -> RunState:
     """Go on with the run's parameters and what the sections give. A key that a section leaves out stays as the run has it."""
     if not sections or kernel.under_runner():
         return run
@@ -98,12 +98,12 @@ def _lay_over(run: RunState, sections: Mapping[str, Any]) -> RunState:
     if run.facts["rehearsal"]:  # what is expected of its source was fitted to it when it was built
         sections = {name: value for name, value in sections.items() if name != "expected"}
     for name, value in sections.items():
-        below = document.get(name)
-        if isinstance(below, dict) and isinstance(value, dict):
+        current = document.get(name)
+        if isinstance(current, dict) and isinstance(value, dict):
             moved = name in ("source", "target") and any(
-                (below.get(key) or None) != (value.get(key) or None) for key in ("url", "path", "cloud")
+                (current.get(key) or None) != (value.get(key) or None) for key in ("url", "path", "cloud")
             )
-            value = value if moved else below | value
+            value = value if moved else current | value
         document[name] = value
     runs.change_parameters(run, parameters_from(document))
     return run.read()
@@ -123,7 +123,7 @@ def _newest(parameters: Parameters) -> RunState | None:
 # What a notebook shows at its beginning and its end: the run, its parameters, how the step came out.
 
 
-def opening(run: RunRecord, banner: str) -> str:
+def opening_html(run: RunRecord, banner: str) -> str:
     rows = [("run", run.id), ("step", f"{run.step} {run.result.title}"), *_shown_parameters(run.parameters)]
     mark = f"<p><strong>{html.escape(banner)}</strong></p>" if banner else ""
     if run.rehearsal and not banner:
@@ -136,19 +136,19 @@ def opening(run: RunRecord, banner: str) -> str:
 def _shown_parameters(parameters: Parameters) -> list[tuple[str, str]]:
     """The parameters that say what this run is, and those that differ from their defaults."""
     document = parameters.document()
-    least = {"name": document["name"], "source": document["source"], "target": document["target"]}
-    default = flatten(parameters_from(least).document())
+    minimal = {"name": document["name"], "source": document["source"], "target": document["target"]}
+    default = flatten(parameters_from(minimal).document())
     always = ("name", "source.", "target.", "schema")
     shown = {k: v for k, v in flatten(document).items() if v != default.get(k) or k.startswith(always)}
     return [(k, "" if v is None else str(v)) for k, v in shown.items() if v not in (None, {}, [], "")]
 
 
-def closing(run: RunRecord, digest: str) -> str:
+def closing_html(run: RunRecord, digest: str) -> str:
     result = run.result
     counts = {v: sum(c.verdict is v for c in result.checks) for v in Verdict}
-    said = ", ".join(f"{n} {v}" for v, n in counts.items() if n) or "no checks"
+    summary = ", ".join(f"{n} {v}" for v, n in counts.items() if n) or "no checks"
     verdict = f"<strong>{html.escape(result.title)}: {result.verdict.upper()}</strong>"
-    head = f"<p>{verdict} ({said}; {duration(result.seconds)})</p>"
+    head = f"<p>{verdict} ({summary}; {duration(result.seconds)})</p>"
     order = sorted(result.checks, key=lambda c: -list(Verdict).index(c.verdict))
     first, rest = order[:20], f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
     rows = [(c.verdict, c.name, one_line(c.measured_text, 120), one_line(c.expected, 120), c.detail) for c in first]
@@ -198,13 +198,13 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     kernel.end_with_runner()
     kernel.show_errors_in_one_line()
     kernel.show_tables_as_text(kernel.shell())
-    if isinstance(earlier := getattr(namespace.get("step"), "run", None), Run):
-        earlier.close()
-    sections, run_id, dry_run = _given(namespace)
-    made = step_class(row)
+    if isinstance(previous := getattr(namespace.get("step"), "run", None), Run):
+        previous.close()
+    sections, run_id, dry_run = _read_parameters(namespace)
+    step_type = step_class(row)
     kernel.show_whole_sentences()
     if row.number == Step.INDEX:
-        return made(run_id, None if is_sample(sections) else parameters_from(sections))
+        return step_type(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
         from helpers.rehearsal.setup import sample_run
@@ -217,7 +217,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
         reduce_environment(folder.parameters.environment())
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
-    return made(run)
+    return step_type(run)
 
 
 def step_class(row: plan.Step) -> Any:
@@ -236,20 +236,20 @@ def be_template() -> None:
     import_module("helpers.plots").drawn  # noqa: B018
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a kernel that has ended leaves nothing
     gc.freeze()
-    if _forked() == 0:
+    if _fork() == 0:
         os._exit(0)
     # OpenBLAS ends its threads before a fork. What still runs may hold a lock that nobody would give back in a kernel.
     if psutil.Process().num_threads() > 1:
         return
     while (order := sys.stdin.buffer.readline()).endswith(b"\n"):  # else the runner has ended
-        if _forked() == 0:
+        if _fork() == 0:
             kernel.die_with(template)
             kernel.forked_by = template
             _become_kernel(*json.loads(order))
             return
 
 
-def _forked() -> int:
+def _fork() -> int:
     with warnings.catch_warnings():  # of Python 3.12, of the threads that OpenBLAS has ended: there are no others
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -285,13 +285,13 @@ class Run(RunRecord):
         A step of Section 4 that changes nothing (dry run) may look at a run while another process works on it.
         Raises `EnvironmentFailure` outside the maintenance window, `UsageError` where a retry was begun and not finished.
         """
-        told_all_the_same = self._may_start()
+        permission = self._may_start()
         if kernel.under_runner():
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
             self.fact("launched", os.environ.get(kernel.LAUNCHED, ""))
         else:
-            self._locks = self._take()
+            self._locks = self._acquire_locks()
             if not self.watches_only:
                 self.home.stop_file.unlink(missing_ok=True)
             runs.supersede(self.home, plan.outdated_by(plan.find(self.step)))
@@ -299,25 +299,25 @@ class Run(RunRecord):
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
         audit.append(self.folder / audit.NAME, audit.STEP_BEGINS, step=self.step, dry_run=self.dry_run)
-        if told_all_the_same:
+        if permission:
             self.check("start in the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
-                       reason=ReasonCode.OUTSIDE_WINDOW, detail=told_all_the_same)  # fmt: skip
-        kernel.show(opening(self, banner))
+                       reason=ReasonCode.OUTSIDE_WINDOW, detail=permission)  # fmt: skip
+        kernel.show(opening_html(self, banner))
         if not kernel.under_runner():  # else the runner tells
             notices.before_step(self.home, plan.find(self.step), print, dry_run=self.dry_run)
 
-    def _take(self) -> tuple[RunLock, ...]:
-        looks = plan.find(self.step).troubleshoots and self.dry_run
+    def _acquire_locks(self) -> tuple[RunLock, ...]:
+        only_reads = plan.find(self.step).troubleshoots and self.dry_run
         try:
             return RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1)
         except EnvironmentFailure:
-            if not looks:
+            if not only_reads:
                 raise
             self.watches_only = True
             return (RunLock(self.home, f"look-{self.step}").acquire(1),)
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
+    def unlocked(self) -> Iterator[None]:
         """Inside it this process lets go of the run, so that a command of its own can work on it."""
         for lock in self._locks:
             lock.release()
@@ -333,9 +333,9 @@ class Run(RunRecord):
         if not row.on_line:
             return ""
         refuse_rolled_back(self.home)
-        if retried := pending_retry(self.home):
+        if pending := pending_retry(self.home):
             raise UsageError(
-                ReasonCode.RETRY_UNFINISHED, f"taking back step {retried} of run {self.id} was interrupted",
+                ReasonCode.RETRY_UNFINISHED, f"taking back step {pending} of run {self.id} was interrupted",
                 next_step=f"Finish it: {RUNBOOK} resume {self.id}",
             )  # fmt: skip
         if row.number == Step.SNAPSHOT and (self.workspace / RunPath.CHECKPOINT).exists():
@@ -344,11 +344,11 @@ class Run(RunRecord):
                 ReasonCode.ALREADY_MIGRATING, f"run {self.id} has begun to migrate from the snapshot that it has",
                 next_step=f"To write everything again from a new snapshot: {RUNBOOK} resume {self.id} --retry {row.number}",
             )  # fmt: skip
-        if self.dry_run or not (why := window.outside(row, self.parameters)):
+        if self.dry_run or not (reason := window.outside(row, self.parameters)):
             return ""
         if (error := window.refusal(self.home, row)) is not None:
             raise error
-        return f"{window.permission(self.home)}: {why}"
+        return f"{window.permission(self.home)}: {reason}"
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""
@@ -372,7 +372,7 @@ class Run(RunRecord):
         if error is not None:
             self.result.error = kernel.failure(error)
         digest = self._write()
-        kernel.show(closing(self, digest))
+        kernel.show(closing_html(self, digest))
         self._finished = True
         if not kernel.under_runner():
             notices.after_step(self.home, plan.find(self.step), error, print, dry_run=self.dry_run)
@@ -387,8 +387,8 @@ class Run(RunRecord):
         digest = self.write_result()
         self.log(f"step ends: {self.result.verdict}")
         outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)
-        about = {"step": self.step, "result": digest, "digests": self.files}
-        audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
+        facts = {"step": self.step, "result": digest, "digests": self.files}
+        audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, **facts)
         return digest
 
     def _cell_failed(self, error: BaseException) -> None:
@@ -397,8 +397,8 @@ class Run(RunRecord):
         self.result.error = kernel.failure(error)
         self.result.verdict = Verdict.FAIL
         self.home.log_block(f"a cell failed: {self.result.error['line']}", kernel.trace_of(error), self.step)
-        if said := advice(self.result.error["code"], self):
-            self.log(said)
+        if remedy := advice(self.result.error["code"], self):
+            self.log(remedy)
         self._write()
         self.close()
 
@@ -406,25 +406,25 @@ class Run(RunRecord):
 _OF_A_PARAMETER = (str, dict, bool, int, float, list, tuple, type(None))
 
 
-def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
+def _read_parameters(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
     """The sections with something in them, run_id and dry_run. UsageError for a name that is none of them.
 
     The parameters cell declares few sections; every other one may be written into it or injected by papermill.
     """
-    known = (*SECTIONS, *NOT_SECTIONS)
+    names = (*SECTIONS, *NOT_SECTIONS)
     given: dict[str, Any] = {}
     for name in _parameter_names(namespace):
-        if name not in known:
-            near = nearest(name, known)
-            hint = f"Did you mean {near!r}?" if near else f"The sections are {', '.join(SECTIONS)}."
+        if name not in names:
+            suggestion = nearest(name, names)
+            hint = f"Did you mean {suggestion!r}?" if suggestion else f"The sections are {', '.join(SECTIONS)}."
             raise UsageError(
                 ReasonCode.UNKNOWN_PARAMETER, f"{name!r} is not a section of the parameters", next_step=hint
             )
         given[name] = value = namespace.get(name)
         if not isinstance(value, _OF_A_PARAMETER):
             kind = type(value).__name__
-            again = "Run the notebook again from its first cell, and use another name for your own variable."
-            raise UsageError(ReasonCode.PARAMETERS_INVALID, f"{name!r} is a {kind}, not a parameter", next_step=again)
+            hint = "Run the notebook again from its first cell, and use another name for your own variable."
+            raise UsageError(ReasonCode.PARAMETERS_INVALID, f"{name!r} is a {kind}, not a parameter", next_step=hint)
     sections = {name: given[name] for name in SECTIONS if given.get(name)}
     return sections, str(given.get("run_id") or ""), bool(given.get("dry_run"))
 
@@ -492,7 +492,7 @@ def _verdict_error(run: Run) -> RunbookError:
 
 
 # Of step 22, beside its ledger.
-_LEFT = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
+_MIGRATION_FILES = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
 
 
 @dataclass(slots=True)
@@ -509,8 +509,8 @@ class Retry(StateFile):
 
 def pending_retry(folder: RunFolder) -> str:
     """The step whose retry was begun and not finished, or ""."""
-    begun = Retry.load(folder.workspace)
-    return begun.step if begun is not None else ""
+    retry = Retry.load(folder.workspace)
+    return retry.step if retry is not None else ""
 
 
 def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | None = None) -> None:
@@ -521,10 +521,10 @@ def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | N
     if not step.on_line:
         _refuse(folder, step, "is on demand, not part of the standard sequence", f"Open notebooks/{step.notebook}.")
     cutover = CutoverState.load(folder.workspace)
-    moved = passed(folder.result(Step.CUTOVER)) or (cutover is not None and cutover.may_be_applied)
-    if moved and not step.follows_cutover:  # those look, and can look again
-        told = f"Roll back first: {folder.command('rollback')}"
-        _refuse(folder, step, "cannot be undone: the application was pointed to the target", told)
+    switched = passed(folder.result(Step.CUTOVER)) or (cutover is not None and cutover.may_be_applied)
+    if switched and not step.follows_cutover:  # those look, and can look again
+        next_step = f"Roll back first: {folder.command('rollback')}"
+        _refuse(folder, step, "cannot be undone: the application was pointed to the target", next_step)
     if not _has_begun(folder, step):
         _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
     migrated = _has_begun(folder, Step.MIGRATE)  # else nothing of the migration is undone
@@ -536,9 +536,9 @@ def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | N
         raise error
 
 
-def _refuse(folder: RunFolder, step: plan.Step, why: str, told: str) -> None:
+def _refuse(folder: RunFolder, step: plan.Step, why: str, next_step: str) -> None:
     raise UsageError(
-        ReasonCode.NO_RETRY, f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=told
+        ReasonCode.NO_RETRY, f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=next_step
     )
 
 
@@ -547,12 +547,12 @@ def _has_begun(folder: RunState, step: plan.Step) -> bool:
     return ledger or folder.result(step.number) is not None
 
 
-def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
+def undo_from(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
     """Undo what the run did from `step` on, for who holds the run. Repeating it after a kill ends the same."""
     with RunLock(folder, "step").acquire(1):
-        begun = pending_retry(folder)
-        first = plan.find(min(begun or step.number, step.number))
-        if first.number <= Step.MIGRATE and not begun:
+        pending = pending_retry(folder)
+        first = plan.find(min(pending or step.number, step.number))
+        if first.number <= Step.MIGRATE and not pending:
             from helpers.rollback.return_writes import leave_undone_cutover
 
             leave_undone_cutover(folder)
@@ -573,26 +573,26 @@ def _empty_target(folder: RunState) -> dict[str, int]:
     """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
     ledger = folder.workspace / RunPath.CHECKPOINT
     removed, target = dict[str, int](), folder.parameters.target
-    made = Checkpoint.read(ledger) if ledger.exists() else Checkpoint(ledger, {})
+    checkpoint = Checkpoint.read(ledger) if ledger.exists() else Checkpoint(ledger, {})
     from helpers.migration import shipping
     from helpers.stores import open_target, quick_names
 
-    if (owned := set(made.owned())) and owned & set(quick_names(target, "target")):
+    if (owned := set(checkpoint.owned())) and owned & set(quick_names(target, "target")):
         with open_target(target) as store:
             store.acquire_lock(folder.id)
-            if others := made.replaced(store.identities()):
-                folder.log(f"retry: made anew by somebody since the run began, left alone: {', '.join(others)}")
-            for name in sorted(owned & set(store.names()) - set(others)):
+            if replaced := checkpoint.replaced(store.identities()):
+                folder.log(f"retry: made anew by somebody since the run began, left alone: {', '.join(replaced)}")
+            for name in sorted(owned & set(store.names()) - set(replaced)):
                 removed[name] = store.count(name)
                 store.drop(name)
                 folder.log(f"retry: removed {name} from the target, {removed[name]} chunks")
     shipping.clear(folder.workspace, target)
     if ledger.exists():
-        aside = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
-        aside.mkdir(parents=True)
-        for name in _LEFT[1:]:
+        earlier = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
+        earlier.mkdir(parents=True)
+        for name in _MIGRATION_FILES[1:]:
             if (folder.workspace / name).exists():
-                (folder.workspace / name).rename(aside / name)
-        shutil.rmtree(folder.workspace / _LEFT[0], ignore_errors=True)
-        ledger.rename(aside / ledger.name)
+                (folder.workspace / name).rename(earlier / name)
+        shutil.rmtree(folder.workspace / _MIGRATION_FILES[0], ignore_errors=True)
+        ledger.rename(earlier / ledger.name)
     return removed

@@ -1,4 +1,4 @@
-"""Notices while a run goes on, and the commands around it: called by the pipeline, and by notebooks run by hand.
+"""Notices while a run goes on, and the commands hooks it: called by the pipeline, and by notebooks run by hand.
 
 Nothing here raises, and nothing here waits for a dead channel longer than `notify.timeout_seconds`.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
 from helpers.evidence.signoffs import gate_state
-from helpers.notify import Around, Event, read, tell
+from helpers.notify import CommandHooks, Event, read, send_notice
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, file_digest, passed
 from helpers.rollback import DRILL, KILL_DRILL, RollbackState
@@ -44,18 +44,20 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
     with _never_stopping(folder, say):
         dry = dry_run or bool(folder.facts["dry_run"])
         if step.number == Step.FENCE_WRITES:
-            around = Around(folder)
+            hooks = CommandHooks(folder)
             if dry:
-                _list_commands(around, say)
+                _list_commands(hooks, say)
             else:
-                around.before(say)
-            tell(folder, Event.START, key=f"night {around.night}", dry_run=dry, say=say, open=_page(folder, step))
+                hooks.before(say)
+            send_notice(folder, Event.START, key=f"night {hooks.night}", dry_run=dry, say=say, open=_page(folder, step))
         elif dry:
             return
         elif step.number == Step.CUTOVER:
             if signers := gate_state(folder).keys:
                 signed = ", ".join(f"{role} ({who.split()[0]})" for role, who in signers.items())
-                tell(folder, Event.SIGNED, key=_decision(folder), say=say, signed=signed, open=_page(folder, step))
+                send_notice(
+                    folder, Event.SIGNED, key=_decision(folder), say=say, signed=signed, open=_page(folder, step)
+                )
         else:
             state = RollbackState.load(folder.workspace)
             why = (
@@ -63,8 +65,10 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
                 or "; ".join(t.sentence for t in triggers_of(folder))
                 or "it was ordered"
             )
-            tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True, drill=_drill(folder, state),
-                 open=_page(folder, step))  # fmt: skip
+            send_notice(
+                folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True,
+                drill=_drill(folder, state), open=_page(folder, step),
+            )  # fmt: skip
 
 
 def after_step(
@@ -83,12 +87,16 @@ def after_step(
         elif step.number == Step.REVIEW and result.facts.get("decision") == "GO":
             warnings = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
             waiting = ", ".join(gate_state(folder).missing)
-            tell(folder, Event.DECISION_GO, key=_decision(folder), say=say, warnings=", ".join(warnings[:5]), waiting=waiting,
-                 open=page)  # fmt: skip
+            send_notice(
+                folder, Event.DECISION_GO, key=_decision(folder), say=say, warnings=", ".join(warnings[:5]),
+                waiting=waiting, open=page,
+            )  # fmt: skip
         elif step.number == Step.CUTOVER:
             state = CutoverState.load(folder.workspace)
-            tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, open=page)
-            Around(folder).after(say)  # the cutover is done: what was silenced is wanted for the watch that follows
+            send_notice(folder, Event.CUTOVER, key=state.since if state else "", say=say, open=page)
+            CommandHooks(folder).after(
+                say
+            )  # the cutover is done: what was silenced is wanted for the watch that follows
 
 
 def pipeline_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
@@ -108,9 +116,9 @@ def run_ended(folder: RunState, say: Say) -> None:
     """Where every step has passed: the notice of the end, and the commands of `notify.after`; each once."""
     with _never_stopping(folder, say):
         if not folder.facts["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
-            around = Around(folder)
-            tell(folder, Event.END, key=f"night {around.night}", say=say, open=str(folder.reports / RunPath.PAGE))
-            around.after(say)
+            hooks = CommandHooks(folder)
+            send_notice(folder, Event.END, key=f"night {hooks.night}", say=say, open=str(folder.reports / RunPath.PAGE))
+            hooks.after(say)
 
 
 def run_stopped(folder: RunState, error: RunbookError, say: Say) -> None:
@@ -126,15 +134,17 @@ def run_stopped(folder: RunState, error: RunbookError, say: Say) -> None:
         codes = [c.reason for r in failed for c in r.checks if c.verdict is Verdict.FAIL and c.reason]
         remedy = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
         event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
-        tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
-             critical=bool(triggers_of(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / KILL_DRILL).exists(),
-             open=remedy or str(folder.reports / RunPath.PAGE))  # fmt: skip
+        send_notice(
+            folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say,
+            why=error.line(), critical=bool(triggers_of(folder)), minutes=max(0.0, minutes),
+            drill=(folder.workspace / KILL_DRILL).exists(), open=remedy or str(folder.reports / RunPath.PAGE),
+        )  # fmt: skip
 
 
 def run_held(folder: RunState, say: Say) -> None:
     """The run goes no further for now: what was silenced is heard again."""
     with _never_stopping(folder, say):
-        Around(folder).after(say)
+        CommandHooks(folder).after(say)
 
 
 def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, page: str) -> None:
@@ -144,13 +154,17 @@ def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, page
 
         path = folder.reports / NOTICE
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        tell(folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), drill=_drill(folder, state),
-             open=page)  # fmt: skip
-        Around(folder).after(say)
+        send_notice(
+            folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), drill=_drill(folder, state),
+            open=page,
+        )  # fmt: skip
+        CommandHooks(folder).after(say)
     else:
         key = f"{_since(state)} {error.code} {state.at if state else ''}"
-        tell(folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True,
-             drill=_drill(folder, state), open=page)  # fmt: skip
+        send_notice(
+            folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True,
+            drill=_drill(folder, state), open=page,
+        )  # fmt: skip
 
 
 def _drill(folder: RunState, state: RollbackState | None) -> bool:
@@ -158,8 +172,8 @@ def _drill(folder: RunState, state: RollbackState | None) -> bool:
     return bool(folder.facts["rehearsal"]) and state is not None and state.orders.why == DRILL
 
 
-def _list_commands(around: Around, say: Say) -> None:
-    for name, commands in (("before", around.rules.before), ("after", around.rules.after)):
+def _list_commands(hooks: CommandHooks, say: Say) -> None:
+    for name, commands in (("before", hooks.rules.before), ("after", hooks.rules.after)):
         for command in commands:
             say(f"DRY RUN: notify.{name} would run {one_line(' '.join(command), 300)}")
 
