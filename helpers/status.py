@@ -1,4 +1,4 @@
-"""Where the runs stand: for notebook 00, `runbook status` and the terminal.
+"""The state of runs: for notebook 00, `runbook status` and the terminal.
 
 Of one run: what is due, the time that is left, the rollback, whom to call. Times are measured ones where this run has them, else
 the estimate of its dry run; what nobody measured is said to be unknown.
@@ -58,7 +58,7 @@ def state(result: StepResult | None) -> str:
 
 
 def rolled_back(folder: RunFolder) -> str:
-    """`Rolled back, finished …` or how far the rollback is; "" where none ever began."""
+    """A sentence on the state of the run's rollback; "" where none was started."""
     state = RollbackState.load(folder.workspace)
     return state.sentence() if state is not None else ""
 
@@ -91,7 +91,7 @@ def _steps_before(step: plan.Step | None) -> Sequence[plan.Step]:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How far a run is, in `word`: not begun, rolled back, NO-GO, waiting, done, or the state of `step`, the one that is due.
+    """The state of a run in `word`: not begun, rolled back, NO-GO, waiting, done, or the state of `step`, the one that is due.
 
     `missing` are the roles whose approval at `gate` is due.
     """
@@ -161,7 +161,7 @@ def run_rows() -> list[dict[str, str]]:
 
 
 def _or_unknown(describe: Callable[..., str], *arguments: Any) -> str:
-    """A run that another version of the toolkit wrote hides no other run."""
+    """What `describe` gives, or "unknown (CODE)" where it raises: an unreadable run must not hide the others."""
     try:
         return describe(*arguments)
     except RunbookError as error:
@@ -169,7 +169,7 @@ def _or_unknown(describe: Callable[..., str], *arguments: Any) -> str:
 
 
 def _due(folder: RunState, step: plan.Step | None) -> str:
-    """In a few words what the run waits for: signatures by role, a step, nothing."""
+    """What the run waits for, in a few words: signatures by role, a step, or nothing."""
     if (rollback := RollbackState.load(folder.workspace)) is not None:
         return "nothing: rolled back" if rollback.finished else "rollback"
     for passed_step in _steps_before(step):
@@ -264,7 +264,7 @@ class Console:
             self._guarded(lambda: self._draw(state))
 
     def clear(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         bar, self._bar, self._label = self._bar, None, ""
         if bar is not None:
             self._guarded(bar.close)
@@ -291,7 +291,7 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """What a step at work last wrote of its progress."""
+    """The progress that a step last reported."""
 
     step: str
     label: str
@@ -302,7 +302,7 @@ class _Progress:
 
 
 def _progress(path: Path) -> _Progress | None:
-    """What the step at work last said; None where that cannot be read."""
+    """The progress that the step last reported; None where it cannot be read."""
     try:
         return as_kind(_Progress, json_in(contents(path)))
     except (OSError, ValueError):
@@ -315,7 +315,7 @@ def step_line(step: plan.Step, result: StepResult) -> str:
 
 
 def summary(folder: RunState, steps: Sequence[plan.Step], verdict: str) -> str:
-    """One screen: what failed or was noted in these steps, the verdict, and the file to open."""
+    """One screen: failures and warnings of these steps, the verdict, and the file to open."""
     lines = ["", f"Run {folder.id}: {_route(folder)}"]
     for step in steps:
         result = folder.result(step.number)
@@ -360,8 +360,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
-    """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
-    # Of a step that was killed as it ended, or written by somebody else.
+    """The steps from the first that has not passed up to `last`. A pass counts only with a complete notebook and logged files."""
+    # A file that the log does not name is of a step that was killed as it ended, or was written by somebody else.
     logged = audit.logged_files(folder.reports, trusted(folder.reports))
     for step in plan.LINE:
         if step.number > last.number:
@@ -443,7 +443,7 @@ def _window(folder: RunState, now: dt.datetime) -> str:
 
 
 def seconds_of(folder: RunState, step: plan.Step) -> tuple[float, str]:
-    """(Seconds that the step takes, "measured" or "estimated"); (0, "") where nobody knows.
+    """(Seconds that the step takes, "measured" or "estimated"); (0, "") where neither is known.
 
     Measured is what an earlier execution in this run took, estimated what its dry run says. A step that watches takes
     the time that the parameters name at least.
@@ -489,7 +489,7 @@ def _watch(folder: RunState) -> str:
 
 
 def _share_left(folder: RunFolder, number: str) -> float:
-    """Of step 22 what its ledger says is still to do."""
+    """The share of the step that is left, 0 to 1: for step 22 from its checkpoint, else 1."""
     if number != Step.MIGRATE:
         return 1.0
     try:
@@ -500,19 +500,19 @@ def _share_left(folder: RunFolder, number: str) -> float:
 
 
 def measured_rollback(folder: RunFolder) -> StepResult | None:
-    """The newest rollback of this run that went through, a drill included; None where there is none. A dry run is none."""
+    """The newest rollback of this run that passed, drills included and dry runs not; None where there is none."""
     return next((r for r in _results(folder, Step.ROLLBACK) if passed(r) and not r.facts.get("dry_run")), None)
 
 
 def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
-    """What the step left in this run, the newest first."""
+    """The results of the step in this run, the newest first."""
     paths = [folder.reports / RunPath.RESULTS / f"{number}.json",
              *sorted(folder.reports.glob(f"earlier/*/results/{number}.json"), reverse=True)]  # fmt: skip
     yield from (StepResult.read(path) for path in paths if path.is_file())
 
 
 def rollback_seconds(folder: RunState) -> tuple[float, str]:
-    """How long a rollback takes until the target is clean, and how that is known; (0, "") where it is not.
+    """(Seconds of a rollback until the target is clean, how they were obtained); (0, "") where they are unknown.
 
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
     source once more (step 21), and removing from the target what step 22 wrote.
@@ -525,7 +525,7 @@ def rollback_seconds(folder: RunState) -> tuple[float, str]:
 
 
 def last_safe_moment(folder: RunState) -> dt.datetime | None:
-    """When a rollback must begin to end inside the window without its buffer; None without a window or a duration."""
+    """The latest start of a rollback that ends inside the window, buffer not counted; None without a window or a duration."""
     hours = Hours.of(folder.parameters)
     seconds, how = rollback_seconds(folder)
     return hours.end - dt.timedelta(seconds=seconds) if hours is not None and how else None
@@ -585,7 +585,7 @@ def escalation(folder: RunState, now: dt.datetime) -> tuple[StepResult, float, i
 
 
 def _call(folder: RunState, now: dt.datetime) -> str:
-    """While a step of the window has failed: whom to call by now."""
+    """Whom to call now; "" where no step of the window has failed."""
     if (state := escalation(folder, now)) is None:
         return ""
     result, minutes, number = state

@@ -1,9 +1,9 @@
 """Section 4 of the runbook: what the notebooks 41 to 48 share, from the symptom to the resolution and the same probe again.
 
-What 44, 46, 47 and 48 share besides: the target against what was staged, chunk by chunk, and chunks put right by delete-and-add,
+44, 46, 47 and 48 also share the comparison of the target with the staged chunks, and repairs of chunks by delete-and-add,
 never by upsert, which merges metadata and makes current servers lose other records (chroma-facts 7, 17). Deletes can do that
 too, more rarely, so a collection from which anything was deleted is probed id by id, and written afresh where a search does not
-find one. What the target holds is exported first: a mend can be undone, and a killed one is put right by the next.
+find one. What the target holds is exported first: a repair can be undone, and the next one completes a killed one.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ _DETAILED = 1000  # rows of a kind and target that say more than which id
 
 
 def refused_rows(quarantine: Quarantine, staged: Staged, target: str) -> set[int]:
-    """The staged rows of this target that it refused when they were written: they stand in quarantine."""
+    """The numbers of the staged rows that this target refused when they were written; they are in quarantine."""
     keys = {key for key, reason in quarantine.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET}
     if not keys:
         return set()
@@ -111,7 +111,7 @@ def refused_rows(quarantine: Quarantine, staged: Staged, target: str) -> set[int
 
 
 def staged_chunks(staged: Staged, quarantine: Quarantine, target: str) -> Iterator[ChunkBatch]:
-    """What is to stand in a target, without what it refused, in the staged order."""
+    """The staged chunks that belong in a target, without those that it refused, in the staged order."""
     omitted, position = refused_rows(quarantine, staged, target), 0
     for batch in staged.stream(target, 0, SLICE):
         kept = [i for i in range(len(batch)) if position + i not in omitted]
@@ -122,7 +122,7 @@ def staged_chunks(staged: Staged, quarantine: Quarantine, target: str) -> Iterat
 def differences(
     store: ClientStore | None, existing: set[str], staged: Staged, quarantine: Quarantine, progress: Progress = silent
 ) -> pd.DataFrame:
-    """Every chunk in which the target is not what was staged: target, id, difference (a reason code), field, detail."""
+    """One row for each difference between target and staged chunks: target, id, difference (a reason code), field, detail."""
     rows: list[tuple[str, str, str, str, str]] = []
     for target in sorted(staged.files):
         present = store if store is not None and target in existing else None
@@ -141,7 +141,7 @@ def differences(
 
 @dataclass(slots=True)
 class Repair:
-    """Chunks of a target put right: `ids[target]` are deleted, and those of them that were staged are added again.
+    """A repair of chunks: `ids[target]` are deleted, and those of them that were staged are added again.
 
     `plans[target]` is the collection as it is created where it has to be written afresh.
     """
@@ -167,7 +167,7 @@ class Repair:
             raise target_not_empty(replaced, self.run.parameters.target, self.store.label, None, self.run.id, message)
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
-        """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""
+        """Repair these ids. One row a target: chunks deleted, chunks added, whether the collection was created again."""
         with self._changing_target():
             self._refuse_others(ids)
             exported = self._export(ids)
@@ -178,7 +178,7 @@ class Repair:
         return pd.DataFrame(rows, columns=["target", "there before", "added", "afresh"])
 
     def undo(self) -> pd.DataFrame:
-        """Every mend of this run that is not undone, the newest first: puts back what was there."""
+        """Undo every repair of this run, the newest first. One row for each repair and target."""
         rows = []
         with self._changing_target():
             for folder in reversed(exports(self.folder)):
@@ -205,7 +205,7 @@ class Repair:
         return len(present), added, False
 
     def _recreate(self, name: str) -> int:
-        """The collection created, and all that is staged for it added; adds alone keep an index whole."""
+        """Create the collection and add all of its staged chunks; the number added. Only adds keep an index intact."""
         ledger = self.ledger
         ledger.intend(name)  # it gets another uuid
         self.store.create(self.plans[name])
@@ -213,7 +213,7 @@ class Repair:
         return self._add(name, None)
 
     def _add(self, name: str, selected: set[str] | None) -> int:
-        """Add these of the staged chunks, or all of them."""
+        """Add the staged chunks with these ids, or all of them; the number added."""
         added = 0
         for batch in staged_chunks(self.staged, self.quarantine, name):
             rows = [i for i, chunk in enumerate(batch.ids) if selected is None or chunk in selected]
@@ -235,7 +235,7 @@ class Repair:
         return len(present), restored, without_vector
 
     def _export(self, ids: dict[str, list[str]]) -> Path:
-        """Everything under these ids, exported to disk, before anything is touched."""
+        """Export the chunks with these ids before anything is changed; the folder of the export."""
         number = len(list(self.folder.glob("*/undo.json"))) + 1
         folder = self.folder / f"{number:04d}-{self.run.step}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -255,9 +255,9 @@ class Repair:
 
     @contextlib.contextmanager
     def _changing_target(self) -> Iterator[None]:
-        """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go.
+        """Hold the target's lock, after the results of 23 and later, and the approvals that rest on them, are set aside.
 
-        The target is locked; a migration that is not finished keeps its lock.
+        The lock of an unfinished migration is kept.
         """
         runs.supersede(self.run.home, [plan.find(number) for number in Step.MIGRATE.outdates])
         locked = (self.store.lock_holder() or {}).get("run_id") == self.run.id
@@ -274,13 +274,13 @@ class Repair:
 
 
 def exports(folder: Path) -> list[Path]:
-    """The exports of mends that are not undone, the oldest first; `intended` ones were killed and may be half done."""
+    """The exports of repairs that are not undone, the oldest first; `intended` ones were killed and may be incomplete."""
     folders = [file.parent for file in sorted(folder.glob("*/undo.json"))]
     return [export for export in folders if manifest_of(export)["state"] != "undone"]
 
 
 def manifest_of(export: Path) -> dict[str, Any]:
-    """What an export says of itself: state, when, ids and files by target."""
+    """The manifest of an export: state, when, ids and files by target."""
     with reading(path := export / "undo.json"):
         data = dict(json_in(contents(path, 2**31)))
         ids, files = as_kind(dict[str, list[str]], data["ids"]), as_kind(dict[str, list[OwnFile]], data["files"])
@@ -290,7 +290,7 @@ def manifest_of(export: Path) -> dict[str, Any]:
 
 
 def unfinished_targets(export: Path) -> list[str]:
-    """The targets of a mend that was begun and not finished."""
+    """The targets of a repair that was started and not finished; [] where it was finished."""
     manifest = manifest_of(export)
     return sorted(manifest["ids"]) if manifest["state"] == "intended" else []
 
@@ -301,8 +301,8 @@ def _set_state(folder: Path, state: str) -> None:
 
 # -- step: symptom → probe → precondition → resolution → the same probe again ------------------------------------------
 #
-# A probe that finds its trouble is a warning: to find it is what the notebook is for. It is a failure only where a
-# resolution was applied and the trouble is still there. With `dry_run`, the default here, nothing is changed.
+# A probe that finds its fault is a warning, as the notebook is there to find it. It is a failure only where a
+# resolution was applied and the fault is still there. With `dry_run`, the default here, nothing is changed.
 
 BEFORE, AFTER = "probe before", "probe after"
 CONDITIONS = ["condition", "holds", "detail"]
@@ -310,7 +310,7 @@ CONDITIONS = ["condition", "holds", "detail"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that must be so before a resolution is applied."""
+    """A precondition of a resolution, and whether it holds."""
 
     what: str
     holds: bool
@@ -319,7 +319,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a probe found: a table to look at, how many things are wrong, and that in a sentence."""
+    """The result of a probe: a table, the number of faults, and a sentence about them."""
 
     table: pd.DataFrame
     wrong: int
@@ -340,13 +340,13 @@ class Troubleshooter(NotebookStep, ABC):
     # -- what every notebook asks ---------------------------------------------------------------------------------------
 
     def symptom(self) -> pd.DataFrame:
-        """What this run's checks and errors say that belongs to this notebook."""
+        """The checks and errors of this run whose reason code leads to this notebook."""
         symptom_rows = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
         rows = [row for row, code in symptom_rows if code and code.step == self.run.step]
         return pd.DataFrame(rows, columns=SYMPTOMS)
 
     def probe(self) -> pd.DataFrame:
-        """Look for the trouble; the same look before and after the resolution."""
+        """Look for the fault and record a check; the same probe runs before and after the resolution."""
         name = AFTER if self._resolved else BEFORE
         with self.run.phase(name):
             result = self.look()
@@ -360,11 +360,11 @@ class Troubleshooter(NotebookStep, ABC):
         return result.table
 
     def precondition(self) -> pd.DataFrame:
-        """What must be so before the resolution; it is refused where one of these does not hold."""
+        """The preconditions of the resolution, which is refused where one does not hold."""
         return pd.DataFrame([(c.what, c.holds, c.detail) for c in self.conditions()], columns=CONDITIONS)
 
     def resolve(self, **options: Any) -> pd.DataFrame:
-        """What would be done (dry run), or what was done. Raises `Terminal` where a precondition does not hold."""
+        """Apply the resolution; what was done, or in a dry run would be. Raises `Terminal` where a precondition does not hold."""
         self._resolved = True
         if self.run.dry_run:
             return self.plan(**options)
@@ -398,12 +398,12 @@ class Troubleshooter(NotebookStep, ABC):
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        """The snapshot that the target is held to, a catch-up's where there was one; UsageError before step 21."""
+        """The snapshot that the target must match, that of a catch-up where there was one; UsageError before step 21."""
         return current_snapshot(self.run)
 
     @property
     def staged(self) -> Staged | None:
-        """What is to stand in the target, as step 22 staged it; None where it never got so far."""
+        """What step 22 staged for the target; None where nothing was staged yet."""
         return Staged.load(self.run.workspace / RunPath.STAGED)
 
     @property
@@ -417,7 +417,7 @@ class Troubleshooter(NotebookStep, ABC):
 
     @contextlib.contextmanager
     def target(self) -> Iterator[tuple[ClientStore | None, set[str]]]:
-        """The target and its collections; None where there is none yet. A directory that is being written is not opened."""
+        """The open target and its collections; (None, empty) where it has none. `Terminal` where a run writes to it."""
         endpoint = self.run.parameters.target
         if endpoint.path and self.run.watches_only:
             raise Terminal(
@@ -458,7 +458,7 @@ class Troubleshooter(NotebookStep, ABC):
         return ["runbook", "resume", self.run.id, *sets]
 
     def resume(self, **settings: Any) -> pd.DataFrame:
-        """Go on with the run in a process of its own, which needs the run's lock; how that ended, line by line."""
+        """Resume the run in a child process, which needs the run's lock; its command, exit code and last lines."""
         command = self.resume_command(**settings)
         self.note("run resumed by troubleshooting", command=shlex.join(command))
         with self.run.unlocked():
@@ -478,7 +478,7 @@ class Troubleshooter(NotebookStep, ABC):
         return pd.DataFrame(rows, columns=["what", "now", "then"])
 
     def checkpoint_condition(self) -> Condition:
-        """Whether the checkpoint can be read and there is something left to do."""
+        """Condition that the checkpoint can be read and the migration is not complete."""
         try:
             ledger = self.ledger()
         except RunbookError as error:
@@ -487,7 +487,7 @@ class Troubleshooter(NotebookStep, ABC):
         return Condition("the migration is not complete", phase != "complete", f"phase {phase}")
 
     def stable_conditions(self) -> list[Condition]:
-        """Whether what is staged is what the target is held to: no catch-up is open, and no client writes there yet."""
+        """Conditions under which the target must match the staged chunks: no open catch-up, no clients on the target yet."""
         ledger, cutover = CatchUpLedger.read(self.run), CutoverState.load(self.run.workspace)
         in_use = cutover is not None and cutover.may_be_applied
         finish = f"finish it: {self.run.home.command('resume')}" if ledger.open_round is not None else ""
@@ -496,7 +496,7 @@ class Troubleshooter(NotebookStep, ABC):
                 Condition("clients do not use the target yet", not in_use, lost)]  # fmt: skip
 
     def idle_condition(self) -> Condition:
-        """Whether this notebook has the run to itself."""
+        """Condition that no other process works on the run."""
         detail = "stop it first (Ctrl-C, or SIGTERM)" if self.run.watches_only else ""
         return Condition("no other process works on the run", not self.run.watches_only, detail)
 
@@ -504,7 +504,7 @@ class Troubleshooter(NotebookStep, ABC):
 class StagedTroubleshooter(Troubleshooter):
     """A step whose resolution deletes chunks of the target and adds them again as they were staged.
 
-    `kinds` are the differences that are this notebook's; others are left to theirs."""
+    `kinds` are the differences that this notebook repairs."""
 
     kinds: ClassVar[Collection[str]]
     _differences: pd.DataFrame | None = None
@@ -515,7 +515,7 @@ class StagedTroubleshooter(Troubleshooter):
         return table[table["difference"].isin(self.kinds)].reset_index(drop=True)
 
     def all_differences(self, *, refresh: bool = False) -> pd.DataFrame:
-        """The whole comparison, read once; a probe reads it anew."""
+        """The whole comparison, made once; `refresh` makes it again. Raises `Terminal` where nothing was staged."""
         if self._differences is None or refresh:
             staged = self.staged
             if staged is None:
@@ -578,7 +578,7 @@ class StagedTroubleshooter(Troubleshooter):
         return Repair(self.run, {plan.name: plan for plan in plans}, store, staged, self.quarantine)
 
     def undoable(self) -> pd.DataFrame:
-        """The mends of this run that are not undone, the oldest first: name, time, chunks."""
+        """The repairs of this run that are not undone, the oldest first: name, time, chunks."""
         rows = []
         for folder in exports(self.run.workspace / RunPath.UNDO):
             manifest = manifest_of(folder)
@@ -586,7 +586,7 @@ class StagedTroubleshooter(Troubleshooter):
         return pd.DataFrame(rows, columns=["mend", "when", "chunks"])
 
     def undo(self) -> pd.DataFrame:
-        """Put back what the mends of this run replaced, the newest first; in a dry run, what would be."""
+        """Put back what the repairs of this run replaced, the newest first; in a dry run, list them."""
         repairs = self.undoable()
         if self.run.dry_run or repairs.empty:
             return repairs

@@ -1,4 +1,4 @@
-"""The `runbook` command: what it takes, and one line on standard error with an exit code where something is wrong."""
+"""The `runbook` command: its arguments. An error is one line on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 NO-GO, 4 waiting f
 class _Parser(argparse.ArgumentParser):
     """Wrong usage as our one line instead of a screen of usage."""
 
-    expand: Callable[[list[str]], list[str]] | None = None  # the whole form of a short command line
+    expand: Callable[[list[str]], list[str]] | None = None  # a short command line in its full form
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         return super().parse_known_args(self.expand(list(args)) if self.expand else args, namespace)
@@ -208,10 +208,10 @@ def _command(
 
 
 class _ResilientStream:
-    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` succeeds, and no command is cut short.
+    """A stream that discards its output once nobody reads it: `runbook status | head -1` succeeds, and no command is aborted.
 
-    All that a command prints goes through it. Characters that a terminal obeys or nobody sees are escaped, and those that its
-    encoding lacks (a terminal of ISO-8859-1). `bare` is the same stream for a progress bar, which moves the cursor.
+    All output of a command goes through it. Control and invisible characters are escaped, and those that the encoding of
+    the terminal lacks. `bare` is the same stream for a progress bar, which moves the cursor.
     """
 
     def __init__(self, stream: TextIO, shown: Callable[[str], str] = visible) -> None:
@@ -243,7 +243,7 @@ class _ResilientStream:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command with these arguments, else those of the process; the exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())
@@ -287,8 +287,8 @@ def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
 
 
 def _keep_trace(trace: str, chosen: argparse.Namespace) -> str:
-    """Where a traceback is kept: in run.log; where nothing may be written there, in the run's workspace, else among the
-    temporary files. Only its owner can read it, and values of secrets are not in it."""
+    """Write the traceback, and give its path: run.log; where that must not change, a file in the run's workspace, else a
+    temporary file. Only its owner can read it, and it holds no secrets."""
     places: list[Path] = [Path(tempfile.gettempdir())]
     with suppress(RunbookError, OSError):
         folder = RunFolder.of(chosen.run_id)
@@ -319,7 +319,7 @@ def _status(chosen: argparse.Namespace) -> int:
 
 
 def _fence(chosen: argparse.Namespace) -> int:
-    """Lifting waits for nobody: a run at work holds the lock and has to be stopped first."""
+    """Show the fence of a run, or lift it. Lifting does not wait: a run at work has to be stopped first."""
     from helpers.fence import lift
     from helpers.status import fence_sentence
 
@@ -353,7 +353,7 @@ def _rollback(chosen: argparse.Namespace) -> int:
 
 
 def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str) -> None:
-    """One chunk, of each collection that holds it, before and after the schema."""
+    """Print the chunk, of each collection that holds it, before and after the schema. UsageError where none does."""
     import datetime as dt
 
     from helpers.profiling.search import explained, explanation
@@ -381,7 +381,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
 
 
 def _schema(chosen: argparse.Namespace) -> int:
-    """The parameters as resolved, once they and their schema file hold; what is still `<…>` is wrong usage too."""
+    """Print the resolved parameters, once they and their schema file are valid. UsageError where a placeholder is left."""
     from helpers.parameters import load_parameters
     from helpers.schema import load_schema
 

@@ -1,4 +1,4 @@
-"""`runbook doctor PATH|URL`: a database of unknown health, looked at without changing a byte of it."""
+"""`runbook doctor PATH|URL`: examine a database of unknown health without changing it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 
 def doctor(chosen: argparse.Namespace) -> int:
-    """0 where the database is sound, 1 where it is damaged or cannot be used. A directory is copied into TMPDIR, and the
-    copy is looked at.
-    """
+    """0 where the database is sound, 1 where it is damaged or cannot be used. Of a directory, a copy in TMPDIR is examined."""
     endpoint = endpoint_of(chosen)
     try:
         diagnosis = _examine(endpoint, chosen.full)
@@ -53,7 +51,7 @@ def doctor(chosen: argparse.Namespace) -> int:
 
 
 def endpoint_of(chosen: argparse.Namespace) -> Endpoint:
-    """The place that a command line names, with its headers, tenant and database, checked as a source is."""
+    """The endpoint that a command line names, with its headers, tenant and database, checked as a source."""
     from helpers.parameters import parameters_from
 
     given: dict[str, Any] = {name: getattr(chosen, name) for name in ("tenant", "database") if getattr(chosen, name)}
@@ -128,7 +126,7 @@ class ProgressBar:
 
 
 def screen(endpoint: Endpoint, diagnosis: Diagnosis) -> str:
-    """What it is, what is wrong, what can be saved, what to do next: one screen."""
+    """One screen: what the database is, what is wrong, what can be saved, what to do next."""
     lines = [diagnosis.headline, "", "What it is"]
     lines += [_labelled(name, text) for name, text in diagnosis.facts.items()]
     lines += ["", "What is wrong", *_problems(diagnosis), "", "What can be saved", *_collections(diagnosis)]
@@ -176,7 +174,7 @@ def _collections(diagnosis: Diagnosis) -> list[str]:
 
 
 def _next(endpoint: Endpoint, diagnosis: Diagnosis) -> list[str]:
-    """What to do first, then the parameters file and the commands, literally."""
+    """What to do first, then the parameters file and the commands to copy."""
     unreadable = [c.name for c in diagnosis.collections if c.unreadable]
     if diagnosis.collections and len(unreadable) == len(diagnosis.collections):
         return ["  Nothing can be read. Look for a backup: run doctor on it.", *_unchanged(endpoint)]
@@ -305,6 +303,6 @@ def _unusable(endpoint: Endpoint, error: EnvironmentFailure) -> dict[str, str]:
 
 
 def _in_arguments(endpoint: Endpoint, text: str) -> str:
-    """A sentence about a run's source, about the place that was given: not its copy, not a parameter."""
+    """The text of an error about a source, in terms of this command's arguments: the given path and the options."""
     text = re.sub(r"\S*/source-copy-[0-9a-f]{8}", lambda _: endpoint.path or "", text)
     return re.sub("|".join(map(re.escape, _ASKED)), lambda match: _ASKED[match[0]], text)

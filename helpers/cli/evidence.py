@@ -1,4 +1,4 @@
-"""`runbook sign | verify | audit | archive`: what they take and what they say."""
+"""`runbook sign | verify | audit | archive`: their arguments and output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def verify(
 
 # -- archive -----------------------------------------------------------------------------------------------------------
 
-# A run as one zip: the same folder gives the same bytes, so two people can compare digests and not files.
+# A run as one zip: the same folder gives the same bytes, so two people can compare digests instead of files.
 
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold; real times are in the files
@@ -140,7 +140,7 @@ def declare(declared: Declare) -> None:
 
 
 def sign_options(command: argparse.ArgumentParser) -> None:
-    """Who says what, and with which key: for one run, and for all of a fleet."""
+    """The options of a signature: for one run, and for all runs of a fleet."""
     command.add_argument("--role", default="", metavar="ROLE", help="role that signs, one of signoff.required")
     command.add_argument("--name", default="", metavar="NAME", help="name of the person who signs")
     command.add_argument("--decision", default="", choices=["go", "no-go"], help="approve or refuse")
@@ -160,14 +160,14 @@ def sign_options(command: argparse.ArgumentParser) -> None:
 
 
 def expect_option(command: argparse.ArgumentParser, meaning: str = "") -> None:
-    """`--expect SHA256`: seals, and then more than once; or the one digest of something else, None where none is given."""
+    """`--expect SHA256`: a list of seals; or with `meaning` one digest of something else, None where none is given."""
     kind: dict[str, Any] = {} if meaning else {"action": "append", "default": []}
     seals = "digest of a seal that was noted elsewhere, which must be among the seals; repeatable"
     command.add_argument("--expect", type=_sha256, metavar="SHA256", help=meaning or seals, **kind)
 
 
 def _sha256(text: str) -> str:
-    """A digest as it was noted. An empty one is a variable that was not set: nothing would be compared with it."""
+    """A digest in lower case. An empty one, such as from an unset variable, is refused: nothing would be compared."""
     if not re.fullmatch(r"[0-9a-f]{64}", digest := text.strip().lower()):
         raise argparse.ArgumentTypeError(f"takes a SHA-256 of 64 hexadecimal digits, not {one_line(text, 80)!r}")
     return digest
@@ -222,7 +222,7 @@ def _sign(chosen: argparse.Namespace) -> int:
 
 
 def _sign_group(chosen: argparse.Namespace) -> int:
-    """One role's word on every run of a group that waits for it; each gets a signature of its own."""
+    """Sign for one role on every run of a group that waits for it; each run gets its own signature."""
     from helpers.runner import group
 
     group.require_own(chosen.run_id)
@@ -241,7 +241,7 @@ def role_of(chosen: argparse.Namespace) -> str:
 
 
 def sign_each(chosen: argparse.Namespace, order: str, waiting: Iterable[RunState]) -> int:
-    """The word of one role on each of these runs of an order; the worst exit code. UsageError where none waits."""
+    """Sign for one role on each of these runs of an order; the worst exit code. UsageError where none waits."""
     due = list(waiting)
     if not due:
         raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"no run of {order} waits for {chosen.role or 'this role'} now",
@@ -276,7 +276,7 @@ def _import(folder: RunState, signature: Path) -> int:
 
 
 def _show(folder: RunState, data: bytes) -> None:
-    """What is signed, before it is: the run, its source and target, the word of this role, and over which bytes."""
+    """Print what will be signed: the run, its source and target, the decision of this role, and the digest of the seal."""
     statement = statement_in(data)
     decision = {"go": "GO", "no-go": "NO-GO"}.get(str(statement.get("decision")), "no decision")
     seal = statement.get("seal")
@@ -294,7 +294,7 @@ def _show(folder: RunState, data: bytes) -> None:
 
 
 def _finish_signing(folder: RunState, path: Path) -> int:
-    """Log and seal what was signed, and show it on the pages."""
+    """Log and seal the signature, and show it on the pages; 0."""
     from helpers.report.pages import leave
     from helpers.status import next_action
 
@@ -314,7 +314,7 @@ def _finish_signing(folder: RunState, path: Path) -> int:
 
 
 def verify_run(chosen: argparse.Namespace) -> int:
-    """What `verify` does: what does not fit is printed; 0 where everything does."""
+    """Verify the run and print its problems; 0 where there are none, else 1."""
     folder = runs.find(chosen.run_id)
     if chosen.allowed_signers is not None:
         signing.read_allowed(chosen.allowed_signers)
@@ -334,7 +334,7 @@ def verify_run(chosen: argparse.Namespace) -> int:
 
 
 def _missing_seal(run: RunState) -> Iterator[str]:
-    """Whether the last seal that this machine set is missing: the folder is an older copy, or its end was taken away."""
+    """One line if the last seal of this machine is missing: the folder is an older copy, or its end was removed."""
     last = run.workspace / LAST  # read before the seals: another command may set the next one meanwhile
     newest = last.read_bytes().strip().decode("ascii", "replace") if last.is_file() else ""
     with suppress(RunbookError):  # seals that cannot be read are named already
@@ -343,7 +343,7 @@ def _missing_seal(run: RunState) -> Iterator[str]:
 
 
 def _altered_snapshots(run: RunState) -> Iterator[str]:
-    """Snapshots of a run of this machine that are no longer as sealed, where this workspace put them: no result says where."""
+    """One line for each snapshot of this workspace that differs from what the run sealed."""
     from helpers.snapshots.retention import places
 
     for folder in places(run) if run.workspace.is_dir() else ():
@@ -386,7 +386,7 @@ def _audit(chosen: argparse.Namespace) -> int:
 
 
 def _log_problems(run: RunState, *, proven: bool) -> Iterator[str]:
-    """Whether the log is shorter than the seals say, or other; or seals are gone. `proven`: a key or a list vouches for lines."""
+    """One line for each way in which log and seals disagree or prove nothing. `proven`: a key or a list vouches for the lines."""
     path, missing = run.reports / audit.NAME, list(_missing_seal(run))
     try:
         chain = seals(run.reports)
@@ -406,7 +406,7 @@ def _log_problems(run: RunState, *, proven: bool) -> Iterator[str]:
 
 
 def _was_sealed(run: RunState) -> bool:
-    """Whether anything says so but a seal itself."""
+    """Whether files or log lines of a seal exist, whether or not the seal itself does."""
     traces = (run.reports / RunPath.VERIFY).exists() or any((run.reports / RunPath.SIGNOFFS).glob("*.json"))
     return traces or bool(audit.entries(run.reports / audit.NAME, None, (SEALED,)))
 
@@ -452,7 +452,7 @@ def _refuse_problems(folder: RunState, verified: Verified) -> None:
 
 @contextmanager
 def _private_copy(folder: RunState) -> Iterator[Path]:
-    """A copy of the run's files, under its id, that nobody else can enter or exchange: what is verified there is archived."""
+    """A private copy of the run's files, under its id: what is archived is what was verified."""
     where = folder.workspace if folder.workspace.is_dir() else Path(tempfile.gettempdir())
     with ExitStack() as stack:
         try:

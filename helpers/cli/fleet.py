@@ -1,4 +1,4 @@
-"""`runbook fleet`: what its commands take, and what they say. A row is signed, verified and rolled back as any run is."""
+"""`runbook fleet`: arguments and output of its commands. A row is signed, verified and rolled back as any run."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def declare(declared: Declare) -> None:
 
 
 def expand(arguments: list[str], known: Iterable[str]) -> list[str]:
-    """`fleet TABLE …` and `fleet --discover …` as the commands that they stand for."""
+    """The full form of `fleet TABLE …` and `fleet --discover …`; other arguments unchanged."""
     first = arguments[0] if arguments else "--help"
     if first == "--discover":
         return ["discover", *arguments[1:]]
@@ -250,7 +250,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 
 def _for_each_row(rows: list[FleetRow], action: Callable[[FleetRow], int]) -> int:
-    """Do this for every row that has begun; the worst exit code. What fails for one is a line, and stops no other."""
+    """Call `action` for every row that has a run; the worst exit code. An error of one is printed, and stops no other."""
     from helpers.runner.fleet import missing_run
     from helpers.runner.group import WORST
 

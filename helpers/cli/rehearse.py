@@ -1,4 +1,4 @@
-"""`runbook rehearse --servers`: the whole window between two real Chroma servers, with nginx and a client that goes on writing.
+"""`runbook rehearse --servers`: the whole window between two real Chroma servers, with nginx and a client that keeps writing.
 
 Everything is started here, on loopback and free ports, and stopped in the end, also on Ctrl-C. The client writes through
 nginx to the source and reads through the URL in its .env the whole time; what it saw is judged when all is over.
@@ -70,7 +70,7 @@ _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
-    """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
+    """Run the steps up to the cutover and the drills; a sentence for each drill. Raises the error of a drill that failed."""
     sentences = [f"{drill_kill(folder, terminal)} ({_file('kill')})", f"{drill_restore(folder)} ({_file('restore')})"]
     terminal.say(f"  Drill: {sentences[-1]}")
     sentences.append(drill_rollback(folder, terminal, put_back=True))
@@ -81,7 +81,7 @@ def drill(folder: RunFolder, terminal: Console) -> list[str]:
 
 @contextmanager
 def _recording(folder: RunFolder, what: str, record: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """`drills/<what>.json`: when, by whom, and what was measured and proven; also where the drill fails, and then why."""
+    """Write `drills/<what>.json` at the end: when, by whom, what was measured and proven; if the drill failed, why."""
     began, record = utc_now(), {} if record is None else record
     record["verdict"] = Verdict.PASS
     try:
@@ -104,7 +104,7 @@ def _file(what: str) -> str:
 
 
 def record_drills(folder: RunFolder, sentences: list[str], terminal: Console) -> None:
-    """Write down what was drilled, tell people where it was put back, seal it, and show it on the run's page."""
+    """Record the drills, notify people if the rollback was undone, seal, and show it on the run's page."""
     run = folder.note(drills=sentences)
     if when := read_run(run).put_back:
         postmortem.put_back(run, when)
@@ -122,7 +122,7 @@ def record_drills(folder: RunFolder, sentences: list[str], terminal: Console) ->
 
 @dataclass(frozen=True, slots=True)
 class _Kill:
-    """When step 22 was killed, and what its checkpoint said then: chunks staged, written, and in flight (it may be there)."""
+    """When step 22 was killed, with the chunks of its checkpoint: staged, written, and in flight (these may be in the target)."""
 
     when: str
     staged: int
@@ -131,7 +131,7 @@ class _Kill:
 
 
 def drill_kill(folder: RunFolder, terminal: Console) -> str:
-    """The steps up to the cutover. Step 22 is killed in the middle of its import, as a power failure would, and resumed."""
+    """Run the steps up to the cutover, kill step 22 in the middle of its import and resume it; a sentence about it."""
     steps = [step for step in plan.LINE if not step.follows_cutover]
     ended, kills = threading.Event(), list[_Kill]()
     killer = threading.Thread(target=_kill_in_the_middle, args=(folder, ended, kills))
@@ -177,7 +177,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
 def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_Kill]) -> None:
     """End the kernel of step 22 while some chunks are written, some are not, and a batch is in flight.
 
-    It is stopped before its checkpoint is believed, so that it is killed in the very state that is recorded.
+    It is stopped before its checkpoint is read, so that it is killed in exactly the recorded state.
     """
     path = folder.workspace / RunPath.CHECKPOINT
     while not ended.wait(_LOOK_SECONDS):
@@ -199,7 +199,7 @@ def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_
 
 
 def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
-    """Whether the import, which is stopped, is half done; then that is noted."""
+    """Whether the stopped import is partly done; if so, its state is added to `kills`."""
     targets = Checkpoint.read(path).targets.values()
     staged, written = sum(t.rows for t in targets), sum(t.completed for t in targets)
     in_flight = sum(t.inflight[1] - t.inflight[0] for t in targets if t.inflight)
@@ -209,7 +209,7 @@ def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
 
 
 def drill_restore(folder: RunFolder) -> str:
-    """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
+    """Restore the snapshot of step 21 into a scratch directory, compare every chunk, remove it; a sentence about it."""
     snapshot = postmortem.proven_snapshot(folder)
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
@@ -235,8 +235,8 @@ def drill_restore(folder: RunFolder) -> str:
 
 
 def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = False) -> str:
-    """The rollback of the run itself; with `put_back` a client's write comes before it and is replayed, and everything, without
-    that write, is as after the cutover again, which is proven."""
+    """Roll back the run itself; a sentence about it. With `put_back`, a client writes first, that write is replayed, and then
+    everything but that write is put back to its state after the cutover, which is proven."""
     proof: dict[str, Any] = {}
     with ExitStack() as stack:
         record = stack.enter_context(_recording(folder, "rollback"))
@@ -266,7 +266,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
 
 
 def _client_write(folder: RunFolder) -> str:
-    """What a client writes to the target after the cutover, for export and replay to bring back; "" without an application."""
+    """Write to the target as a client, for the replay of the rollback; the output, "" without an application."""
     if (command := write_command(folder.read().parameters)) is None:
         return ""
     line = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
@@ -283,7 +283,7 @@ _LIVE = 2_000  # chunks that the client may add between two counts without the c
 
 
 def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
-    """The rehearsal; 0 where all of it held. `EnvironmentFailure` where nginx is missing or the client saw what it must not."""
+    """The rehearsal; 0 where it passed. `EnvironmentFailure` where nginx is missing or the client met what it must not."""
     program = nginx_program()
     terminal = Console()
     with _sigterm_as_interrupt(), ExitStack() as stack:
@@ -315,7 +315,7 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
 
 
 def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: str) -> dict[str, str]:
-    """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
+    """Run all steps, closeout included, then the rollback; their durations and the URL in .env after each."""
     run_to_outcome(folder, list(plan.LINE), terminal)
     _require_url(env, target, "the cutover")
     run = folder.read()
@@ -339,7 +339,7 @@ def _require_url(env: Path, url: str, when: str) -> None:
 
 
 def judge(folder: RunFolder, record: dict[str, Any], target: str) -> dict[str, str]:
-    """What the client saw, in words. `EnvironmentFailure` where a write got in while the fence was active, or a read failed."""
+    """The client's record in words. `EnvironmentFailure` where a write passed the active fence, or a read failed."""
     state = FenceState.load(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)

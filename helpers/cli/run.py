@@ -1,4 +1,4 @@
-"""`runbook rehearse`, `run` and `resume`: which steps a command means, and what must hold before the first of them."""
+"""`runbook rehearse`, `run` and `resume`: the steps of a command, and the checks before the first of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
 
 def _drill(folder: RunFolder) -> int:
-    """The steps up to the cutover with a kill, restore and rollback; then those after it, on a run that was put back to it."""
+    """Run the steps up to the cutover with the drills, then the steps after it; 0."""
     from helpers.cli.rehearse import drill
     from helpers.status import Console
 
@@ -108,7 +108,7 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
 
 def _require_row(chosen: argparse.Namespace) -> None:
-    """UsageError where the fleet has no row that orders this run with this file, in this folder."""
+    """Raises UsageError unless a row of the fleet orders this run with this file, in this folder."""
     from helpers.runner import fleet
 
     state = fleet.require_own(fleet.read(chosen.fleet))
@@ -121,7 +121,7 @@ def _require_row(chosen: argparse.Namespace) -> None:
 
 
 def _group(runs_group: Group, chosen: argparse.Namespace) -> int:
-    """Every run of the group, begun or gone on with."""
+    """Start or continue every run of the group; the worst exit code."""
     from helpers.runner import group
 
     group.record(runs_group)
@@ -167,7 +167,7 @@ def _begin(
 
 
 def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
-    """Steps of a run that exists, from `--from` on."""
+    """Run steps of an existing run again, from `--from` on."""
     from helpers.evidence import enter
     from helpers.migration.target_lock import preflight
     from helpers.parameters import load_parameters, parameters_from
@@ -213,7 +213,7 @@ def _require_fit(folder: RunFolder) -> None:
 
 
 def resume(chosen: argparse.Namespace) -> int:
-    """An interrupted run ends where it was to end; one that got there goes on to the end of the sequence."""
+    """Continue a run or a group: up to the step where it was to stop; from there, to the end of the sequence."""
     from helpers.run import kernel
 
     kernel.end_with_fleet()
@@ -251,7 +251,7 @@ def resume(chosen: argparse.Namespace) -> int:
 
 
 def _require_more(folder: RunState, until: plan.Step | None) -> None:
-    """UsageError where the run has got where it was to end and must not go on by itself."""
+    """Raises UsageError where the run has passed all ordered steps and must not continue by itself."""
     if until is not None:
         hint = f"Go on to the end with: {folder.command('resume', '--until', plan.LINE[-1].number)}"
         raise UsageError(
@@ -263,9 +263,9 @@ def _require_more(folder: RunState, until: plan.Step | None) -> None:
 
 
 def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step | None) -> RunState:
-    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back; the run then.
+    """Apply the options of a resume: permission outside the window, parameters, a retry; the run afterwards.
 
-    What is wrong with the command is said before anything is changed.
+    The whole command is checked before anything is changed.
     """
     from helpers.evidence import enter, signing
     from helpers.runner import notebook
@@ -300,22 +300,22 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step 
 
 
 def _moves_window(folder: RunState, changed: Parameters) -> bool:
-    """Whether these parameters name other hours than people were notified of, and step 20 has not begun."""
+    """Whether these parameters change the window that people were notified of, and step 20 has not begun."""
     begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
     notified = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
     return notified and not begun and changed.window != folder.parameters.window
 
 
 def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> RunState:
-    """Note the file that a run's parameters come from, for `edited`."""
+    """Record the file that a run's parameters come from, for `edited`; the run."""
     source = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
     return folder.note(parameters_file=source)
 
 
 def edited(folder: RunState) -> str:
-    """What to know where the parameters file says something else than when the run began: a resume does not read it.
+    """A notice if the parameters file was changed since the run began: a resume does not read it.
 
-    "" where it is as it was, is not there any more, or where the run began without one.
+    "" where it is unchanged or gone, or the run began without one.
     """
     from helpers.errors import RunbookError
     from helpers.parameters import load_parameters
@@ -339,7 +339,7 @@ def edited(folder: RunState) -> str:
 
 
 def _group_of(chosen: argparse.Namespace) -> Group | None:
-    """The group that is to be gone on with, None where one run is."""
+    """The group that is to be continued; None where it is a single run."""
     if not (runs.reports_root() / chosen.run_id / runs.GROUP).is_file():
         return None
     from helpers.runner import group
@@ -369,7 +369,7 @@ def _run_line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int
 
 # -- options -----------------------------------------------------------------------------------------------------------
 
-# What several commands take, apart from what they do: reading a command line must not load Chroma's client.
+# Options of several commands, in a module that does not load Chroma's client.
 
 
 def rollback_options(command: argparse.ArgumentParser) -> None:

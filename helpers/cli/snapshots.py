@@ -1,4 +1,4 @@
-"""`runbook snapshots create | check | list | info | verify | prune | restore | export | import`: what they take and say."""
+"""`runbook snapshots create | check | list | info | verify | prune | restore | export | import`: their arguments and output."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def declare(declared: Declare) -> None:
 
 
 def _parameters(chosen: argparse.Namespace) -> Parameters:
-    """The parameters of a snapshot that no migration takes: with any target, which is not looked at."""
+    """The parameters of a snapshot without a migration: with any target, which is not used."""
     from helpers.parameters import load_parameters
     from helpers.parameters.model import read_yaml_mapping
     from helpers.parameters.snapshots import is_url
@@ -137,7 +137,7 @@ def _parameters(chosen: argparse.Namespace) -> Parameters:
 
 
 def _id(chosen: argparse.Namespace, name: str) -> str:
-    """The id that was asked for, else this name and the time."""
+    """The id of `--id`, else one from this name and the time. UsageError for an invalid one."""
     from helpers.run.folders import new_run_id
     from helpers.snapshots.export_journal import PLAIN
 
@@ -357,9 +357,9 @@ def _find(chosen: argparse.Namespace) -> Snapshot:
 
 
 def _find_compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
-    """The snapshot, once its digest was compared with what is known of it outside its folder; a line that says with what.
+    """(The snapshot, a line that says what its digest was compared with): --expect, evidence of runs, the signed line beside it.
 
-    Raises `Terminal` ("snapshot_altered") where it differs.
+    Raises `Terminal` ("snapshot_altered") where a digest differs.
     """
     from helpers import audit
     from helpers.migration.source_changes import open_sealed, proven_by
@@ -523,7 +523,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def _keep_reason(item: SnapshotFolder, abandoned: list[str]) -> str:
-    """Why it stays, were these runs abandoned."""
+    """Why the snapshot stays even if these runs were abandoned; "" where it can go."""
     from dataclasses import replace
 
     return replace(item, needed_by=tuple(run for run in item.needed_by if run not in abandoned)).keep_reason
@@ -584,7 +584,7 @@ def _bar(label: str, total: int) -> Iterator[ProgressBar]:
 
 @contextmanager
 def _stoppable(next_step: str = "The same command goes on.") -> Iterator[None]:
-    """SIGTERM as Ctrl-C: locks are released, and the line says how to go on."""
+    """Treat SIGTERM as Ctrl-C: locks are released, and the error line says how to continue."""
 
     def ask(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

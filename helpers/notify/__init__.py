@@ -1,11 +1,11 @@
 """Notices: who is notified of what, by which channel, with what result. A notice that fails never stops a migration.
 
-What they say is one template each in templates/; the first line is the subject. `sender` hands them out.
+Each has a template in templates/; its first line is the subject. `sender` delivers them.
 
-At the operator's side `notify.before` and `notify.after`, commands around the migration, such as silencing alerts:
+Also the commands of `notify.before` and `notify.after` around the migration, such as silencing alerts:
 workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the migration run when step
 20 begins; those after it when the cutover is done, the run was rolled back or is held, and only if those before were
-begun: then always. A kill repeats the command in hand at most. One that fails is a warning, on record, and stops nothing.
+started. After a kill at most the current command is repeated. A failed command is a recorded warning and stops nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 # -- tell --------------------------------------------------------------------------------------------------------------
 
-# Tell people of one event of a run: fill in the text, hand it to every channel, write down what became of it.
+# Notify people of one event of a run: render the text, hand it to every channel, record the result.
 
 
 Say = Callable[[str], None]
@@ -60,7 +60,7 @@ WRITES_LATE = "Writes go on until the cutover, and are refused for {about} then.
 
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """A notice and what became of it, a row for each channel in the order of `notify.urls`."""
+    """A notice and its deliveries, one for each channel in the order of `notify.urls`."""
 
     subject: str = ""
     body: str = ""
@@ -138,7 +138,7 @@ class HookState(StateFile):
 
 
 class CommandHooks:
-    """The commands of one run."""
+    """The commands of notify.before and notify.after for one run."""
 
     def __init__(self, folder: RunState) -> None:
         self.folder = folder
@@ -149,18 +149,18 @@ class CommandHooks:
 
     @property
     def night(self) -> int:
-        """Which attempt of this run it is, from 1; a run that was held begins another."""
+        """The number of the current attempt of this run, from 1; a run that was held starts another."""
         return max(1, self._read().night)
 
     @property
     def pending(self) -> list[str]:
-        """The commands after the migration that still have to run, because those before were begun."""
+        """The commands of notify.after that still have to run, because those of notify.before were started."""
         state = self._read()
         left = self.rules.after[state.done :] if state.phase == AFTER else self.rules.after
         return [shlex.join(command) for command in left] if state.phase != OVER else []
 
     def before(self, say: Say) -> list[str]:
-        """Run those before the migration, and count an attempt; a sentence for each that failed."""
+        """Run the commands of notify.before, and count an attempt; an error line for each that failed."""
         state = self._read()
         if state.phase != BEFORE_COMMANDS:
             state = HookState(BEFORE_COMMANDS, 0, state.night + 1, utc_now())
@@ -168,7 +168,7 @@ class CommandHooks:
         return self._run(state, self.rules.before, say)
 
     def after(self, say: Say) -> list[str]:
-        """Run those after the migration, if one was begun and they have not run since; a sentence for each that failed."""
+        """Run the commands of notify.after if an attempt was started and they have not run since; the error lines."""
         state = self._read()
         if state.phase == OVER:
             return []
@@ -208,9 +208,9 @@ _START_UP = 15.0  # seconds that the sending process may need for itself on a lo
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of a notice at one channel: its reference, `delivered` or `failed`, why not, seconds until it answered.
+    """The result of a notice at one channel: its reference, `delivered` or `failed`, the error, seconds until it answered.
 
-    Delivered means that the service took it; who reads it no service says.
+    Delivered means that the service accepted it, not that somebody read it.
     """
 
     channel: str
@@ -227,7 +227,7 @@ class Delivery:
 
 
 def trusted_text(parameters: Parameters, *more: str) -> str:
-    """Text with the names that are not from a source: of places, people and parameters. Not what names collections."""
+    """JSON text of names that do not come from a source: places, people and parameters, but no collections."""
     document, rules = parameters.document(), parameters.notify
     keys = [
         f"{name}.{key}"
@@ -271,7 +271,7 @@ def send(
 
 
 def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
-    """What the sending process said, by the position of the URL; whatever it did not say in time is missing."""
+    """The answers of the sending process by the position of the URL; those that were not given in time are missing."""
     command = [sys.executable, "-I", "-X", f"pycache_prefix={sys.pycache_prefix}", str(Path(sender.__file__).resolve())]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                text=True, encoding="utf-8", start_new_session=True)  # fmt: skip
@@ -308,8 +308,8 @@ DONE_BY_HAND = "done by hand"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line: the event, the key that tells one of its kind from the next, the channel's reference, its result, and what
-    was sent, redacted; "" in what older runs wrote."""
+    """One line: the event, the key that distinguishes events of one kind, the channel's reference, its result, and the text
+    that was sent, redacted; "" in lines of older toolkits."""
 
     when: str
     event: str
@@ -323,7 +323,7 @@ class Entry:
 
 
 def read(reports: Path) -> list[Entry]:
-    """The entries of a run's folder, oldest first; lines that are none are left out."""
+    """The entries of a run's folder, oldest first; invalid lines are left out."""
     entries = []
     for line in audit.entries(reports / NAME):
         facts = line.get("facts")
@@ -352,13 +352,13 @@ def record_deliveries(
 
 
 def by_hand(reports: Path, item: str, who: str) -> None:
-    """A person says that something of the checklist is done."""
+    """Record that a person has done this item of the checklist."""
     audit.append(reports / NAME, DONE_BY_HAND, outcome="done", key=item, channel="by hand", said=who)
 
 
 # -- escalation --------------------------------------------------------------------------------------------------------
 
-# Appendix C as data: which escalation level holds, what it asks for, and whom it calls. The one place that says so.
+# Appendix C as data, and its only source: which escalation level applies, what it asks for, and whom it calls.
 
 
 # Minutes from which a level holds. Level 4 is not a matter of time: a rollback trigger makes it.
@@ -382,14 +382,14 @@ UNNAMED = "contacts without a name"  # the check of steps 10 and 14
 
 
 def unnamed(contacts: Contacts, *, people: bool = False) -> list[str]:
-    """The keys of those whom a level of escalation calls, and whom nobody has named; a placeholder, `<…>`, is no name. `people`:
-    of levels 2 to 4 alone, since level 1 calls nobody, but a channel."""
+    """The keys of contacts that an escalation level calls and that have no name; a placeholder, `<…>`, is no name. `people`: of
+    levels 2 to 4 only, since level 1 uses a channel."""
     called = {key for number, _, key in [*(row[1:] for row in LEVELS), CRITICAL] if number > 1 or not people}
     return sorted(f"contacts.{key}" for key in called if not getattr(contacts.named, key))
 
 
 def must_be_named(parameters: Parameters) -> bool:
-    """Whether a run of these parameters may not go without names: people sign it, and it stops writes or switches clients."""
+    """Whether a run of these parameters needs named contacts: people sign it, and it stops writes or switches clients."""
     cutover, fence = parameters.cutover, parameters.fence
     touches = fence.kind != "none" or cutover.config_files() or cutover.restart or cutover.health
     return bool(parameters.signoff.required and touches)
@@ -432,7 +432,7 @@ class Event(StrEnum):
 
     @property
     def wrong(self) -> bool:
-        """Whether something is wrong, so that it says whom to call."""
+        """Whether something is wrong, so that the notice names whom to call."""
         return self.kind in ("warning", "failure")
 
 
@@ -474,7 +474,7 @@ def escalation_levels(parameters: Parameters) -> list[dict[str, Any]]:
 
 
 def _unless_placeholder(text: str) -> str:
-    """The text, or "" where it is still to be written: a placeholder is sent to nobody."""
+    """The text, or "" where it is a placeholder, which must not be sent."""
     return "" if is_placeholder(text) else text
 
 
@@ -521,7 +521,7 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def _client_changes(folder: RunState) -> list[str]:
-    """What the dry run found that an application must know: other ids, other collections, other answers."""
+    """What clients must know from the dry run: changed ids, changed collections, changed search results."""
     dry, notes = folder.result(Step.DRY_RUN), []
     routing = (dry.facts.get("routing") or []) if dry is not None else []
     routes = {(str(row["collection"]), str(row["target"])) for row in routing if row["target"]}

@@ -1,8 +1,8 @@
-"""A process of its own that hands one notice to every channel at once; the package starts it and ends it.
+"""A separate process that hands one notice to every channel at once; the package starts it and ends it.
 
 It reads an order as JSON from standard input (so no URL is in a list of processes) and writes one line of JSON for each
-channel that has answered. What a library or a server says is not repeated: it may hold the URL. A channel that hangs holds
-up neither the others nor the end: the process leaves without waiting for it. It imports nothing of `helpers`.
+channel that has answered. Messages of libraries and servers are not repeated: they may contain the URL. A channel that
+hangs delays neither the others nor the end: the process exits without waiting for it. It imports nothing of `helpers`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _one(apprise: Any, order: dict[str, Any], number: int, url: str, answers: qu
 
 
 def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
-    """ "" where the service took it, else why not, in our own words."""
+    """ "" where the service accepted the notice, else the cause in our own words."""
     # Secret headers are for the server that the URL names, not for one that it names in turn.
     asset = apprise.AppriseAsset(
         secure_logging=True, http_redirects=False, storage_mode=apprise.PersistentStoreMode.MEMORY
@@ -79,7 +79,7 @@ _FILE = re.compile(r"[\w-]+\.(?:html|ics|ipynb|jsonl?|log|lock|parquet|pem|txt|y
 
 
 def _inert(text: str, trusted: str) -> str:
-    """The same words for a service that makes links, and calls people, of plain text: U+200B splits what it would read.
+    """The text with U+200B inside everything that a chat service would turn into a link or a mention.
 
     So it splits names of hosts, but for those in `trusted`; numbers, versions and names of files, such as run.json, stay.
     """
@@ -94,7 +94,7 @@ def _inert(text: str, trusted: str) -> str:
 
 
 def _why(logged: str) -> str:
-    """The cause by its kind; the library's own words stay here."""
+    """The kind of failure, in our own words: the library's log may contain the URL."""
     code = re.search(r"error=(\d{3})\b", logged)
     if code:
         is_standard = int(code[1]) in HTTPStatus._value2member_map_

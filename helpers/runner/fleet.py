@@ -1,7 +1,7 @@
 """A fleet: many migrations at once, each an ordinary run of its own in a process of its own.
 
 `reports/fleets/<name>/` holds `fleet.json` (which runs, how each process ended, the seals that they left), the parameters of
-each row under `rows/`, what the processes printed, and one page. Whatever is known of a run itself is read from its own files.
+each row under `rows/`, the output of the processes, and one page. The state of a run is read from the files of that run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FAILED = 1
 
 
 def _row_name(name: str) -> str:
-    """A name that a table may have: it is part of an id, of a path and of what a terminal shows."""
+    """The name, if it can be part of a run's id and of a path. Raises ValueError where it cannot."""
     try:
         return runs.check_run_id(name)
     except UsageError:
@@ -56,8 +56,8 @@ def _row_name(name: str) -> str:
 
 @dataclass(slots=True)
 class FleetRow:
-    """A row: its run, the digest of its parameters, how its last process ended and what that said, the seals that were left, and
-    the shard of the source that it reads, "" for all of it."""
+    """A row: its run, the SHA-256 of its parameters, how its last process ended with its last line, the digests of the run's
+    seals, and the shard of the source that it reads, "" for all of it."""
 
     name: str
     run: str
@@ -71,13 +71,13 @@ class FleetRow:
 
     @property
     def ordered(self) -> tuple[str, ...]:
-        """What was ordered, without what became of it."""
+        """The fields that were ordered, without those of the execution."""
         return self.name, self.run, self.sha256, *([self.shard] if self.shard else [])  # an older toolkit has no shard
 
 
 @dataclass(slots=True)
 class Fleet(StateFile):
-    """The rows of one order, and how far each is to go. `directory` is where relative paths of the parameters begin."""
+    """The rows of one order, and the step after which each stops. Relative paths of the parameters start at `directory`."""
 
     file = "fleet.json"
     damaged = ReasonCode.RUN_DAMAGED
@@ -105,14 +105,14 @@ class Fleet(StateFile):
         return data
 
     def digest(self) -> str:
-        """SHA-256 of what was ordered, without what became of it."""
+        """SHA-256 of the order, without the state of its execution."""
         ordered = [self.id, self.created, self.directory, self.table_sha256, self.until, self.dry_run, self.outside_window,
                    [row.ordered for row in self.rows]]  # fmt: skip
         return hashlib.sha256(json_text(ordered).encode()).hexdigest()
 
     @property
     def order(self) -> str:
-        """What run.json of each of its runs names, which is sealed."""
+        """The name of this order in run.json of each of its runs, which is sealed."""
         return f"{runs.FLEETS}/{self.id}"
 
     @property
@@ -120,20 +120,20 @@ class Fleet(StateFile):
         return plan.find(self.until)
 
     def command(self, name: str, *options: str) -> str:
-        """The command NAME of this fleet, as a person may copy it."""
+        """The command line `runbook fleet NAME` for this fleet, quoted for a shell."""
         usual = runs.reports_root() == runs.REPOSITORY / "reports"
         elsewhere = [] if usual else ["--reports", str(runs.reports_root())]
         return shlex.join([RUNBOOK, "fleet", name, self.id, *options, *elsewhere])
 
 
 def folder_of(fleet: str) -> RunFolder:
-    """Where the fleet keeps its state and its page, and its locks."""
+    """The folders of the fleet: reports for its state and page, workspace for its locks."""
     runs.check_run_id(fleet)
     return RunFolder(fleet, runs.reports_root() / runs.FLEETS / fleet, runs.workspace_root() / runs.FLEETS / fleet)
 
 
 def read(fleet: str) -> Fleet:
-    """UsageError where there is no such fleet."""
+    """The fleet of this name. Raises UsageError where there is none, Terminal where its file is of another fleet."""
     state = Fleet.load(folder_of(fleet).reports)
     if state is None:
         names = sorted(path.parent.name for path in (runs.reports_root() / runs.FLEETS).glob(f"*/{Fleet.file}"))
@@ -148,13 +148,13 @@ def read(fleet: str) -> Fleet:
 
 
 def name_taken(fleet: str) -> UsageError:
-    """The error for a name that a fleet has already."""
+    """The error for a name that another fleet already has."""
     return UsageError(ReasonCode.RUN_EXISTS, f"fleet {fleet} exists already", where=str(folder_of(fleet).reports),
                       next_step=f"Go on with it: {RUNBOOK} fleet resume {fleet}; or name another: --name.")  # fmt: skip
 
 
 def begin(fleet: str, checked: FleetTable, *, until: plan.Step, dry_run: bool, outside_window: str) -> Fleet:
-    """A new fleet of a table that was checked. It is there whole or not at all."""
+    """A new fleet from a checked table. Its folder is created whole or not at all. Raises UsageError where the name is taken."""
     folder = folder_of(fleet)
     if folder.reports.exists():
         raise name_taken(fleet)
@@ -182,10 +182,10 @@ def require_own(fleet: Fleet) -> Fleet:
 
 
 def missing_run(row: FleetRow) -> str:
-    """What is missing of a row that was begun, in one line; "" where its run is there, or was never begun.
+    """One line where the run of a started row is missing; "" where it exists, or the row was never started.
 
-    Begun is what fleet.json says so of, and what this workspace has worked on, whatever fleet.json says. A row whose process
-    ended before it made a run, without a seal, has made nothing.
+    A row counts as started where fleet.json says so, or where this workspace has a folder for it. A row whose process ended
+    before it created a run, without a seal, does not count.
     """
     run = RunFolder.of(row.run)
     if run.exists or not ((row.begun and row.code is None) or row.seals or run.workspace.is_dir()):
@@ -196,9 +196,9 @@ def missing_run(row: FleetRow) -> str:
 
 
 def deviation(fleet: Fleet, row: FleetRow) -> str:
-    """What this row's run does otherwise than was ordered, in one line; "" where it does all of it, or is not there.
+    """One line where this row's run differs from the order; "" where it matches, or does not exist.
 
-    What a resume may change, it may have changed. Raises `RunbookError` where the run cannot be read.
+    Parameters that a resume may change are not compared. Raises `RunbookError` where the run cannot be read.
     """
     run, file = RunFolder.of(row.run).read(), folder_of(fleet.id).reports / ROWS / f"{row.name}.yaml"
     if run.exists and run.facts["directory"] != fleet.directory:
@@ -213,14 +213,14 @@ def deviation(fleet: Fleet, row: FleetRow) -> str:
 
 
 def require_ordered(fleet: Fleet, row: FleetRow) -> None:
-    """UsageError where the run of this row does something else than was ordered."""
+    """Raises UsageError where the run of this row differs from the order."""
     if difference := deviation(fleet, row):
         raise UsageError(ReasonCode.OTHER_CONTEXT, difference, where=f"fleet {fleet.id}, row {row.name}",
                          next_step=f"Find out who changed it. The run by itself: {RUNBOOK} status {row.run}")  # fmt: skip
 
 
 def inconsistencies(fleet: Fleet) -> Iterator[str]:
-    """What does not fit of the table of a fleet: the order of this workspace, the parameters of its rows, runs that name it."""
+    """One line for each inconsistency of the fleet with the order, the files of its rows, and the runs that name it."""
     folder = folder_of(fleet.id)
     file, recorded = folder.reports / Fleet.file, recorded_orders(folder)
     if recorded is not None and fleet.digest() not in recorded:
@@ -248,7 +248,7 @@ def inconsistencies(fleet: Fleet) -> Iterator[str]:
 
 @contextmanager
 def changing_order(fleet: str) -> Iterator[Fleet]:
-    """As `changing`, for what was ordered."""
+    """As `changing`, where the order itself changes: the digests of both orders are recorded first."""
     with changing(fleet) as state:
         before = require_own(state).digest()
         yield state
@@ -258,7 +258,7 @@ def changing_order(fleet: str) -> Iterator[Fleet]:
 
 @contextmanager
 def changing(fleet: str) -> Iterator[Fleet]:
-    """The fleet as it is now, to be changed: one thread of one process at a time. It is saved at the end."""
+    """The current fleet, to be changed, under a lock that one thread of one process holds. It is saved at the end."""
     folder = folder_of(fleet)
     with RunLock(folder, CHANGE).acquire(60):
         state = read(fleet)
@@ -271,7 +271,7 @@ def _save(fleet: Fleet) -> None:
 
 
 def record_row(fleet: str, name: str, **facts: Any) -> None:
-    """Note these facts of a row, and the newest seal of its run."""
+    """Set these fields of a row, and add the newest seal of its run to it."""
     with changing(fleet) as state:
         row = next(r for r in state.rows if r.name == name)
         for key, value in facts.items():
@@ -281,12 +281,12 @@ def record_row(fleet: str, name: str, **facts: Any) -> None:
             row.seals += [newest] if newest and newest not in row.seals else []
 
 
-# -- how the rows are --------------------------------------------------------------------------------------------------
+# -- states of the rows ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """A row with its run: how far it is, in `word`, whom or what it waits for, and its exit code."""
+    """A row with its run: its state in `word`, whom or what it waits for, and its exit code."""
 
     row: FleetRow
     run: RunState
@@ -301,13 +301,13 @@ class RowState:
 
     @property
     def settled(self) -> bool:
-        """Whether a resume passes it over: it is done, or a person has to act on this very run first."""
+        """Whether a resume skips it: it is done, or a person has to act on this run first."""
         judged = self.word == "NO-GO" and self.row.code == _CODES["NO-GO"]
         return judged or self.word in ("done", "waiting", "rolled back", "damaged")
 
     @property
     def line(self) -> str:
-        """Why it goes no further, in one line; "" where it is done or at work."""
+        """Why it stopped, in one line; "" where it is done or at work."""
         if self.word in ("done", _AT_WORK):
             return ""
         error = (result.error if (result := self.result(self.step)) is not None else None) or {}
@@ -324,7 +324,7 @@ class RowState:
 
 
 def states(fleet: Fleet) -> list[RowState]:
-    """Every row as its run is now."""
+    """The current state of every row."""
     return [_state(fleet, row) for row in fleet.rows]
 
 
@@ -377,7 +377,7 @@ def summary(row_states: Sequence[RowState]) -> str:
 
 
 def next_commands(fleet: Fleet, row_states: Sequence[RowState]) -> Iterator[str]:
-    """What goes on from here, whole."""
+    """The commands that continue the fleet."""
     if any(not s.settled and s.word != _AT_WORK for s in row_states):
         yield fleet.command("resume")
     for gate in dict.fromkeys(s.status.gate for s in row_states if s.word == "waiting"):
@@ -396,7 +396,7 @@ Say = Callable[[str], None]
 
 
 class _Work:
-    """The rows at work, so many at a time. The first signal lets each finish its batch, the second ends its kernel."""
+    """The processes of the rows. The first signal lets each finish its current batch, the second stops it at once."""
 
     def __init__(self, fleet: Fleet, say: Say) -> None:
         self.fleet, self.stopping = fleet, False
@@ -404,7 +404,7 @@ class _Work:
         self._processes: dict[str, subprocess.Popen[str]] = {}
 
     def start(self, row: FleetRow) -> None:
-        """One row, from the start of its process to its end."""
+        """Run one row's process to its end, and record how it ended."""
         run = RunFolder.of(row.run)
         _wait_until_idle(run)
         code, line = _FAILED, ""
@@ -463,13 +463,13 @@ class _Work:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Nothing of a row's process group outlives it."""
+    """Kill the process group of a row, so that no child process survives it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def _error_line(printed: str, code: int) -> str:
-    """The one line of a command that failed."""
+    """The error line of a failed command, from what it printed to standard error; "" where it succeeded."""
     lines = [line.removeprefix("runbook: ") for line in printed.splitlines() if line.startswith("runbook: ")]
     if code < 0:
         return f"its process was ended by signal {-code}; a resume goes on with it"
@@ -479,7 +479,7 @@ def _error_line(printed: str, code: int) -> str:
 
 
 def _wait_until_idle(run: RunFolder) -> None:
-    """The process of a fleet that was killed ends after its batch: what comes next must not find the run locked."""
+    """Wait until no process works on the run: one of a killed fleet still finishes its batch and holds the lock."""
     deadline = time.monotonic() + _PATIENCE
     while at_work(run) and time.monotonic() < deadline:
         time.sleep(0.3)
@@ -532,7 +532,7 @@ def work(fleet: Fleet, parallel: int, say: Say) -> int:
 
 
 def _report_row(fleet: Fleet, row: FleetRow, future: Future[None], say: Say) -> None:
-    """How a row ended, on the terminal and on the page."""
+    """Report how a row ended, on the terminal and on the page."""
     future.result()
     state = _state(fleet, next(r for r in fleet.rows if r.name == row.name))
     if state.row.ended:

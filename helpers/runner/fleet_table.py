@@ -38,7 +38,7 @@ _EXAMPLE = "docs/scale.md has an example."
 
 @dataclass(slots=True)
 class TableRow:
-    """A row, by its number among the rows; `parameters` are those of its run once they hold, `problems` why it cannot go."""
+    """A row by its number; `parameters` are those of its run once they are valid, `problems` are the reasons to refuse it."""
 
     number: int
     cells: dict[str, Any]
@@ -60,7 +60,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class FleetTable:
-    """The file, its digest, and its rows."""
+    """A table: its file, the SHA-256 of that, and its rows."""
 
     path: Path
     sha256: str
@@ -71,7 +71,7 @@ class FleetTable:
 
 
 def read_table(path: Path) -> FleetTable:
-    """The rows of a .csv, .yaml or .yml file. UsageError where it is none, or one of its columns is no parameter."""
+    """The rows of a .csv, .yaml or .yml file. Raises UsageError where it is not readable or a column is not a parameter."""
     if path.suffix.lower() not in (".csv", ".yaml", ".yml"):
         raise _table_error(path, "a table is a .csv or a .yaml file")
     try:
@@ -171,9 +171,9 @@ def _require_column(path: Path, column: str) -> None:
 
 
 def check(table: FleetTable, base: Path, settings: Sequence[str], fleet: str) -> None:
-    """Give each row its parameters, or its problems: first what the table says, then what source and target answer.
+    """Set the parameters or the problems of each row: first from the table, then from what source and target answer.
 
-    Nothing is written. Which runs are there already is asked, too: `fleet` is the id that theirs begin with.
+    Nothing is written. A row whose run exists already is refused; ids of runs begin with `fleet`.
     """
     document = read_yaml_mapping(base)
     seen: dict[str, TableRow] = {}
@@ -215,7 +215,7 @@ def _name_problems(row: TableRow, fleet: str, seen: dict[str, TableRow]) -> Iter
 
 
 def _parameters(row: TableRow, document: Mapping[str, Any], settings: Sequence[str]) -> Parameters:
-    """The file's parameters with what the row has in their place."""
+    """The parameters of the file, overridden by those of the row."""
     merged = {**document, NAME: row.name}
     for end in _ENDS:
         default = document.get(end)
@@ -244,8 +244,8 @@ def _place(cell: str) -> dict[str, Any]:
 
 
 def _location_keys(endpoint: Endpoint) -> tuple[list[Hashable], list[Hashable]]:
-    """(Names that only this place has, names of the folders around it), for a comparison of many: two endpoints are one place
-    where they share one of the first. Spellings, links and mounts are seen through, as in `overlap`."""
+    """(Keys of this location, keys of the folders above it). Two endpoints are the same location where they share one of the
+    first keys; spellings, links and mounts make no difference, as in `overlap`."""
     if endpoint.path is None:
         host = host_key(endpoint.host)
         return [("server", host, endpoint.port, endpoint.prefix, endpoint.tenant, endpoint.database)], []
@@ -266,7 +266,7 @@ def _resolved(path: str) -> Path:
 
 
 def _check_locations(rows: Sequence[TableRow]) -> None:
-    """Two rows with one target, and a target that another row reads: the second of them is refused, also by another spelling."""
+    """Refuse a row whose target is the target or the source of another row, or overlaps with it."""
     checked = [row for row in rows if row.parameters is not None]
     targets: dict[Hashable, TableRow] = {}
     sources: dict[Hashable, TableRow] = {}
@@ -293,7 +293,7 @@ def _check_locations(rows: Sequence[TableRow]) -> None:
 
 
 def _check_shards(rows: Sequence[TableRow]) -> None:
-    """Rows that read shards of the same collections of one database must be all of its shards, each once."""
+    """Refuse rows that read shards of the same collections unless every shard is read exactly once."""
     groups: dict[Hashable, dict[str, TableRow]] = {}
     for row in rows:
         if row.parameters is None or row.parameters.collections.shard is None:
@@ -326,7 +326,7 @@ def _first_other(keys: Collection[Hashable], owners: Mapping[Hashable, TableRow]
 
 
 def _preflight_problem(row: TableRow) -> str:
-    """What speaks against this row once its source and target are asked; "" for nothing. Nothing is written there."""
+    """Why the preflight of source and target refuses this row; "" where it passes. Nothing is written there."""
     from helpers.migration.target_lock import preflight  # with Chroma's client
 
     assert row.parameters is not None
@@ -341,7 +341,7 @@ def _preflight_problem(row: TableRow) -> str:
 
 
 def discover(source: Endpoint, tenants: Sequence[str], to: Path) -> str:
-    """Write a table of the source's databases that hold a collection; what it says, in a sentence. Nothing is overwritten.
+    """Write a table of the source's databases that hold a collection; a summary of it. Nothing is overwritten.
 
     A server lists the databases of the `tenants` that are named; a directory all of its own where none is.
     """
@@ -390,7 +390,7 @@ def discover(source: Endpoint, tenants: Sequence[str], to: Path) -> str:
 
 
 def _free_name(tenant: str, database: str, rows: Sequence[Mapping[str, str]]) -> str:
-    """Of the database, with the tenant where that is taken; letters that no run's id has are left out."""
+    """A row name from the database, with the tenant or a number where that is taken; only characters valid in an id."""
     taken = {row[NAME].lower() for row in rows}
     candidates = ["".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in n).strip("-_")[:30].strip("-_")
              for n in (database, f"{tenant}-{database}")]  # fmt: skip
@@ -410,5 +410,5 @@ def _text(rows: Sequence[Mapping[str, str]], as_csv: bool) -> str:
 
 
 def _quoted(value: str) -> str:
-    """As YAML reads it back; nothing in it that an editor or a terminal obeys."""
+    """A YAML string, with control characters escaped."""
     return visible(json.dumps(value, ensure_ascii=False))

@@ -78,7 +78,7 @@ class Group:
         os.chdir(self.directory)
 
     def save(self) -> None:
-        """Write the order. The workspace has its digest first: a resume begins nothing by another order."""
+        """Write the order, after its digest is recorded in the workspace: a resume refuses any other order."""
         text = json_text(asdict(self))
         record_order(RunFolder.of(self.id), hashlib.sha256(text.encode()).hexdigest())
         with whole(runs.reports_root() / self.id) as partial:
@@ -97,20 +97,20 @@ def read(group_id: str) -> Group | None:
 
 
 def record_order(folder: RunFolder, *digests: str) -> None:
-    """In the workspace: a resume begins nothing by another order, which whoever can write to the reports may have put there."""
+    """Record the digests of an order in the workspace. A resume refuses any other order: others may write the reports."""
     note = folder.workspace / _ORDER
     note.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
     write_text(note, "".join(f"{digest}\n" for digest in digests))
 
 
 def recorded_orders(folder: RunFolder) -> list[str] | None:
-    """The digests that the workspace has of an order of many runs; None where it has no note."""
+    """The recorded digests of an order of many runs; None where the workspace has no record."""
     note = folder.workspace / _ORDER
     return note.read_text(encoding="ascii", errors="replace").split() if note.is_file() else None
 
 
 def order_changed(folder: RunFolder, file: str, instead: str) -> UsageError:
-    """The error for an order that somebody else wrote: it names what is executed, and who has to sign."""
+    """The error for an order file that was changed: it decides what is executed and who has to sign."""
     return UsageError(
         ReasonCode.SEALED_FILE_CHANGED, f"{file} is not the order that was given: something else changed it",
         where=str(folder.reports), next_step=f"Put it back as it was, from a backup; or {instead}.",
@@ -118,7 +118,7 @@ def order_changed(folder: RunFolder, file: str, instead: str) -> UsageError:
 
 
 def require_own(group_id: str) -> None:
-    """Nothing where the group's file is the order that was given; UsageError where somebody wrote another.
+    """Raises UsageError where the group's file is not the order that was given.
 
     An older toolkit noted no digest: there the log of the group must have its line, signed by the key of this workspace.
     """
@@ -133,13 +133,13 @@ def require_own(group_id: str) -> None:
 
 
 def is_group(parameters: Parameters) -> bool:
-    """Whether the parameters stand for more than one run."""
+    """Whether the parameters name more than one database, and so more than one run."""
     ends = (parameters.source, parameters.target)
     return any(ALL in (end.tenant, end.database) for end in ends)
 
 
 def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -> Group:
-    """A new group, its databases asked of the source. Raises `UsageError` where the parameters make no sense for many."""
+    """A new group of the databases that the source lists. Raises `UsageError` where the parameters do not suit a group."""
     from helpers.stores.opening import databases_of  # with Chroma's client, which `status` and `sign` do not need
 
     _require_group_parameters(parameters)
@@ -183,7 +183,7 @@ def _usage(what: str, next_step: str) -> UsageError:
 
 
 def _run_id(group: str, name: str, taken: set[str]) -> str:
-    """`<group>-<name>`, as far as that can be the name of a folder and is not taken; else with a digest of the name."""
+    """`<group>-<name>` where that is a valid id and not taken; else a shortened one with a digest of the name."""
     slug = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", name)).strip("-.") or "database"
     plain = f"{group}-{slug}"
     if (
@@ -197,7 +197,7 @@ def _run_id(group: str, name: str, taken: set[str]) -> str:
 
 
 def work(group: Group, start: Callable[[GroupRow], object], say: Callable[[str], None]) -> int:
-    """Start or go on with each run; a failed one stops no other, an interruption stops all. The worst exit code."""
+    """Start or continue each run; the worst exit code. A failed run stops no other, an interruption stops all."""
     from helpers.stores.opening import holds_nothing
 
     verdicts: dict[str, str] = {}
@@ -230,9 +230,9 @@ def _verdict(error: RunbookError) -> str:
 
 
 def overview(group: Group, verdicts: dict[str, str] | None = None) -> str:
-    """A row a database: database, run, verdict, chunks; below them the next commands, whole.
+    """A table with a row for each database (database, run, verdict, chunks), and the next commands.
 
-    `said` are verdicts that a command has just seen.
+    `verdicts` are those of the current command, by run id.
     """
     rows = [_overview_row(group, row, (verdicts or {}).get(row.run, "")) for row in group.rows]
     nexts = list(dict.fromkeys(str(row.pop("next")) for row in rows))
@@ -253,7 +253,7 @@ def _overview_row(group: Group, row: GroupRow, new_verdict: str) -> dict[str, An
 
 
 def _state_of(group: Group, folder: RunState, new_verdict: str) -> tuple[str, str]:
-    """The state of a run, and the command that continues it; one of the group's, where there is one for all."""
+    """(State of a run, command that continues it): the command of the group where one continues all runs."""
     resume, status = RunFolder.of(group.id).command("resume"), run_status(folder)
     if status.word == "not begun":
         return status.word, "" if new_verdict == EMPTY else resume
@@ -297,7 +297,7 @@ def due_for(order: str, ids: Iterable[str], gate: str, role: str) -> Iterator[Ru
 
 
 def record(group: Group) -> None:
-    """What was ordered, in the audit log of the group; nothing where it is there already."""
+    """Record the order in the audit log of the group, once."""
     log = runs.reports_root() / group.id / audit.NAME
     if not log.exists():  # also where the command that began it was killed before this line
         audit.append(log, "group begun", runs=[row.run for row in group.rows])

@@ -41,12 +41,12 @@ from helpers.run.record import PEAK_MEMORY, RunRecord, step_missing
 from helpers.runner import notices
 from helpers.status import refuse_rolled_back, rolled_back
 
-# -- finding -----------------------------------------------------------------------------------------------------------
+# -- find a run --------------------------------------------------------------------------------------------------------
 
 # Which run a notebook works on: the one that is named, the newest of the same source, target and schema, or a new one.
 
 
-SOURCE_ONLY = (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE)  # the steps that look at a source, and at nothing else
+SOURCE_ONLY = (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE)  # the steps that need no target
 
 
 def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunState:
@@ -82,7 +82,7 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
 
 
 def require_target(row: plan.Step, folder: RunState) -> None:
-    """UsageError where the step needs a target and the run was begun without one, to look at its source."""
+    """Raises UsageError where the step needs a target and the run was started without one, to examine its source."""
     if folder.parameters.target.path == plan.NO_TARGET and row.number not in SOURCE_ONLY:
         raise UsageError(
             ReasonCode.NO_TARGET, f"run {folder.id} was begun without a target, to look at its source",
@@ -91,7 +91,7 @@ def require_target(row: plan.Step, folder: RunState) -> None:
 
 
 def _apply_sections(run: RunState, sections: Mapping[str, Any]) -> RunState:
-    """Go on with the run's parameters and what the sections give. A key that a section leaves out stays as the run has it."""
+    """Merge the sections into the run's parameters; the run. Keys that a section leaves out keep the run's values."""
     if not sections or kernel.under_runner():
         return run
     document = run.parameters.document()
@@ -110,7 +110,7 @@ def _apply_sections(run: RunState, sections: Mapping[str, Any]) -> RunState:
 
 
 def _newest(parameters: Parameters) -> RunState | None:
-    """The newest run that was begun in this folder with the same source, target and schema."""
+    """The newest run of this folder with the same source, target and schema; None where there is none."""
     for run in runs.every_run():
         if run.is_of(parameters) and (run.workspace / audit.FIRST_LINE).is_file():  # else it was received
             enter(run)
@@ -134,7 +134,7 @@ def opening_html(run: RunRecord, banner: str) -> str:
 
 
 def _shown_parameters(parameters: Parameters) -> list[tuple[str, str]]:
-    """The parameters that say what this run is, and those that differ from their defaults."""
+    """The parameters that identify this run, and those that differ from their defaults."""
     document = parameters.document()
     minimal = {"name": document["name"], "source": document["source"], "target": document["target"]}
     default = flatten(parameters_from(minimal).document())
@@ -159,7 +159,7 @@ def closing_html(run: RunRecord, digest: str) -> str:
 
 
 def _advice(run: RunRecord) -> list[str]:
-    """The commands that open the remedies of what failed, was marginal or warned here; none in those notebooks themselves."""
+    """The commands that open the remedies of failed, marginal and warning checks; none in the troubleshooting notebooks."""
     if plan.find(run.step).troubleshoots:
         return []
     codes = [c.reason for c in run.result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)]
@@ -167,7 +167,7 @@ def _advice(run: RunRecord) -> list[str]:
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Plain HTML, every cell escaped: names and values may be foreign text."""
+    """A table in plain HTML with every cell escaped: names and values may be foreign text."""
     head = "".join(f"<th style='text-align:left'>{html.escape(c)}</th>" for c in columns)
     body = "".join(
         "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(one_line(str(c)))}</td>" for c in row) + "</tr>"
@@ -226,7 +226,7 @@ def step_class(row: plan.Step) -> Any:
 
 
 def be_template() -> None:
-    """The life of a `kernel.KernelTemplate`: import what the steps need; fork a kernel for each order on standard input."""
+    """The main function of a `kernel.KernelTemplate`: import what the steps need, then fork a kernel for each order on stdin."""
     kernel.die_with(int(os.environ[kernel.RUNNER_PID]))
     # What IPython reads when it is imported: whose child a kernel is, and what it sets before matplotlib is imported.
     os.environ["JPY_PARENT_PID"] = str(template := os.getpid())
@@ -280,10 +280,10 @@ class Run(RunRecord):
     _finished = False
 
     def open(self, banner: str = "") -> None:
-        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
+        """Take the run's lock, set aside earlier results of this step, watch the cells, show the parameters.
 
-        A step of Section 4 that changes nothing (dry run) may look at a run while another process works on it.
-        Raises `EnvironmentFailure` outside the maintenance window, `UsageError` where a retry was begun and not finished.
+        A step of Section 4 that changes nothing (dry run) may read a run while another process works on it.
+        Raises `EnvironmentFailure` outside the maintenance window, `UsageError` where a retry is unfinished.
         """
         permission = self._may_start()
         if kernel.under_runner():
@@ -318,7 +318,7 @@ class Run(RunRecord):
 
     @contextlib.contextmanager
     def unlocked(self) -> Iterator[None]:
-        """Inside it this process lets go of the run, so that a command of its own can work on it."""
+        """Release the run's locks inside the context, so that a child process can work on it."""
         for lock in self._locks:
             lock.release()
         try:
@@ -328,7 +328,7 @@ class Run(RunRecord):
                 lock.acquire()
 
     def _may_start(self) -> str:
-        """ "" where it may; why it should not and why it does all the same, where the operator said so."""
+        """ "" where the step may start; where the operator permitted it outside the window, that permission and the reason."""
         row = plan.find(self.step)
         if not row.on_line:
             return ""
@@ -351,7 +351,7 @@ class Run(RunRecord):
         return f"{window.permission(self.home)}: {reason}"
 
     def close(self) -> None:
-        """Let go of the run: another process may work on it."""
+        """Release the run, so that another process can work on it."""
         self.leaving.close()
         if self._watch is not None:
             self._watch.stop()
@@ -464,7 +464,7 @@ def _assigned(source: str) -> list[str]:
 
 
 def _verdict_error(run: Run) -> RunbookError:
-    """What a failed step raises: NO-GO where it judged the data, a plain failure else."""
+    """The error of a failed step: NO-GO where it judged the data, else a plain failure."""
     failed = [check for check in run.result.checks if check.verdict is Verdict.FAIL]
     names = "; ".join(f"{c.name} ({c.detail or c.measured})" if c.detail or c.measured else c.name for c in failed[:3])
     more = f"; {len(failed) - 3} more" if len(failed) > 3 else ""
@@ -480,9 +480,9 @@ def _verdict_error(run: Run) -> RunbookError:
 
 # -- retry -------------------------------------------------------------------------------------------------------------
 #
-# `runbook resume RUN_ID --retry STEP`: take back what this run made from that step on, then run it again.
+# `runbook resume RUN_ID --retry STEP`: undo what this run made from that step on, then run it again.
 #
-# Taken back are the collections that the run made in the target, its ledger, its staging and its quarantine. Results,
+# Removed are the collections that the run made in the target, its checkpoint, its staging and its quarantine. Results,
 # figures and executed notebooks that rest on them are history: they are set aside, never deleted. Sign-offs stay where they
 # are; what they were given over has changed, which makes them void. Snapshots stay (`runbook snapshots prune`), and so does
 # the write fence: clients are not let in between two attempts.
@@ -491,13 +491,13 @@ def _verdict_error(run: Run) -> RunbookError:
 # on, whichever command comes next.
 
 
-# Of step 22, beside its ledger.
+# Files of step 22 beside its checkpoint.
 _MIGRATION_FILES = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
 
 
 @dataclass(slots=True)
 class Retry(StateFile):
-    """A retry that was begun: from this step on. The file is there until it has ended."""
+    """An unfinished retry from this step on. Its file exists until the retry has ended."""
 
     file = RunPath.RETRY
     damaged = ReasonCode.RETRY_STATE_DAMAGED
@@ -508,15 +508,15 @@ class Retry(StateFile):
 
 
 def pending_retry(folder: RunFolder) -> str:
-    """The step whose retry was begun and not finished, or ""."""
+    """The step of an unfinished retry; "" where there is none."""
     retry = Retry.load(folder.workspace)
     return retry.step if retry is not None else ""
 
 
 def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | None = None) -> None:
-    """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage.
+    """Raises `UsageError` where the step of this run cannot be undone, or undoing it would cause an outage.
 
-    `changed` are the parameters that the same command brings: the window that they name counts.
+    `changed` are the new parameters of the same command: their window applies.
     """
     if not step.on_line:
         _refuse(folder, step, "is on demand, not part of the standard sequence", f"Open notebooks/{step.notebook}.")
@@ -548,7 +548,7 @@ def _has_begun(folder: RunState, step: plan.Step) -> bool:
 
 
 def undo_from(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
-    """Undo what the run did from `step` on, for who holds the run. Repeating it after a kill ends the same."""
+    """Undo what the run did from `step` on. The caller holds the run's lock. It can be repeated after a kill."""
     with RunLock(folder, "step").acquire(1):
         pending = pending_retry(folder)
         first = plan.find(min(pending or step.number, step.number))
@@ -570,7 +570,7 @@ def undo_from(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> 
 
 
 def _empty_target(folder: RunState) -> dict[str, int]:
-    """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
+    """Remove the collections that this run made, then its checkpoint; removed chunks by collection. The target stays locked."""
     ledger = folder.workspace / RunPath.CHECKPOINT
     removed, target = dict[str, int](), folder.parameters.target
     checkpoint = Checkpoint.read(ledger) if ledger.exists() else Checkpoint(ledger, {})

@@ -28,11 +28,11 @@ _NO_NEWS = (
     ReasonCode.OUTSIDE_WINDOW,
     ReasonCode.SOURCE_CHANGED,
     ReasonCode.RUN_LOCKED,
-)  # of these somebody takes care already
+)  # somebody handles these already
 
 
 def kernel_death(folder: RunFolder) -> str:
-    """What is known of a kernel that died: a rehearsal that kills one says so on disk first."""
+    """How a kernel ended, as a verb phrase. A rehearsal that kills one leaves a file first."""
     drill = (folder.workspace / KILL_DRILL).exists()
     return "was killed by the drill of this rehearsal" if drill else "died (out of memory, or killed)"
 
@@ -100,7 +100,7 @@ def after_step(
 
 
 def pipeline_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
-    """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
+    """Notices at the end of the pipeline: those that a kill prevented, then the end of the run or what stopped it."""
     with _never_stopping(folder, say):
         events = {entry.event for entry in read(folder.reports)}
         for number, event in ((Step.REVIEW, Event.DECISION_GO), (Step.CUTOVER, Event.CUTOVER)):
@@ -113,7 +113,7 @@ def pipeline_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookE
 
 
 def run_ended(folder: RunState, say: Say) -> None:
-    """Where every step has passed: the notice of the end, and the commands of `notify.after`; each once."""
+    """If every step has passed: the notice of the end and the commands of `notify.after`, each once."""
     with _never_stopping(folder, say):
         if not folder.facts["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
             hooks = CommandHooks(folder)
@@ -122,7 +122,7 @@ def run_ended(folder: RunState, say: Say) -> None:
 
 
 def run_stopped(folder: RunState, error: RunbookError, say: Say) -> None:
-    """NO-GO, or a failure in the window, with the escalation level and whom to call. Before step 20 has run: nothing."""
+    """The notice of NO-GO or of a failure, with the escalation level and whom to call. Nothing is sent before step 20 has run."""
     if isinstance(error, Interrupted | WaitingForSignoffs) or (error.code in _NO_NEWS and not isinstance(error, NoGo)):
         return
     with _never_stopping(folder, say):
@@ -142,7 +142,7 @@ def run_stopped(folder: RunState, error: RunbookError, say: Say) -> None:
 
 
 def run_held(folder: RunState, say: Say) -> None:
-    """The run goes no further for now: what was silenced is heard again."""
+    """The run is held: run the commands of `notify.after`, so that silenced alerts are active again."""
     with _never_stopping(folder, say):
         CommandHooks(folder).after(say)
 

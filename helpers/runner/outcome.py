@@ -36,7 +36,7 @@ _MOST = 3  # catch-ups before a cutover; a source that changes behind each of th
 
 
 def run_to_outcome(folder: RunFolder, steps: Choice, terminal: Console, *, dry_run: bool = False) -> str:
-    """Run the steps and what follows from how they end; the verdict in words. Raises as `run_line` does."""
+    """Run the steps, and catch up, hold or roll back as their outcome requires; the verdict in words. Raises as `run_line`."""
     first = Step.SOURCE_HEALTH
 
     def remaining(run: RunState) -> list[plan.Step]:
@@ -67,7 +67,7 @@ def _source_changed(folder: RunState, error: RunbookError) -> bool:
 
 
 def _catch_up_again(folder: RunFolder, terminal: Console) -> None:
-    """22 to 24; what stops them, missing approvals included, is what the run ends with."""
+    """Run steps 22 to 24. An error of them, missing approvals included, ends the run."""
     steps = plan.between(Step.MIGRATE, Step.REVIEW)
     try:
         run_line(folder, lambda run: with_fence(run, steps), terminal)
@@ -76,7 +76,7 @@ def _catch_up_again(folder: RunFolder, terminal: Console) -> None:
 
 
 def _hold(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run: bool) -> RunbookError:
-    """The error that the command ends with, once the run is held, or rolled back."""
+    """Hold the run, or roll it back; the error that the command ends with."""
     run = folder.read()
     nothing_to_hold = dry_run or run.facts["dry_run"] or run.result(Step.SNAPSHOT) is None
     if nothing_to_hold or isinstance(error, Interrupted | WaitingForSignoffs) or error.code == OUTSIDE_WINDOW:
@@ -86,7 +86,7 @@ def _hold(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run:
         return error
     try:
         run_line(folder, [Step.HOLD_AND_TROUBLESHOOT], terminal)
-    except RunbookError as other:  # what stopped the run is the news
+    except RunbookError as other:  # the error that stopped the run is reported
         folder.log(f"step {Step.HOLD_AND_TROUBLESHOOT} did not pass: {other}")
     if not triggers or not run.parameters.rollback.automatic:
         return error
@@ -114,7 +114,7 @@ def roll_back(chosen: argparse.Namespace) -> int:
 
 
 def orders_of(chosen: argparse.Namespace) -> Orders:
-    """What the options order; naming a collection orders its restore."""
+    """The orders that the options give; naming a collection orders its restore."""
     for option, value in (("--accept-source", chosen.accept_source), ("--discard-with-reason", chosen.discard)):
         if value is not None and not value.strip():
             raise UsageError(ReasonCode.USAGE, f"{option} needs a reason")
@@ -147,7 +147,7 @@ def _require_collections(run: RunState, orders: Orders) -> None:
 def execute(
     folder: RunFolder, orders: Orders, terminal: Console, *, dry_run: bool = False, locked: bool = False
 ) -> int:
-    """Roll this run back. `locked`: the caller is the run's own runner, whose line has ended, and no longer works on it."""
+    """Roll this run back; 0 where it succeeded. `locked`: the caller is the run's own runner, whose steps have ended."""
     state = RollbackState.load(folder.workspace)
     if state is not None and state.finished and not dry_run:
         terminal.say(f"Run {folder.id}: {state.sentence()} See {folder.reports / 'rollback.html'}")
@@ -188,7 +188,7 @@ def _plan_text(folder: RunState, what: str) -> str:
 
 
 def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
-    """The steps, 20 before them where one wants the fence and it was lifted; behind the decision 24, too: it is sealed anew."""
+    """The steps, with 20 first where one needs the fence and it was lifted, and 24 for steps after the decision."""
     rules, fenced = folder.parameters.fence, any(s.fenced for s in steps) and Step.FENCE_WRITES not in steps
     applies = fenced and rules.kind != "none" and not rules.late
     state = FenceState.load(folder.workspace) if applies else None
