@@ -550,7 +550,7 @@ def _cutover(folder: RunState) -> str:
     state = CutoverState.load(folder.workspace)
     if state is None or not state.events:
         return ""
-    return state.told(rehearsal=bool(folder.facts["rehearsal"]))
+    return state.status(rehearsal=bool(folder.facts["rehearsal"]))
 
 
 def _notices(folder: RunState) -> str:

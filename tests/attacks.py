@@ -186,8 +186,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_lines_that_nginx_lost_on_a_full_disk_make_every_collection_be_read
             ::test_ids_that_stand_twice_in_a_body_are_not_known""",
         "a writer while a configuration file is changed": """
-            test_secrets_of_files_and_folders.py::test_a_line_written_while_the_file_is_changed_is_not_lost
-            ::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
+            test_no_line_of_a_configuration_file_is_lost.py::test_a_line_written_while_the_file_is_changed_is_not_lost
+            ::test_a_line_written_while_the_change_is_taken_back_is_not_lost ::test_a_line_of_a_slow_writer_is_not_lost
+            ::test_a_file_that_stays_open_is_not_changed ::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
         "orders to a local cluster of Dask": "test_workers_of_dask.py::test_nobody_else_gives_orders_to_a_local_cluster",
@@ -317,8 +318,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_verify.py::test_a_changed_file_is_never_sealed_over""",
         "fewer approvals, by an edit and a forged line of the log": """
             test_evidence_custody.py::test_fewer_roles_are_never_sealed_whatever_the_log_says
-            ::test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal
-            ::test_a_cutover_that_nobody_had_to_sign_is_named
+            ::test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal ::test_a_cutover_that_nobody_had_to_sign_is_named
             test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
         "a target that is changed between validation and cutover": """
             test_cutover_step.py::test_a_target_that_changed_since_it_was_validated_is_not_cut_over

@@ -99,7 +99,7 @@ def test_the_right_model_answers_what_is_known(
     assert stays.verdict is Verdict.PASS
     assert 0.4 <= stays.measured < 1
     assert stays.detail == f"notes: {stays.measured:.3f} of the 3 nearest"
-    assert {row["query"]: row["rank"] for row in judged.findings.known}.keys() == QUERIES.keys()
+    assert {row["query"]: row["rank"] for row in judged.findings.known_answers}.keys() == QUERIES.keys()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
@@ -157,15 +157,15 @@ def test_without_a_threshold_nothing_is_judged_and_what_cannot_be_asked_is_not_e
     assert AGREEMENT not in checks
     assert checks[KNOWN].verdict is Verdict.PASS, "0 is enough"
     assert "for information: 0." in next(row["detail"] for row in judged.findings.search)
-    for row in judged.findings.known:
+    for row in judged.findings.known_answers:
         row["asked"], row["why"] = False, "embedding function x is not installed here"
-    [check] = judged.known()
+    [check] = judged.retrieval()
     assert (check.verdict, check.detail) == (Verdict.NOT_EXERCISED, "embedding function x is not installed here")
 
 
 def test_an_id_that_is_nowhere_counts_as_not_found(taken: tuple[Snapshot, dict[str, Any]], tmp_path: Path) -> None:
     judged = moved(taken, tmp_path, {"queries": {"number1 stone": ["n1"], "number2": ["gone"]}, "k": 3})
-    [check] = judged.known()
+    [check] = judged.retrieval()
     assert (check.verdict, check.measured) == (Verdict.FAIL, 0.5)
     assert check.detail.endswith("number2: no collection holds an expected id")
 

@@ -123,7 +123,7 @@ def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) 
     health = verdicts(monitor(night))["health of the application"]
     assert health is Verdict.NOT_EXERCISED, "old lines are nobody's trouble now; it was watched for a moment only"
 
-    original = LogWatch.look
+    original = LogWatch.new_matches
 
     def grows(self: LogWatch, *, last: bool = False) -> list[tuple[str, str]]:
         with log.open("a") as file:
@@ -131,7 +131,7 @@ def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) 
         return original(self, last=last)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LogWatch, "look", grows)
+        patch.setattr(LogWatch, "new_matches", grows)
         result = monitor(night)
     found = {c.name: c for c in result.checks}
     assert (found["health of the application"].verdict, found["health of the application"].reason) == (

@@ -28,7 +28,7 @@ def append(log: Path, text: bytes) -> None:
 
 
 def lines(watch: LogWatch, *, last: bool = False) -> list[str]:
-    return [line for _, line in watch.look(last=last)]
+    return [line for _, line in watch.new_matches(last=last)]
 
 
 def test_only_lines_written_since_count_and_each_once(log: Path) -> None:
@@ -45,7 +45,7 @@ def test_only_lines_written_since_count_and_each_once(log: Path) -> None:
 
 def test_a_rotated_log_is_read_to_its_end_and_then_the_new_one(log: Path) -> None:
     watch = watching(log)
-    watch.look()
+    watch.new_matches()
     append(log, b"\nerror before\nerror cut")
     log.rename(log.with_suffix(".1"))
     log.write_bytes(b"error after\n")
@@ -56,7 +56,7 @@ def test_a_rotated_log_is_read_to_its_end_and_then_the_new_one(log: Path) -> Non
 @pytest.mark.parametrize("more", [b"error\n", b"x" * 100 + b"\nerror\n" + b"y" * 100 + b"\n"])
 def test_a_truncated_log_is_read_from_its_start(log: Path, more: bytes) -> None:
     watch = watching(log)
-    watch.look()
+    watch.new_matches()
     log.write_bytes(more)  # the same file, emptied; it may have grown past the old position
     assert lines(watch) == ["error"]
     watch.close()

@@ -493,7 +493,7 @@ def test_connections_of_before_the_switch_show_no_application(monkeypatch: pytes
     monkeypatch.setattr(cutover_state, "connections", lambda host, port: 3)
     seen = cutover_state.Evidence.before_the_switch(target)
     cutover_state.gather(seen, source, target, [])
-    assert not seen.seen
+    assert not seen.is_present
     monkeypatch.setattr(cutover_state, "connections", lambda host, port: 5)
     cutover_state.gather(seen, source, target, [])
     assert seen.sentence() == "2 connections of other processes to the target"

@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
-from helpers.cutover.application import ask
+from helpers.cutover.application import check_health
 from helpers.errors import RunbookError, Terminal, Transient
 from helpers.parameters.endpoint import Endpoint, overlap
 from helpers.steps.network import broken, layers
@@ -174,7 +174,7 @@ def test_loopback_never_goes_through_a_proxy(
     assert quick_names(at(server.url), "source") is not None
     with open_target(at(server.url.replace("127.0.0.1", "localhost"))) as store:
         store.names()
-    assert ask(f"{server.url}/api/v2/heartbeat").well
+    assert check_health(f"{server.url}/api/v2/heartbeat").is_healthy
 
 
 def test_a_proxy_is_honoured_and_no_proxy_too(server: ChromaServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,5 +211,5 @@ def test_a_proxy_that_cannot_be_used_is_one_clear_line(monkeypatch: pytest.Monke
         quick_names(at("http://vectors.example:8000"), "source")
     assert caught.value.code == "proxy_unusable"
     assert f"the proxy {proxy} of ALL_PROXY" in caught.value.line()
-    assert not ask("http://vectors.example:8000/health").well
+    assert not check_health("http://vectors.example:8000/health").is_healthy
     assert all(not c.answers for c in tried(at("http://vectors.example:8000"), ["other.example"]))

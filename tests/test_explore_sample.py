@@ -32,7 +32,7 @@ def test_up_to_its_size_the_sample_is_the_source() -> None:
     sample = sampler.sample(35)
     assert sample.is_whole
     assert sample.frame["id"].tolist() == [f"c{i}" for i in range(30)] + [f"c{i}" for i in range(5)]
-    assert "35 chunks" in sample.said
+    assert "35 chunks" in sample.description
 
 
 def chosen(total: int, starts: range, most: int) -> tuple[list[str], int]:

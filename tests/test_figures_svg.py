@@ -116,7 +116,7 @@ def test_the_plane_is_that_of_a_full_decomposition_with_a_sign_that_stays() -> N
     fitted = fit_plane(vectors)
     _, sizes, axes = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
     assert np.abs((fitted.axes * axes[:2]).sum(axis=1)) == pytest.approx([1, 1], abs=1e-4)
-    assert fitted.seen == pytest.approx(float((sizes[:2] ** 2).sum() / (sizes**2).sum()))
+    assert fitted.explained_variance == pytest.approx(float((sizes[:2] ** 2).sum() / (sizes**2).sum()))
     assert (fit_plane(vectors).axes == fitted.axes).all()
     assert (fitted.axes[[0, 1], np.abs(fitted.axes).argmax(axis=1)] > 0).all()
 

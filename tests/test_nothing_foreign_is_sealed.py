@@ -302,7 +302,7 @@ def test_no_decision_is_recorded_between_the_last_look_at_it_and_the_begin_of_th
     step = object.__new__(CutoverStep)
     step.run = SimpleNamespace(home=home.read(), dry_run=False)  # type: ignore[assignment]
     step.control = SimpleNamespace(state=None, begin=begin)  # type: ignore[assignment]
-    step._failed, step._edits, step._counts = "", [], {}
+    step._failure, step._edits, step._counts = "", [], {}
     step.switch()
     signer.join(30)
     assert len(list(home.reports.glob("signoffs/cutover-security-*.json"))) == len(refused) + 1

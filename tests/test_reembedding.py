@@ -221,7 +221,7 @@ def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: 
     suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
     assert suite.findings.differing == 0, suite.differences()
-    assert suite.of.quarantined == {("notes", "lost-3"): "missing_embedding"}
+    assert suite.expectation.quarantined == {("notes", "lost-3"): "missing_embedding"}
     with embedded(tmp_path / "target") as store:
         assert store.count("notes") == 30 + 3 + 6 - 1
         found = store.read("notes", ["lost-0", "lost-1", "lost-2", *fresh.ids])

@@ -184,5 +184,5 @@ def test_a_server_of_embeddings_that_stays_away_ends_in_one_line_and_what_was_ma
 def test_the_samples_function_finds_nothing_by_its_meaning(tmp_path: Path) -> None:
     """The control of the test with a real model: words alone do not answer these questions."""
     with served(RehearsalEmbedding(IS).vectors) as (url, _):
-        [check] = migrated(tmp_path, url).known()
+        [check] = migrated(tmp_path, url).retrieval()
     assert (check.name, check.verdict) == (KNOWN, Verdict.FAIL)

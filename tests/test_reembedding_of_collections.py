@@ -463,7 +463,7 @@ def test_a_round_of_catch_up_makes_new_vectors_for_what_changed(
     suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
     assert suite.findings.differing == 0, suite.differences()
-    assert suite.of.quarantined == {}, "n7 has a document now"
+    assert suite.expectation.quarantined == {}, "n7 has a document now"
     with embedded(tmp_path / "target") as store:
         found = store.read("notes", sorted(store.ids("notes")))
         assert store.count("papers") == store.count("plain") == NUMBER

@@ -1,14 +1,12 @@
-"""Secrets in the files that a cutover changes, and in what commands print, reach no report; folders are their owner's; a writer
-loses no line; an archive takes no link."""
+"""Secrets in the files that a cutover changes, and in what commands print, reach no report; folders are their owner's;
+an archive takes no link."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,10 @@ import pytest
 
 from helpers import audit, errors, evidence, formatting
 from helpers.cli.evidence import archive
-from helpers.cutover import files
 from helpers.cutover.application import restart
-from helpers.cutover.files import digest_of, put_in_place, stage
 from helpers.cutover.readiness import all_edits, diff
 from helpers.errors import (
     EnvironmentFailure,
-    Terminal,
     Transient,
     UsageError,
     secret_parts,
@@ -491,64 +486,6 @@ def test_folders_of_a_run_are_their_owners_alone(tmp_path: Path, monkeypatch: py
     every = {p.name: stat.S_IMODE(p.stat().st_mode) for p in home.reports.iterdir() if p.is_file()}
     assert {"run.json", "parameters.yaml", "run.log", "audit.jsonl"} <= set(every)
     assert set(every.values()) == {0o600}
-
-
-def test_a_line_written_while_the_file_is_changed_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a writer that opens the file, and by one that replaces it, between the last look and the change."""
-    real, new = tmp_path / ".env", b"URL=new\n"
-    exchange = files._exchange
-    for replaces in (False, True):
-        real.write_bytes(b"URL=old\n")
-        before = digest_of(real)
-
-        def writer(one: Path, other: Path, replaces: bool = replaces) -> bool:
-            monkeypatch.setattr(files, "_exchange", exchange)
-            if replaces:
-                (tmp_path / "other").write_bytes(b"URL=old\nLINE=kept\n")
-                (tmp_path / "other").replace(other)
-            else:
-                with other.open("ab") as file:
-                    file.write(b"LINE=kept\n")
-            return exchange(one, other)
-
-        monkeypatch.setattr(files, "_exchange", writer)
-        staged = stage(real, new, "night", mode=0o644, uid=os.getuid(), gid=os.getgid())
-        with pytest.raises(Terminal, match="at this very moment"):
-            put_in_place(staged, real, before)
-        assert real.read_bytes() == b"URL=old\nLINE=kept\n"
-        assert sorted(p.name for p in tmp_path.iterdir()) == [".env"]
-    put_in_place(stage(real, new, "night", mode=0o644, uid=os.getuid(), gid=os.getgid()), real, digest_of(real))
-    assert real.read_bytes() == new
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".env"]
-
-
-def test_of_many_changes_beside_a_busy_writer_no_line_is_lost(tmp_path: Path) -> None:
-    real, done, lines = tmp_path / ".env", threading.Event(), 0
-    real.write_bytes(b"URL=old\n")
-
-    def write() -> None:
-        nonlocal lines
-        while not done.is_set():
-            with real.open("ab") as file:
-                file.write(b"LINE=%d\n" % lines)
-            lines += 1
-            done.wait(0.01)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        for n in range(40):
-            before = hashlib.sha256(content := real.read_bytes()).hexdigest()
-            staged = stage(real, content + b"N=%d\n" % n, "night", mode=0o644, uid=os.getuid(), gid=os.getgid())
-            try:
-                put_in_place(staged, real, before)
-            except Terminal:
-                continue
-    finally:
-        done.set()
-        writer.join()
-    held = b"".join(p.read_bytes() for p in tmp_path.iterdir())
-    assert [n for n in range(lines) if b"LINE=%d\n" % n not in held] == []
 
 
 def test_an_archive_takes_no_link(tmp_path: Path) -> None:

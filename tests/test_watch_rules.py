@@ -8,10 +8,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import chromadb
+import httpx
 import numpy as np
 import pytest
 
-from helpers.monitoring.measure import QueryProbe, finds
+from helpers.errors import EnvironmentFailure
+from helpers.monitoring.measure import QueryProbe, finds, search_of
 from helpers.monitoring.watcher import SampleJournal, Watcher, WatchSample, breach, next_due
 from helpers.parameters import Endpoint
 from helpers.results import utc_now
@@ -131,6 +134,23 @@ def test_a_stored_chunk_is_found_by_itself_or_by_a_twin_and_not_by_another() -> 
     assert not finds(probe, [("b", float("nan"))], "cosine")
     assert finds(probe, [("longer", -30.0)], "ip"), "with ip a longer vector comes first"
     assert not finds(probe, [("b", -20.0)], "ip")
+
+
+def test_a_query_that_is_measured_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry would count its waits as latency, and hide that a request failed."""
+    calls = []
+
+    def refused(*_: Any, **__: Any) -> None:
+        calls.append(1)
+        raise httpx.ConnectError("refused")
+
+    with embedded(tmp_path / "target") as store:
+        fill(store, "docs", chunks(3, 8))
+        ask = search_of(store, "docs")
+        monkeypatch.setattr(chromadb.Collection, "query", refused)
+        with pytest.raises(EnvironmentFailure):
+            ask(chunks(3, 8).embeddings[0], 2)
+    assert len(calls) == 1
 
 
 ADD = """

@@ -297,7 +297,7 @@ def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_wh
     folder = run(fenced, env)
     ready(folder)
 
-    dies("helpers.steps.cutover.wait_until_well", folder, monkeypatch)
+    dies("helpers.steps.cutover.wait_until_healthy", folder, monkeypatch)
     assert fenced.url not in env.read_text()  # clients may be at the target
     people = signers(folder)
     sign(folder.read(), "security", "S. Moreno", "no-go", reason="no", key=people.key("security"))

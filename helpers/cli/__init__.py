@@ -356,7 +356,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
     """Print the chunk, of each collection that holds it, before and after the schema. UsageError where none does."""
     import datetime as dt
 
-    from helpers.profiling.search import explained, explanation
+    from helpers.profiling.search import explain_chunk, explanation
     from helpers.schema import Context
     from helpers.stores import open_source
 
@@ -369,7 +369,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
         context = Context.of(names, dt.datetime.now(dt.UTC).date(), parameters.migration)
         for name in (name for name in names if collection in ("", name)):
             if len(batch := store.read(name, [chunk])):
-                table = explained(schema, batch, store.info(name), context, parameters)
+                table = explain_chunk(schema, batch, store.info(name), context, parameters)
                 explanations.append(explanation(table, schema.name))
     if not explanations:
         where = f"collection {one_line(collection, 80)}" if collection else "the source"

@@ -1,4 +1,4 @@
-"""`runbook rehearse --servers`: the whole window between two real Chroma servers, with nginx and a client that keeps writing.
+"""`runbook rehearse --servers`: the whole window between two real Chroma servers, with nginx and a client that goes on writing.
 
 Everything is started here, on loopback and free ports, and stopped in the end, also on Ctrl-C. The client writes through
 nginx to the source and reads through the URL in its .env the whole time; what it saw is judged when all is over.
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.restore import restore
-from helpers.notify import Event, send_notice
+from helpers.notify import Event, tell
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
@@ -40,7 +40,7 @@ from helpers.rehearsal.sample_application import WRITE_SECONDS
 from helpers.rehearsal.setup import KEY, free_port, prepare, write_command
 from helpers.report import numbers, read_run
 from helpers.report.pages import leave
-from helpers.results import Verdict, json_text, utc_now, write_text
+from helpers.results import Verdict, json_text, utc_now, write_json, write_text
 from helpers.rollback import DRILL, KILL_DRILL, Orders, at_work, postmortem
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -54,8 +54,8 @@ from helpers.stores.wire import Session, heartbeat
 
 # -- drills ------------------------------------------------------------------------------------------------------------
 
-# What a rehearsal drills: a kill while step 22 writes; when its line has ended with GO, the restore of its snapshot, and the
-# rollback. Timed, proven.
+# What a rehearsal drills: a kill while step 22 writes; beside the steps after it the restore of the snapshot; when they have
+# ended with GO, the rollback. Timed, proven.
 #
 # The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
 # from the target what the run put there. Then the rehearsal is put back to its state after the cutover, so that its
@@ -70,31 +70,52 @@ _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
-    """Run the steps up to the cutover and the drills; a sentence for each drill. Raises the error of a drill that failed."""
-    sentences = [f"{drill_kill(folder, terminal)} ({_file('kill')})", f"{drill_restore(folder)} ({_file('restore')})"]
-    terminal.say(f"  Drill: {sentences[-1]}")
-    sentences.append(drill_rollback(folder, terminal, put_back=True))
-    terminal.say(f"  Drill: {sentences[-1]}")
-    record_drills(folder, sentences, terminal)
-    return sentences
+    """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
+    said = drill_kill_and_restore(folder, terminal)
+    said.append(drill_rollback(folder, terminal, put_back=True))
+    terminal.say(f"  Drill: {said[-1]}")
+    keep(folder, said, terminal)
+    return said
+
+
+def drill_kill_and_restore(folder: RunFolder, terminal: Console) -> list[str]:
+    """The steps up to the cutover with a kill of step 22; the restore of their snapshot in a process of its own beside the rest.
+
+    A sentence for each drill. Raises what made one of them fail.
+    """
+    steps = [step for step in plan.LINE if not step.follows_cutover]
+    kill = _kill_step_22(folder, steps, terminal)
+    with _restore_beside(folder) as restored:
+        said = [f"{_resume(folder, steps, kill, terminal)} ({_file('kill')})"]
+        with _recorded(folder, "restore") as found:
+            found |= restored()
+    lost = sum(map(len, found["without_vector"].values()))
+    more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
+    said.append(
+        f"restore of snapshot {found['snapshot']} into {found['into']}, an empty directory, with Chroma "
+        f"{found['chroma_version']}: {count(found['compared'], 'chunk')} compared with the snapshot, none differs, in "
+        f"{duration(found['seconds'])} beside the steps after it; then it was removed{more} ({_file('restore')})"
+    )
+    terminal.say(f"  Drill: {said[-1]}")
+    return said
 
 
 @contextmanager
-def _recording(folder: RunFolder, what: str, record: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """Write `drills/<what>.json` at the end: when, by whom, what was measured and proven; if the drill failed, why."""
-    began, record = utc_now(), {} if record is None else record
-    record["verdict"] = Verdict.PASS
+def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """`drills/<what>.json`: when, by whom, and what was measured and proven; also where the drill fails, and then why."""
+    began, found = utc_now(), {} if found is None else found
+    found["verdict"] = Verdict.PASS
     try:
-        yield record
+        yield found
     except BaseException as error:
-        record |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
+        found |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
         raise
     finally:
-        facts = {"drill": what, "run_id": folder.id, "began": began, "ended": utc_now(), "by": audit.operator()}
-        text = json_text(facts | record)
+        about = {"drill": what, "run_id": folder.id, "began": began, "ended": utc_now(), "by": audit.operator()}
+        text = json_text(about | found)
         digests = {_file(what): hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
-        summary = {"outcome": record["verdict"], "seconds": record.get("seconds"), "digests": digests}
-        audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **summary)
+        told = {"outcome": found["verdict"], "seconds": found.get("seconds"), "digests": digests}
+        audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **told)
         write_text(folder.reports / _file(what), text)
 
 
@@ -103,18 +124,18 @@ def _file(what: str) -> str:
     return f"{RunPath.DRILLS}/{what}.json"
 
 
-def record_drills(folder: RunFolder, sentences: list[str], terminal: Console) -> None:
-    """Record the drills, notify people if the rollback was undone, seal, and show it on the run's page."""
-    run = folder.note(drills=sentences)
+def keep(folder: RunFolder, said: list[str], terminal: Console) -> None:
+    """Write down what was drilled, tell people where it was put back, seal it, and show it on the run's page."""
+    run = folder.note(drills=said)
     if when := read_run(run).put_back:
         postmortem.put_back(run, when)
-        send_notice(
+        tell(
             run,
             Event.PUT_BACK,
             key=when,
             say=terminal.say,
             drill=True,
-            why=sentences[-1],
+            why=said[-1],
             open=str(run.reports / postmortem.PAGE),
         )
     leave(run)
@@ -122,7 +143,7 @@ def record_drills(folder: RunFolder, sentences: list[str], terminal: Console) ->
 
 @dataclass(frozen=True, slots=True)
 class _Kill:
-    """When step 22 was killed, with the chunks of its checkpoint: staged, written, and in flight (these may be in the target)."""
+    """When step 22 was killed, and what its checkpoint said then: chunks staged, written, and in flight (it may be there)."""
 
     when: str
     staged: int
@@ -130,9 +151,8 @@ class _Kill:
     in_flight: int
 
 
-def drill_kill(folder: RunFolder, terminal: Console) -> str:
-    """Run the steps up to the cutover, kill step 22 in the middle of its import and resume it; a sentence about it."""
-    steps = [step for step in plan.LINE if not step.follows_cutover]
+def _kill_step_22(folder: RunFolder, steps: list[Step], terminal: Console) -> _Kill | None:
+    """Run `steps` until step 22 is killed in the middle of its import, as a power failure would; None where all of them ended."""
     ended, kills = threading.Event(), list[_Kill]()
     killer = threading.Thread(target=_kill_in_the_middle, args=(folder, ended, kills))
     killer.start()
@@ -144,32 +164,36 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
     finally:
         ended.set()
         killer.join()
-    with _recording(folder, "kill") as record:
-        if not kills:
+    return kills[0] if kills else None
+
+
+def _resume(folder: RunFolder, steps: list[Step], kill: _Kill | None, terminal: Console) -> str:
+    """Run what the kill left open of `steps`; what the drill showed, in a sentence."""
+    with _recorded(folder, "kill") as found:
+        if kill is None:
             why = "step 22 had written every chunk before it could be killed in the middle"
-            record |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
+            found |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
             return f"kill: NOT EXERCISED, {why}"
-        kill = kills[0]
-        progress = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
-        terminal.say(f"  Drill: step 22 was killed with {progress}; now it is resumed.")
+        done = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
+        terminal.say(f"  Drill: step 22 was killed with {done}; now it is resumed.")
         (folder.workspace / KILL_DRILL).unlink()
         run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
         migrated = folder.read().result(Step.MIGRATE)
         assert migrated is not None  # every step has passed
         seconds = (dt.datetime.fromisoformat(migrated.finished) - dt.datetime.fromisoformat(kill.when)).total_seconds()
         imported = migrated.facts["import"]
-        present = int(imported["to_write"]) - int(imported["chunks"])
-        record |= {
-            "began": kill.when, "killed": KILLED, "kills": len(kills), "seconds": round(seconds, 1), "staged": kill.staged,
-            "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": present,
+        there = int(imported["to_write"]) - int(imported["chunks"])
+        found |= {
+            "began": kill.when, "killed": KILLED, "kills": 1, "seconds": round(seconds, 1), "staged": kill.staged,
+            "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": there,
             "written_by_resume": int(imported["chunks"]), "resumed": migrated.facts.get("resumed"),
         }  # fmt: skip
-        if present != kill.written:
-            record |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {count(present, 'chunk')}"}
-            return f"kill: NOT EXERCISED, step 22 was killed with {progress} and went on from {present:,}"
+        if there != kill.written:
+            found |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {count(there, 'chunk')}"}
+            return f"kill: NOT EXERCISED, step 22 was killed with {done} and went on from {there:,}"
     return (
-        f"kill: step 22 was killed with {progress} and {kill.in_flight:,} in flight; the resume found the {present:,} and wrote "
-        f"the other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk "
+        f"kill: step 22 was killed with {done} and {kill.in_flight:,} in flight; the resume found the {there:,} and wrote the "
+        f"other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk "
         f"once; no other kill was drilled"
     )
 
@@ -177,7 +201,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
 def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_Kill]) -> None:
     """End the kernel of step 22 while some chunks are written, some are not, and a batch is in flight.
 
-    It is stopped before its checkpoint is read, so that it is killed in exactly the recorded state.
+    It is stopped before its checkpoint is believed, so that it is killed in the very state that is recorded.
     """
     path = folder.workspace / RunPath.CHECKPOINT
     while not ended.wait(_LOOK_SECONDS):
@@ -199,7 +223,7 @@ def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_
 
 
 def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
-    """Whether the stopped import is partly done; if so, its state is added to `kills`."""
+    """Whether the import, which is stopped, is half done; then that is noted."""
     targets = Checkpoint.read(path).targets.values()
     staged, written = sum(t.rows for t in targets), sum(t.completed for t in targets)
     in_flight = sum(t.inflight[1] - t.inflight[0] for t in targets if t.inflight)
@@ -208,57 +232,73 @@ def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
     return bool(kills)
 
 
-def drill_restore(folder: RunFolder) -> str:
-    """Restore the snapshot of step 21 into a scratch directory, compare every chunk, remove it; a sentence about it."""
-    snapshot = postmortem.proven_snapshot(folder)
-    scratch = folder.workspace / "drill-restore"
+@contextmanager
+def _restore_beside(folder: RunFolder) -> Iterator[Callable[[], dict[str, Any]]]:
+    """The drill of the restore, in a process of its own; yields what waits for it and gives its facts.
+
+    That raises `EnvironmentFailure` where it failed. The end of the context ends the process and removes its directory.
+    """
+    log, result = folder.workspace / "drill-restore.log", folder.workspace / "drill-restore.json"
+    result.unlink(missing_ok=True)
+    with _process([sys.executable, "-m", "helpers.cli.rehearse", folder.id, str(result)], log) as process:
+
+        def restored() -> dict[str, Any]:
+            if process.wait():
+                why = one_line(log.read_text(encoding="utf-8", errors="replace")[-400:], 400)
+                raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, f"the drill of the restore failed: {why}",
+                                         where=str(folder.workspace), next_step=f"See {log}.")  # fmt: skip
+            return _record(result)
+
+        yield restored
+    shutil.rmtree(_scratch(folder), ignore_errors=True)
+
+
+def _scratch(folder: RunFolder) -> Path:
+    return folder.workspace / "drill-restore"
+
+
+def drill_restore(folder: RunFolder) -> dict[str, Any]:
+    """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
+    snapshot, scratch = postmortem.proven_snapshot(folder), _scratch(folder)
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
-    with _recording(folder, "restore") as record:
-        started = time.monotonic()
-        try:
-            restored = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
-        finally:
-            shutil.rmtree(scratch)
-        seconds = time.monotonic() - started
-        compared, lost = sum(restored.proven.values()), sum(map(len, restored.lost.values()))
-        record |= {
-            "seconds": round(seconds, 3), "snapshot": snapshot.id, "digest": snapshot.digest,
-            "into": str(scratch), "chroma_version": restored.version, "compared": compared, "proven": restored.proven,
-            "differences": snapshot.total - compared - lost,
-            "without_vector": restored.lost, "removed_afterwards": not scratch.exists(),
-        }  # fmt: skip
-    more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
-    return (
-        f"restore of snapshot {snapshot.id} into {scratch}, an empty directory, with Chroma {restored.version}: "
-        f"{count(compared, 'chunk')} compared with the snapshot, none differs, in {duration(seconds)}; then it was removed{more}"
-    )
+    began, begun = utc_now(), time.monotonic()
+    done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
+    shutil.rmtree(scratch)
+    seconds = time.monotonic() - begun
+    proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
+    return {
+        "began": began, "ended": utc_now(), "seconds": round(seconds, 3), "beside": "steps 22 to 25", "snapshot": snapshot.id,
+        "digest": snapshot.digest, "into": str(scratch), "chroma_version": done.version, "compared": proven,
+        "proven": done.proven, "differences": snapshot.total - proven - lost, "without_vector": done.lost,
+        "removed_afterwards": not scratch.exists(),
+    }  # fmt: skip
 
 
 def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = False) -> str:
-    """Roll back the run itself; a sentence about it. With `put_back`, a client writes first, that write is replayed, and then
-    everything but that write is put back to its state after the cutover, which is proven."""
+    """The rollback of the run itself; with `put_back` a client's write comes before it and is replayed, and everything, without
+    that write, is as after the cutover again, which is proven."""
     proof: dict[str, Any] = {}
-    with ExitStack() as stack:
-        record = stack.enter_context(_recording(folder, "rollback"))
+    with ExitStack() as around:
+        found = around.enter_context(_recorded(folder, "rollback"))
         if put_back:
-            stack.enter_context(_recording(folder, PUT_BACK, proof))
-            stack.enter_context(postmortem.undo_after_drill(folder, proof))
-            record["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
+            around.enter_context(_recorded(folder, PUT_BACK, proof))
+            around.enter_context(postmortem.undo_after_drill(folder, proof))
+            found["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
         measured = numbers.rollback(result)
         assert measured is not None  # the command has passed
         assert result is not None
-        record |= {
+        found |= {
             "seconds": asdict(measured),
             "checks": {c.name: str(c.verdict) for c in result.checks},
             "put_back": _file(PUT_BACK) if put_back else "",
         }
-    sentence = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
+    said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
     if not put_back:
-        return f"{sentence} ({_file('rollback')})"
+        return f"{said} ({_file('rollback')})"
     return (
-        f"{sentence}; then everything was put back to its state before the drill, without the chunk that a client wrote for it: "
+        f"{said}; then everything was put back to its state before the drill, without the chunk that a client wrote for it: "
         f"{count(sum(proof['compared'].values()), 'chunk')} of the target compared with those before, none differs; the source "
         f"is its copy from before the drill: {count(proof['source']['compared'], 'chunk')} compared with the snapshot, none "
         f"differs; configuration files as before; {proof['application']} ({_file('rollback')}, {_file(PUT_BACK)})"
@@ -266,12 +306,12 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
 
 
 def _client_write(folder: RunFolder) -> str:
-    """Write to the target as a client, for the replay of the rollback; the output, "" without an application."""
+    """What a client writes to the target after the cutover, for export and replay to bring back; "" without an application."""
     if (command := write_command(folder.read().parameters)) is None:
         return ""
-    line = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
-    audit.append(folder.reports / audit.NAME, "drill: a client's write to the target", said=line)
-    return line
+    said = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
+    audit.append(folder.reports / audit.NAME, "drill: a client's write to the target", said=said)
+    return said
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------
@@ -283,7 +323,7 @@ _LIVE = 2_000  # chunks that the client may add between two counts without the c
 
 
 def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
-    """The rehearsal; 0 where it passed. `EnvironmentFailure` where nginx is missing or the client met what it must not."""
+    """The rehearsal; 0 where all of it held. `EnvironmentFailure` where nginx is missing or the client saw what it must not."""
     program = nginx_program()
     terminal = Console()
     with _sigterm_as_interrupt(), ExitStack() as stack:
@@ -304,73 +344,73 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
         runs.create(_parameters(embedded, source, target, fence, env, chunks), folder.id, rehearsal=True)
         record = folder.workspace / "client.json"
         stack.enter_context(client(url, env, record, logs / "client.log"))
-        results = _window(folder, terminal, env, target, url)
+        said = _window(folder, terminal, env, target, url)
         time.sleep(2.0)  # the client writes again
-        results |= judge(folder, _record(record), target)
-    width = max(map(len, results))
-    lines = [f"  {what:<{width}}  {text}" for what, text in results.items()]
+        said |= judge(folder, _record(record), target)
+    width = max(map(len, said))
+    lines = [f"  {what:<{width}}  {found}" for what, found in said.items()]
     head = f"Run {folder.id}, between two servers:"
     terminal.say("\n".join(["", head, *lines, "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]))
     return 0
 
 
 def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: str) -> dict[str, str]:
-    """Run all steps, closeout included, then the rollback; their durations and the URL in .env after each."""
+    """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
     run_to_outcome(folder, list(plan.LINE), terminal)
-    _require_url(env, target, "the cutover")
+    _expect(env, target, "the cutover")
     run = folder.read()
-    steps = {step.number: result for step in plan.LINE if (result := run.result(step.number)) is not None}
+    steps = {step.number: found for step in plan.LINE if (found := run.result(step.number)) is not None}
     window = numbers.forward(steps)
     assert window is not None  # every step has passed
-    sentence = drill_rollback(folder, terminal)
-    _require_url(env, url, "the rollback")
-    record_drills(folder, [sentence], terminal)
+    back = drill_rollback(folder, terminal)
+    _expect(env, url, "the rollback")
+    keep(folder, [back], terminal)
     return {
         "fence to verified cutover": duration(window.wall),
         ".env after the cutover": target,
-        "rollback": sentence.removeprefix("rollback: "),
+        "rollback": back.removeprefix("rollback: "),
         ".env after it": url,
     }
 
 
-def _require_url(env: Path, url: str, when: str) -> None:
+def _expect(env: Path, url: str, when: str) -> None:
     if f"{KEY}={url} " not in env.read_text(encoding="utf-8").replace('"', ""):
         raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, f"does not point to {url} after {when}", where=str(env))
 
 
-def judge(folder: RunFolder, record: dict[str, Any], target: str) -> dict[str, str]:
-    """The client's record in words. `EnvironmentFailure` where a write passed the active fence, or a read failed."""
+def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
+    """What the client saw, in words. `EnvironmentFailure` where a write got in while the fence was active, or a read failed."""
     state = FenceState.load(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)
     down = next(e["when"] for e in state.events if e["state"] == LIFTING)
-    before = sum(when < up for when in record["accepted"])
-    between = sum(up < when < down for when in record["accepted"])
-    after = sum(when > down for when in record["accepted"])
-    conditions = {
+    before = sum(when < up for when in seen["accepted"])
+    between = sum(up < when < down for when in seen["accepted"])
+    after = sum(when > down for when in seen["accepted"])
+    wrong = {
         "no write got through before the fence": not before,
         f"{between} writes got through the fence": bool(between),
-        "no write was refused while it was active": not record["refused"],
+        "no write was refused while it was active": not seen["refused"],
         "no write got through after it was lifted": not after,
-        f"writes failed in other ways: {record['errors']}": bool(record["errors"]),
-        f"reads failed: {record['failed_reads']}": bool(record["failed_reads"]),
-        "no read went to the target after the cutover": not record["reads"].get(target),
+        f"writes failed in other ways: {seen['errors']}": bool(seen["errors"]),
+        f"reads failed: {seen['failed_reads']}": bool(seen["failed_reads"]),
+        "no read went to the target after the cutover": not seen["reads"].get(target),
     }
-    if problems := [problem for problem, holds in conditions.items() if holds]:
-        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, "; ".join(problems), where=f"the client of run {folder.id}",
+    if found := [what for what, is_so in wrong.items() if is_so]:
+        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, "; ".join(found), where=f"the client of run {folder.id}",
                          next_step=f"See {folder.workspace / 'client.json'} and {folder.log_path}.")  # fmt: skip
-    reads, gap = sum(record["reads"].values()), record["longest_gap_seconds"]
+    reads, gap = sum(seen["reads"].values()), seen["longest_gap_seconds"]
     return {
         "client's writes": f"{count(before)} before the fence, {count(after)} after it",
-        "refused meanwhile": f"{count(len(record['refused']))}, each as AuthorizationError",
+        "refused meanwhile": f"{count(len(seen['refused']))}, each as AuthorizationError",
         "client's reads": f"{count(reads)}, none failed, longest pause {duration(gap)}, "
-        f"{count(record['reads'][target])} of them from the target",
+        f"{count(seen['reads'][target])} of them from the target",
     }
 
 
 def _record(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _parameters(
@@ -393,11 +433,11 @@ def _parameters(
 
 def nginx_program() -> str:
     """The nginx of this machine. `EnvironmentFailure` where there is none."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if program is None:
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
         raise EnvironmentFailure(ReasonCode.NO_NGINX, "nginx is not installed here; this rehearsal's fence is one",
                          next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
-    return program
+    return found
 
 
 @contextmanager
@@ -446,8 +486,8 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             with suppress(OSError, ValueError):
-                written = _record(record)
-                if written["accepted"] and written["reads"]:
+                seen = _record(record)
+                if seen["accepted"] and seen["reads"]:
                     break
             time.sleep(0.2)
         else:
@@ -493,3 +533,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    write_json(Path(sys.argv[2]), drill_restore(RunFolder.of(sys.argv[1])))

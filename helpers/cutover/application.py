@@ -26,14 +26,14 @@ from helpers.run.command import connections, run_or_fail, run_program, used_by
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
-_MARK = 256  # bytes before the position by which a file is known again
-_AT_ONCE = 8 * 2**20  # bytes read in one look
-ONE_REQUEST = 5.0  # seconds for one answer; an application that needs longer is not well
+_MARK = 256  # bytes before the position, by which a file is recognised
+_CHUNK_BYTES = 8 * 2**20  # read at a time
+ONE_REQUEST = 5.0  # seconds for one answer; an application that needs longer is not healthy
 
 
 @dataclass(frozen=True, slots=True)
 class HealthAnswer:
-    """What a health URL said. `body` is its beginning; `problem` is "" where it answered 2xx."""
+    """The answer of a health URL. `body`: its first 4,000 characters; `problem`: "" if it answered 2xx."""
 
     url: str
     status: int
@@ -42,22 +42,22 @@ class HealthAnswer:
     problem: str = ""
 
     @property
-    def well(self) -> bool:
+    def is_healthy(self) -> bool:
         return not self.problem
 
 
 def restart(rules: Cutover, folder: RunFolder, step: str = Step.CUTOVER) -> list[str]:
-    """Run the restart commands in their order; a sentence each. Output goes to run.log; `Terminal` at the first that fails."""
-    folder.read().parameters.hide_secrets()  # the files hold others now than when this process began
-    said = []
+    """Run the restart commands in order; return a sentence for each. Output goes to run.log. `Terminal` at the first failure."""
+    folder.read().parameters.hide_secrets()  # the files may hold other secrets than when this process began
+    results = []
     for command in rules.restart:
         shown = shlex.join(command)
-        begun = time.monotonic()
+        started = time.monotonic()
         folder.log(f"restart: {shown}", step)
-        done = run_or_fail(command, rules.timeout_seconds, "the restart command", "cutover.timeout_seconds")
-        folder.log_block(f"restart ended with 0 after {time.monotonic() - begun:.1f} s: {shown}", done.tail, step)
-        said.append(f"{shown} ended with 0 after {time.monotonic() - begun:.1f} s")
-    return said
+        result = run_or_fail(command, rules.timeout_seconds, "the restart command", "cutover.timeout_seconds")
+        folder.log_block(f"restart ended with 0 after {time.monotonic() - started:.1f} s: {shown}", result.tail, step)
+        results.append(f"{shown} ended with 0 after {time.monotonic() - started:.1f} s")
+    return results
 
 
 TAKEN, NOT_TAKEN, NOT_TRIED = "taken", "not taken", "not tried"
@@ -65,12 +65,12 @@ _CANNOT_RUN = (126, 127)  # exit codes of a shell that could not start the progr
 
 
 @dataclass(frozen=True, slots=True)
-class WriteTried:
-    """What became of a write that the application was asked for (taken, not taken, not tried), when that was known, and why."""
+class WriteAttempt:
+    """The outcome of a write by the application (taken, not taken, not tried), when it was known, and its detail."""
 
     outcome: str
     when: str = ""
-    said: str = "cutover.write_probe names no program by which the application tries one"
+    detail: str = "cutover.write_probe names no program by which the application tries one"
 
     @property
     def taken(self) -> bool:
@@ -81,65 +81,65 @@ class WriteTried:
         return self.when if self.taken else ""
 
 
-def try_write(rules: Cutover, folder: RunFolder, step: str) -> WriteTried:
-    """Have the application write one chunk and remove it (`cutover.write_probe`). A program that does not run proves nothing."""
+def try_write(rules: Cutover, folder: RunFolder, step: str) -> WriteAttempt:
+    """Have the application write one chunk and remove it (`cutover.write_probe`). A program that cannot run proves nothing."""
     if rules.write_probe is None:
-        return WriteTried(NOT_TRIED)
+        return WriteAttempt(NOT_TRIED)
     try:
-        done = run_program(rules.write_probe, rules.timeout_seconds, "the write probe", "cutover.timeout_seconds")
+        result = run_program(rules.write_probe, rules.timeout_seconds, "the write probe", "cutover.timeout_seconds")
     except Terminal as error:
-        tried = WriteTried(NOT_TRIED, utc_now(), error.what)
+        attempt = WriteAttempt(NOT_TRIED, utc_now(), error.what)
     else:
-        broken = done.code < 0 or done.code in _CANNOT_RUN
-        outcome = NOT_TRIED if broken else NOT_TAKEN if done.code else TAKEN
-        tried = WriteTried(outcome, utc_now(), f"exit code {done.code}: {done.last_line}")
-    folder.log(f"write probe, {tried.outcome}: {tried.said}", step)
-    audit.append(folder.reports / audit.NAME, "write probe of the application", outcome=tried.outcome, step=step)
-    return tried
+        failed_to_run = result.code < 0 or result.code in _CANNOT_RUN
+        outcome = NOT_TRIED if failed_to_run else NOT_TAKEN if result.code else TAKEN
+        attempt = WriteAttempt(outcome, utc_now(), f"exit code {result.code}: {result.last_line}")
+    folder.log(f"write probe, {attempt.outcome}: {attempt.detail}", step)
+    audit.append(folder.reports / audit.NAME, "write probe of the application", outcome=attempt.outcome, step=step)
+    return attempt
 
 
-def ask(url: str) -> HealthAnswer:
-    """One request to a health URL; never raises. Redirects are followed."""
+def check_health(url: str) -> HealthAnswer:
+    """Send one request to a health URL, and follow redirects. Never raises; `problem` says what failed."""
     import httpx  # which the state of a cutover does not need
 
     from helpers.stores.wire import Session
 
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         with Session(timeout=ONE_REQUEST, follow_redirects=True) as session:
             answer = session.get(url)
     except (httpx.HTTPError, RunbookError) as error:
-        said = one_line(str(error) or type(error).__name__, 200)
-        return HealthAnswer(url, 0, (time.monotonic() - begun) * 1000, problem=f"no answer: {said}")
+        message = one_line(str(error) or type(error).__name__, 200)
+        return HealthAnswer(url, 0, (time.monotonic() - started) * 1000, problem=f"no answer: {message}")
     problem = "" if answer.is_success else f"answered {answer.status_code}"
-    return HealthAnswer(url, answer.status_code, (time.monotonic() - begun) * 1000, answer.text[:4000], problem)
+    return HealthAnswer(url, answer.status_code, (time.monotonic() - started) * 1000, answer.text[:4000], problem)
 
 
-def ask_all(urls: Sequence[str]) -> list[HealthAnswer]:
-    return [ask(url) for url in urls]
+def check_all_health(urls: Sequence[str]) -> list[HealthAnswer]:
+    return [check_health(url) for url in urls]
 
 
-def wait_until_well(urls: Sequence[str], seconds: float) -> list[HealthAnswer]:
-    """The answers once every URL answers 2xx. `EnvironmentFailure` (`not_healthy`) where one does not within so many seconds."""
+def wait_until_healthy(urls: Sequence[str], seconds: float) -> list[HealthAnswer]:
+    """Return the answers once every URL answers 2xx. `EnvironmentFailure` (`not_healthy`) if one does not within `seconds`."""
     from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
     trial = Retrying(
-        retry=retry_if_result(lambda answers: any(not a.well for a in answers)), stop=stop_after_delay(seconds),
+        retry=retry_if_result(lambda answers: any(not a.is_healthy for a in answers)), stop=stop_after_delay(seconds),
         wait=wait_exponential(multiplier=0.2, max=2.0), retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
     )  # fmt: skip
-    answers: list[HealthAnswer] = trial(ask_all, urls)
-    ill = [a for a in answers if not a.well]
-    if ill:
-        raise EnvironmentFailure(ReasonCode.NOT_HEALTHY, f"{ill[0].problem} for {seconds:g} seconds", where=ill[0].url,
-                         next_step="See the application's own log.")  # fmt: skip
+    answers: list[HealthAnswer] = trial(check_all_health, urls)
+    unhealthy = [a for a in answers if not a.is_healthy]
+    if unhealthy:
+        raise EnvironmentFailure(ReasonCode.NOT_HEALTHY, f"{unhealthy[0].problem} for {seconds:g} seconds",
+                         where=unhealthy[0].url, next_step="See the application's own log.")  # fmt: skip
     return answers
 
 
 @dataclass(slots=True)
 class Evidence:
-    """What shows that the application uses the target: what it says itself, and connections and open files seen here.
+    """What shows that the application uses the target: its health answers, and connections and open files on this machine.
 
-    `says_target` and `says_source` are health URLs whose answer names that side.
+    `says_target`, `says_source`: the health URLs whose answer names that side. `processes`: those that have the target open.
     """
 
     says_target: set[str] = field(default_factory=set)
@@ -150,24 +150,24 @@ class Evidence:
 
     @classmethod
     def before_the_switch(cls, target: Endpoint) -> Self:
-        """Nothing is seen yet; connections that are there already will show nothing."""
+        """Empty evidence; the connections that exist already are not counted later."""
         return cls(before=connections(target.host, target.port) if target.url else 0)
 
     @property
-    def seen(self) -> bool:
+    def is_present(self) -> bool:
         return bool(self.says_target or self.connections or self.processes)
 
     def sentence(self) -> str:
-        said = [f"{url} names the target" for url in sorted(self.says_target)]
-        said += [f"{self.connections} connections of other processes to the target"] if self.connections else []
-        said += [f"{name} has it open" for name in sorted(self.processes)]
-        return "; ".join(said)
+        parts = [f"{url} names the target" for url in sorted(self.says_target)]
+        parts += [f"{self.connections} connections of other processes to the target"] if self.connections else []
+        parts += [f"{name} has it open" for name in sorted(self.processes)]
+        return "; ".join(parts)
 
 
 def gather(into: Evidence, source: Endpoint, target: Endpoint, answers: Sequence[HealthAnswer]) -> None:
-    """Look once more, and add what is seen."""
+    """Add to `into` what health answers, connections and open files show now."""
     for answer in answers:
-        if not answer.well:
+        if not answer.is_healthy:
             continue
         at_target, at_source = _names(answer.body, target), _names(answer.body, source)
         if at_target and not at_source:
@@ -182,7 +182,7 @@ def gather(into: Evidence, source: Endpoint, target: Endpoint, answers: Sequence
 
 
 def _names(body: str, endpoint: Endpoint) -> bool:
-    """Whether a text names this place: its URL, its host with port, or its path as a whole word."""
+    """Whether a text names this place: its host with port, or its path, as a whole word."""
     if endpoint.path is not None:
         places = [str(resolve_path(endpoint.path))]
     else:
@@ -192,7 +192,7 @@ def _names(body: str, endpoint: Endpoint) -> bool:
 
 
 def stands_alone(body: str, place: str) -> bool:
-    """`host:800` does not stand in `host:8000`, nor `/data/new` in `/data/newer`."""
+    """Whether the text has the place as a whole word: `host:800` is not in `host:8000`, nor `/data/new` in `/data/newer`."""
     at = body.find(place)
     while at >= 0:
         before, after = body[at - 1 : at], body[at + len(place) : at + len(place) + 1]
@@ -202,18 +202,18 @@ def stands_alone(body: str, place: str) -> bool:
     return False
 
 
-def positions(named: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Where each log ends now: `{path: {inode, size}}`; inode 0 where there is none yet."""
-    found = {}
-    for name in named:
+def positions(names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The end of each log now, `{path: {inode, size}}`; inode and size 0 if there is no such file yet."""
+    ends = {}
+    for name in names:
         path = resolve_path(name)
         try:
             facts = path.stat()
         except OSError:
-            found[str(path)] = {"inode": 0, "size": 0}
+            ends[str(path)] = {"inode": 0, "size": 0}
         else:
-            found[str(path)] = {"inode": facts.st_ino, "size": facts.st_size}
-    return found
+            ends[str(path)] = {"inode": facts.st_ino, "size": facts.st_size}
+    return ends
 
 
 @dataclass(slots=True)
@@ -228,23 +228,23 @@ class _Log:
     torn: bytes = b""
     lines: list[bytes] = field(default_factory=list)
 
-    def look(self) -> None:
-        """Read what is new."""
-        now = self._inode()
-        if self.fd >= 0 and now != os.fstat(self.fd).st_ino:  # rotated: the rest of the old file first
+    def read_new(self) -> None:
+        """Append the complete lines written since the last call to `lines`; the unfinished one stays in `torn`."""
+        inode = self._inode()
+        if self.fd >= 0 and inode != os.fstat(self.fd).st_ino:  # rotated: the rest of the old file first
             self._drain()
             os.close(self.fd)
             self.lines += [self.torn] if self.torn else []
             self.fd, self.position, self.mark, self.torn = -1, 0, b"", b""
         if self.fd < 0:
-            if not now:
+            if not inode:
                 return
             self.fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-            if now != self.inode:
+            if inode != self.inode:
                 self.position = 0
-            self.inode = now
+            self.inode = inode
         size = os.fstat(self.fd).st_size
-        if size < self.position or self._other_text():
+        if size < self.position or self._is_rewritten():
             self.position, self.torn, self.mark = 0, b"", b""
         self._drain()
 
@@ -253,16 +253,16 @@ class _Log:
             facts = self.path.stat()
         except OSError:
             return 0
-        if not stat.S_ISREG(facts.st_mode):  # a pipe would hold us
+        if not stat.S_ISREG(facts.st_mode):  # reading a pipe would block
             raise OSError(errno.EINVAL, "it is no plain file")
         return facts.st_ino
 
-    def _other_text(self) -> bool:
-        """Whether the bytes before the position are not those that were read: truncated, and grown again."""
+    def _is_rewritten(self) -> bool:
+        """Whether the bytes before the position are not those that were read: the file was truncated and has grown again."""
         return bool(self.mark) and os.pread(self.fd, len(self.mark), self.position - len(self.mark)) != self.mark
 
     def _drain(self) -> None:
-        while part := os.pread(self.fd, _AT_ONCE, self.position):
+        while part := os.pread(self.fd, _CHUNK_BYTES, self.position):
             self.position += len(part)
             *whole, self.torn = (self.torn + part).split(b"\n")
             self.lines += whole
@@ -273,34 +273,34 @@ class _Log:
 
 
 class LogWatch:
-    """Follows the logs from the positions that were noted before the restart."""
+    """Follows logs from `since`, their `positions` at some moment. `line_count`: new lines; `matches`: those that match."""
 
     def __init__(self, since: Mapping[str, Mapping[str, int]], pattern: str) -> None:
         self._logs = [_Log(Path(path), at["inode"], at["size"]) for path, at in since.items()]
         self._pattern = re.compile(pattern)
         self.unreadable: dict[str, str] = {}
-        self.seen = 0
+        self.line_count = 0
         self.matches: list[tuple[str, str]] = []
 
-    def look(self, *, last: bool = False) -> list[tuple[str, str]]:
-        """(path, line) of the new lines that match; with `last` an unfinished line counts too."""
-        found = []
+    def new_matches(self, *, last: bool = False) -> list[tuple[str, str]]:
+        """Read what is new; return (path, line) of the lines that match. With `last`, an unfinished line counts too."""
+        matches = []
         for log in self._logs:
             try:
-                log.look()
+                log.read_new()
             except OSError as error:
                 self.unreadable[str(log.path)] = error.strerror or str(error)
                 continue
             lines, log.lines = log.lines, []
             if last and log.torn:
                 lines, log.torn = [*lines, log.torn], b""
-            self.seen += len(lines)
+            self.line_count += len(lines)
             for raw in lines:
                 text = raw.decode("utf-8", "replace").rstrip("\r")
                 if self._pattern.search(text):
-                    found.append((str(log.path), masked(text)))
-        self.matches += found
-        return found
+                    matches.append((str(log.path), masked(text)))
+        self.matches += matches
+        return matches
 
     def close(self) -> None:
         for log in self._logs:
@@ -324,7 +324,7 @@ REVERTING, REVERTED = "reverting", "reverted"
 
 @dataclass(slots=True)
 class ChangedFile:
-    """One configuration file: its place, its backup, and the SHA-256 that it had before and has after."""
+    """A configuration file: `path` as named, `real` with links followed, its backup, and the SHA-256 before and after."""
 
     path: str
     real: str
@@ -337,13 +337,13 @@ class ChangedFile:
 
     @property
     def now(self) -> str:
-        """`before`, `after`, or `changed` where somebody else has been at the file (or at the link that led to it)."""
+        """Its content now: `before`, `after`, or `changed` if somebody else changed the file, or a link that leads to it."""
         try:
             moved = str(Path(self.path).resolve(strict=True)) != self.real
         except (OSError, RuntimeError):
             moved = True
-        found = "" if moved else digest_of(Path(self.real))
-        return "before" if found == self.before else "after" if found == self.after else "changed"
+        digest = "" if moved else digest_of(Path(self.real))
+        return "before" if digest == self.before else "after" if digest == self.after else "changed"
 
 
 @dataclass(slots=True)
@@ -395,12 +395,12 @@ class CutoverState(StateFile):
         """Who was sent to the target, in a sentence."""
         return clients_switched(self.target, len(self.files), len(self.cutover.restart), rehearsal=rehearsal)
 
-    def told(self, *, rehearsal: bool) -> str:
-        """For status: the state, and once it is done who was switched."""
+    def status(self, *, rehearsal: bool) -> str:
+        """For status: the state, and who was switched once it is done."""
         return f"{self.sentence()} {self.clients(rehearsal=rehearsal) if self.is_done else ''}".strip()
 
     def refuse_changed(self) -> None:
-        """`Terminal` (`config_changed`) where a file is neither as it was nor as the cutover made it."""
+        """`Terminal` (`config_changed`) if a file is neither as it was nor as the cutover changed it."""
         changed = [file for file in self.files if file.now == "changed"]
         if changed:
             file = changed[0]
@@ -412,13 +412,13 @@ class CutoverState(StateFile):
 
     def sentence(self) -> str:
         """For status: `The cutover to … is done since …`."""
-        said = {
+        words = {
             DONE: "is done",
             REVERTED: "was undone: every configuration file is as before",
             REVERTING: "is being undone, or a process ended while it did so",
         }
-        words = said.get(self.state, f"is under way, or a process ended in it ({self.state})")
-        return f"The cutover to {self.target} {words} since {self.events[-1]['when'][:19]} UTC."
+        state = words.get(self.state, f"is under way, or a process ended in it ({self.state})")
+        return f"The cutover to {self.target} {state} since {self.events[-1]['when'][:19]} UTC."
 
 
 def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool) -> str:
@@ -442,12 +442,12 @@ def source_takes_writes(source: str, target: str) -> str:
 
 
 def put_back(folder: RunFolder, why: str = "", step: str = Step.CUTOVER) -> list[str]:
-    """Take the cutover of this run back; what was done, in sentences. Repeating it, also after a kill, does the rest.
+    """Undo the cutover of this run; return what was done, in sentences. A repeated call does the rest, also after a kill.
 
-    To be called in the folder in which the run began (`RunFolder.enter`), with the run's lock held: the restart commands
-    work there. Every file byte for byte with its mode and owner, then the restart commands, then health. Nothing is
-    touched where a file was changed by somebody else since (`Terminal`, `config_changed`). `EnvironmentFailure` where a restart
-    or a health URL fails: the files are back by then, and repeating goes on from there.
+    Call it in the folder in which the run began (`RunFolder.enter`), with the run's lock held: the restart commands work there.
+    Restores every file byte for byte with its mode and owner, runs the restart commands, and waits for health. Changes nothing if
+    somebody else changed a file since (`Terminal`, `config_changed`). `EnvironmentFailure` if a restart or a health URL fails:
+    the files are restored by then, and a repeated call goes on from there.
     """
     state = CutoverState.load(folder.workspace)
     if state is None:
@@ -463,27 +463,27 @@ def put_back(folder: RunFolder, why: str = "", step: str = Step.CUTOVER) -> list
     audit.append(log, "cutover taken back", outcome="begun", why=why, files=[f.path for f in state.files])
     state.why_reverted = why or state.why_reverted
     state.enter(folder.workspace, REVERTING)
-    said = []
+    results = []
     for file in state.files:
         changed = _file_back(file, folder.id)
-        said.append(f"{file.path} {'is byte for byte as it was' if changed else 'was as before'}")
+        results.append(f"{file.path} {'is byte for byte as it was' if changed else 'was as before'}")
     rules = state.cutover
-    said += restart(rules, folder, step)
-    said += [f"{a.url} answers {a.status}" for a in wait_until_well(rules.health, rules.timeout_seconds)]
+    results += restart(rules, folder, step)
+    results += [f"{a.url} answers {a.status}" for a in wait_until_healthy(rules.health, rules.timeout_seconds)]
     _clear(state, folder)
     state.enter(folder.workspace, REVERTED)
     audit.append(log, "cutover taken back", files={f.path: f.before for f in state.files})
-    folder.log("cutover taken back: " + "; ".join(said), step)
-    return said or ["The cutover had changed no file and restarted nothing."]
+    folder.log("cutover taken back: " + "; ".join(results), step)
+    return results or ["The cutover had changed no file and restarted nothing."]
 
 
 def _file_back(file: ChangedFile, run_id: str) -> bool:
-    """Put one file back from its backup; whether it had to be."""
+    """Restore one file from its backup; return whether it had changed."""
     real, backup = Path(file.real), Path(file.backup)
     if file.now == "before":
         return False
     if digest_of(backup) != file.before:
-        raise Terminal(ReasonCode.BACKUP_DAMAGED, "is not the file that was kept", where=str(backup),
+        raise Terminal(ReasonCode.BACKUP_DAMAGED, "is not the backup that the cutover made", where=str(backup),
                        next_step=f"Put {file.path} back by hand from a backup of your own.")  # fmt: skip
     content = backup.read_bytes()
     put_in_place(stage(real, content, run_id, mode=file.mode, uid=file.uid, gid=file.gid), real, file.after)
@@ -491,6 +491,6 @@ def _file_back(file: ChangedFile, run_id: str) -> bool:
 
 
 def _clear(state: CutoverState, folder: RunFolder) -> None:
-    """Take away what a kill may have left beside the files."""
+    """Remove temporary files that a kill may have left beside the files."""
     for file in state.files:
         beside(Path(file.real), folder.id).unlink(missing_ok=True)

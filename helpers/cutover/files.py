@@ -1,4 +1,4 @@
-"""Configuration files as they lie on disk: read without surprises, replaced whole, with mode, owner and link kept.
+"""Configuration files on disk: checked before they are read, replaced whole, with mode, owner and link kept.
 
 A new content is written beside the file, flushed to disk, and renamed over it, so a reader sees the old file or the new
 one. A link is followed: its target is replaced, the link stays.
@@ -12,11 +12,14 @@ shared through an anchor or a merge) refuses the edit.
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import hashlib
 import io
 import itertools
 import os
 import re
+import signal
 import stat
 import sys
 import time
@@ -48,7 +51,7 @@ LARGEST = 4 * 2**20  # bytes; a configuration file is smaller
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A file that the cutover may change: `path` as it is named, `real` where it lies when links are followed."""
+    """A file that the cutover may change: `path` as named, `real` with links followed."""
 
     path: Path
     real: Path
@@ -67,7 +70,7 @@ def sha256(content: bytes) -> str:
 
 
 def read_config(named: str | Path) -> ConfigFile:
-    """The file, when it can be replaced as it must be; else `Terminal` in one line, code `config_file`."""
+    """Read a file. `Terminal` (`config_file`) if it cannot be replaced so that nothing but its content changes."""
     path = resolve_path(named).absolute()
     try:
         real = path.resolve(strict=True)
@@ -87,7 +90,7 @@ def read_config(named: str | Path) -> ConfigFile:
 
 
 def _problem(real: Path, facts: os.stat_result) -> str:
-    """Why the file cannot be replaced so that nothing but its content changes; "" where it can."""
+    """Why the file cannot be replaced so that nothing but its content changes; "" if it can."""
     if not stat.S_ISREG(facts.st_mode):
         return "is not a regular file"
     if facts.st_size > LARGEST:
@@ -106,12 +109,12 @@ def _problem(real: Path, facts: os.stat_result) -> str:
 
 
 def refusal(path: Path, problem: str, next_step: str = "") -> Terminal:
-    """One line for a configuration file that is left alone."""
+    """The error for a configuration file that is not changed."""
     return Terminal(ReasonCode.CONFIG_FILE, problem, where=str(path), next_step=next_step or "Nothing was changed.")
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of what lies there now; "" where nothing does."""
+    """SHA-256 of the file's content now; "" if there is no file."""
     try:
         return sha256(contents(path.resolve()))
     except FileNotFoundError:
@@ -119,12 +122,12 @@ def digest_of(path: Path) -> str:
 
 
 def beside(real: Path, run_id: str) -> Path:
-    """The temporary name of a new content; the same one after a kill, so that nothing piles up."""
+    """The temporary file for a new content; the same after a kill, so that no leftovers add up."""
     return real.with_name(f".{real.name}.runbook-{run_id}.tmp")
 
 
 def stage(real: Path, content: bytes, run_id: str, *, mode: int, uid: int, gid: int) -> Path:
-    """Write a content beside its file, flushed to disk, with the mode, owner and attributes that the file shall have."""
+    """Write a new content beside its file, flushed to disk, with this mode and owner and the file's extended attributes."""
     temporary = beside(real, run_id)
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -139,7 +142,7 @@ def stage(real: Path, content: bytes, run_id: str, *, mode: int, uid: int, gid: 
 
 
 def _keep_attributes(old: Path, new: Path) -> None:
-    """Extended attributes (access lists, labels), where the system has them."""
+    """Copy extended attributes (access lists, labels), if the system has them."""
     if not hasattr(os, "listxattr"):
         return
     with suppress(OSError):
@@ -149,41 +152,70 @@ def _keep_attributes(old: Path, new: Path) -> None:
 
 
 def put_in_place(temporary: Path, real: Path, before: str = "") -> None:
-    """The staged content under the file's name, at once for every reader, and on disk.
+    """Rename the staged content to the file's name, at once for every reader, and flush the folder.
 
-    `before` is the digest of the content that it replaces. Where somebody writes between a look and the change, that file is
-    put back with what they wrote: `Terminal` (`config_changed`). Some file systems cannot exchange two files; there a look
-    just before the change is all that there is.
+    `before` is the digest of the content to be replaced. If somebody else writes the file at this moment, it is put back with
+    what they wrote: `Terminal` (`config_changed`). What they wrote into the other of the two contents is kept beside the file.
+    Some file systems cannot exchange two files; there nothing is compared after the change.
     """
     after = digest_of(temporary)
-    if before and _exchange(temporary, real):
-        if digest_of(temporary) == before:
-            time.sleep(_SETTLE)  # a writer that has the old file open finishes its line
-        if digest_of(temporary) != before:
-            said = "and is as they left it"
-            if digest_of(real) == after:
-                _exchange(temporary, real)
-                temporary.unlink()
-            else:
-                said = f"before and after the change; what they wrote before is in {temporary.replace(_other(real))}"
-            flush_folder(real.parent)
-            raise Terminal(
-                ReasonCode.CONFIG_CHANGED, f"was changed by somebody else at this very moment, {said}", where=str(real),
-                next_step="See who writes it, then repeat.",
-            )  # fmt: skip
+    if not before or not _exchange(temporary, real):
+        temporary.replace(real)
+    elif not (change := _change(temporary, before)):
         temporary.unlink()
     else:
-        temporary.replace(real)
+        result = "and is as they left it"
+        if digest_of(real) != after:
+            kept = temporary.replace(_free_name(real, "before"))
+            result = f"before and after the change; what they wrote before is in {kept}"
+        elif _exchange(temporary, real) and not _change(temporary, after):
+            temporary.unlink()
+        else:
+            kept = temporary.replace(_free_name(real, "meanwhile"))
+            result += f"; what they wrote into the new content is in {kept}"
+        flush_folder(real.parent)
+        raise Terminal(ReasonCode.CONFIG_CHANGED, f"{change} by somebody else at this very moment, {result}",
+                       where=str(real), next_step="See who writes it, then repeat.")  # fmt: skip
     flush_folder(real.parent)
 
 
-def _other(real: Path) -> Path:
-    """A name beside the file that is not taken."""
-    return next(p for n in itertools.count(1) if not (p := real.with_name(f"{real.name}.before-{n}")).exists())
+def _change(path: Path, digest: str) -> str:
+    """What shows that a file just renamed does not keep the content of this digest; "" if nothing does.
+
+    Waits until no writer that opened it under its former name has it open, `_PATIENCE` seconds at most.
+    """
+    end = time.monotonic() + _PATIENCE
+    while digest_of(path) == digest:
+        time.sleep(_SETTLE)  # for a writer that is just opening it, and for every writer if the system cannot tell
+        if not _open_for_writing(path):
+            return "" if digest_of(path) == digest else "was changed"
+        if time.monotonic() > end:
+            return "is open for writing"
+    return "was changed"
+
+
+def _open_for_writing(path: Path) -> bool:
+    """Whether any process has the file open for writing; False if the system cannot tell (on Linux the owner can)."""
+    if sys.platform != "linux":
+        return False
+    with path.open("rb") as file:
+        try:  # a read lease is refused while a writer has the file open
+            # A writer that opens it now sends SIGURG, which is ignored; the default, SIGIO, would end this process.
+            fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            return error.errno == errno.EAGAIN
+    return False
+
+
+def _free_name(real: Path, word: str) -> Path:
+    """A name beside the file that is not taken: `<name>.<word>-<number>`."""
+    return next(p for n in itertools.count(1) if not (p := real.with_name(f"{real.name}.{word}-{n}")).exists())
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two files change names, in one act of the system; whether it could."""
+    """Exchange the names of two files in one system call; return whether that was possible."""
     a, b = os.fsencode(one), os.fsencode(other)
     try:
         libc = ctypes.CDLL(None)
@@ -196,11 +228,12 @@ def _exchange(one: Path, other: Path) -> bool:
 
 _SWAP = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 _HERE = -100  # AT_FDCWD
-_SETTLE = 0.05  # seconds
+_SETTLE = 0.05  # seconds between two looks at a file that was exchanged
+_PATIENCE = 2.0  # seconds for a writer to close it
 
 
 def keep(path: Path, content: bytes) -> None:
-    """A backup that only its owner can read, on disk before anything else happens."""
+    """Write a backup that only its owner can read, flushed to disk."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -226,7 +259,7 @@ class Change:
 
 
 def decoded(content: bytes, path: Path) -> tuple[str, str]:
-    """(byte order mark or "", text). A `Terminal` where it is not UTF-8 text."""
+    """(byte order mark or "", text). `Terminal` (`config_file`) if the content is not UTF-8 text."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -237,11 +270,13 @@ def decoded(content: bytes, path: Path) -> tuple[str, str]:
 
 
 def require_plain(values: Mapping[str, str], path: Path) -> None:
-    """Readers of these files disagree about quotes, backslashes and dollars: such a value is not written."""
+    """`Terminal` (`config_file`) for a value that programs would read differently: quotes, backslashes, dollars, blanks."""
     for key, value in values.items():
-        found = _AMBIGUOUS.search(value)
-        if found:
-            raise refusal(path, f"cannot take the value of {key}: programs read the character {found[0]!r} differently")
+        ambiguous = _AMBIGUOUS.search(value)
+        if ambiguous:
+            raise refusal(
+                path, f"cannot take the value of {key}: programs read the character {ambiguous[0]!r} differently"
+            )
         if value != value.strip() or not value:
             raise refusal(path, f"cannot take the value of {key}: it is empty, or begins or ends with a blank")
 
@@ -261,8 +296,8 @@ def unified(path: Path, changes: Sequence[Change]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A key of one service: the scalar that gives it, and whether it is an item `KEY=value` of a list."""
+class _EnvironmentValue:
+    """An environment value of a service: its key and its scalar. `in_list`: the scalar is an item `KEY=value` of a list."""
 
     service: str
     key: str
@@ -270,35 +305,35 @@ class _Found:
     in_list: bool
 
     @property
-    def value(self) -> str:
-        text = str(self.node.value)
-        return text.partition("=")[2] if self.in_list else text
+    def text(self) -> str:
+        scalar = str(self.node.value)
+        return scalar.partition("=")[2] if self.in_list else scalar
 
 
 def edit_compose(
     content: bytes, keys: Mapping[str, str], path: Path, services: Sequence[str] = ()
 ) -> tuple[bytes, list[Change]]:
-    """The file with the new values, and what changes; `services` are those meant, none: all that have the key.
+    """The file with the new values, and its changes. `services`: those to change; empty: all that have the key.
 
-    `Terminal` (`config_file`) where that cannot be done so that nothing else changes.
+    `Terminal` (`config_file`) if something else would change with it.
     """
     require_plain(keys, path)
     mark, text = decoded(content, path)
     before = _loaded(text, path)
     root = _composed(text, path)
     try:
-        every = [found for found in _environment(root, path) if found.key in keys]
+        values = [value for value in _environment(root, path) if value.key in keys]
     except RecursionError as error:
         raise refusal(path, "merges a mapping into itself") from error
-    meant = _meant(every, keys, services, path)
-    spots = {(spot.start, spot.end): spot for f in meant if f.value != keys[f.key] and (spot := _Spot.of(f, text))}
+    selected = _selected(values, keys, services, path)
+    spots = {(spot.start, spot.end): spot for v in selected if v.text != keys[v.key] and (spot := _Spot.of(v, text))}
     new = text
     changes: list[Change] = []
     for spot in sorted(spots.values(), key=lambda spot: spot.start, reverse=True):
-        scalar = spot.scalar(keys[spot.found.key])
+        scalar = spot.scalar(keys[spot.value.key])
         new = new[: spot.start] + scalar + new[spot.end :]
         changes.insert(0, spot.change(scalar))
-    _prove(before, _loaded(new, path), meant, keys, path)
+    _prove(before, _loaded(new, path), selected, keys, path)
     _prove_lines(text, new, changes, path)
     return (mark + new).encode("utf-8"), changes
 
@@ -307,27 +342,27 @@ def _loaded(text: str, path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(io.StringIO(text, newline=""))
     except NOT_YAML as error:
-        raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
+        raise refusal(path, f"is not a readable compose file ({_yaml_problem(error)})") from error
 
 
 def _composed(text: str, path: Path) -> Node:
     try:
         root = YAML(pure=True).compose(text)
     except NOT_YAML as error:
-        raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
+        raise refusal(path, f"is not a readable compose file ({_yaml_problem(error)})") from error
     if not isinstance(root, MappingNode):
         raise refusal(path, "is not a compose file: it holds no mapping")
     return root
 
 
-def _said(error: Exception) -> str:
+def _yaml_problem(error: Exception) -> str:
     line = getattr(getattr(error, "problem_mark", None), "line", None)
     what = getattr(error, "problem", None) or str(error).partition("\n")[0]
     return one_line(f"{what}, line {line + 1}" if line is not None else str(what), 200)
 
 
 def _members(node: Node) -> Iterator[tuple[str, Node]]:
-    """The keys of a mapping with what they give, its own after those that it merges in: the later one wins."""
+    """The keys and values of a mapping; its own follow those that it merges in, so that the last of equal keys wins."""
     if not isinstance(node, MappingNode):
         return
     own = []
@@ -341,24 +376,24 @@ def _members(node: Node) -> Iterator[tuple[str, Node]]:
     yield from own
 
 
-def _environment(root: Node, path: Path) -> list[_Found]:
-    """Every environment value of every service, as it takes effect."""
+def _environment(root: Node, path: Path) -> list[_EnvironmentValue]:
+    """The effective environment values of all services."""
     services = dict(_members(root)).get("services")
     if not isinstance(services, MappingNode):
         raise refusal(path, "has no services")
-    found = []
+    values = []
     for service, body in _members(services):
         environment = dict(_members(body)).get("environment")
         if isinstance(environment, MappingNode):
-            found += [
-                _Found(service, key, _scalar_node(node, service, key, path), False)
+            values += [
+                _EnvironmentValue(service, key, _scalar_node(node, service, key, path), False)
                 for key, node in dict(_members(environment)).items()
             ]
         elif isinstance(environment, SequenceNode):
             for node in environment.value:
                 key = str(node.value).partition("=")[0] if isinstance(node, ScalarNode) else ""
-                found.append(_Found(service, key, node, True))
-    return found
+                values.append(_EnvironmentValue(service, key, node, True))
+    return values
 
 
 def _scalar_node(node: Node, service: str, key: str, path: Path) -> ScalarNode:
@@ -367,39 +402,42 @@ def _scalar_node(node: Node, service: str, key: str, path: Path) -> ScalarNode:
     raise refusal(path, f"gives {key} of service {service} no plain value (line {node.start_mark.line + 1})")
 
 
-def _meant(every: list[_Found], keys: Mapping[str, str], services: Sequence[str], path: Path) -> list[_Found]:
-    meant = [found for found in every if not services or found.service in services]
+def _selected(
+    values: list[_EnvironmentValue], keys: Mapping[str, str], services: Sequence[str], path: Path
+) -> list[_EnvironmentValue]:
+    """The values to change. `Terminal` (`config_file`) if a key is missing, differs between services, or has no plain value."""
+    selected = [value for value in values if not services or value.service in services]
     for key in keys:
-        here = [found for found in meant if found.key == key]
-        silent = [s for s in services if s not in {f.service for f in here}]
-        if not here or silent:
-            who = f"service {silent[0]}" if silent else "no service"
-            does = "does not set" if silent else "sets"
+        here = [value for value in selected if value.key == key]
+        lacking = [s for s in services if s not in {v.service for v in here}]
+        if not here or lacking:
+            who = f"service {lacking[0]}" if lacking else "no service"
+            does = "does not set" if lacking else "sets"
             raise refusal(path, f"{who} {does} {key} in its environment", "Correct the key or the services.")
-        if not services and len({found.value for found in here}) > 1:
-            names = ", ".join(sorted({found.service for found in here}))
+        if not services and len({value.text for value in here}) > 1:
+            names = ", ".join(sorted({value.service for value in here}))
             raise refusal(path, f"the services {names} give {key} different values",
                           f"Say which are meant: services: [{here[0].service}]")  # fmt: skip
-    for found in meant:
-        line = found.node.start_mark.line + 1
-        if found.node.style in ("|", ">") or "\n" in found.node.value:
-            raise refusal(path, f"gives {found.key} of service {found.service} several lines (line {line})")
+    for value in selected:
+        line = value.node.start_mark.line + 1
+        if value.node.style in ("|", ">") or "\n" in value.node.value:
+            raise refusal(path, f"gives {value.key} of service {value.service} several lines (line {line})")
         empty = (
-            "=" not in found.node.value
-            if found.in_list
-            else found.node.value in ("", "~", "null") and not found.node.style
+            "=" not in value.node.value
+            if value.in_list
+            else value.node.value in ("", "~", "null") and not value.node.style
         )
         if empty:
-            raise refusal(path, f"names {found.key} of service {found.service} without a value, "
+            raise refusal(path, f"names {value.key} of service {value.service} without a value, "
                           "which then comes from elsewhere")  # fmt: skip
-    return meant
+    return selected
 
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """Where a scalar is in the text, without its anchor and tag; `head` and `tail` are the rest of its line."""
+    """The position of a scalar in the text, without its anchor and tag. `head`, `tail`: the rest of its line."""
 
-    found: _Found
+    value: _EnvironmentValue
     start: int
     end: int
     head: str
@@ -407,40 +445,40 @@ class _Spot:
     tail: str
 
     @classmethod
-    def of(cls, found: _Found, text: str) -> _Spot:
-        start, end = found.node.start_mark.index, found.node.end_mark.index
+    def of(cls, value: _EnvironmentValue, text: str) -> _Spot:
+        start, end = value.node.start_mark.index, value.node.end_mark.index
         properties = _PROPERTIES.match(text, start, end)
         start = properties.end() if properties else start
         first = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
         rest = re.search(r"\r|\n|$", text[end:])
         assert rest is not None
-        return cls(found, start, end, text[first:start], text[start:end], text[end : end + rest.start()])
+        return cls(value, start, end, text[first:start], text[start:end], text[end : end + rest.start()])
 
     @property
-    def alone(self) -> bool:
+    def is_alone(self) -> bool:
         """Whether the line holds nothing else than this key (and a comment); else it is a flow collection."""
         return bool(_HEAD.fullmatch(self.head) and _TAIL.fullmatch(self.tail))
 
-    def scalar(self, value: str) -> str:
-        """The scalar with its new value: in its own quotes, in double ones where a bare value could be misread."""
-        found = self.found
-        text = f"{found.key}={value}" if found.in_list else value
-        if found.node.style in ("'", '"'):
-            return f"{found.node.style}{text}{found.node.style}"
-        form = _PLAIN_PAIR if found.in_list else _PLAIN
-        bare = form.fullmatch(value) and (found.in_list or value.lower() not in _WORDS)
-        return text if bare and (self.alone or ":" not in value) else f'"{text}"'
+    def scalar(self, new: str) -> str:
+        """The scalar with the new value: in its own quotes, or in double quotes if a bare value could be misread."""
+        value = self.value
+        text = f"{value.key}={new}" if value.in_list else new
+        if value.node.style in ("'", '"'):
+            return f"{value.node.style}{text}{value.node.style}"
+        form = _PLAIN_PAIR if value.in_list else _PLAIN
+        bare = form.fullmatch(new) and (value.in_list or new.lower() not in _WORDS)
+        return text if bare and (self.is_alone or ":" not in new) else f'"{text}"'
 
     def change(self, scalar: str) -> Change:
         """The line before and after; without its neighbours in a flow collection, which may be secret."""
-        found = self.found
-        line, where = found.node.start_mark.line + 1, f"{found.service}.environment.{found.key}"
-        head, tail = (self.head, self.tail) if self.alone else ("… " if found.in_list else f"… {found.key}: ", " …")
+        value = self.value
+        line, where = value.node.start_mark.line + 1, f"{value.service}.environment.{value.key}"
+        head, tail = (self.head, self.tail) if self.is_alone else ("… " if value.in_list else f"… {value.key}: ", " …")
         return Change(line, where, head + self.old + tail, head + scalar + tail)
 
 
 def _leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value with its place; an item `KEY=value` of an environment list has the place of its key."""
+    """Every value with its path; the path of an item `KEY=value` of an environment list ends with its key."""
     if isinstance(value, dict):
         yield at, "{}"
         for key, inner in value.items():
@@ -454,10 +492,10 @@ def _leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
         yield at, (type(value).__name__, value)
 
 
-def _prove(before: Any, after: Any, meant: list[_Found], keys: Mapping[str, str], path: Path) -> None:
-    """Only what is meant differs, and it has its new value."""
+def _prove(before: Any, after: Any, selected: list[_EnvironmentValue], keys: Mapping[str, str], path: Path) -> None:
+    """`Terminal` (`config_file`) unless the selected values, and only they, have changed, each to its new value."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
-    places = {("services", f.service, "environment", f.key) for f in meant}
+    places = {("services", v.service, "environment", v.key) for v in selected}
     for place in {*old, *new}:
         if old.get(place) == new.get(place) and place in old and place in new:
             continue

@@ -1,4 +1,4 @@
-"""What steps 20 to 27 will need, proven the day before: a migration does not begin with a file that cannot be written."""
+"""Whether steps 20 to 27 will find what they need (files, commands, signers), checked the day before; the edits of a cutover."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from dotenv.parser import Binding, parse_stream
 
-from helpers.cutover.application import ask, stands_alone
+from helpers.cutover.application import check_health, stands_alone
 from helpers.cutover.files import (
     Change,
     ConfigFile,
@@ -48,13 +48,13 @@ _UNITS = {"signers": "roles with a usable key", "configuration files": "files"}
 
 
 class CutoverReadiness:
-    """One table; each group of needs adds one check, which names what is missing."""
+    """Checks what the cutover needs, one check for each group of needs, which names what is missing."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.parameters = run, run.parameters
 
     def table(self) -> pd.DataFrame:
-        """Files, commands, signers, health and logs. Nothing is written; the edits are made in memory."""
+        """One row for each file, command, signer, health URL and log. Nothing is written; the edits are made in memory."""
         groups: dict[str, tuple[ReasonCode, Callable[[], list[Row]]]] = {
             "configuration files": (ReasonCode.CONFIG_FILE, self._files),
             "commands of the migration": (ReasonCode.PROGRAM_MISSING, self._commands),
@@ -64,51 +64,51 @@ class CutoverReadiness:
             "application logs": (ReasonCode.LOG_UNREADABLE, self._logs),
         }
         rows = []
-        for name, (reason, look) in groups.items():
-            found = look()
-            rows += found
-            if not found:
+        for name, (reason, measure) in groups.items():
+            group = measure()
+            rows += group
+            if not group:
                 by_command = reason is ReasonCode.FENCE_CONFIG and self.parameters.fence.kind == "command"
                 self.run.check(name, Verdict.NOT_APPLICABLE if by_command else Verdict.NOT_EXERCISED, measured=0, threshold=1,
                                relation="≥", unit=_UNITS.get(name, "named"),
                                detail="commands set the fence" if by_command else "the parameters name none")  # fmt: skip
                 continue
-            bad = [row for row in found if row[2] is not Verdict.PASS]
+            bad = [row for row in group if row[2] is not Verdict.PASS]
             verdict = (
                 Verdict.FAIL if any(r[2] is Verdict.FAIL for r in bad) else Verdict.WARNING if bad else Verdict.PASS
             )
-            self.run.check(name, verdict, measured=len(found) - len(bad), threshold=len(found), unit=_UNITS.get(name, ""),
+            self.run.check(name, verdict, measured=len(group) - len(bad), threshold=len(group), unit=_UNITS.get(name, ""),
                            reason=reason if bad else "",
-                           detail="; ".join(f"{what}: {said}" for what, said, _ in bad[:3]))  # fmt: skip
-        if said := loopback_in_container(self.parameters):
+                           detail="; ".join(f"{what}: {problem}" for what, problem, _ in bad[:3]))  # fmt: skip
+        if warning := loopback_in_container(self.parameters):
             self.run.check(
                 "address of the target in a container",
                 Verdict.WARNING,
                 threshold="not loopback",
                 reason=ReasonCode.LOOPBACK_IN_CONTAINER,
                 measured=self.parameters.target.address,
-                detail=said,
+                detail=warning,
             )
-            rows.append(("target seen from a container", said, Verdict.WARNING))
-        if said := check_door(self.run):
-            rows.append(("credentials of the target", said, Verdict.WARNING))
+            rows.append(("target seen from a container", warning, Verdict.WARNING))
+        if warning := check_open_door(self.run):
+            rows.append(("credentials of the target", warning, Verdict.WARNING))
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def _files(self) -> list[Row]:
         rows, values = [], self.parameters.target.template_values()
         for named in self.parameters.cutover.config_files():
             try:
-                made = edit(named, values)
+                planned = edit(named, values)
             except RunbookError as error:
                 rows.append((named.path, error.what, Verdict.FAIL))
             else:
-                said = (
-                    f"{count(len(made.changes), 'line')} will change"
-                    if made.changes
+                message = (
+                    f"{count(len(planned.changes), 'line')} will change"
+                    if planned.changes
                     else "points to the target already"
                 )
-                elsewhere = self._elsewhere(made)
-                rows.append((named.path, elsewhere or said, Verdict.WARNING if elsewhere else Verdict.PASS))
+                warning = self._other_database(planned)
+                rows.append((named.path, warning or message, Verdict.WARNING if warning else Verdict.PASS))
         if rows and all(row[2] is not Verdict.FAIL for row in rows):
             try:
                 all_edits(self.parameters)  # two names of one file
@@ -116,32 +116,32 @@ class CutoverReadiness:
                 rows.append((error.where, error.what, Verdict.FAIL))
         return rows
 
-    def _elsewhere(self, made: Edit) -> str:
-        """Where the client of a file is today, if that is neither source nor target: another database, or another name of it."""
-        today, nginx = "\n".join(change.before for change in made.changes), self.parameters.fence.nginx
+    def _other_database(self, planned: Edit) -> str:
+        """A warning if the client of a file uses neither source nor target today, or another name of them; else ""."""
+        today, nginx = "\n".join(change.before for change in planned.changes), self.parameters.fence.nginx
         # Clients reach it at the fence's port.
         fenced = nginx is not None and re.search(rf":{nginx.listen.rpartition(':')[2]}\b", today)
         if (
             not today
             or fenced
-            or any(_named(today, place) for place in (self.parameters.source, self.parameters.target))
+            or any(_names_place(today, place) for place in (self.parameters.source, self.parameters.target))
         ):
             return ""
-        lines = ", ".join(masked(change.before.strip()) for change in made.changes[:3])
+        lines = ", ".join(masked(change.before.strip()) for change in planned.changes[:3])
         return f"names neither source nor target ({lines}): see whether this client uses the source"
 
     def _commands(self) -> list[Row]:
         fence = self.parameters.fence
         rules = self.parameters.cutover
-        wanted = [*rules.restart, *([rules.write_probe] if rules.write_probe else [])]
+        commands = [*rules.restart, *([rules.write_probe] if rules.write_probe else [])]
         if fence.kind == "command" and fence.command is not None:
-            wanted += [fence.command.lock, fence.command.unlock]
+            commands += [fence.command.lock, fence.command.unlock]
         if fence.kind == "nginx" and fence.nginx is not None and not fence.nginx.elsewhere:
-            wanted.append(fence.nginx.command)
-        programs = dict.fromkeys(command[0] for command in wanted)
-        found = {name: shutil.which(name) for name in programs}
+            commands.append(fence.nginx.command)
+        programs = dict.fromkeys(command[0] for command in commands)
+        paths = {name: shutil.which(name) for name in programs}
         return [(n, path or "is not found, or cannot be executed", Verdict.PASS if path else Verdict.FAIL)
-                for n, path in found.items()]  # fmt: skip
+                for n, path in paths.items()]  # fmt: skip
 
     def _fence(self) -> list[Row]:
         fence = self.parameters.fence
@@ -155,24 +155,24 @@ class CutoverReadiness:
         ]
 
     def _signers(self) -> list[Row]:
-        """One row a role that this run requires at any of its gates: whether somebody has a key that can sign for it."""
+        """One row for each role that a gate of this run requires: whether somebody has a key that can sign for it."""
         rules = self.parameters.signoff
         roles = dict.fromkeys([*rules.required, *rules.dry_run, *rules.closeout])
         problem = "ssh-keygen is not found" if shutil.which("ssh-keygen") is None else ""
         if rules.allowed_signers is None:
-            said = "signoff.allowed_signers names nobody; resume --set may still name it"
-            return [(role, said, Verdict.WARNING) for role in roles]
+            message = "signoff.allowed_signers names nobody; resume --set may still name it"
+            return [(role, message, Verdict.WARNING) for role in roles]
         path = resolve_path(rules.allowed_signers)
         if not problem and (unreadable := _unreadable(path, empty=False)):
             problem = f"{rules.allowed_signers}: {unreadable}"
         rows: list[Row] = []
         for role in roles:
-            found = problem or self._cannot_sign(path, role)
-            rows.append((role, found or "has a usable key", Verdict.FAIL if found else Verdict.PASS))
+            role_problem = problem or self._cannot_sign(path, role)
+            rows.append((role, role_problem or "has a usable key", Verdict.FAIL if role_problem else Verdict.PASS))
         return rows
 
     def _cannot_sign(self, path: Path, role: str) -> str:
-        """What keeps a role from signing when the window begins (now, where there is none)."""
+        """Why a role cannot sign when the window begins (now, if there is none); "" if it can."""
         when = self.parameters.window.start or datetime.now(UTC)
         try:
             return "; ".join(signing.problems(path, [role], when, rehearsal=self.run.rehearsal))
@@ -180,8 +180,8 @@ class CutoverReadiness:
             return error.what
 
     def _health(self) -> list[Row]:
-        answers = [ask(url) for url in self.parameters.cutover.health]
-        return [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms", Verdict.PASS if a.well else Verdict.FAIL)
+        answers = [check_health(url) for url in self.parameters.cutover.health]
+        return [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms", Verdict.PASS if a.is_healthy else Verdict.FAIL)
                 for a in answers]  # fmt: skip
 
     def _logs(self) -> list[Row]:
@@ -194,19 +194,19 @@ class CutoverReadiness:
         return rows
 
 
-def check_door(run: RunRecord) -> str:
-    """A warning where the target lets in whoever comes although credentials are in use; what it says, or ""."""
-    said = open_door(run.parameters.source, run.parameters.target)
-    if said:
+def check_open_door(run: RunRecord) -> str:
+    """Record and return a warning if the target answers without credentials although some are in use; else ""."""
+    warning = open_door(run.parameters.source, run.parameters.target)
+    if warning:
         run.check("answer without credentials", Verdict.WARNING, measured="answers anybody", threshold="refused",
-                  reason=ReasonCode.ANSWERS_ANYBODY, detail=said)  # fmt: skip
-    return said
+                  reason=ReasonCode.ANSWERS_ANYBODY, detail=warning)  # fmt: skip
+    return warning
 
 
-def _named(text: str, place: Endpoint) -> bool:
-    """Whether configuration names this place: its path, or its host, which may stand apart from its port.
+def _names_place(text: str, place: Endpoint) -> bool:
+    """Whether a text of configuration names this place: its path, or its host, which may be apart from its port.
 
-    Every loopback address is one host.
+    All loopback addresses count as one host.
     """
     if place.path is not None:
         return any(
@@ -220,7 +220,7 @@ def _named(text: str, place: Endpoint) -> bool:
 
 
 def _unreadable(path: Path, *, empty: bool) -> str:
-    """Why a file cannot be read, or holds nothing where it must hold something; "" where it is well."""
+    """Why a file cannot be read, or that it is empty although it must not be; "" if neither."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "is not a plain file"
@@ -253,7 +253,7 @@ LOOPBACK = ("localhost", "::1")
 
 
 def edit_env(content: bytes, keys: Mapping[str, str], path: Path) -> tuple[bytes, list[Change]]:
-    """The file with the new values, and what changes. `Terminal` (`config_file`) where that cannot be done safely."""
+    """The file with the new values, and its changes. `Terminal` (`config_file`) if that cannot be done safely."""
     require_plain(keys, path)
     mark, text = decoded(content, path)
     bindings = _parsed(text)
@@ -308,10 +308,10 @@ def _leading(text: str) -> int:
 
 
 def _with_value(binding: Binding, value: str, path: Path) -> str:
-    """The binding's own text with another value; quotes stay as they are, and come where the value needs them."""
+    """The text of a binding with another value. Quotes are kept, and added if the value needs them."""
     original = binding.original.string
     match = _ASSIGNMENT.fullmatch(original)
-    assert match is not None  # the parser has found the same
+    assert match is not None  # the parser has read the same text as an assignment
     head, old, tail = match["head"], match["value"], match["tail"]
     quote = old[0] if old[:1] in ("'", '"') else ""
     if not quote:
@@ -327,14 +327,14 @@ def _with_value(binding: Binding, value: str, path: Path) -> str:
 
 
 def _prove(old: str, new: str, keys: Mapping[str, str], path: Path) -> None:
-    """python-dotenv reads the new text as the old one, but for the keys that are meant; and no other byte differs."""
+    """`Terminal` unless python-dotenv reads the new text as the old one, except for these keys and their new values."""
     before, after = _parsed(old), _parsed(new)
-    same = len(before) == len(after) and all(_as_meant(a, b, keys) for a, b in zip(after, before, strict=False))
+    same = len(before) == len(after) and all(_is_as_intended(a, b, keys) for a, b in zip(after, before, strict=False))
     if not same:
         raise refusal(path, f"would not mean what it should after the change of {', '.join(keys)}")
 
 
-def _as_meant(new: Binding, old: Binding, keys: Mapping[str, str]) -> bool:
+def _is_as_intended(new: Binding, old: Binding, keys: Mapping[str, str]) -> bool:
     if new.key is not None and new.key in keys:
         return old.key == new.key and new.value == keys[new.key]
     return new == old
@@ -342,7 +342,7 @@ def _as_meant(new: Binding, old: Binding, keys: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One file with its new content; `changes` is empty where it points to the target already."""
+    """A file with its new content; `changes` is empty if it points to the target already."""
 
     file: ConfigFile
     new: bytes
@@ -358,7 +358,7 @@ class Edit:
 
 
 def edit(named: EnvFile | ComposeFile, values: Mapping[str, str], original: bytes | None = None) -> Edit:
-    """The edit of one file with these placeholders; `original` is its content before, where it was changed already."""
+    """The edit of one file with the values of the placeholders. `original`: its content before, if it was changed already."""
     file = read_config(named.path)
     content = file.content if original is None else original
     keys = {key: written(template, values) for key, template in named.keys.items()}
@@ -370,30 +370,30 @@ def edit(named: EnvFile | ComposeFile, values: Mapping[str, str], original: byte
 
 
 def all_edits(parameters: Parameters, originals: Mapping[str, bytes] | None = None) -> list[Edit]:
-    """The edits of every file, in the order of the parameters. `Terminal` (`config_file`) at the first that cannot be made.
+    """The edits of all files, in the order of the parameters. `Terminal` (`config_file`) at the first that cannot be made.
 
-    `originals` are contents before the cutover by real path, for files that it has changed already.
+    `originals`: contents before the cutover, by real path, of files that it has changed already.
     """
     values, before = parameters.target.template_values(), originals or {}
-    found: list[Edit] = []
+    edits: list[Edit] = []
     for named in parameters.cutover.config_files():
         real = str(read_config(named.path).real)
-        twice = next((e.file.path for e in found if str(e.file.real) == real), None)
-        if twice is not None:
-            raise refusal(Path(named.path), f"is the same file as {twice}", "Put its keys together.")
-        found.append(edit(named, values, before.get(real)))
-    return found
+        other = next((e.file.path for e in edits if str(e.file.real) == real), None)
+        if other is not None:
+            raise refusal(Path(named.path), f"is the same file as {other}", "Put its keys together.")
+        edits.append(edit(named, values, before.get(real)))
+    return edits
 
 
 def diff(edits: Sequence[Edit]) -> str:
-    """The unified diff of all files, with the changed lines only."""
+    """The unified diff of all files, changed lines only, and a line for each file without a change."""
     shown = "\n".join(filter(None, (e.diff() for e in edits)))
     same = [str(e.file.path) for e in edits if not e.changes]
     return "\n".join(filter(None, [shown, *(f"{path}: no change, it points to the target already" for path in same)]))
 
 
 def loopback_in_container(parameters: Parameters) -> str:
-    """Why a loopback target in a compose file may be wrong; "" where it is none."""
+    """Why a loopback target in a compose file may be wrong; "" if there is none."""
     host = parameters.target.host
     if not parameters.cutover.compose_files or not (host in LOOPBACK or host.startswith("127.")):
         return ""
@@ -404,11 +404,10 @@ AS_VALIDATED, SETTINGS = "target as it was validated", "settings of the target a
 
 
 def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_use: bool = False) -> None:
-    """FAIL where the target is not, chunk by chunk and setting by setting, what was last compared: hours may have passed until it
-    was signed, and where somebody has it open that should not (`in_use`).
+    """Check that the target is, chunk by chunk and setting by setting, what was last compared: hours may have passed since.
 
-    NOT EXERCISED where it cannot be read, where clients may write there already (`why_not`), or where a killed catch-up left it
-    between two states; `bring_ahead` finishes that and asks again.
+    FAIL if it differs, or if somebody has it open who should not (`in_use`). NOT EXERCISED if it cannot be read, if clients may
+    write there already (`why_not`), or if a killed catch-up left it between two states, which `bring_ahead` finishes and checks.
     """
     run.forget(AS_VALIDATED)
     run.forget(SETTINGS)
@@ -418,42 +417,42 @@ def check_as_validated(run: RunRecord, store: Reader | None, why_not: str, in_us
         run.check(AS_VALIDATED, Verdict.FAIL if in_use else Verdict.NOT_EXERCISED, measured="not read", threshold="every chunk",
                   reason=ReasonCode.TARGET_IN_USE if in_use else "", detail=why_not)  # fmt: skip
         return
-    made = WrittenData(run)
-    total = made.require_staged().total
-    again = "find out who writes there, and begin again from 22: this is not what was signed"
+    data = WrittenData(run)
+    total = data.require_staged().total
+    next_step = "find out who writes there, and begin again from 22: this is not what was signed"
     with run.phase("compare the target once more", total), run.progress("Compare the target", total) as bar:
-        changed, fresh = settings_changed(store, made)
-        found, examples = altered(store, made, bar)
-    told = ", ".join(f"{number:,} {kind}" for kind, number in sorted(found.items()))
+        changed, new = settings_changed(store, data)
+        differences, examples = altered(store, data, bar)
+    summary = ", ".join(f"{number:,} {kind}" for kind, number in sorted(differences.items()))
     run.check(
-        AS_VALIDATED, Verdict.FAIL if found else Verdict.PASS, measured=found.total(), threshold=0, unit="chunks",
-        reason=ReasonCode.TARGET_CHANGED if found else "", offenders=found.total(), ids=examples,
-        detail=f"{told} since the validation: {again}" if found else "every chunk was read again",
+        AS_VALIDATED, Verdict.FAIL if differences else Verdict.PASS, measured=differences.total(), threshold=0, unit="chunks",
+        reason=ReasonCode.TARGET_CHANGED if differences else "", offenders=differences.total(), ids=examples,
+        detail=f"{summary} since the validation: {next_step}" if differences else "every chunk was read again",
     )  # fmt: skip
     if changed is None:
         run.check(SETTINGS, Verdict.NOT_EXERCISED, measured="not compared", threshold="as they were",
                   detail="step 23 was executed by a version that did not note them")  # fmt: skip
         return
     run.check(
-        SETTINGS, Verdict.FAIL if changed else Verdict.WARNING if fresh else Verdict.PASS, unit="collections",
-        measured=len(changed or fresh), threshold=0, reason=ReasonCode.TARGET_CHANGED if changed or fresh else "",
-        offenders=len(changed or fresh),
-        detail=f"{'; '.join(changed[:5])}: {again}" if changed
-        else f"made there since, by somebody else: {', '.join(fresh[:5])}" if fresh
+        SETTINGS, Verdict.FAIL if changed else Verdict.WARNING if new else Verdict.PASS, unit="collections",
+        measured=len(changed or new), threshold=0, reason=ReasonCode.TARGET_CHANGED if changed or new else "",
+        offenders=len(changed or new),
+        detail=f"{'; '.join(changed[:5])}: {next_step}" if changed
+        else f"made there since, by somebody else: {', '.join(new[:5])}" if new
         else "distance, metadata, configuration, indexes",
     )  # fmt: skip
 
 
 def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
-    """Count the chunks of the target's collections of this run. `EnvironmentFailure` (`target_changed`) where a number is not
-    that of `before`: somebody wrote there since it was compared. A chunk that was only changed is not seen.
+    """Count the chunks of this run's target collections, by collection. `EnvironmentFailure` (`target_changed`) if a number
+    differs from `before`: somebody has written there. A chunk that was only changed is not noticed.
     """
     target = run.parameters.target
     if used_by(target):  # a directory, which another process has open: nobody could count it before either
         return {}
     with open_target(target) as store:
-        there = {*store.names()}
-        counts = {name: store.count(name) if name in there else 0 for name in WrittenData(run).collections}
+        existing = {*store.names()}
+        counts = {name: store.count(name) if name in existing else 0 for name in WrittenData(run).collections}
     now = {name: counts.get(name, 0) for name in before}
     changed = [f"{name}: {count(n, 'chunk')}, now {now[name]:,}" for name, n in before.items() if now[name] != n]
     if changed:
@@ -465,13 +464,13 @@ def count_again(run: RunRecord, before: Mapping[str, int]) -> dict[str, int]:
 
 
 def bring_ahead(run: RunRecord) -> None:
-    """As `catch_up.bring_ahead`; a target that a killed catch-up had left between two states is compared after it.
+    """Call `catch_up.bring_ahead`; compare the target afterwards if a killed catch-up had left it between two states.
 
-    Raises what that does, and `EnvironmentFailure` (`target_changed`) where the target is not what was validated.
+    Raises as that does, and `EnvironmentFailure` (`target_changed`) if the target is not what was validated.
     """
-    between = CatchUpLedger.read(run).open_round is not None
+    was_interrupted = CatchUpLedger.read(run).open_round is not None
     catch_up.bring_ahead(run)
-    if not between:
+    if not was_interrupted:
         return
     with open_target(run.parameters.target) as store:
         check_as_validated(run, store, "")

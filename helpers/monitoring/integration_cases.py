@@ -1,9 +1,9 @@
-"""What pytest runs in step 52: the queries as data, the application's own from a file and those that every migration must
-answer, and a plugin, which gives the target of a run as fixtures, and of each test what became of it as one line of JSON.
+"""What pytest runs in step 52: queries as data, the application's own from a file and those that every migration must answer;
+and a plugin, which gives the target of a run as fixtures and writes the outcome of each test as one line of JSON.
 
 An operator's own test asks for `target`, Chroma's client of the target, or for `target_collections`, the names of the
 collections that the run filled. The variables RUNBOOK_TARGET_URL, RUNBOOK_TARGET_PATH, RUNBOOK_TARGET_TENANT and
-RUNBOOK_TARGET_DATABASE say where it is to tests that open it by themselves. Credentials are in none of them.
+RUNBOOK_TARGET_DATABASE name it to tests that open it by themselves. None holds credentials.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from helpers.stores import open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.creation import register_allowed
 
-LOOKUPS = PARAMETERS / "lookups.yaml"  # asked where the target has all of their collections
+LOOKUPS = PARAMETERS / "lookups.yaml"  # used if the target has all of their collections
 STORED = "{stored}"  # for `like`: the id of a chunk that the collection holds
 
 
@@ -88,7 +88,7 @@ class Cases(Section):
 
 
 def read_cases(path: str) -> list[Case]:
-    """The queries of a YAML or JSON file. UsageError where it is none, or where one contradicts itself."""
+    """The queries of a YAML or JSON file. `UsageError` if it is none, or if a query contradicts itself."""
     where = resolve_path(path)
     try:
         return Cases.model_validate(read_yaml_mapping(Path(where), what="file of queries")).queries
@@ -98,19 +98,19 @@ def read_cases(path: str) -> list[Case]:
                      next_step="parameters/queries.example.yaml shows each key.")  # fmt: skip
 
 
-def generated(
+def standard_cases(
     parameters: Parameters, collections: Sequence[str], stored: Mapping[str, Sequence[str]]
 ) -> Iterator[Case]:
-    """What every migration must answer: each collection finds a stored chunk (`stored`: ids by collection, the first that is
-    still there is searched for), the named queries are answered, and the lookups of parameters/lookups.yaml find something."""
+    """The queries that every migration must answer: each collection finds a stored chunk (`stored`: ids by collection, of which
+    the first that still exists is searched for), and named queries and the lookups of parameters/lookups.yaml find something."""
     for name in collections:
         if name in stored:
             first, *others = stored[name]
             yield Case(name=f"{name} finds a stored chunk", collection=name, like=first, or_like=others, k=3,
                        expect=Expect(id=first))  # fmt: skip
     for query in parameters.validation.queries:
-        asked = [query.collection] if query.collection else collections
-        for name in (n for n in asked if n in collections):  # without a collection the word need be in one of them only
+        names = [query.collection] if query.collection else collections
+        for name in (n for n in names if n in collections):  # without a collection the word need be in one of them only
             expect = Expect(word=query.expect) if query.collection else Expect()
             yield Case(name=f"named query: {query.text}", collection=name, text=query.text, k=parameters.validation.k,
                        expect=expect)  # fmt: skip
@@ -134,17 +134,17 @@ def _cases() -> list[Any]:
 def test_case(case: Case, target_store: ClientStore) -> None:
     """The answer has what the case expects."""
     collection = target_store.client.get_collection(case.collection, embedding_function=None)
-    asked: dict[str, Any] = {"n_results": case.k, "include": ["distances", "documents"]}
-    asked |= {k: v for k in ("where", "where_document") if (v := getattr(case, k)) is not None}
+    arguments: dict[str, Any] = {"n_results": case.k, "include": ["distances", "documents"]}
+    arguments |= {k: v for k in ("where", "where_document") if (v := getattr(case, k)) is not None}
     if case.text is not None:
         if why := target_store.why_no_text_queries(case.collection):
             pytest.skip(f"no text queries: {why}")
-        answer = collection.query(query_embeddings=target_store.text_vectors(case.collection, [case.text]), **asked)
+        answer = collection.query(query_embeddings=target_store.text_vectors(case.collection, [case.text]), **arguments)
     else:
         vector: Any = case.embedding
         if case.like is not None:
-            case, vector = _still_there(case, case.like, target_store)
-        answer = collection.query(query_embeddings=[vector], **asked)
+            case, vector = _with_existing_chunk(case, case.like, target_store)
+        answer = collection.query(query_embeddings=[vector], **arguments)
     ids, documents = answer["ids"][0], (answer["documents"] or [[]])[0]
     distances = (answer["distances"] or [[]])[0]
     assert len(ids) >= case.expect.at_least, f"{len(ids)} hits, at least {case.expect.at_least} are expected"
@@ -161,20 +161,20 @@ def test_case(case: Case, target_store: ClientStore) -> None:
         )
 
 
-def _still_there(case: Case, like: str, store: ClientStore) -> tuple[Case, Any]:
+def _with_existing_chunk(case: Case, like: str, store: ClientStore) -> tuple[Case, Any]:
     """The case for the first of its chunks that the collection holds, and that chunk's vector (d,)."""
-    for chunk in (like, *case.or_like):
-        found = store.read(case.collection, [chunk])
-        if len(found):
-            asked = case.expect.model_copy(update={"id": chunk if case.expect.id == like else case.expect.id})
-            return case.model_copy(update={"like": chunk, "expect": asked}), found.embeddings[0]
+    for chunk_id in (like, *case.or_like):
+        chunks = store.read(case.collection, [chunk_id])
+        if len(chunks):
+            expect = case.expect.model_copy(update={"id": chunk_id if case.expect.id == like else case.expect.id})
+            return case.model_copy(update={"like": chunk_id, "expect": expect}), chunks.embeddings[0]
     pytest.fail(
         f"collection {case.collection} has no chunk {like}, and none of {len(case.or_like)} others", pytrace=False
     )
 
 
 def _has(case: Case, ids: list[str], distances: list[float]) -> bool:
-    """Among the hits, or, for a chunk that is asked for by itself, as near as duplicates of it that crowd it out."""
+    """Whether the expected chunk is among the hits, or, if it is searched for by itself, duplicates of it take all places."""
     duplicates = case.like is not None and case.like == case.expect.id and max(distances) - min(distances) <= 1e-5
     return case.expect.id in ids or (duplicates and len(ids) == case.k)
 
@@ -186,7 +186,7 @@ _LONGEST = 400
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests do not outlive the step that runs them; they may import what lies beside them, and hides no module of ours."""
+    """End the tests with the step that runs them; let them import what lies beside them, behind all modules of ours."""
     kernel.end_with_runner()
     sys.path += {str(path if path.is_dir() else path.parent): None for path in map(Path, config.args)}
 
@@ -208,7 +208,7 @@ def target_store(runbook_run: RunState) -> Iterator[ClientStore]:
 
 @pytest.fixture(scope="session")
 def target(target_store: ClientStore) -> Any:
-    """Chroma's own client of the target. What a test does with it is its own affair."""
+    """Chroma's own client of the target; a test may do anything with it."""
     return target_store.client
 
 
@@ -219,14 +219,14 @@ def target_collections(runbook_run: RunFolder) -> list[str]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """A line for the call of each test, and for a set-up or an end that failed or was skipped."""
+    """Write a line for the call of each test, and for a set-up or teardown that failed or was skipped."""
     if report.when == "call" or report.outcome != "passed":
         _write({"test": _name(report), "when": report.when, "outcome": report.outcome, "seconds": round(report.duration, 3),
                 "why": _why(report)})  # fmt: skip
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """A file that cannot be read as tests is a failure, not an absence."""
+    """Write a failure for a file that cannot be read as tests."""
     if report.failed:
         _write({"test": report.nodeid or "collection", "when": "collect", "outcome": "failed", "seconds": 0.0,
                 "why": _last(str(report.longrepr))})  # fmt: skip
@@ -237,7 +237,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def _name(report: pytest.TestReport) -> str:
-    """`file.py::test`: an id from pytest has no file where that lies outside of its root."""
+    """`file.py::test`; pytest's own id has no file if that lies outside of its root."""
     file, _, test = report.location
     return f"{Path(file).name}::{test}"
 

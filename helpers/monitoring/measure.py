@@ -1,8 +1,8 @@
 """`python -m helpers.monitoring.measure RUN FILE`: step 51's measurement of source and target, in a process of its own.
 
-A process that has just begun has nothing of a database in its memory: its first query of each collection is the cold one.
-Then both sides are measured warm in turn, so that what else the machine does meets both. The file gets JSON: by side either
-the measurements, or `error` with a code and a line. The probes come from the run's own files.
+A new process has nothing of a database in its memory: its first query of each collection is the cold one. Then both sides are
+measured warm in turn, so that other load on the machine meets both. The file gets JSON: by side either the measurements, or
+`error` with a code and a line. The probes come from the run's own files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from helpers.stores.limits import attempt
 
 # -- child -------------------------------------------------------------------------------------------------------------
 
-# A process of our own at work beside a step: bounded in time, ended when the run is asked to stop, never left behind.
+# A process beside a step: it is bounded in time, ended when the run is asked to stop, and never left behind.
 
 
 _GRACE = 5.0  # seconds between asking it to end and ending it
@@ -50,13 +50,12 @@ def run_child(
     run: RunRecord, command: Sequence[str], output: Path, *, label: str, about: float, most: float,
     environment: Mapping[str, str] | None = None,
 ) -> int | None:  # fmt: skip
-    """Its exit code, None where it took longer than `most` seconds and was ended. What it prints goes to `output`.
+    """Run a command; return its exit code, None if it was ended after `most` seconds. Its output goes to the file `output`.
 
-    `about` is how many seconds it should take, for those who wait.
-
-    Raises `Interrupted` where the run is asked to stop; it is ended then, with whatever it started.
+    `about`: the expected seconds, for the progress bar. Raises `Interrupted` if the run is asked to stop. The command and what it
+    started are ended in any case.
     """
-    known = {
+    variables = {
         # It ends with us, however we end: two processes on one directory destroy it.
         kernel.RUNNER_PID: str(os.getpid()),
         **python_environment(),
@@ -66,16 +65,16 @@ def run_child(
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("wb") as out:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                 start_new_session=True, env={**os.environ, **known, **(environment or {})})  # fmt: skip
-    begun = time.monotonic()
+                                 start_new_session=True, env={**os.environ, **variables, **(environment or {})})  # fmt: skip
+    started = time.monotonic()
     try:
         with run.progress(label, max(1, round(about)), "seconds") as bar:
             while child.poll() is None:
-                if time.monotonic() - begun > most:
+                if time.monotonic() - started > most:
                     return None
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(0.2)
-                bar.advance(max(0, min(bar.total, int(time.monotonic() - begun)) - bar.done))
+                bar.advance(max(0, min(bar.total, int(time.monotonic() - started)) - bar.done))
         return child.returncode
     except Interrupted:
         run.log(f"{label}: ended, because the run was asked to stop")
@@ -85,7 +84,7 @@ def run_child(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """It and what it started: SIGTERM to the group, then SIGKILL."""
+    """End a process and what it started: SIGTERM to the group, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if child.poll() is not None and number is signal.SIGTERM:
             return
@@ -108,12 +107,12 @@ def main(arguments: list[str]) -> int:
     run_id, file = arguments
     folder = runs.find(run_id)
     folder.enter()
-    write_json(Path(file), measured(RunRecord(folder, Step.PERFORMANCE)))
+    write_json(Path(file), measure_sides(RunRecord(folder, Step.PERFORMANCE)))
     return 0
 
 
 class Side:
-    """Source or target while it is measured: opened, asked cold, then level after level. Times are milliseconds."""
+    """Source or target, measured: opened, queried cold, then warm for each number of clients. Times are milliseconds."""
 
     def __init__(self, run: RunRecord, side: str, stack: ExitStack) -> None:
         self.run, self.side = run, side
@@ -124,14 +123,14 @@ class Side:
         self.store: Reader = stack.enter_context(_opened(run, side))
         self.opened_ms = 1000 * (time.perf_counter() - begun)
         first = {p.collection: p for p in reversed(chosen)}
-        self.cold_ms = {n: timed(asker(self.store, n), p.vector)[1] for n, p in first.items()}
+        self.cold_ms = {n: timed(search_of(self.store, n), p.vector)[1] for n, p in first.items()}
         rng = np.random.default_rng(run.parameters.validation.seed)
         self.order = [chosen[i] for i in rng.permutation(len(chosen))]
         most = self.store.limits().concurrent_reads  # more at a time would be refused, and measure the refusals
         self.levels: dict[int, list[Level]] = {clients: [] for clients in CLIENTS if clients <= most}
 
     def measure(self, clients: int, seconds: float) -> None:
-        """One repetition of a level, unless the server allows fewer clients: each has a connection of its own to a server."""
+        """Measure one repetition with so many clients, each with its own connection to a server, unless that allows fewer."""
         if clients not in self.levels:
             return
         numbers = count()
@@ -139,60 +138,62 @@ class Side:
         with ExitStack() as stack:
             target = self.run.parameters.target
             stores = [stack.enter_context(open_target(target)) if own else self.store for _ in range(clients)]
-            asks = [warm(store, self.order) for store in stores]
+            searches_of_clients = [warm(store, self.order) for store in stores]
             begun = time.perf_counter()
 
-            def work(mine: dict[str, Asker]) -> tuple[list[float], list[str]]:
+            def work(searches: dict[str, Search]) -> tuple[list[float], list[str]]:
                 times, errors = [], []
                 while time.perf_counter() - begun < seconds:
                     probe = self.order[next(numbers) % len(self.order)]
                     try:
-                        times.append(timed(mine[probe.collection], probe.vector)[1])
+                        times.append(timed(searches[probe.collection], probe.vector)[1])
                     except RunbookError as error:
                         errors.append(error.line())
                         time.sleep(0.05)  # a refusal is quick: no storm of them
                 return times, errors
 
             with ThreadPoolExecutor(clients) as pool:
-                done = list(pool.map(work, asks))
-            took = time.perf_counter() - begun
-        self.levels[clients].append(Level(took, [t for p, _ in done for t in p], [e for _, p in done for e in p]))
+                results = list(pool.map(work, searches_of_clients))
+            elapsed = time.perf_counter() - begun
+        self.levels[clients].append(
+            Level(elapsed, [t for p, _ in results for t in p], [e for _, p in results for e in p])
+        )
 
     def facts(self) -> dict[str, Any]:
         return {
             "side": self.side, "label": self.store.label, "protocol": self.store.protocol, "collections": len(self.cold_ms),
             "opened_ms": round(self.opened_ms, 1), "cold_ms": {n: round(v, 2) for n, v in self.cold_ms.items()},
             "chunks": sum(self.store.count(n) for n in self.cold_ms), "asked": len(self.order),
-            "levels": [_level_facts(clients, found) for clients, found in self.levels.items()],
+            "levels": [_level_facts(clients, repetitions) for clients, repetitions in self.levels.items()],
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One repetition: how long it lasted (seconds), latencies (milliseconds), and what failed."""
+    """One repetition: its duration (seconds), latencies (milliseconds), and errors."""
 
     seconds: float
     times: list[float]
     errors: list[str]
 
 
-def measured(run: RunRecord) -> dict[str, Any]:
-    """By side: opening, the cold query of each collection, and each number of clients, warm; or its error."""
+def measure_sides(run: RunRecord) -> dict[str, Any]:
+    """The measurements by side, or its error: opening, the cold query of each collection, each number of clients warm."""
     rules = run.parameters.monitoring
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     with ExitStack() as stack:
         sides: dict[str, Side] = {}
         for side in (SOURCE, TARGET):
             try:
                 sides[side] = Side(run, side, stack)
             except RunbookError as error:
-                found[side] = {"error": {"code": error.code, "line": error.line()}}
+                result[side] = {"error": {"code": error.code, "line": error.line()}}
         for repetition in range(rules.repetitions):
-            turn = list(sides.values()) if repetition % 2 == 0 else list(reversed(sides.values()))
+            order = list(sides.values()) if repetition % 2 == 0 else list(reversed(sides.values()))
             for clients in CLIENTS:
-                for measured_side in turn:
+                for measured_side in order:
                     measured_side.measure(clients, rules.level_seconds / rules.repetitions)
-        return found | {name: side.facts() for name, side in sides.items()}
+        return result | {name: side.facts() for name, side in sides.items()}
 
 
 def _opened(run: RunRecord, side: str) -> Any:
@@ -230,10 +231,10 @@ def _level_facts(clients: int, repetitions: Sequence[Level]) -> dict[str, Any]:
 
 # -- probes ------------------------------------------------------------------------------------------------------------
 #
-# Which stored vectors are searched for after the cutover, and what is known of the answer before it is asked.
+# Stored vectors that are searched for after the cutover, with the answer that is expected.
 #
 # They are taken from what the run staged and validated, or from its snapshot, never from a database: so the first query is
-# really the first, and a changed target is distinguished from one that answers.
+# really the first, and a changed target does not pass for one that answers.
 
 
 SOURCE, TARGET = "source", "target"
@@ -241,7 +242,7 @@ _FILES = 4  # of a collection that probes are taken from, spread over it
 T = TypeVar("T")
 Vector = npt.NDArray[np.float32]
 Hits = list[tuple[str, float]]
-Asker = Callable[[Vector, int], Hits]
+Search = Callable[[Vector, int], Hits]
 HITS = 5  # nearest neighbours asked for, as the runbook does
 # The one definition, in 25, 50 and 51; what opening and first queries take is a cold start, which is given apart.
 LATENCY = (
@@ -259,78 +260,78 @@ class QueryProbe:
 
 
 def choose_probes(run: RunRecord, side: str, number: int) -> list[QueryProbe]:
-    """So many stored vectors of each collection, by a seeded draw over at most four files of it.
+    """Draw `number` stored vectors of each collection, by the seed, from at most four of its files.
 
-    `TARGET`: of the collections that the run filled, from what it staged; raises `EnvironmentFailure` (`staged_gone`). `SOURCE`:
-    of the snapshot that the target is held to, [] where the run has taken none.
+    `TARGET`: of the collections that the run filled, from its staged files; raises `EnvironmentFailure` (`staged_gone`).
+    `SOURCE`: of the snapshot that the target is compared with; [] if the run has taken none.
     """
-    made, seed, found = WrittenData(run), run.parameters.validation.seed, []
-    parts, whole_of = dict[str, Iterator[ChunkBatch]](), 0
+    data, seed, probes = WrittenData(run), run.parameters.validation.seed, []
+    parts, total = dict[str, Iterator[ChunkBatch]](), 0
     if side == TARGET:
-        staged = made.require_staged()
-        whole_of = sum(map(staged.rows, made.collections))
-        for name in made.collections:
+        staged = data.require_staged()
+        total = sum(map(staged.rows, data.collections))
+        for name in data.collections:
             files = [file for file, _, rows in staged.files.get(name, []) if rows]
             parts[name] = (from_table(staged.table(file)) for file in _spread(files))
-    elif made.snapshot is not None:
-        whole_of = made.snapshot.total
-        parts = {name: map(made.snapshot.read, _spread(made.snapshot.parts(name))) for name in made.snapshot.names()}
+    elif data.snapshot is not None:
+        total = data.snapshot.total
+        parts = {name: map(data.snapshot.read, _spread(data.snapshot.parts(name))) for name in data.snapshot.names()}
     for name, batches in parts.items():
-        whole = ChunkBatch.concatenate(list(batches))
-        drawn = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(~whole.lost))[:number])
-        found += [QueryProbe(name, whole.ids[i], whole.embeddings[i]) for i in drawn]
-    run.sampled(f"stored vectors searched for in the {side}", len(found), whole_of)
-    return found
+        chunks = ChunkBatch.concatenate(list(batches))
+        drawn = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(~chunks.lost))[:number])
+        probes += [QueryProbe(name, chunks.ids[i], chunks.embeddings[i]) for i in drawn]
+    run.sampled(f"stored vectors searched for in the {side}", len(probes), total)
+    return probes
 
 
 def _spread(items: Sequence[T]) -> Sequence[T]:
     return items[:: max(1, len(items) // _FILES)][:_FILES]
 
 
-def asker(store: Reader, name: str) -> Asker:
-    """A search of this collection, best hit first, without a second try. Its handle is fetched once, as applications do."""
+def search_of(store: Reader, name: str) -> Search:
+    """A function that searches this collection, best hit first, without retries. The collection's handle is fetched once."""
     if not isinstance(store, ClientStore):
         return lambda vector, k: store.query(name, vector[None, :], k)[0]
     where = f"collection {name} of {store.label}"
     collection = attempt(lambda: store.client.get_collection(name, embedding_function=None), where)
 
-    def ask(vector: Vector, k: int) -> Hits:
+    def search(vector: Vector, k: int) -> Hits:
         answer = store.requests.send(
             lambda: collection.query(query_embeddings=vector[None, :], n_results=k, include=["distances"]),
             where,
-            again=False,
+            retry=False,
         )
         distances = (answer["distances"] or [[]])[0]
         return [(i, float(d)) for i, d in zip(answer["ids"][0], distances, strict=True)]
 
-    return ask
+    return search
 
 
-def warm(store: Reader, probes: Sequence[QueryProbe]) -> dict[str, Asker]:
-    """Searches by collection of these probes; each has answered once, so that what is timed next opens and loads nothing."""
-    asks: dict[str, Asker] = {}
+def warm(store: Reader, probes: Sequence[QueryProbe]) -> dict[str, Search]:
+    """Search functions by collection of these probes; each has answered once, so that a timed search opens and loads nothing."""
+    searches: dict[str, Search] = {}
     for probe in probes:
-        if probe.collection not in asks:
-            ask = asker(store, probe.collection)
-            ask(probe.vector, HITS)
-            asks[probe.collection] = ask
-    return asks
+        if probe.collection not in searches:
+            search = search_of(store, probe.collection)
+            search(probe.vector, HITS)
+            searches[probe.collection] = search
+    return searches
 
 
-def timed(ask: Asker, vector: Vector) -> tuple[Hits, float]:
-    """The hits and the latency in milliseconds, as `LATENCY` says. Unless a cold start is measured, `warm` goes before it."""
+def timed(search: Search, vector: Vector) -> tuple[Hits, float]:
+    """The hits and the latency (ms), as `LATENCY` defines it. Call `warm` before, unless a cold start is measured."""
     begun = time.perf_counter()
-    hits = ask(vector, HITS)
+    hits = search(vector, HITS)
     return hits, 1000 * (time.perf_counter() - begun)
 
 
 def own_distance(vector: Vector, space: Space) -> float:
-    """The distance of a stored vector to itself as Chroma has it: 0 for l2 and cosine, 1 - v·v for ip."""
+    """Chroma's distance of a stored vector to itself: 0 for l2 and cosine, 1 - v·v for ip."""
     return 1.0 - float(np.dot(vector, vector)) if space == "ip" else 0.0
 
 
 def finds(probe: QueryProbe, hits: Hits, space: Space) -> bool:
-    """Whether the answer is right: the chunk itself comes first, or another that lies as near."""
+    """Whether the answer is right: the first hit is the chunk itself, or another at the same distance."""
     if not hits or not np.isfinite(hits[0][1]):
         return False
     own = own_distance(probe.vector, space)

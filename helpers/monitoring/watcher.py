@@ -4,7 +4,7 @@ Steps 25 and 50 watch the target, step 27 the source. What differs is handed in:
 searched for, which counts it is held to, which health URLs and logs belong to it.
 
 The journal of step 50 is workspace/<run id>/monitoring/<when begun>.jsonl: its first line says when the watch began, each further
-one is a sample, flushed to disk, and the last one says how it ended. What a killed process leaves is gone on with.
+one is a sample, flushed to disk, and the last one says how it ended. A journal without an end is continued.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helpers import plots
-from helpers.cutover.application import HealthAnswer, LogWatch, ask_all
+from helpers.cutover.application import HealthAnswer, LogWatch, check_all_health
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import count
-from helpers.monitoring.measure import Asker, QueryProbe, finds, timed, warm
+from helpers.monitoring.measure import QueryProbe, Search, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import append, as_kind, contents, json_in, utc_now
@@ -46,12 +46,11 @@ _REDRAWN = 2.0  # seconds between two drawings of a live figure
 
 @dataclass(slots=True)
 class WatchSample:
-    """What was found at one moment. Latencies are milliseconds, None where no query was answered; `second` counts watched time.
+    """The measurements of one moment. Latencies are milliseconds, None if no query was answered; `second` counts watched time.
 
-    `problems` are queries and counts that failed, `ill` health URLs and new lines in the application's logs, `shrunk`
-    collections below what was validated by more than clients may delete, `fewer` those below it by less, `moved` chunks that
-    clients changed or removed since they were chosen. `cold` is what it took to open the database and to ask each collection
-    for the first time; None where it was open, and warm, already.
+    Sentences: `problems` of queries and counts, `ill` of health URLs and new log lines, `shrunk` of collections that lost more
+    chunks than clients may delete, `fewer` of those that lost less. `moved`: chunks that clients changed or removed since they
+    were chosen. `cold`: the time to open the database and to query each collection once; None if it was open and warm already.
     """
 
     when: str
@@ -94,15 +93,15 @@ class WatchSample:
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """Why a watch ends before its time: a reason code and a sentence."""
+    """Why a watch ends early: a reason code and a sentence."""
 
     code: ReasonCode
     sentence: str
 
 
 def breach(samples: Sequence[WatchSample], limit_ms: float) -> Breach | None:
-    """The rules. A count that stays below what clients may leave ends the watch at once; errors and health in two samples in a
-    row, a p95 above the limit in three: one request can be lost on the way, and one query can be slow."""
+    """The rule that the newest samples break; None if none. A collection that lost too much ends the watch at once; errors and
+    ill health do in two samples in a row, a p95 above `limit_ms` in three: one request can be lost, and one query be slow."""
     if not samples:
         return None
     last = samples[-1]
@@ -123,16 +122,15 @@ def breach(samples: Sequence[WatchSample], limit_ms: float) -> Breach | None:
 
 
 class Watcher:
-    """The same stored vectors searched for again and again, and every collection of `counts` (validated chunks) counted.
+    """Searches for the same stored vectors again and again, and counts each collection of `counts` (its validated chunks).
 
-    Clients may delete `shrink_limit` of them, a share of each count.
-    `opened` gives the store of `place`, which stays open, so that latencies are warm; a directory is opened anew where its
-    files were changed since the last sample. With `alone` one that another process has open is let go and not looked at:
-    two processes on one directory destroy it (chroma-facts 15).
+    Clients may delete `shrink_limit` of them, a share of each count. `open_store` gives the store of `place`. It stays open, so
+    that latencies are warm; a directory is opened anew if its files were changed since the last sample. With `alone`, a directory
+    that another process has open is closed and not queried: two processes on one directory destroy it (chroma-facts 15).
     """
 
     def __init__(
-        self, opened: Callable[[], AbstractContextManager[Reader]], probes: Sequence[QueryProbe], place: Endpoint, *,
+        self, open_store: Callable[[], AbstractContextManager[Reader]], probes: Sequence[QueryProbe], place: Endpoint, *,
         alone: bool = False, counts: Mapping[str, int] | None = None, shrink_limit: float = 0.0, health: Sequence[str] = (),
         logs: LogWatch | None = None,
     ) -> None:  # fmt: skip
@@ -141,28 +139,28 @@ class Watcher:
         self.logs = logs or LogWatch({}, "")
         self.answers: list[HealthAnswer] = []  # of the health URLs, in the last sample
         self.skipped = ""
-        self.blind: set[str] = set()  # chunks that were not found from the beginning: timed, not judged
-        self._opened, self._place, self._alone = opened, place, alone
+        self.blind: set[str] = set()  # chunks that the first sample did not find: timed, not judged
+        self._open_store, self._place, self._alone = open_store, place, alone
         self._files: set[tuple[str, int, int]] = set()  # of a directory, after the last sample
         self._moved: set[tuple[str, str]] = set()
-        self._seen = False
+        self._has_judged = False
         self._spaces: dict[str, Space] = {}
         self._stack = ExitStack()
         self._store: Reader | None = None
-        self._asks: dict[str, Asker] = {}
+        self._searches: dict[str, Search] = {}
 
     @classmethod
     def of_target(cls, target: Endpoint, probes: Sequence[QueryProbe], **more: Any) -> Watcher:
-        """Of a target, which no other process may have open where it is a directory."""
+        """The watcher of a target; no other process may have it open if it is a directory."""
         return cls(lambda: open_target(target), probes, target, alone=True, **more)
 
     def samples(
         self, seconds: float, interval: float, bar: RunProgress, watched: float | None = None
     ) -> Iterator[WatchSample]:
-        """One at once, one every `interval` seconds, one at the end; a last one that found a problem is repeated once.
+        """Give one sample at once, one every `interval` seconds, one at the end; repeat the last one once if it has a problem.
 
-        After `watched` seconds by an earlier process it begins when the next one is due. `bar` counts seconds; it raises
-        `Interrupted` where the run was asked to stop. Whoever has seen enough stops asking.
+        `watched`: seconds that an earlier process watched; the first sample is then the next one due. `bar` counts seconds, and
+        raises `Interrupted` if the run was asked to stop. The watch ends when the caller stops iterating.
         """
         begun = time.monotonic() - (watched or 0.0)
         due = 0.0 if watched is None else min(watched + interval, seconds)
@@ -174,9 +172,9 @@ class Watcher:
                     time.sleep(min(_TICK, left))
                 second = time.monotonic() - begun
                 _advance(bar, second)
-                found = self.sample(second, last=second >= seconds)
-                yield found
-                if second >= seconds and (repeated or not (found.problems or found.ill)):
+                sample = self.sample(second, last=second >= seconds)
+                yield sample
+                if second >= seconds and (repeated or not (sample.problems or sample.ill)):
                     return
                 repeated = second >= seconds
                 due = second + interval if repeated else min(next_due(due, second, interval), seconds)
@@ -184,113 +182,113 @@ class Watcher:
             self.close()
 
     def sample(self, second: float, *, last: bool = False) -> WatchSample:
-        found = WatchSample(utc_now(), second)
-        self.answers, before = ask_all(self.health), self.logs.seen
-        found.healthy = sum(a.well for a in self.answers)
-        found.ill = [f"{a.url} {a.problem}" for a in self.answers if not a.well]
-        found.ill += [one_line(f"{path}: {line}", 300) for path, line in self.logs.look(last=last)[:_NAMED]]
-        found.log_lines = self.logs.seen - before
+        sample = WatchSample(utc_now(), second)
+        self.answers, before = check_all_health(self.health), self.logs.line_count
+        sample.healthy = sum(a.is_healthy for a in self.answers)
+        sample.ill = [f"{a.url} {a.problem}" for a in self.answers if not a.is_healthy]
+        sample.ill += [one_line(f"{path}: {line}", 300) for path, line in self.logs.new_matches(last=last)[:_NAMED]]
+        sample.log_lines = self.logs.line_count - before
         if self._alone and (used := used_by(self._place)):
-            self._let_go()
+            self._close_store()
             self.skipped = f"{used} has the target open, which must stay its only user"
-            return found
+            return sample
         try:
-            if self._files != self._look():
-                self._let_go()
+            if self._files != self._directory_state():
+                self._close_store()
             if self._store is None:
                 begun = time.perf_counter()
-                self._store = self._stack.enter_context(self._opened())
-                self._asks = warm(self._store, self.probes)
-                found.cold = 1000 * (time.perf_counter() - begun)
-            self._ask(self._store, found)
-            self._files = self._look()
+                self._store = self._stack.enter_context(self._open_store())
+                self._searches = warm(self._store, self.probes)
+                sample.cold = 1000 * (time.perf_counter() - begun)
+            self._query(self._store, sample)
+            self._files = self._directory_state()
         except RunbookError as error:
-            self._let_go()
-            found.problems.append(one_line(f"{error.where}: {error.what}" if error.where else error.what, 300))
-        del found.problems[_NAMED:]
-        return found
+            self._close_store()
+            sample.problems.append(one_line(f"{error.where}: {error.what}" if error.where else error.what, 300))
+        del sample.problems[_NAMED:]
+        return sample
 
     def close(self) -> None:
-        self._let_go()
+        self._close_store()
         self.logs.close()
 
-    def _let_go(self) -> None:
+    def _close_store(self) -> None:
         self._stack.close()
         self._store = None
-        self._asks.clear()
+        self._searches.clear()
 
-    def _look(self) -> set[tuple[str, int, int]]:
-        """What tells whether somebody changed the directory: its files with time and size. Nothing of a server."""
-        found = set()
+    def _directory_state(self) -> set[tuple[str, int, int]]:
+        """The files of a directory with time and size, which show whether somebody changed it; empty for a server."""
+        files = set()
         for path in resolve_path(self._place.path).rglob("*") if self._place.path else ():
             with suppress(OSError):  # gone meanwhile
                 facts = path.stat()
-                found.add((str(path), facts.st_mtime_ns, facts.st_size))
-        return found
+                files.add((str(path), facts.st_mtime_ns, facts.st_size))
+        return files
 
-    def _ask(self, store: Reader, found: WatchSample) -> None:
+    def _query(self, store: Reader, sample: WatchSample) -> None:
         times: list[float] = []
         missed: list[QueryProbe] = []
         try:
             for probe in self.probes:
                 name = probe.collection
-                hits, milliseconds = timed(self._asks[name], probe.vector)
+                hits, milliseconds = timed(self._searches[name], probe.vector)
                 times.append(milliseconds)
                 if name not in self._spaces:
                     self._spaces[name] = store.info(name).space
                 if not hits:
-                    found.problems.append(f"collection {name}: a query found nothing")
+                    sample.problems.append(f"collection {name}: a query found nothing")
                 elif not finds(probe, hits, self._spaces[name]):
                     missed.append(probe)
         finally:
-            found.queries = len(times)
+            sample.queries = len(times)
             if times:
-                found.p50, found.p95, found.p99 = (float(v) for v in np.percentile(times, [50, 95, 99]))
-                found.mean, found.slowest = float(np.mean(times)), max(times)
-        self._judge(store, missed, found)
-        self._count(store, found)
+                sample.p50, sample.p95, sample.p99 = (float(v) for v in np.percentile(times, [50, 95, 99]))
+                sample.mean, sample.slowest = float(np.mean(times)), max(times)
+        self._judge(store, missed, sample)
+        self._count(store, sample)
 
-    def _judge(self, store: Reader, missed: list[QueryProbe], found: WatchSample) -> None:
-        """What is not found any more: a chunk that a client changed or took away is no fault."""
+    def _judge(self, store: Reader, missed: list[QueryProbe], sample: WatchSample) -> None:
+        """Judge the probes that were not found; a chunk that a client changed or removed is no fault."""
         for probe in missed:
             key = (probe.collection, probe.id)
             if key in self._moved:
                 continue
-            there = store.read(probe.collection, [probe.id])
-            if not len(there) or not np.allclose(there.embeddings[0], probe.vector, rtol=1e-4, atol=1e-6):
+            chunk = store.read(probe.collection, [probe.id])
+            if not len(chunk) or not np.allclose(chunk.embeddings[0], probe.vector, rtol=1e-4, atol=1e-6):
                 self._moved.add(key)
-            elif not self._seen:
+            elif not self._has_judged:
                 self.blind.add(" ".join(key))
             elif " ".join(key) not in self.blind:
-                found.problems.append(f"collection {probe.collection}: chunk {probe.id} is there and no longer found")
-        self._seen = True
-        found.moved = len(self._moved)
+                sample.problems.append(f"collection {probe.collection}: chunk {probe.id} is there and no longer found")
+        self._has_judged = True
+        sample.moved = len(self._moved)
         for name in sorted({p.collection for p in missed}):
-            whole = [p for p in self.probes if p.collection == name]
+            probes = [p for p in self.probes if p.collection == name]
             lost = [p for p in missed if p.collection == name and (p.collection, p.id) not in self._moved]
-            if len(lost) == len(whole):
-                found.problems.append(
-                    f"collection {name}: none of {len(whole)} stored chunks is found by its own vector"
+            if len(lost) == len(probes):
+                sample.problems.append(
+                    f"collection {name}: none of {len(probes)} stored chunks is found by its own vector"
                 )
 
-    def _count(self, store: Reader, found: WatchSample) -> None:
+    def _count(self, store: Reader, sample: WatchSample) -> None:
         low = list(self.counts)
         for attempt in range(1 + RECOUNTS):
             time.sleep(RECOUNT_PAUSE if attempt else 0.0)
-            found.counts |= {name: store.count(name) for name in low}
-            low = [name for name in low if found.counts[name] < self.counts[name]]
+            sample.counts |= {name: store.count(name) for name in low}
+            low = [name for name in low if sample.counts[name] < self.counts[name]]
             if not low:
                 break
         for name in low:
-            held, validated = found.counts[name], self.counts[name]
+            held, validated = sample.counts[name], self.counts[name]
             allowed = int(self.shrink_limit * validated)
-            said = f"{name} holds {count(held, 'chunk')}, {validated:,} were validated"
-            said += f": {validated - held:,} fewer, monitoring.shrink_limit allows {allowed:,}"
-            (found.fewer if validated - held <= allowed else found.shrunk).append(said)
+            sentence = f"{name} holds {count(held, 'chunk')}, {validated:,} were validated"
+            sentence += f": {validated - held:,} fewer, monitoring.shrink_limit allows {allowed:,}"
+            (sample.fewer if validated - held <= allowed else sample.shrunk).append(sentence)
 
 
 def next_due(due: float, now: float, interval: float) -> float:
-    """The next moment of the rhythm that is still to come: samples that were missed are not made up for."""
+    """The next moment of the rhythm after `now`; missed samples are left out."""
     while due <= now:
         due += interval
     return due
@@ -320,18 +318,18 @@ class SampleJournal:
         self._write(asdict(sample))
 
     def end(self, how: str) -> None:
-        """The watch is over: `done`, or the code of its breach. The next one begins anew."""
+        """Note how the watch ended: `done`, or the code of its breach. The next watch begins anew."""
         self._write({"ended": how})
 
     def gaps(self, interval: float) -> list[tuple[float, float]]:
-        """(second of the watch, seconds that nobody watched) where samples lie further apart than they should."""
-        found = []
+        """(second of the watch, unwatched seconds) for each gap of more than two intervals, at least 5 s, between samples."""
+        gaps = []
         for before, after in zip(self.samples, self.samples[1:], strict=False):
             apart = (datetime.fromisoformat(after.when) - datetime.fromisoformat(before.when)).total_seconds()
-            unseen = apart - (after.second - before.second)
-            if unseen > max(2 * interval, 5.0):
-                found.append((after.second, unseen))
-        return found
+            unwatched = apart - (after.second - before.second)
+            if unwatched > max(2 * interval, 5.0):
+                gaps.append((after.second, unwatched))
+        return gaps
 
     def _write(self, line: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -340,7 +338,7 @@ class SampleJournal:
 
 
 def _unfinished(path: Path) -> list[WatchSample] | None:
-    """The samples of a journal that has no end yet; None where it is over. A line that holds none is left out."""
+    """The samples of a journal without an end; None if the watch is over. Lines that hold no sample are left out."""
     samples = []
     for raw in _lines(path):
         if "ended" in raw:
@@ -362,7 +360,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class LiveFigure:
-    """`show` draws at most every two seconds, in a kernel that no runner started."""
+    """A figure that is drawn again, every two seconds at most, in a notebook that a person runs."""
 
     def __init__(self) -> None:
         self._handle: Any = None

@@ -225,7 +225,7 @@ def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str], tot
     fate = "each target point lies on its source point"
     if shift >= 0.01:
         fate = f"some target points lie away from their source point, by up to {small(shift)} × the spread"
-    note = f"An illustration, not a test: {percent(plane.seen)} of the variance is seen. "
+    note = f"An illustration, not a test: {percent(plane.explained_variance)} of the variance is seen. "
     note += f"Sample of {count(rows.size)} of" if rows.size < every else "All"
     note += f" {count(every, 'pair')}, drawn at random in each collection; the plane is fitted on the source alone"
     note += f"; {count(left_out)} with NaN or infinity left out" if left_out else ""
@@ -256,7 +256,7 @@ class PlaneFit:
 
     centre: NDArray[np.float64]
     axes: NDArray[np.float64]
-    seen: float
+    explained_variance: float
 
     def points(self, vectors: ArrayLike) -> NDArray[np.float64]:
         """Project vectors (n, d) on the plane (n, 2)."""

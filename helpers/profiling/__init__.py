@@ -33,7 +33,7 @@ from helpers.stores import CollectionInfo
 
 
 def plain_text(document: str) -> str:
-    """The text but for case, spaces and the ways to write a letter (NFKC)."""
+    """The text in one case, with single spaces and in one Unicode form (NFKC), for comparisons."""
     return " ".join(unicodedata.normalize("NFKC", document).casefold().split())
 
 
@@ -43,7 +43,7 @@ DETAIL = 120  # characters
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One chunk, and what was found at it."""
+    """A chunk with a finding, and the detail of it."""
 
     collection: str
     id: str
@@ -51,8 +51,9 @@ class Place:
 
 
 class Places:
-    """By finding: `counts` by collection, and `every` place in the order of reading. What does not fit in memory goes into
-    `folder`, which is emptied first.
+    """The places of findings. `counts`: by finding and collection; `every`: all places of one, in the order of reading.
+
+    Each finding keeps the first `kept` places in memory; the others go into `folder`, which is emptied first.
     """
 
     def __init__(self, folder: Path, kept: int = KEPT) -> None:
@@ -75,7 +76,7 @@ class Places:
                 file.writelines(json.dumps(astuple(place)) + "\n" for place in self._waiting.pop(finding))
 
     def every(self, finding: str) -> Iterator[Place]:
-        """All that was noted of the finding."""
+        """All places of the finding, in the order of reading."""
         yield from self._first.get(finding, ())
         if self._file(finding).exists():
             with self._file(finding).open(encoding="ascii") as file:
@@ -83,7 +84,7 @@ class Places:
         yield from self._waiting.get(finding, ())
 
     def total(self, finding: str) -> int:
-        """How many chunks (or, of ids that meet, places of them) have it."""
+        """The number of chunks (of colliding ids: of places) that have it."""
         return self.counts[finding].total() if finding in self.counts else 0
 
     def _file(self, finding: str) -> Path:
@@ -92,7 +93,7 @@ class Places:
 
 MOST = 10_000  # chunks
 MOST_BYTES = 64 * 2**20  # of vectors
-LEAST = 50  # of a collection, where there is room for so many of each
+LEAST = 50  # of a collection, if there is room for so many of each
 TEXT = 2_000  # characters of a document that are kept
 VALUE = 500  # characters of a metadata value that are kept
 FIELDS = 60  # metadata fields that become columns of the frame
@@ -100,7 +101,7 @@ OWN = ("collection", "id", "target", "document", "characters", "norm")  # column
 
 
 class SampledChunk(NamedTuple):
-    """What is kept of one chunk. `vector` is (d,) float32, NaN where it is lost; a view of the block that was read with it."""
+    """What the sample keeps of a chunk. `vector`: (d,) float32, NaN if it is lost; a view of the block that was read with it."""
 
     hashed: int
     id: str
@@ -112,7 +113,7 @@ class SampledChunk(NamedTuple):
 
 
 class Sampler:
-    """Takes every batch of the pass; `parts`, by collection, never hold more than twice the sample."""
+    """Draws the sample from all batches of the pass. `parts`, by collection, never hold more than twice the sample."""
 
     def __init__(self, infos: Sequence[CollectionInfo], seed: int, most: int = MOST) -> None:
         self.seed = seed
@@ -121,16 +122,16 @@ class Sampler:
         self._limits: dict[str, int] = {}  # hashes from here on are not kept any more
 
     def add(self, name: str, batch: ChunkBatch, targets: Sequence[str]) -> None:
-        """The chunks of a batch of this collection that belong to the sample, as far as can be said by now."""
+        """Add the chunks of a batch of this collection that belong to the sample, by the limits so far."""
         part, limit = self.parts[name], self._limits.get(name, 2**64)
         texts = (f"{self.seed}/{name}/{chunk}".encode("utf-8", "surrogatepass") for chunk in batch.ids)
-        every = [int.from_bytes(blake2b(text, digest_size=8).digest(), "big") for text in texts]
-        chosen = [i for i, hashed in enumerate(every) if hashed < limit]
+        hashes = [int.from_bytes(blake2b(text, digest_size=8).digest(), "big") for text in texts]
+        chosen = [i for i, hashed in enumerate(hashes) if hashed < limit]
         for i, vector in zip(chosen, batch.embeddings[chosen], strict=True):
             document, metadata = batch.documents[i], _cut(batch.metadatas[i])
             beginning = document if document is None else document[:TEXT]
             part.append(
-                SampledChunk(every[i], batch.ids[i], targets[i], beginning, len(document or ""), metadata, vector)
+                SampledChunk(hashes[i], batch.ids[i], targets[i], beginning, len(document or ""), metadata, vector)
             )
         if len(part) > 2 * self.quotas[name]:
             self._prune(name)
@@ -145,7 +146,7 @@ class Sampler:
             ]  # not the block it was read with
 
     def sample(self, total: int) -> Sample:
-        """The sample of the `total` chunks seen."""
+        """The sample of the `total` chunks that were added."""
         for name in self.parts:
             self._prune(name)
         return Sample(self.parts, total, self.seed)
@@ -163,16 +164,16 @@ def quotas(infos: Sequence[CollectionInfo], most: int = MOST) -> dict[str, int]:
 
 
 class Sample:
-    """The chunks kept, row by row; every method and array speaks of these rows in this order.
+    """The chunks of the sample, row by row; all methods and arrays use these rows in this order.
 
     `frame` has one row a chunk: collection, id, target (where the schema sends it), document (its beginning), characters (of
-    the whole), norm (L2; NaN where the vector is lost or not finite), and one column for each metadata field (named
-    `metadata.<field>` where it would hide one of the others).
+    the whole), norm (L2; NaN if the vector is lost or not finite), and one column for each metadata field (named
+    `metadata.<field>` if it would hide one of the others).
     """
 
     def __init__(self, parts: dict[str, list[SampledChunk]], total: int, seed: int) -> None:
         self.parts, self.total, self.seed = parts, total, seed
-        self._spaces = self._gathered()
+        self._spaces = self._by_dimension()
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
@@ -182,8 +183,8 @@ class Sample:
         return len(self) == self.total
 
     @property
-    def said(self) -> str:
-        """The size of the sample as a sentence for tables and figures."""
+    def description(self) -> str:
+        """The size of the sample, in a sentence for tables and figures."""
         if self.is_whole:
             return f"All {count(self.total, 'chunk')} were looked at."
         return f"A sample of {count(len(self))} of {count(self.total, 'chunk')}, by seeded hashes (seed {self.seed})."
@@ -204,21 +205,21 @@ class Sample:
         frame = pd.DataFrame(rows, columns=list(OWN)).astype(
             dict.fromkeys(("collection", "id", "target", "document"), object) | {"characters": int, "norm": float}
         )
-        seen = Counter(key for kept in chunks for key in kept.metadata or {})
+        key_counts = Counter(key for kept in chunks for key in kept.metadata or {})
         columns: dict[str, Any] = {}
-        for key in sorted(sorted(seen), key=lambda key: -seen[key])[:FIELDS]:
+        for key in sorted(sorted(key_counts), key=lambda key: -key_counts[key])[:FIELDS]:
             values = [(kept.metadata or {}).get(key) for kept in chunks]
             columns[f"metadata.{key}" if key in OWN else str(key)] = pd.Series(values, dtype=object).infer_objects()
         return pd.concat([frame, pd.DataFrame(columns)], axis="columns") if columns else frame
 
     def spaces(self) -> Iterator[tuple[int, npt.NDArray[np.intp], Vectors]]:
-        """By dimension: the dimension, the rows whose vectors have it, are finite and not zero, and those vectors (n, d).
+        """For each dimension: the dimension, the rows whose vectors have it, are finite and not zero, and those vectors (n, d).
 
         They are held once: the vectors of `parts` are their rows.
         """
         return iter(self._spaces)
 
-    def _gathered(self) -> list[tuple[int, npt.NDArray[np.intp], Vectors]]:
+    def _by_dimension(self) -> list[tuple[int, npt.NDArray[np.intp], Vectors]]:
         places = [(name, at) for name, part in self.parts.items() for at in range(len(part))]
         groups: dict[int, list[int]] = defaultdict(list)
         for row, (name, at) in enumerate(places):
@@ -227,7 +228,7 @@ class Sample:
                 groups[kept.vector.size].append(row)
             else:
                 self.parts[name][at] = kept._replace(vector=kept.vector.copy())
-        found = []
+        spaces = []
         for dimension, rows in sorted(groups.items()):
             vectors = np.empty((len(rows), dimension), np.float32)
             for i, row in enumerate(rows):  # one by one: each block that was read is free once its last row is here
@@ -235,12 +236,12 @@ class Sample:
                 kept = self.parts[name][at]
                 vectors[i] = kept.vector
                 self.parts[name][at] = kept._replace(vector=vectors[i])
-            found.append((dimension, np.array(rows, np.intp), vectors))
-        return found
+            spaces.append((dimension, np.array(rows, np.intp), vectors))
+        return spaces
 
 
 def _norm(vector: Vectors) -> float:
-    """L2; NaN where the vector is lost or not finite."""
+    """The L2 norm; NaN if the vector is lost or not finite."""
     return float(lengths_of(vector[None, :])[0]) if vector.size and np.isfinite(vector).all() else np.nan
 
 
@@ -294,7 +295,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ChunkFinding:
-    """`chunks` counts them, `every` goes through their `places`: more than chunks where a group is shown with its first."""
+    """A finding: the number of its chunks, and `every` place of it. A finding of groups has more places than chunks."""
 
     name: str
     chunks: int
@@ -304,11 +305,11 @@ class ChunkFinding:
 
     @property
     def meaning(self) -> str:
-        return _known(self.name)[0]
+        return _meaning_and_reason(self.name)[0]
 
     @property
     def reason(self) -> str:
-        return _known(self.name)[1]
+        return _meaning_and_reason(self.name)[1]
 
     @staticmethod
     def of(name: str, chunks: int, places: Sequence[Place]) -> ChunkFinding:
@@ -318,7 +319,7 @@ class ChunkFinding:
 
 
 def of_places(places: Places) -> list[ChunkFinding]:
-    """What the pass noted chunk by chunk."""
+    """The findings that the pass noted chunk by chunk."""
     return [
         ChunkFinding(name, counts.total(), len(counts), counts.total(), partial(places.every, name))
         for name, counts in places.counts.items()
@@ -326,24 +327,26 @@ def of_places(places: Places) -> list[ChunkFinding]:
 
 
 def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> ChunkFinding:
-    """Chunks that repeat each other, (collection, id, …): all but the first of a group count, and every one is a place."""
-    known = list(groups)
+    """The finding of groups of equal chunks, (collection, id, …). All are places; all but the first of each group are counted."""
+    groups = list(groups)
 
     def every() -> Iterator[Place]:
-        for group in known:
+        for group in groups:
             first = f"group of {len(group)}: {group[0][0]}: {group[0][1]}"
             yield from (Place(place[0], place[1], first) for place in group)
 
-    chunks = sum(map(len, known))
-    return ChunkFinding(name, chunks - len(known), len({place[0] for group in known for place in group}), chunks, every)
+    chunks = sum(map(len, groups))
+    return ChunkFinding(
+        name, chunks - len(groups), len({place[0] for group in groups for place in group}), chunks, every
+    )
 
 
-def is_known(name: str) -> bool:
-    """Whether a finding can have this name, be it here or not."""
-    return _known(name)[0] != name
+def is_finding(name: str) -> bool:
+    """Whether there is a kind of finding of this name, in this source or not."""
+    return _meaning_and_reason(name)[0] != name
 
 
-def _known(name: str) -> tuple[str, str]:
+def _meaning_and_reason(name: str) -> tuple[str, str]:
     if name in MEANINGS:
         return MEANINGS[name]
     start = next((key for key in MEANINGS if name.startswith((f"{key}_", f"{key} "))), "")

@@ -1,7 +1,7 @@
-"""What is in a source, chunk by chunk, and what the migration would make of it: one pass, and the tables made of it.
+"""The contents of a source and what the migration would do with them: one pass over all chunks, and its tables.
 
 `Scan` gathers in bounded memory. Counts are exact. Above `LIMIT` chunks two things are sampled, by stable hashes: duplicates are
-sought among one content in `every`, and norms are kept of one chunk in a few. `Profile` looks and warns; steps 13 and 24 judge.
+searched for among one content in `every`, and norms are kept of one chunk in a few. `Profile` only warns; steps 13 and 24 judge.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _COUNTED = ("none_metadata", "none_documents", "empty_documents", "long_document
 
 
 @dataclass(slots=True)
-class FieldSeen:
-    """A metadata field, over all collections. `values` counts texts and booleans, as long as they are few."""
+class FieldStats:
+    """Counts of a metadata field, over all collections. `values` counts texts and booleans, while there are few."""
 
     present: Counter[str] = field(default_factory=Counter)  # by collection
     types: Counter[str] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ class FieldSeen:
     maximum: float | None = None
 
     def add(self, collection: str, value: Any, rule: FieldRule | None) -> str:
-        """Count a value; what is wrong with it (see `fault`)."""
+        """Count a value; return what is wrong with it (see `fault`)."""
         self.present[collection] += 1
         self.types[type(value).__name__] += 1
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -75,13 +75,13 @@ class FieldSeen:
         return kind
 
     def common(self) -> str:
-        """The commonest values, or that there are too many to tell."""
+        """The most frequent values, or that there are too many."""
         return f"more than {DISTINCT} different" if len(self.values) > DISTINCT else _ranked(self.values, 8)
 
 
 @dataclass(slots=True)
-class CollectionSeen:
-    """A collection's documents and vectors."""
+class CollectionStats:
+    """Counts of a collection's documents and vectors."""
 
     info: CollectionInfo
     chunks: int = 0
@@ -93,7 +93,7 @@ class CollectionSeen:
 
 
 class Repeats:
-    """Which contents occur more than once, and every place of those: (collection, id) and, for ids, the target collection."""
+    """The contents that occur more than once, with all their places: (collection, id) and, for ids, the target collection."""
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
@@ -111,12 +111,12 @@ class Repeats:
 
     @property
     def surplus(self) -> int:
-        """How many chunks repeat an earlier one."""
+        """The number of chunks that repeat an earlier one."""
         return sum(len(group) - 1 for group in self.groups.values())
 
 
 class Scan:
-    """Everything that the pass has seen so far. `add` takes the chunks of a collection, batch by batch."""
+    """What the pass has counted so far. `add` takes the chunks of a collection, batch by batch."""
 
     def __init__(
         self,
@@ -131,8 +131,8 @@ class Scan:
         self.every = max(1, -(-sum(info.count for info in infos) // LIMIT))
         self.sampler = Sampler(infos, seed)
         self.places = Places(folder)
-        self.fields: dict[str, FieldSeen] = defaultdict(FieldSeen)
-        self.collections = {info.name: CollectionSeen(info) for info in infos}
+        self.fields: dict[str, FieldStats] = defaultdict(FieldStats)
+        self.collections = {info.name: CollectionStats(info) for info in infos}
         self.documents, self.vectors, self.ids = Repeats(self.every), Repeats(self.every), Repeats(self.every)
         self.texts = Repeats(self.every)  # documents but for case, spaces and forms of the same letters
         self.repairs: Counter[tuple[Hashable, ...]] = Counter()  # field, rule
@@ -148,38 +148,38 @@ class Scan:
         self.repaired = 0
 
     def add(self, name: str, batch: ChunkBatch) -> None:
-        seen = self.collections[name]
-        seen.chunks += len(batch)
-        self._documents(seen, batch)
-        self._vectors(seen, batch)
+        stats = self.collections[name]
+        stats.chunks += len(batch)
+        self._documents(stats, batch)
+        self._vectors(stats, batch)
         done = self.schema.transform(batch, name, self.context)
-        self._metadata(seen, batch, done)
-        self._outcome(seen, done)
+        self._metadata(stats, batch, done)
+        self._outcome(stats, done)
         self.sampler.add(name, batch, done.targets)
 
-    def _documents(self, seen: CollectionSeen, batch: ChunkBatch) -> None:
-        name = seen.info.name
-        seen.counts["uris"] += sum(uri is not None for uri in batch.uris)
+    def _documents(self, stats: CollectionStats, batch: ChunkBatch) -> None:
+        name = stats.info.name
+        stats.counts["uris"] += sum(uri is not None for uri in batch.uris)
         for chunk, document in zip(batch.ids, batch.documents, strict=True):
             if not document:
-                self._count(seen, "none_documents" if document is None else "empty_documents", chunk)
+                self._count(stats, "none_documents" if document is None else "empty_documents", chunk)
                 continue
-            seen.characters += len(document)
-            seen.longest = max(seen.longest, len(document))
+            stats.characters += len(document)
+            stats.longest = max(stats.longest, len(document))
             if len(document) >= LONG:
-                self._count(seen, "long_documents", chunk, f"{len(document):,} characters")
+                self._count(stats, "long_documents", chunk, f"{len(document):,} characters")
             self.documents.add(document.encode("utf-8", "surrogatepass"), (name, chunk))
             if plain := plain_text(document):
                 self.texts.add(plain.encode("utf-8", "surrogatepass"), (name, chunk))
             else:
-                self._count(seen, "blank_documents", chunk)
+                self._count(stats, "blank_documents", chunk)
 
-    def _vectors(self, seen: CollectionSeen, batch: ChunkBatch) -> None:
+    def _vectors(self, stats: CollectionStats, batch: ChunkBatch) -> None:
         finite = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost
         norms = np.full(len(batch), np.nan)
         norms[finite] = np.linalg.norm(batch.embeddings[finite].astype(np.float64), axis=1)
         unit = np.abs(norms - 1) <= UNIT
-        seen.counts["unit_vectors"] += int(unit.sum())
+        stats.counts["unit_vectors"] += int(unit.sum())
         for kind, those in (
             ("lost_vectors", batch.lost),
             ("nonfinite_vectors", ~finite & ~batch.lost),
@@ -187,42 +187,42 @@ class Scan:
             ("unnormalised_vectors", finite & (norms != 0) & ~unit),
         ):
             for i in np.flatnonzero(those):
-                self._count(seen, kind, batch.ids[i], f"norm {norms[i]:.6g}" if kind.startswith("un") else "")
-        keep = max(1, seen.info.count // NORMS)
+                self._count(stats, kind, batch.ids[i], f"norm {norms[i]:.6g}" if kind.startswith("un") else "")
+        keep = max(1, stats.info.count // NORMS)
         for i in np.flatnonzero(finite):
             if zlib.crc32(batch.ids[i].encode("utf-8", "surrogatepass"), self.seed) % keep == 0:
-                seen.norms.append(float(norms[i]))
+                stats.norms.append(float(norms[i]))
             if norms[i] > 0:
-                self.vectors.add(batch.embeddings[i].tobytes(), (seen.info.name, batch.ids[i]))
+                self.vectors.add(batch.embeddings[i].tobytes(), (stats.info.name, batch.ids[i]))
 
-    def _count(self, seen: CollectionSeen, finding: str, chunk: str, detail: str = "") -> None:
-        seen.counts[finding] += 1
-        self.places.note(finding, seen.info.name, chunk, detail)
+    def _count(self, stats: CollectionStats, finding: str, chunk: str, detail: str = "") -> None:
+        stats.counts[finding] += 1
+        self.places.note(finding, stats.info.name, chunk, detail)
 
-    def _metadata(self, seen: CollectionSeen, batch: ChunkBatch, done: Transformed) -> None:
+    def _metadata(self, stats: CollectionStats, batch: ChunkBatch, done: Transformed) -> None:
         rules = {kind: {rule.name: rule for rule in self.schema.rules(kind)} for kind in set(done.types)}
-        name, core = seen.info.name, [rule.name for rule in self.schema.fields]
+        name, core = stats.info.name, [rule.name for rule in self.schema.fields]
         for i, field_name, detail in self.schema.contradictions(batch, done.types):
             self.places.note(f"contradicts_{field_name}", name, batch.ids[i], detail)
-        for chunk, found, kind in zip(batch.ids, batch.metadatas, done.types, strict=True):
-            metadata: Metadata = found or {}
-            if found is None:
-                self._count(seen, "none_metadata", chunk)
+        for chunk, stored, kind in zip(batch.ids, batch.metadatas, done.types, strict=True):
+            metadata: Metadata = stored or {}
+            if stored is None:
+                self._count(stats, "none_metadata", chunk)
             for key in core:
                 if key not in metadata:
                     self.places.note(f"missing_{key}", name, chunk)
             language = one_line(str(metadata.get("language", "(missing)")), 40)
-            full = language not in seen.languages and len(seen.languages) >= DISTINCT
-            seen.languages["(others)" if full else language] += 1
+            full = language not in stats.languages and len(stats.languages) >= DISTINCT
+            stats.languages["(others)" if full else language] += 1
             for key, value in metadata.items():
-                known = key in self.fields or key in rules[kind] or len(self.fields) < KEYS
-                shown = key if known else "(further keys)"
+                is_listed = key in self.fields or key in rules[kind] or len(self.fields) < KEYS
+                shown = key if is_listed else "(further keys)"
                 if wrong := self.fields[shown].add(name, value, rules[kind].get(key)):
                     self.places.note(f"{wrong}_{shown}", name, chunk, repr(value))
 
-    def _outcome(self, seen: CollectionSeen, done: Transformed) -> None:
+    def _outcome(self, stats: CollectionStats, done: Transformed) -> None:
         """What the schema would do: repair, set aside, route."""
-        info = seen.info
+        info = stats.info
         failures = self.schema.failures(
             done, self.context, dimension=info.dimension, allowed_dimensions=self.dimensions, space=info.space
         )
@@ -233,7 +233,7 @@ class Scan:
             self.places.note("left out", info.name, str(chunk), str(why))
         failures = failures[~out]
         bad = set(failures["id"])
-        seen.counts["quarantined"] += len(bad)
+        stats.counts["quarantined"] += len(bad)
         self.quarantined += len(bad)
         self.failures.update(failures["reason"])
         for chunk, reason, detail in zip(failures["id"], failures["reason"], failures["detail"], strict=True):
@@ -281,7 +281,7 @@ def fault(value: Any, rule: FieldRule) -> str:
 
 
 class Profile:
-    """The pass over a step's source, made when the first table is asked for. Tables on a defect also add a check to the step."""
+    """The tables of one pass over a step's source, made when the first is needed. Tables of defects add a check to the step."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -290,7 +290,7 @@ class Profile:
 
     @cached_property
     def scan(self) -> Scan:
-        """One pass over every chunk of the source."""
+        """The counts of one pass over every chunk of the source."""
         p, run = self.run.parameters, self.run
         with run.phase("profile") as phase:
             store = self.lookup.reader
@@ -311,19 +311,19 @@ class Profile:
 
     @property
     def chunks(self) -> int:
-        return sum(seen.chunks for seen in self.scan.collections.values())
+        return sum(stats.chunks for stats in self.scan.collections.values())
 
     def findings(self) -> dict[str, int]:
-        """What was found, by name; the rehearsal's are known beforehand (`sample.expected_findings`)."""
+        """The number of each finding, by name. Those of a rehearsal are known beforehand (`sample.expected_findings`)."""
         return self._findings(self.scan)
 
     def _findings(self, scan: Scan) -> dict[str, int]:
-        chunks = sum(seen.chunks for seen in scan.collections.values())
-        found = {key: sum(seen.counts[key] for seen in scan.collections.values()) for key in _COUNTED}
-        found |= {f"missing_{rule.name}": chunks - _present(scan, rule.name) for rule in self.schema.fields}
-        for name, seen in sorted(scan.fields.items()):
-            found |= {f"{kind}_{name}": n for kind, n in seen.wrong.items()}
-        return found | {
+        chunks = sum(stats.chunks for stats in scan.collections.values())
+        counts = {key: sum(stats.counts[key] for stats in scan.collections.values()) for key in _COUNTED}
+        counts |= {f"missing_{rule.name}": chunks - _present(scan, rule.name) for rule in self.schema.fields}
+        for name, stats in sorted(scan.fields.items()):
+            counts |= {f"{kind}_{name}": n for kind, n in stats.wrong.items()}
+        return counts | {
             "chunks": chunks,
             "duplicate_documents": scan.documents.surplus,
             "duplicate_vectors": scan.vectors.surplus,
@@ -337,25 +337,25 @@ class Profile:
         rows = [
             {
                 "collection": name,
-                "chunks": seen.chunks,
-                "dimension": seen.info.dimension,
-                "space": seen.info.space,
-                "declared": seen.info.declared_space,
-                "no_document": seen.counts["none_documents"],
-                "empty_document": seen.counts["empty_documents"],
-                "no_metadata": seen.counts["none_metadata"],
-                "mean_characters": round(seen.characters / max(1, seen.chunks)),
-                "longest": seen.longest,
-                "uris": seen.counts["uris"],
-                "quarantined": seen.counts["quarantined"],
+                "chunks": stats.chunks,
+                "dimension": stats.info.dimension,
+                "space": stats.info.space,
+                "declared": stats.info.declared_space,
+                "no_document": stats.counts["none_documents"],
+                "empty_document": stats.counts["empty_documents"],
+                "no_metadata": stats.counts["none_metadata"],
+                "mean_characters": round(stats.characters / max(1, stats.chunks)),
+                "longest": stats.longest,
+                "uris": stats.counts["uris"],
+                "quarantined": stats.counts["quarantined"],
             }
-            for name, seen in self.scan.collections.items()
+            for name, stats in self.scan.collections.items()
         ]
         empty = count(self.findings()["empty_documents"], "chunk")
         detail = f"The schema requires one: these chunks are set aside. Migrated with an empty text: {empty}."
         number, needed = self.findings()["none_documents"], self.schema.requires_document
         self.check("chunks without a document", number, ReasonCode.MISSING_DOCUMENT, detail, needed)
-        check_spaces(self.run, [seen.info for seen in self.scan.collections.values()], named=True)
+        check_spaces(self.run, [stats.info for stats in self.scan.collections.values()], named=True)
         self.run.fact("chunks", self.chunks)
         return pd.DataFrame(rows)
 
@@ -366,31 +366,31 @@ class Profile:
         names += sorted(name for name in scan.fields if name not in names)
         table = pd.DataFrame(
             {
-                collection: [_count(scan, name, collection) / max(1, seen.chunks) for name in names]
-                for collection, seen in scan.collections.items()
+                collection: [_count(scan, name, collection) / max(1, stats.chunks) for name in names]
+                for collection, stats in scan.collections.items()
             },
             index=pd.Index(names, name="field", dtype=object),
         )
         own = [r.name for r in self.schema.fields if r.fixed is None and (r.value is None or r.when is not None)]
-        lacking = {name: self.chunks - _present(scan, name) for name in own}
-        worst = sorted((name for name, n in lacking.items() if n), key=lambda name: -lacking[name])
-        told_by = ("derived", "computed", "renamed")
-        derived = {name: min(lacking[name], sum(scan.repairs[name, rule] for rule in told_by)) for name in worst}
-        number, told = sum(lacking.values()), sum(derived.values())
+        missing = {name: self.chunks - _present(scan, name) for name in own}
+        worst = sorted((name for name, n in missing.items() if n), key=lambda name: -missing[name])
+        derivations = ("derived", "computed", "renamed")
+        derived = {name: min(missing[name], sum(scan.repairs[name, rule] for rule in derivations)) for name in worst}
+        number, derived_total = sum(missing.values()), sum(derived.values())
         named = ", ".join(
-            f"{name} {lacking[name]}{f' ({derived[name]} derived)' * bool(derived[name])}" for name in worst
+            f"{name} {missing[name]}{f' ({derived[name]} derived)' * bool(derived[name])}" for name in worst
         )
-        self.run.fact("core_missing", {name: n for name, n in lacking.items() if n})
-        detail = f"{core_missing(number - told, told)}: {named}"
+        self.run.fact("core_missing", {name: n for name, n in missing.items() if n})
+        detail = f"{core_missing(number - derived_total, derived_total)}: {named}"
         detail += (
-            f". Counted: the {count(len(lacking), 'core field')} that the schema does not set itself; those of one collection "
+            f". Counted: the {count(len(missing), 'core field')} that the schema does not set itself; those of one collection "
             "type count from step 13 on, which routes the chunks"
         )
         self.check(
-            "missing fields of the schema", number, ReasonCode.MISSING_METADATA, detail, bool(lacking), unit="values"
+            "missing fields of the schema", number, ReasonCode.MISSING_METADATA, detail, bool(missing), unit="values"
         )
         figure = plots.completeness_heatmap(table)
-        if core := list(lacking):
+        if core := list(missing):
             meaning = "Core fields: those that the schema asks of every chunk, and does not set itself."
             figure = plots.completeness_heatmap(table.loc[core], "core field", meaning)
         caption = "Share of the source's chunks that hold each metadata field, by collection."
@@ -398,26 +398,26 @@ class Profile:
         return table
 
     def values(self) -> pd.DataFrame:
-        """One row a field: types, range, the commonest values, and what the schema finds wrong with them."""
+        """One row a field: types, range, the most frequent values, and how many the schema does not allow."""
         scan = self.scan
         expected = {rule.name: rule.type for kind in self.kinds() for rule in self.schema.rules(kind)}
         rows = [
             {
                 "field": name,
                 "wanted": expected.get(name, ""),
-                "present": sum(seen.present.values()),
-                "types": _ranked(seen.types),
-                "minimum": seen.minimum,
-                "maximum": seen.maximum,
-                **{kind: seen.wrong[kind] for kind in _WRONG},
-                "values": seen.common(),
+                "present": sum(stats.present.values()),
+                "types": _ranked(stats.types),
+                "minimum": stats.minimum,
+                "maximum": stats.maximum,
+                **{kind: stats.wrong[kind] for kind in _WRONG},
+                "values": stats.common(),
             }
-            for name, seen in sorted(scan.fields.items(), key=lambda item: (item[0] not in expected, item[0]))
+            for name, stats in sorted(scan.fields.items(), key=lambda item: (item[0] not in expected, item[0]))
         ]
         judged = not self.schema.is_identity
-        wrong = {kind: sum(seen.wrong[kind] for seen in scan.fields.values()) for kind in _WRONG}
+        wrong = {kind: sum(stats.wrong[kind] for stats in scan.fields.values()) for kind in _WRONG}
         out, other = wrong["out_of_range"], wrong["wrong_type"] + wrong["unknown_value"]
-        no_numbers = sum(seen.no_numbers for seen in scan.fields.values())
+        no_numbers = sum(stats.no_numbers for stats in scan.fields.values())
         detail = f"{count(out - no_numbers)} out of range, {count(no_numbers)} no number where one is wanted"
         detail = "; ".join(filter(None, [detail, self._became(bounded=True)]))
         self.check("values out of range or no number", out, ReasonCode.INVALID_SCORES, detail, judged, unit="values")
@@ -435,7 +435,7 @@ class Profile:
         return changes_in_words(by_rule)
 
     def contradictions(self) -> pd.DataFrame:
-        """Fields whose value the document rules out, of those that the schema can derive: one row a collection and field."""
+        """Fields whose value contradicts the document, of those that the schema can derive: one row a collection and field."""
         places = self.scan.places
         rows: list[dict[str, Any]] = [
             {"collection": collection, "field": name, "chunks": n, "example": _example(self.scan, name, collection)}
@@ -457,27 +457,27 @@ class Profile:
     def vectors(self) -> pd.DataFrame:
         """One row a collection: lost, not finite, zero and unit vectors, and the norms (L2). Draws their histogram."""
         rows = []
-        for name, seen in self.scan.collections.items():
-            norms = np.asarray(seen.norms)
+        for name, stats in self.scan.collections.items():
+            norms = np.asarray(stats.norms)
             low, middle, high = np.quantile(norms, [0, 0.5, 1]) if norms.size else (np.nan, np.nan, np.nan)
-            counts = {k: seen.counts[f"{k}_vectors"] for k in ("lost", "nonfinite", "zero", "unit")}
+            counts = {k: stats.counts[f"{k}_vectors"] for k in ("lost", "nonfinite", "zero", "unit")}
             rows.append(
-                {"collection": name, "vectors": seen.chunks, "dimension": seen.info.dimension, **counts,
+                {"collection": name, "vectors": stats.chunks, "dimension": stats.info.dimension, **counts,
                  "norm_minimum": low, "norm_median": middle, "norm_maximum": high, "norms_kept": norms.size}
             )  # fmt: skip
-        found, aside = self.findings(), "Would be set aside."
-        self.check("lost vectors", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, aside)
-        self.check("vectors with NaN or infinity", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, aside)
+        findings, aside = self.findings(), "Would be set aside."
+        self.check("lost vectors", findings["lost_vectors"], ReasonCode.MISSING_EMBEDDING, aside)
+        self.check("vectors with NaN or infinity", findings["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, aside)
         undefined = "Zero vector: cosine similarity is undefined."
-        self.check("zero vectors", found["zero_vectors"], ReasonCode.ZERO_VECTOR, f"{undefined} Ids: {FINDINGS}.")
+        self.check("zero vectors", findings["zero_vectors"], ReasonCode.ZERO_VECTOR, f"{undefined} Ids: {FINDINGS}.")
         caption = "Norms of the source's vectors, by collection."
-        kept = {name: np.asarray(seen.norms) for name, seen in self.scan.collections.items()}
-        drawn, unreadable = sum(n.size for n in kept.values()), found["lost_vectors"] + found["nonfinite_vectors"]
-        said = f"All {count(drawn, 'vector')}"
+        kept = {name: np.asarray(stats.norms) for name, stats in self.scan.collections.items()}
+        drawn, unreadable = sum(n.size for n in kept.values()), findings["lost_vectors"] + findings["nonfinite_vectors"]
+        caption_note = f"All {count(drawn, 'vector')}"
         if drawn + unreadable < self.chunks:
-            said = f"Sample of {count(drawn)} of {count(self.chunks - unreadable, 'vector')}, by stable hashes"
-        said += f"; {count(unreadable)} more lost or not finite." if unreadable else "."
-        self.run.figure("norms", plots.norms_histogram(kept, said), caption)
+            caption_note = f"Sample of {count(drawn)} of {count(self.chunks - unreadable, 'vector')}, by stable hashes"
+        caption_note += f"; {count(unreadable)} more lost or not finite." if unreadable else "."
+        self.run.figure("norms", plots.norms_histogram(kept, caption_note), caption)
         return pd.DataFrame(rows)
 
     def routing(self) -> pd.DataFrame:
@@ -512,7 +512,7 @@ class Profile:
 
     @property
     def part(self) -> str:
-        """How repeats were sought, as a sentence to add; "" where among all."""
+        """In which part of the contents repeats were searched for, in a sentence; "" if in all."""
         every = self.scan.every
         return "" if every == 1 else f" Sought among one content in {every}, chosen by its digest."
 
@@ -522,7 +522,7 @@ class Profile:
 
     def check(self, name: str, number: int, reason: ReasonCode, detail: str, applies: bool = True,
               ids: Sequence[dict[str, str]] = (), *, unit: str = "chunks") -> None:  # fmt: skip
-        """A check on the step: a warning where there is any, not applicable where the schema has no rule.
+        """Add a check to the step: a warning if `number` is not 0, not applicable if the schema has no rule.
 
         `unit`: "values" for a sum over fields, in which one chunk may count more than once.
         """

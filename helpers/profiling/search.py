@@ -1,4 +1,4 @@
-"""What a person asks of a source: chunks by id, searches, a finding as a CSV file, what a schema makes of one chunk."""
+"""Requests of a person in notebook 11: chunks by id, searches, a finding as a CSV file, what a schema makes of one chunk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXCERPT = 300  # characters of a document in a table
 
 
 class Lookup:
-    """Reads chunks by id. An embedded source is copied once, not for every question; `close` removes the copy."""
+    """Reads chunks by id. An embedded source is copied once, not for every request; `close` removes the copy."""
 
     def __init__(self, run: RunRecord) -> None:
         self._run = run
@@ -54,12 +54,12 @@ class Lookup:
         return self._reader
 
     def close(self) -> None:
-        """Let go of the source; the next question opens it again."""
+        """Close the source; the next request opens it again."""
         self._reader = None
         self._stack.close()
 
     def read(self, collection: str, ids: Sequence[str], *, embeddings: bool = False) -> ChunkBatch:
-        """These chunks as they are in the source now; those that it does not hold any more are left out."""
+        """These chunks as the source has them now; those that it has no more are left out."""
         parts = [
             self.reader.read(collection, ids[start : start + READ], embeddings=embeddings)
             for start in range(0, len(ids), READ)
@@ -69,16 +69,16 @@ class Lookup:
     def chunks(self, places: Iterable[Place], excerpt: int | None = EXCERPT) -> pd.DataFrame:
         """A row for each place, in their order: collection, id, detail, document (its beginning), metadata.
 
-        `excerpt` is how many characters of a document are kept (None: all). What is not there any more has neither.
+        `excerpt`: how many characters of a document are kept (None: all). A chunk that is missing has no document and metadata.
         """
         listed = list(places)
-        held: dict[tuple[str, str], tuple[str | None, object]] = {}
+        texts: dict[tuple[str, str], tuple[str | None, object]] = {}
         for name in dict.fromkeys(place.collection for place in listed):
             batch = self.read(name, list(dict.fromkeys(p.id for p in listed if p.collection == name and p.id)))
             for chunk, document, metadata in zip(batch.ids, batch.documents, batch.metadatas, strict=True):
-                held[name, chunk] = (document if document is None else document[:excerpt], metadata)
-        gone: tuple[str | None, object] = (None, None)
-        rows = [(p.collection, p.id, p.detail, *held.get((p.collection, p.id), gone)) for p in listed]
+                texts[name, chunk] = (document if document is None else document[:excerpt], metadata)
+        missing: tuple[str | None, object] = (None, None)
+        rows = [(p.collection, p.id, p.detail, *texts.get((p.collection, p.id), missing)) for p in listed]
         return pd.DataFrame(rows, columns=list(EXPORT_COLUMNS), dtype=object)
 
 
@@ -88,27 +88,26 @@ COLUMNS = ["collection", "id", "distance", "space", "document", "remark"]
 
 
 def by_text(lookup: Lookup, collections: Sequence[str], text: str, k: int) -> pd.DataFrame:
-    """The k chunks of each collection nearest to the text, best first; one row says why a collection cannot be asked."""
+    """The k chunks of each collection nearest to the text, best first; a row says why a collection cannot be searched."""
     reader, rows = lookup.reader, []
     for name in collections:
         space = reader.info(name).space
         if why := reader.why_no_text_queries(name):
-            rows.append(_remark(name, space, f"cannot be asked: {why}"))
+            rows.append(_remark(name, space, f"cannot be searched: {why}"))
             continue
         try:
             hits = reader.query_texts(name, [text], k)[0]
         except Terminal as error:  # the function is here and does not work: a service, a key, a model
-            rows.append(_remark(name, space, f"cannot be asked: {error.what}"))
+            rows.append(_remark(name, space, f"cannot be searched: {error.what}"))
             continue
         rows += [(name, chunk, distance, space, (document or "")[:EXCERPT], "") for chunk, distance, document in hits]
     return _sorted(rows)
 
 
 def by_id(lookup: Lookup, collections: Sequence[str], chunk: str, home: str, k: int) -> pd.DataFrame:
-    """The k chunks of each collection that lie nearest to this chunk's vector, best first; the chunk itself is left out.
+    """The k chunks of each collection nearest to this chunk's vector, best first, without the chunk itself.
 
-    `home` is the collection that the chunk is in. Raises `UsageError` where it is in none of them, or has no vector to
-    search with.
+    `home`: the collection of the chunk. Raises `UsageError` if the chunk is not there, or has no vector to search with.
     """
     reader = lookup.reader
     batch = lookup.read(home, [chunk], embeddings=True)
@@ -132,7 +131,7 @@ def by_id(lookup: Lookup, collections: Sequence[str], chunk: str, home: str, k: 
         try:
             hits = reader.query(name, vector[None, :], k + (name == home))[0]
         except RunbookError as error:
-            rows.append(_remark(name, info.space, f"cannot be asked: {error.what}"))
+            rows.append(_remark(name, info.space, f"cannot be searched: {error.what}"))
             continue
         others = [(i, d) for i, d in hits if (name, i) != (home, chunk)][:k]
         texts = lookup.chunks([Place(name, i) for i, _ in others])["document"]
@@ -155,9 +154,9 @@ EXPORT_COLUMNS = ("collection", "id", "detail", "document", "metadata")
 
 
 def write_csv(path: Path, lookup: Lookup, places: Iterable[Place]) -> int:
-    """One row for each place, with the whole document and the metadata as JSON; the number of rows.
+    """Write one row for each place, with the whole document and the metadata as JSON; return the number of rows.
 
-    Whole or not at all; UTF-8 with its mark, for spreadsheets. Memory does not grow with the finding.
+    The file is written whole or not at all, in UTF-8 with a mark for spreadsheets. Memory does not grow with the finding.
     """
     rows = 0
     with (
@@ -182,7 +181,7 @@ def _rows(lookup: Lookup, places: Iterable[Place]) -> Iterator[list[Any]]:
 
 
 def file_stem(name: str) -> str:
-    """A foreign name in letters that every file system takes."""
+    """A name of a field or finding, in characters that every file system accepts."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.")[:80] or "unnamed"
 
 
@@ -196,9 +195,9 @@ Draw = Callable[[str], list[dict[str, Any]]]
 
 
 class Picker:
-    """`choice` is the drop-down, `shown` the outputs below it, `box` both: what a cell displays.
+    """`choice`: a drop-down; `shown`: the outputs below it; `box`: both, for a cell to display.
 
-    The outputs are set whole, not written by a captured cell: what is shown belongs to the choice, always.
+    The outputs are replaced as a whole, so that they always belong to the choice.
     """
 
     def __init__(self, names: Sequence[str], draw: Draw) -> None:
@@ -206,11 +205,11 @@ class Picker:
         options, layout = [(one_line(name, 80), name) for name in names], widgets.Layout(width="32em")
         self.choice = widgets.Dropdown(options=options, description="Collection", layout=layout)
         self.shown = widgets.Output()
-        self.choice.observe(self._chosen, names="value")
+        self.choice.observe(self._on_change, names="value")
         self.box = widgets.VBox([self.choice, self.shown])
-        self._chosen({"new": self.choice.value})
+        self._on_change({"new": self.choice.value})
 
-    def _chosen(self, change: Any) -> None:
+    def _on_change(self, change: Any) -> None:
         try:
             self.shown.outputs = tuple(self._draw(change["new"]))
         except RunbookError as error:
@@ -224,7 +223,7 @@ _begun_in: dict[str, str] = {}
 
 
 def cell() -> str:
-    """The id of the cell that a person runs now; "" where there is no person."""
+    """The id of the cell that a person runs now; "" if no person does."""
     shell = kernel.shell()
     if kernel.under_runner() or shell is None or not hasattr(shell, "kernel"):
         return ""
@@ -236,12 +235,12 @@ def cell() -> str:
 
 
 def attended() -> bool:
-    """Whether a person looks on."""
+    """Whether a person runs the cell."""
     return bool(cell())
 
 
 def begin_tables() -> None:
-    """Put the table library into the page, from this machine; once in a notebook, and again where that cell is run again."""
+    """Put the table library into the page, from this machine; once in a notebook, and again if that cell is run again."""
     here = cell()
     if _begun_in.setdefault("cell", here) == here:
         from itables import init_notebook_mode
@@ -266,27 +265,27 @@ def table_html(frame: pd.DataFrame) -> str:
 
 
 def show_table(frame: pd.DataFrame) -> None:
-    """To sort and search where a person looks on, else the first rows as they are."""
+    """Show a table to sort and search if a person runs the cell; else the first rows."""
     if not attended():
         show_frame(frame, HEAD)
         return
     begin_tables()
-    said = rows_said(frame, ROWS)
+    note = rows_note(frame, ROWS)
     show_outputs([html_output(table_html(frame), repr(kernel.readable(frame.head(HEAD))))])
-    show_outputs([html_output(f"<p>{said}</p>", said)] if said else [])
+    show_outputs([html_output(f"<p>{note}</p>", note)] if note else [])
 
 
 def show_frame(frame: pd.DataFrame, rows: int = ROWS, caption: str = "") -> None:
-    """The first rows, as text and as plain HTML, and how many there are where that is not all."""
+    """Show the first rows, as text and as plain HTML, and how many there are if that is not all."""
     shown = frame.head(rows)
     with pd.option_context("display.max_rows", rows, "display.max_colwidth", 200):
         output = html_output(kernel.as_html(shown), repr(kernel.readable(shown)))
-    said = ". ".join(filter(None, [caption, rows_said(frame, rows)]))
-    show_outputs([*([html_output(f"<p>{html.escape(said)}</p>", said)] if said else []), output])
+    note = ". ".join(filter(None, [caption, rows_note(frame, rows)]))
+    show_outputs([*([html_output(f"<p>{html.escape(note)}</p>", note)] if note else []), output])
 
 
-def rows_said(frame: pd.DataFrame, most: int) -> str:
-    """How much of a frame is shown, and of what there is; "" where it is all."""
+def rows_note(frame: pd.DataFrame, most: int) -> str:
+    """How much of a frame is shown; "" if it is all."""
     shown = "" if len(frame) <= most else f"The first {most:,} of {len(frame):,} rows are shown."
     return " ".join(filter(None, [shown, kernel.cut_note(frame)]))
 
@@ -303,7 +302,7 @@ def picture_output(png: bytes, alt: str) -> dict[str, Any]:
 
 
 def show_outputs(outputs: list[dict[str, Any]]) -> None:
-    """Outputs of the cell that runs now; outside a kernel nothing is shown."""
+    """Show outputs in the cell that runs now; outside a kernel nothing is shown."""
     shell = kernel.shell()
     if shell is None or not hasattr(shell, "kernel"):
         return
@@ -315,26 +314,26 @@ def show_outputs(outputs: list[dict[str, Any]]) -> None:
 
 # -- one chunk before and after a schema, rule by rule: `runbook schema --explain` and notebook 11 -----------------------
 
-EXPLAINED = ("part", "what", "before", "after", "why")
+EXPLAIN_COLUMNS = ("part", "what", "before", "after", "why")
 
 
-def explained(
+def explain_chunk(
     schema: Schema, batch: ChunkBatch, info: CollectionInfo, context: Context, rules: Parameters
 ) -> pd.DataFrame:
-    """The chunk of this batch: as the source holds it, what each rule of the schema does, and what becomes of it.
+    """The one chunk of this batch: as the source holds it, what each rule of the schema does, and the result.
 
     `part` is "source", "rule", "idle" (a rule that does nothing here, and why), "target" or "not migrated". Values that the
     schema redacts are not shown.
     """
-    done = schema.transform(batch, info.name, context)
+    transformed = schema.transform(batch, info.name, context)
     failures = schema.failures(
-        done, context, dimension=info.dimension, allowed_dimensions=rules.expected.dimensions, space=info.space
+        transformed, context, dimension=info.dimension, allowed_dimensions=rules.expected.dimensions, space=info.space
     ).to_dict("records")
-    new, target, chunk = done.batch, done.targets[0], batch.ids[0]
+    new, target, chunk = transformed.batch, transformed.targets[0], batch.ids[0]
     rows = [("source", "collection", info.name, "", ""), ("source", "id", chunk, "", "")]
-    held = {"document": batch.documents[0], **{f"field {k}": v for k, v in _by_key(batch.metadatas[0])}}
+    values = {"document": batch.documents[0], **{f"field {k}": v for k, v in _by_key(batch.metadatas[0])}}
     hidden = "what is redacted is not shown; the source holds the text"
-    rows += [("source", k, _said(schema.shown(v)), "", hidden * (schema.shown(v) != v)) for k, v in held.items()]
+    rows += [("source", k, _excerpt(schema.shown(v)), "", hidden * (schema.shown(v) != v)) for k, v in values.items()]
     content = schema.content
     if target != info.name:
         rows.append(("rule", "collection", info.name, target, _why_moved(schema, info.name, target)))
@@ -342,15 +341,15 @@ def explained(
         why = [f"The schema computes ids: {content.id}."] if content.id is not None else []
         why += ["The prefix is set by migration.id_policy."] if context.id_policy == "prefix" else []
         rows.append(("rule", "id", chunk, new.ids[0], " ".join(why)))
-    for row in done.repairs.to_dict("records"):
+    for row in transformed.repairs.to_dict("records"):
         what = "document" if row["field"] == DOCUMENT else f"field {row['field']}" if row["field"] else "metadata"
         before, after = row["before"], row["after"]
         if row["rule"] == "renamed":
             name, _, before = before.partition(" = ")
             what, after = f"field {name}", f"{what}: {after}"
-        rows.append(("rule", what, before, after, _why(schema, done.types[0], info.name, row, held.get(what))))
+        rows.append(("rule", what, before, after, _why(schema, transformed.types[0], info.name, row, values.get(what))))
     left_out = any(row["reason"] == ReasonCode.LEFT_OUT for row in failures)
-    rows += [("idle", what, "", "", why) for what, why in _idle(schema, info.name, held, target, left_out)]
+    rows += [("idle", what, "", "", why) for what, why in _idle(schema, info.name, values, target, left_out)]
     wrong = {
         str(row["reason"]).removeprefix("invalid_") for row in failures if str(row["reason"]).startswith("invalid_")
     }
@@ -359,18 +358,18 @@ def explained(
         if str(row["reason"]).removeprefix("missing_") in wrong:
             continue  # its value could not be computed, so it is missing: once is enough
         field = str(row["reason"]).partition("_")[2]
-        named = next((rule for rule in schema.rules(done.types[0]) if rule.name == field), None)
-        about = f"field {field} ({row['reason']})" if named else row["reason"]
+        rule = next((rule for rule in schema.rules(transformed.types[0]) if rule.name == field), None)
+        about = f"field {field} ({row['reason']})" if rule else row["reason"]
         name = "the rule that leaves it out" if out else f"quarantine, {about}"
-        wanted = f". {_wanted(named)}" if named is not None and field in wrong else ""
-        wanted = wanted or ". The schema requires one (requires_document)." * (
+        requirement = f". {_requirement(rule)}" if rule is not None and field in wrong else ""
+        requirement = requirement or ". The schema requires one (requires_document)." * (
             row["reason"] == ReasonCode.MISSING_DOCUMENT
         )
-        rows.append(("not migrated", name, "", "", f"{row['detail']}{wanted}"))
+        rows.append(("not migrated", name, "", "", f"{row['detail']}{requirement}"))
     if not failures:
         rows += [("target", "collection", "", target, ""), ("target", "id", "", new.ids[0], "")]
-        rows.append(("target", "document", "", _said(new.documents[0]), ""))
-        rows += [("target", f"field {k}", "", _said(v), "") for k, v in _by_key(new.metadatas[0])]
+        rows.append(("target", "document", "", _excerpt(new.documents[0]), ""))
+        rows += [("target", f"field {k}", "", _excerpt(v), "") for k, v in _by_key(new.metadatas[0])]
         old = "It stays as it is."
         if new.documents[0] != batch.documents[0]:
             old += (
@@ -379,7 +378,7 @@ def explained(
         if (order := rules.migration.embedding) is not None and order.selects(info.name):
             old = f"It is replaced: migration.reembed makes a new one by {order.function}."
         rows.append(("target", "vector", "", f"{batch.dimension} numbers", old))
-    return pd.DataFrame(rows, columns=list(EXPLAINED), dtype=object)
+    return pd.DataFrame(rows, columns=list(EXPLAIN_COLUMNS), dtype=object)
 
 
 def _why_moved(schema: Schema, collection: str, target: str) -> str:
@@ -391,44 +390,44 @@ def _why_moved(schema: Schema, collection: str, target: str) -> str:
     return f"The schema sends chunks of {moves[0].source} to {moves[0].to}{where} (collections)."
 
 
-def _why(schema: Schema, kind: str | None, collection: str, row: Mapping[Any, Any], was: Any) -> str:
-    """What a rule did, with what the schema says there: the expression, the pattern, the bounds, the names."""
-    content, name, did = schema.content, str(row["field"]), str(row["rule"])
-    said = REPAIRS[did]
+def _why(schema: Schema, kind: str | None, collection: str, row: Mapping[Any, Any], before: Any) -> str:
+    """What a rule did, with its part of the schema: the expression, the pattern, the bounds, the names."""
+    content, name, action = schema.content, str(row["field"]), str(row["rule"])
+    meaning = REPAIRS[action]
     rule = next((rule for rule in schema.rules(kind) if rule.name == name), None)
-    if did in ("computed", "recomputed") and rule is not None:
-        return f"{said.removesuffix('.')}: {rule.value}"
-    if did == "clamp" and rule is not None:
+    if action in ("computed", "recomputed") and rule is not None:
+        return f"{meaning.removesuffix('.')}: {rule.value}"
+    if action == "clamp" and rule is not None:
         return f"The number must be {_bounds(rule)}; it gets the nearest number that is allowed (repair: clamp)."
-    if did == "coerce" and rule is not None:
+    if action == "coerce" and rule is not None:
         return f"The schema wants the type {rule.type}; the value had another type and was converted without loss."
-    if did == "default" and rule is not None:
+    if action == "default" and rule is not None:
         return f"The value was not allowed and was replaced by the default. {_allowed(rule)}".rstrip()
-    if did in ("rewritten", "redacted"):
-        rules = content.replace if did == "rewritten" else content.redact
-        of = [
+    if action in ("rewritten", "redacted"):
+        rules = content.replace if action == "rewritten" else content.redact
+        applied = [
             one
             for one in rules
             if one.applies(collection) and (one.document if name == DOCUMENT else one.matching_keys({name: 0}))
         ]
         texts = [
             text
-            for text in (was if isinstance(was, list) else [was])
+            for text in (before if isinstance(before, list) else [before])
             if isinstance(text, str) and not unicode_problem(text)
         ]
-        of = [one for one in of if any(map(one.matches, texts))] or of
+        applied = [one for one in applied if any(map(one.matches, texts))] or applied
         names = ", ".join(
-            one.name if isinstance(one, Redact) else f"{one.pattern} by {one.replacement!r}" for one in of
+            one.name if isinstance(one, Redact) else f"{one.pattern} by {one.replacement!r}" for one in applied
         )
-        return f"{said.removesuffix('.')}: {names}" if did == "rewritten" else f"{said} (redact: {names})"
-    if did == "renamed":
+        return f"{meaning.removesuffix('.')}: {names}" if action == "rewritten" else f"{meaning} (redact: {names})"
+    if action == "renamed":
         return "The schema gives the field another name (rename); its value is as it was."
-    if did == "drop":
+    if action == "drop":
         fits = (
             glob for one in content.drop if one.applies(collection) for glob in one.fields if fnmatchcase(name, glob)
         )
         return f"The field does not come along ({f'drop: {g}' if (g := next(fits, '')) else 'unknown: drop'})."
-    return said
+    return meaning
 
 
 def _bounds(rule: FieldRule) -> str:
@@ -437,7 +436,7 @@ def _bounds(rule: FieldRule) -> str:
     return " and ".join(bounds)
 
 
-def _wanted(rule: FieldRule) -> str:
+def _requirement(rule: FieldRule) -> str:
     """What a value of this field must be."""
     return _allowed(rule) or f"The schema wants the type {rule.type}{f', {_bounds(rule)}' * rule.has_bounds}."
 
@@ -453,17 +452,17 @@ def _by_key(metadata: Metadata | None) -> list[tuple[str, Any]]:
     return sorted(((str(key), value) for key, value in (metadata or {}).items()), key=lambda pair: pair[0])
 
 
-def _said(value: object) -> str:
+def _excerpt(value: object) -> str:
     return "(none)" if value is None else short(value, EXCERPT)
 
 
 def _idle(
-    schema: Schema, collection: str, held: Mapping[str, Any], target: str, left_out: bool
+    schema: Schema, collection: str, values: Mapping[str, Any], target: str, left_out: bool
 ) -> Iterator[tuple[str, str]]:
     """The rules that do nothing to this chunk, and why: those on whole chunks, names, texts and fields to be dropped."""
     content = schema.content
     moves = [move for move in content.moves(collection) if move.target(collection) == target != collection][:1]
-    moved = False
+    is_moved = False
     for move in content.collections:
         why = (
             f"its condition is not met: {move.when}"
@@ -471,11 +470,11 @@ def _idle(
             else f"only for collections {move.source}; this one is {collection}"
         )
         if move not in moves:
-            yield f"collections, to {move.to}", "an earlier rule moves the chunk" if moved else why
-        moved = moved or move in moves
-    fields = [what.removeprefix("field ") for what in held if what.startswith("field ")]
+            yield f"collections, to {move.to}", "an earlier rule moves the chunk" if is_moved else why
+        is_moved = is_moved or move in moves
+    fields = [what.removeprefix("field ") for what in values if what.startswith("field ")]
     texts = {what: [one for one in (value if isinstance(value, list) else [value])
-                    if isinstance(one, str) and not unicode_problem(one)] for what, value in held.items()}  # fmt: skip
+                    if isinstance(one, str) and not unicode_problem(one)] for what, value in values.items()}  # fmt: skip
     by_text = (*content.replace, *content.redact)
     every: tuple[LeaveOut | Rename | Drop | Replace, ...] = (
         *content.leave_out,
@@ -496,13 +495,12 @@ def _idle(
             why = "" if rule.matching_keys(dict.fromkeys(fields)) else "no such field here"
         else:
             what = f"redact, {rule.name}" if isinstance(rule, Redact) else f"replace, {rule.pattern}"
-            of = [
+            names = [
                 *(f"field {name}" for name in rule.matching_keys(dict.fromkeys(fields))),
                 *(["document"] if rule.document else []),
             ]
-            why = (
-                "" if any(map(rule.matches, chain(*(texts[name] for name in of)))) else "the pattern finds nothing here"
-            )
+            matches = any(map(rule.matches, chain(*(texts[name] for name in names))))
+            why = "" if matches else "the pattern finds nothing here"
         if not rule.applies(collection):
             why = f"only for collections {', '.join(rule.only)}; this one is {collection}"
         if why:
@@ -510,15 +508,15 @@ def _idle(
 
 
 def explanation(table: pd.DataFrame, schema: str) -> str:
-    """The same as plain text, what becomes of the chunk first."""
+    """The table of `explain_chunk` as plain text, the result first."""
     parts: dict[str, list[dict[str, str]]] = {}
     for row in table.to_dict("records"):
         parts.setdefault(str(row["part"]), []).append({str(k): one_line(str(v), 2_000) for k, v in row.items()})
     source, rules, aside, target = (parts.get(part, []) for part in ("source", "rule", "not migrated", "target"))
     lines = [f"Chunk {source[1]['before']} of collection {source[0]['before']}, by schema {schema}"]
     if target:
-        done = f"{count(len(rules), 'change')}" if rules else "unchanged"
-        lines += [f"Would be migrated to collection {target[0]['after']}, as {target[1]['after']}, {done}."]
+        changes = f"{count(len(rules), 'change')}" if rules else "unchanged"
+        lines += [f"Would be migrated to collection {target[0]['after']}, as {target[1]['after']}, {changes}."]
     elif any(row["what"].startswith("quarantine") for row in aside):
         lines += [
             "Would not be migrated: it stays in the source, and a copy goes to the quarantine of the run, with the reason."

@@ -1,7 +1,7 @@
-"""What repeats in a source, what lies near each other in its sample, what lies apart, and a plane to look at.
+"""Duplicates and colliding ids of a source; near-duplicates, outliers and a map of its sample.
 
 `duplicates` and `collisions` are of the whole source, exact; all else works on the sample (`helpers.profiling`). Each
-near-duplicate is listed with the one before it that is most like it, so that a hundred copies are 99 rows and not 4,950.
+near-duplicate is listed with the most similar chunk before it, so that a hundred copies are 99 rows and not 4,950.
 Documents: MinHash in bands finds candidates, then their true Jaccard similarity counts. Vectors: candidates by a seeded
 random projection, then their true cosine.
 """
@@ -30,10 +30,10 @@ from helpers.run.folders import FINDINGS
 from helpers.stores import Space
 
 SHOWN = 100  # groups of duplicates or collisions in a table
-ASKED = 500  # chunks whose neighbours are sought, among all of the sample
+MOST_QUERIES = 500  # chunks whose neighbours are searched for, in the whole sample
 DRAWN = 2_000  # points of the map
 FAR = 6.0  # robust standard deviations from the median of the collection
-_FEW = 8  # chunks of a collection below which nothing can be said to stand out
+_FEW = 8  # chunks; smaller collections are not searched for outliers
 _BLOCK = 128
 NEAREST_COLUMNS = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
 OUTLIER_COLUMNS = ["rule", "collection", "id", "value", "median", "limit"]
@@ -65,12 +65,12 @@ def _nearest(
 ) -> pd.DataFrame:
     starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))  # rows stand by collection
     ends = np.append(starts[1:], len(names))
-    asked = _asked(starts, ends, seed)
+    queries = _query_rows(starts, ends, seed)
     squares = np.square(lengths_of(vectors))
     part = np.repeat(np.arange(len(starts)), ends - starts)  # of each row: the number of its collection
-    pairs: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Numbers]] = []  # asked, neighbours, distances
-    for start in range(0, len(asked), _BLOCK):
-        some = asked[start : start + _BLOCK]
+    pairs: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Numbers]] = []  # queries, neighbours, distances
+    for start in range(0, len(queries), _BLOCK):
+        some = queries[start : start + _BLOCK]
         dots = (vectors[some] @ vectors.T).astype(np.float64)
         for i, row in enumerate(some.tolist()):
             far = _distances(spaces[names[row]], dots[i], squares, squares[row])
@@ -95,16 +95,16 @@ def _distances(space: Space, dots: Numbers, squares: Numbers, square: float) -> 
     return np.maximum(1.0 - dots / np.sqrt(squares * square), 0.0)
 
 
-def _asked(starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
-    """At most `ASKED` rows, of each collection a fair share, by the seed."""
+def _query_rows(starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
+    """At most `MOST_QUERIES` rows, of each collection a fair share, by the seed."""
     total = int(ends[-1]) if len(ends) else 0
     rng = np.random.default_rng(seed)
     picked = []
     for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
         n = last - first
-        share = n if total <= ASKED else max(1, min(n, max(20, ASKED * n // total)))
+        share = n if total <= MOST_QUERIES else max(1, min(n, max(20, MOST_QUERIES * n // total)))
         picked.append(np.sort(rng.choice(np.arange(first, last), share, replace=False)))
-    return np.concatenate(picked)[: 2 * ASKED] if picked else np.zeros(0, np.intp)
+    return np.concatenate(picked)[: 2 * MOST_QUERIES] if picked else np.zeros(0, np.intp)
 
 
 def outliers(sample: Sample) -> pd.DataFrame:
@@ -126,13 +126,13 @@ def outliers(sample: Sample) -> pd.DataFrame:
     rows = []
     for rule, values in measures:
         for name in sample.parts:
-            known = np.flatnonzero((names == name) & np.isfinite(values))
-            if len(known) < _FEW:
+            finite = np.flatnonzero((names == name) & np.isfinite(values))
+            if len(finite) < _FEW:
                 continue
-            middle = float(np.median(values[known]))
-            away = np.abs(values[known] - middle)
+            middle = float(np.median(values[finite]))
+            away = np.abs(values[finite] - middle)
             limit = FAR * max(1.4826 * float(np.median(away)), 0.05 if rule == "length" else 1e-3 * abs(middle), 1e-9)
-            rows += [(rule, name, ids[i], float(values[i]), middle, limit) for i in known[away > limit]]
+            rows += [(rule, name, ids[i], float(values[i]), middle, limit) for i in finite[away > limit]]
     table = pd.DataFrame(rows, columns=OUTLIER_COLUMNS)
     far = ((table["value"] - table["median"]).abs() / table["limit"]).rename("times_limit")
     return pd.concat([table, far], axis="columns").sort_values(
@@ -142,7 +142,7 @@ def outliers(sample: Sample) -> pd.DataFrame:
 
 def _directions(sample: Sample) -> Numbers:
     """1 − cosine of each vector to the mean of its collection's unit vectors; NaN for zero, lost and not finite ones."""
-    found = np.full(len(sample), np.nan)
+    directions = np.full(len(sample), np.nan)
     names = sample.frame["collection"].to_numpy(object)
     for _, at, vectors in sample.spaces():
         for name in dict.fromkeys(names[at]):
@@ -151,8 +151,8 @@ def _directions(sample: Sample) -> Numbers:
             mean = sum(_unit(vectors[block]).sum(axis=0) for block in blocks) / len(rows)
             if (length := np.linalg.norm(mean)) > 0:
                 for block in blocks:
-                    found[at[block]] = 1.0 - _unit(vectors[block]) @ (mean / length)
-    return found
+                    directions[at[block]] = 1.0 - _unit(vectors[block]) @ (mean / length)
+    return directions
 
 
 def _unit(vectors: Vectors) -> Numbers:
@@ -162,16 +162,16 @@ def _unit(vectors: Vectors) -> Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Chunks on the first two principal components: `rows` of the sample, `points` (n, 2), the share of variance seen."""
+    """Chunks on the first two principal components: `rows` of the sample, `points` (n, 2), and their share of the variance."""
 
     rows: npt.NDArray[np.intp]
     points: Numbers
-    seen: float
+    explained_variance: float
     dimension: int
 
 
 def plane(sample: Sample) -> Plane | None:
-    """Of the commonest dimension, at most 2,000 chunks by the seed; directions only (unit vectors). None without three."""
+    """At most 2,000 chunks of the most frequent dimension, drawn by the seed, as unit vectors; None for fewer than three."""
     best = max(sample.spaces(), key=lambda group: (len(group[1]), group[0]), default=None)
     if best is None:
         return None
@@ -185,7 +185,7 @@ def plane(sample: Sample) -> Plane | None:
     from helpers.plots import fit_plane  # with matplotlib
 
     fitted = fit_plane(unit)
-    return Plane(at[rows], fitted.points(unit), fitted.seen, dimension)
+    return Plane(at[rows], fitted.points(unit), fitted.explained_variance, dimension)
 
 
 def labels(values: pd.Series, most: int = 8) -> pd.Categorical:
@@ -256,7 +256,7 @@ def near_vectors(vectors: Vectors, seed: int) -> Pairs:
     if len(vectors) < 2:
         return []
     lengths, flat = lengths_of(vectors), _projected(vectors, seed)
-    found: Pairs = []
+    pairs: Pairs = []
     for start in range(0, len(vectors), _PAIR_BLOCK):
         stop = min(start + _PAIR_BLOCK, len(vectors))
         alike = flat[start:stop] @ flat[:stop].T
@@ -266,8 +266,8 @@ def near_vectors(vectors: Vectors, seed: int) -> Pairs:
             a, b = start + int(i), int(best[i])
             cosine = float(vectors[a].astype(np.float64) @ vectors[b].astype(np.float64) / (lengths[a] * lengths[b]))
             if a != b and cosine >= COSINE:
-                found.append((a, b, min(cosine, 1.0)))
-    return found
+                pairs.append((a, b, min(cosine, 1.0)))
+    return pairs
 
 
 def _projected(vectors: Vectors, seed: int) -> Vectors:
@@ -334,7 +334,7 @@ def _candidates(documents: list[str | None]) -> list[tuple[int, int]]:
 
 
 def _mix(hashes: npt.NDArray[np.uint64], factor: np.uint64) -> npt.NDArray[np.uint64]:
-    """Another order of the same hashes for each odd factor."""
+    """Mix hashes into others, in another order for each odd factor."""
     product = hashes * factor
     return product ^ (product >> np.uint64(29))
 
@@ -344,22 +344,21 @@ def _mix(hashes: npt.NDArray[np.uint64], factor: np.uint64) -> npt.NDArray[np.ui
 
 def duplicates(profile: Profile) -> pd.DataFrame:
     """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
-    rows, groups, found = [], 0, profile.findings()
+    rows, groups, findings = [], 0, profile.findings()
     for what, repeats in (("document", profile.scan.documents), ("vector", profile.scan.vectors)):
         groups += len(repeats.groups)
         largest = sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
         rows += [{"what": what, "chunks": len(group), "where": _places(group)} for group in largest]
-        number = found[f"duplicate_{what}s"]
-        told = f"Each repeats another, which is not counted; all are migrated; ids of both: {FINDINGS}." + profile.part
-        profile.check(f"repeated {what}s", number, ReasonCode.DUPLICATES, told)
+        number = findings[f"duplicate_{what}s"]
+        detail = f"Each repeats another, which is not counted; all are migrated; ids of both: {FINDINGS}."
+        profile.check(f"repeated {what}s", number, ReasonCode.DUPLICATES, detail + profile.part)
     whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
     return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
 
 
 def keep(scan: Scan, path: Path) -> str:
-    """Every chunk with a zero vector, and every one whose document or vector the source holds more than once: finding, group
-    (chunks that repeat each other have one number), collection, id. Whole or not at all; no file where there is none. The digest
-    of what was written, "" for none."""
+    """Write a table of chunks with a zero vector, or with a document or vector that the source holds more than once: finding,
+    group (equal chunks have one number), collection, id. Return the digest of the file; "" and no file if there is none."""
     places: list[tuple[str, int | str, Iterable[Sequence[str]]]] = [
         (what, number, group)
         for what, repeats in (("repeated document", scan.documents), ("repeated vector", scan.vectors))
@@ -411,15 +410,15 @@ def collisions(profile: Profile) -> pd.DataFrame:
 
 
 def _rewritten(profile: Profile) -> None:
-    """Say plainly that every id changes, where it does: clients that keep ids have to know."""
+    """Record the ids that the migration rewrites: clients that keep ids have to know."""
     scan = profile.scan
     before, after = (one_line(text, 80) for text in scan.rewritten_example)
-    told = {"chunks": scan.rewritten, "before": before, "after": after} if scan.rewritten else None
-    profile.run.fact("ids_to_rewrite", told)
+    example = {"chunks": scan.rewritten, "before": before, "after": after} if scan.rewritten else None
+    profile.run.fact("ids_to_rewrite", example)
     profile.run.judge(
         "ids that the migration rewrites", Verdict.WARNING, measured=scan.rewritten, threshold=0, unit="ids",
         reason=ReasonCode.IDS_REWRITTEN, offenders=scan.rewritten, parameter="migration.id_policy",
-        detail=f"{before} becomes {after}. A client that asks for an old id does not find it." if told else "",
+        detail=f"{before} becomes {after}. A client that asks for an old id does not find it." if example else "",
     )  # fmt: skip
 
 

@@ -52,8 +52,8 @@ SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.02
 BATCHES = 20  # at least, in the import of a rehearsal: the drill kills the run between two of them
 
-_LEAD_SECONDS = 38.0  # from the rehearsal's begin to its window
-_LEAD_OF_SAMPLE = 4.5  # further seconds for each second that the sample took to be written
+_LEAD_SECONDS = 30.0  # from the rehearsal's begin to its window
+_LEAD_OF_SAMPLE = 3.0  # further seconds for each second that the sample took to be written
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
 # The application of the rehearsal

@@ -14,7 +14,7 @@ from typing import Any
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
-from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
+from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_healthy
 from helpers.errors import RUNBOOK, EnvironmentFailure, one_line
 from helpers.fence import FenceControl, FenceState
 from helpers.formatting import count, duration, moment
@@ -282,7 +282,7 @@ def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> d
     with open_target(rules.target) as store:
         names = store.names()
         compared = {info.name: prove(store, before, info) for info in before.collections()}
-    answers = wait_until_well(rules.cutover.health, rules.cutover.timeout_seconds)
+    answers = wait_until_healthy(rules.cutover.health, rules.cutover.timeout_seconds)
     gather(evidence := Evidence(), rules.source, rules.target, answers)
     differences = [
         *(f"collection {name} was not there before" for name in sorted({*names} - {*compared})),

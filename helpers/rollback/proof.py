@@ -229,7 +229,7 @@ class StageContext:
     """
 
     def __init__(self, run: RunRecord) -> None:
-        self.run, self.made = run, WrittenData(run)
+        self.run, self.data = run, WrittenData(run)
         state = RollbackState.load(run.workspace)
         self.state = state or RollbackState(run.id, utc_now(), audit.user())
         if not run.dry_run:
@@ -275,22 +275,24 @@ class StageContext:
 class SourceProof:
     """`prove` fills `moved`: (collection, id) of chunks that differ from the snapshot, except for our own replay."""
 
-    def __init__(self, act: StageContext) -> None:
-        self.of, self.run = act, act.run
+    def __init__(self, context: StageContext) -> None:
+        self.context, self.run = context, context.run
         self.moved: set[tuple[str, str]] = set()
 
     def prove(self) -> pd.DataFrame:
         """Prove the source. Raises `Terminal` ("source_damaged") where a person must decide first; nothing was touched then."""
         try:
-            snapshot = None if self.of.settled else self.of.made.snapshot
+            snapshot = None if self.context.settled else self.context.data.snapshot
         except Terminal as error:
             self._accept_unproven(error)
             return pd.DataFrame(columns=COLUMNS)
-        if self.of.settled or snapshot is None:
-            detail = "proven before the fence was lifted" if self.of.settled else "this run has taken no snapshot yet"
+        if self.context.settled or snapshot is None:
+            detail = (
+                "proven before the fence was lifted" if self.context.settled else "this run has taken no snapshot yet"
+            )
             self._check(Verdict.NOT_EXERCISED, "not compared", detail)
             return pd.DataFrame(columns=COLUMNS)
-        with self.of.stage(SOURCE) as row:
+        with self.context.stage(SOURCE) as row:
             changes, damage = self._compare(snapshot)
             if not damage.nothing:
                 damage = self._decide(snapshot, damage)
@@ -300,7 +302,7 @@ class SourceProof:
             compared = f"The source was compared with snapshot {snapshot.id}, {count(snapshot.total, 'chunk')}."
             if damage.by_clients:
                 compared += f" What clients wrote to it since stays there: {changes_text(damage.by_clients)}."
-            self.of.state.facts |= {"compared": compared, "unproven": False}
+            self.context.state.facts |= {"compared": compared, "unproven": False}
         return self._table(snapshot, damage)
 
     def files(self) -> list[tuple[str, int, int]] | None:
@@ -322,7 +324,7 @@ class SourceProof:
             return ""
         reason: Reason = ""
         try:
-            if (snapshot := self.of.made.snapshot) is None:
+            if (snapshot := self.context.data.snapshot) is None:
                 raise EnvironmentFailure(
                     ReasonCode.SOURCE_MOVED_ON, "its files changed, and this run has no snapshot to compare with"
                 )
@@ -343,15 +345,15 @@ class SourceProof:
 
     def _accept_unproven(self, error: Terminal) -> None:
         """Raise the error, as no snapshot proves the source; go on where the source was accepted."""
-        reason = self.of.state.orders.accept_source
+        reason = self.context.state.orders.accept_source
         if not reason and not self.run.dry_run:
             command = self.run.home.command("rollback", "--accept-source", "REASON")
             advice = f"{error.next_step} Or take the source as it is, not compared: {command}"
             raise Terminal(error.code, error.what, where=error.where, next_step=advice) from error
-        with self.of.stage(SOURCE) as row:
+        with self.context.stage(SOURCE) as row:
             row["said"] = f"not compared: {error.what}" + (f"; accepted: {reason}" if reason else "")
             self._check(Verdict.WARNING, "not compared", row["said"], error.code)
-            self.of.state.facts |= {"compared": f"The source was {row['said']}.", "unproven": True}
+            self.context.state.facts |= {"compared": f"The source was {row['said']}.", "unproven": True}
             if reason:
                 audit.append(self.run.folder / audit.NAME, "source accepted unproven", reason=reason, why=error.what)
 
@@ -368,10 +370,10 @@ class SourceProof:
     @property
     def _remade(self) -> list[str]:
         """Collections that this rollback recreated: a current server may add settings that the old one did not have."""
-        return list(self.of.state.facts.get("remade", []))
+        return list(self.context.state.facts.get("remade", []))
 
     def _decide(self, snapshot: Snapshot, damage: Damage) -> Damage:
-        orders, run_id = self.of.state.orders, self.run.id
+        orders, run_id = self.context.state.orders, self.run.id
         changes = changes_text(damage.damaged, damage.vanished)
         if self.run.dry_run:
             stops = "a rollback would stop here until --restore-source or --accept-source is given"
@@ -392,7 +394,7 @@ class SourceProof:
         )
 
     def _restore(self, snapshot: Snapshot, damage: Damage) -> Damage:
-        orders, state = self.of.state.orders, self.of.state
+        orders, state = self.context.state.orders, self.context.state
         names = [n for n in orders.collections or sorted(damage.damaged) if n in damage.damaged]
         unknown = sorted(set(orders.collections) - set(snapshot.names()))
         if unknown:
@@ -431,7 +433,7 @@ class SourceProof:
 
     def _judge(self, snapshot: Snapshot, changes: SourceChanges, damage: Damage) -> str:
         if not damage.nothing and not self.run.dry_run:
-            reason = self.of.state.orders.accept_source
+            reason = self.context.state.orders.accept_source
             text = changes_text(damage.damaged, damage.vanished)
             self._check(Verdict.WARNING, text, f"accepted: {reason}", ReasonCode.SOURCE_DAMAGED)
             audit.append(self.run.folder / audit.NAME, "damaged source accepted", reason=reason, damage=text)

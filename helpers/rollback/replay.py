@@ -53,7 +53,7 @@ class Written:
     """Clients' writes to one target collection. `changed`: as staged, as it is now, and its origin, row by row. `added`: chunks
     that nobody staged. `deleted`: staged, written, and gone. `unreadable`: ids listed without a vector.
 
-    `vanished`: the whole collection is gone. `made`: a client created it, so all of its chunks are `added`; both where one of
+    `vanished`: the whole collection is gone. `created`: a client created it, so all of its chunks are `added`; both where one of
     this run was recreated. `settings`: settings of the collection that differ, their digests now; `info`: all settings now.
     """
 
@@ -66,13 +66,13 @@ class Written:
     deleted: list[tuple[str, Origin]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     vanished: bool = False
-    made: CollectionInfo | None = None
+    created: CollectionInfo | None = None
     settings: dict[str, str] = field(default_factory=dict)
     info: CollectionInfo | None = None
 
     @property
     def nothing(self) -> bool:
-        whole = self.vanished or self.made is not None or self.settings
+        whole = self.vanished or self.created is not None or self.settings
         return not (len(self.changed) or len(self.added) or self.deleted or self.unreadable or whole)
 
     @property
@@ -146,7 +146,8 @@ def _added(store: Reader, target: str, ids: list[str]) -> tuple[ChunkBatch, list
 def summary(writes: list[Written]) -> dict[str, int]:
     """Chunks by kind, over all collections; `vanished` and `new collections` count collections."""
     total = {"added": 0, "changed": 0, "deleted": 0, "unreadable": 0, "changed settings": 0,
-             "vanished": sum(w.vanished for w in writes), "new collections": sum(w.made is not None for w in writes)}  # fmt: skip
+             "vanished": sum(w.vanished for w in writes),
+             "new collections": sum(w.created is not None for w in writes)}  # fmt: skip
     for write in writes:
         for kind, number in write.counts.items():
             total[kind] += number
@@ -171,7 +172,7 @@ def export(writes: list[Written], folder: Path) -> dict[str, str]:
                     digests[file] = file_digest(partial / file)
             index.append({
                 "collection": write.target, "number": number, **write.counts, "vanished": write.vanished,
-                "made": asdict(write.made) if write.made is not None else None, "added_ids": write.added.ids,
+                "made": asdict(write.created) if write.created is not None else None, "added_ids": write.added.ids,
                 "changed_ids": [[i, *o] for i, o in zip(write.changed.ids, write.origins, strict=True)],
                 "deleted_ids": [[i, *o] for i, o in write.deleted], "unreadable_ids": write.unreadable,
                 "settings": write.settings, "now": asdict(write.info) if write.settings and write.info is not None else None,
@@ -300,8 +301,8 @@ def plan(
     names, deleted, moved = set(snapshot.names()), {o for write in writes for _, o in write.deleted}, set[Origin]()
     for write in writes:
         _list_collection_changes(planned, write)
-        if write.made is not None:
-            _plan_new_collection(planned, write, write.made, occupied)
+        if write.created is not None:
+            _plan_new_collection(planned, write, write.created, occupied)
             continue
         for collection, rows in _rows_by_collection(write).items():
             ids = [write.origins[row][1] for row in rows]

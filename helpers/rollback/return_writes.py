@@ -198,7 +198,7 @@ def writes_since(writes: Iterable[Written], folder: Path | None) -> dict[str, di
         settings = row["settings"]
         counts["changed settings"] = sum(settings.get(setting) != value for setting, value in write.settings.items())
         counts["changed settings"] += len(settings.keys() - write.settings.keys())  # put back as they were
-        made, vanished = (write.made is not None, row["made"] is not None), (write.vanished, row["vanished"])
+        made, vanished = (write.created is not None, row["made"] is not None), (write.vanished, row["vanished"])
         counts["vanished"] = int(vanished > vanished[::-1] or made < made[::-1])
         counts["new collections"] = int(made > made[::-1] or vanished < vanished[::-1])
         new_writes[name] = counts
@@ -217,8 +217,8 @@ def _count_differing(batch: ChunkBatch, old: ChunkBatch, space: Space) -> int:
 class ReturnWrites:
     """`writes` are those that the last look found; `new_writes`, by target collection, what came after the look before."""
 
-    def __init__(self, act: StageContext, source: SourceProof) -> None:
-        self.of, self.run, self.source = act, act.run, source
+    def __init__(self, context: StageContext, source: SourceProof) -> None:
+        self.context, self.run, self.source = context, context.run, source
         self.writes: list[Written] = []
         self.new_writes: dict[str, dict[str, int]] = {}
         self.looks: list[str] = []  # a sentence for each look of this process
@@ -240,11 +240,11 @@ class ReturnWrites:
 
     def look(self, stage: str) -> pd.DataFrame:
         """Compare, export the differences, and stop where a person must decide on them first."""
-        if not self.of.in_use or self.of.settled:
+        if not self.context.in_use or self.context.settled:
             self.run.check("clients' writes", Verdict.NOT_APPLICABLE,
-                           detail=NOBODY if not self.of.in_use else "brought back already")  # fmt: skip
+                           detail=NOBODY if not self.context.in_use else "brought back already")  # fmt: skip
             return self.table([])
-        with self.of.stage(stage) as row:
+        with self.context.stage(stage) as row:
             if holders := used_by(self.run.parameters.target):  # a copy of it could be torn
                 self._postpone(holders)
             else:
@@ -256,23 +256,23 @@ class ReturnWrites:
     def replay(self, stage: str) -> pd.DataFrame:
         """Write it to the source. Gives a table by source collection."""
         columns = ["source collection", "written", "deleted"]
-        if not self.of.in_use or self.of.settled or self.postponed:
+        if not self.context.in_use or self.context.settled or self.postponed:
             return pd.DataFrame(columns=columns)
         if self.run.dry_run:
             planned = self._plan()
             self._list_open(planned)
         else:
-            with self.of.stage(stage) as row:
+            with self.context.stage(stage) as row:
                 planned = self._replay()
                 row["said"] = self._replayed(planned)
         names = sorted({*planned.create, *planned.put, *planned.delete})
         rows = [(n, len(planned.put.get(n, [])), len(planned.delete.get(n, []))) for n in names]
         return pd.DataFrame(rows, columns=columns)
 
-    def again(self) -> pd.DataFrame:
+    def replay_new(self) -> pd.DataFrame:
         """Look again, and replay what is new. Gives a table of what came after the first look."""
-        if not self.of.in_use or self.of.settled:
-            self.sentence = NOBODY if not self.of.in_use else "done already"
+        if not self.context.in_use or self.context.settled:
+            self.sentence = NOBODY if not self.context.in_use else "done already"
             return self.table([])
         if holders := used_by(self.run.parameters.target):
             raise EnvironmentFailure(
@@ -282,14 +282,14 @@ class ReturnWrites:
             )  # fmt: skip
         self._look()
         self._require_decision()
-        if self._orders_replay or self.of.state.began(REPLAY):
+        if self._orders_replay or self.context.state.began(REPLAY):
             planned = self._replay()
             self.sentence = f"{self.sentence}; {self._replayed(planned)}"
         rows = [[name, *news.values()] for name, news in self.new_writes.items()]
         return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[-2:], bool))
 
     def table(self, writes: list[Written]) -> pd.DataFrame:
-        rows = [[write.target, *write.counts.values(), write.vanished, write.made is not None] for write in writes]
+        rows = [[write.target, *write.counts.values(), write.vanished, write.created is not None] for write in writes]
         return pd.DataFrame(rows, columns=COLUMNS)
 
     # -- the work ------------------------------------------------------------------------------------------------------
@@ -304,13 +304,13 @@ class ReturnWrites:
 
     @property
     def _decided(self) -> bool:
-        return self._orders_replay or bool(self.of.state.orders.discard)
+        return self._orders_replay or bool(self.context.state.orders.discard)
 
     def _look(self) -> None:
-        total = sum(len(self.of.made.ids(name)) for name in self.of.made.collections)
+        total = sum(len(self.context.data.ids(name)) for name in self.context.data.collections)
         with self.run.progress("Compare the target", total) as bar, self.target() as store:
-            before = self.of.cutover.collections if self.of.cutover is not None else None
-            self.writes = client_writes(store, self.of.made, before, bar)
+            before = self.context.cutover.collections if self.context.cutover is not None else None
+            self.writes = client_writes(store, self.context.data, before, bar)
         counts = summary(self.writes)
         self.run.fact("client_writes", counts)
         self.sentence = self._compare_looks(counts)
@@ -322,7 +322,7 @@ class ReturnWrites:
             verdict, remark = Verdict.NOT_EXERCISED, "; there was nothing to export or replay"
         elif self._orders_replay:  # the decision is taken: nothing is left to a person
             verdict, remark, open_writes = Verdict.PASS, "; to be replayed, as ordered", 0
-        if self.of.made.noted is None:
+        if self.context.data.noted is None:
             remark += "; settings of collections were not compared: step 23 did not note them"
         self.run.forget("clients' writes")
         self.run.check("clients' writes", verdict, measured=open_writes, threshold=0, unit="writes not to be replayed",
@@ -331,7 +331,7 @@ class ReturnWrites:
 
     def _compare_looks(self, counts: dict[str, int]) -> str:
         """A sentence on what this look found: since the cutover, and what of it is new since the look before."""
-        exports = [folder for folder in self.of.state.facts.get("exports", []) if Path(folder).is_dir()]
+        exports = [folder for folder in self.context.state.facts.get("exports", []) if Path(folder).is_dir()]
         self.new_writes = writes_since(self.writes, Path(exports[-1]) if exports else None)
         if not exports:
             return f"{counts_text(counts)} since the cutover"
@@ -345,11 +345,11 @@ class ReturnWrites:
         """Record the result of each look for the rollback; the stage saves it when it ends."""
         self.looks.append(f"look {len(self.looks) + 1}: {self.sentence}")
         if not self.run.dry_run:
-            facts = self.of.state.facts
+            facts = self.context.state.facts
             facts["looks"] = [*facts.get("looks", []), {"when": utc_now(), "said": self.sentence}]
 
     def _export(self) -> Path:
-        state = self.of.state
+        state = self.context.state
         folder = next_folder(self.run.workspace, "export")
         digests = export(self.writes, folder)
         exports = state.facts.setdefault("exports", [])
@@ -367,14 +367,14 @@ class ReturnWrites:
         """Export what came after the last look; it is not replayed, since the source is in use again."""
         folder = next_folder(self.run.workspace, "export")
         digests = export(writes, folder)
-        self.of.state.facts["late"] = [*self.of.state.facts.get("late", []), str(folder)]
-        self.of.state.save(self.run.workspace)
+        self.context.state.facts["late"] = [*self.context.state.facts.get("late", []), str(folder)]
+        self.context.state.save(self.run.workspace)
         audit.append(self.run.folder / audit.NAME, "clients' late writes exported", folder=str(folder), files=digests)
         return folder
 
     @property
     def _orders_replay(self) -> bool:
-        return self.of.state.orders.replay or self.run.parameters.rollback.replay
+        return self.context.state.orders.replay or self.run.parameters.rollback.replay
 
     def _require_decision(self) -> None:
         """Stop until a person decides: what clients wrote is either replayed or given up."""
@@ -387,11 +387,12 @@ class ReturnWrites:
         return Terminal(ReasonCode.CLIENT_WRITES, problem, where=self.run.parameters.target.label, next_step=next_step)
 
     def _plan(self) -> Plan:
-        snapshot = self.of.made.snapshot
+        snapshot = self.context.data.snapshot
         assert snapshot is not None
         created = {name for earlier in replay.saved(self.run.workspace) for name in earlier.create}
-        occupied = set(quick_names(self._writable(), "source")) - created if any(w.made for w in self.writes) else set()
-        to = self.of.state.orders.replay_to
+        names = quick_names(self._writable(), "source") if any(w.created for w in self.writes) else []
+        occupied = set(names) - created
+        to = self.context.state.orders.replay_to
         if to and to not in snapshot.names():
             raise UsageError(
                 ReasonCode.NO_SUCH_COLLECTION, f"--replay-to {to}: the source has no such collection",
@@ -406,13 +407,13 @@ class ReturnWrites:
         return planned
 
     def _replay(self) -> Plan:
-        state = self.of.state
+        state = self.context.state
         if not self._orders_replay:
             if self.writes:
                 audit.append(self.run.folder / audit.NAME, "clients' writes discarded", reason=state.orders.discard,
                              writes=summary(self.writes))  # fmt: skip
             return Plan()
-        planned, earlier, snapshot = self._plan(), replay.saved(self.run.workspace), self.of.made.snapshot
+        planned, earlier, snapshot = self._plan(), replay.saved(self.run.workspace), self.context.data.snapshot
         assert snapshot is not None
         add_reverted(planned, earlier, snapshot)
         exclude_done(planned, earlier)
@@ -433,7 +434,7 @@ class ReturnWrites:
     def _require_places(self, planned: Plan) -> None:
         """Raise `Terminal` ("replay_open") where a write cannot be replayed, and nobody gave it up."""
         path = self._list_open(planned)
-        if planned.open and not self.of.state.orders.discard:
+        if planned.open and not self.context.state.orders.discard:
             command = self.run.home.command("rollback")
             raise Terminal(
                 ReasonCode.REPLAY_OPEN,
@@ -501,13 +502,15 @@ class ReturnWrites:
 
     def _replayed(self, planned: Plan) -> str:
         if not self._orders_replay:
-            reason = self.of.state.orders.discard
+            reason = self.context.state.orders.discard
             return f"not replayed: {reason}" if self.writes else "nothing to replay"
         self.run.forget("replayed chunks")
         sentences = [f"after look {n}: {wrote}" for n, wrote in enumerate(self.replays, 1) if wrote]
         detail = "; ".join([*sentences, "every chunk compared at the source"])
         detail += (
-            f"; {count(len(planned.open), 'write')} given up: {self.of.state.orders.discard}" if planned.open else ""
+            f"; {count(len(planned.open), 'write')} given up: {self.context.state.orders.discard}"
+            if planned.open
+            else ""
         )
         total = self._replayed_chunks()
         exercised = total or not planned.nothing

@@ -384,7 +384,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
         terminal.say(f"Fence:   {state.sentence()}")
     cutover = CutoverState.load(folder.workspace)
     if cutover is not None:
-        terminal.say(f"Cutover: {cutover.told(rehearsal=bool(run.facts['rehearsal']))}")
+        terminal.say(f"Cutover: {cutover.status(rehearsal=bool(run.facts['rehearsal']))}")
     if error is not None:
         raise error
     return verdict

@@ -21,22 +21,23 @@ from helpers.cutover.application import (
     RESTARTED,
     REVERTED,
     REVERTING,
+    TAKEN,
     WATCHING,
     ChangedFile,
     CutoverState,
     Evidence,
     LogWatch,
-    WriteTried,
-    ask_all,
+    WriteAttempt,
+    check_all_health,
     gather,
     positions,
     put_back,
     restart,
     try_write,
-    wait_until_well,
+    wait_until_healthy,
 )
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
-from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
+from helpers.cutover.readiness import Edit, all_edits, check_open_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, EnvironmentFailure, Interrupted, RunbookError, Terminal, UsageError
 from helpers.evidence.signoffs import open_gate
 from helpers.fence import FenceState
@@ -71,21 +72,21 @@ ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "pr
 class CutoverStep(NotebookStep):
     """The notebook's view: may it begin, the diff, probes, is the source unchanged, the switch, the watch, evidence.
 
-    With `fence.when: cutover` writers go on until `unchanged`, which stops them and brings over what they changed. `shut` is
-    what keeps the gate shut (a NO-GO, missing sign-offs), or None. No configuration is touched before `switch`."""
+    With `fence.when: cutover` writers go on until `unchanged`, which stops them and brings over what they changed. `gate_error`:
+    why the gate is shut (a NO-GO, missing sign-offs), or None. No configuration is touched before `switch`."""
 
     def __init__(self, run: RunRecord) -> None:
-        self.run, self.shut = run, open_gate(run.home, [Step.REVIEW])
+        self.run, self.gate_error = run, open_gate(run.home, [Step.REVIEW])
         self.control = CutoverControl(run.home, run.parameters)
         self.rules = run.parameters.cutover
         self._late = run.parameters.fence.late
         self._edits: list[Edit] | None = None
         self._watcher: Watcher | None = None
         self._samples: list[WatchSample] = []
-        self._seen = Evidence()
+        self._evidence = Evidence()
         self._state: CutoverState | None = None
-        self._failed = ""
-        self._tried = WriteTried(NOT_TRIED)
+        self._failure = ""
+        self._attempt = WriteAttempt(NOT_TRIED)
         self._counts: dict[str, int] = {}  # of the target's chunks, by collection, since they were compared
 
     # -- before --------------------------------------------------------------------------------------------------------
@@ -95,75 +96,75 @@ class CutoverStep(NotebookStep):
         review = self.run.require(Step.REVIEW)
         decision = str(review.facts.get("decision", "none"))
         if not self.run.dry_run:
-            if self.shut is not None:
+            if self.gate_error is not None:
                 self._let_writers_go_on()
-                raise self.shut
+                raise self.gate_error
             if decision != "GO" or review.error is not None:
                 raise EnvironmentFailure(ReasonCode.NO_DECISION, f"the decision of run {self.run.id} is {decision}, not GO",
                                  next_step="Step 24 decides; nothing was touched.")  # fmt: skip
         required = self.run.parameters.signoff.required
-        word = ("signed" if required else "nobody had to sign") if self.shut is None else "not signed"
-        signed = str(self.shut or word)
+        signatures = ("signed" if required else "nobody had to sign") if self.gate_error is None else "not signed"
+        signed = str(self.gate_error or signatures)
         rows = [("decision", decision), ("sign-offs", signed), ("required", ", ".join(required) or "nobody")]
-        good = decision == "GO" and self.shut is None
+        is_go = decision == "GO" and self.gate_error is None
         self.run.check(
-            "decision and sign-offs", Verdict.PASS if good else Verdict.WARNING, measured=f"{decision}, {word}",
+            "decision and sign-offs", Verdict.PASS if is_go else Verdict.WARNING, measured=f"{decision}, {signatures}",
             threshold="GO, signed" if required else "GO, nobody had to sign",
-            reason="" if good else ReasonCode.GATE_SHUT, detail="" if good else signed,
+            reason="" if is_go else ReasonCode.GATE_SHUT, detail="" if is_go else signed,
         )  # fmt: skip
-        rows += [("an earlier rollback", said) for said in ([] if self.run.dry_run else self.control.finish_undoing())]
+        rows += [("an earlier rollback", line) for line in ([] if self.run.dry_run else self.control.finish_undoing())]
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def unchanged(self) -> str:
-        """Whether the source still is what was migrated. `EnvironmentFailure` (`source_changed`) where it is not."""
+        """Check that the source still is what was migrated; a sentence. `EnvironmentFailure` (`source_changed`) if it is not."""
         state = self.control.state
         if state is not None and state.is_done:
             return "The cutover is done already; the source is not what the application uses any more."
         if self._late and not self.run.dry_run:
             return self._last_changes()
-        found, name = prove_unchanged(self.run), "changes in the source since it was migrated"
-        said = found.sentence()
+        changes, name = prove_unchanged(self.run), "changes in the source since it was migrated"
+        sentence = changes.sentence()
         if self._late:
-            self.run.check(name, Verdict.NOT_EXERCISED, measured=found.total,
-                           threshold=self.run.parameters.migration.delta_limit.of(found.chunks), relation="≤", unit="changes",
-                           parameter="migration.delta_limit", detail=f"dry run: {said}; writers go on")  # fmt: skip
-            return said
-        if not found.nothing:
+            self.run.check(name, Verdict.NOT_EXERCISED, measured=changes.total,
+                           threshold=self.run.parameters.migration.delta_limit.of(changes.chunks), relation="≤", unit="changes",
+                           parameter="migration.delta_limit", detail=f"dry run: {sentence}; writers go on")  # fmt: skip
+            return sentence
+        if not changes.nothing:
             if not self.run.dry_run and self.control.under_way is not None:
-                said += "; " + "; ".join(self.control.take_back("the source changed"))
+                sentence += "; " + "; ".join(self.control.take_back("the source changed"))
             raise EnvironmentFailure(
-                ReasonCode.SOURCE_CHANGED, f"the source changed since it was migrated: {said}",
+                ReasonCode.SOURCE_CHANGED, f"the source changed since it was migrated: {sentence}",
                 where=f"source {self.run.parameters.source.label}",
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )  # fmt: skip
-        self.run.check(name, Verdict.PASS, measured=0, threshold=0, unit="changes", detail=said)
+        self.run.check(name, Verdict.PASS, measured=0, threshold=0, unit="changes", detail=sentence)
         target = self.run.parameters.target
         if self.control.under_way is None and not used_by(target):  # last: what came there meanwhile is seen
             with open_target(target) as store:
                 readiness.check_as_validated(self.run, store, "")
-            self._failed = self._failed or "the target is not what was validated" * bool(self._failing())
-        return said
+            self._failure = self._failure or "the target is not what was validated" * bool(self._failed_checks())
+        return sentence
 
     def _last_changes(self) -> str:
-        """Stop writes, prove it, bring over what changed; a sentence. Whatever fails lets writers go on at the source."""
-        if self._failed:
-            return f"Writers go on: {self._failed}."
-        fence, apply = FenceWritesStep(self.run), self.control.under_way is None
+        """Stop writes, prove that, bring over what changed; return a sentence. Any failure lets writers go on at the source."""
+        if self._failure:
+            return f"Writers go on: {self._failure}."
+        fence, is_new = FenceWritesStep(self.run), self.control.under_way is None
         fence.urls()
         try:
-            if apply:
+            if is_new:
                 readiness.bring_ahead(self.run)
             fence.put_up()
             fence.prove()
-            if self._failing():
+            if self._failed_checks():
                 raise EnvironmentFailure(ReasonCode.FENCE_OPEN, "the write fence does not hold, and was taken down again",
                                  next_step=f"See its checks; then: {self.run.home.command('resume')}")  # fmt: skip
             with self.run.phase("bring over the last changes"):
-                found = bring_over(self.run, apply=apply)
-            if failing := self._failing():
+                changes = bring_over(self.run, apply=is_new)
+            if failing := self._failed_checks():
                 raise EnvironmentFailure(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {failing}",
                                  next_step=f"Repeat it: {self.run.home.command('resume')}")  # fmt: skip
-            self._counts = readiness.count_again(self.run, {} if found["total"] else self._counts) if apply else {}
+            self._counts = readiness.count_again(self.run, {} if changes["total"] else self._counts) if is_new else {}
         except Interrupted:
             raise
         except Exception as error:
@@ -171,20 +172,20 @@ class CutoverStep(NotebookStep):
                 self.control.take_back(str(error))
             self._let_writers_go_on()
             raise
-        self.run.fact("last_changes", found)
+        self.run.fact("last_changes", changes)
         self.run.check(
-            "changes brought over at the cutover", Verdict.PASS, measured=found["total"], threshold=found["allowed"],
+            "changes brought over at the cutover", Verdict.PASS, measured=changes["total"], threshold=changes["allowed"],
             relation="≤", unit="changes", parameter="migration.delta_limit",
-            detail=f"{found['added']:,} added, {found['changed']:,} changed, {found['deleted']:,} deleted since the "
-            f"validation; each chunk that was written was compared; {found['read']}; {duration(found['seconds'])}",
+            detail=f"{changes['added']:,} added, {changes['changed']:,} changed, {changes['deleted']:,} deleted since the "
+            f"validation; each chunk that was written was compared; {changes['read']}; {duration(changes['seconds'])}",
         )  # fmt: skip
-        return f"Writes are refused. {count(found['total'], 'change')} brought over."
+        return f"Writes are refused. {count(changes['total'], 'change')} brought over."
 
-    def _failing(self) -> str:
+    def _failed_checks(self) -> str:
         return ", ".join(c.name for c in self.run.result.checks if c.verdict is Verdict.FAIL)
 
     def _let_writers_go_on(self) -> str:
-        """Lift the fence that this step put up, where no client can be at the target; a sentence, "" where it stays."""
+        """Lift the fence that this step put up, if no client can be at the target; return a sentence, "" if it stays."""
         state = FenceState.load(self.run.workspace)
         if not self._late or state is None or not state.refuses or self.control.under_way is not None:
             return ""
@@ -213,100 +214,100 @@ class CutoverStep(NotebookStep):
         if warning := loopback_in_container(self.run.parameters):
             self.run.check("address of the target in a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
                            measured=self.run.parameters.target.address, threshold="not loopback", detail=warning)  # fmt: skip
-        check_door(self.run)
+        check_open_door(self.run)
         return "\n".join(filter(None, [text, commands])) or "No file and no command: nothing would be changed."
 
     def before(self) -> pd.DataFrame:
-        """Probes: the target answers queries, commands are found, and how the application is now."""
+        """Probe the target, the restart commands and the application's health; one row each."""
         rows = [("target", *self._target_answers())]
         rows += (programs := [(c[0], shutil.which(c[0]) or "not found") for c in self.rules.restart])
         if programs:
-            lacking = [c for c, found in programs if found == "not found"]
-            self.run.check("restart command", Verdict.FAIL if lacking else Verdict.PASS, unit="programs found",
-                           measured=len(programs) - len(lacking), threshold=len(programs),
-                           reason=ReasonCode.PROGRAM_MISSING if lacking else "", detail=", ".join(lacking))  # fmt: skip
-        rows += [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms") for a in ask_all(self.rules.health)]
-        if self._failing():
-            self._failed = "a probe before the cutover failed"
+            missing = [c for c, path in programs if path == "not found"]
+            self.run.check("restart command", Verdict.FAIL if missing else Verdict.PASS, unit="programs found",
+                           measured=len(programs) - len(missing), threshold=len(programs),
+                           reason=ReasonCode.PROGRAM_MISSING if missing else "", detail=", ".join(missing))  # fmt: skip
+        answers = check_all_health(self.rules.health)
+        rows += [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms") for a in answers]
+        if self._failed_checks():
+            self._failure = "a probe before the cutover failed"
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def _target_answers(self) -> tuple[str]:
         target = self.run.parameters.target
-        begun = self.control.under_way is not None
+        is_switched = self.control.under_way is not None
         if used := used_by(target):
-            readiness.check_as_validated(self.run, None, why := f"not opened, because of {used}", in_use=not begun)
+            readiness.check_as_validated(
+                self.run, None, why := f"not opened, because of {used}", in_use=not is_switched
+            )
             return (why,)
-        self._seen = self._seen if begun else Evidence.before_the_switch(target)
+        self._evidence = self._evidence if is_switched else Evidence.before_the_switch(target)
+        checkpoint = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT)
         with open_target(target) as store:
-            if self._late or begun:  # else `unchanged` does it; behind a fence that just went up it takes too long
-                readiness.check_as_validated(self.run, store, "clients may be there" * begun)
-            counts = self._counts = {name: store.count(name) for name in self._collections()}
-        written = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).targets
-        gone = [n for n, count in counts.items() if not count and written[n].completed > written[n].rejected]
+            if self._late or is_switched:  # else `unchanged` does it; behind a new fence it takes too long
+                readiness.check_as_validated(self.run, store, "clients may be there" * is_switched)
+            counts = self._counts = {name: store.count(name) for name in sorted(checkpoint.owned())}
+        written = checkpoint.targets
+        emptied = [n for n, count in counts.items() if not count and written[n].completed > written[n].rejected]
         self.run.check(
-            "answers of the target", Verdict.FAIL if gone or not counts else Verdict.PASS, unit="collections",
-            measured=len(counts) - len(gone), threshold=max(1, len(counts)),
-            reason=ReasonCode.TARGET_EMPTY if gone or not counts else "",
-            detail=", ".join(gone) or f"{sum(counts.values()):,} chunks",
+            "answers of the target", Verdict.FAIL if emptied or not counts else Verdict.PASS, unit="collections",
+            measured=len(counts) - len(emptied), threshold=max(1, len(counts)),
+            reason=ReasonCode.TARGET_EMPTY if emptied or not counts else "",
+            detail=", ".join(emptied) or f"{sum(counts.values()):,} chunks",
         )  # fmt: skip
         return (f"{len(counts)} collections, {sum(counts.values()):,} chunks",)
-
-    def _collections(self) -> list[str]:
-        return sorted(Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).owned())
 
     # -- the switch ----------------------------------------------------------------------------------------------------
 
     def switch(self) -> pd.DataFrame:
-        """Back up, change all files or none, restart, wait for health; all of it undone where one of them fails."""
+        """Back up, change all files or none, restart, wait for health; undo all of it if one of them fails."""
         if self.run.dry_run:
             self.run.check("cutover", Verdict.NOT_EXERCISED, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
                            detail="a dry run shows what it would do and touches nothing")  # fmt: skip
-            return _said(["DRY RUN: nothing was changed."])
-        if self._failed or self._edits is None:
-            return _said([f"Not begun: {self._failed or 'the plan was not made'}."])
+            return _lines_table(["DRY RUN: nothing was changed."])
+        if self._failure or self._edits is None:
+            return _lines_table([f"Not begun: {self._failure or 'the plan was not made'}."])
         try:
-            with RunLock(self.run.home, RunLock.GATE):  # no NO-GO is recorded between the look and the begin
+            with RunLock(self.run.home, RunLock.GATE):  # no NO-GO is recorded between this check and the begin
                 self._refuse_if_shut()
-                if (begun := self.control.state) is None or taken_back(begun):  # else clients may write there already
+                state = self.control.state
+                if state is None or taken_back(state):  # else clients may write there already
                     readiness.count_again(self.run, self._counts)
                 self._state = state = self.control.begin(self._edits)
         except RunbookError:
             self._let_writers_go_on()
             raise
         if state.is_done:
-            return _said(["The cutover is done already; nothing was changed or restarted."])
-        said: list[str] = []
+            return _lines_table(["The cutover is done already; nothing was changed or restarted."])
+        results: list[str] = []
         try:
             with self.run.phase("change configuration files"):
-                said += self.control.apply(state, self._edits)
+                results += self.control.apply(state, self._edits)
             logs = LogWatch(state.logs, self.rules.log_pattern)
-            logs.look()  # opens them: what is written just before a rotation is read all the same
+            logs.new_matches()  # opens them: what is written just before a rotation is read all the same
             with self.run.phase(numbers.RESTART):
                 if state.state == APPLIED:
                     self._refuse_if_shut()
-                    said += self.control.restart(state)
-                well = wait_until_well(self.rules.health, self.rules.timeout_seconds)
-                said += [f"{a.url} answers {a.status}" for a in well]
-            said += self._write()
+                    results += self.control.restart(state)
+                answers = wait_until_healthy(self.rules.health, self.rules.timeout_seconds)
+                results += [f"{a.url} answers {a.status}" for a in answers]
+            results += self._write()
             self._watcher = self._watching(logs)
         except Interrupted:
             raise
         except Exception as error:
-            said += self._take_back(error.line() if isinstance(error, RunbookError) else str(error))
+            results += self._take_back(error.line() if isinstance(error, RunbookError) else str(error))
             if not isinstance(error, RunbookError | OSError):
                 raise
-        return _said(said or ["Every file points to the target already; there is nothing to restart."])
+        return _lines_table(results or ["Every file points to the target already; there is nothing to restart."])
 
     def _write(self) -> list[str]:
-        """Whether the application can write at the target now, where the parameters say how it tries."""
-        tried = self._tried = try_write(self.rules, self.run.home, self.run.step)
-        verdict = (
-            Verdict.PASS if tried.taken else Verdict.NOT_EXERCISED if tried.outcome == NOT_TRIED else Verdict.WARNING
-        )
-        self.run.check("writes of the application at the target", verdict, measured=tried.outcome, threshold="taken",
+        """Check that the application can write at the target, if `cutover.write_probe` says how it tries; a sentence."""
+        attempt = self._attempt = try_write(self.rules, self.run.home, self.run.step)
+        verdict = {TAKEN: Verdict.PASS, NOT_TRIED: Verdict.NOT_EXERCISED}.get(attempt.outcome, Verdict.WARNING)
+        self.run.check("writes of the application at the target", verdict, measured=attempt.outcome, threshold="taken",
                        reason=ReasonCode.WRITES_REFUSED if verdict is Verdict.WARNING else "",
-                       parameter="cutover.write_probe", detail=tried.said)  # fmt: skip
-        return [f"a write of the application was {tried.outcome}"] if tried.when else []
+                       parameter="cutover.write_probe", detail=attempt.detail)  # fmt: skip
+        return [f"a write of the application was {attempt.outcome}"] if attempt.when else []
 
     def _refuse_if_shut(self) -> None:
         """Raises what shuts the gate now: a NO-GO may have been recorded since this step began to read the source."""
@@ -319,11 +320,11 @@ class CutoverStep(NotebookStep):
         return Watcher.of_target(self.run.parameters.target, chosen, health=self.rules.health, logs=logs)
 
     def watch(self) -> pd.DataFrame:
-        """Health, queries and logs for `cutover.monitor_minutes`; one row a sample. Taken back where it fails."""
+        """Watch health, queries and logs for `cutover.monitor_minutes`; one row a sample. A failure takes the cutover back."""
         state, watcher = self._state, self._watcher
         if state is not None and state.is_done:
             watcher = self._watcher = self._watching(LogWatch({}, self.rules.log_pattern))
-        if state is None or watcher is None or self._failed:
+        if state is None or watcher is None or self._failure:
             return pd.DataFrame([], columns=ROUND_COLUMNS)
         if state.state == RESTARTED:
             self.control.enter(state, WATCHING)
@@ -337,7 +338,7 @@ class CutoverStep(NotebookStep):
             ):
                 for sample in watcher.samples(seconds, interval, bar):
                     self._samples.append(sample)
-                    gather(self._seen, self.run.parameters.source, self.run.parameters.target, watcher.answers)
+                    gather(self._evidence, self.run.parameters.source, self.run.parameters.target, watcher.answers)
                     if self._watch_failure(watcher):
                         break
         except Interrupted:
@@ -349,7 +350,7 @@ class CutoverStep(NotebookStep):
         return pd.DataFrame([sample.row() for sample in self._samples], columns=ROUND_COLUMNS)
 
     def _watch_failure(self, watcher: Watcher) -> str:
-        """Why the cutover must be taken back: a line in a log stays, a request that failed once is asked again."""
+        """Why the cutover must be taken back, or "". A matching log line counts at once, a failed request if repeated."""
         recent = self._samples[-ERRORS_IN_A_ROW:]
         lasts = len(recent) == ERRORS_IN_A_ROW and all(sample.trouble for sample in recent)
         return "; ".join(recent[-1].trouble) if lasts or watcher.logs.matches else ""
@@ -359,10 +360,10 @@ class CutoverStep(NotebookStep):
         return bool(self.rules.config_files() or self.rules.restart or self.rules.health or self.rules.log_files)
 
     def _judge_watch(self, watch: Watcher) -> None:
-        rounds = self._samples
-        queries, slow = sum(r.queries for r in rounds), self.run.parameters.monitoring.maximum_latency_ms
-        means = [r.mean for r in rounds if r.mean is not None]
-        self.run.fact("watch", {"rounds": [r.row() for r in rounds], "log_lines": watch.logs.seen,
+        samples = self._samples
+        queries, slow = sum(r.queries for r in samples), self.run.parameters.monitoring.maximum_latency_ms
+        means = [r.mean for r in samples if r.mean is not None]
+        self.run.fact("watch", {"rounds": [r.row() for r in samples], "log_lines": watch.logs.line_count,
                                 "log_matches": [f"{p}: {line}" for p, line in watch.logs.matches[:20]]})  # fmt: skip
         if failure := self._watch_failure(watch):
             self._take_back(f"the watch found: {failure}")
@@ -370,19 +371,17 @@ class CutoverStep(NotebookStep):
         mean = sum(means) / len(means) if means else None
         verdict = Verdict.WARNING if mean is None or mean > slow else Verdict.PASS
         reason = ReasonCode.NOT_QUERIED if mean is None else ReasonCode.SLOW_QUERIES
-        detail = (
-            watch.skipped or f"mean of {count(queries, 'query')} in {len(rounds)} rounds; latency is {measure.LATENCY}"
-        )
+        latency = f"mean of {count(queries, 'query')} in {len(samples)} rounds; latency is {measure.LATENCY}"
         self.run.check(
             "queries at the target", verdict, measured=mean, parameter="monitoring.maximum_latency_ms", threshold=slow,
-            relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=detail,
+            relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=watch.skipped or latency,
         )  # fmt: skip
-        watched = rounds[-1].second if rounds and self._anything_to_watch else 0.0
+        watched = samples[-1].second if samples and self._anything_to_watch else 0.0
         whole = self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
         if self.rules.health:
-            ill = [r.ill[0] for r in rounds if r.ill]  # one that failed once and was well again took nothing back
-            self.run.check("health of the application", Verdict.WARNING if ill else whole.verdict, measured=len(rounds)-len(ill),
-                threshold=len(rounds), unit="rounds", reason=ReasonCode.NOT_HEALTHY if ill else "",
+            ill = [r.ill[0] for r in samples if r.ill]  # one that failed once and was well again took nothing back
+            self.run.check("health of the application", Verdict.WARNING if ill else whole.verdict, measured=len(samples)-len(ill),
+                threshold=len(samples), unit="rounds", reason=ReasonCode.NOT_HEALTHY if ill else "",
                 detail="; ".join([*ill[:1], *filter(None, [whole.detail])]))  # fmt: skip
         else:
             self.run.check("health of the application", Verdict.NOT_EXERCISED, measured="not asked", threshold="healthy",
@@ -396,34 +395,34 @@ class CutoverStep(NotebookStep):
                 "new log lines that mean trouble", Verdict.WARNING if problem else Verdict.PASS,
                 measured="not read" if problem else 0, threshold=0, unit="lines",
                 reason=ReasonCode.LOG_UNREADABLE if problem else "",
-                detail=problem or f"{watch.logs.seen} new lines",
+                detail=problem or f"{watch.logs.line_count} new lines",
             )  # fmt: skip
 
     # -- after ---------------------------------------------------------------------------------------------------------
 
     def evidence(self) -> str:
-        """What shows that the application itself uses the target; a warning where nothing can."""
-        if self._failed or self._watcher is None or self._state is None:
+        """What shows that the application uses the target; a warning if nothing does. Ends the cutover."""
+        if self._failure or self._watcher is None or self._state is None:
             return "There is nothing to show: the application was not switched."
-        found = self._seen
-        if found.says_source:
-            self._take_back(f"{', '.join(sorted(found.says_source))} still names the source")
-            return f"Taken back: {self._failed}."
-        said = found.sentence()
-        self.run.check("application at the target", Verdict.PASS if said else Verdict.WARNING,
-                       measured="seen" if said else "not seen", threshold="seen",
-                       reason="" if said else ReasonCode.APPLICATION_UNSEEN, detail=said or UNSEEN)  # fmt: skip
+        evidence = self._evidence
+        if evidence.says_source:
+            self._take_back(f"{', '.join(sorted(evidence.says_source))} still names the source")
+            return f"Taken back: {self._failure}."
+        sentence = evidence.sentence()
+        self.run.check("application at the target", Verdict.PASS if sentence else Verdict.WARNING,
+                       measured="seen" if sentence else "not seen", threshold="seen",
+                       reason="" if sentence else ReasonCode.APPLICATION_UNSEEN, detail=sentence or UNSEEN)  # fmt: skip
         if not self._state.is_done:
             self.control.enter(self._state, DONE)
         self.run.check("cutover", Verdict.PASS, measured="done", threshold="done", detail=self._state.target)
         self.run.fact("cut_over", {"when": self._state.events[-1]["when"], "target": self._state.target,
                                    "files": [f.path for f in self._state.files], "restarts": len(self.rules.restart),
-                                   "writes_again": self._writes_again(), "write_taken": self._tried.taken_at})  # fmt: skip
-        return said or UNSEEN
+                                   "writes_again": self._writes_again(), "write_taken": self._attempt.taken_at})  # fmt: skip
+        return sentence or UNSEEN
 
     def _writes_again(self) -> str:
-        """When the application ran on the target; "" where a write of it was not taken there."""
-        if self._tried.outcome == NOT_TAKEN:
+        """When the application last began to run on the target (UTC, ISO 8601); "" if the target did not take its write."""
+        if self._attempt.outcome == NOT_TAKEN:
             return ""
         events = self._state.events if self._state is not None else []
         for state in (RESTARTED, WATCHING, DONE):
@@ -444,28 +443,28 @@ class CutoverStep(NotebookStep):
         return self.run.home.command("rollback")
 
     def _take_back(self, why: str) -> list[str]:
-        """Everything as it was; recorded as the step's failure."""
-        self._failed = why
+        """Take the cutover back and record it as the step's failure; return what was done."""
+        self._failure = why
         if self._state is not None and self._state.is_done:
             detail = f"{why}; a finished cutover is undone by a person only: {self._rollback_command}"
             self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", threshold="done",
                            reason=ReasonCode.CUTOVER_UNWELL, detail=detail)  # fmt: skip
             return []
         with self.run.phase("take the cutover back"):
-            said = self.control.take_back(why)
+            results = self.control.take_back(why)
         fence = self._let_writers_go_on() or "the write fence stays up until it is lifted"
         self.run.check("cutover", Verdict.FAIL, measured="undone", threshold="done", reason=ReasonCode.CUTOVER_REVERTED,
                        detail=f"{why}; every configuration file is byte for byte as it was; {fence}; clients may have "
                        f"written to the target meanwhile: {self._rollback_command} exports it")  # fmt: skip
-        return said
+        return results
 
 
-def _said(lines: list[str]) -> pd.DataFrame:
+def _lines_table(lines: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"what was done": lines})
 
 
 class CutoverControl:
-    """What step 25 does, act by act; `state` is on disk before each."""
+    """The acts of step 25. `state` is saved to disk before each."""
 
     def __init__(self, folder: RunFolder, parameters: Parameters) -> None:
         self.folder, self.parameters = folder, parameters
@@ -478,25 +477,25 @@ class CutoverControl:
 
     @property
     def under_way(self) -> CutoverState | None:
-        """The state of a cutover that was begun and neither taken back nor never applied."""
+        """The state of a cutover that has changed something and was not taken back; else None."""
         state = self.state
         return state if state is not None and state.may_be_applied and state.state != REVERTING else None
 
     def edits(self) -> list[Edit]:
-        """Every edit in memory; of files that this run has changed already, from their backups."""
+        """The edits of all files, in memory; those of files that this run has changed already start from their backups."""
         state, originals = self.under_way, {}
         for file in state.files if state else []:
             if file.now == "after":
-                originals[file.real] = _kept(file)
+                originals[file.real] = _backup_of(file)
         return all_edits(self.parameters, originals)
 
     def finish_undoing(self) -> list[str]:
-        """Finish undoing a cutover, where a killed process had begun to; what was done."""
+        """Finish undoing a cutover if a killed process had begun to; return what was done."""
         state = self.state
         return put_back(self.folder) if state is not None and state.state == REVERTING else []
 
     def begin(self, edits: list[Edit]) -> CutoverState:
-        """Plan and backups, both on disk; a cutover that is under way already goes on as it was begun."""
+        """Save the plan and the backups; a cutover that is under way already goes on as it was begun."""
         state = self.under_way
         if state is not None:
             if state.rules != self._document():
@@ -528,7 +527,7 @@ class CutoverControl:
         return state
 
     def apply(self, state: CutoverState, edits: list[Edit]) -> list[str]:
-        """Every new content under its file's name, or none of them; a sentence each."""
+        """Replace all files or none; return a sentence for each."""
         if state.state not in (BACKED_UP, APPLYING):
             return [f"{file.path} points to the target" for file in state.files]
         new = {str(e.file.real): e for e in edits}
@@ -539,9 +538,9 @@ class CutoverControl:
         state.refuse_changed()
         facts = {f.path: {"before": f.before, "after": f.after} for f in state.files}
         audit.append(self.audit, "cutover", outcome="begun", target=state.target, files=facts)
-        waiting = [f for f in state.files if f.now == "before"]
+        unchanged = [f for f in state.files if f.now == "before"]
         staged = [(f, stage(Path(f.real), new[f.real].new, self.folder.id, mode=f.mode, uid=f.uid, gid=f.gid))
-                  for f in waiting]  # fmt: skip
+                  for f in unchanged]  # fmt: skip
         if state.collections is None:
             state.collections = quick_names(self.parameters.target, "target")
         state.enter(self.folder.workspace, APPLYING)
@@ -557,27 +556,27 @@ class CutoverControl:
         return [f"{file.path} now points to the target" for file in state.files]
 
     def restart(self, state: CutoverState) -> list[str]:
-        """Run the restart commands; not again where they succeeded before a kill."""
+        """Run the restart commands, unless they succeeded before a kill; return a sentence for each."""
         if state.state != APPLIED:
             return []
-        said = restart(self.rules, self.folder)
+        results = restart(self.rules, self.folder)
         audit.append(self.audit, "cutover", outcome="restarted", commands=self.rules.restart)
         state.enter(self.folder.workspace, RESTARTED)
-        return said
+        return results
 
     def enter(self, state: CutoverState, name: str) -> None:
         state.enter(self.folder.workspace, name)
         audit.append(self.audit, "cutover", outcome=name, target=state.target)
 
     def take_back(self, why: str) -> list[str]:
-        """Everything as it was; what was done. `EnvironmentFailure` (`put_back_failed`) says what failed and what is left."""
+        """Undo the cutover; return what was done. `EnvironmentFailure` (`put_back_failed`) says what failed and what is left."""
         try:
             return put_back(self.folder, why)
         except (RunbookError, OSError) as error:
-            said = error.what if isinstance(error, RunbookError) else str(error)
+            problem = error.what if isinstance(error, RunbookError) else str(error)
             where = f"{error.where}: " if isinstance(error, RunbookError) and error.where else ""
             raise EnvironmentFailure(
-                ReasonCode.PUT_BACK_FAILED, f"the cutover failed ({why}), and undoing it did not finish: {where}{said}",
+                ReasonCode.PUT_BACK_FAILED, f"the cutover failed ({why}), and undoing it did not finish: {where}{problem}",
                 next_step=f"Correct that, then: {self.folder.command('rollback')}",
             ) from error  # fmt: skip
 
@@ -589,9 +588,9 @@ def taken_back(state: CutoverState | None) -> bool:
     return state is not None and state.state == REVERTED
 
 
-def _kept(file: ChangedFile) -> bytes:
+def _backup_of(file: ChangedFile) -> bytes:
     backup = Path(file.backup)
     if digest_of(backup) != file.before:
-        raise Terminal(ReasonCode.BACKUP_DAMAGED, "is not the file that was kept", where=str(backup),
+        raise Terminal(ReasonCode.BACKUP_DAMAGED, "is not the backup that the cutover made", where=str(backup),
                        next_step=f"Compare {file.path} with a backup of your own.")  # fmt: skip
     return backup.read_bytes()

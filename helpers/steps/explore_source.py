@@ -14,7 +14,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
-from helpers.profiling import ChunkFinding, Place, Sample, is_known, of_groups, of_places, search, similarity
+from helpers.profiling import ChunkFinding, Place, Sample, is_finding, of_groups, of_places, search, similarity
 from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.search import Picker, file_stem, write_csv
 from helpers.reason_codes import ReasonCode
@@ -122,7 +122,7 @@ class ExploreSourceStep(NotebookStep):
         values = self._field(field)
         rules = {rule.name: rule for kind in self.profile.kinds() for rule in self.schema.rules(kind)}
         low, high = (rules[field].minimum, rules[field].maximum) if field in rules else (None, None)
-        figure = plots.field_values(values, field, low, high, self.sample.said)
+        figure = plots.field_values(values, field, low, high, self.sample.description)
         self.run.figure(
             f"values_{file_stem(field)}", figure, f"Values of the field {one_line(field, 80)} in the source."
         )
@@ -193,7 +193,7 @@ class ExploreSourceStep(NotebookStep):
             f"{drawn}. Directions (unit length) of vectors with {plane.dimension} dimensions. "
             "An illustration: what lies apart here is apart, what lies together may not be."
         )
-        figure = plots.pca_map(plane.points, shown, colour, plane.seen, note)
+        figure = plots.pca_map(plane.points, shown, colour, plane.explained_variance, note)
         self.run.figure(
             f"map_{file_stem(colour)}", figure, f"Map of the source's vectors, coloured by {one_line(colour, 80)}."
         )
@@ -273,7 +273,7 @@ class ExploreSourceStep(NotebookStep):
             for key, value in self._facts(name).items()
         )
         chunks = self.sample.collection(name)
-        note = " ".join(filter(None, [self.sample.said, search.rows_said(chunks, search.ROWS)]))
+        note = " ".join(filter(None, [self.sample.description, search.rows_note(chunks, search.ROWS)]))
         facts = f'<div class="tex2jax_ignore mathjax_ignore"><table>{rows}</table></div><p>{html.escape(note)}</p>'
         return [
             search.html_output(facts, one_line(str(self._facts(name)), 2_000)),
@@ -382,7 +382,7 @@ class ExploreSourceStep(NotebookStep):
         if name in self._findings:
             return self._findings[name]
         near = nearest_name(name, list(self._findings))
-        if is_known(name):
+        if is_finding(name):
             return ChunkFinding.of(name, 0, ())  # a known finding that no chunk has
         raise UsageError(
             ReasonCode.FINDING_UNKNOWN, f"no finding is called {one_line(name, 80)}", where="step 11",
@@ -464,9 +464,9 @@ class ExploreSourceStep(NotebookStep):
         home, chunk = self._home(chunk, collection)
         batch = self.lookup.read(home, [chunk], embeddings=True) if home else ChunkBatch.empty()
         if not len(batch):
-            return pd.DataFrame(columns=list(search.EXPLAINED))
+            return pd.DataFrame(columns=list(search.EXPLAIN_COLUMNS))
         info = self.lookup.reader.info(home)
-        return search.explained(self.schema, batch, info, self.scan.context, self.run.parameters)
+        return search.explain_chunk(self.schema, batch, info, self.scan.context, self.run.parameters)
 
     def _home(self, chunk: str, collection: str) -> tuple[str, str]:
         """(collection, id) of a chunk: the first collection that holds it. Without an id: the first usable chunk."""

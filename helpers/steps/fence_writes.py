@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_write
+from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteAttempt, try_write
 from helpers.errors import EnvironmentFailure, RunbookError
 from helpers.evidence.signoffs import open_gate
 from helpers.fence import BEFORE, NO_WRITES, THROUGH, FenceControl, FenceState
@@ -35,7 +35,7 @@ class FenceWritesStep(NotebookStep):
         self._first = run.step == Step.FENCE_WRITES
         self._later = self._first and run.parameters.fence.late
         self._acts = self.kind != "none" and not run.dry_run and not self._later
-        self._tried: WriteTried | None = None
+        self._attempt: WriteAttempt | None = None
 
     def urls(self) -> pd.DataFrame:
         """One row for each URL and its role. Raises where the dry run needs an approval that it does not have, also where the
@@ -82,10 +82,11 @@ class FenceWritesStep(NotebookStep):
         state = FenceState.load(self.run.workspace)
         if not self._acts or (state is not None and state.may_be_active):
             return []
-        tried = self._tried = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
-        self.run.check(BEFORE, Verdict.PASS if tried.taken else Verdict.NOT_EXERCISED,
-                       measured=tried.outcome, threshold="taken", parameter="cutover.write_probe", detail=tried.said)  # fmt: skip
-        return [_row(tried)] if tried.when else []
+        attempt = self._attempt = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
+        self.run.check(BEFORE, Verdict.PASS if attempt.taken else Verdict.NOT_EXERCISED,
+                       measured=attempt.outcome, threshold="taken", parameter="cutover.write_probe",
+                       detail=attempt.detail)  # fmt: skip
+        return [_row(attempt)] if attempt.when else []
 
     def put_up(self) -> str:
         """Claim the target, stop writes, wait for those in flight; return what was done."""
@@ -192,21 +193,19 @@ class FenceWritesStep(NotebookStep):
 
     def _prove_by_application(self) -> list[dict[str, object]]:
         """Check that the application's write is refused. It proves nothing where no write was taken before the fence, either."""
-        tried = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
-        before = self._tried
-        if tried.outcome == NOT_TRIED or (before is not None and not before.taken):
-            reason = (
-                tried.said if tried.outcome == NOT_TRIED else f"{tried.said}; none was taken before the fence either"
-            )
+        attempt = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
+        before = self._attempt
+        if attempt.outcome == NOT_TRIED or (before is not None and not before.taken):
+            reason = attempt.detail + "; none was taken before the fence either" * (attempt.outcome != NOT_TRIED)
             self.run.check(THROUGH, Verdict.NOT_EXERCISED, parameter="cutover.write_probe", measured="not tried", threshold=0,
                            unit="of 1 write of the application",
                            detail=f"no write was tried: {reason}")  # fmt: skip
         else:
-            open_ = tried.outcome != NOT_TAKEN
+            open_ = attempt.outcome != NOT_TAKEN
             self.run.check(THROUGH, Verdict.FAIL if open_ else Verdict.PASS, measured=int(open_), threshold=0,
                            unit="of 1 write of the application", reason=ReasonCode.FENCE_OPEN if open_ else "",
-                           detail=tried.said)  # fmt: skip
-        return [_row(tried)] if tried.when else []
+                           detail=attempt.detail)  # fmt: skip
+        return [_row(attempt)] if attempt.when else []
 
     def _remove_what_got_through(self, probe: ServerProbe) -> None:
         """Remove what the probe wrote and the fence keeps us from removing: through the port behind the fence."""
@@ -289,8 +288,9 @@ class FenceWritesStep(NotebookStep):
             self.run.log(f"the target's lock was not released: {error}")
 
 
-def _row(tried: WriteTried) -> dict[str, object]:
-    return {"url": "the application", "request": "write", "outcome": tried.outcome, "status": 0, "answer": tried.said}
+def _row(attempt: WriteAttempt) -> dict[str, object]:
+    outcome, answer = attempt.outcome, attempt.detail
+    return {"url": "the application", "request": "write", "outcome": outcome, "status": 0, "answer": answer}
 
 
 def _rows(probe: ServerProbe, answers: list[ProbeAnswer]) -> list[dict[str, object]]:

@@ -20,7 +20,7 @@ from helpers.errors import RunbookError, UsageError, one_line, redacted
 from helpers.formatting import count
 from helpers.migration.source_changes import WrittenData
 from helpers.monitoring import integration_cases, measure
-from helpers.monitoring.integration_cases import Case, generated, read_cases
+from helpers.monitoring.integration_cases import Case, read_cases, standard_cases
 from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
@@ -53,7 +53,7 @@ class IntegrationStep(NotebookStep):
         stored = defaultdict[str, list[str]](list)
         for probe in measure.choose_probes(self.run, measure.TARGET, _CANDIDATES):
             stored[probe.collection].append(probe.id)
-        return [*self.from_file, *generated(self.run.parameters, names, stored)]
+        return [*self.from_file, *standard_cases(self.run.parameters, names, stored)]
 
     @cached_property
     def _without_answer(self) -> set[str]:

@@ -175,7 +175,7 @@ class MonitorStep(NotebookStep):
         if self._asks_application:
             ill = [sample for sample in samples if sample.ill]
             ended = breached is not None and breached.code == ReasonCode.NOT_HEALTHY
-            lines = "; ".join(filter(None, [whole.detail, f"{self.watcher.logs.seen} new log lines"]))
+            lines = "; ".join(filter(None, [whole.detail, f"{self.watcher.logs.line_count} new log lines"]))
             detail = self._ended() if ended else ill[0].ill[0] if ill else lines
             run.check("health of the application", Verdict.FAIL if ended else Verdict.WARNING if ill else whole.verdict,
                       measured=len(samples) - len(ill), threshold=len(samples), unit="looks",

@@ -162,9 +162,9 @@ class RollbackStep(NotebookStep):
     """The notebook's view: one method for each stage; each can be repeated."""
 
     def __init__(self, run: RunRecord) -> None:
-        self.run, self.of = run, StageContext(run)
-        self.source = SourceProof(self.of)
-        self.clients = ReturnWrites(self.of, self.source)
+        self.run, self.context = run, StageContext(run)
+        self.source = SourceProof(self.context)
+        self.clients = ReturnWrites(self.context, self.source)
         if not run.dry_run:
             postmortem.set_earlier_aside(run)
 
@@ -180,7 +180,7 @@ class RollbackStep(NotebookStep):
         """The stages in order, and who ordered the rollback."""
         rows = outline.outline(self.run.home)
         self.run.fact("plan", rows)
-        if self.run.rehearsal and self.of.state.orders.why == outline.DRILL:
+        if self.run.rehearsal and self.context.state.orders.why == outline.DRILL:
             rows = [("DRILL", postmortem.DRILLING), *rows]
         if self.run.dry_run:
             self.run.check("rollback", Verdict.NOT_EXERCISED, measured="dry run", threshold="done",
@@ -189,15 +189,15 @@ class RollbackStep(NotebookStep):
 
     def stop(self) -> str:
         """Check that no other process works on the run. (`runbook rollback` stops it before this notebook begins.)"""
-        with self.of.stage(outline.STOP) as row:
+        with self.context.stage(outline.STOP) as row:
             others = others_at_work(self.run.home)
             if others:
                 pid, host = min(others.items())
                 raise EnvironmentFailure(ReasonCode.MIGRATION_RUNS, f"process {pid} on {host} works on run {self.run.id}",
                                  next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
-            if self.of.cutover is not None and self.of.cutover.may_be_applied:
-                self.of.cutover.refuse_changed()  # before anything is touched
-            stopped = self.of.state.facts.get("stopped", [])
+            if self.context.cutover is not None and self.context.cutover.may_be_applied:
+                self.context.cutover.refuse_changed()  # before anything is touched
+            stopped = self.context.state.facts.get("stopped", [])
             row["said"] = f"stopped process {', '.join(map(str, stopped))}" if stopped else "no migration was at work"
         verdict = Verdict.PASS if stopped else Verdict.NOT_EXERCISED
         self.run.check("work on the migration", verdict, measured="nobody at work", threshold="nobody at work",
@@ -219,12 +219,13 @@ class RollbackStep(NotebookStep):
     def put_back(self) -> list[str]:
         """Restore the configuration files byte for byte, restart, check health; then read the source as clients do."""
         if self.run.dry_run:
-            lines = [f"would put back {f.path} ({f.now})" for f in self.of.cutover.files] if self.of.cutover else []
+            files = self.context.cutover.files if self.context.cutover else []
+            lines = [f"would put back {file.path} ({file.now})" for file in files]
             return lines or ["no configuration file was changed by this run"]
-        with self.of.stage(outline.FILES) as row:
-            lines = put_back(self.run.home, f"rollback: {self.of.state.orders.why or 'ordered'}", self.run.step)
-            self.of.cutover = CutoverState.load(self.run.workspace)
-            changed = [f.path for f in self.of.cutover.files if f.now != "before"] if self.of.cutover else []
+        with self.context.stage(outline.FILES) as row:
+            lines = put_back(self.run.home, f"rollback: {self.context.state.orders.why or 'ordered'}", self.run.step)
+            self.context.cutover = CutoverState.load(self.run.workspace)
+            changed = [f.path for f in self.context.cutover.files if f.now != "before"] if self.context.cutover else []
             self.run.check("configuration files that differ", Verdict.FAIL if changed else Verdict.PASS, measured=len(changed),
                            threshold=0, unit="files", reason=ReasonCode.CONFIG_CHANGED if changed else "",
                            detail=", ".join(changed))  # fmt: skip
@@ -252,8 +253,8 @@ class RollbackStep(NotebookStep):
         """Read the target once more, now that clients use the source, and replay what was written in between."""
         if self.run.dry_run:
             return self.clients.table([])
-        with self.of.stage(outline.SETTLE) as row:
-            table = self.clients.again()
+        with self.context.stage(outline.SETTLE) as row:
+            table = self.clients.replay_new()
             row["said"] = self.clients.sentence
             return table
 
@@ -263,24 +264,24 @@ class RollbackStep(NotebookStep):
         state = FenceState.load(self.run.workspace)
         if self.run.dry_run:
             return (state.sentence() if state else "") or "there is no fence to lift"
-        rules = self.of.cutover.cutover if self.of.cutover is not None else self.run.parameters.cutover
-        with self.of.stage(outline.LIFT) as row:
+        rules = self.context.cutover.cutover if self.context.cutover is not None else self.run.parameters.cutover
+        with self.context.stage(outline.LIFT) as row:
             outcome = lift(self.run.home)
             row["said"] = (
                 outcome.replace(UNTRIED, "the application tries a write next") if rules.write_probe else outcome
             )
             taken = utc_now() if state is not None and self.control.clients_url else ""
-        with self.of.stage(outline.TRY) as row:
-            tried = try_write(rules, self.run.home, self.run.step)
-            row["said"] = tried.said
-            if tried.outcome == NOT_TAKEN:
+        with self.context.stage(outline.TRY) as row:
+            attempt = try_write(rules, self.run.home, self.run.step)
+            row["said"] = attempt.detail
+            if attempt.outcome == NOT_TAKEN:
                 raise EnvironmentFailure(
-                    ReasonCode.WRITES_REFUSED, f"a write of the application is not taken yet: {tried.said}",
+                    ReasonCode.WRITES_REFUSED, f"a write of the application is not taken yet: {attempt.detail}",
                     where=self.run.parameters.source.label,
                     next_step=f"Let the application write, then repeat: {self.run.home.command('rollback')}",
                 )  # fmt: skip
-            taken = tried.taken_at or taken
-            if tried.taken:
+            taken = attempt.taken_at or taken
+            if attempt.taken:
                 outcome = outcome.replace(UNTRIED, "a write of the application was taken")
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
@@ -299,27 +300,27 @@ class RollbackStep(NotebookStep):
         target = self.run.parameters.target
         if self.run.dry_run:
             present = set(self.clients.names())
-            present -= set(self.of.made.replaced(quick_identities(target)) if present else ())
-            names = [name for name in self.of.made.collections if name in present]
-            planned = [(name, f"{len(self.of.made.ids(name)):,} at most", "", "", "") for name in names]
+            present -= set(self.context.data.replaced(quick_identities(target)) if present else ())
+            names = [name for name in self.context.data.collections if name in present]
+            planned = [(name, f"{len(self.context.data.ids(name)):,} at most", "", "", "") for name in names]
             return pd.DataFrame(planned, columns=columns)
-        with self.of.stage(outline.REMOVE) as row:
+        with self.context.stage(outline.REMOVE) as row:
             before, files = self._target_names(), self.source.files()
             rows: list[tuple[str, int, int, bool, int]] = []
             others: list[str] = []
             if before is not None:
                 self._refuse_open_target()
-                facts = self.of.state.facts
+                facts = self.context.state.facts
                 known = exported([*facts.get("exports", []), *facts.get("late", [])])
-                total = sum(len(self.of.made.ids(n)) for n in self.of.made.collections)
+                total = sum(len(self.context.data.ids(n)) for n in self.context.data.collections)
                 with open_target(target) as store, self.run.progress("Remove", total) as bar:
-                    keep = self.clients.keep_late if self.of.in_use else None
-                    done = remove(store, self.of.made, known, keep, progress=bar)
+                    keep = self.clients.keep_late if self.context.in_use else None
+                    done = remove(store, self.context.data, known, keep, progress=bar)
                     rows = [(n, c, done.of_clients[n], n in done.dropped, done.foreign.get(n, 0))
                             for n, c in sorted(done.chunks.items())]  # fmt: skip
                     others = done.others
                     remaining = sorted(
-                        set(store.names()) & set(self.of.made.collections) - set(done.foreign) - set(others)
+                        set(store.names()) & set(self.context.data.collections) - set(done.foreign) - set(others)
                     )
                     marker = store.lock_holder()
                 self._judge_removal(remaining, marker, done.foreign, others)
@@ -337,10 +338,9 @@ class RollbackStep(NotebookStep):
             ) + (f"; {database}" if database else "")
             row["said"] += self.source.prove_after(files)
             row["said"] += f"; not of this run, so left alone: {', '.join(others)}" if others else ""
-            self.of.state.facts["removed_of_clients"] = of_clients or self.of.state.facts.get("removed_of_clients", 0)
-            self.of.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.of.state.facts.get(
-                "removed", {}
-            )
+            facts = self.context.state.facts
+            facts["removed_of_clients"] = of_clients or facts.get("removed_of_clients", 0)
+            facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or facts.get("removed", {})
         return pd.DataFrame(rows, columns=columns)
 
     def _target_names(self) -> list[str] | None:
@@ -386,7 +386,7 @@ class RollbackStep(NotebookStep):
 
     def timeline(self) -> None:
         """Draw the duration of each stage."""
-        drill = self.run.rehearsal and self.of.state.orders.why == outline.DRILL
+        drill = self.run.rehearsal and self.context.state.orders.why == outline.DRILL
         figure = plots.phase_timeline(
             self.run.result.phases, f"{'DRILL: the' if drill else 'The'} stages until the target is clean"
         )
@@ -398,7 +398,7 @@ class RollbackStep(NotebookStep):
         """Write the notice to send and the post-mortem page, with measured figures; return their paths."""
         if self.run.dry_run:
             return "DRY RUN: nothing was changed, so there is nothing to tell."
-        paths = postmortem.write(self.run, self.of.state, self.of.cutover)
+        paths = postmortem.write(self.run, self.context.state, self.context.cutover)
         return "\n".join(str(path) for path in paths)
 
     def watch(self) -> pd.DataFrame:
@@ -407,17 +407,17 @@ class RollbackStep(NotebookStep):
         if self.run.dry_run:
             return pd.DataFrame(columns=columns)
         seconds = 60 * self.run.parameters.rollback.monitor_minutes
-        health = self.of.cutover.cutover.health if self.of.cutover else []
+        health = self.context.cutover.cutover.health if self.context.cutover else []
         interval = min(LONGEST_INTERVAL, self.run.parameters.monitoring.interval_seconds, max(seconds / 2, 0.1))
-        with self.of.stage(outline.WATCH) as row:
-            unproven = self.of.state.facts.get("unproven")  # no snapshot says what the source holds
+        with self.context.stage(outline.WATCH) as row:
+            unproven = self.context.state.facts.get("unproven")  # no snapshot says what the source holds
             chosen = [] if unproven else measure.choose_probes(self.run, measure.SOURCE, PROBES)
             watcher = Watcher(lambda: open_chosen(self.run), chosen, self.run.parameters.source, health=health)
             with self.run.progress("Watch the source", int(seconds), "seconds") as bar:
                 rounds = list(watcher.samples(seconds, interval, bar))
             ill = [r for r in rounds if r.trouble]
             row["said"] = f"{count(len(rounds), 'round')}, {len(ill)} with a problem"
-            self.of.state.facts["watch"] = {"rounds": len(rounds), "problems": ["; ".join(r.trouble) for r in ill][:20],
+            self.context.state.facts["watch"] = {"rounds": len(rounds), "problems": ["; ".join(r.trouble) for r in ill][:20],
                                          "slowest_ms": max((r.slowest or 0.0 for r in rounds), default=0.0)}  # fmt: skip
             last = bool(ill) and ill[-1] is rounds[-1]
             whole = self.run.lasted(
@@ -429,7 +429,7 @@ class RollbackStep(NotebookStep):
                 detail="; ".join(filter(None, [row["said"], "; ".join(ill[-1].trouble) if ill else whole.detail])),
             )  # fmt: skip
         if not last:
-            self.of.state.finished = self.of.state.finished or utc_now()
-            self.of.state.save(self.run.workspace)
-        postmortem.write(self.run, self.of.state, self.of.cutover)
+            self.context.state.finished = self.context.state.finished or utc_now()
+            self.context.state.save(self.run.workspace)
+        postmortem.write(self.run, self.context.state, self.context.cutover)
         return pd.DataFrame([r.row() for r in rounds], columns=columns)

@@ -63,7 +63,7 @@ class _Observed:
     place: str  # tenant and database, as the key resolves them
     cost: ReadingEstimate | None  # of reading the whole source; None for a directory
     limits: dict[str, int]
-    learnt: tuple[str, ...]  # limits learnt from refusals
+    limit_changes: tuple[str, ...]  # a sentence for each limit that a refusal changed
     diagnosis: Diagnosis
 
 
@@ -108,7 +108,7 @@ class SourceHealthStep(NotebookStep):
                 store.label, store.version, store.protocol, infos, left_out, reasons,
                 tuple(getattr(store, "findings", ())),
                 tuple(r["repair"] for r in getattr(store, "repairs", ()) if r["repair"] not in ARRIVED),
-                f"{client.tenant} / {client.database}", cost, store.limits().known(), store.learnt, diagnosis,
+                f"{client.tenant} / {client.database}", cost, store.limits().known(), store.limit_changes, diagnosis,
             )  # fmt: skip
 
     def reach(self) -> pd.DataFrame:
@@ -357,7 +357,7 @@ class SourceHealthStep(NotebookStep):
             return pd.DataFrame({"value": {"requests": "none: a directory is copied and the copy read"}})
         self.run.fact(READING, observed.cost.fact())
         self.run.log(f"reading the source whole: {observed.cost.sentence()}")
-        return reading_table(observed.cost, observed.limits, observed.learnt, self.run.parameters)
+        return reading_table(observed.cost, observed.limits, observed.limit_changes, self.run.parameters)
 
     def _count_row(self, name: str, expected: int | None, actual: int | None) -> _Row:
         difference = None if expected is None or actual is None else actual - expected
@@ -568,7 +568,7 @@ def reading_estimate(run: RunRecord, store: Reader, names: Sequence[str]) -> Rea
 
 
 def reading_table(
-    cost: ReadingEstimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters
+    cost: ReadingEstimate, store_limits: dict[str, int], limit_changes: Sequence[str], parameters: Parameters
 ) -> pd.DataFrame:
     """One row a fact: the cost of one reading, the limits, and the price that Cloud charges."""
     rows = [
@@ -579,7 +579,7 @@ def reading_table(
     ]
     rows += [(f"limit: {name.replace('_', ' ')}", f"{value:,}") for name, value in store_limits.items()
              if name in ("read_rows", "page_rows", "query_results", "query_vectors", "concurrent_reads")]  # fmt: skip
-    rows += [("learnt from a refusal", sentence) for sentence in learnt]
+    rows += [("learnt from a refusal", sentence) for sentence in limit_changes]
     if parameters.source.is_cloud:
         rules = parameters.validation
         searched = 2 * rules.probes * cost.bytes

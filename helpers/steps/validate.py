@@ -108,7 +108,7 @@ class ValidateStep(NotebookStep):
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         snapshot = current_snapshot(run)
-        self.of = Expectation(
+        self.expectation = Expectation(
             snapshot=snapshot,
             schema=schema_of_run(run),
             parameters=run.parameters,
@@ -122,7 +122,7 @@ class ValidateStep(NotebookStep):
 
     def read_target(self) -> pd.DataFrame:
         """Read every chunk of the target by id and compare it: one row for each target collection."""
-        total = self.of.snapshot.total
+        total = self.expectation.snapshot.total
         with (
             self.run.phase("compare", total),
             self.run.progress("comparing with the target", total) as progress,
@@ -130,12 +130,12 @@ class ValidateStep(NotebookStep):
             searches(self.run.folder / SEARCHES, self.run.wrote) as write,
         ):
             workers = None if self.run.parameters.target.is_embedded else workers_of(self.run)
-            findings = Examination(store, self.of, write, workers).run(progress)
+            findings = Examination(store, self.expectation, write, workers).run(progress)
             judge_fulltext(self.run, store, [row["collection"] for row in findings.targets if row["target"]])
         self.run.fact("settings", findings.settings)
-        self._judgement = Judgement(findings, self.of)
+        self._judgement = Judgement(findings, self.expectation)
         record(self.run, self._judgement)
-        judge_reembedded(self.run, self.of.snapshot, self.run.workspace / REEMBEDDED)
+        judge_reembedded(self.run, self.expectation.snapshot, self.run.workspace / REEMBEDDED)
         return pd.DataFrame(findings.targets)
 
     @property
@@ -316,9 +316,9 @@ class ValidateStep(NotebookStep):
 
     def known_answers(self) -> pd.DataFrame:
         """Queries with known answers, those that were not answered first; empty where `validation.retrieval` names none."""
-        for check in self.judged.known():
+        for check in self.judged.retrieval():
             self._put(check)
-        rows = sorted(self.findings.known, key=lambda row: row["rank"] is not None)
+        rows = sorted(self.findings.known_answers, key=lambda row: row["rank"] is not None)
         return pd.DataFrame(rows, columns=["query", "expect", "rank", "asked", "why"])
 
     def distribution(self) -> pd.DataFrame:
@@ -465,9 +465,10 @@ def record_searches(run: RunRecord, judged: Judgement) -> None:
 
 def record_known(run: RunRecord, judged: Judgement) -> None:
     """Record the fact `retrieval`, and the checks on known answers."""
-    if judged.findings.known:
-        run.fact("retrieval", known_fact(judged.findings.known, (judged.of.baseline or {}).get("retrieval")))
-    for check in judged.known():
+    if judged.findings.known_answers:
+        before = (judged.expectation.baseline or {}).get("retrieval")
+        run.fact("retrieval", known_fact(judged.findings.known_answers, before))
+    for check in judged.retrieval():
         put(run, check)
 
 

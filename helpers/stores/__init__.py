@@ -306,7 +306,7 @@ class Reader(Protocol):
     usage: Usage
 
     @property
-    def learnt(self) -> tuple[str, ...]: ...  # sentences on limits that refusals taught
+    def limit_changes(self) -> tuple[str, ...]: ...  # a sentence for each limit that a refusal changed
 
     def limits(self) -> Limits: ...
     def collections(self) -> list[CollectionInfo]: ...

@@ -233,7 +233,7 @@ class ApiV1Store(Closing):
         return self.requests.limits
 
     @property
-    def learnt(self) -> tuple[str, ...]:
+    def limit_changes(self) -> tuple[str, ...]:
         return ()
 
     def create(self, info: CollectionInfo) -> None:

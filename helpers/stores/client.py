@@ -427,8 +427,8 @@ class ClientStore(TargetLock, Closing):
         return self.requests.limits
 
     @property
-    def learnt(self) -> tuple[str, ...]:
-        return tuple(self.requests.learnt)
+    def limit_changes(self) -> tuple[str, ...]:
+        return tuple(self.requests.limit_changes)
 
     def create(self, info: CollectionInfo) -> None:
         """Create a collection with the configuration, schema and metadata of `info`, and its effective space.

@@ -37,9 +37,9 @@ from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_pl
 
 FULLTEXT = "embedding_fulltext_search"
 _SHADOWS = ("data", "idx", "content", "docsize", "config")
-_ASK = "INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('integrity-check')"
+_CHECK_FULLTEXT = "INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('integrity-check')"
 _DERIVED = ("index", FULLTEXT)  # words of `quick_check` about what can be made anew
-_MOST = 100
+_MOST_MESSAGES = 100
 IN_USE = "the directory is in use"
 TRIES = 3
 WAIT_SECONDS = 30.0  # for a writer's lock
@@ -47,7 +47,7 @@ STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its
 _OF_AN_INDEX = (HEADER, LENGTHS, LINKS, PICKLE, ROWS)
 _WITH_LOG = 2  # the version in a database's header: it has a write-ahead log while it is open
 _ONLY_READ = "readonly_shm=1"  # the index of a log is not written to either, and none is made
-_MAGIC = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that ends so names a super-journal before
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that ends so names a super-journal before
 _PIECE_BYTES = 8 * 2**20
 _MOST_ENTRIES = 1_000_000  # files and folders of a target; an index has six
 MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
@@ -56,58 +56,56 @@ _File = tuple[str, int, int]  # relative path, bytes, time of the last change (n
 
 
 def rebuild(database: Path, original: Path) -> list[str]:
-    """Make anew what is damaged and derived, in place; a sentence for each. What else is wrong is left for others to find.
+    """Rebuild damaged indexes of the database, in place; return a sentence for each. Other damage is left to other checks.
 
-    Every chunk can be read without them, so damage there is no reason to refuse a source. SQLite before 3.44 does not look
-    into a full-text index by itself; it is asked to. Raises as `require_plain`, "source_damaged" where that cannot look.
+    Every chunk can be read without them, so damage there is no reason to refuse a source. SQLite before 3.44 does not check a
+    full-text index by itself; it is asked to. Raises as `require_plain`, and "source_damaged" if that cannot read the schema.
     """
     with closing(sqlite3.connect(database)) as db:
         with _readable(original):
             require_plain(db, original)  # once more: the log of the original may have brought it
         with suppress(sqlite3.Error), db:  # nothing is changed then; `_check_database` and `repair.mend` read all of it
-            return _rebuilt(db)
+            return _rebuild_derived(db)
     return []
 
 
-def _rebuilt(db: sqlite3.Connection) -> list[str]:
+def _rebuild_derived(db: sqlite3.Connection) -> list[str]:
     tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    sentences: list[str] = []
     if "embedding_metadata" not in tables:
-        return []
-    said: list[str] = []
-    if wrong := _fulltext(db, tables):
-        _make_fulltext(db, tables)
-        said.append(damage(
-            f"the full-text index was {wrong}; rebuilt on the copy from the documents, none is lost",
-            "In the original, text search (where_document) fails or misses chunks today.",
-        ))  # fmt: skip
+        return sentences
+    if problem := _fulltext_problem(db, tables):
+        _create_fulltext(db, tables)
+        rebuilt = f"the full-text index was {problem}; rebuilt on the copy from the documents, none is lost"
+        sentences.append(damage(rebuilt, "In the original, text search (where_document) fails or misses chunks today."))
     if _damaged_indexes(db):
         db.execute("REINDEX")
-        said.append(damage("an index of SQLite was damaged; rebuilt on the copy, no chunk is lost"))
-    return said
+        sentences.append(damage("an index of SQLite was damaged; rebuilt on the copy, no chunk is lost"))
+    return sentences
 
 
-def _fulltext(db: sqlite3.Connection, tables: set[str]) -> str:
-    """What is wrong with the full-text index: "missing", "damaged" or nothing, ""."""
-    if FULLTEXT not in tables:  # the engine's own migration makes it where that has not run
-        made = db.execute("SELECT 1 FROM migrations WHERE dir = 'metadb' AND version >= 3").fetchone()
-        return "missing" if made else ""
+def _fulltext_problem(db: sqlite3.Connection, tables: set[str]) -> str:
+    """The problem of the full-text index: "missing", "damaged", or "" for none."""
+    if FULLTEXT not in tables:  # the engine's own migration will create it
+        is_migrated = db.execute("SELECT 1 FROM migrations WHERE dir = 'metadb' AND version >= 3").fetchone()
+        return "missing" if is_migrated else ""
     (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (FULLTEXT,)).fetchone()
     if not str(sql).startswith("CREATE VIRTUAL TABLE"):
         return "damaged"
     try:
-        db.execute(_ASK)
+        db.execute(_CHECK_FULLTEXT)
     except sqlite3.DatabaseError:
         return "damaged"
     return ""
 
 
 def _damaged_indexes(db: sqlite3.Connection) -> bool:
-    said = [row[0] for row in db.execute(f"PRAGMA integrity_check({_MOST})")]
-    return said != ["ok"] and all(any(word in line for word in _DERIVED) for line in said)
+    messages = [row[0] for row in db.execute(f"PRAGMA integrity_check({_MOST_MESSAGES})")]
+    return messages != ["ok"] and all(any(word in line for word in _DERIVED) for line in messages)
 
 
-def _make_fulltext(db: sqlite3.Connection, tables: set[str]) -> None:
-    """The table as Chroma makes it, filled from the documents. Chroma's rows have the number of the chunk's own row."""
+def _create_fulltext(db: sqlite3.Connection, tables: set[str]) -> None:
+    """Create the table as Chroma does, filled from the documents. Its rows have the number of the chunk's own row."""
     if FULLTEXT in tables:
         try:
             db.execute(f"DROP TABLE {FULLTEXT}")
@@ -124,7 +122,7 @@ def _make_fulltext(db: sqlite3.Connection, tables: set[str]) -> None:
     )
 
 
-# -- a look at the newest of a database, without a copy of the directory -----------------------------------------------
+# -- the newest state of a database, without a copy of the directory --------------------------------------------------
 
 
 @contextmanager
@@ -139,7 +137,7 @@ def newest(database: Path) -> Iterator[sqlite3.Connection]:
     file = database.resolve()
     with ExitStack() as stack:
         try:
-            how = _as_it_is(file)
+            how = _read_mode(file)
             connection = stack.enter_context(layout.reading(file, how=how)) if how else None
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_ROLLBACK:
@@ -154,9 +152,9 @@ def newest(database: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _as_it_is(file: Path) -> str | None:
-    """How SQLite reads all of a database and makes no file beside it; None where it cannot."""
-    log, index = (_is_there(file.with_name(f"{file.name}{suffix}")) for suffix in ("-wal", "-shm"))
+def _read_mode(file: Path) -> str | None:
+    """The URI parameters with which SQLite reads all of a database and makes no file beside it; None if there are none."""
+    log, index = (_is_plain_file(file.with_name(f"{file.name}{suffix}")) for suffix in ("-wal", "-shm"))
     head = b""
     with suppress(OSError), file.open("rb") as opened:  # SQLite says what is wrong with it
         head = opened.read(20)
@@ -166,10 +164,11 @@ def _as_it_is(file: Path) -> str | None:
 
 
 def _with_logs(file: Path, folder: Path) -> Path:
-    """A copy of a database at rest, and of its log and journal."""
+    """Copy a database at rest, with its log and journal; return the copy. `Terminal` (`source_in_use`) if it keeps changing."""
     for _ in range(TRIES):
         with suppress(FileNotFoundError):  # one that came and went: somebody writes here
-            parts = {s: part for s in ("", "-wal", "-journal") if _is_there(part := file.with_name(f"{file.name}{s}"))}
+            named = {suffix: file.with_name(f"{file.name}{suffix}") for suffix in ("", "-wal", "-journal")}
+            parts = {suffix: part for suffix, part in named.items() if _is_plain_file(part)}
             before = [(now.st_size, now.st_mtime_ns) for now in (part.stat() for part in parts.values())]
             require_room(folder, sum(size for size, _ in before))
             for suffix, part in parts.items():
@@ -184,8 +183,8 @@ def _with_logs(file: Path, folder: Path) -> Path:
 
 
 def stored_identifiers(path: Path) -> set[str]:
-    """The uuids of a directory's collections, in every database, as a server writes them; nothing is written. None where it has
-    no such table. Raises as `newest`, and "source_damaged" where it cannot be read: that is not to be taken for none.
+    """The uuids of a directory's collections, in every database, as a server writes them; nothing is written. Empty if it has no
+    such table. Raises as `newest`, and "source_damaged" if it cannot be read: that is not to be taken for an empty set.
     """
     if not (file := path / DATABASE).exists():
         return set()
@@ -197,7 +196,7 @@ def stored_identifiers(path: Path) -> set[str]:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """What SQLite cannot read is "source_damaged", no answer."""
+    """Turn errors of SQLite into `Terminal` ("source_damaged")."""
     try:
         yield
     except sqlite3.Error as error:
@@ -205,36 +204,36 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
-    """The texts in a collection's metadata, read without writing a byte; None where there is no such collection."""
+    """The texts in a collection's metadata, read without writing a byte; None if there is no such collection."""
     collection = f"SELECT c.id {layout.IN_DATABASE} AND c.name = ?"
     try:
         with newest(path / DATABASE) as db:
-            found = db.execute(collection, (tenant, database, name)).fetchone()
-            if found is None:
+            row = db.execute(collection, (tenant, database, name)).fetchone()
+            if row is None:
                 return None
             texts = "SELECT key, str_value FROM collection_metadata WHERE collection_id = ? AND str_value IS NOT NULL"
-            return dict(db.execute(texts, found))
+            return dict(db.execute(texts, row))
     except sqlite3.Error:  # no database of Chroma's, or one that is locked this moment: then nobody is named
         return None
 
 
-# -- a look at the files of a target ------------------------------------------------------------------------------------
+# -- the files of a target -----------------------------------------------------------------------------------------------
 
 
 def require_own_files(
     target: Path, source: Path | None = None, *, role: str = "target", since: os.stat_result | None = None
 ) -> None:
-    """`Terminal` ("target_foreign_file") where writing to this folder would write elsewhere: something in it is a link, has a
+    """`Terminal` ("target_foreign_file") if writing to this folder would write elsewhere: something in it is a link, has a
     hard link, is no plain file or folder, or is also a file or folder of `source`, by a mount say. The folder may be a link.
 
     Chroma writes index files in place, whatever they lead to. Nothing is opened; at most `_MOST_ENTRIES` are looked at.
     `role` "source" ("source_foreign_file"): one that is written to in place, of which only what Chroma has there is asked.
     `since`: what the folder was before it was opened; another one now is refused, too.
     """
-    theirs = set[tuple[int, int]]()
+    source_files = set[tuple[int, int]]()
     for path in (*source.glob("*"), *source.glob("*/*")) if source else ():
         with suppress(OSError):
-            theirs.add(((facts := path.stat()).st_dev, facts.st_ino))
+            source_files.add(((facts := path.stat()).st_dev, facts.st_ino))
     for number, (path, facts) in enumerate(_entries(target), start=1):
         if role == "source" and not _is_chromas(path.relative_to(target).parts[0]):
             continue
@@ -244,16 +243,16 @@ def require_own_files(
             why = "is no plain file or folder"
         elif stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1:
             why = f"has {facts.st_nlink} hard links: what Chroma writes there would change the same file elsewhere"
-        elif (facts.st_dev, facts.st_ino) in theirs:
+        elif (facts.st_dev, facts.st_ino) in source_files:
             why = "is also in the source, which would change"
         elif number > _MOST_ENTRIES:
             why = f"is one of more than {_MOST_ENTRIES:,} files and folders, too many to look at"
         else:
             continue
-        mend = "Name another target, or put" if role == "target" else "Restore the snapshot into another place, or put"
+        remedy = "Name another target" if role == "target" else "Restore the snapshot into another place"
         raise Terminal(
             ReasonCode(f"{role}_foreign_file"), f"{one_line(path.name, 60)} {why}", where=one_line(str(path)),
-            next_step=f"Find out who made it. {mend} a file or folder of the {role}'s own in its place.",
+            next_step=f"Find out who made it. {remedy}, or put a file or folder of the {role}'s own in its place.",
         )  # fmt: skip
     if since is not None and not (target.is_dir() and os.path.samestat(target.stat(), since)):
         raise Terminal(
@@ -263,17 +262,17 @@ def require_own_files(
 
 
 def _is_chromas(name: str) -> bool:
-    """Whether Chroma has files or folders of this name in a directory."""
+    """Whether Chroma uses this name for a file or folder of a directory."""
     return name in (DATABASE, *(f"{DATABASE}{suffix}" for suffix in LOGS)) or _is_uuid(name)
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """All in a folder and in those below it, no link followed; not what is in a volume's own `lost+found`."""
+    """Every file and folder below a folder, without following links; without the content of a volume's own `lost+found`."""
     folders = [folder]
     while folders:
         try:
-            with os.scandir(folders.pop()) as found:
-                for path in map(Path, found):
+            with os.scandir(folders.pop()) as entries:
+                for path in map(Path, entries):
                     try:
                         facts = path.lstat()
                     except FileNotFoundError:  # a journal that came and went
@@ -293,26 +292,26 @@ def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def copy_directory(source: Path, destination: Path) -> list[str]:
     """A consistent copy of a Chroma directory: the database with its logs, and the index folders, nothing else.
 
-    Gives sentences: that the directory is in use, what was damaged and could be made anew (`derived`). The database of the
-    copy is checked page by page. Raises `Terminal`: "source_in_use" where no consistent copy could be had, "source_unreadable",
+    Returns sentences: that the directory is in use, and what was damaged and rebuilt (`derived`). The database of the
+    copy is checked page by page. Raises `Terminal`: "source_in_use" if no consistent copy was possible, "source_unreadable",
     "source_damaged", "disk_full", and what `recognise` finds.
     """
     recognise(source)
     try:
-        used = _copy(source, destination)
+        in_use = _copy(source, destination)
     except OSError as error:
         raise unreadable(error, source, "source") from error
     _refuse_super_journal(destination / f"{DATABASE}-journal", source)
     _refuse_giants(destination / DATABASE, source)
     derived = rebuild(destination / DATABASE, source / DATABASE)
     _check_database(destination / DATABASE, source)
-    return [*([used] if used else []), *derived, *_unlisted(destination / DATABASE, source)]
+    return [*([in_use] if in_use else []), *derived, *_unlisted_collections(destination / DATABASE, source)]
 
 
 def _refuse_giants(copy: Path, source: Path) -> None:
-    """`Terminal` where one value is larger than any request to Chroma: reading it would take several times its size in memory.
+    """`Terminal` if a value is larger than any request to Chroma: reading it would take several times its size in memory.
 
-    Only a file that is large enough to hold one is looked through. Damage that is met there is named by `_check_database`.
+    Only a file that is large enough to hold one is searched. `_check_database` reports damage.
     """
     if sum(file.stat().st_size for file in copy.parent.glob(f"{copy.name}*")) < layout.MOST_VALUE:
         return
@@ -340,8 +339,8 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _unlisted(copy: Path, source: Path) -> Iterator[str]:
-    """A sentence on collections that no database lists. `Terminal` where two have one name: only one of them would be read."""
+def _unlisted_collections(copy: Path, source: Path) -> Iterator[str]:
+    """A sentence on collections that no database lists. `Terminal` if two have one name: only one of them would be read."""
     with closing(sqlite3.connect(copy)) as db, _readable(source / DATABASE):
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():  # before 0.4.15
             return
@@ -360,7 +359,7 @@ def _unlisted(copy: Path, source: Path) -> Iterator[str]:
 
 
 def _refuse_super_journal(journal: Path, source: Path) -> None:
-    """Raises `Terminal` where a rollback journal names a file: whoever opens the database would delete that, wherever it is."""
+    """`Terminal` if a rollback journal names a file: opening the database would delete that file, wherever it is."""
     if _names_a_file(journal):
         raise Terminal(
             ReasonCode.SOURCE_FOREIGN_FILE, "its journal names another file, which SQLite would delete; no Chroma does that",
@@ -370,15 +369,15 @@ def _refuse_super_journal(journal: Path, source: Path) -> None:
 
 def _names_a_file(journal: Path) -> bool:
     with suppress(FileNotFoundError), journal.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_MAGIC)))
-        return file.read() == _MAGIC
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_SUPER_JOURNAL)))
+        return file.read() == _SUPER_JOURNAL
     return False
 
 
 def own_database(file: Path, table: str) -> sqlite3.Connection:
-    """A database of ours with this one table, which is made where it is missing.
+    """Open a database of ours with this one table, which is created if it is missing.
 
-    Raises OSError where anybody else may have written what SQLite would run, delete or follow: a link, a folder or file that
+    Raises OSError if anybody else may have written what SQLite would run, delete or follow: a link, a folder or file that
     others own or may write, another schema, a journal that names a file.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -388,17 +387,17 @@ def own_database(file: Path, table: str) -> sqlite3.Connection:
     for part in (file.parent, file, *(file.with_name(f"{file.name}{suffix}") for suffix in LOGS)):
         if not os.path.lexists(part):
             continue
-        about = part.lstat()
-        if not (stat.S_ISDIR if part == file.parent else stat.S_ISREG)(about.st_mode):
+        facts = part.lstat()
+        if not (stat.S_ISDIR if part == file.parent else stat.S_ISREG)(facts.st_mode):
             raise OSError(f"{part.name} is a link or no plain file")
-        if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        if facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
             raise OSError(f"{part.name} belongs to another user, or others may write it (chmod go-w)")
     if _names_a_file(file.with_name(f"{file.name}-journal")):
         raise OSError("its journal names another file, which SQLite would delete")
     db = sqlite3.connect(file, timeout=2 * WAIT_SECONDS)
     try:
-        found = [row[0] for row in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
-        if found not in ([], [f"CREATE TABLE {table}"]):
+        statements = [row[0] for row in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if statements not in ([], [f"CREATE TABLE {table}"]):
             raise OSError("it holds more than its table, or another one")
         db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
     except BaseException:
@@ -434,8 +433,8 @@ def _copy(source: Path, destination: Path) -> str:
 
 
 def _back_up(database: Path, copy: Path) -> bool:
-    """One moment of a database in use, read only; False where its writers leave no such moment."""
-    if _as_it_is(database.resolve()) != _ONLY_READ:  # its writer has just closed it: a copy at rest is next
+    """Copy one state of a database in use, read only; return False if its writers do not allow that."""
+    if _read_mode(database.resolve()) != _ONLY_READ:  # its writer has just closed it: a copy at rest is next
         return False
     watch = _Patience()
     uri = f"file:{quote(str(database.resolve()))}?mode=ro&{_ONLY_READ}"
@@ -454,16 +453,16 @@ def _back_up(database: Path, copy: Path) -> bool:
 
 
 class _Patience:
-    """How long to go on with a backup: SQLite itself would wait for a lock, and begin again, for ever."""
+    """Ends a backup that makes no progress: SQLite itself would wait for a lock, and begin again, for ever."""
 
     def __init__(self) -> None:
-        self._left, self._restarts, self._moved = -1, 0, time.monotonic()
+        self._left, self._restarts, self._changed = -1, 0, time.monotonic()
 
     def step(self, status: int, left: int, total: int) -> None:
         if left != self._left:
             self._restarts += self._left >= 0 and left > self._left
-            self._left, self._moved = left, time.monotonic()
-        if self._restarts > MOST_RESTARTS or time.monotonic() - self._moved > WAIT_SECONDS:
+            self._left, self._changed = left, time.monotonic()
+        if self._restarts > MOST_RESTARTS or time.monotonic() - self._changed > WAIT_SECONDS:
             raise TimeoutError
 
 
@@ -472,15 +471,15 @@ def _members(source: Path) -> Iterator[tuple[str, Path]]:
     database = (source / DATABASE).resolve()
     for suffix in ("", *LOGS):
         file = database.with_name(database.name + suffix)
-        if _is_there(file):
+        if _is_plain_file(file):
             yield DATABASE + suffix, file
     for entry in sorted(source.iterdir()):
         if entry.is_dir() and _is_uuid(entry.name):
-            yield from ((f"{entry.name}/{name}", file) for name in _OF_AN_INDEX if _is_there(file := entry / name))
+            yield from ((f"{entry.name}/{name}", file) for name in _OF_AN_INDEX if _is_plain_file(file := entry / name))
 
 
-def _is_there(file: Path) -> bool:
-    """Whether there is a plain file of this name; `Terminal` where it is anything else: a link may lead anywhere."""
+def _is_plain_file(file: Path) -> bool:
+    """Whether there is a plain file of this name; `Terminal` if it is anything else: a link may lead anywhere."""
     if not os.path.lexists(file):
         return False
     if stat.S_ISREG(file.lstat().st_mode):
@@ -496,7 +495,7 @@ def _is_uuid(name: str) -> bool:
 
 
 def _uuid(text: str) -> str:
-    """A uuid in the one way that servers write it; "" for anything else."""
+    """A uuid in the form that servers write; "" for anything else."""
     try:
         return str(uuid.UUID(text))
     except ValueError:
@@ -504,16 +503,16 @@ def _uuid(text: str) -> str:
 
 
 def fingerprint(source: Path) -> list[_File]:
-    """The files of a directory by name, bytes and time of the last change. Raises OSError, and `Terminal` as a copy does."""
-    found = []
+    """Name, bytes and time of the last change (ns) of a directory's files. Raises OSError, and `Terminal` as a copy does."""
+    files = []
     for name, file in _members(source):
         status = file.stat()
-        found.append((name, status.st_size, status.st_mtime_ns))
-    return found
+        files.append((name, status.st_size, status.st_mtime_ns))
+    return files
 
 
 def _index_files(source: Path) -> list[_File]:
-    """The part of the fingerprint that the backup API does not see."""
+    """The fingerprint of the index folders, which the backup API does not copy."""
     return [file for file in fingerprint(source) if not file[0].startswith(DATABASE)]
 
 
@@ -530,7 +529,7 @@ def _copy_files(source: Path, destination: Path, *, with_database: bool) -> None
 
 
 def _copy_file(file: Path, copy: Path) -> None:
-    """The file's bytes, no more than its size; of holes nothing; of a torn `link_lists.bin` only the size that it claims."""
+    """Copy a file, up to its size, without its holes; of a torn `link_lists.bin` only the size that it claims."""
     size = bloat(file)
     if _torn(file):
         with copy.open("wb") as target, suppress(OSError):
@@ -538,7 +537,7 @@ def _copy_file(file: Path, copy: Path) -> None:
         return
     with naming(copy), file.open("rb") as source, copy.open("wb") as target:
         target.truncate(size.apparent)
-        for start, end in _data(source.fileno(), size.apparent):
+        for start, end in _data_ranges(source.fileno(), size.apparent):
             source.seek(start)
             target.seek(start)
             while start < end:
@@ -553,8 +552,8 @@ def _torn(file: Path) -> bool:
     return file.name == LINKS and links_bloated(file.parent)
 
 
-def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of a file that are no holes."""
+def _data_ranges(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    """The ranges (start, end) of a file that are no holes."""
     end = 0
     if not hasattr(os, "SEEK_DATA"):
         yield 0, size
@@ -571,7 +570,7 @@ def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def require_room(destination: Path, need: int) -> None:
-    """Nothing where this many bytes and some to spare fit; else `Terminal` ("disk_full")."""
+    """`Terminal` ("disk_full") unless this many bytes and 100 MB to spare are free on the disk."""
     existing = next(p for p in (destination, *destination.parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if free < need + 100 * 2**20:

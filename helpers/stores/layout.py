@@ -387,7 +387,7 @@ class DuckdbStore(Closing):
         )
         self.repairs: list[dict[str, Any]] = []
         self.usage = Usage()
-        self.learnt: tuple[str, ...] = ()
+        self.limit_changes: tuple[str, ...] = ()
         chunks = _read(path / EMBEDDINGS)
         self._collections = _named(path, _read(path / COLLECTIONS).to_pylist(), rename or {}, chunks)
         self._chunks: dict[str, _Chunks] = {}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import httpx
 import tenacity
@@ -29,6 +29,18 @@ from helpers.parameters.endpoint import Endpoint, TargetLimits
 from helpers.reason_codes import ReasonCode
 
 T = TypeVar("T")
+
+
+class Carried(TypedDict, total=False):
+    """What one request asks for, by the names of the limits that it uses."""
+
+    write_rows: int
+    read_rows: int
+    page_rows: int
+    query_results: int
+    query_vectors: int
+
+
 ATTEMPTS = 5
 PATIENCE = 900.0  # seconds of waiting after answers with 429, in all, before one request fails
 STALL = 3_600.0  # seconds of waiting, over all requests, after which a server with so few answers counts as stalled:
@@ -494,7 +506,7 @@ class Usage:
 
 
 class Requests:
-    """The requests of one store. `limits`: the current limits; `learnt`: sentences on their changes.
+    """The requests of one store. `limits`: the current limits; `limit_changes`: a sentence for each change of them.
 
     Stores compose each request within `limits`. A request that is refused for a quota raises `Narrower`: the limits have changed,
     and the request must be composed again.
@@ -502,12 +514,14 @@ class Requests:
 
     def __init__(self, limits: Limits, usage: Usage | None = None) -> None:
         self.limits, self.usage = limits, usage or Usage()
-        self.learnt: list[str] = []
+        self.limit_changes: list[str] = []
         self._guard = threading.Lock()
         self._free = threading.Condition()
         self._inside: Counter[tuple[str, bool]] = Counter()
 
-    def send(self, call: Callable[[], T], where: str, *, retry: bool = True, write: bool = False, **carried: int) -> T:
+    def send(
+        self, call: Callable[[], T], where: str, *, retry: bool = True, write: bool = False, **carried: Unpack[Carried]
+    ) -> T:
         """Return the call's result; translate errors, and with `retry` retry transient ones.
 
         `carried`: the limits that the request uses, with what it asks for. Raises `Narrower` where a refusal narrowed one of
@@ -525,11 +539,11 @@ class Requests:
             return answer
         except QuotaExceeded as refusal:
             self.usage.add(refusals=1)
-            if self._learn(refusal, carried):
+            if self._learn(refusal, cast("Mapping[str, int]", carried)):
                 raise Narrower from refusal
             raise
 
-    def _learn(self, refusal: QuotaExceeded, carried: dict[str, int]) -> bool:
+    def _learn(self, refusal: QuotaExceeded, carried: Mapping[str, int]) -> bool:
         """Narrow the limits by a refusal; return whether they are now narrower than what this request asked for."""
         with self._guard:
             if not self._below(carried):  # else another thread has narrowed them meanwhile
@@ -538,12 +552,12 @@ class Requests:
                 for name, value in self.limits.known().items():
                     if value != getattr(before, name):
                         former = getattr(before, name)
-                        self.learnt.append(
+                        self.limit_changes.append(
                             f"{name.replace('_', ' ')}: {value:,}" + (f", was {former:,}" if former != NO_LIMIT else "")
                         )
             return self._below(carried)
 
-    def _below(self, carried: dict[str, int]) -> bool:
+    def _below(self, carried: Mapping[str, int]) -> bool:
         return any(getattr(self.limits, name) < asked for name, asked in carried.items())
 
     @contextmanager

@@ -44,7 +44,7 @@ class Judgement:
     """The tests over the findings of one pass, each a `Check`."""
 
     def __init__(self, findings: Findings, expectation: Expectation) -> None:
-        self.findings, self.of = findings, expectation
+        self.findings, self.expectation = findings, expectation
         self.total = sum(s.source for s in findings.sources)
         self.expected = sum(s.expected for s in findings.sources)
 
@@ -96,7 +96,7 @@ class Judgement:
 
     def completeness(self) -> Check:
         """3b: the share of the target's chunks with every required field of the schema."""
-        if self.of.schema.is_identity:
+        if self.expectation.schema.is_identity:
             return _not_applicable(COMPLETENESS, _IDENTITY)
         check = self._fields(COMPLETENESS, self.findings.fields.COMPLETE, ReasonCode.MISSING_METADATA)
         check.detail = values_text(self.findings.values.summary())
@@ -107,7 +107,7 @@ class Judgement:
 
     def contradictions(self) -> Check:
         """Fields of the target that contradict their documents, where the schema can derive them; the source is to blame."""
-        if not self.of.schema.derivations:
+        if not self.expectation.schema.derivations:
             return _not_applicable(CONTRADICTIONS, "the schema derives nothing from documents")
         rows = self.findings.values.contradicted("after")
         before = sum(row["chunks"] for row in self.findings.values.contradicted("before"))
@@ -210,7 +210,7 @@ class Judgement:
             rows.append(row | {key: r[key] for key in ("target", "merged", *_SHARES)})
         pooled = {scope: _pooled([r for r in rows if r["scope"] == scope]) for scope in ("restricted", "unrestricted")}
         return {
-            "k": self.of.parameters.validation.k,
+            "k": self.expectation.parameters.validation.k,
             "others": True,
             "confidence": 0.95,
             "interval": "Wilson score, each query counts once",
@@ -233,13 +233,14 @@ class Judgement:
         answered = len(asked) - len(failed)
         return Check(QUERIES, verdict, answered, len(asked), "queries", reason, detail, parameter="validation.queries")
 
-    def known(self) -> list[Check]:
+    def retrieval(self) -> list[Check]:
         """4c: queries find their known chunks, and the nearest neighbours stay, as `validation.retrieval` asks."""
         from helpers.validation.properties import judge_agreement, judge_known
 
-        rules, before = self.of.parameters.validation.retrieval, (self.of.baseline or {}).get("retrieval")
+        rules = self.expectation.parameters.validation.retrieval
+        before = (self.expectation.baseline or {}).get("retrieval")
         checks = [
-            judge_known(self.findings.known, rules, before),
+            judge_known(self.findings.known_answers, rules, before),
             judge_agreement(self.findings.search, self.findings.anew, rules),
         ]
         return [check for check in checks if check is not None]
@@ -257,7 +258,7 @@ class Judgement:
     def field_types(self) -> Check:
         """7: types are kept (1, 1.0 and true are three values), and each field keeps the schema's rules."""
         changed = self._fidelity(FIELD_TYPES, (ReasonCode.TYPE_DIFFERS,))
-        if changed.verdict is Verdict.FAIL or self.of.schema.is_identity:
+        if changed.verdict is Verdict.FAIL or self.expectation.schema.is_identity:
             return changed
         return self._fields(FIELD_TYPES, self.findings.fields.TYPED, ReasonCode.INVALID_FIELD)
 
@@ -271,14 +272,14 @@ class Judgement:
         """Every test, in order; the detail of `search` covers `neighbours`."""
         return [
             self.counts(), self.embeddings(), self.metadata(), self.completeness(), self.search(), self.queries(),
-            *self.known(), self.distribution(), self.duplicates(), self.field_types(), self.citation_uris(),
+            *self.retrieval(), self.distribution(), self.duplicates(), self.field_types(), self.citation_uris(),
         ]  # fmt: skip
 
     def matrix_inputs(self) -> dict[str, Any]:
         """The figures of the decision matrix; None where a row does not apply."""
         fields, asked = self.findings.fields, [q for q in self.findings.queries if q["applicable"]]
         complete = complete_before = complete_known = None
-        if not self.of.schema.is_identity:
+        if not self.expectation.schema.is_identity:
             complete = fields.checked - fields.counts[fields.COMPLETE]
             complete_before = self.findings.values.complete["before"]
             complete_known = max(0, complete - self.findings.values.defaulted)

@@ -211,7 +211,7 @@ class Findings:
     announced: list[dict[str, Any]] = field(default_factory=list)  # likewise, see `equivalence.announced`
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
-    known: list[dict[str, Any]] = field(default_factory=list)  # rows of `properties.KnownAnswers`
+    known_answers: list[dict[str, Any]] = field(default_factory=list)  # rows of `properties.KnownAnswers`
     anew: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # collections with new vectors throughout
 
 
@@ -234,7 +234,7 @@ class Examination:
         self, store: Store, expectation: Expectation, write: Write = unwritten, workers: Workers | None = None
     ) -> None:
         """`write` gets every list that a search gave (`equivalence.searches`). `workers` compare a target that is a server."""
-        self.store, self.of, self.write, self.workers = store, expectation, write, workers
+        self.store, self.expectation, self.write, self.workers = store, expectation, write, workers
         self.context = expectation.context()
         names = expectation.snapshot.names()
         self._kinds = expectation.schema.targets(names)
@@ -257,14 +257,15 @@ class Examination:
         self._draw = np.random.default_rng(expectation.parameters.validation.seed)
 
     def _placed(self, info: CollectionInfo) -> CollectionInfo:
-        return replace(info, space=self.context.space(info.name, info.space, self.of.schema.targets([info.name])))
+        targets = self.expectation.schema.targets([info.name])
+        return replace(info, space=self.context.space(info.name, info.space, targets))
 
     def probes(self, name: str) -> Probes:
         """The probes of a source collection, chosen now or kept by `keep_probes`."""
         if name in self._chosen:
             return self._chosen.pop(name)
-        rules, quarantined = self.of.parameters.validation, self._quarantined[name]
-        snapshot = self.written if name in self.anew else self.of.snapshot
+        rules, quarantined = self.expectation.parameters.validation, self._quarantined[name]
+        snapshot = self.written if name in self.anew else self.expectation.snapshot
         return choose_probes(snapshot.batches(name), name, rules.probes, rules.seed, quarantined)
 
     def keep_probes(self, name: str) -> Probes:
@@ -287,15 +288,15 @@ class Examination:
             self._collection(source, progress)
         self.findings.merged = self._merged.rows(self.write)
         explained = sum(s.quarantined + s.left_out for s in self.findings.sources)
-        self.findings.unknown_ids = len(self.of.quarantined) - explained
+        self.findings.unknown_ids = len(self.expectation.quarantined) - explained
         for name in sorted(self._kinds):
             self._close(name)
         self._name_owners()
         self.findings.differences = pd.DataFrame(self._rows, columns=DIFFERENCE_COLUMNS, dtype=object)
         spaces = {name: target.info.space for name, target in self._targets.items()}
-        answers = named_queries(self.store, self.of.parameters, spaces, self._homes)
-        self.findings.known = self._known_answers.rows(self.store)
-        self.findings.queries = lost_queries(answers, (self.of.baseline or {}).get("queries", []))
+        answers = named_queries(self.store, self.expectation.parameters, spaces, self._homes)
+        self.findings.known_answers = self._known_answers.rows(self.store)
+        self.findings.queries = lost_queries(answers, (self.expectation.baseline or {}).get("queries", []))
         return self.findings
 
     # One source collection
@@ -304,22 +305,22 @@ class Examination:
         """Each part of a source collection as expected and as the target has it."""
         spaces = {target: state.info.space for target, state in self._targets.items()}
         if self.workers is None:
-            arguments, quarantined = (self.of.schema, self.context, name), self._quarantined[name]
+            arguments, quarantined = (self.expectation.schema, self.context, name), self._quarantined[name]
             batches = self.written.batches(name)
             yield from ahead(lambda batch: judged(self.store, *arguments, batch, quarantined, spaces), batches)
             return
-        yield from judged_away(self.workers, self.of, self.context, name, self._quarantined[name], spaces)
+        yield from judged_away(self.workers, self.expectation, self.context, name, self._quarantined[name], spaces)
 
     def _collection(self, source: CollectionInfo, progress: Progress) -> None:
         name = source.name
         count = SourceCount(name)
         self.findings.sources.append(count)
         search = Search(
-            source, self.own[name], self.probes(name), self.store, self._merged, self.of.parameters.validation,
-            (self.of.baseline or {}).get("collections", {}).get(name, {}), self.write, anew=name in self.anew,
+            source, self.own[name], self.probes(name), self.store, self._merged, self.expectation.parameters.validation,
+            (self.expectation.baseline or {}).get("collections", {}).get(name, {}), self.write, anew=name in self.anew,
         )  # fmt: skip
         sample = max(3, _PLANE // max(1, len(self._sources)))
-        count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
+        count.lost = sum(part.lost for part in self.expectation.snapshot.parts(name))
         for part in self._parts(name):
             batch, moved = part.batch, part.moved
             search.feed_source(moved.batch)
@@ -335,7 +336,7 @@ class Examination:
                 self._sample(name, expected, actual, sample / max(1, source.count))
             progress.advance(len(batch))
         self.findings.search.append(search.row())
-        self.findings.announced += search.announced(self.store, self.of.schema.origin_fields)
+        self.findings.announced += search.announced(self.store, self.expectation.schema.origin_fields)
         self.findings.distances += search.distances()
 
     def _expected(self, batch: ChunkBatch, moved: Transformed, count: SourceCount, source: CollectionInfo) -> list[int]:
@@ -345,7 +346,7 @@ class Examination:
         count.nan += int((~finite & ~batch.lost).sum())
         migrated, quarantined = [], []
         for position, chunk in enumerate(moved.source_ids):
-            reason = self.of.quarantined.get((count.collection, chunk))
+            reason = self.expectation.quarantined.get((count.collection, chunk))
             if reason is None:
                 migrated.append(position)
             else:
@@ -355,7 +356,9 @@ class Examination:
                     count.quarantined += 1
                     self.findings.reasons[reason] += 1
                 quarantined.append((position, reason))
-        for position, reason in unexcused(self.of.schema, moved, quarantined, self.context, self.of.parameters, source):
+        for position, reason in unexcused(
+            self.expectation.schema, moved, quarantined, self.context, self.expectation.parameters, source
+        ):
             detail = f"in quarantine as {reason}, but nothing is wrong with it"
             place = (source.name, moved.batch.ids[position], moved.source_ids[position])
             self._note(ReasonCode.QUARANTINE_UNEXPLAINED, moved.targets[position], detail, *place)
@@ -421,7 +424,7 @@ class Examination:
     def _close(self, name: str) -> None:
         target = self._targets.get(name)
         if target is None:
-            if self.of.schema.is_identity or any(r["collection"] == name for r in self._rows):
+            if self.expectation.schema.is_identity or any(r["collection"] == name for r in self._rows):
                 self._note(ReasonCode.COLLECTION_MISSING, name, "the target does not hold this collection")
             self.findings.targets.append({"collection": name, "expected": None, "target": None, "space": "not there"})
             return
@@ -438,7 +441,7 @@ class Examination:
 
     def _settings(self, info: CollectionInfo, sources: Collection[str]) -> None:
         """Compare settings: with one source, a collection keeps its metadata and index settings, except ordered ones."""
-        rules, had, schema = self.of.parameters.migration, self._sources, self.of.schema
+        rules, had, schema = self.expectation.parameters.migration, self._sources, self.expectation.schema
         names = [only] if (only := schema.only_source(info.name, had)) else sorted(sources)
         infos = [replace(had[n], space=self.own[n], schema=schema.content.indexes(n, had[n].schema)) for n in names]
         if not only:
@@ -446,7 +449,7 @@ class Examination:
             return
         rows = compare_configuration(source := infos[0], info, rules)
         if only in self.anew:
-            before = next(i for i in self.of.snapshot.collections() if i.name == only)
+            before = next(i for i in self.expectation.snapshot.collections() if i.name == only)
             rows = [explained_function(row, before) for row in rows]
         self.findings.configuration += rows
         old, new = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
@@ -455,7 +458,7 @@ class Examination:
 
     def _homes(self, name: str) -> list[str]:
         """The existing target collections for a source collection."""
-        return sorted({n for n in self.of.schema.targets([name]) if n in self._targets})
+        return sorted({n for n in self.expectation.schema.targets([name]) if n in self._targets})
 
     def _name_owners(self) -> None:
         """Add to each wrong vector the chunk that owns it, even where the two are in different parts of the snapshot."""

@@ -58,7 +58,7 @@ def content(ids: Sequence[str]) -> ChunkBatch:
 class StandIn:
     """A database that only counts. `clock`: seconds that a real server would have needed; `calls`: requests by kind."""
 
-    label, version, protocol, learnt = "stand-in", "1.5.9", "none", ()
+    label, version, protocol, limit_changes = "stand-in", "1.5.9", "none", ()
     findings, repairs = (), ()
 
     def __init__(self, held: int | None = None) -> None:
