@@ -71,11 +71,11 @@ _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
     """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
-    said = drill_kill_and_restore(folder, terminal)
-    said.append(drill_rollback(folder, terminal, put_back=True))
-    terminal.say(f"  Drill: {said[-1]}")
-    keep(folder, said, terminal)
-    return said
+    sentences = drill_kill_and_restore(folder, terminal)
+    sentences.append(drill_rollback(folder, terminal, put_back=True))
+    terminal.say(f"  Drill: {sentences[-1]}")
+    keep(folder, sentences, terminal)
+    return sentences
 
 
 def drill_kill_and_restore(folder: RunFolder, terminal: Console) -> list[str]:
@@ -86,36 +86,36 @@ def drill_kill_and_restore(folder: RunFolder, terminal: Console) -> list[str]:
     steps = [step for step in plan.LINE if not step.follows_cutover]
     kill = _kill_step_22(folder, steps, terminal)
     with _restore_beside(folder) as restored:
-        said = [f"{_resume(folder, steps, kill, terminal)} ({_file('kill')})"]
-        with _recorded(folder, "restore") as found:
-            found |= restored()
-    lost = sum(map(len, found["without_vector"].values()))
+        sentences = [f"{_resume(folder, steps, kill, terminal)} ({_file('kill')})"]
+        with _recorded(folder, "restore") as record:
+            record |= restored()
+    lost = sum(map(len, record["without_vector"].values()))
     more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
-    said.append(
-        f"restore of snapshot {found['snapshot']} into {found['into']}, an empty directory, with Chroma "
-        f"{found['chroma_version']}: {count(found['compared'], 'chunk')} compared with the snapshot, none differs, in "
-        f"{duration(found['seconds'])} beside the steps after it; then it was removed{more} ({_file('restore')})"
+    sentences.append(
+        f"restore of snapshot {record['snapshot']} into {record['into']}, an empty directory, with Chroma "
+        f"{record['chroma_version']}: {count(record['compared'], 'chunk')} compared with the snapshot, none differs, in "
+        f"{duration(record['seconds'])} beside the steps after it; then it was removed{more} ({_file('restore')})"
     )
-    terminal.say(f"  Drill: {said[-1]}")
-    return said
+    terminal.say(f"  Drill: {sentences[-1]}")
+    return sentences
 
 
 @contextmanager
-def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+def _recorded(folder: RunFolder, what: str, record: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """`drills/<what>.json`: when, by whom, and what was measured and proven; also where the drill fails, and then why."""
-    began, found = utc_now(), {} if found is None else found
-    found["verdict"] = Verdict.PASS
+    began, record = utc_now(), {} if record is None else record
+    record["verdict"] = Verdict.PASS
     try:
-        yield found
+        yield record
     except BaseException as error:
-        found |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
+        record |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
         raise
     finally:
         about = {"drill": what, "run_id": folder.id, "began": began, "ended": utc_now(), "by": audit.operator()}
-        text = json_text(about | found)
+        text = json_text(about | record)
         digests = {_file(what): hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
-        told = {"outcome": found["verdict"], "seconds": found.get("seconds"), "digests": digests}
-        audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **told)
+        outcome = {"outcome": record["verdict"], "seconds": record.get("seconds"), "digests": digests}
+        audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **outcome)
         write_text(folder.reports / _file(what), text)
 
 
@@ -124,9 +124,9 @@ def _file(what: str) -> str:
     return f"{RunPath.DRILLS}/{what}.json"
 
 
-def keep(folder: RunFolder, said: list[str], terminal: Console) -> None:
+def keep(folder: RunFolder, sentences: list[str], terminal: Console) -> None:
     """Write down what was drilled, tell people where it was put back, seal it, and show it on the run's page."""
-    run = folder.note(drills=said)
+    run = folder.note(drills=sentences)
     if when := read_run(run).put_back:
         postmortem.put_back(run, when)
         tell(
@@ -135,7 +135,7 @@ def keep(folder: RunFolder, said: list[str], terminal: Console) -> None:
             key=when,
             say=terminal.say,
             drill=True,
-            why=said[-1],
+            why=sentences[-1],
             open=str(run.reports / postmortem.PAGE),
         )
     leave(run)
@@ -169,10 +169,10 @@ def _kill_step_22(folder: RunFolder, steps: list[Step], terminal: Console) -> _K
 
 def _resume(folder: RunFolder, steps: list[Step], kill: _Kill | None, terminal: Console) -> str:
     """Run what the kill left open of `steps`; what the drill showed, in a sentence."""
-    with _recorded(folder, "kill") as found:
+    with _recorded(folder, "kill") as record:
         if kill is None:
             why = "step 22 had written every chunk before it could be killed in the middle"
-            found |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
+            record |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
             return f"kill: NOT EXERCISED, {why}"
         done = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
         terminal.say(f"  Drill: step 22 was killed with {done}; now it is resumed.")
@@ -183,13 +183,13 @@ def _resume(folder: RunFolder, steps: list[Step], kill: _Kill | None, terminal: 
         seconds = (dt.datetime.fromisoformat(migrated.finished) - dt.datetime.fromisoformat(kill.when)).total_seconds()
         imported = migrated.facts["import"]
         there = int(imported["to_write"]) - int(imported["chunks"])
-        found |= {
+        record |= {
             "began": kill.when, "killed": KILLED, "kills": 1, "seconds": round(seconds, 1), "staged": kill.staged,
             "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": there,
             "written_by_resume": int(imported["chunks"]), "resumed": migrated.facts.get("resumed"),
         }  # fmt: skip
         if there != kill.written:
-            found |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {count(there, 'chunk')}"}
+            record |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {count(there, 'chunk')}"}
             return f"kill: NOT EXERCISED, step 22 was killed with {done} and went on from {there:,}"
     return (
         f"kill: step 22 was killed with {done} and {kill.in_flight:,} in flight; the resume found the {there:,} and wrote the "
@@ -279,26 +279,26 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
     that write, is as after the cutover again, which is proven."""
     proof: dict[str, Any] = {}
     with ExitStack() as around:
-        found = around.enter_context(_recorded(folder, "rollback"))
+        record = around.enter_context(_recorded(folder, "rollback"))
         if put_back:
             around.enter_context(_recorded(folder, PUT_BACK, proof))
             around.enter_context(postmortem.undo_after_drill(folder, proof))
-            found["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
+            record["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
         measured = numbers.rollback(result)
         assert measured is not None  # the command has passed
         assert result is not None
-        found |= {
+        record |= {
             "seconds": asdict(measured),
             "checks": {c.name: str(c.verdict) for c in result.checks},
             "put_back": _file(PUT_BACK) if put_back else "",
         }
-    said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
+    sentence = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
     if not put_back:
-        return f"{said} ({_file('rollback')})"
+        return f"{sentence} ({_file('rollback')})"
     return (
-        f"{said}; then everything was put back to its state before the drill, without the chunk that a client wrote for it: "
+        f"{sentence}; then everything was put back to its state before the drill, without the chunk that a client wrote for it: "
         f"{count(sum(proof['compared'].values()), 'chunk')} of the target compared with those before, none differs; the source "
         f"is its copy from before the drill: {count(proof['source']['compared'], 'chunk')} compared with the snapshot, none "
         f"differs; configuration files as before; {proof['application']} ({_file('rollback')}, {_file(PUT_BACK)})"
@@ -309,9 +309,9 @@ def _client_write(folder: RunFolder) -> str:
     """What a client writes to the target after the cutover, for export and replay to bring back; "" without an application."""
     if (command := write_command(folder.read().parameters)) is None:
         return ""
-    said = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
-    audit.append(folder.reports / audit.NAME, "drill: a client's write to the target", said=said)
-    return said
+    answer = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
+    audit.append(folder.reports / audit.NAME, "drill: a client's write to the target", said=answer)
+    return answer
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------
@@ -344,11 +344,11 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
         runs.create(_parameters(embedded, source, target, fence, env, chunks), folder.id, rehearsal=True)
         record = folder.workspace / "client.json"
         stack.enter_context(client(url, env, record, logs / "client.log"))
-        said = _window(folder, terminal, env, target, url)
+        summary = _window(folder, terminal, env, target, url)
         time.sleep(2.0)  # the client writes again
-        said |= judge(folder, _record(record), target)
-    width = max(map(len, said))
-    lines = [f"  {what:<{width}}  {found}" for what, found in said.items()]
+        summary |= judge(folder, _record(record), target)
+    width = max(map(len, summary))
+    lines = [f"  {what:<{width}}  {value}" for what, value in summary.items()]
     head = f"Run {folder.id}, between two servers:"
     terminal.say("\n".join(["", head, *lines, "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]))
     return 0
@@ -359,7 +359,7 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     run_to_outcome(folder, list(plan.LINE), terminal)
     _expect(env, target, "the cutover")
     run = folder.read()
-    steps = {step.number: found for step in plan.LINE if (found := run.result(step.number)) is not None}
+    steps = {step.number: result for step in plan.LINE if (result := run.result(step.number)) is not None}
     window = numbers.forward(steps)
     assert window is not None  # every step has passed
     back = drill_rollback(folder, terminal)
@@ -378,33 +378,33 @@ def _expect(env: Path, url: str, when: str) -> None:
         raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, f"does not point to {url} after {when}", where=str(env))
 
 
-def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
+def judge(folder: RunFolder, record: dict[str, Any], target: str) -> dict[str, str]:
     """What the client saw, in words. `EnvironmentFailure` where a write got in while the fence was active, or a read failed."""
     state = FenceState.load(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)
     down = next(e["when"] for e in state.events if e["state"] == LIFTING)
-    before = sum(when < up for when in seen["accepted"])
-    between = sum(up < when < down for when in seen["accepted"])
-    after = sum(when > down for when in seen["accepted"])
+    before = sum(when < up for when in record["accepted"])
+    between = sum(up < when < down for when in record["accepted"])
+    after = sum(when > down for when in record["accepted"])
     wrong = {
         "no write got through before the fence": not before,
         f"{between} writes got through the fence": bool(between),
-        "no write was refused while it was active": not seen["refused"],
+        "no write was refused while it was active": not record["refused"],
         "no write got through after it was lifted": not after,
-        f"writes failed in other ways: {seen['errors']}": bool(seen["errors"]),
-        f"reads failed: {seen['failed_reads']}": bool(seen["failed_reads"]),
-        "no read went to the target after the cutover": not seen["reads"].get(target),
+        f"writes failed in other ways: {record['errors']}": bool(record["errors"]),
+        f"reads failed: {record['failed_reads']}": bool(record["failed_reads"]),
+        "no read went to the target after the cutover": not record["reads"].get(target),
     }
-    if found := [what for what, is_so in wrong.items() if is_so]:
-        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, "; ".join(found), where=f"the client of run {folder.id}",
+    if failures := [what for what, is_so in wrong.items() if is_so]:
+        raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, "; ".join(failures), where=f"the client of run {folder.id}",
                          next_step=f"See {folder.workspace / 'client.json'} and {folder.log_path}.")  # fmt: skip
-    reads, gap = sum(seen["reads"].values()), seen["longest_gap_seconds"]
+    reads, gap = sum(record["reads"].values()), record["longest_gap_seconds"]
     return {
         "client's writes": f"{count(before)} before the fence, {count(after)} after it",
-        "refused meanwhile": f"{count(len(seen['refused']))}, each as AuthorizationError",
+        "refused meanwhile": f"{count(len(record['refused']))}, each as AuthorizationError",
         "client's reads": f"{count(reads)}, none failed, longest pause {duration(gap)}, "
-        f"{count(seen['reads'][target])} of them from the target",
+        f"{count(record['reads'][target])} of them from the target",
     }
 
 
@@ -486,8 +486,8 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             with suppress(OSError, ValueError):
-                seen = _record(record)
-                if seen["accepted"] and seen["reads"]:
+                record_now = _record(record)
+                if record_now["accepted"] and record_now["reads"]:
                     break
             time.sleep(0.2)
         else:
