@@ -23,8 +23,8 @@ import pandas as pd
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.cutover import CutoverState
-from helpers.errors import RunbookError, Terminal, one_line
+from helpers.cutover import clients_came
+from helpers.errors import RUNBOOK, RunbookError, Terminal, one_line
 from helpers.formatting import flatten
 from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
@@ -33,17 +33,7 @@ from helpers.migration.source_changes import CatchUpLedger, current_snapshot, sc
 from helpers.migration.staging import Quarantine, Staged
 from helpers.migration.target_lock import target_not_empty
 from helpers.reason_codes import ReasonCode
-from helpers.results import (
-    Progress,
-    Verdict,
-    as_kind,
-    contents,
-    json_in,
-    reading,
-    silent,
-    utc_now,
-    write_json,
-)
+from helpers.results import Progress, Verdict, as_kind, contents, json_in, reading, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import SYMPTOMS, symptoms
@@ -368,15 +358,17 @@ class Troubleshooter(NotebookStep, ABC):
         self._resolved = True
         if self.run.dry_run:
             return self.plan(**options)
-        broken = [c for c in self.conditions(**options) if not c.holds]
-        if broken:
-            raise Terminal(
-                ReasonCode.PRECONDITION_FAILED, f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
-                next_step="Nothing was changed. Correct this first.",
-            )  # fmt: skip
+        self._require(**options)
         table = self.apply(**options)
         self.applied = True
         return table
+
+    def _require(self, **options: Any) -> None:
+        for condition in (c for c in self.conditions(**options) if not c.holds):
+            raise Terminal(
+                ReasonCode.PRECONDITION_FAILED, f"{condition.what}: {condition.detail or 'no'}",
+                where=f"step {self.run.step}", next_step="Nothing was changed. Correct this first.",
+            )  # fmt: skip
 
     @abstractmethod
     def look(self) -> ProbeResult:
@@ -453,9 +445,9 @@ class Troubleshooter(NotebookStep, ABC):
     # -- going on with the run -------------------------------------------------------------------------------------------
 
     def resume_command(self, **settings: Any) -> list[str]:
-        """`runbook resume RUN --set …`, as a list of words."""
+        """The command `runbook resume RUN --set …`, as a list of words."""
         sets = [word for key, value in sorted(settings.items()) for word in ("--set", f"{key}={value}")]
-        return ["runbook", "resume", self.run.id, *sets]
+        return [RUNBOOK, "resume", self.run.id, *sets]
 
     def resume(self, **settings: Any) -> pd.DataFrame:
         """Resume the run in a child process, which needs the run's lock; its command, exit code and last lines."""
@@ -487,13 +479,12 @@ class Troubleshooter(NotebookStep, ABC):
         return Condition("the migration is not complete", phase != "complete", f"phase {phase}")
 
     def stable_conditions(self) -> list[Condition]:
-        """Conditions under which the target must match the staged chunks: no open catch-up, no clients on the target yet."""
-        ledger, cutover = CatchUpLedger.read(self.run), CutoverState.load(self.run.workspace)
-        in_use = cutover is not None and cutover.may_be_applied
+        """Conditions under which the target must match the staged chunks: no open catch-up, no client ever wrote there."""
+        ledger, in_use = CatchUpLedger.read(self.run), clients_came(self.run.workspace)
         finish = f"finish it: {self.run.home.command('resume')}" if ledger.open_round is not None else ""
         lost = f"what they wrote would go: {self.run.home.command('rollback')}" if in_use else ""
         return [Condition("no catch-up is half applied", not finish, finish),
-                Condition("clients do not use the target yet", not in_use, lost)]  # fmt: skip
+                Condition("no cutover sent clients to the target", not in_use, lost)]  # fmt: skip
 
     def idle_condition(self) -> Condition:
         """Condition that no other process works on the run."""
@@ -586,10 +577,11 @@ class StagedTroubleshooter(Troubleshooter):
         return pd.DataFrame(rows, columns=["mend", "when", "chunks"])
 
     def undo(self) -> pd.DataFrame:
-        """Put back what the repairs of this run replaced, the newest first; in a dry run, list them."""
+        """Put back what the repairs of this run replaced, the newest first; in a dry run, list them. Raises as `resolve`."""
         repairs = self.undoable()
         if self.run.dry_run or repairs.empty:
             return repairs
+        self._require()
         staged = self.staged
         assert staged is not None
         with self.target() as (store, _):

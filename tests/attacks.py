@@ -115,7 +115,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_a_copy_that_was_changed_since_it_was_proven_becomes_no_target
             test_places_are_proven_first.py::test_an_index_folder_that_this_run_did_not_bring_is_refused""",
         "losses that a backup hides, backups that stand for others, and two places of one collection": """
-            test_backup_losses.py::test_a_backup_that_lacks_vectors_is_kept_named_and_fails
+            test_backup_losses.py::test_a_backup_that_lacks_vectors_is_kept_named_and_fails ::test_an_old_backup_is_kept
             ::test_a_prune_keeps_the_last_whole_backup_while_newer_ones_are_incomplete ::test_a_damaged_backup_stands_for_none
             ::test_two_places_of_one_collection_are_refused_in_one_line ::test_a_prune_takes_no_whole_backup_for_another
             ::test_a_backup_of_other_collections_satisfies_no_check ::test_a_backup_of_another_place_satisfies_no_check""",
@@ -433,13 +433,13 @@ ATTACKS: dict[str, dict[str, str]] = {
             ::test_what_clients_do_to_a_collection_after_the_last_look_keeps_it
             ::test_a_collection_that_clients_made_anew_is_exported_waits_for_a_person_and_stays""",
         "a change of the source after its proof, of a schema, and of a field under its old name": """
-            test_rollback_parts.py::test_what_clients_write_to_the_source_after_the_restart_stays
-            ::test_step_22_writes_over_nothing_that_clients_wrote_to_the_target
-            ::test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside
+            test_rollback_parts.py::test_what_clients_write_to_the_source_after_the_restart_stays ::test_a_lost_replay_is_repeated
+            ::test_step_22_writes_over_nothing_that_clients_wrote_to_the_target ::test_a_second_replay_brings_nothing_back
+            ::test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside ::test_no_repair_touches_what_clients_wrote
             ::test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one
             ::test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_alone
             test_writes_return_through_the_schema.py::test_a_schema_that_was_edited_since_replays_nothing
-            ::test_names_are_led_back_through_chains_and_shifts
+            ::test_names_are_led_back_through_chains_and_shifts ::test_what_is_open_is_not_reverted
             ::test_two_fields_that_are_one_at_the_source_are_listed_and_nothing_of_them_is_replayed""",
         "a chunk moved between two collections": """
             test_rollback_parts.py::test_a_chunk_that_clients_moved_to_another_collection_of_the_target_is_not_deleted_at_the_source""",

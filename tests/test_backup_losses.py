@@ -17,7 +17,8 @@ import pytest
 from helpers import cli
 from helpers.audit import entries
 from helpers.parameters.sections import Collections
-from helpers.snapshots import backup, retention
+from helpers.snapshots import backup, retention, snapshot
+from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.door import embedded_client
 from helpers.stores.layout import DATABASE
@@ -258,6 +259,27 @@ def test_of_a_backup_without_a_list_only_plain_names_are_known(source: Path) -> 
     assert backup.lacking(every, taken) == ["*"]
     assert backup.lacking(Collections(include=["[ab]*", "beta"]), taken) == ["[ab]*"]
     assert backup.lacking(plain, taken) == []
+
+
+def test_an_old_backup_is_kept(source: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its manifest does not say from where the relative path counts: it may be the same source."""
+    expire(monkeypatch)
+    monkeypatch.chdir(source.parent)
+    text = f"source: {{path: {source.name}}}\nsnapshot: {{directory: kept}}\nname: n\n"
+    Path("backup.yaml").write_text(text, encoding="utf-8")
+
+    def of_old(content: dict[str, Any], *, proven: bool = False) -> dict[str, Any]:
+        return signed({k: v for k, v in content.items() if k != "directory"}, proven=proven)
+
+    with monkeypatch.context() as older:
+        older.setattr(snapshot, "signed", of_old)
+        assert "directory" not in create("a-whole").manifest
+    lose_vectors(source, "alpha", ["gone1", "gone2"])
+    create("b-less", code=1)
+    capsys.readouterr()
+    run("prune", "--directory", "kept", "--yes")
+    assert "stays  a-whole  the newest whole one of its collections: b-less is incomplete" in capsys.readouterr().out
+    assert Path("kept/a-whole").is_dir()
 
 
 def test_a_backup_of_another_place_satisfies_no_check(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,13 +18,13 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
-from helpers.errors import Terminal, UsageError
+from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.migration.source_changes import WrittenData
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
-from helpers.results import Check, StepResult, Verdict
+from helpers.results import Check, StepResult, Verdict, write_json
 from helpers.rollback import (
     FILES,
     LIFT,
@@ -51,6 +52,7 @@ from helpers.runner.notebook import undo_from
 from helpers.schema import Schema, load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps import rollback
+from helpers.steps.count_mismatch import CountMismatchStep
 from helpers.steps.cutover import CutoverControl
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.rollback import remove
@@ -392,6 +394,80 @@ def test_a_chunk_that_changed_at_both_sides_since_the_proof_is_listed_and_left_a
         assert [m and m.get("by") for m in store.read("alpha", ["a3", "a4"]).metadatas] == ["source", "target"]
 
 
+@pytest.mark.parametrize("lost", ["files from a backup", "a collection"])
+def test_a_lost_replay_is_repeated(tmp_path: Path, own_folders: Path, lost: str) -> None:
+    """The first attempt replays, and ends at a restart that fails; before the second one the source loses what it wrote."""
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    night = Night(tmp_path, cutover={
+        "env_files": [{"path": "app.env", "keys": {"CHROMA_URL": "after"}}], "monitor_minutes": 0, "timeout_seconds": 5.0,
+        "restart": [["test", "!", "-e", str(tmp_path / "broken")]],
+    })  # fmt: skip
+    night.snapshot()
+    night.migrate()
+    shutil.copytree(tmp_path / "source", tmp_path / "backup")
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        held = store._collection("alpha")
+        held.update(ids=["a3"], metadatas=[{"status": "paid"}])
+        held.delete(ids=["a9"])
+        held.add(ids=["new"], embeddings=np.ones((1, 4), np.float32), documents=["an order"])
+    (tmp_path / "broken").touch()
+    with pytest.raises(RunbookError, match="restart"):
+        night.rollback(replay=True)
+    (tmp_path / "broken").unlink()
+    replayed = everything(night.source)
+    if lost == "a collection":
+        with embedded(tmp_path / "source") as store:
+            store.drop("alpha")
+    else:
+        shutil.rmtree(tmp_path / "source")
+        shutil.copytree(tmp_path / "backup", tmp_path / "source")
+    verdicts = night.rollback(replay=True, restore=lost == "a collection")
+    assert verdicts["replayed chunks"] is Verdict.PASS
+    assert everything(night.source) == replayed
+
+
+@pytest.mark.parametrize("at_source", ["deleted", "as in the snapshot"])
+def test_a_second_replay_brings_nothing_back(tmp_path: Path, own_folders: Path, at_source: str) -> None:
+    """After the first replay only what it wrote explains the source's state; the snapshot's does not any more."""
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    chunk, act = ("new", "delete(ids=['new'])") if at_source == "deleted" else (
+        "a3", "upsert(ids=original.ids, embeddings=original.embeddings, documents=original.documents, metadatas=[{}])"
+    )  # fmt: skip
+    application = tmp_path / "application.py"
+    application.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.storage import embedded\nhome = Path(sys.argv[1])\n"
+        "if b'before' in (home / 'app.env').read_bytes():\n"
+        "    with embedded(home / 'source') as store:\n"
+        f"        original = store.read('alpha', [{chunk!r}])\n"
+        "        held = store._collection('alpha')\n"
+        f"        held.{act.replace('metadatas=[{}]', 'metadatas=[dict(original.metadatas[0], by=None)]')}\n"
+        "    with embedded(home / 'target') as store:\n"
+        f"        store._collection('alpha').update(ids=[{chunk!r}], metadatas=[{{'by': 'late client'}}])\n",
+        encoding="utf-8",
+    )
+    night = Night(tmp_path, cutover={
+        "env_files": [{"path": "app.env", "keys": {"CHROMA_URL": "after"}}], "monitor_minutes": 0,
+        "restart": [["env", f"PYTHONPATH={ROOT}", sys.executable, str(application), str(tmp_path)]],
+    })  # fmt: skip
+    night.snapshot()
+    night.migrate()
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        held = store._collection("alpha")
+        held.add(
+            ids=["new"], embeddings=np.ones((1, 4), np.float32), metadatas=[{"by": "client"}], documents=["an order"]
+        )
+        held.update(ids=["a3"], metadatas=[{"by": "client"}])
+    with pytest.raises(Terminal, match="1 write cannot be replayed: 1 in alpha: it was changed at the source too"):
+        night.rollback(replay=True)
+    with embedded(tmp_path / "source") as store:
+        state = store.read("alpha", [chunk])
+    assert [m and m.get("by") for m in state.metadatas] == ([] if at_source == "deleted" else [None])
+
+
 @pytest.mark.parametrize("undone", [False, True], ids=["in force", "taken back"])
 def test_step_22_writes_over_nothing_that_clients_wrote_to_the_target(
     tmp_path: Path, own_folders: Path, *, undone: bool
@@ -411,10 +487,37 @@ def test_step_22_writes_over_nothing_that_clients_wrote_to_the_target(
             write(MigrateStep(RunRecord(night.folder.read(), Step.MIGRATE)))
     with pytest.raises(UsageError, match="1 changed" if undone else "clients use it since the cutover"):
         return_writes.leave_undone_cutover(night.folder.read())
-    with pytest.raises(UsageError, match="rollback"):
-        undo_from(night.folder.read(), plan_of_a_run.find("22"), print)
+    for begun in ("", "23"):  # a retry of 23 that was killed has looked at nothing
+        if begun:
+            write_json(night.folder.workspace / RunPath.RETRY, {"step": begun, "begun": "then"})
+        with pytest.raises(UsageError, match="rollback"):
+            undo_from(night.folder.read(), plan_of_a_run.find("22"), print)
     assert everything(night.target) == before
     assert CutoverState.load(night.folder.workspace) is not None
+
+
+@pytest.mark.parametrize("undone", [False, True], ids=["in force", "taken back"])
+def test_no_repair_touches_what_clients_wrote(tmp_path: Path, own_folders: Path, *, undone: bool) -> None:
+    """A chunk of a client is a difference from what was staged: the notebooks of troubleshooting neither delete nor revert it."""
+    night = snapshotted(tmp_path)
+    night.migrate()
+    with embedded(tmp_path / "target") as store:
+        store.delete("alpha", ["a3"])
+    repair = CountMismatchStep(RunRecord(night.folder.read(), "48"))
+    assert list(repair.resolve()["added"]) == [1]
+    night.cut_over()
+    with embedded(tmp_path / "target") as store:
+        store._collection("alpha").update(ids=["a3"], metadatas=[{"status": "paid"}])
+        store._collection("alpha").add(ids=["new"], embeddings=np.ones((1, 4), np.float32), documents=["an order"])
+    if undone:
+        CutoverControl(night.folder, night.folder.read().parameters).take_back("it was unwell")
+    before = everything(night.target)
+    repair = CountMismatchStep(RunRecord(night.folder.read(), "48"))
+    for act in (repair.resolve, repair.undo):
+        with pytest.raises(Terminal, match="no cutover sent clients to the target: what they wrote would go"):
+            act()
+    assert len(repair.undoable()) == 1
+    assert everything(night.target) == before
 
 
 def test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside(tmp_path: Path, own_folders: Path) -> None:
@@ -430,6 +533,11 @@ def test_a_cutover_that_was_taken_back_before_anybody_wrote_is_set_aside(tmp_pat
     night.migrate()
     with embedded(tmp_path / "target") as store:
         assert (store.read("alpha", ["a4"]).metadatas[0] or {})["job"] == "late"
+        store._collection("alpha").update(
+            ids=["a3"], metadatas=[{"status": "paid"}]
+        )  # by a client that was never sent back
+    with pytest.raises(Terminal, match="clients wrote to the target: 1 changed"):
+        night.rollback()
 
 
 def test_what_clients_made_before_a_cutover_was_taken_back_is_theirs_after_the_next_one(

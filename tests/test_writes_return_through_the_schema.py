@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from helpers.errors import Terminal
+from helpers.rollback import Orders, RollbackState
+from helpers.run.record import RunRecord
 from helpers.schema import load_schema
+from helpers.steps.rollback import RollbackStep
 from tests.rollbacks import Night, everything
 from tests.storage import chunks, contents, embedded, fill
 
@@ -179,6 +182,25 @@ def test_two_fields_that_are_one_at_the_source_are_listed_and_nothing_of_them_is
     ]
 
 
+@pytest.mark.parametrize("late", ["both names", "the collection is gone"])
+def test_what_is_open_is_not_reverted(tmp_path: Path, own_folders: Path, late: str) -> None:
+    """The first pass replays c1; what happens to it afterwards is listed, and the source keeps what was replayed."""
+    night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "n": i} for i in range(5)])
+    rewritten(night, "c1", {"author": "CLIENT", "n": 1})
+    orders = Orders(replay=True, discard="the old application was wrong")
+    RollbackState.begin(night.folder.workspace, night.folder.id, orders)
+    step = RollbackStep(RunRecord(night.folder.read(), "27"))
+    for stage in (step.plan, step.stop, step.prove_source, step.client_writes, step.replay, step.put_back):
+        stage()
+    if late == "both names":
+        rewritten(night, "c1", {"author": "CLIENT", "writer": "OLD CLIENT", "n": 1})
+    else:
+        with embedded(night.home / "target") as store:
+            store.drop("notes")
+    step.settle()
+    assert at_source(night, "c0", "c1") == [{"writer": "W0", "n": 0}, {"writer": "CLIENT", "n": 1}]
+
+
 def test_a_schema_that_was_edited_since_replays_nothing(tmp_path: Path, own_folders: Path) -> None:
     night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "z": i} for i in range(4)])
     rewritten(night, "c1", {"author": "CLIENT", "z": 1})
@@ -190,3 +212,14 @@ def test_a_schema_that_was_edited_since_replays_nothing(tmp_path: Path, own_fold
     (tmp_path / "own.yaml").write_text(rules, encoding="utf-8")
     night.rollback(replay=True)
     assert at_source(night, "c0", "c1") == [{"writer": "W0", "z": 0}, {"writer": "CLIENT", "z": 1}]
+
+
+def test_a_rollback_without_a_replay_needs_no_schema(tmp_path: Path, own_folders: Path) -> None:
+    """The schema's file may be that of the next attempt already."""
+    night = renamed(tmp_path, "  - {from: writer, to: author}\n", [{"writer": f"W{i}", "z": i} for i in range(4)])
+    rewritten(night, "c1", {"author": "CLIENT", "z": 1})
+    (tmp_path / "own.yaml").write_text("name: own\nrename:\n  - {from: z, to: author}\n", encoding="utf-8")
+    night.rollback(discard="a test")
+    assert at_source(night, "c0", "c1") == [{"writer": "W0", "z": 0}, {"writer": "W1", "z": 1}]
+    with embedded(tmp_path / "target") as store:
+        assert "notes" not in store.names()

@@ -3,9 +3,10 @@
 from helpers.cutover.application import (
     ChangedFile,
     CutoverState,
+    clients_came,
     clients_switched,
     put_back,
     source_takes_writes,
 )
 
-__all__ = ["ChangedFile", "CutoverState", "clients_switched", "put_back", "source_takes_writes"]
+__all__ = ["ChangedFile", "CutoverState", "clients_came", "clients_switched", "put_back", "source_takes_writes"]

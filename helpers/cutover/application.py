@@ -378,6 +378,11 @@ class CutoverState(StateFile):
         return Cutover.model_validate(self.rules)
 
     @property
+    def clients_came(self) -> bool:
+        """Whether clients may have used the target: it began to change files, even if it was undone since."""
+        return any(event["state"] == APPLYING for event in self.events)
+
+    @property
     def may_be_applied(self) -> bool:
         """Whether a file may differ from what it was, or the application may have been restarted on the new ones."""
         return self.state not in (PLANNED, BACKED_UP, REVERTED)
@@ -419,6 +424,12 @@ class CutoverState(StateFile):
         }
         state = words.get(self.state, f"is under way, or a process ended in it ({self.state})")
         return f"The cutover to {self.target} {state} since {self.events[-1]['when'][:19]} UTC."
+
+
+def clients_came(workspace: Path) -> bool:
+    """Whether clients may have used the target: a cutover of this run began to change files, be it undone and set aside since."""
+    state = CutoverState.load(workspace)
+    return (state is not None and state.clients_came) or any(workspace.glob(f"{RunPath.EARLIER}/*/{RunPath.CUTOVER}"))
 
 
 def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool) -> str:

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.cutover import CutoverState
-from helpers.cutover.application import APPLYING
+from helpers.cutover import CutoverState, clients_came
 from helpers.errors import EnvironmentFailure
 from helpers.fence import FenceState
 from helpers.formatting import count, duration
@@ -111,18 +110,13 @@ def _signal(folder: RunFolder, pid: int, number: signal.Signals) -> None:
             return
 
 
-def clients_came(cutover: CutoverState | None) -> bool:
-    """Whether clients may have used the target: a cutover began to change files, even if it was undone since."""
-    return cutover is not None and any(event["state"] == APPLYING for event in cutover.events)
-
-
 def outline(folder: RunState) -> list[tuple[str, str]]:
     """(stage, what will be done), in order."""
     state = RollbackState.load(folder.workspace)
     orders = state.orders if state is not None else Orders()
     cutover, fence = CutoverState.load(folder.workspace), FenceState.load(folder.workspace)
     parameters = folder.parameters
-    target_used = clients_came(cutover)
+    target_used = clients_came(folder.workspace)
     actions = {
         STOP: _stop(folder),
         SOURCE: _source(orders),

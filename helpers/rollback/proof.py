@@ -21,7 +21,7 @@ import pandas as pd
 
 from helpers import audit, rollback
 from helpers.chunks import ChunkBatch
-from helpers.cutover import CutoverState
+from helpers.cutover import CutoverState, clients_came
 from helpers.errors import RUNBOOK, EnvironmentFailure, RunbookError, Terminal, UsageError
 from helpers.fence import FenceControl, FenceState, takes_no_writes
 from helpers.formatting import count
@@ -79,14 +79,16 @@ def judge(
     changes: SourceChanges, *, fenced: bool, replayed: set[tuple[str, str]], remade: Sequence[str] = ()
 ) -> Damage:
     """Split the changes into damage and clients' writes. `replayed` are chunks that a replay of this rollback wrote: they must
-    differ from the snapshot. `remade` are collections that it recreated; their settings are proven in another way.
+    differ from the snapshot, but in a collection that is gone. `remade` are collections that it recreated; their settings are
+    proven in another way.
     """
     damage = Damage(vanished=list(changes.vanished))
     for name, change in changes.collections.items():
+        own = {i for collection, i in replayed if collection == name and name not in changes.vanished}
         rest = CollectionChanges(
-            added=[i for i in change.added if (name, i) not in replayed],
-            changed=[i for i in change.changed if (name, i) not in replayed],
-            deleted=[i for i in change.deleted if (name, i) not in replayed],
+            added=[i for i in change.added if i not in own],
+            changed=[i for i in change.changed if i not in own],
+            deleted=[i for i in change.deleted if i not in own],
             settings=[] if name in remade else list(change.settings),
         )
         if not rest.chunks and not rest.settings and name not in changes.vanished and name not in changes.appeared:
@@ -235,7 +237,7 @@ class StageContext:
         if not run.dry_run:
             self.state.save(run.workspace)
         self.cutover = CutoverState.load(run.workspace)
-        self.in_use = rollback.clients_came(self.cutover)
+        self.in_use = clients_came(run.workspace)
         run.fact("dry_run", run.dry_run)
         run.fact("ordered", self.state.since)
 
@@ -412,6 +414,7 @@ class SourceProof:
             state.facts["remade"] = sorted({*self._remade, *(n for n in names if n in damage.vanished)})
             state.save(self.run.workspace)
             chunks = sum(c.chunks for n, c in damage.damaged.items() if n in names)
+            replay.note_restored(self.run.workspace)
             with self.run.progress("Restore the source", chunks) as bar:
                 done = mend(store, snapshot, damage, names, export, bar)
             for info in chosen(snapshot, state.facts["remade"]) if state.facts["remade"] else []:

@@ -262,13 +262,16 @@ def next_folder(workspace: Path, name: str) -> Path:
 @dataclass(slots=True)
 class Plan:
     """The writes to the source, by collection: `put` chunks as they must be, `delete` ids that must be absent, `create`
-    collections that clients made. `open`: writes that cannot be assigned. `done`: all was written, and compared there."""
+    collections that clients made. `open`: writes that cannot be assigned. `done`: all was written, and compared there.
+    `named`: (source collection, id) of every write of the look, open ones included; ("", id) where nothing says the collection.
+    """
 
     put: dict[str, ChunkBatch] = field(default_factory=dict)
     delete: dict[str, list[str]] = field(default_factory=dict)
     open: list[dict[str, str]] = field(default_factory=list)
     create: dict[str, CollectionInfo] = field(default_factory=dict)
     done: bool = False
+    named: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def nothing(self) -> bool:
@@ -300,6 +303,7 @@ def plan(
     deletes: dict[str, list[str]] = defaultdict(list)
     names, deleted, moved = set(snapshot.names()), {o for write in writes for _, o in write.deleted}, set[Origin]()
     for write in writes:
+        planned.named |= {*write.origins, *(origin for _, origin in write.deleted)}
         _list_collection_changes(planned, write)
         if write.created is not None:
             _plan_new_collection(planned, write, write.created, occupied)
@@ -316,6 +320,7 @@ def plan(
         for row in range(len(write.added)):
             chunk = write.added.take([row])
             home, source_id = _origin(chunk, schema.only_source(write.target, names), names, prefixed, to)
+            planned.named.add((home if home in names else "", source_id))
             if home not in names:
                 planned.open.append({"collection": write.target, "id": chunk.ids[0], "why": home})
             elif (home, source_id) in deleted:
@@ -375,6 +380,7 @@ def _plan_new_collection(planned: Plan, write: Written, info: CollectionInfo, oc
         planned.open.append({"collection": info.name, "id": "", "why": reason})
         return
     planned.create[info.name] = info
+    planned.named |= {(info.name, chunk) for chunk in (*write.added.ids, *write.unreadable)}
     if len(write.added):
         planned.put[info.name] = write.added
     planned.open += [{"collection": info.name, "id": i, "why": _UNREADABLE} for i in write.unreadable]
@@ -501,6 +507,12 @@ def load(folder: Path) -> Plan:
 def note_done(folder: Path) -> None:
     """Note beside a saved plan that `apply` has finished."""
     write_text(folder / _DONE, utc_now() + "\n")
+
+
+def note_restored(workspace: Path) -> None:
+    """Note that the source was restored: what the plans wrote there may be gone."""
+    for path in (workspace / "rollback").glob(f"replay-*/{_DONE}"):
+        path.unlink()
 
 
 def _files(names: Iterable[str]) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from helpers.migration.source_changes import WrittenData, schema_of_run
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, utc_now, write_text
-from helpers.rollback import REPLAY, clients_came, replay
+from helpers.rollback import FILES, REPLAY, replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import (
     BATCH,
@@ -41,6 +43,7 @@ from helpers.run.command import used_by
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
+from helpers.schema import Schema
 from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Reader, Space, Store, open_source, shard_of
@@ -70,10 +73,15 @@ def leave_other_shards(planned: Plan, shard: str) -> None:
             planned.put[name] = batch.take(own)
 
 
-def add_reverted(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
-    """Add to a plan what an earlier one wrote and clients reverted at the target since: as in the snapshot."""
-    ids = planned.ids()
-    for name, chunk in sorted({key for plan in earlier for key in plan.ids()} - ids):
+def add_reverted(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot, unknown: Collection[str]) -> None:
+    """Add to a plan what an earlier one wrote and clients reverted at the target since: as in the snapshot.
+
+    `unknown`: collections of the source of which nobody can say what clients reverted. A chunk that a write of the look names is
+    no reverted one, also where that write cannot be replayed.
+    """
+    for name, chunk in sorted({key for plan in earlier for key in plan.ids()} - planned.named):
+        if name in unknown or ("", chunk) in planned.named:
+            continue
         original = originals_of(snapshot, name, [chunk]).get(chunk)
         if original is None:
             planned.delete.setdefault(name, []).append(chunk)
@@ -121,30 +129,35 @@ def exclude_done(planned: Plan, earlier: Iterable[Plan]) -> None:
 def changed_at_source(store: Store, planned: Plan, earlier: Sequence[Plan], snapshot: Snapshot) -> set[tuple[str, str]]:
     """(collection, id) of a plan's chunks whose state at the source neither the snapshot nor a plan explains.
 
-    A chunk may be absent where the snapshot has none of its id, where a plan deletes it, and where a plan that did not end
-    writes it, by deleting and adding it.
+    What a plan that is done wrote or deleted is the only explanation from then on: what the snapshot has is none any more. A
+    plan that did not end explains what it writes, and that it is absent, since it deletes and adds.
     """
     changed = set[tuple[str, str]]()
+    outcomes = [(plan.done, outcome_of([plan])) for plan in earlier]
     for name in sorted({*planned.put, *planned.delete} & {*store.names()}):
         put, delete = planned.put.get(name, ChunkBatch.empty()), planned.delete.get(name, [])
         ids, space = [*put.ids, *delete], store.info(name).space
-        originals = originals_of(snapshot, name, ids)
-        may_be_absent = {*delete, *(chunk for chunk in ids if chunk not in originals)}
-        versions = [put, *originals.values()]
-        for plan in earlier:
-            may_be_absent.update(plan.delete.get(name, []))
-            if (batch := plan.put.get(name)) is not None:
-                versions.append(batch)
-                may_be_absent.update(() if plan.done else batch.ids)
+        versions = {chunk: [batch] for chunk, batch in originals_of(snapshot, name, ids).items()}
+        may_be_absent = {*ids} - versions.keys()
+        for done, outcome in outcomes:
+            for chunk in (chunk for chunk in ids if (name, chunk) in outcome):
+                if done:
+                    versions[chunk] = []
+                    may_be_absent.discard(chunk)
+                if (batch := outcome[name, chunk]) is not None:
+                    versions.setdefault(chunk, []).append(batch)
+                if batch is None or not done:
+                    may_be_absent.add(chunk)
+        for row, chunk in enumerate(put.ids):
+            versions.setdefault(chunk, []).append(put.take([row]))
         existing = present(store, name, ids)
         unexplained = set(existing)
-        for batch in versions:
-            rows = batch.take([row for row, chunk in enumerate(batch.ids) if chunk in unexplained])
+        while rows := [versions[chunk].pop() for chunk in sorted(unexplained) if versions.get(chunk)]:
             for at in range(0, len(rows), BATCH):
-                piece = rows.slice(at, at + BATCH)
+                piece = ChunkBatch.concatenate(rows[at : at + BATCH])
                 pair = next(compared(store, name, [piece], space))
                 unexplained -= {*piece.ids} - pair.differing().keys()
-        changed |= {(name, chunk) for chunk in unexplained | ({*ids} - {*existing} - may_be_absent)}
+        changed |= {(name, chunk) for chunk in unexplained | ({*ids} - {*existing} - may_be_absent - {*delete})}
     return changed
 
 
@@ -154,7 +167,7 @@ def leave_undone_cutover(folder: RunState) -> None:
     `UsageError` ("client_writes") where clients wrote to it before, or use it since a cutover that is in force.
     """
     cutover = CutoverState.load(folder.workspace)
-    if cutover is None or not clients_came(cutover):
+    if cutover is None or not cutover.clients_came:
         return
     run = RunRecord(folder, Step.MIGRATE)
     why = "clients use it since the cutover, and step 22 would write over what they write"
@@ -225,8 +238,12 @@ class ReturnWrites:
         self.replays: list[str] = []  # and for each replay
         self.sentence = ""
         self.postponed = False
-        self.schema = schema_of_run(self.run)
         self.prefixed = self.run.parameters.migration.id_policy == "prefix"
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The schema that the migration began with. Raises `Terminal` ("context_changed") where its file is another one now."""
+        return schema_of_run(self.run)
 
     @contextmanager
     def target(self) -> Iterator[Reader]:
@@ -415,7 +432,14 @@ class ReturnWrites:
             return Plan()
         planned, earlier, snapshot = self._plan(), replay.saved(self.run.workspace), self.context.data.snapshot
         assert snapshot is not None
-        add_reverted(planned, earlier, snapshot)
+        if not state.did(
+            FILES
+        ):  # clients write to the target alone: what is not at the source was lost there, and is written again
+            earlier = [replace(plan, done=False) for plan in earlier]
+        unread = {write.target for write in self.writes if write.vanished or write.unreadable}
+        add_reverted(
+            planned, earlier, snapshot, [n for n in snapshot.names() if unread & self.schema.targets([n]).keys()]
+        )
         exclude_done(planned, earlier)
         self._require_places(planned)
         if not planned.nothing:

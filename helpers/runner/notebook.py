@@ -527,12 +527,8 @@ def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | N
         _refuse(folder, step, "cannot be undone: the application was pointed to the target", next_step)
     if not _has_begun(folder, step):
         _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
-    migrated = _has_begun(folder, Step.MIGRATE)  # else nothing of the migration is undone
-    if (
-        migrated
-        and step.number <= Step.MIGRATE
-        and (error := window.refusal(folder, Step.MIGRATE, changed=changed)) is not None
-    ):
+    undoes = step.number <= Step.MIGRATE and _has_begun(folder, Step.MIGRATE)
+    if undoes and (error := window.refusal(folder, Step.MIGRATE, changed=changed)) is not None:
         raise error
 
 
@@ -552,7 +548,8 @@ def undo_from(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> 
     with RunLock(folder, "step").acquire(1):
         pending = pending_retry(folder)
         first = plan.find(min(pending or step.number, step.number))
-        if first.number <= Step.MIGRATE and not pending:
+        # A pending retry from step 22 or before checked this before it removed anything.
+        if first.number <= Step.MIGRATE < (pending or "99"):
             from helpers.rollback.return_writes import leave_undone_cutover
 
             leave_undone_cutover(folder)

@@ -302,12 +302,20 @@ class ExportJournal:
         with self._guard:
             self.notes.append(text)
 
-    def freeze(self, name: str, folder: str, info: dict[str, Any], ids: Sequence[str], starts: Sequence[int]) -> None:
+    def freeze(
+        self,
+        name: str,
+        folder: str,
+        info: dict[str, Any],
+        ids: Sequence[str],
+        starts: Sequence[int],
+        identity: str = "",
+    ) -> None:
         """Record the ids of a collection in `folder`, and the first row of each part; forget its earlier parts."""
         file = f"{folder.partition('-')[0]}.ids.parquet"
         path = self.folder / EXPORT / file
         digest = write_parquet(path, pa.table({"id": pa.array(ids, pa.large_string())}))
-        self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "starts": [*starts],
+        self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "starts": [*starts], "uuid": identity,
                       "ids": {"file": file, "count": len(ids), "sha256": digest}})  # fmt: skip
 
     def ids(self, name: str) -> list[str] | None:

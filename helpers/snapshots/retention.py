@@ -171,10 +171,12 @@ def _replaced(items: list[SnapshotFolder], taken: Mapping[str, Recorded]) -> lis
         names, line = set(item.snapshot.names()), taken.get(item.id)
         whole = not item.snapshot.failed and (not item.snapshot.missing() or (line is not None and line.without_lost))
         for earlier, later in [*last.items()]:
-            before = items[earlier].snapshot
-            if before is None or before.place != item.snapshot.place:
+            before, now = items[earlier].snapshot, item.snapshot
+            # Older toolkits do not say from where a relative path counts: such a pair may keep one another, and frees nothing.
+            old, new = (str(Path(one.manifest["source"])) if one else "" for one in (before, now))
+            if before is None or (before.place not in (now.place, new) and now.place != old):
                 continue
-            if whole and names.issuperset(before.names()):
+            if whole and before.place == now.place and names.issuperset(before.names()):
                 del last[earlier]
             elif not whole and later == earlier and names.intersection(before.names()):
                 last[earlier] = position

@@ -119,11 +119,8 @@ class Snapshot:
         """
         sentences = []
         for entry in self.manifest["collections"]:
-            name, rows, counted = (
-                one_line(entry["name"], 80),
-                entry["count"],
-                entry.get("reported_count", entry["count"]),
-            )
+            name, rows = one_line(entry["name"], 80), entry["count"]
+            counted = entry.get("reported_count", rows)
             if lost := sum(part.lost for part in self.parts(entry["name"])):
                 sentences.append(f"{name}: {lost:,} of {count(rows, 'chunk')} lost their vector")
             if counted != rows and "://" not in self.manifest["source"]:
@@ -277,10 +274,8 @@ def write_snapshot(
     folder, partial = directory / snapshot_id, directory / f"{snapshot_id}.partial"
     if folder.exists():
         raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
-    if ExportJournal.is_whole(
-        partial, store.label, sorted(names)
-    ):  # the last session ended between manifest and renaming
-        return complete(partial, folder, progress)
+    if ExportJournal.is_whole(partial, store.label, sorted(names)):
+        return complete(partial, folder, progress)  # the last session ended between manifest and renaming
     listed = store.names()
     journal = ExportJournal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     entries = [_write_collection(store, journal, name, readers, progress, same, write) for name in sorted(names)]
@@ -387,13 +382,13 @@ def _frozen(
     store: Reader, journal: ExportJournal, name: str, same: Snapshot | None
 ) -> tuple[CollectionInfo, list[str], list[int], list[str]]:
     """Return the collection as it was when its ids were frozen, these ids, the first row of each part, and new findings."""
-    info, known = store.info(name), journal.collections.get(name)
+    identity, info, known = store.identity(name), store.info(name), journal.collections.get(name)
     if known is not None:
         before = CollectionInfo(**{**known["info"], "findings": tuple(known["info"]["findings"])})
         ids = journal.ids(name)
         if ids is None:
             journal.note(f"the list of ids of collection {name} is damaged or gone: it is read again")
-        elif _settings(before) != _settings(info):
+        elif _settings(before) != _settings(info) or known.get("uuid", identity) != identity:
             journal.note(f"collection {name} is not the one that the export began with: it is read again")
         elif info.count == before.count:
             return before, ids, known["starts"], []
@@ -407,7 +402,7 @@ def _frozen(
     ids, starts = _as_before(ids, rows, same, name)
     folder = known["folder"] if known else _folder((c["folder"] for c in journal.collections.values()), name)
     shutil.rmtree(journal.folder / folder, ignore_errors=True)  # parts that belong to other ids
-    journal.freeze(name, folder, dataclasses.asdict(info), ids, starts)
+    journal.freeze(name, folder, dataclasses.asdict(info), ids, starts, identity)
     return info, ids, starts, []
 
 
@@ -476,6 +471,9 @@ def _write_collection(
         return part
 
     parts = list(ahead(write_one, enumerate(pairwise([*starts, len(ids)]), 1), readers))
+    if (uuid := store.identity(name)) != journal.collections[name].get("uuid", uuid):
+        raise Terminal(ReasonCode.SOURCE_CHANGED, "was dropped and made anew while it was read",
+                       where=f"collection {name} of {store.label}", next_step="Repeat when that has ended.")  # fmt: skip
     findings = [*info.findings, *extra]
     findings += _lost(sum(p.lost for p in parts))
     if len(ids) != info.count:

@@ -37,7 +37,6 @@ from helpers.migration.target_lock import FILES, ensure_database, target_not_emp
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Phase, Verdict, write_bytes, write_text
-from helpers.rollback import clients_came
 from helpers.run.executor import workers_of
 from helpers.run.folders import CHANGED, QUARANTINED, RunPath
 from helpers.run.plan import Step
@@ -260,7 +259,8 @@ class MigrateStep(NotebookStep):
 
     def _refuse_clients(self) -> None:
         """`Terminal` ("client_writes") where a cutover of this run sent clients to the target, be it undone since."""
-        if not self.run.dry_run and clients_came(CutoverState.load(self.run.workspace)):
+        cutover = None if self.run.dry_run else CutoverState.load(self.run.workspace)
+        if cutover is not None and cutover.clients_came:
             again = self.run.home.command("run", "--from", Step.MIGRATE)
             raise Terminal(
                 ReasonCode.CLIENT_WRITES, "this run sent clients to it, and step 22 would write over what they wrote",

@@ -313,6 +313,7 @@ class Reader(Protocol):
     def names(self) -> list[str]: ...
     def info(self, name: str) -> CollectionInfo: ...
     def count(self, name: str) -> int: ...
+    def identity(self, name: str) -> str: ...  # "" where nobody can make the collection anew
     def ids(self, name: str) -> list[str]: ...
     def some_ids(self, name: str, most: int) -> list[str]: ...
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch: ...
@@ -457,7 +458,6 @@ class Store(Reader, Protocol):
     """What a target offers in addition: creating, adding, deleting."""
 
     def identities(self) -> dict[str, str]: ...
-    def identity(self, name: str) -> str: ...
     def create(self, info: CollectionInfo) -> None: ...
     def as_created(self, info: CollectionInfo) -> bool: ...
     def add(self, name: str, batch: ChunkBatch) -> None: ...
@@ -471,20 +471,55 @@ class Store(Reader, Protocol):
     def lock_holder(self) -> dict[str, Any] | None: ...
 
 
+WHAT_ANSWERS = "Check what is in front of the server, and that it is the one that you mean."
+ASK_AGAIN = 10_000  # ids after which the count is requested; then again at twice as many
+
+
+def every_id(
+    page: Callable[[int], list[str]], counted: Callable[[], int], where: str, ids: dict[str, None], at: int = 0
+) -> list[str]:
+    """Return every id that `page(offset)` lists, once, in the store's order. `ids` are those known, to position `at`.
+
+    A page begins with an id that is known. Where it does not, chunks before it were deleted meanwhile and the others moved
+    up: an earlier page is requested, so that no chunk is left out that nobody touched. A short page is not the last; only a
+    page with nothing new is. Raises `Terminal` where a store lists far more than it counts.
+    """
+    furthest, back, most = at, 1, ASK_AGAIN
+    while True:
+        answer, before = page(at), len(ids)
+        if at and (not answer or answer[0] not in ids):
+            at, back = max(0, at - back), 2 * back
+            continue
+        ids.update(dict.fromkeys(answer))
+        if len(ids) == before and (at >= furthest or len(answer) < 2):
+            return list(ids)
+        at, back = at + len(answer) - 1, 1
+        furthest = max(furthest, at)
+        if len(ids) > most:
+            if len(ids) > 2 * (count := counted()) + ASK_AGAIN // 2:
+                raise Terminal(
+                    ReasonCode.NOT_JSON, f"lists {len(ids):,} ids and goes on, but counts {count:,} chunks", where=where,
+                    next_step=WHAT_ANSWERS,
+                )  # fmt: skip
+            most = 2 * len(ids)
+
+
 def counted_ids(store: Reader, name: str) -> tuple[int, list[str]]:
     """Return (chunks that the collection counts, every id), after comparing the two.
 
     Raises `Terminal` ("count_mismatch") where they differ although the count does not change: an answer that leaves chunks
-    out would look like their deletion. Where the count changes, a writer is at work, and a comparison finds the differences.
+    out would look like their deletion. Where the count or the ids change, a writer is at work, and a comparison finds the
+    differences.
     """
     count = previous = store.count(name)
+    ids = before = list[str]()
     for seconds in (*RETRY_AFTER, 0.0):
-        ids = store.ids(name)
+        before, ids = ids, store.ids(name)
         if len(ids) == count:
             return count, ids
         previous, count = count, store.count(name)
         time.sleep(seconds)
-    if count != previous:
+    if count != previous or set(ids) != set(before):
         return count, ids
     raise incomplete(store, name, count, f"lists {len(ids):,}")
 

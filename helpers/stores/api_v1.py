@@ -25,13 +25,14 @@ from helpers.stores import (
     CollectionInfo,
     Neighbours,
     checked_dimension,
+    every_id,
     fitting,
     from_metadata,
     is_marker,
     resolve,
     texts,
 )
-from helpers.stores.client import ASK_AGAIN, VectorLost, batch_of, pieces, proven_spaces, twice_what_it_counts
+from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
 from helpers.stores.limits import Limits, Requests, Usage, done_once, written_once
 from helpers.stores.wire import json_of
 
@@ -105,6 +106,10 @@ class ApiV1Store(Closing):
             self._known[name] = self._ask("GET", f"collections/{quote(name, safe='')}", where=self._at(name))
         return self._known[name]
 
+    def identity(self, name: str) -> str:
+        """Return the uuid that this collection has now."""
+        return str(self._ask("GET", f"collections/{quote(name, safe='')}", where=self._at(name))["id"])
+
     def _path(self, name: str, what: str) -> str:
         return f"collections/{self._collection(name)['id']}/{what}"
 
@@ -129,15 +134,10 @@ class ApiV1Store(Closing):
     def ids(self, name: str) -> list[str]:
         """Return every id once, in the store's order. If they are fewer than the count, ask again without pages."""
         ids: dict[str, None] = {}
-        most = ASK_AGAIN
-        while True:
-            page = self._get(name, {"limit": _LIMITS.page_rows, "offset": len(ids)}, [])["ids"]
-            before = len(ids)
-            ids.update(dict.fromkeys(page))
-            if len(ids) > most:
-                most = twice_what_it_counts(len(ids), self.count(name), self._at(name))
-            if len(page) < _LIMITS.page_rows or len(ids) == before:
-                break
+        every_id(
+            lambda at: self._get(name, {"limit": _LIMITS.page_rows, "offset": at}, [])["ids"],
+            lambda: self.count(name), self._at(name), ids,
+        )  # fmt: skip
         if len(ids) < self.count(name):
             ids.update(dict.fromkeys(self._get(name, {}, [])["ids"]))
         return list(ids)

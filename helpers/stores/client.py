@@ -23,6 +23,7 @@ from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.stores import (
     LOCK_COLLECTION,
+    WHAT_ANSWERS,
     Closing,
     CollectionInfo,
     Neighbours,
@@ -32,6 +33,7 @@ from helpers.stores import (
     consistent_spaces,
     creation,
     declared,
+    every_id,
     fitting,
     from_metadata,
     is_marker,
@@ -148,8 +150,9 @@ class ClientStore(TargetLock, Closing):
 
     @fitting
     def identity(self, name: str) -> str:
-        """Return the uuid of this collection."""
-        return str(self._collection(name).id)
+        """Return the uuid that this collection has now."""
+        now = self.requests.send(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
+        return str(now.id)
 
     @fitting
     def info(self, name: str) -> CollectionInfo:
@@ -207,28 +210,24 @@ class ClientStore(TargetLock, Closing):
 
     @fitting
     def ids(self, name: str) -> list[str]:
-        """Return every id once, in the store's order. As in `_listed`, a short page is not the last.
+        """Return every id once, in the store's order, as `every_id`.
 
         Where pages are small and latency is high (Cloud), several are requested at a time.
         """
-        collection = self._collection(name)
-        ids: dict[str, None] = {}
+        collection, ids = self._collection(name), dict[str, None]()
         readers, rows = self.limits().readers(1), self.limits().page_rows
         if readers > 1:
-            total = self.count(name)
             with ThreadPoolExecutor(readers, thread_name_prefix="ids") as pool:
-                for page in pool.map(
-                    lambda at: self._pages(collection, at, min(at + rows, total)), range(0, total, rows)
-                ):
-                    ids.update(dict.fromkeys(page))
-        most = ASK_AGAIN
-        while True:
-            before = len(ids)
-            ids.update(dict.fromkeys(self._page(collection, NO_LIMIT, before)))
-            if len(ids) == before:
-                return list(ids)
-            if len(ids) > most:
-                most = twice_what_it_counts(len(ids), self.count(name), self._at(name))
+                step = max(1, rows - 1)  # a page begins with the last id of the one before
+                for first in range(0, self.count(name), readers * step):  # the count is only the server's word
+                    starts, before = range(first, first + readers * step, step), len(ids)
+                    for page in pool.map(lambda at: self._pages(collection, at, at + rows), starts):
+                        if page and (not ids or page[0] in ids):
+                            ids.update(dict.fromkeys(page))
+                    if len(ids) == before:
+                        break
+        known, where = max(0, len(ids) - 1), self._at(name)
+        return every_id(lambda at: self._page(collection, NO_LIMIT, at), lambda: self.count(name), where, ids, known)
 
     def _pages(self, collection: Collection, start: int, end: int) -> list[str]:
         """Return the ids at these positions, in as many pages as needed; fewer where there are fewer."""
@@ -511,20 +510,6 @@ class VectorLost(Exception):
     """The store lists an id of this piece but cannot give its vector."""
 
 
-_WHAT_ANSWERS = "Check what is in front of the server, and that it is the one that you mean."
-ASK_AGAIN = 10_000  # ids after which the count is requested; then again at twice as many
-
-
-def twice_what_it_counts(listed: int, counted: int, where: str) -> int:
-    """Return the number of ids after which to count again. Raises `Terminal` where a store lists far more than it counts."""
-    if listed > 2 * counted + ASK_AGAIN // 2:
-        raise Terminal(
-            ReasonCode.NOT_JSON, f"lists {listed:,} ids and goes on, but counts {counted:,} chunks", where=where,
-            next_step=_WHAT_ANSWERS,
-        )  # fmt: skip
-    return 2 * listed
-
-
 def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
     """Return an answer as a batch in the requested order. Raises `Terminal` for columns shorter than the ids (fact 16)."""
     listed = texts(answer["ids"])
@@ -533,7 +518,7 @@ def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embe
     }:
         raise Terminal(
             ReasonCode.NOT_JSON, f"an answer of {len(listed)} chunks that does not answer this request for {len(ids)}",
-            next_step=_WHAT_ANSWERS,
+            next_step=WHAT_ANSWERS,
         )  # fmt: skip
     vectors: Any = answer.get("embeddings")
     if embeddings and (vectors is None or len(vectors) != len(listed)):

@@ -374,17 +374,12 @@ class DuckdbStore(Closing):
     protocol = "Parquet files, read directly"
 
     def __init__(
-        self,
-        path: Path,
-        label: str,
-        wanted: Callable[[str], bool] = lambda name: True,
+        self, path: Path, label: str, wanted: Callable[[str], bool] = lambda name: True,
         rename: Mapping[str, str] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
+        own = "a directory of Chroma 0.3, read from its Parquet files; its index folder is not opened"
         self.label, self.version = label, "0.3 (duckdb and parquet)"
-        self.findings: tuple[str, ...] = (
-            "a directory of Chroma 0.3, read from its Parquet files; its index folder is not opened",
-            *leftovers(path),
-        )
+        self.findings: tuple[str, ...] = (own, *leftovers(path))
         self.repairs: list[dict[str, Any]] = []
         self.usage = Usage()
         self.limit_changes: tuple[str, ...] = ()
@@ -397,8 +392,7 @@ class DuckdbStore(Closing):
             self._tables[name] = chunks.filter(pc.equal(owners, _uuid(row)))
             if wanted(name):
                 self._of(name)  # raises its errors at once
-        strays = len(chunks) - sum(len(table) for table in self._tables.values())
-        if strays:
+        if strays := len(chunks) - sum(len(table) for table in self._tables.values()):
             self.findings += (f"{strays} chunks belong to no collection and are not migrated",)
 
     def limits(self) -> Limits:
@@ -406,6 +400,9 @@ class DuckdbStore(Closing):
 
     def names(self) -> list[str]:
         return sorted(self._collections)
+
+    def identity(self, name: str) -> str:
+        return ""
 
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]
