@@ -433,11 +433,11 @@ def _parameters(
 
 def nginx_program() -> str:
     """The nginx of this machine. `EnvironmentFailure` where there is none."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
         raise EnvironmentFailure(ReasonCode.NO_NGINX, "nginx is not installed here; this rehearsal's fence is one",
                          next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
-    return found
+    return program
 
 
 @contextmanager

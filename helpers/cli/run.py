@@ -114,8 +114,8 @@ def _require_row(chosen: argparse.Namespace) -> None:
     state = fleet.require_own(fleet.read(chosen.fleet))
     digest = {row.run: row.sha256 for row in state.rows}.get(chosen.run_id)
     if chosen.settings or file_digest(chosen.parameters) != digest or str(Path.cwd()) != state.directory:
-        given = f"{chosen.parameters}{' with --set' if chosen.settings else ''}"
-        message = f"{given} is not what fleet {state.id} orders for run {chosen.run_id} in {state.directory}"
+        source = f"{chosen.parameters}{' with --set' if chosen.settings else ''}"
+        message = f"{source} is not what fleet {state.id} orders for run {chosen.run_id} in {state.directory}"
         raise UsageError(ReasonCode.OTHER_CONTEXT, one_line(message), where="--fleet",
                          next_step=f"Go on with the fleet: {state.command('resume')}; or leave --fleet out.")  # fmt: skip
 
