@@ -415,7 +415,7 @@ def test_a_mail_is_plain_text_so_that_names_in_it_are_no_markup() -> None:
     finally:
         box.server.shutdown()
         box.server.server_close()
-    assert json.loads(done.stdout.splitlines()[-1])["said"] == ""
+    assert json.loads(done.stdout.splitlines()[-1])["error"] == ""
     parts = [
         part
         for part in email.message_from_bytes(box.mail, policy=email.policy.default).walk()
@@ -482,7 +482,7 @@ def test_a_redirect_of_a_webhook_is_not_followed_with_its_secrets() -> None:
         sent = subprocess.run(
             [sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True, check=True, capture_output=True
         )
-        said = {answer["number"]: answer["said"] for answer in map(json.loads, sent.stdout.splitlines())}
+        said = {answer["number"]: answer["error"] for answer in map(json.loads, sent.stdout.splitlines())}
         assert said == {
             0: "answered 307 Temporary Redirect, which is not followed: give the address that it leads to",
             1: "",
