@@ -1,4 +1,4 @@
-"""Where the runs stand: for notebook 00, `runbook status` and the terminal.
+"""The state of runs: for notebook 00, `runbook status` and the terminal.
 
 Of one run: what is due, the time that is left, the rollback, whom to call. Times are measured ones where this run has them, else
 the estimate of its dry run; what nobody measured is said to be unknown.
@@ -26,7 +26,7 @@ from helpers.evidence.signoffs import gate_state, open_gate
 from helpers.fence import FenceState
 from helpers.formatting import bare, count, duration, moment
 from helpers.migration.checkpoint import Checkpoint, CheckpointFile
-from helpers.notify import FAILED, Around, level, levels
+from helpers.notify import FAILED, CommandHooks, level, levels
 from helpers.notify import read as read_notices
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
@@ -58,7 +58,7 @@ def state(result: StepResult | None) -> str:
 
 
 def rolled_back(folder: RunFolder) -> str:
-    """`Rolled back, finished …` or how far the rollback is; "" where none ever began."""
+    """A sentence on the state of the run's rollback; "" where none was started."""
     state = RollbackState.load(folder.workspace)
     return state.sentence() if state is not None else ""
 
@@ -84,14 +84,14 @@ def first_open_step(folder: RunState) -> plan.Step | None:
     return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
 
 
-def _before(step: plan.Step | None) -> Sequence[plan.Step]:
+def _steps_before(step: plan.Step | None) -> Sequence[plan.Step]:
     """The steps of the sequence before this one; all of them before None."""
     return plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a run is, in `word`: not begun, rolled back, NO-GO, waiting, done, or the state of `step`, the one that is due.
+class RunStatus:
+    """The state of a run in `word`: not begun, rolled back, NO-GO, waiting, done, or the state of `step`, the one that is due.
 
     `missing` are the roles whose approval at `gate` is due.
     """
@@ -102,21 +102,21 @@ class Standing:
     missing: tuple[str, ...] = ()
 
 
-def standing(folder: RunState, last: plan.Step = plan.LINE[-1]) -> Standing:
+def run_status(folder: RunState, last: plan.Step = plan.LINE[-1]) -> RunStatus:
     """How far the run is on its way to the end of `last`."""
     if not folder.exists:
-        return Standing("not begun", plan.LINE[0])
+        return RunStatus("not begun", plan.LINE[0])
     if rolled_back(folder):
-        return Standing("rolled back")
+        return RunStatus("rolled back")
     step = first_open_step(folder)
-    for passed_step in _before(step):
+    for passed_step in _steps_before(step):
         gate = gate_state(folder, passed_step.gate) if passed_step.gate else None
         if gate is not None and (gate.blocked or gate.missing):
             word = "NO-GO" if gate.blocked else "waiting"
-            return Standing(word, step, passed_step.gate, () if gate.blocked else tuple(gate.missing))
+            return RunStatus(word, step, passed_step.gate, () if gate.blocked else tuple(gate.missing))
     if step is None or step.number > last.number:
-        return Standing("done")
-    return Standing(state(folder.result(step.number)), step)
+        return RunStatus("done")
+    return RunStatus(state(folder.result(step.number)), step)
 
 
 def step_rows(folder: RunState | None) -> list[dict[str, Any]]:
@@ -133,11 +133,9 @@ def step_rows(folder: RunState | None) -> list[dict[str, Any]]:
 def run_rows() -> list[dict[str, str]]:
     """One row a run, the newest first: run, name, created, at (the step it has reached), state, due, fence, kind."""
     rows = []
-    for damaged_run, error in runs.damaged_runs().items():
+    for run, error in runs.damaged_runs().items():
         empty = dict.fromkeys(("run", "name", "created", "at", "due", "fence", "kind"), "")
-        rows.append(
-            {**empty, "run": damaged_run.id, "state": f"damaged: {error.line()}", "fence": _told(_fence, damaged_run)}
-        )
+        rows.append({**empty, "run": run.id, "state": f"damaged: {error.line()}", "fence": _or_unknown(_fence, run)})
     for folder in runs.every_run():
         facts = folder.facts
         try:
@@ -154,27 +152,27 @@ def run_rows() -> list[dict[str, str]]:
                 "created": str(facts["created"])[:19].replace("T", " "),
                 "at": step.number if step else "",
                 "state": damaged or (state(folder.result(step.number)) if step else "all steps passed"),
-                "due": "" if damaged else _told(_due, folder, step),
-                "fence": _told(_fence, folder),
+                "due": "" if damaged else _or_unknown(_due, folder, step),
+                "fence": _or_unknown(_fence, folder),
                 "kind": kind,
             }
         )
     return rows
 
 
-def _told(say: Callable[..., str], *about: Any) -> str:
-    """A run that another version of the toolkit wrote hides no other run."""
+def _or_unknown(describe: Callable[..., str], *arguments: Any) -> str:
+    """What `describe` gives, or "unknown (CODE)" where it raises: an unreadable run must not hide the others."""
     try:
-        return say(*about)
+        return describe(*arguments)
     except RunbookError as error:
         return f"unknown ({error.code})"
 
 
 def _due(folder: RunState, step: plan.Step | None) -> str:
-    """In a few words what the run waits for: signatures by role, a step, nothing."""
-    if (back := RollbackState.load(folder.workspace)) is not None:
-        return "nothing: rolled back" if back.finished else "rollback"
-    for passed_step in _before(step):
+    """What the run waits for, in a few words: signatures by role, a step, or nothing."""
+    if (rollback := RollbackState.load(folder.workspace)) is not None:
+        return "nothing: rolled back" if rollback.finished else "rollback"
+    for passed_step in _steps_before(step):
         if passed_step.gate and passed(folder.result(passed_step.number)):
             gate = gate_state(folder, passed_step.gate)
             if gate.blocked:
@@ -199,16 +197,17 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
     path = folder.workspace / RunPath.PROGRESS
     if (state := _progress(path)) is not None:
         with contextlib.suppress(OSError, ValueError, RunbookError):
-            ago = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
-            far = f"{state.done:,} of {state.total:,} {state.unit}"
-            silent = duration(max(0.0, ago.total_seconds()))
+            age = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
+            amount = f"{state.done:,} of {state.total:,} {state.unit}"
+            idle = duration(max(0.0, age.total_seconds()))
             title = plan.find(state.step).title
-            lines.append(f"Step {state.step} ({title}), {one_line(state.label)}: {far}; last progress {silent} ago")
+            lines.append(f"Step {state.step} ({title}), {one_line(state.label)}: {amount}; last progress {idle} ago")
             lines += [f"Workers: {one_line(state.workers)}"] if state.workers else []
-            kept = CheckpointFile.of(folder.workspace / RunPath.CHECKPOINT)
-            written = sum(target.completed for target in kept.targets.values())
-            lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
-                         f"{count(kept.total_chunks, 'chunk')}")  # fmt: skip
+            checkpoint = CheckpointFile.of(folder.workspace / RunPath.CHECKPOINT)
+            written = sum(target.completed for target in checkpoint.targets.values())
+            chunks = f"{written:,} of {count(checkpoint.total_chunks, 'chunk')}"
+            batch = checkpoint.last_batch_index + 1
+            lines.append(f"Last write to the target: {moment(checkpoint.timestamp)}, batch {batch}; {chunks}")
     return "\n".join(
         [*lines, f"If it hangs: stop it with Ctrl-C where it runs (kill -INT), then: {folder.command('resume')}"]
     )
@@ -218,21 +217,21 @@ def next_action(folder: RunState | None, now: dt.datetime | None = None) -> str:
     """What to do next: one sentence, or where somebody works on the run, what they do."""
     if folder is None:
         return f"No run yet. Try the whole runbook on its own data: {RUNBOOK} rehearse"
-    if text := rolled_back(folder):
-        return f"{text} {after_rollback(folder)}"
-    if text := at_work_now(folder, now or now_utc()):
-        return text
+    if sentence := rolled_back(folder):
+        return f"{sentence} {after_rollback(folder)}"
+    if sentence := at_work_now(folder, now or now_utc()):
+        return sentence
     step = first_open_step(folder)
-    shut = open_gate(folder, _before(step))
-    if shut is not None:
-        return str(shut)
+    gate = open_gate(folder, _steps_before(step))
+    if gate is not None:
+        return str(gate)
     if step is None:
         return "All steps have passed."
     result = folder.result(step.number)
     if result is not None and result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
-    refused = refusal(folder, step, now)  # what `resume` would say
-    return str(refused or f"Step {step.number} ({step.title}) is next: {folder.command('resume')}")
+    refusal_error = refusal(folder, step, now)  # what `resume` would say
+    return str(refusal_error or f"Step {step.number} ({step.title}) is next: {folder.command('resume')}")
 
 
 # -- console -----------------------------------------------------------------------------------------------------------
@@ -265,7 +264,7 @@ class Console:
             self._guarded(lambda: self._draw(state))
 
     def clear(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         bar, self._bar, self._label = self._bar, None, ""
         if bar is not None:
             self._guarded(bar.close)
@@ -292,7 +291,7 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """What a step at work last wrote of its progress."""
+    """The progress that a step last reported."""
 
     step: str
     label: str
@@ -303,7 +302,7 @@ class _Progress:
 
 
 def _progress(path: Path) -> _Progress | None:
-    """What the step at work last said; None where that cannot be read."""
+    """The progress that the step last reported; None where it cannot be read."""
     try:
         return as_kind(_Progress, json_in(contents(path)))
     except (OSError, ValueError):
@@ -316,13 +315,13 @@ def step_line(step: plan.Step, result: StepResult) -> str:
 
 
 def summary(folder: RunState, steps: Sequence[plan.Step], verdict: str) -> str:
-    """One screen: what failed or was noted in these steps, the verdict, and the file to open."""
+    """One screen: failures and warnings of these steps, the verdict, and the file to open."""
     lines = ["", f"Run {folder.id}: {_route(folder)}"]
     for step in steps:
         result = folder.result(step.number)
-        noted = _findings(result) if result is not None else []
-        if noted:
-            lines += [f"  {step.number}  {step.title}", *noted]
+        findings = _findings(result) if result is not None else []
+        if findings:
+            lines += [f"  {step.number}  {step.title}", *findings]
     return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {folder.reports / RunPath.PAGE}"])
 
 
@@ -339,8 +338,8 @@ def _findings(result: StepResult) -> list[str]:
     if result.error is not None and not any(c.verdict is Verdict.FAIL for c in checks):
         lines = [f"      {one_line(result.error['line'], 2 * WIDTH)}", *lines[:2]]
     lines += [f"      and {len(checks) - 3} more"] if len(checks) > 3 else []
-    left = ", ".join(c.name for c in result.checks if c.verdict is Verdict.NOT_EXERCISED)
-    return [*lines, f"      {one_line(f'not exercised: {left}', WIDTH)}"] if left else lines
+    not_exercised = ", ".join(c.name for c in result.checks if c.verdict is Verdict.NOT_EXERCISED)
+    return [*lines, f"      {one_line(f'not exercised: {not_exercised}', WIDTH)}"] if not_exercised else lines
 
 
 def _finding(check: Check) -> str:
@@ -361,20 +360,20 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
-    """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
-    # Of a step that was killed as it ended, or written by somebody else.
+    """The steps from the first that has not passed up to `last`. A pass counts only with a complete notebook and logged files."""
+    # A file that the log does not name is of a step that was killed as it ended, or was written by somebody else.
     logged = audit.logged_files(folder.reports, trusted(folder.reports))
     for step in plan.LINE:
         if step.number > last.number:
             break
         files = (f"{RunPath.RESULTS}/{step}.json", step.notebook)
-        there = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
-        if not _really_passed(folder, step) or logged.unnamed(there):
+        digests = {name: file_digest(folder.reports / name) for name in files if (folder.reports / name).is_file()}
+        if not _passed_whole(folder, step) or logged.unnamed(digests):
             return plan.between(step, last)
     return []
 
 
-def _really_passed(folder: RunState, step: plan.Step) -> bool:
+def _passed_whole(folder: RunState, step: plan.Step) -> bool:
     result: StepResult | None = folder.result(step.number)
     if result is None or not passed(result):
         return False
@@ -436,15 +435,15 @@ def _window(folder: RunState, now: dt.datetime) -> str:
         left = f"over; {duration((hours.closes - now).total_seconds())} of its buffer left"
     else:
         left = f"{duration((hours.end - now).total_seconds())} left, and the buffer"
-    allowed = permission(folder)
+    reason = permission(folder)
     return (
         f"{left} ({moment(hours.start)} to {moment(hours.end)}, buffer {duration(hours.buffer.total_seconds())} each side)"
-        + (f"\nSteps may start outside it: {one_line(allowed)}" if allowed else "")
+        + (f"\nSteps may start outside it: {one_line(reason)}" if reason else "")
     )
 
 
 def seconds_of(folder: RunState, step: plan.Step) -> tuple[float, str]:
-    """(Seconds that the step takes, "measured" or "estimated"); (0, "") where nobody knows.
+    """(Seconds that the step takes, "measured" or "estimated"); (0, "") where neither is known.
 
     Measured is what an earlier execution in this run took, estimated what its dry run says. A step that watches takes
     the time that the parameters name at least.
@@ -469,14 +468,14 @@ def _to_do(folder: RunState, now: dt.datetime) -> str:
         return ""
     if first.follows_cutover:
         return f"steps {', '.join(s.number for s in plan.between(first, plan.LINE[-1]))}, after the window; {_watch(folder)}"
-    seconds_by_step = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
-    seconds_by_step = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in seconds_by_step.items()}
-    total = sum(seconds for seconds, _ in seconds_by_step.values())
-    unknown = [n for n, (_, how) in seconds_by_step.items() if not how]
-    if len(unknown) == len(seconds_by_step):
-        return f"steps {', '.join(seconds_by_step)}; how long they take is known after the dry run"
-    ways = " and ".join(sorted({how for _, how in seconds_by_step.values() if how}))
-    line = f"about {duration(total)} for steps {', '.join(n for n in seconds_by_step if n not in unknown)} ({ways})"
+    estimates = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
+    estimates = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in estimates.items()}
+    total = sum(seconds for seconds, _ in estimates.values())
+    unknown = [n for n, (_, how) in estimates.items() if not how]
+    if len(unknown) == len(estimates):
+        return f"steps {', '.join(estimates)}; how long they take is known after the dry run"
+    sources = " and ".join(sorted({how for _, how in estimates.values() if how}))
+    line = f"about {duration(total)} for steps {', '.join(n for n in estimates if n not in unknown)} ({sources})"
     line += f"; {', '.join(unknown)}, people, fence and restarts not counted" if unknown else ""
     hours = Hours.of(folder.parameters)
     end = max(now, hours.start) + dt.timedelta(seconds=total) if hours is not None else now
@@ -490,7 +489,7 @@ def _watch(folder: RunState) -> str:
 
 
 def _share_left(folder: RunFolder, number: str) -> float:
-    """Of step 22 what its ledger says is still to do."""
+    """The share of the step that is left, 0 to 1: for step 22 from its checkpoint, else 1."""
     if number != Step.MIGRATE:
         return 1.0
     try:
@@ -501,19 +500,19 @@ def _share_left(folder: RunFolder, number: str) -> float:
 
 
 def measured_rollback(folder: RunFolder) -> StepResult | None:
-    """The newest rollback of this run that went through, a drill included; None where there is none. A dry run is none."""
+    """The newest rollback of this run that passed, drills included and dry runs not; None where there is none."""
     return next((r for r in _results(folder, Step.ROLLBACK) if passed(r) and not r.facts.get("dry_run")), None)
 
 
 def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
-    """What the step left in this run, the newest first."""
+    """The results of the step in this run, the newest first."""
     paths = [folder.reports / RunPath.RESULTS / f"{number}.json",
              *sorted(folder.reports.glob(f"earlier/*/results/{number}.json"), reverse=True)]  # fmt: skip
     yield from (StepResult.read(path) for path in paths if path.is_file())
 
 
 def rollback_seconds(folder: RunState) -> tuple[float, str]:
-    """How long a rollback takes until the target is clean, and how that is known; (0, "") where it is not.
+    """(Seconds of a rollback until the target is clean, how they were obtained); (0, "") where they are unknown.
 
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
     source once more (step 21), and removing from the target what step 22 wrote.
@@ -521,12 +520,12 @@ def rollback_seconds(folder: RunState) -> tuple[float, str]:
     if (measured := numbers.rollback(measured_rollback(folder))) is not None:
         return measured.clean, f"measured: {numbers.rollback_words(measured)}"
     steps = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)
-    guess = numbers.rollback_estimate({n: result for n in steps if (result := folder.result(n)) is not None})
-    return (guess, "estimated from steps 21 and 22") if guess is not None else (0.0, "")
+    estimate = numbers.rollback_estimate({n: result for n in steps if (result := folder.result(n)) is not None})
+    return (estimate, "estimated from steps 21 and 22") if estimate is not None else (0.0, "")
 
 
 def last_safe_moment(folder: RunState) -> dt.datetime | None:
-    """When a rollback must begin to end inside the window without its buffer; None without a window or a duration."""
+    """The latest start of a rollback that ends inside the window, buffer not counted; None without a window or a duration."""
     hours = Hours.of(folder.parameters)
     seconds, how = rollback_seconds(folder)
     return hours.end - dt.timedelta(seconds=seconds) if hours is not None and how else None
@@ -548,19 +547,19 @@ def _rollback(folder: RunState, now: dt.datetime) -> str:
 
 
 def _cutover(folder: RunState) -> str:
-    cutover = CutoverState.load(folder.workspace)
-    if cutover is None or not cutover.events:
+    state = CutoverState.load(folder.workspace)
+    if state is None or not state.events:
         return ""
-    return cutover.status(rehearsal=bool(folder.facts["rehearsal"]))
+    return state.status(rehearsal=bool(folder.facts["rehearsal"]))
 
 
 def _notices(folder: RunState) -> str:
-    """Channels that did not take the newest notice of an event, and commands of notify.after that are still owed."""
+    """Channels that did not take the newest notice of an event, and commands of notify.after that are still pending."""
     newest = {(e.event, e.key, e.channel): e for e in read_notices(folder.reports)}
-    bad = [f"{e.event}: {e.channel} {e.result} ({e.said})" for e in newest.values() if e.result == FAILED]
-    lines = [one_line(line, 200) for line in bad[-3:]]
-    if (owed := Around(folder).owed) and not settled(folder):
-        lines.append(f"still to run when the run ends or is rolled back: {one_line('; '.join(owed), 200)}")
+    failed = [f"{e.event}: {e.channel} {e.result} ({e.said})" for e in newest.values() if e.result == FAILED]
+    lines = [one_line(line, 200) for line in failed[-3:]]
+    if (pending := CommandHooks(folder).pending) and not settled(folder):
+        lines.append(f"still to run when the run ends or is rolled back: {one_line('; '.join(pending), 200)}")
     return "\n".join(lines)
 
 
@@ -586,12 +585,12 @@ def escalation(folder: RunState, now: dt.datetime) -> tuple[StepResult, float, i
 
 
 def _call(folder: RunState, now: dt.datetime) -> str:
-    """While a step of the window has failed: whom to call by now."""
-    if (due := escalation(folder, now)) is None:
+    """Whom to call now; "" where no step of the window has failed."""
+    if (state := escalation(folder, now)) is None:
         return ""
-    result, minutes, number = due
+    result, minutes, number = state
     contacts = folder.parameters.contacts.named
     row = levels(contacts, number).set_index("").loc["now"]
-    where = "; ".join(f"{k} {v}" for k, v in (("channel", contacts.channel), ("war room", contacts.war_room)) if v)
+    channels = "; ".join(f"{k} {v}" for k, v in (("channel", contacts.channel), ("war room", contacts.war_room)) if v)
     line = f"step {result.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"
-    return line + (f"\n{where}" if where else "")
+    return line + (f"\n{channels}" if channels else "")

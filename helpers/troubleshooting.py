@@ -1,9 +1,9 @@
 """Section 4 of the runbook: what the notebooks 41 to 48 share, from the symptom to the resolution and the same probe again.
 
-What 44, 46, 47 and 48 share besides: the target against what was staged, chunk by chunk, and chunks put right by delete-and-add,
+44, 46, 47 and 48 also share the comparison of the target with the staged chunks, and repairs of chunks by delete-and-add,
 never by upsert, which merges metadata and makes current servers lose other records (chroma-facts 7, 17). Deletes can do that
 too, more rarely, so a collection from which anything was deleted is probed id by id, and written afresh where a search does not
-find one. What the target holds is exported first: a mend can be undone, and a killed one is put right by the next.
+find one. What the target holds is exported first: a repair can be undone, and the next one completes a killed one.
 """
 
 from __future__ import annotations
@@ -56,30 +56,30 @@ SLICE = 200  # chunks in hand at a time
 NEAR, FAR = 10, 1_000  # results of a probe; of the second one, where the first does not find its own id
 
 
-def beyond_reach(store: ClientStore, name: str, ids: list[str]) -> list[str]:
+def unreachable_ids(store: ClientStore, name: str, ids: list[str]) -> list[str]:
     """The ids that a search by their own stored vector does not find among 1,000 results.
 
     Finding another id at the same distance will do: many chunks may share a vector. On ip a vector need not be its own
     nearest, so there only an index smaller than the query can be judged. Zero vectors have no direction.
     """
     space, count = store.info(name).space, store.count(name)
-    lost: list[str] = []
+    unreachable: list[str] = []
     for start in range(0, len(ids), SLICE):
         batch = store.read(name, ids[start : start + SLICE])
-        usable = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost & batch.embeddings.any(axis=1)
-        lost += [batch.ids[i] for i in np.flatnonzero(batch.lost)]
-        searched = batch.take(np.flatnonzero(usable))
+        searchable = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost & batch.embeddings.any(axis=1)
+        unreachable += [batch.ids[i] for i in np.flatnonzero(batch.lost)]
+        remaining = batch.take(np.flatnonzero(searchable))
         for k in (NEAR, FAR):
-            if len(searched):
-                answers = store.query(name, searched.embeddings, min(k, count))
-                missed = [i for i in range(len(searched)) if not _found(searched, i, answers[i], space)]
-                searched = searched.take(missed)
+            if len(remaining):
+                answers = store.query(name, remaining.embeddings, min(k, count))
+                missed = [i for i in range(len(remaining)) if not _is_found(remaining, i, answers[i], space)]
+                remaining = remaining.take(missed)
         if space != "ip" or count <= min(FAR, store.limits().query_results):
-            lost += searched.ids
-    return sorted(lost)
+            unreachable += remaining.ids
+    return sorted(unreachable)
 
 
-def _found(batch: ChunkBatch, row: int, answer: list[tuple[str, float]], space: str) -> bool:
+def _is_found(batch: ChunkBatch, row: int, answer: list[tuple[str, float]], space: str) -> bool:
     if any(chunk == batch.ids[row] for chunk, _ in answer):
         return True
     if not answer or space == "ip":
@@ -92,46 +92,46 @@ COLUMNS = ["target", "id", "difference", "field", "detail"]
 _DETAILED = 1000  # rows of a kind and target that say more than which id
 
 
-def refused(aside: Quarantine, staged: Staged, target: str) -> set[int]:
-    """The staged rows of this target that it refused when they were written: they stand in quarantine."""
-    keys = {key for key, reason in aside.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET}
+def refused_rows(quarantine: Quarantine, staged: Staged, target: str) -> set[int]:
+    """The numbers of the staged rows that this target refused when they were written; they are in quarantine."""
+    keys = {key for key, reason in quarantine.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET}
     if not keys:
         return set()
     return {i for i, origin in enumerate(staged.origins(target, 0, staged.rows(target))) if origin in keys}
 
 
-def staged_chunks(staged: Staged, aside: Quarantine, target: str) -> Iterator[ChunkBatch]:
-    """What is to stand in a target, without what it refused, in the staged order."""
-    left_out, at = refused(aside, staged, target), 0
+def staged_chunks(staged: Staged, quarantine: Quarantine, target: str) -> Iterator[ChunkBatch]:
+    """The staged chunks that belong in a target, without those that it refused, in the staged order."""
+    omitted, position = refused_rows(quarantine, staged, target), 0
     for batch in staged.stream(target, 0, SLICE):
-        kept = [i for i in range(len(batch)) if at + i not in left_out]
-        at += len(batch)
+        kept = [i for i in range(len(batch)) if position + i not in omitted]
+        position += len(batch)
         yield batch if len(kept) == len(batch) else batch.take(kept)
 
 
 def differences(
-    store: ClientStore | None, there: set[str], staged: Staged, aside: Quarantine, progress: Progress = silent
+    store: ClientStore | None, existing: set[str], staged: Staged, quarantine: Quarantine, progress: Progress = silent
 ) -> pd.DataFrame:
-    """Every chunk in which the target is not what was staged: target, id, difference (a reason code), field, detail."""
+    """One row for each difference between target and staged chunks: target, id, difference (a reason code), field, detail."""
     rows: list[tuple[str, str, str, str, str]] = []
     for target in sorted(staged.files):
-        present = store is not None and target in there
-        space = store.info(target).space if store is not None and present else "l2"
-        left = set(store.ids(target)) if store is not None and present else set()
-        for pair in compare.compared(store if present else None, target, staged_chunks(staged, aside, target), space):
-            left.difference_update(pair.expected.ids)
+        present = store if store is not None and target in existing else None
+        space = present.info(target).space if present is not None else "l2"
+        remaining = set(present.ids(target)) if present is not None else set()
+        for pair in compare.compared(present, target, staged_chunks(staged, quarantine, target), space):
+            remaining.difference_update(pair.expected.ids)
             rows += [(target, *row) for row in pair.differences.itertuples(index=False, name=None)]
             progress.advance(len(pair.expected))
         extra = "in the target, but staged by nobody"
-        rows += [(target, chunk, ReasonCode.CHUNK_EXTRA, "", extra) for chunk in sorted(left)]
+        rows += [(target, chunk, ReasonCode.CHUNK_EXTRA, "", extra) for chunk in sorted(remaining)]
     table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
     brief = table.groupby(["target", "difference"]).cumcount() >= _DETAILED
     return table.assign(detail=table["detail"].mask(brief, ""))
 
 
 @dataclass(slots=True)
-class Mend:
-    """Chunks of a target put right: `ids[target]` are deleted, and those of them that were staged are added again.
+class Repair:
+    """A repair of chunks: `ids[target]` are deleted, and those of them that were staged are added again.
 
     `plans[target]` is the collection as it is created where it has to be written afresh.
     """
@@ -140,7 +140,7 @@ class Mend:
     plans: Mapping[str, CollectionInfo]
     store: ClientStore
     staged: Staged
-    aside: Quarantine
+    quarantine: Quarantine
 
     @property
     def folder(self) -> Path:
@@ -152,80 +152,80 @@ class Mend:
 
     def _refuse_others(self, names: Iterable[str]) -> None:
         """Raises `Terminal` ("target_not_empty") where one of these collections is not the one that this run made."""
-        if taken := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
-            anew = "Made anew by somebody since the run began; nothing was changed there. "
-            raise target_not_empty(taken, self.run.parameters.target, self.store.label, None, self.run.id, anew)
+        if replaced := sorted(set(names).intersection(self.ledger.replaced(self.store.identities()))):
+            message = "Made anew by somebody since the run began; nothing was changed there. "
+            raise target_not_empty(replaced, self.run.parameters.target, self.store.label, None, self.run.id, message)
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
-        """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""
-        with self._changing():
+        """Repair these ids. One row a target: chunks deleted, chunks added, whether the collection was created again."""
+        with self._changing_target():
             self._refuse_others(ids)
             exported = self._export(ids)
             self._audit("target mended", "begun", ids, export=exported.name)
-            rows = [(name, *self._one(name, wanted)) for name, wanted in sorted(ids.items()) if wanted]
-            _state(exported, "done")
+            rows = [(name, *self._repair_target(name, wanted)) for name, wanted in sorted(ids.items()) if wanted]
+            _set_state(exported, "done")
             self._audit("target mended", "done", ids, export=exported.name)
         return pd.DataFrame(rows, columns=["target", "there before", "added", "afresh"])
 
     def undo(self) -> pd.DataFrame:
-        """Every mend of this run that is not undone, the newest first: puts back what was there."""
+        """Undo every repair of this run, the newest first. One row for each repair and target."""
         rows = []
-        with self._changing():
+        with self._changing_target():
             for folder in reversed(exports(self.folder)):
                 manifest = manifest_of(folder)
                 self._refuse_others(manifest["ids"])
                 self._audit("repairs undone", "begun", manifest["ids"], export=folder.name)
                 for name, wanted in sorted(manifest["ids"].items()):
-                    rows.append((folder.name, name, *self._back(folder, name, wanted, manifest["files"][name])))
-                _state(folder, "undone")
+                    rows.append((folder.name, name, *self._put_back(folder, name, wanted, manifest["files"][name])))
+                _set_state(folder, "undone")
                 self._audit("repairs undone", "done", manifest["ids"], export=folder.name)
         return pd.DataFrame(rows, columns=["mend", "target", "deleted", "put back", "without a vector"])
 
-    def _one(self, name: str, wanted: Sequence[str]) -> tuple[int, int, bool]:
+    def _repair_target(self, name: str, wanted: Sequence[str]) -> tuple[int, int, bool]:
         if name not in self.store.names():  # a mend that was killed while it wrote the collection afresh
-            return 0, self._afresh(name), True
-        there = set(self.store.ids(name)).intersection(wanted)
-        self.store.delete(name, sorted(there))
+            return 0, self._recreate(name), True
+        present = set(self.store.ids(name)).intersection(wanted)
+        self.store.delete(name, sorted(present))
         added = self._add(name, set(wanted))
-        if there and (lost := beyond_reach(self.store, name, self.store.ids(name))):
-            self.run.log(f"{name}: {len(lost)} ids beyond reach after deleting {len(there)}; written afresh")
+        if present and (unreachable := unreachable_ids(self.store, name, self.store.ids(name))):
+            self.run.log(f"{name}: {len(unreachable)} ids beyond reach after deleting {len(present)}; written afresh")
             self.store.drop(name)
-            self._afresh(name)
-            return len(there), added, True
-        return len(there), added, False
+            self._recreate(name)
+            return len(present), added, True
+        return len(present), added, False
 
-    def _afresh(self, name: str) -> int:
-        """The collection created, and all that is staged for it added; adds alone keep an index whole."""
+    def _recreate(self, name: str) -> int:
+        """Create the collection and add all of its staged chunks; the number added. Only adds keep an index intact."""
         ledger = self.ledger
         ledger.intend(name)  # it gets another uuid
         self.store.create(self.plans[name])
         ledger.confirm(name, self.store.identity(name))
         return self._add(name, None)
 
-    def _add(self, name: str, todo: set[str] | None) -> int:
-        """Add these of the staged chunks, or all of them."""
+    def _add(self, name: str, selected: set[str] | None) -> int:
+        """Add the staged chunks with these ids, or all of them; the number added."""
         added = 0
-        for batch in staged_chunks(self.staged, self.aside, name):
-            mine = [i for i, chunk in enumerate(batch.ids) if todo is None or chunk in todo]
-            if mine:
-                self.store.add(name, batch.take(mine))
-                added += len(mine)
+        for batch in staged_chunks(self.staged, self.quarantine, name):
+            rows = [i for i, chunk in enumerate(batch.ids) if selected is None or chunk in selected]
+            if rows:
+                self.store.add(name, batch.take(rows))
+                added += len(rows)
         return added
 
-    def _back(self, folder: Path, name: str, wanted: Sequence[str], files: Sequence[str]) -> tuple[int, int, int]:
-        there = sorted(set(self.store.ids(name)).intersection(wanted))
-        self.store.delete(name, there)
-        put = lost = 0
+    def _put_back(self, folder: Path, name: str, wanted: Sequence[str], files: Sequence[str]) -> tuple[int, int, int]:
+        present = sorted(set(self.store.ids(name)).intersection(wanted))
+        self.store.delete(name, present)
+        restored = without_vector = 0
         for file in files:
             batch = from_table(read_parquet(folder / file))
             whole = [i for i in range(len(batch)) if not batch.lost[i]]
             if whole:
                 self.store.add(name, batch.take(whole))
-            put, lost = put + len(whole), lost + len(batch) - len(whole)
-        return len(there), put, lost
+            restored, without_vector = restored + len(whole), without_vector + len(batch) - len(whole)
+        return len(present), restored, without_vector
 
     def _export(self, ids: dict[str, list[str]]) -> Path:
-        """Everything under these ids, exported to disk, before anything is touched."""
+        """Export the chunks with these ids before anything is changed; the folder of the export."""
         number = len(list(self.folder.glob("*/undo.json"))) + 1
         folder = self.folder / f"{number:04d}-{self.run.step}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -244,18 +244,18 @@ class Mend:
         return folder
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go.
+    def _changing_target(self) -> Iterator[None]:
+        """Hold the target's lock, after the results of 23 and later, and the approvals that rest on them, are set aside.
 
-        The target is locked; a migration that is not finished keeps its lock.
+        The lock of an unfinished migration is kept.
         """
         runs.supersede(self.run.home, [plan.find(number) for number in Step.MIGRATE.outdates])
-        held = (self.store.lock_holder() or {}).get("run_id") == self.run.id
+        locked = (self.store.lock_holder() or {}).get("run_id") == self.run.id
         self.store.acquire_lock(self.run.id)
         try:
             yield
         finally:
-            if not held:
+            if not locked:
                 self.store.release_lock(self.run.id)
 
     def _audit(self, action: str, outcome: str, ids: dict[str, list[str]], **facts: Any) -> None:
@@ -264,35 +264,35 @@ class Mend:
 
 
 def exports(folder: Path) -> list[Path]:
-    """The exports of mends that are not undone, the oldest first; `intended` ones were killed and may be half done."""
-    every = [file.parent for file in sorted(folder.glob("*/undo.json"))]
-    return [export for export in every if manifest_of(export)["state"] != "undone"]
+    """The exports of repairs that are not undone, the oldest first; `intended` ones were killed and may be incomplete."""
+    folders = [file.parent for file in sorted(folder.glob("*/undo.json"))]
+    return [export for export in folders if manifest_of(export)["state"] != "undone"]
 
 
 def manifest_of(export: Path) -> dict[str, Any]:
-    """What an export says of itself: state, when, ids and files by target."""
+    """The manifest of an export: state, when, ids and files by target."""
     with reading(path := export / "undo.json"):
-        held = dict(json_in(contents(path, 2**31)))
-        ids, files = as_kind(dict[str, list[str]], held["ids"]), as_kind(dict[str, list[OwnFile]], held["files"])
-        if not {*ids} <= {*files} or not isinstance(held["state"], str) or not isinstance(held["when"], str):
+        data = dict(json_in(contents(path, 2**31)))
+        ids, files = as_kind(dict[str, list[str]], data["ids"]), as_kind(dict[str, list[OwnFile]], data["files"])
+        if not {*ids} <= {*files} or not isinstance(data["state"], str) or not isinstance(data["when"], str):
             raise ValueError("it lacks the files of a target, or its state or time is no text")
-        return held
+        return data
 
 
-def unfinished(export: Path) -> list[str]:
-    """The targets of a mend that was begun and not finished."""
+def unfinished_targets(export: Path) -> list[str]:
+    """The targets of a repair that was started and not finished; [] where it was finished."""
     manifest = manifest_of(export)
     return sorted(manifest["ids"]) if manifest["state"] == "intended" else []
 
 
-def _state(folder: Path, state: str) -> None:
+def _set_state(folder: Path, state: str) -> None:
     write_json(folder / "undo.json", {**manifest_of(folder), "state": state})
 
 
 # -- step: symptom → probe → precondition → resolution → the same probe again ------------------------------------------
 #
-# A probe that finds its trouble is a warning: to find it is what the notebook is for. It is a failure only where a
-# resolution was applied and the trouble is still there. With `dry_run`, the default here, nothing is changed.
+# A probe that finds its fault is a warning, as the notebook is there to find it. It is a failure only where a
+# resolution was applied and the fault is still there. With `dry_run`, the default here, nothing is changed.
 
 BEFORE, AFTER = "probe before", "probe after"
 CONDITIONS = ["condition", "holds", "detail"]
@@ -300,7 +300,7 @@ CONDITIONS = ["condition", "holds", "detail"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that must be so before a resolution is applied."""
+    """A precondition of a resolution, and whether it holds."""
 
     what: str
     holds: bool
@@ -309,7 +309,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a probe found: a table to look at, how many things are wrong, and that in a sentence."""
+    """The result of a probe: a table, the number of faults, and a sentence about them."""
 
     table: pd.DataFrame
     wrong: int
@@ -330,38 +330,38 @@ class Troubleshooter(NotebookStep, ABC):
     # -- what every notebook asks ---------------------------------------------------------------------------------------
 
     def symptom(self) -> pd.DataFrame:
-        """What this run's checks and errors say that belongs to this notebook."""
-        coded = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
-        rows = [row for row, code in coded if code and code.step == self.run.step]
+        """The checks and errors of this run whose reason code leads to this notebook."""
+        symptom_rows = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
+        rows = [row for row, code in symptom_rows if code and code.step == self.run.step]
         return pd.DataFrame(rows, columns=SYMPTOMS)
 
     def probe(self) -> pd.DataFrame:
-        """Look for the trouble; the same look before and after the resolution."""
+        """Look for the fault and record a check; the same probe runs before and after the resolution."""
         name = AFTER if self._resolved else BEFORE
         with self.run.phase(name):
-            finding = self.look()
+            result = self.look()
         checks = self.run.result.checks
         checks[:] = [c for c in checks if c.name != name]
         self.run.judge(
-            name, Verdict.FAIL if self.applied else Verdict.WARNING, measured=finding.wrong, threshold=0, unit=finding.unit,
-            reason=self.code, detail=finding.sentence, offenders=finding.wrong,
+            name, Verdict.FAIL if self.applied else Verdict.WARNING, measured=result.wrong, threshold=0, unit=result.unit,
+            reason=self.code, detail=result.sentence, offenders=result.wrong,
         )  # fmt: skip
-        self.run.fact(name.replace(" ", "_"), {"wrong": finding.wrong, "sentence": finding.sentence})
-        return finding.table
+        self.run.fact(name.replace(" ", "_"), {"wrong": result.wrong, "sentence": result.sentence})
+        return result.table
 
     def precondition(self) -> pd.DataFrame:
-        """What must be so before the resolution; it is refused where one of these does not hold."""
+        """The preconditions of the resolution, which is refused where one does not hold."""
         return pd.DataFrame([(c.what, c.holds, c.detail) for c in self.conditions()], columns=CONDITIONS)
 
     def resolve(self, **options: Any) -> pd.DataFrame:
-        """What would be done (dry run), or what was done. Raises `Terminal` where a precondition does not hold."""
+        """Apply the resolution; what was done, or in a dry run would be. Raises `Terminal` where a precondition does not hold."""
         self._resolved = True
         if self.run.dry_run:
             return self.plan(**options)
         self._require(**options)
-        done = self.apply(**options)
+        table = self.apply(**options)
         self.applied = True
-        return done
+        return table
 
     def _require(self, **options: Any) -> None:
         for condition in (c for c in self.conditions(**options) if not c.holds):
@@ -390,16 +390,16 @@ class Troubleshooter(NotebookStep, ABC):
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        """The snapshot that the target is held to, a catch-up's where there was one; UsageError before step 21."""
+        """The snapshot that the target must match, that of a catch-up where there was one; UsageError before step 21."""
         return current_snapshot(self.run)
 
     @property
     def staged(self) -> Staged | None:
-        """What is to stand in the target, as step 22 staged it; None where it never got so far."""
+        """What step 22 staged for the target; None where nothing was staged yet."""
         return Staged.load(self.run.workspace / RunPath.STAGED)
 
     @property
-    def aside(self) -> Quarantine:
+    def quarantine(self) -> Quarantine:
         return Quarantine(self.run.workspace / RunPath.QUARANTINE)
 
     def ledger(self) -> Checkpoint | None:
@@ -409,33 +409,33 @@ class Troubleshooter(NotebookStep, ABC):
 
     @contextlib.contextmanager
     def target(self) -> Iterator[tuple[ClientStore | None, set[str]]]:
-        """The target and its collections; None where there is none yet. A directory that is being written is not opened."""
+        """The open target and its collections; (None, empty) where it has none. `Terminal` where a run writes to it."""
         endpoint = self.run.parameters.target
         if endpoint.path and self.run.watches_only:
             raise Terminal(
                 ReasonCode.RUN_LOCKED, "the run is at work in this very directory; two processes in one destroy it",
                 where=f"target {endpoint.label}", next_step="Stop the run first (Ctrl-C, or SIGTERM), then look again.",
             )  # fmt: skip
-        there = set(quick_names(endpoint, "target"))
-        if not there:
-            yield None, there
+        names = set(quick_names(endpoint, "target"))
+        if not names:
+            yield None, names
             return
         with open_target(endpoint) as store:
-            yield store, there
+            yield store, names
 
     def places(self, keys: Collection[tuple[str, str]]) -> dict[str, dict[str, tuple[str, str]]]:
         """Where these chunks of the source, (collection, id), are to stand: target collection → id there → chunk. By the rules
         of the schema, as `runbook schema --explain` shows them."""
         schema, names = schema_of_run(self.run), self.snapshot.names()
         context = Context.of(names, self.run.date, self.run.parameters.migration)
-        by_target: dict[str, dict[str, tuple[str, str]]] = {}
+        chunks_by_target: dict[str, dict[str, tuple[str, str]]] = {}
         for name in sorted({collection for collection, _ in keys} & set(names)):
             for batch in self.snapshot.batches(name):
-                some = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) in keys])
-                done = schema.transform(some, name, context)
+                selected = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) in keys])
+                done = schema.transform(selected, name, context)
                 for target, chunk, source_id in zip(done.targets, done.batch.ids, done.source_ids, strict=True):
-                    by_target.setdefault(target, {})[chunk] = (name, source_id)
-        return by_target
+                    chunks_by_target.setdefault(target, {})[chunk] = (name, source_id)
+        return chunks_by_target
 
     def note(self, action: str, **facts: Any) -> None:
         """One entry in the run's audit log, one line in run.log."""
@@ -450,16 +450,16 @@ class Troubleshooter(NotebookStep, ABC):
         return [RUNBOOK, "resume", self.run.id, *sets]
 
     def resume(self, **settings: Any) -> pd.DataFrame:
-        """Go on with the run in a process of its own, which needs the run's lock; how that ended, line by line."""
+        """Resume the run in a child process, which needs the run's lock; its command, exit code and last lines."""
         command = self.resume_command(**settings)
         self.note("run resumed by troubleshooting", command=shlex.join(command))
-        with self.run.apart():
-            done = child([sys.executable, "-m", "helpers", *command[1:]])
+        with self.run.unlocked():
+            process = child([sys.executable, "-m", "helpers", *command[1:]])
         self.run.home = self.run.home.read()
         self.run.parameters = self.run.home.parameters  # as the resume left them: the probe afterwards asks by these
-        output = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
-        self.run.fact("resume", {"command": shlex.join(command), "exit_code": done.returncode})
-        rows = [("command", shlex.join(command)), ("exit code", str(done.returncode)), *(("said", s) for s in output)]
+        lines = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()][-12:]
+        self.run.fact("resume", {"command": shlex.join(command), "exit_code": process.returncode})
+        rows = [("command", shlex.join(command)), ("exit code", str(process.returncode)), *(("said", s) for s in lines)]
         return pd.DataFrame(rows, columns=["what", "value"])
 
     def resume_plan(self, **settings: Any) -> pd.DataFrame:
@@ -469,8 +469,8 @@ class Troubleshooter(NotebookStep, ABC):
         rows += [(key, str(now.get(key)), str(value)) for key, value in sorted(settings.items())]
         return pd.DataFrame(rows, columns=["what", "now", "then"])
 
-    def whole_checkpoint(self) -> Condition:
-        """Whether the checkpoint can be read and there is something left to do."""
+    def checkpoint_condition(self) -> Condition:
+        """Condition that the checkpoint can be read and the migration is not complete."""
         try:
             ledger = self.ledger()
         except RunbookError as error:
@@ -478,16 +478,16 @@ class Troubleshooter(NotebookStep, ABC):
         phase = ledger.phase if ledger else "never begun"
         return Condition("the migration is not complete", phase != "complete", f"phase {phase}")
 
-    def settled(self) -> list[Condition]:
-        """Whether what is staged is what the target is held to: no catch-up is open, and no client ever wrote there."""
+    def stable_conditions(self) -> list[Condition]:
+        """Conditions under which the target must match the staged chunks: no open catch-up, no client ever wrote there."""
         ledger, in_use = CatchUpLedger.read(self.run), clients_came(self.run.workspace)
         finish = f"finish it: {self.run.home.command('resume')}" if ledger.open_round is not None else ""
         lost = f"what they wrote would go: {self.run.home.command('rollback')}" if in_use else ""
         return [Condition("no catch-up is half applied", not finish, finish),
                 Condition("no cutover sent clients to the target", not in_use, lost)]  # fmt: skip
 
-    def nobody_at_work(self) -> Condition:
-        """Whether this notebook has the run to itself."""
+    def idle_condition(self) -> Condition:
+        """Condition that no other process works on the run."""
         detail = "stop it first (Ctrl-C, or SIGTERM)" if self.run.watches_only else ""
         return Condition("no other process works on the run", not self.run.watches_only, detail)
 
@@ -495,7 +495,7 @@ class Troubleshooter(NotebookStep, ABC):
 class StagedTroubleshooter(Troubleshooter):
     """A step whose resolution deletes chunks of the target and adds them again as they were staged.
 
-    `kinds` are the differences that are this notebook's; others are left to theirs."""
+    `kinds` are the differences that this notebook repairs."""
 
     kinds: ClassVar[Collection[str]]
     _differences: pd.DataFrame | None = None
@@ -505,9 +505,9 @@ class StagedTroubleshooter(Troubleshooter):
         table = self.all_differences()
         return table[table["difference"].isin(self.kinds)].reset_index(drop=True)
 
-    def all_differences(self, *, anew: bool = False) -> pd.DataFrame:
-        """The whole comparison, read once; a probe reads it anew."""
-        if self._differences is None or anew:
+    def all_differences(self, *, refresh: bool = False) -> pd.DataFrame:
+        """The whole comparison, made once; `refresh` makes it again. Raises `Terminal` where nothing was staged."""
+        if self._differences is None or refresh:
             staged = self.staged
             if staged is None:
                 raise Terminal(
@@ -515,8 +515,8 @@ class StagedTroubleshooter(Troubleshooter):
                     next_step=f"Run step 22 first: {self.run.home.command('resume')}",
                 )  # fmt: skip
             total = sum(staged.rows(name) for name in staged.files)
-            with self.target() as (store, there), self.run.progress("comparing with the target", total) as bar:
-                self._differences = differences(store, there, staged, self.aside, bar)
+            with self.target() as (store, names), self.run.progress("comparing with the target", total) as bar:
+                self._differences = differences(store, names, staged, self.quarantine, bar)
         return self._differences
 
     def wrong_ids(self) -> dict[str, list[str]]:
@@ -526,25 +526,25 @@ class StagedTroubleshooter(Troubleshooter):
 
     def conditions(self, **options: Any) -> list[Condition]:
         staged = self.staged
-        rows = [
-            self.nobody_at_work(),
+        conditions = [
+            self.idle_condition(),
             Condition("the staged chunks are there", staged is not None, "" if staged else "run step 22 first"),
         ]
         if staged is None or self.run.watches_only:
-            return rows
+            return conditions
         ledger = self.ledger()
-        done = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
-        why = "" if done else f"{self.run.home.command('resume')} first"
-        rows += [*self.settled(), Condition("every batch was written", done, why)]
-        with self.target() as (store, there):
+        complete = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
+        detail = "" if complete else f"{self.run.home.command('resume')} first"
+        conditions += [*self.stable_conditions(), Condition("every batch was written", complete, detail)]
+        with self.target() as (store, names):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""
         undo = exports(self.run.workspace / RunPath.UNDO)
-        cut = {name for export in undo for name in unfinished(export)}
-        absent = sorted(name for name in staged.files if staged.rows(name) and name not in there | cut)
-        why = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
-        rows.append(Condition("the target's collections are there", not absent, why if absent else ""))
-        rows.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
-        return rows
+        interrupted = {name for export in undo for name in unfinished_targets(export)}
+        absent = sorted(name for name in staged.files if staged.rows(name) and name not in names | interrupted)
+        detail = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
+        conditions.append(Condition("the target's collections are there", not absent, detail if absent else ""))
+        conditions.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
+        return conditions
 
     def plan(self, **options: Any) -> pd.DataFrame:
         ids = self.wrong_ids()
@@ -556,20 +556,20 @@ class StagedTroubleshooter(Troubleshooter):
         staged = self.staged
         assert staged is not None
         with self.target() as (store, _):
-            done = self._mend(store, staged).apply(ids)
+            repaired = self._repair(store, staged).apply(ids)
         self.note("chunks deleted and added again", chunks={k: len(v) for k, v in ids.items()})
-        self.run.fact("mended", done.to_dict("records"))
-        return done
+        self.run.fact("mended", repaired.to_dict("records"))
+        return repaired
 
-    def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
+    def _repair(self, store: ClientStore | None, staged: Staged) -> Repair:
         assert store is not None, "the preconditions hold"
         schema = schema_of_run(self.run)
         rules, written = self.run.parameters.migration, as_written(self.snapshot, self.run.workspace / REEMBEDDED)
         plans = plan_targets(written.collections(), staged, rules, schema)
-        return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
+        return Repair(self.run, {plan.name: plan for plan in plans}, store, staged, self.quarantine)
 
     def undoable(self) -> pd.DataFrame:
-        """The mends of this run that are not undone, the oldest first: name, time, chunks."""
+        """The repairs of this run that are not undone, the oldest first: name, time, chunks."""
         rows = []
         for folder in exports(self.run.workspace / RunPath.UNDO):
             manifest = manifest_of(folder)
@@ -577,15 +577,15 @@ class StagedTroubleshooter(Troubleshooter):
         return pd.DataFrame(rows, columns=["mend", "when", "chunks"])
 
     def undo(self) -> pd.DataFrame:
-        """Put back what the mends of this run replaced, the newest first; in a dry run, what would be. Raises as `resolve`."""
-        waiting = self.undoable()
-        if self.run.dry_run or waiting.empty:
-            return waiting
+        """Put back what the repairs of this run replaced, the newest first; in a dry run, list them. Raises as `resolve`."""
+        repairs = self.undoable()
+        if self.run.dry_run or repairs.empty:
+            return repairs
         self._require()
         staged = self.staged
         assert staged is not None
         with self.target() as (store, _):
-            done = self._mend(store, staged).undo()
-        self.run.check("repairs undone", Verdict.WARNING, measured=len(waiting), threshold=0, unit="mends", reason=self.code,
+            undone = self._repair(store, staged).undo()
+        self.run.check("repairs undone", Verdict.WARNING, measured=len(repairs), threshold=0, unit="mends", reason=self.code,
                        detail="the target is as it was before")  # fmt: skip
-        return done
+        return undone

@@ -25,7 +25,7 @@ from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps.migrate import MigrateStep
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
-from helpers.troubleshooting import Mend
+from helpers.troubleshooting import Repair
 from tests.rollbacks import Night, snapshotted, usual_source
 from tests.storage import assert_same, chunks, contents, embedded, fill, plan
 
@@ -119,7 +119,7 @@ def test_a_resume_writes_nothing_into_what_was_made_anew(night: Night) -> None:
 def test_a_retry_leaves_what_was_made_anew(night: Night) -> None:
     night.migrate()
     theirs = anew(night)
-    notebook.take_back(night.folder.read(), plans.find("22"), lambda _: None)
+    notebook.undo_from(night.folder.read(), plans.find("22"), lambda _: None)
     assert still(night, theirs) == ["alpha", "other-people"]
 
 
@@ -128,7 +128,7 @@ def test_a_mend_changes_nothing_in_what_was_made_anew(night: Night) -> None:
     theirs, run = anew(night), RunRecord(night.folder.read(), "46")
     with open_target(run.parameters.target) as store:
         assert isinstance(store, ClientStore)
-        mend = Mend(run, {}, store, cast(Staged, None), cast(Quarantine, None))
+        mend = Repair(run, {}, store, cast(Staged, None), cast(Quarantine, None))
         with pytest.raises(Terminal, match=r"already holds alpha.*Made anew by somebody"):
             mend.apply({"alpha": ["a1"]})
         assert mend.apply({"beta": []}).empty, "beta is the run's own"

@@ -40,8 +40,8 @@ def test_the_notice_of_a_step_that_a_drill_killed_says_so(
     StepResult("20", "Fence", "try", "2026-01-01T00:00:00+00:00").write(rehearsal.reports / "results" / "20.json")
     if drill:
         (rehearsal.workspace / KILL_DRILL).touch()
-    assert ("killed by the drill" in notices.how_it_died(rehearsal)) is drill
-    notices.stopped(rehearsal.read(), EnvironmentFailure(ReasonCode.KERNEL_DIED, "its kernel died"), print)
+    assert ("killed by the drill" in notices.kernel_death(rehearsal)) is drill
+    notices.run_stopped(rehearsal.read(), EnvironmentFailure(ReasonCode.KERNEL_DIED, "its kernel died"), print)
     (text,) = sent
     assert ("DRILL: " in text, "Nobody has to act" in text) == (drill, drill)
     assert ("Someone must act now" in text, "Escalation: " in text) == (not drill, not drill)

@@ -131,9 +131,9 @@ def test_the_import_of_the_smallest_rehearsal_has_a_middle(tmp_path: Path) -> No
 
 def test_a_drill_that_was_not_made_or_failed_says_so_in_its_file(rehearsal: Parameters) -> None:
     folder = runs.create(rehearsal, "try", rehearsal=True)
-    with rehearse._recorded(folder, "kill") as found:
+    with rehearse._recording(folder, "kill") as found:
         found |= {"verdict": Verdict.NOT_EXERCISED, "why": "all were written"}
-    with pytest.raises(ValueError, match="gone"), rehearse._recorded(folder, "restore"):
+    with pytest.raises(ValueError, match="gone"), rehearse._recording(folder, "restore"):
         raise ValueError("the disk is gone")
     said = {path.stem: json.loads(path.read_text()) for path in (folder.reports / RunPath.DRILLS).glob("*.json")}
     assert {name: (d["verdict"], d["why"]) for name, d in said.items()} == {

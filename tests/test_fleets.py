@@ -168,7 +168,7 @@ def test_an_order_may_be_changed_by_its_own_command_and_a_kill_in_between_leaves
     made(here, "a")
 
     def change() -> None:
-        with fleet.ordering("f") as state:
+        with fleet.changing_order("f") as state:
             state.until = "24"
 
     with monkeypatch.context() as dying:
@@ -234,7 +234,7 @@ def test_a_row_that_ended_after_its_fleet_was_killed_is_noted_by_the_next_comman
     made(here, "a")
     assert work(monkeypatch, here, {})[0] == 0
     ended = fleet.read("f").rows[0]
-    fleet.note("f", "a", ended="", code=None)  # as the kill left it
+    fleet.record_row("f", "a", ended="", code=None)  # as the kill left it
     assert work(monkeypatch, here, {})[0] == 0
     row = fleet.read("f").rows[0]
     assert (row.code, row.seals, begun(here)) == (0, ended.seals, ["f-a"])
@@ -268,9 +268,9 @@ def test_a_state_that_was_being_written_is_the_one_before(here: Path, monkeypatc
     with monkeypatch.context() as dying:
         dying.setattr("helpers.results.publish", die)
         with pytest.raises(Killed):
-            fleet.note("f", "a", code=1)
+            fleet.record_row("f", "a", code=1)
     assert fleet.read("f") == found
-    fleet.note("f", "a", code=1)  # its lock is free again
+    fleet.record_row("f", "a", code=1)  # its lock is free again
     assert fleet.read("f").rows[0].code == 1
 
 
@@ -312,7 +312,7 @@ def test_each_row_that_waits_is_signed_over_its_own_seal(here: Path, capsys: pyt
             f"f-{name}", signers, group="fleets/f", **ordered(name, signoff={"allowed_signers": str(signers.allowed)})
         )
         evidence.seal(evidence.seal(run.read(), "14"), "24")
-        fleet.note("f", name, begun=utc_now(), ended=utc_now(), code=4)
+        fleet.record_row("f", name, begun=utc_now(), ended=utc_now(), code=4)
     seals = [list(row.seals) for row in fleet.read("f").rows]
     assert [len(s) for s in seals] == [1, 1, 0]
     key = str(signers.key("dba"))
@@ -361,7 +361,7 @@ def sealed(here: Path) -> fleet.Fleet:
             f"f-{name}", signers, group="fleets/f", **ordered(name, signoff={"allowed_signers": str(signers.allowed)})
         )
         leave(evidence.seal(run.read(), "14"))
-        fleet.note("f", name, begun=utc_now(), ended=utc_now(), code=0)
+        fleet.record_row("f", name, begun=utc_now(), ended=utc_now(), code=0)
     return fleet.read("f")
 
 
@@ -404,7 +404,7 @@ def test_a_row_that_ended_before_it_made_a_run_is_no_fault_and_one_that_was_kill
     code: int | None, verdict: int, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sealed(here)
-    fleet.note("f", "c", begun=utc_now(), ended=utc_now(), code=code, line="source.path x: no such folder.")
+    fleet.record_row("f", "c", begun=utc_now(), ended=utc_now(), code=code, line="source.path x: no such folder.")
     found, said = verified(capsys)
     assert found == verdict, said
     assert ("Row c: it made no run: source.path x: no such folder." in said) is (verdict == 0)
@@ -440,7 +440,7 @@ def test_a_row_whose_process_ended_before_it_made_its_run_is_begun_again(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made(here, "a")
-    fleet.note("f", "a", begun=utc_now(), ended=utc_now(), code=1, line="it broke")
+    fleet.record_row("f", "a", begun=utc_now(), ended=utc_now(), code=1, line="it broke")
     code, said = verified(capsys)
     assert (code, "Row a: it made no run: it broke" in said) == (0, True)
     assert work(monkeypatch, here, {})[0] == 0

@@ -97,7 +97,7 @@ def test_nothing_that_a_command_prints_acts_on_the_terminal(
 
 
 def test_a_progress_bar_moves_the_cursor_and_a_printed_text_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    stream: Any = cli._Steady(sys.stdout)
+    stream: Any = cli._ResilientStream(sys.stdout)
     print("\rforged\x1b[A", file=stream)
     print("\rdrawn\x1b[A", file=bare(stream))
     print("\rdrawn\x1b[A", file=bare(sys.stdout))

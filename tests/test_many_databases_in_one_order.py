@@ -195,7 +195,7 @@ def test_each_database_is_a_run_with_a_target_of_the_same_name(directory: Path) 
     ]
     assert [row.run for row in made.rows][:3] == ["many-acme-people", "many-acme-sales", "many-beta-people"]
     for row, (tenant, database) in zip(made.rows, PLACES, strict=False):
-        one = made.of(row)
+        one = made.parameters_of(row)
         assert (one.source.tenant, one.source.database, one.target.tenant, one.target.database) == (
             tenant,
             database,
@@ -275,7 +275,7 @@ def test_commands_take_the_group_or_say_that_they_want_one_run(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = ordered({"path": str(directory), "tenant": "*", "database": "*"})
-    runs.create(made.of(made.rows[0]), made.rows[0].run)
+    runs.create(made.parameters_of(made.rows[0]), made.rows[0].run)
     assert cli.main(["status", "many"]) == 0
     shown = capsys.readouterr().out
     assert "many-acme-people" in shown
@@ -437,7 +437,7 @@ for tenant in tenants:
     for row in many.rows:
         if row.name.endswith("default_database"):
             continue
-        folder = runs.create(many.of(row), row.run)
+        folder = runs.create(many.parameters_of(row), row.run)
         run = RunRecord(folder.read(), "22", folder.read().parameters)
         with open_chosen(run) as store:
             snapshot = take(run, store, store.names(), row.run, silent)

@@ -19,7 +19,7 @@ import pytest
 from helpers import audit, errors, evidence
 from helpers.errors import EnvironmentFailure, NoGo, redacted
 from helpers.evidence import secret_scan
-from helpers.notify import Around, Event, ours, read, sender, tell
+from helpers.notify import CommandHooks, Event, read, send_notice, sender, trusted_text
 from helpers.parameters import SecretRef, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import run_page
@@ -83,7 +83,7 @@ def test_a_dead_a_refusing_and_a_missing_channel_cost_seconds_and_a_good_one_is_
         folder = a_run("env:HANGS", "env:GOOD", "env:REFUSES", "env:NOT_SET", "env:NONSENSE")
         said: list[str] = []
         begun = time.monotonic()
-        told = tell(folder.read(), Event.START, key="night 1", say=said.append)
+        told = send_notice(folder.read(), Event.START, key="night 1", say=said.append)
         took = time.monotonic() - begun
     assert took < 100, "1.5 seconds, and the start of a process on a busy machine; the channel hangs for 300"
     assert [(d.channel, d.result) for d in told.deliveries] == [
@@ -110,7 +110,7 @@ def test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it(monkeypatch: p
     with Listener(500) as refuses:
         monkeypatch.setenv("REFUSES", refuses.url)
         folder = a_run("env:REFUSES")
-        tell(folder.read(), Event.NO_GO, key="1", why=f"the server said {TOKEN}")
+        send_notice(folder.read(), Event.NO_GO, key="1", why=f"the server said {TOKEN}")
         folder.log(f"it said {refuses.url} and {TOKEN}")
     assert TOKEN.encode() not in everything(folder)
     [kept] = read(folder.reports)
@@ -161,15 +161,15 @@ def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_aske
         monkeypatch.setenv("GOOD", good.url)
         monkeypatch.setenv("ILL", ill.url)
         folder = a_run("env:GOOD", "env:ILL")
-        tell(folder.read(), Event.DECISION_GO, key="a")
+        send_notice(folder.read(), Event.DECISION_GO, key="a")
         ill.status = 200
-        tell(folder.read(), Event.DECISION_GO, key="a")
+        send_notice(folder.read(), Event.DECISION_GO, key="a")
         assert (len(good.got), len(ill.got)) == (1, 1)
-        again = tell(folder.read(), Event.DECISION_GO, key="a", again=True)
-        tell(folder.read(), Event.DECISION_GO, key="a", again=True)
+        again = send_notice(folder.read(), Event.DECISION_GO, key="a", again=True)
+        send_notice(folder.read(), Event.DECISION_GO, key="a", again=True)
         assert (len(good.got), len(ill.got)) == (1, 2)
         assert [d.said for d in again.deliveries] == ["notified before", ""]
-        tell(folder.read(), Event.DECISION_GO, key="b")
+        send_notice(folder.read(), Event.DECISION_GO, key="b")
         assert len(good.got) == 2
 
 
@@ -179,8 +179,8 @@ def test_what_is_wrong_says_whom_to_call_and_what_it_means(monkeypatch: pytest.M
         folder = a_run("env:GOOD")
         put(folder, "20")
         put(folder, "22", "count_mismatch")
-        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
-        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
+        notices.run_stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
+        notices.run_stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
     [(_, body)] = good.got
     text = str(body["message"])
     assert body["title"] == "books: NO-GO"
@@ -199,7 +199,7 @@ def test_before_the_night_and_in_a_dry_run_nobody_is_told_of_a_failure(
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         folder = a_run("env:GOOD", before=[["true"]])
-        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "in the dry run"), print)
+        notices.run_stopped(folder.read(), NoGo(ReasonCode.NO_GO, "in the dry run"), print)
         notices.before_step(folder.read(), plan.find("20"), print, dry_run=True)
         assert good.got == []
     said = capsys.readouterr().out
@@ -254,10 +254,10 @@ def test_a_rollback_says_its_beginning_and_sends_its_own_notice_at_the_end(monke
 
 def test_a_rehearsal_is_marked_and_tells_nobody_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = a_run(run_id="silent", rehearsal=True)
-    assert tell(silent.read(), Event.START).deliveries == []
+    assert send_notice(silent.read(), Event.START).deliveries == []
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
-        tell(a_run("env:GOOD", run_id="loud", rehearsal=True), Event.START)
+        send_notice(a_run("env:GOOD", run_id="loud", rehearsal=True), Event.START)
     assert good.subjects == ["REHEARSAL: books: the migration begins"]
 
 
@@ -285,16 +285,16 @@ def test_commands_run_once_each_and_those_after_only_where_those_before_were_beg
     file = tmp_path / "done"
     folder = a_run(before=[append(file, "a", 3), append(file, "b")], after=[append(file, "c"), ["no-such-program"]])
     said: list[str] = []
-    Around(folder.read()).after(said.append)
+    CommandHooks(folder.read()).after(said.append)
     assert not file.exists(), "nothing was silenced, so nothing is let through again"
-    Around(folder.read()).before(said.append)
-    Around(folder.read()).before(said.append)
+    CommandHooks(folder.read()).before(said.append)
+    CommandHooks(folder.read()).before(said.append)
     assert file.read_text() == "ab"
-    assert len(Around(folder.read()).owed) == 2
-    Around(folder.read()).after(said.append)
-    Around(folder.read()).after(said.append)
+    assert len(CommandHooks(folder.read()).pending) == 2
+    CommandHooks(folder.read()).after(said.append)
+    CommandHooks(folder.read()).after(said.append)
     assert file.read_text() == "abc"
-    assert Around(folder.read()).owed == []
+    assert CommandHooks(folder.read()).pending == []
     assert [line[:7] for line in said] == ["WARNING", "WARNING"]
     assert "exit code 3" in said[0]
     assert "no-such-program" in said[1]
@@ -304,8 +304,8 @@ def test_commands_run_once_each_and_those_after_only_where_those_before_were_beg
     assert outcomes == [
         ("notify.before", "failed"), ("notify.before", "done"), ("notify.after", "done"), ("notify.after", "failed"),
     ]  # fmt: skip
-    Around(folder.read()).before(said.append)
-    assert (file.read_text(), Around(folder.read()).night) == ("abcab", 2), "a night begun anew is silenced anew"
+    CommandHooks(folder.read()).before(said.append)
+    assert (file.read_text(), CommandHooks(folder.read()).night) == ("abcab", 2), "a night begun anew is silenced anew"
 
 
 def test_after_a_kill_only_the_command_in_hand_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,21 +313,21 @@ def test_after_a_kill_only_the_command_in_hand_is_repeated(tmp_path: Path, monke
     folder = a_run(before=[append(file, "a"), append(file, "b"), append(file, "c")], after=[append(file, "z")])
     saves = 0
 
-    def killed(self: Around, state: object) -> None:
+    def killed(self: CommandHooks, state: object) -> None:
         nonlocal saves
         saves += 1
         if saves == 3:  # the second command has ended, and nothing says so
             raise KeyboardInterrupt
         save(self, state)  # type: ignore[arg-type]
 
-    save = Around._save
-    monkeypatch.setattr(Around, "_save", killed)
+    save = CommandHooks._save
+    monkeypatch.setattr(CommandHooks, "_save", killed)
     with pytest.raises(KeyboardInterrupt):
-        Around(folder.read()).before(print)
-    monkeypatch.setattr(Around, "_save", save)
-    Around(folder.read()).before(print)
+        CommandHooks(folder.read()).before(print)
+    monkeypatch.setattr(CommandHooks, "_save", save)
+    CommandHooks(folder.read()).before(print)
     assert file.read_text() == "abbc"
-    Around(folder.read()).after(print)
+    CommandHooks(folder.read()).after(print)
     assert file.read_text() == "abbcz"
 
 
@@ -338,11 +338,11 @@ def test_the_end_is_told_also_where_the_run_was_killed_behind_its_last_step(
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         folder = a_run("env:GOOD", after=[append(file, "z")])
-        Around(folder.read()).before(print)
+        CommandHooks(folder.read()).before(print)
         for step in plan.LINE:
             put(folder, step.number)
-        notices.line_ended(folder.read(), [], None, print)
-        notices.line_ended(folder.read(), [], None, print)
+        notices.pipeline_ended(folder.read(), [], None, print)
+        notices.pipeline_ended(folder.read(), [], None, print)
     assert good.subjects == ["books: the migration has ended"]
     assert file.read_text() == "z"
 
@@ -353,14 +353,14 @@ def test_what_a_kill_kept_from_being_told_is_told_when_the_line_ends(monkeypatch
         folder = a_run("env:GOOD")
         for step in plan.LINE:
             put(folder, step.number, **({"decision": "GO"} if step.number == "24" else {}))
-        notices.line_ended(folder.read(), [], None, print)
+        notices.pipeline_ended(folder.read(), [], None, print)
         assert good.subjects == ["books: the migration has ended"], "of a night whose start nobody was told of"
         other = a_run("env:GOOD", run_id="other")
         notices.before_step(other.read(), plan.find("20"), print)
         for step in plan.LINE:
             put(other, step.number, **({"decision": "GO"} if step.number == "24" else {}))
-        notices.line_ended(other.read(), [], None, print)
-        notices.line_ended(other.read(), [], None, print)
+        notices.pipeline_ended(other.read(), [], None, print)
+        notices.pipeline_ended(other.read(), [], None, print)
     told = [subject.removeprefix("books: ") for subject in good.subjects[1:]]
     assert told == [
         "the migration begins",
@@ -407,7 +407,7 @@ def test_a_mail_is_plain_text_so_that_names_in_it_are_no_markup() -> None:
         "kind": "failure",
         "attach": "",
         "seconds": 20,
-        "ours": "",
+        "trusted": "",
     }
     try:
         done = subprocess.run([sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True,
@@ -415,7 +415,7 @@ def test_a_mail_is_plain_text_so_that_names_in_it_are_no_markup() -> None:
     finally:
         box.server.shutdown()
         box.server.server_close()
-    assert json.loads(done.stdout.splitlines()[-1])["said"] == ""
+    assert json.loads(done.stdout.splitlines()[-1])["error"] == ""
     parts = [
         part
         for part in email.message_from_bytes(box.mail, policy=email.policy.default).walk()
@@ -433,7 +433,15 @@ def test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat(chat: str) -> 
     body = "NO-GO: collection x [Sign](https://evil/s) @all @**all** @everyone <!channel> dana@example.org www.evil.org"
     with Listener() as room, Listener() as tool:
         urls = [chat.format(room.url.split("/")[2]), tool.url]
-        order = {"urls": urls, "title": "t", "body": body, "kind": "failure", "attach": "", "seconds": 20, "ours": ""}
+        order = {
+            "urls": urls,
+            "title": "t",
+            "body": body,
+            "kind": "failure",
+            "attach": "",
+            "seconds": 20,
+            "trusted": "",
+        }
         subprocess.run([sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True, check=True)
         shown, kept = json.dumps(room.got[0][1], ensure_ascii=False), tool.got[0][1]["message"]
     assert kept == body
@@ -450,7 +458,7 @@ def test_a_bare_host_makes_no_link() -> None:
         "name": "acme.search", "source": {"url": "http://chroma.acme.example:8000"}, "target": {"path": "data.new/chroma"},
         "collections": {"include": ["evil.example.com", "t.me"]}, "contacts": {"channel": "ops.acme.example"},
     })  # fmt: skip
-    own = ours(parameters, "acme.search-2026-12-01")
+    own = trusted_text(parameters, "acme.search-2026-12-01")
     for text in foreign:
         assert re.search("[.\u3002]\u200b", sender._inert(text, own)), text
     kept = ("9,832 chunks, 1.5.9, 0.6.dev19, 12.5 s, 10.0.0.5, e.g. chroma.sqlite3 and run.json, a.jsonl, b.html; window.start, "
@@ -469,12 +477,12 @@ def test_a_redirect_of_a_webhook_is_not_followed_with_its_secrets() -> None:
             "kind": "info",
             "attach": "",
             "seconds": 20,
-            "ours": "",
+            "trusted": "",
         }
         sent = subprocess.run(
             [sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True, check=True, capture_output=True
         )
-        said = {answer["number"]: answer["said"] for answer in map(json.loads, sent.stdout.splitlines())}
+        said = {answer["number"]: answer["error"] for answer in map(json.loads, sent.stdout.splitlines())}
         assert said == {
             0: "answered 307 Temporary Redirect, which is not followed: give the address that it leads to",
             1: "",

@@ -71,14 +71,14 @@ def left(folder: RunFolder) -> list[str]:
     return sorted(p.stem for p in (folder.reports / "results").glob("*.json"))
 
 
-def take_back(folder: RunFolder, step: str) -> list[str]:
+def undo_from(folder: RunFolder, step: str) -> list[str]:
     said: list[str] = []
-    notebook.take_back(folder.read(), plan.find(step), said.append)
+    notebook.undo_from(folder.read(), plan.find(step), said.append)
     return said
 
 
 def test_the_migration_is_taken_back_with_all_that_rests_on_it(folder: RunFolder) -> None:
-    said = take_back(folder, "22")
+    said = undo_from(folder, "22")
     assert in_target(folder) == [THEIRS]
     assert "docs (30 chunks), notes (30 chunks)" in said[-1]
     assert left(folder) == [s.number for s in plan.LINE if s.number < "22"]
@@ -94,14 +94,14 @@ def test_the_migration_is_taken_back_with_all_that_rests_on_it(folder: RunFolder
 
 
 def test_what_only_reads_is_taken_back_without_touching_the_target(folder: RunFolder) -> None:
-    take_back(folder, "23")
+    undo_from(folder, "23")
     assert in_target(folder) == sorted((*OURS, THEIRS))
     assert (folder.workspace / "checkpoint.json").exists()
     assert left(folder)[-1] == "22"
 
 
 def test_from_the_dry_run_on(folder: RunFolder) -> None:
-    take_back(folder, "13")
+    undo_from(folder, "13")
     assert left(folder) == ["10", "11", "12"]
     assert in_target(folder) == [THEIRS]
 
@@ -113,16 +113,16 @@ def test_a_retry_that_was_killed_is_finished_and_nothing_goes_on_before(folder: 
     with pytest.raises(UsageError, match=r"was interrupted\. Finish it: \.venv/bin/runbook resume night"):
         Run(folder.read(), "22").open()
     assert cli.main(["run", "--run-id", "night", "--from", "22"]) == 2
-    take_back(folder, "23")
+    undo_from(folder, "23")
     assert in_target(folder) == [THEIRS]
     assert left(folder)[-1] == "21", "the earlier of the two steps"
-    take_back(folder, "22")
+    undo_from(folder, "22")
     assert in_target(folder) == [THEIRS]
 
 
 def test_a_run_at_work_is_left_alone(folder: RunFolder) -> None:
     with RunLock(folder, "step").acquire(0), pytest.raises(Exception, match="is being worked on"):
-        take_back(folder, "22")
+        undo_from(folder, "22")
     assert in_target(folder) == sorted((*OURS, THEIRS))
 
 

@@ -48,7 +48,7 @@ from helpers.run.folders import RunLock, RunPath
 from helpers.run.kernel import RUNNER_PID
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
-from helpers.runner.notebook import take_back
+from helpers.runner.notebook import undo_from
 from helpers.schema import Schema, load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps import rollback
@@ -491,7 +491,7 @@ def test_step_22_writes_over_nothing_that_clients_wrote_to_the_target(
         if begun:
             write_json(night.folder.workspace / RunPath.RETRY, {"step": begun, "begun": "then"})
         with pytest.raises(UsageError, match="rollback"):
-            take_back(night.folder.read(), plan_of_a_run.find("22"), print)
+            undo_from(night.folder.read(), plan_of_a_run.find("22"), print)
     assert everything(night.target) == before
     assert CutoverState.load(night.folder.workspace) is not None
 

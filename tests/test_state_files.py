@@ -18,7 +18,7 @@ from helpers.migration.shipping import Shipment
 from helpers.migration.source_changes import CatchUpLedger
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import MadeDatabase
-from helpers.notify import Silenced
+from helpers.notify import HookState
 from helpers.results import StateFile, write_json
 from helpers.rollback import Orders, RollbackState
 from helpers.runner.fleet import Fleet, FleetRow
@@ -31,7 +31,7 @@ STATES: list[Any] = [
     FenceState("nginx", "up", "lift it", events=[{"when": "now", "state": "up"}]),
     CutoverState("done", "new", files=[ChangedFile("env", ".env", "0", "a", "b", 0o600, 0, 0)], collections=["a"]),
     RollbackState("run", orders=Orders(restore=True), stages={"fence": {"state": "done"}}),
-    Silenced("before", 1, 2, "now", ["one"]),
+    HookState("before", 1, 2, "now", ["one"]),
     Retry("22", "now"),
     Closeout("run", "now", "me", {"file": 5}),
     Fleet("june", "now", "/", "t.csv", "a", "24", False, "", [FleetRow("shop", "june-shop", "b", "now")]),

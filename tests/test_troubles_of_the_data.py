@@ -163,7 +163,7 @@ def test_a_quarantine_that_was_lost_is_made_again(old: RunFolder) -> None:
     assert desk.precondition()["holds"].all()
     desk.resolve()
     assert probe(desk)[:2] == (Verdict.PASS, 0)
-    assert desk.aside.counts() == {"infinite_embedding": 1, "missing_embedding": 1, "nan_embedding": 1}
+    assert desk.quarantine.counts() == {"infinite_embedding": 1, "missing_embedding": 1, "nan_embedding": 1}
     assert probe(at(old, "48"))[1] == 0
 
 
@@ -177,7 +177,7 @@ def test_the_quarantine_of_a_run_that_made_vectors_anew_is_made_again() -> None:
     desk = at(folder, "47")
     assert probe(desk)[:2] == (Verdict.WARNING, 1)
     desk.resolve()
-    assert desk.aside.counts() == {"missing_embedding": 1}
+    assert desk.quarantine.counts() == {"missing_embedding": 1}
     assert probe(desk)[:2] == (Verdict.PASS, 0)
     assert not (folder.workspace / "restaged").exists()
 

@@ -181,7 +181,7 @@ def test_a_collection_that_lost_ids_by_the_mend_is_written_afresh(
     """What deletes can do to an index (by chance, so it is said here): also where the mend is killed in the middle."""
     from helpers.stores.client import ClientStore
 
-    monkeypatch.setattr("helpers.troubleshooting.beyond_reach", lambda store, name, ids: ["a7"])
+    monkeypatch.setattr("helpers.troubleshooting.unreachable_ids", lambda store, name, ids: ["a7"])
     with embedded(Path("target")) as store:
         store.add("alpha", chunks(2, 4, prefix="theirs"))
     desk = at(night, "48")

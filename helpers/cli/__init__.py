@@ -1,4 +1,4 @@
-"""The `runbook` command: what it takes, and one line on standard error with an exit code where something is wrong."""
+"""The `runbook` command: its arguments. An error is one line on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 NO-GO, 4 waiting f
 class _Parser(argparse.ArgumentParser):
     """Wrong usage as our one line instead of a screen of usage."""
 
-    meant: Callable[[list[str]], list[str]] | None = None  # the whole form of a short command line
+    expand: Callable[[list[str]], list[str]] | None = None  # a short command line in its full form
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_known_args(self.meant(list(args)) if self.meant else args, namespace)
+        return super().parse_known_args(self.expand(list(args)) if self.expand else args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(ReasonCode.USAGE, one_line(message), next_step=f"See: {self.prog} --help")
@@ -67,31 +67,31 @@ def parser() -> argparse.ArgumentParser:
     )
     rehearse.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
 
-    begun = _command(
+    start = _command(
         commands, "run", run.run, "run the steps of a migration in order",
         "It stops at the first gate that fails or that waits for signatures. --from works on an existing run with its "
         "earlier results, and needs no parameters file.",
     )  # fmt: skip
-    begun.add_argument(
+    start.add_argument(
         "parameters",
         nargs="?",
         type=Path,
         metavar="PARAMETERS.yaml",
         help="the parameters file; not needed with --from",
     )
-    begun.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
-    begun.add_argument("--fleet", default="", metavar="NAME", help="the fleet whose row this is; recorded in run.json")
-    begun.add_argument(
+    start.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
+    start.add_argument("--fleet", default="", metavar="NAME", help="the fleet whose row this is; recorded in run.json")
+    start.add_argument(
         "--from", dest="first", default="", metavar="STEP", help="run again from this step (number or name)"
     )
-    begun.add_argument("--until", default="", metavar="STEP", help="stop after this step")
-    begun.add_argument(
+    start.add_argument("--until", default="", metavar="STEP", help="stop after this step")
+    start.add_argument(
         "--dry-run",
         action="store_true",
         help="stop after step 14; nothing is written to the target and no notice is sent",
     )
-    run.settings_option(begun)
-    run.outside_window_option(begun)
+    run.settings_option(start)
+    run.outside_window_option(start)
 
     resume = _command(
         commands, "resume", run.resume, "continue a run from the first step that has not passed",
@@ -164,11 +164,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _fleets(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "run, continue, sign, verify and roll back many migrations"
-    whole = f"{text[0].upper()}{text[1:]}: a run for each row of a table."
-    group = commands.add_parser("fleet", help=text, description=whole, epilog=_EXIT_CODES)
+    description = f"{text[0].upper()}{text[1:]}: a run for each row of a table."
+    group = commands.add_parser("fleet", help=text, description=description, epilog=_EXIT_CODES)
     kinds = group.add_subparsers(metavar="WHAT", required=True, parser_class=_Parser)
-    group.meant = lambda given: fleet.meant(given, kinds.choices)
-    fleet.declare(lambda *about: _command(kinds, *about))
+    group.expand = lambda arguments: fleet.expand(arguments, kinds.choices)
+    fleet.declare(lambda *arguments: _command(kinds, *arguments))
 
 
 def _snapshots(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -207,19 +207,19 @@ def _command(
     return command
 
 
-class _Steady:
-    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` succeeds, and no command is cut short.
+class _ResilientStream:
+    """A stream that discards its output once nobody reads it: `runbook status | head -1` succeeds, and no command is aborted.
 
-    All that a command prints goes through it. Characters that a terminal obeys or nobody sees are escaped, and those that its
-    encoding lacks (a terminal of ISO-8859-1). `bare` is the same stream for a progress bar, which moves the cursor.
+    All output of a command goes through it. Control and invisible characters are escaped, and those that the encoding of
+    the terminal lacks. `bare` is the same stream for a progress bar, which moves the cursor.
     """
 
     def __init__(self, stream: TextIO, shown: Callable[[str], str] = visible) -> None:
         self._stream, self._shown = stream, shown
 
     @property
-    def bare(self) -> _Steady:
-        return _Steady(self._stream, str)
+    def bare(self) -> _ResilientStream:
+        return _ResilientStream(self._stream, str)
 
     def write(self, text: str) -> int:
         encoding = self._stream.encoding or "utf-8"
@@ -243,12 +243,12 @@ class _Steady:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command with these arguments, else those of the process; the exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, _Steady(stream)) for stream in streams)
+    sys.stdout, sys.stderr = (cast(TextIO, _ResilientStream(stream)) for stream in streams)
     try:
         return _main(arguments)
     finally:
@@ -283,12 +283,12 @@ def _fail(line: str, code: int, trace: str) -> int:
 def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
     trace = traceback.format_exc()
     line = one_line(f"unexpected {type(error).__name__}: {error}")
-    return _fail(f"{line}. The traceback is in {_kept(trace, chosen)}", 1, trace if chosen.verbose else "")
+    return _fail(f"{line}. The traceback is in {_keep_trace(trace, chosen)}", 1, trace if chosen.verbose else "")
 
 
-def _kept(trace: str, chosen: argparse.Namespace) -> str:
-    """Where a traceback is kept: in run.log; where nothing may be written there, in the run's workspace, else among the
-    temporary files. Only its owner can read it, and values of secrets are not in it."""
+def _keep_trace(trace: str, chosen: argparse.Namespace) -> str:
+    """Write the traceback, and give its path: run.log; where that must not change, a file in the run's workspace, else a
+    temporary file. Only its owner can read it, and it holds no secrets."""
     places: list[Path] = [Path(tempfile.gettempdir())]
     with suppress(RunbookError, OSError):
         folder = RunFolder.of(chosen.run_id)
@@ -312,14 +312,14 @@ def _status(chosen: argparse.Namespace) -> int:
     from helpers.runner import group
     from helpers.status import status
 
-    if chosen.run_id and (many := group.read(chosen.run_id)) is not None:
-        print(group.overview(many))
+    if chosen.run_id and (runs_group := group.read(chosen.run_id)) is not None:
+        print(group.overview(runs_group))
         return 0
     return status(chosen)
 
 
 def _fence(chosen: argparse.Namespace) -> int:
-    """Lifting waits for nobody: a run at work holds the lock and has to be stopped first."""
+    """Show the fence of a run, or lift it. Lifting does not wait: a run at work has to be stopped first."""
     from helpers.fence import lift
     from helpers.status import fence_sentence
 
@@ -339,7 +339,7 @@ def _fence(chosen: argparse.Namespace) -> int:
         print(lift(folder), flush=True)
         try:
             enter(folder)  # what else is done is what its parameters say, once they are its own
-            notices.held(folder, print)
+            notices.run_held(folder, print)
             leave(folder)
         except RunbookError as error:  # of a damaged run; its fence is lifted all the same
             print(f"Nothing else was done for run {folder.id}: {error}", flush=True)
@@ -353,7 +353,7 @@ def _rollback(chosen: argparse.Namespace) -> int:
 
 
 def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str) -> None:
-    """One chunk, of each collection that holds it, before and after the schema."""
+    """Print the chunk, of each collection that holds it, before and after the schema. UsageError where none does."""
     import datetime as dt
 
     from helpers.profiling.search import explain_chunk, explanation
@@ -381,7 +381,7 @@ def _explain(parameters: Parameters, schema: Schema, chunk: str, collection: str
 
 
 def _schema(chosen: argparse.Namespace) -> int:
-    """The parameters as resolved, once they and their schema file hold; what is still `<…>` is wrong usage too."""
+    """Print the resolved parameters, once they and their schema file are valid. UsageError where a placeholder is left."""
     from helpers.parameters import load_parameters
     from helpers.schema import load_schema
 

@@ -1,4 +1,4 @@
-"""`runbook doctor PATH|URL`: a database of unknown health, looked at without changing a byte of it."""
+"""`runbook doctor PATH|URL`: examine a database of unknown health without changing it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 
 def doctor(chosen: argparse.Namespace) -> int:
-    """0 where the database is sound, 1 where it is damaged or cannot be used. A directory is copied into TMPDIR, and the
-    copy is looked at.
-    """
+    """0 where the database is sound, 1 where it is damaged or cannot be used. Of a directory, a copy in TMPDIR is examined."""
     endpoint = endpoint_of(chosen)
     try:
         diagnosis = _examine(endpoint, chosen.full)
@@ -53,7 +51,7 @@ def doctor(chosen: argparse.Namespace) -> int:
 
 
 def endpoint_of(chosen: argparse.Namespace) -> Endpoint:
-    """The place that a command line names, with its headers, tenant and database, checked as a source is."""
+    """The endpoint that a command line names, with its headers, tenant and database, checked as a source."""
     from helpers.parameters import parameters_from
 
     given: dict[str, Any] = {name: getattr(chosen, name) for name in ("tenant", "database") if getattr(chosen, name)}
@@ -83,9 +81,9 @@ def destination_of(chosen: argparse.Namespace) -> Endpoint:
     from helpers.parameters.endpoint import Endpoint
 
     headers = {}
-    for given in chosen.header:
-        name, mark, reference = given.partition("=")
-        if not mark or name in headers:
+    for header in chosen.header:
+        name, separator, reference = header.partition("=")
+        if not separator or name in headers:
             raise UsageError(ReasonCode.USAGE, "--header takes NAME=env:VAR or NAME=file:PATH, each NAME once")
         headers[name] = reference
     place = {"url" if "://" in chosen.into else "path": chosen.into}
@@ -94,10 +92,10 @@ def destination_of(chosen: argparse.Namespace) -> Endpoint:
             {**place, "tenant": chosen.tenant, "database": chosen.database, "headers": headers}
         )
     except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
-        detail = error.errors(include_input=False, include_url=False)[0]
+        problem = error.errors(include_input=False, include_url=False)[0]
         option = {"headers": "--header", "tenant": "--tenant", "database": "--database"}
-        where = option.get(str(detail["loc"][0]) if detail["loc"] else "", "--into")
-        raise UsageError(ReasonCode.USAGE, f"{where} {detail['msg'].removeprefix('Value error, ')}") from None
+        where = option.get(str(problem["loc"][0]) if problem["loc"] else "", "--into")
+        raise UsageError(ReasonCode.USAGE, f"{where} {problem['msg'].removeprefix('Value error, ')}") from None
 
 
 def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
@@ -128,7 +126,7 @@ class ProgressBar:
 
 
 def screen(endpoint: Endpoint, diagnosis: Diagnosis) -> str:
-    """What it is, what is wrong, what can be saved, what to do next: one screen."""
+    """One screen: what the database is, what is wrong, what can be saved, what to do next."""
     lines = [diagnosis.headline, "", "What it is"]
     lines += [_labelled(name, text) for name, text in diagnosis.facts.items()]
     lines += ["", "What is wrong", *_problems(diagnosis), "", "What can be saved", *_collections(diagnosis)]
@@ -176,7 +174,7 @@ def _collections(diagnosis: Diagnosis) -> list[str]:
 
 
 def _next(endpoint: Endpoint, diagnosis: Diagnosis) -> list[str]:
-    """What to do first, then the parameters file and the commands, literally."""
+    """What to do first, then the parameters file and the commands to copy."""
     unreadable = [c.name for c in diagnosis.collections if c.unreadable]
     if diagnosis.collections and len(unreadable) == len(diagnosis.collections):
         return ["  Nothing can be read. Look for a backup: run doctor on it.", *_unchanged(endpoint)]
@@ -203,8 +201,8 @@ def _first(endpoint: Endpoint, diagnosis: Diagnosis) -> list[str]:
         backup = ["  Look for a backup first: run doctor on it, it may hold more."]
     elif losing:
         backup = ["  Is there a backup from before the damage? Run doctor on it: it may hold more."]
-    then = "Save what can be saved: migrate it" if losing else "No chunk and no vector is lost. Migrate it"
-    return [*backup, *_unchanged(endpoint), f"  {then} into a new database. Write parameters.yaml:"]
+    sentence = "Save what can be saved: migrate it" if losing else "No chunk and no vector is lost. Migrate it"
+    return [*backup, *_unchanged(endpoint), f"  {sentence} into a new database. Write parameters.yaml:"]
 
 
 def _unchanged(endpoint: Endpoint) -> list[str]:
@@ -218,9 +216,9 @@ def _parameters(endpoint: Endpoint, diagnosis: Diagnosis, unreadable: list[str])
 
     refused = [c.name for c in diagnosis.collections if refused_name(c.name)]
     source: dict[str, Any] = {"url": endpoint.url} if endpoint.url else {"path": endpoint.path}
-    usual = type(endpoint)(path="any")
+    default = type(endpoint)(path="any")
     source |= {
-        key: getattr(endpoint, key) for key in ("tenant", "database") if getattr(endpoint, key) != getattr(usual, key)
+        key: getattr(endpoint, key) for key in ("tenant", "database") if getattr(endpoint, key) != getattr(default, key)
     }
     if endpoint.headers:
         source["headers"] = {name: str(reference) for name, reference in endpoint.headers.items()}
@@ -237,12 +235,12 @@ def _parameters(endpoint: Endpoint, diagnosis: Diagnosis, unreadable: list[str])
     if rules:
         lines.append(f"migration: {_yaml(rules)}")
     where = "add {} under migration" if rules else "add a line migration: {{{}}}"
-    if directions := sum(c.normalised for c in diagnosis.collections):
-        keep = f"to keep {count(directions, 'vector')} without their length"
+    if normalised := sum(c.normalised for c in diagnosis.collections):
+        keep = f"to keep {count(normalised, 'vector')} without their length"
         lines.append(f"# decision: {where.format('normalised: migrate')} {keep}")
-    if anew := sum(c.lost for c in diagnosis.collections if c.texts):
+    if lost := sum(c.lost for c in diagnosis.collections if c.texts):
         lines.append(
-            f"# decision: {where.format('reembed: own')} to make {count(anew, 'lost vector')} anew from documents"
+            f"# decision: {where.format('reembed: own')} to make {count(lost, 'lost vector')} anew from documents"
         )
     return [f"    {line}" for line in lines]
 
@@ -278,13 +276,13 @@ def _yaml(value: Any) -> str:
 
 
 def _failure(endpoint: Endpoint, error: EnvironmentFailure) -> str:
-    parts = _unusable(endpoint, error)
-    head = [f"Unusable: {parts['what'].rstrip('.')}.", "", "What it is", _labelled("place", endpoint.label), "",
+    facts = _unusable(endpoint, error)
+    lines = [f"Unusable: {facts['what'].rstrip('.')}.", "", "What it is", _labelled("place", endpoint.label), "",
             "What is wrong"]  # fmt: skip
-    wrong = textwrap.fill(one_line(f"{parts['where']}: {parts['what']}" if parts["where"] else parts["what"]), WIDTH,
+    problem = textwrap.fill(one_line(f"{facts['where']}: {facts['what']}" if facts["where"] else facts["what"]), WIDTH,
                           initial_indent="  UNUSABLE ", subsequent_indent=" " * 11)  # fmt: skip
-    following = parts["next"] or "Look for a backup: run doctor on it."
-    return "\n".join([*head, wrong, "", "Next", *_wrapped(one_line(following))])
+    next_step = facts["next"] or "Look for a backup: run doctor on it."
+    return "\n".join([*lines, problem, "", "Next", *_wrapped(one_line(next_step))])
 
 
 # Parameters of a run, in the words of this command's arguments.
@@ -298,13 +296,13 @@ def _unusable(endpoint: Endpoint, error: EnvironmentFailure) -> dict[str, str]:
     return {
         "verdict": "unusable",
         "code": error.code,
-        "where": _as_asked(endpoint, re.sub(r"^source(\.\w+)? ", "", error.where)),
-        "what": _as_asked(endpoint, error.what),
-        "next": _as_asked(endpoint, error.next_step),
+        "where": _in_arguments(endpoint, re.sub(r"^source(\.\w+)? ", "", error.where)),
+        "what": _in_arguments(endpoint, error.what),
+        "next": _in_arguments(endpoint, error.next_step),
     }
 
 
-def _as_asked(endpoint: Endpoint, text: str) -> str:
-    """A sentence about a run's source, about the place that was given: not its copy, not a parameter."""
+def _in_arguments(endpoint: Endpoint, text: str) -> str:
+    """The text of an error about a source, in terms of this command's arguments: the given path and the options."""
     text = re.sub(r"\S*/source-copy-[0-9a-f]{8}", lambda _: endpoint.path or "", text)
     return re.sub("|".join(map(re.escape, _ASKED)), lambda match: _ASKED[match[0]], text)

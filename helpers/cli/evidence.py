@@ -1,4 +1,4 @@
-"""`runbook sign | verify | audit | archive`: what they take and what they say."""
+"""`runbook sign | verify | audit | archive`: their arguments and output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def verify(
 
 # -- archive -----------------------------------------------------------------------------------------------------------
 
-# A run as one zip: the same folder gives the same bytes, so two people can compare digests and not files.
+# A run as one zip: the same folder gives the same bytes, so two people can compare digests instead of files.
 
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold; real times are in the files
@@ -140,7 +140,7 @@ def declare(declared: Declare) -> None:
 
 
 def sign_options(command: argparse.ArgumentParser) -> None:
-    """Who says what, and with which key: for one run, and for all of a fleet."""
+    """The options of a signature: for one run, and for all runs of a fleet."""
     command.add_argument("--role", default="", metavar="ROLE", help="role that signs, one of signoff.required")
     command.add_argument("--name", default="", metavar="NAME", help="name of the person who signs")
     command.add_argument("--decision", default="", choices=["go", "no-go"], help="approve or refuse")
@@ -159,15 +159,15 @@ def sign_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def expect_option(command: argparse.ArgumentParser, of: str = "") -> None:
-    """`--expect SHA256`: seals, and then more than once; or the one digest of something else, None where none is given."""
-    how: dict[str, Any] = {} if of else {"action": "append", "default": []}
+def expect_option(command: argparse.ArgumentParser, meaning: str = "") -> None:
+    """`--expect SHA256`: a list of seals; or with `meaning` one digest of something else, None where none is given."""
+    kind: dict[str, Any] = {} if meaning else {"action": "append", "default": []}
     seals = "digest of a seal that was noted elsewhere, which must be among the seals; repeatable"
-    command.add_argument("--expect", type=_sha256, metavar="SHA256", help=of or seals, **how)
+    command.add_argument("--expect", type=_sha256, metavar="SHA256", help=meaning or seals, **kind)
 
 
 def _sha256(text: str) -> str:
-    """A digest as it was noted. An empty one is a variable that was not set: nothing would be compared with it."""
+    """A digest in lower case. An empty one, such as from an unset variable, is refused: nothing would be compared."""
     if not re.fullmatch(r"[0-9a-f]{64}", digest := text.strip().lower()):
         raise argparse.ArgumentTypeError(f"takes a SHA-256 of 64 hexadecimal digits, not {one_line(text, 80)!r}")
     return digest
@@ -208,7 +208,7 @@ def _sign(chosen: argparse.Namespace) -> int:
     )
     _show(folder, data)
     if chosen.key is not None:
-        return _recorded(folder, signoffs.sign(folder, data, chosen.key.expanduser()))
+        return _finish_signing(folder, signoffs.sign(folder, data, chosen.key.expanduser()))
     if chosen.export.exists():
         raise UsageError(ReasonCode.FILE_EXISTS, "something is there already", where=one_line(str(chosen.export)))
     write_bytes(chosen.export, data)
@@ -222,17 +222,17 @@ def _sign(chosen: argparse.Namespace) -> int:
 
 
 def _sign_group(chosen: argparse.Namespace) -> int:
-    """One role's word on every run of a group that waits for it; each gets a signature of its own."""
+    """Sign for one role on every run of a group that waits for it; each run gets its own signature."""
     from helpers.runner import group
 
     group.require_own(chosen.run_id)
-    many = group.read(chosen.run_id)
-    assert many is not None
+    runs_group = group.read(chosen.run_id)
+    assert runs_group is not None
     if chosen.key is None or chosen.export is not None or chosen.signature is not None:
         raise UsageError(ReasonCode.HOW_TO_SIGN, "the runs of a group are signed together with --key only", where=chosen.run_id,
                          next_step=f"To sign elsewhere, sign each by itself: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
-    runs_of = [row.run for row in many.rows]
-    return sign_each(chosen, many.id, group.due_for(many.id, runs_of, chosen.gate, role_of(chosen)))
+    run_ids = [row.run for row in runs_group.rows]
+    return sign_each(chosen, runs_group.id, group.due_for(runs_group.id, run_ids, chosen.gate, role_of(chosen)))
 
 
 def role_of(chosen: argparse.Namespace) -> str:
@@ -241,7 +241,7 @@ def role_of(chosen: argparse.Namespace) -> str:
 
 
 def sign_each(chosen: argparse.Namespace, order: str, waiting: Iterable[RunState]) -> int:
-    """The word of one role on each of these runs of an order; the worst exit code. UsageError where none waits."""
+    """Sign for one role on each of these runs of an order; the worst exit code. UsageError where none waits."""
     due = list(waiting)
     if not due:
         raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"no run of {order} waits for {chosen.role or 'this role'} now",
@@ -272,17 +272,20 @@ def _import(folder: RunState, signature: Path) -> int:
             next_step="Give FILE.sig; FILE, as --export wrote it, must be beside it.",
         ) from error  # fmt: skip
     _show(folder, data)
-    return _recorded(folder, signoffs.record(folder, data, signed))
+    return _finish_signing(folder, signoffs.record(folder, data, signed))
 
 
 def _show(folder: RunState, data: bytes) -> None:
-    """What is signed, before it is: the run, its source and target, the word of this role, and over which bytes."""
-    fields = statement_in(data)
-    word = {"go": "GO", "no-go": "NO-GO"}.get(str(fields.get("decision")), "no decision")
-    seal = fields.get("seal")
+    """Print what will be signed: the run, its source and target, the decision of this role, and the digest of the seal."""
+    statement = statement_in(data)
+    decision = {"go": "GO", "no-go": "NO-GO"}.get(str(statement.get("decision")), "no decision")
+    seal = statement.get("seal")
     parameters = folder.parameters
     print(f"Run {folder.id}: {one_line(parameters.source.label, 200)} to {one_line(parameters.target.label, 200)}.")
-    print(f"{word} of {one_line(str(fields.get('role')), 80)}, gate {one_line(str(fields.get('gate')), 80)}.", end=" ")
+    print(
+        f"{decision} of {one_line(str(statement.get('role')), 80)}, gate {one_line(str(statement.get('gate')), 80)}.",
+        end=" ",
+    )
     if isinstance(seal, dict):
         print(
             f"Signed is {one_line(str(seal.get('name')), 100)}, SHA-256 {one_line(str(seal.get('sha256')), 64)}.",
@@ -290,16 +293,16 @@ def _show(folder: RunState, data: bytes) -> None:
         )
 
 
-def _recorded(folder: RunState, path: Path) -> int:
-    """Log and seal what was signed, and show it on the pages."""
+def _finish_signing(folder: RunState, path: Path) -> int:
+    """Log and seal the signature, and show it on the pages; 0."""
     from helpers.report.pages import leave
     from helpers.status import next_action
 
     folder.log(f"signed: {path.name}")
     run = leave(folder)
     print(f"Recorded in {path}. {next_action(folder)}")
-    if kept := custody(run):
-        print(f"Keep outside this machine: {kept}")
+    if evidence := custody(run):
+        print(f"Keep outside this machine: {evidence}")
     state = CutoverState.load(folder.workspace)
     if state is not None and path.name.startswith("cutover-") and statement_of(path).get("decision") == signoffs.NO_GO:
         print(
@@ -311,7 +314,7 @@ def _recorded(folder: RunState, path: Path) -> int:
 
 
 def verify_run(chosen: argparse.Namespace) -> int:
-    """What `verify` does: what does not fit is printed; 0 where everything does."""
+    """Verify the run and print its problems; 0 where there are none, else 1."""
     folder = runs.find(chosen.run_id)
     if chosen.allowed_signers is not None:
         signing.read_allowed(chosen.allowed_signers)
@@ -320,7 +323,7 @@ def verify_run(chosen: argparse.Namespace) -> int:
             ReasonCode.FILE_UNREADABLE, "there is no such certificate", where=one_line(str(chosen.timestamp_authority))
         )
     verified = verify(folder.reports, chosen.expect, chosen.allowed_signers, chosen.timestamp_authority)
-    verified.problems += [*_cut_off(folder), *_snapshots(folder)]
+    verified.problems += [*_missing_seal(folder), *_altered_snapshots(folder)]
     for line in [*verified.problems, *verified.notes]:
         print(one_line(line, 2000))
     if verified.problems:
@@ -330,8 +333,8 @@ def verify_run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _cut_off(run: RunState) -> Iterator[str]:
-    """Whether the last seal that this machine set is missing: the folder is an older copy, or its end was taken away."""
+def _missing_seal(run: RunState) -> Iterator[str]:
+    """One line if the last seal of this machine is missing: the folder is an older copy, or its end was removed."""
     last = run.workspace / LAST  # read before the seals: another command may set the next one meanwhile
     newest = last.read_bytes().strip().decode("ascii", "replace") if last.is_file() else ""
     with suppress(RunbookError):  # seals that cannot be read are named already
@@ -339,8 +342,8 @@ def _cut_off(run: RunState) -> Iterator[str]:
             yield f"{run.reports}: the seal that {last} names is missing: an older copy of the folder, or its end was taken away"
 
 
-def _snapshots(run: RunState) -> Iterator[str]:
-    """Snapshots of a run of this machine that are no longer as sealed, where this workspace put them: no result says where."""
+def _altered_snapshots(run: RunState) -> Iterator[str]:
+    """One line for each snapshot of this workspace that differs from what the run sealed."""
     from helpers.snapshots.retention import places
 
     for folder in places(run) if run.workspace.is_dir() else ():
@@ -367,22 +370,24 @@ def _audit(chosen: argparse.Namespace) -> int:
     rows = [_audit_row(entry) for entry in audit.entries(path)]
     print(table(rows) if rows else "Nothing is recorded.")
     trust = trusted(folder.reports, chosen.allowed_signers)
-    loose = list(audit.unsigned(path, trust)) if trust is not None else []
-    if loose:
-        numbers = ", ".join(map(str, loose[:20])) + (f" and {len(loose) - 20:,} more" if len(loose) > 20 else "")
+    unsigned = list(audit.unsigned(path, trust)) if trust is not None else []
+    if unsigned:
+        numbers = ", ".join(map(str, unsigned[:20])) + (
+            f" and {len(unsigned) - 20:,} more" if len(unsigned) > 20 else ""
+        )
         print(f"{path}: no trusted key signed line {numbers}: what they say proves nothing")
-    broken = audit.check(path)
-    if broken is not None:
-        print(f"{path}: line {broken.line}: {broken.why}")
-    against = list(_not_as_sealed(folder, proven=trust is not None))
-    for line in against:
+    damage = audit.check(path)
+    if damage is not None:
+        print(f"{path}: line {damage.line}: {damage.why}")
+    problems = list(_log_problems(folder, proven=trust is not None))
+    for line in problems:
         print(one_line(line, 2000))
-    return int(bool(loose or against) or broken is not None)
+    return int(bool(unsigned or problems) or damage is not None)
 
 
-def _not_as_sealed(run: RunState, *, proven: bool) -> Iterator[str]:
-    """Whether the log is shorter than the seals say, or other; or seals are gone. `proven`: a key or a list vouches for lines."""
-    path, cut = run.reports / audit.NAME, list(_cut_off(run))
+def _log_problems(run: RunState, *, proven: bool) -> Iterator[str]:
+    """One line for each way in which log and seals disagree or prove nothing. `proven`: a key or a list vouches for the lines."""
+    path, missing = run.reports / audit.NAME, list(_missing_seal(run))
     try:
         chain = seals(run.reports)
     except RunbookError as error:
@@ -393,22 +398,22 @@ def _not_as_sealed(run: RunState, *, proven: bool) -> Iterator[str]:
         if digest and prefix_digest(path, length) != digest:
             yield f"{path}: gone, cut short or changed since {seal.name}: it held {length:,} bytes then"
             break
-    yield from cut
-    if not cut and not chain and _was_sealed(run):
+    yield from missing
+    if not missing and not chain and _was_sealed(run):
         yield f"{run.reports}: the run was sealed, and its seals are gone"
     if not chain and not proven:
         yield f"{path}: nothing proves what it says: there is no seal, and no key or list of signers (--allowed-signers)"
 
 
 def _was_sealed(run: RunState) -> bool:
-    """Whether anything says so but a seal itself."""
-    left = (run.reports / RunPath.VERIFY).exists() or any((run.reports / RunPath.SIGNOFFS).glob("*.json"))
-    return left or bool(audit.entries(run.reports / audit.NAME, None, (SEALED,)))
+    """Whether files or log lines of a seal exist, whether or not the seal itself does."""
+    traces = (run.reports / RunPath.VERIFY).exists() or any((run.reports / RunPath.SIGNOFFS).glob("*.json"))
+    return traces or bool(audit.entries(run.reports / audit.NAME, None, (SEALED,)))
 
 
 def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
     facts = entry.get("facts")
-    pairs = ", ".join(f"{k}={v}" for k, v in sorted(facts.items())) if isinstance(facts, dict) else ""
+    text = ", ".join(f"{k}={v}" for k, v in sorted(facts.items())) if isinstance(facts, dict) else ""
     who = f"{entry.get('user')}@{entry.get('host')}"
     columns = {
         "when": str(entry.get("when"))[:19],
@@ -416,7 +421,7 @@ def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
         "action": entry.get("action"),
         "outcome": entry.get("outcome"),
     }
-    return {name: one_line(str(value), 60) for name, value in columns.items()} | {"facts": one_line(pairs, 120)}
+    return {name: one_line(str(value), 60) for name, value in columns.items()} | {"facts": one_line(text, 120)}
 
 
 def _archive(chosen: argparse.Namespace) -> int:
@@ -425,29 +430,29 @@ def _archive(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
     verified = verify(folder.reports, chosen.expect)
-    verified.problems += _cut_off(folder)
+    verified.problems += _missing_seal(folder)
     _refuse_problems(folder, verified)
     _refuse_output(folder.reports, path)
     if (folder.reports / RunPath.PARAMETERS).is_file():
         ends = (folder.parameters.source, folder.parameters.target)
         require_outside(path, "--output", *(str(Path(folder.facts["directory"], e.path)) for e in ends if e.path))
-    with _copied(folder) as copy:  # what somebody changes from here on is not archived
+    with _private_copy(folder) as copy:  # what somebody changes from here on is not archived
         _refuse_problems(folder, verify(copy, chosen.expect))
         print(archive(copy, path))
     return 0
 
 
 def _refuse_problems(folder: RunState, verified: Verified) -> None:
-    if verified.problems:
+    if problems := verified.problems:
         raise UsageError(
-            ReasonCode.NOT_ARCHIVED, f"{verified.problems[0]} ({count(len(verified.problems), 'problem')})",
-            where=f"run {folder.id}", next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
+            ReasonCode.NOT_ARCHIVED, f"{problems[0]} ({count(len(problems), 'problem')})", where=f"run {folder.id}",
+            next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
         )  # fmt: skip
 
 
 @contextmanager
-def _copied(folder: RunState) -> Iterator[Path]:
-    """A copy of the run's files, under its id, that nobody else can enter or exchange: what is verified there is archived."""
+def _private_copy(folder: RunState) -> Iterator[Path]:
+    """A private copy of the run's files, under its id: what is archived is what was verified."""
     where = folder.workspace if folder.workspace.is_dir() else Path(tempfile.gettempdir())
     with ExitStack() as stack:
         try:

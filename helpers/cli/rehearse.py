@@ -1,4 +1,4 @@
-"""`runbook rehearse --servers`: the whole window between two real Chroma servers, with nginx and a client that goes on writing.
+"""`runbook rehearse --servers`: the whole window between two real Chroma servers, with nginx and a client that keeps writing.
 
 Everything is started here, on loopback and free ports, and stopped in the end, also on Ctrl-C. The client writes through
 nginx to the source and reads through the URL in its .env the whole time; what it saw is judged when all is over.
@@ -31,7 +31,7 @@ from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.restore import restore
-from helpers.notify import Event, tell
+from helpers.notify import Event, send_notice
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
@@ -70,11 +70,11 @@ _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
-    """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
+    """Run the steps up to the cutover and the drills; a sentence for each drill. Raises the error of a drill that failed."""
     sentences = drill_kill_and_restore(folder, terminal)
     sentences.append(drill_rollback(folder, terminal, put_back=True))
     terminal.say(f"  Drill: {sentences[-1]}")
-    keep(folder, sentences, terminal)
+    record_drills(folder, sentences, terminal)
     return sentences
 
 
@@ -87,7 +87,7 @@ def drill_kill_and_restore(folder: RunFolder, terminal: Console) -> list[str]:
     kill = _kill_step_22(folder, steps, terminal)
     with _restore_beside(folder) as restored:
         sentences = [f"{_resume(folder, steps, kill, terminal)} ({_file('kill')})"]
-        with _recorded(folder, "restore") as record:
+        with _recording(folder, "restore") as record:
             record |= restored()
     lost = sum(map(len, record["without_vector"].values()))
     more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
@@ -101,8 +101,8 @@ def drill_kill_and_restore(folder: RunFolder, terminal: Console) -> list[str]:
 
 
 @contextmanager
-def _recorded(folder: RunFolder, what: str, record: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """`drills/<what>.json`: when, by whom, and what was measured and proven; also where the drill fails, and then why."""
+def _recording(folder: RunFolder, what: str, record: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Write `drills/<what>.json` at the end: when, by whom, what was measured and proven; if the drill failed, why."""
     began, record = utc_now(), {} if record is None else record
     record["verdict"] = Verdict.PASS
     try:
@@ -124,12 +124,12 @@ def _file(what: str) -> str:
     return f"{RunPath.DRILLS}/{what}.json"
 
 
-def keep(folder: RunFolder, sentences: list[str], terminal: Console) -> None:
-    """Write down what was drilled, tell people where it was put back, seal it, and show it on the run's page."""
+def record_drills(folder: RunFolder, sentences: list[str], terminal: Console) -> None:
+    """Record the drills, notify people if the rollback was undone, seal, and show it on the run's page."""
     run = folder.note(drills=sentences)
     if when := read_run(run).put_back:
         postmortem.put_back(run, when)
-        tell(
+        send_notice(
             run,
             Event.PUT_BACK,
             key=when,
@@ -143,7 +143,7 @@ def keep(folder: RunFolder, sentences: list[str], terminal: Console) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Kill:
-    """When step 22 was killed, and what its checkpoint said then: chunks staged, written, and in flight (it may be there)."""
+    """When step 22 was killed, with the chunks of its checkpoint: staged, written, and in flight (these may be in the target)."""
 
     when: str
     staged: int
@@ -169,7 +169,7 @@ def _kill_step_22(folder: RunFolder, steps: list[Step], terminal: Console) -> _K
 
 def _resume(folder: RunFolder, steps: list[Step], kill: _Kill | None, terminal: Console) -> str:
     """Run what the kill left open of `steps`; what the drill showed, in a sentence."""
-    with _recorded(folder, "kill") as record:
+    with _recording(folder, "kill") as record:
         if kill is None:
             why = "step 22 had written every chunk before it could be killed in the middle"
             record |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
@@ -201,7 +201,7 @@ def _resume(folder: RunFolder, steps: list[Step], kill: _Kill | None, terminal: 
 def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_Kill]) -> None:
     """End the kernel of step 22 while some chunks are written, some are not, and a batch is in flight.
 
-    It is stopped before its checkpoint is believed, so that it is killed in the very state that is recorded.
+    It is stopped before its checkpoint is read, so that it is killed in exactly the recorded state.
     """
     path = folder.workspace / RunPath.CHECKPOINT
     while not ended.wait(_LOOK_SECONDS):
@@ -223,7 +223,7 @@ def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_
 
 
 def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
-    """Whether the import, which is stopped, is half done; then that is noted."""
+    """Whether the stopped import is partly done; if so, its state is added to `kills`."""
     targets = Checkpoint.read(path).targets.values()
     staged, written = sum(t.rows for t in targets), sum(t.completed for t in targets)
     in_flight = sum(t.inflight[1] - t.inflight[0] for t in targets if t.inflight)
@@ -258,7 +258,7 @@ def _scratch(folder: RunFolder) -> Path:
 
 
 def drill_restore(folder: RunFolder) -> dict[str, Any]:
-    """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
+    """Restore the snapshot of step 21 into a scratch directory, compare every chunk, remove it; a sentence about it."""
     snapshot, scratch = postmortem.proven_snapshot(folder), _scratch(folder)
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
     began, begun = utc_now(), time.monotonic()
@@ -275,13 +275,13 @@ def drill_restore(folder: RunFolder) -> dict[str, Any]:
 
 
 def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = False) -> str:
-    """The rollback of the run itself; with `put_back` a client's write comes before it and is replayed, and everything, without
-    that write, is as after the cutover again, which is proven."""
+    """Roll back the run itself; a sentence about it. With `put_back`, a client writes first, that write is replayed, and then
+    everything but that write is put back to its state after the cutover, which is proven."""
     proof: dict[str, Any] = {}
     with ExitStack() as around:
-        record = around.enter_context(_recorded(folder, "rollback"))
+        record = around.enter_context(_recording(folder, "rollback"))
         if put_back:
-            around.enter_context(_recorded(folder, PUT_BACK, proof))
+            around.enter_context(_recording(folder, PUT_BACK, proof))
             around.enter_context(postmortem.undo_after_drill(folder, proof))
             record["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
@@ -306,7 +306,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
 
 
 def _client_write(folder: RunFolder) -> str:
-    """What a client writes to the target after the cutover, for export and replay to bring back; "" without an application."""
+    """Write to the target as a client, for the replay of the rollback; the output, "" without an application."""
     if (command := write_command(folder.read().parameters)) is None:
         return ""
     answer = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
@@ -323,7 +323,7 @@ _LIVE = 2_000  # chunks that the client may add between two counts without the c
 
 
 def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
-    """The rehearsal; 0 where all of it held. `EnvironmentFailure` where nginx is missing or the client saw what it must not."""
+    """The rehearsal; 0 where it passed. `EnvironmentFailure` where nginx is missing or the client met what it must not."""
     program = nginx_program()
     terminal = Console()
     with _sigterm_as_interrupt(), ExitStack() as stack:
@@ -355,16 +355,16 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
 
 
 def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: str) -> dict[str, str]:
-    """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
+    """Run all steps, closeout included, then the rollback; their durations and the URL in .env after each."""
     run_to_outcome(folder, list(plan.LINE), terminal)
-    _expect(env, target, "the cutover")
+    _require_url(env, target, "the cutover")
     run = folder.read()
     steps = {step.number: result for step in plan.LINE if (result := run.result(step.number)) is not None}
     window = numbers.forward(steps)
     assert window is not None  # every step has passed
     back = drill_rollback(folder, terminal)
-    _expect(env, url, "the rollback")
-    keep(folder, [back], terminal)
+    _require_url(env, url, "the rollback")
+    record_drills(folder, [back], terminal)
     return {
         "fence to verified cutover": duration(window.wall),
         ".env after the cutover": target,
@@ -373,13 +373,13 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     }
 
 
-def _expect(env: Path, url: str, when: str) -> None:
+def _require_url(env: Path, url: str, when: str) -> None:
     if f"{KEY}={url} " not in env.read_text(encoding="utf-8").replace('"', ""):
         raise EnvironmentFailure(ReasonCode.REHEARSAL_FAILED, f"does not point to {url} after {when}", where=str(env))
 
 
 def judge(folder: RunFolder, record: dict[str, Any], target: str) -> dict[str, str]:
-    """What the client saw, in words. `EnvironmentFailure` where a write got in while the fence was active, or a read failed."""
+    """The client's record in words. `EnvironmentFailure` where a write passed the active fence, or a read failed."""
     state = FenceState.load(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)
@@ -433,11 +433,11 @@ def _parameters(
 
 def nginx_program() -> str:
     """The nginx of this machine. `EnvironmentFailure` where there is none."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
         raise EnvironmentFailure(ReasonCode.NO_NGINX, "nginx is not installed here; this rehearsal's fence is one",
                          next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
-    return found
+    return program
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`runbook rehearse`, `run` and `resume`: which steps a command means, and what must hold before the first of them."""
+"""`runbook rehearse`, `run` and `resume`: the steps of a command, and the checks before the first of them."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def rehearse(chosen: argparse.Namespace) -> int:
         return rehearse_servers(folder, chosen.chunks, chosen.dimension)
 
     print(f"Creating a sample source of {count(chosen.chunks, 'chunk')}, {chosen.dimension} dimensions …", flush=True)
-    begun = time.monotonic()
+    started = time.monotonic()
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
-    parameters = with_application(parameters, folder.workspace / "application", time.monotonic() - begun)
+    parameters = with_application(parameters, folder.workspace / "application", time.monotonic() - started)
     runs.create(parameters, folder.id, rehearsal=True)
     with application_at_work(parameters):
         return _drill(folder)
 
 
 def _drill(folder: RunFolder) -> int:
-    """The steps up to the cutover with a kill, restore and rollback; then those after it, on a run that was put back to it."""
+    """Run the steps up to the cutover with the drills, then the steps after it; 0."""
     from helpers.cli.rehearse import drill
     from helpers.status import Console
 
-    drilled = drill(folder, terminal := Console())
-    _line(folder, [step for step in plan.LINE if step.follows_cutover])
-    lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]
+    sentences = drill(folder, terminal := Console())
+    _run_line(folder, [step for step in plan.LINE if step.follows_cutover])
+    lines = [*(f"Drilled: {line}" for line in sentences), "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]
     terminal.say("\n".join(["", *lines]))
     return 0
 
@@ -101,41 +101,43 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
     if chosen.fleet:
         _require_row(chosen)
-    if group.is_many(parameters):
-        many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
-        return _group(many, chosen)
+    if group.is_group(parameters):
+        runs_group = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+        return _group(runs_group, chosen)
     return _begin(parameters, folder, chosen, steps, f"{runs.FLEETS}/{chosen.fleet}" if chosen.fleet else "")
 
 
 def _require_row(chosen: argparse.Namespace) -> None:
-    """UsageError where the fleet has no row that orders this run with this file, in this folder."""
+    """Raises UsageError unless a row of the fleet orders this run with this file, in this folder."""
     from helpers.runner import fleet
 
-    loaded = fleet.require_own(fleet.read(chosen.fleet))
-    ordered = {row.run: row.sha256 for row in loaded.rows}.get(chosen.run_id)
-    if chosen.settings or file_digest(chosen.parameters) != ordered or str(Path.cwd()) != loaded.directory:
-        given = f"{chosen.parameters}{' with --set' if chosen.settings else ''}"
-        what = f"{given} is not what fleet {loaded.id} orders for run {chosen.run_id} in {loaded.directory}"
-        raise UsageError(ReasonCode.OTHER_CONTEXT, one_line(what), where="--fleet",
-                         next_step=f"Go on with the fleet: {loaded.command('resume')}; or leave --fleet out.")  # fmt: skip
+    state = fleet.require_own(fleet.read(chosen.fleet))
+    digest = {row.run: row.sha256 for row in state.rows}.get(chosen.run_id)
+    if chosen.settings or file_digest(chosen.parameters) != digest or str(Path.cwd()) != state.directory:
+        source = f"{chosen.parameters}{' with --set' if chosen.settings else ''}"
+        message = f"{source} is not what fleet {state.id} orders for run {chosen.run_id} in {state.directory}"
+        raise UsageError(ReasonCode.OTHER_CONTEXT, one_line(message), where="--fleet",
+                         next_step=f"Go on with the fleet: {state.command('resume')}; or leave --fleet out.")  # fmt: skip
 
 
-def _group(many: Group, chosen: argparse.Namespace) -> int:
-    """Every run of the group, begun or gone on with."""
+def _group(runs_group: Group, chosen: argparse.Namespace) -> int:
+    """Start or continue every run of the group; the worst exit code."""
     from helpers.runner import group
 
-    group.record(many)
-    steps = plan.between(plan.LINE[0], plan.find(many.until))
+    group.record(runs_group)
+    steps = plan.between(plan.LINE[0], plan.find(runs_group.until))
 
     def start(row: group.GroupRow) -> None:
         folder = RunFolder.of(row.run)
-        about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run, "parameters": None})
+        options = argparse.Namespace(
+            **{**vars(chosen), "run_id": row.run, "dry_run": runs_group.dry_run, "parameters": None}
+        )
         if folder.exists:
-            resume(about)
+            resume(options)
         else:
-            _begin(many.of(row), folder, about, steps, many.id)
+            _begin(runs_group.parameters_of(row), folder, options, steps, runs_group.id)
 
-    return group.work(many, start, lambda text: print(text, flush=True))
+    return group.work(runs_group, start, lambda text: print(text, flush=True))
 
 
 def _begin(
@@ -150,22 +152,22 @@ def _begin(
     except Transient as error:  # no run yet, so there is nothing that a notebook could look at
         if error.code == ReasonCode.STORAGE_UNUSABLE:
             raise
-        look = "; ".join(
+        probes = "; ".join(
             f"curl -fsS {end.address}/api/v2/heartbeat" for end in (parameters.source, parameters.target) if end.url
         )
         next_step = (
-            f"{error.next_step} No run was begun. Once it answers ({look}), give the same command again.".strip()
+            f"{error.next_step} No run was begun. Once it answers ({probes}), give the same command again.".strip()
         )
         raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
-    begun = runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number, group=group)
+    created = runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number, group=group)
     if chosen.parameters is not None:  # of a group each run has only a part of the file
-        begun = remember_file(begun, chosen.parameters, chosen.settings)
-    window.permit(begun, chosen.outside_window)
-    return _line(folder, steps, dry_run=chosen.dry_run)
+        created = remember_file(created, chosen.parameters, chosen.settings)
+    window.permit(created, chosen.outside_window)
+    return _run_line(folder, steps, dry_run=chosen.dry_run)
 
 
 def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
-    """Steps of a run that exists, from `--from` on."""
+    """Run steps of an existing run again, from `--from` on."""
     from helpers.evidence import enter
     from helpers.migration.target_lock import preflight
     from helpers.parameters import load_parameters, parameters_from
@@ -197,7 +199,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
             leave_undone_cutover(folder.read())
         window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
-    return _line(folder, steps, dry_run=chosen.dry_run)
+    return _run_line(folder, steps, dry_run=chosen.dry_run)
 
 
 def _require_fit(folder: RunFolder) -> None:
@@ -205,19 +207,19 @@ def _require_fit(folder: RunFolder) -> None:
     from helpers.status import refuse_rolled_back
 
     refuse_rolled_back(folder)
-    if unfinished := pending_retry(folder):
-        what = f"taking back step {unfinished} of run {folder.id} was interrupted"
-        raise UsageError(ReasonCode.RETRY_UNFINISHED, what, next_step=f"Finish it: {folder.command('resume')}")
+    if pending := pending_retry(folder):
+        message = f"taking back step {pending} of run {folder.id} was interrupted"
+        raise UsageError(ReasonCode.RETRY_UNFINISHED, message, next_step=f"Finish it: {folder.command('resume')}")
 
 
 def resume(chosen: argparse.Namespace) -> int:
-    """An interrupted run ends where it was to end; one that got there goes on to the end of the sequence."""
+    """Continue a run or a group: up to the step where it was to stop; from there, to the end of the sequence."""
     from helpers.run import kernel
 
     kernel.end_with_fleet()
-    if (many := _group_of(chosen)) is not None:
-        many.enter()
-        return _group(many, chosen)
+    if (runs_group := _group_of(chosen)) is not None:
+        runs_group.enter()
+        return _group(runs_group, chosen)
     folder = runs.find(chosen.run_id)
     from helpers.migration.checkpoint import require_checkpoint
     from helpers.migration.target_lock import preflight
@@ -245,11 +247,11 @@ def resume(chosen: argparse.Namespace) -> int:
     from helpers.rehearsal.setup import application_at_work
 
     with application_at_work(folder.parameters):
-        return _line(folder, lambda run: open_steps(run, last), dry_run=bool(facts["dry_run"]))
+        return _run_line(folder, lambda run: open_steps(run, last), dry_run=bool(facts["dry_run"]))
 
 
 def _require_more(folder: RunState, until: plan.Step | None) -> None:
-    """UsageError where the run has got where it was to end and must not go on by itself."""
+    """Raises UsageError where the run has passed all ordered steps and must not continue by itself."""
     if until is not None:
         hint = f"Go on to the end with: {folder.command('resume', '--until', plan.LINE[-1].number)}"
         raise UsageError(
@@ -261,9 +263,9 @@ def _require_more(folder: RunState, until: plan.Step | None) -> None:
 
 
 def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step | None) -> RunState:
-    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back; the run then.
+    """Apply the options of a resume: permission outside the window, parameters, a retry; the run afterwards.
 
-    What is wrong with the command is said before anything is changed.
+    The whole command is checked before anything is changed.
     """
     from helpers.evidence import enter, signing
     from helpers.runner import notebook
@@ -271,73 +273,73 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace, until: plan.Step 
 
     window.require_reason(chosen.outside_window)
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
-    back = chosen.retry or notebook.pending_retry(folder)
-    if changed is not None and not back and _moves_the_window(folder, changed):
-        back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
+    retry_from = chosen.retry or notebook.pending_retry(folder)
+    if changed is not None and not retry_from and _moves_window(folder, changed):
+        retry_from = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
     if chosen.retry:
         notebook.require_retriable(folder, plan.find(chosen.retry), changed)
     last = until or plan.find(str(folder.facts["until"] or plan.LINE[-1].number))
-    if not (back and plan.find(back).number <= last.number) and not open_steps(folder, last):
+    if not (retry_from and plan.find(retry_from).number <= last.number) and not open_steps(folder, last):
         _require_more(folder, until)
     enter(folder)
     if (
         changed is not None
-        and (given := changed.signoff.allowed_signers) != folder.parameters.signoff.allowed_signers
-        and given
+        and (signers := changed.signoff.allowed_signers) != folder.parameters.signoff.allowed_signers
+        and signers
     ):
-        signing.read_allowed(Path(given))
-    if message := edited(folder):
-        folder.log(message)
-        print(message, flush=True)
+        signing.read_allowed(Path(signers))
+    if notice := edited(folder):
+        folder.log(notice)
+        print(notice, flush=True)
     if changed is not None:
         runs.change_parameters(folder, changed)
     window.permit(folder.read(), chosen.outside_window)
-    if back:
-        notebook.take_back(folder.read(), plan.find(back), print)
+    if retry_from:
+        notebook.undo_from(folder.read(), plan.find(retry_from), print)
     return folder.read()
 
 
-def _moves_the_window(folder: RunState, changed: Parameters) -> bool:
-    """Whether these parameters name other hours than people were notified of, and step 20 has not begun."""
+def _moves_window(folder: RunState, changed: Parameters) -> bool:
+    """Whether these parameters change the window that people were notified of, and step 20 has not begun."""
     begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
-    announced = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
-    return announced and not begun and changed.window != folder.parameters.window
+    notified = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
+    return notified and not begun and changed.window != folder.parameters.window
 
 
 def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> RunState:
-    """Note the file that a run's parameters come from, for `edited`."""
-    ordered = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
-    return folder.note(parameters_file=ordered)
+    """Record the file that a run's parameters come from, for `edited`; the run."""
+    source = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
+    return folder.note(parameters_file=source)
 
 
 def edited(folder: RunState) -> str:
-    """What to know where the parameters file says something else than when the run began: a resume does not read it.
+    """A notice if the parameters file was changed since the run began: a resume does not read it.
 
-    "" where it is as it was, is not there any more, or where the run began without one.
+    "" where it is unchanged or gone, or the run began without one.
     """
     from helpers.errors import RunbookError
     from helpers.parameters import load_parameters
 
-    ordered = folder.facts.get("parameters_file") or {}
-    path = Path(ordered.get("path", ""))
-    if not ordered or not path.is_file() or file_digest(path) == ordered["sha256"]:
+    source = folder.facts.get("parameters_file") or {}
+    path = Path(source.get("path", ""))
+    if not source or not path.is_file() or file_digest(path) == source["sha256"]:
         return ""
     go_on = f"The run goes on with its own: {folder.reports / RunPath.PARAMETERS}."
     try:
-        now, own = (flatten(p.document()) for p in (load_parameters(path, ordered["settings"]), folder.parameters))
+        now, own = (flatten(p.document()) for p in (load_parameters(path, source["settings"]), folder.parameters))
     except RunbookError as error:
         return f"{path} was changed since the run began, and cannot be read now ({error.what}). {go_on}"
-    differ = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))
-    if not differ:
+    keys = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))
+    if not keys:
         return ""
     return (
-        f"{path} was changed since the run began: {', '.join(differ)}. {go_on} To change what a resume may change: "
+        f"{path} was changed since the run began: {', '.join(keys)}. {go_on} To change what a resume may change: "
         "--set KEY=VALUE; for anything else begin a new run."
     )
 
 
 def _group_of(chosen: argparse.Namespace) -> Group | None:
-    """The group that is to be gone on with, None where one run is."""
+    """The group that is to be continued; None where it is a single run."""
     if not (runs.reports_root() / chosen.run_id / runs.GROUP).is_file():
         return None
     from helpers.runner import group
@@ -357,7 +359,7 @@ def _written(folder: RunFolder) -> list[str]:
     return Checkpoint.read(ledger).owned() if ledger.is_file() else []
 
 
-def _line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
+def _run_line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
     from helpers.runner.outcome import run_to_outcome
     from helpers.status import Console
 
@@ -367,7 +369,7 @@ def _line(folder: RunFolder, steps: Choice, *, dry_run: bool = False) -> int:
 
 # -- options -----------------------------------------------------------------------------------------------------------
 
-# What several commands take, apart from what they do: reading a command line must not load Chroma's client.
+# Options of several commands, in a module that does not load Chroma's client.
 
 
 def rollback_options(command: argparse.ArgumentParser) -> None:

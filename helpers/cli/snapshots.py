@@ -1,4 +1,4 @@
-"""`runbook snapshots create | check | list | info | verify | prune | restore | export | import`: what they take and say."""
+"""`runbook snapshots create | check | list | info | verify | prune | restore | export | import`: their arguments and output."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ def declare(declared: Declare) -> None:
     )  # fmt: skip
     export.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the files")
     export.add_argument("--into", required=True, type=Path, metavar="DIR", help="folder to create")
-    imports = declared(
+    import_ = declared(
         "import", _import, "make a snapshot of plain files, for snapshots restore",
         "The folder of an export, or any folder of .parquet or .jsonl files as docs/snapshots.md has them.",
     )  # fmt: skip
-    imports.add_argument("files", type=Path, metavar="DIR", help="folder of the files")
-    imports.add_argument(
+    import_.add_argument("files", type=Path, metavar="DIR", help="folder of the files")
+    import_.add_argument(
         "--id", default="", metavar="ID", help="id of the snapshot; default: the folder's name and the time"
     )
-    imports.add_argument(
+    import_.add_argument(
         "--space", choices=("l2", "cosine", "ip"), help="how vectors are compared, without an export.json"
     )
-    imports.add_argument(
+    import_.add_argument(
         "--retention-days", type=int, default=7, metavar="N", help="days until it may be pruned, 7 at least"
     )
     for command in (info, verify, restore, export):
@@ -122,22 +122,22 @@ def declare(declared: Declare) -> None:
 
 
 def _parameters(chosen: argparse.Namespace) -> Parameters:
-    """The parameters of a snapshot that no migration takes: with any target, which is not looked at."""
+    """The parameters of a snapshot without a migration: with any target, which is not used."""
     from helpers.parameters import load_parameters
     from helpers.parameters.model import read_yaml_mapping
     from helpers.parameters.snapshots import is_url
 
-    given = [*chosen.settings]
+    settings = [*chosen.settings]
     if "target" not in read_yaml_mapping(chosen.parameters):
-        given.append("target.path=workspace/no-target")
+        settings.append("target.path=workspace/no-target")
     if chosen.directory is not None:
         directory = chosen.directory if is_url(chosen.directory) else Path(chosen.directory).absolute()
-        given.append(f"snapshot.directory={directory}")
-    return load_parameters(chosen.parameters, [*given, *(f"snapshot.storage.{each}" for each in chosen.storage)])
+        settings.append(f"snapshot.directory={directory}")
+    return load_parameters(chosen.parameters, [*settings, *(f"snapshot.storage.{each}" for each in chosen.storage)])
 
 
 def _id(chosen: argparse.Namespace, name: str) -> str:
-    """The id that was asked for, else this name and the time."""
+    """The id of `--id`, else one from this name and the time. UsageError for an invalid one."""
     from helpers.run.folders import new_run_id
     from helpers.snapshots.export_journal import PLAIN
 
@@ -169,27 +169,27 @@ def _create(chosen: argparse.Namespace) -> int:
     with (
         tempfile.TemporaryDirectory(dir=workspace_root(), prefix="backup-") as scratch,
         _stoppable(f"To go on: the same command with --id {name}."),
-        open_source(source, Path(scratch), parameters.collections.selects, normalised=normalised) as whole,
+        open_source(source, Path(scratch), parameters.collections.selects, normalised=normalised) as source_store,
     ):
-        store = sharded(whole, parameters.collections.shard)
+        store = sharded(source_store, parameters.collections.shard)
         names = backup.chosen(parameters, store)
         base = None if chosen.full else backup.base_of(directory, store.label, names)
         shares = f"sharing what is as in {base.id}" if base is not None else "sharing nothing"
         infos = [store.info(collection) for collection in names]
         if chosen.dry_run:
             rows = [{"collection": i.name, "chunks": count(i.count), "dimension": i.dimension or "–"} for i in infos]
-            into = f"{directory / name}{_put(storage)}"
+            into = f"{directory / name}{_storage_suffix(storage)}"
             print(f"{store.label} would be read into {into}, {shares}. Nothing was written.\n\n{table(rows)}")
             return 0
         directory.mkdir(parents=True, exist_ok=True)
         with in_use(directory / name), _bar("Snapshot", sum(i.count for i in infos)) as bar:
             taken = backup.take(parameters, store, names, name, base, bar, without_lost=chosen.without_lost)
-    _say(backup.remarks(taken))
-    held = f"{count(taken.total, 'chunk')} in {count(len(taken.names()), 'collection')} of {taken.manifest['source']}"
+    _print_lines(backup.remarks(taken))
+    holds = f"{count(taken.total, 'chunk')} in {count(len(taken.names()), 'collection')} of {taken.manifest['source']}"
     print(
-        f"Snapshot {taken.id}: {held}, {size(taken.size())}, of which {size(backup.own_bytes(taken))} of its own, {shares}."
+        f"Snapshot {taken.id}: {holds}, {size(taken.size())}, of which {size(backup.own_bytes(taken))} of its own, {shares}."
     )
-    print(f"Folder: {taken.folder}{_put(storage)}\nDigest: {taken.digest}")
+    print(f"Folder: {taken.folder}{_storage_suffix(storage)}\nDigest: {taken.digest}")
     if not backup.is_accepted(taken):
         raise Terminal(
             ReasonCode.VECTORS_LOST, f"it is kept, but incomplete: {'; '.join(taken.missing())}", where=f"snapshot {taken.id}",
@@ -198,12 +198,12 @@ def _create(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _put(storage: Remote | None) -> str:
+def _storage_suffix(storage: Remote | None) -> str:
     return "" if storage is None else f", put to {storage.url}"
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from helpers.notify import ours, send
+    from helpers.notify import send, trusted_text
     from helpers.snapshots import backup, remote
 
     parameters = _parameters(chosen)
@@ -211,25 +211,26 @@ def _check(chosen: argparse.Namespace) -> int:
     label = parameters.source_label  # as the label of what was read, with its shard
     snapshot = backup.newest(directory, label, lambda s: not backup.lacking(parameters.collections, s))
     if snapshot is not None and 0 <= (hours := backup.age_hours(snapshot)) <= chosen.within:
-        _say(f"Missing: {each}" for each in snapshot.missing())
+        _print_lines(f"Missing: {each}" for each in snapshot.missing())
         if backup.is_accepted(snapshot):
             print(
                 f"Snapshot {snapshot.id} of {label} is {hours:.1f} h old, {chosen.within:g} h at most: recent enough."
             )
             return 0
-        text = f"Snapshot {snapshot.id} of {label} is incomplete: {'; '.join(snapshot.missing())}. Look at the source: "
-        text += f"{RUNBOOK} doctor. To accept what is missing: snapshots create --without-lost."
+        message = f"Snapshot {snapshot.id} of {label} is incomplete: {'; '.join(snapshot.missing())}. "
+        message += f"Look at the source: {RUNBOOK} doctor. To accept what is missing: snapshots create --without-lost."
     else:
         where = directory if remote.of(parameters.snapshot) is None else parameters.snapshot.directory
         reason = backup.why_none(directory, label, parameters.collections, str(where))
         if snapshot is not None:
             reason = f"the newest that holds all that is selected, {snapshot.id}, is {hours:.1f} h old"
-        text = f"No snapshot of {label} within {chosen.within:g} h: {reason}. Look why `snapshots create` did not run."
-    print(text, file=sys.stderr)
-    rules, own = parameters.notify, ours(parameters)
-    for answer in send(rules.urls, f"{parameters.name}: snapshot missed or incomplete", text, "failure", rules.timeout_seconds,
-                       ours=own):  # fmt: skip
-        print(answer.sentence(), file=sys.stderr)
+        message = f"No snapshot of {label} within {chosen.within:g} h: {reason}. "
+        message += "Look why `snapshots create` did not run."
+    print(message, file=sys.stderr)
+    rules, title = parameters.notify, f"{parameters.name}: snapshot missed or incomplete"
+    own = trusted_text(parameters)
+    for delivery in send(rules.urls, title, message, "failure", rules.timeout_seconds, trusted=own):
+        print(delivery.sentence(), file=sys.stderr)
     return 1
 
 
@@ -238,10 +239,10 @@ def _export(chosen: argparse.Namespace) -> int:
     from helpers.migration.target_lock import require_outside
     from helpers.snapshots import backup
 
-    snapshot, compared = _compared(chosen)
+    snapshot, compared = _find_compared(chosen)
     require_outside(chosen.into, "--into", snapshot.manifest["source"], base=snapshot.manifest.get("directory", ""))
     print(compared, flush=True)
-    _say(f"Missing: {each}" for each in snapshot.missing())
+    _print_lines(f"Missing: {each}" for each in snapshot.missing())
     infos = collections(snapshot, chosen.collection)
     with _stoppable("Nothing was written."), _bar("Export", sum(i.count for i in infos)) as bar:
         written = backup.export(snapshot, chosen.into.absolute(), chosen.format, [i.name for i in infos], bar)
@@ -272,18 +273,18 @@ def _import(chosen: argparse.Namespace) -> int:
         storage.mirror()  # a name that another machine has given is taken
     with _stoppable("Nothing was made of it."), in_use(directory / name), _bar("Import", 0) as bar:
         snapshot, rounded = backup.from_files(folder, directory, name, chosen.retention_days, chosen.space, bar)
-    _say(backup.remarks(snapshot))
+    _print_lines(backup.remarks(snapshot))
     for collection, numbers in rounded.items():
         print(f"{one_line(collection)}: {count(numbers, 'number')} rounded to float32, which is what Chroma holds")
     print(
         f"Snapshot {snapshot.id}: {count(snapshot.total, 'chunk')} in {count(len(snapshot.names()), 'collection')}.\n"
-        f"Folder: {snapshot.folder}{_put(storage)}\n"
+        f"Folder: {snapshot.folder}{_storage_suffix(storage)}\n"
         f"Digest: {snapshot.digest}\nBring it into a Chroma: {RUNBOOK} snapshots restore {snapshot.folder} --into PATH|URL"
     )
     return 0
 
 
-def _places(chosen: argparse.Namespace) -> list[Path]:
+def _directories(chosen: argparse.Namespace) -> list[Path]:
     from helpers.snapshots import remote
     from helpers.snapshots.retention import directories
 
@@ -300,24 +301,24 @@ def _list(chosen: argparse.Namespace) -> int:
     from helpers.snapshots.retention import snapshots_in
     from helpers.status import table
 
-    code, needed, nothing = 0, False, True
-    for place in _places(chosen):
-        storage, inventory, messages = remote.at(place), None, list[str]()
+    code, any_needed, empty = 0, False, True
+    for place in _directories(chosen):
+        storage, inventory, warnings = remote.at(place), None, list[str]()
         try:
             if storage is not None:
                 inventory = storage.mirror()
-                messages = storage.warnings(inventory)
+                warnings = storage.warnings(inventory)
         except RunbookError as error:  # what is here is listed all the same
-            code, messages = error.exit_code, [error.line()]
+            code, warnings = error.exit_code, [error.line()]
         items = snapshots_in(place)
-        needed, nothing = needed or any(item.needed_by for item in items), nothing and not (items or messages)
-        if items or messages:
+        any_needed, empty = any_needed or any(item.needed_by for item in items), empty and not (items or warnings)
+        if items or warnings:
             print(one_line(str(place) if storage is None else f"{storage.url}, read and made in {place}"))
             print("".join([*(f"{table([_row(item, inventory) for item in items])}\n" for _ in items[:1]),
-                           *(f"{one_line(line)}\n" for line in messages)]))  # fmt: skip
-    if nothing:
+                           *(f"{one_line(line)}\n" for line in warnings)]))  # fmt: skip
+    if empty:
         print("There are no snapshots. Step 21 takes one; --directory says where else to look.")
-    if needed:
+    if any_needed:
         print(
             "A run needs its snapshots until it is closed out (step 53), or declared abandoned: snapshots prune --help"
         )
@@ -328,9 +329,10 @@ def _row(item: SnapshotFolder, inventory: Inventory | None) -> dict[str, Any]:
     row = {"id": item.id, "created": "", "source": "", "chunks": "", "size": "", "status": item.problem}
     row |= {"retain until": "", "needed by": ", ".join(item.needed_by)}
     if item.snapshot is not None:
-        held = item.snapshot.manifest
-        row |= {"created": moment(held["created"]), "source": held["source"], "chunks": count(item.snapshot.total)}
-        row |= {"status": "; ".join([held["status"], *item.snapshot.missing()])}
+        manifest = item.snapshot.manifest
+        row |= {"created": moment(manifest["created"]), "source": manifest["source"]}
+        row |= {"chunks": count(item.snapshot.total)}
+        row |= {"status": "; ".join([manifest["status"], *item.snapshot.missing()])}
     elif item.export is not None:
         row |= {"created": moment(item.export.sessions[0]["started"]), "source": item.export.about["source"]}
         row |= {"chunks": count(item.export.chunks)}
@@ -347,17 +349,17 @@ def _find(chosen: argparse.Namespace) -> Snapshot:
     from helpers.snapshots import remote
     from helpers.snapshots.retention import find
 
-    places = _places(chosen)
+    places = _directories(chosen)
     if not any((place / chosen.snapshot).is_dir() for place in places):
         for storage in filter(None, map(remote.at, places)):
             storage.mirror()
     return find(chosen.snapshot, places)
 
 
-def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
-    """The snapshot, once its digest was compared with what is known of it outside its folder; a line that says with what.
+def _find_compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
+    """(The snapshot, a line that says what its digest was compared with): --expect, evidence of runs, the signed line beside it.
 
-    Raises `Terminal` ("snapshot_altered") where it differs.
+    Raises `Terminal` ("snapshot_altered") where a digest differs.
     """
     from helpers import audit
     from helpers.migration.source_changes import open_sealed, proven_by
@@ -366,17 +368,17 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
 
     snapshot = _find(chosen)
     expected = chosen.expect or ""
-    where, doubts, unproven = list[str](), "", False
+    evidence, doubts, unproven = list[str](), "", False
 
-    def compare(digest: str, why: str, of: str = "digest", now: str = snapshot.digest) -> None:
-        if digest not in ("", now):
+    def compare(digest: str, why: str, what: str = "digest", actual: str = snapshot.digest) -> None:
+        if digest not in ("", actual):
             raise Terminal(
-                ReasonCode.SNAPSHOT_ALTERED, f"its {of} is {now}, and {one_line(digest, 64)} {why}",
+                ReasonCode.SNAPSHOT_ALTERED, f"its {what} is {actual}, and {one_line(digest, 64)} {why}",
                 where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
             )  # fmt: skip
 
     compare(expected, "is expected")
-    where += ["--expect"] if expected else []
+    evidence += ["--expect"] if expected else []
     for run in every_run():
         try:
             named = any(line.name == snapshot.folder.name for line in recorded(run))
@@ -387,7 +389,7 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
             open_sealed(run, snapshot.folder)
             if key := proven_by(run, snapshot.folder.name):
                 other = f" (signed with {key}, not with this workspace's key)" if key != audit.own_key() else ""
-                where.append(f"the evidence of run {run.id}{other}")
+                evidence.append(f"the evidence of run {run.id}{other}")
             else:
                 doubts += f"; run {run.id} names it, but in no seal or line of its log that was proven"
                 unproven = True
@@ -399,9 +401,9 @@ def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
     if signed is not None:
         compare(signed.digest, "was its digest when it was taken")
         compare(signed.manifest, "was that when it was taken", "manifest's digest", snapshot.manifest_digest)
-        where += [line] if proven else []
-    if where:
-        return snapshot, f"Its digest {snapshot.digest} is the one of {' and '.join(where)}."
+        evidence += [line] if proven else []
+    if evidence:
+        return snapshot, f"Its digest {snapshot.digest} is the one of {' and '.join(evidence)}."
     line = f", but for a line of {audit.NAME} beside it that nobody has proven" if signed else ""
     return snapshot, (
         f"Its digest {snapshot.digest} was not compared with anything outside its folder{line}: "
@@ -414,16 +416,16 @@ def _info(chosen: argparse.Namespace) -> int:
     from helpers.status import table
 
     snapshot = _find(chosen)
-    held = snapshot.manifest
-    versions = held["chroma_version"]
+    manifest = snapshot.manifest
+    versions = manifest["chroma_version"]
     facts = {
         "snapshot": snapshot.id,
         "folder": snapshot.folder,
-        "created": moment(held["created"]),
-        "retain until": moment(held["retain_until"]),
-        "source": f"{held['source']} (Chroma {versions['source']}, read by client {versions['client']})",
-        "read": "; ".join(_session(s) for s in held.get("sessions", ())) or moment(held["created"]),
-        "status": f"{held['status']} {moment(held.get(held['status'] + '_at', held['created']))}",
+        "created": moment(manifest["created"]),
+        "retain until": moment(manifest["retain_until"]),
+        "source": f"{manifest['source']} (Chroma {versions['source']}, read by client {versions['client']})",
+        "read": "; ".join(_session(s) for s in manifest.get("sessions", ())) or moment(manifest["created"]),
+        "status": f"{manifest['status']} {moment(manifest.get(manifest['status'] + '_at', manifest['created']))}",
         "holds": f"{count(snapshot.total, 'chunk')} in {count(len(snapshot.names()), 'collection')}, {size(snapshot.size())}",
         "digest": snapshot.digest,
     }
@@ -447,14 +449,14 @@ def _info(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _session(held: dict[str, Any]) -> str:
-    return f"{moment(held['started'])} to {moment(held['ended'])}, {count(held['chunks'], 'chunk')}"
+def _session(session: dict[str, Any]) -> str:
+    return f"{moment(session['started'])} to {moment(session['ended'])}, {count(session['chunks'], 'chunk')}"
 
 
 def _verify(chosen: argparse.Namespace) -> int:
     from helpers import audit
 
-    snapshot, compared = _compared(chosen)
+    snapshot, compared = _find_compared(chosen)
     log = snapshot.folder.parent / audit.NAME
     try:
         with _bar("Verify", snapshot.total) as bar:
@@ -466,7 +468,7 @@ def _verify(chosen: argparse.Namespace) -> int:
         raise
     audit.append(log, "verify", snapshot=snapshot.id, digest=snapshot.digest, chunks=sum(counted.values()))
     missing = snapshot.missing()
-    _say(f"Missing: {each}" for each in missing)
+    _print_lines(f"Missing: {each}" for each in missing)
     how = "incomplete, and as it was taken" if missing else "whole"
     print(
         f"Snapshot {snapshot.id} is {how}: {count(sum(counted.values()), 'chunk')} in "
@@ -486,42 +488,42 @@ def _prune(chosen: argparse.Namespace) -> int:
             retention.abandon(run_id)
         else:
             print(f"Run {run_id} would be declared abandoned.")
-    may_go, places = [], _places(chosen)
+    removable, places = [], _directories(chosen)
     storages = list(filter(None, map(remote.at, places)))
     for storage in storages:
         storage.mirror()
     for place in places:
         items = retention.snapshots_in(place)
         if chosen.yes:
-            _say(retention.sweep(place))
+            _print_lines(retention.sweep(place))
         for item in items:
-            reason = _without(item, chosen.abandoned)
+            reason = _keep_reason(item, chosen.abandoned)
             if not reason:
-                may_go.append(item)
-            does = "stays" if reason else "goes " if chosen.yes else "would go"
-            print(f"{does}  {one_line(item.id)}  {one_line(reason)}".rstrip())
+                removable.append(item)
+            action = "stays" if reason else "goes " if chosen.yes else "would go"
+            print(f"{action}  {one_line(item.id)}  {one_line(reason)}".rstrip())
     if chosen.yes:
-        for item in may_go:
+        for item in removable:
             with in_use(item.folder):
                 retention.remove([item])
-        _say(line for storage in storages for line in storage.sweep(remove=True))
-        print(f"{count(len(may_go), 'snapshot')} removed.")
+        _print_lines(line for storage in storages for line in storage.sweep(remove=True))
+        print(f"{count(len(removable), 'snapshot')} removed.")
         return 0
-    _say(line for storage in storages for line in storage.sweep(remove=False))
-    freed = sum(item.size for item in may_go)
-    print(f"{count(len(may_go), 'snapshot')} would be removed ({size(freed)}). Nothing was changed. To remove: --yes")
+    _print_lines(line for storage in storages for line in storage.sweep(remove=False))
+    what = f"{count(len(removable), 'snapshot')} would be removed ({size(sum(item.size for item in removable))})"
+    print(f"{what}. Nothing was changed. To remove: --yes")
     print("A snapshot stays within its retention, and as long as a run needs it: until step 53 has closed the run out,")
     print("or --abandoned RUN_ID declares that it will not continue.")
     return 0
 
 
-def _say(lines: Iterable[str]) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(one_line(line))
 
 
-def _without(item: SnapshotFolder, abandoned: list[str]) -> str:
-    """Why it stays, were these runs abandoned."""
+def _keep_reason(item: SnapshotFolder, abandoned: list[str]) -> str:
+    """Why the snapshot stays even if these runs were abandoned; "" where it can go."""
     from dataclasses import replace
 
     return replace(item, needed_by=tuple(run for run in item.needed_by if run not in abandoned)).keep_reason
@@ -532,13 +534,13 @@ def _restore(chosen: argparse.Namespace) -> int:
     from helpers.migration.target_lock import require_outside
     from helpers.status import table
 
-    (snapshot, compared), endpoint = _compared(chosen), destination_of(chosen)
+    (snapshot, compared), endpoint = _find_compared(chosen), destination_of(chosen)
     if endpoint.path:
         require_outside(
             Path(endpoint.path), "--into", snapshot.manifest["source"], base=snapshot.manifest.get("directory", "")
         )
     print(compared, flush=True)
-    _say(f"Missing: {each}" for each in snapshot.missing())
+    _print_lines(f"Missing: {each}" for each in snapshot.missing())
     if chosen.dry_run:
         rows = [
             {
@@ -554,16 +556,16 @@ def _restore(chosen: argparse.Namespace) -> int:
         return 0
     chunks = sum(i.count for i in restore.chosen(snapshot, chosen.collection))
     with _stoppable(), _bar("Restore and prove", 2 * chunks) as bar:
-        done = restore.restore(
+        restored = restore.restore(
             snapshot, endpoint, chosen.collection, without_lost=chosen.without_lost, drop_indexes=chosen.drop_indexes,
             progress=bar,
         )  # fmt: skip
-    rows = [{"collection": n, "written": count(done.written[n]), "proven": count(p), "lost": len(done.lost.get(n, []))}
-            for n, p in done.proven.items()]  # fmt: skip
-    print(f"{table(rows)}\n\nRestored into {done.into}; every chunk was read back and compared with the snapshot.")
-    for index in done.dropped:
+    rows = [{"collection": n, "written": count(restored.written[n]), "proven": count(p), "lost": len(restored.lost.get(n, []))}
+            for n, p in restored.proven.items()]  # fmt: skip
+    print(f"{table(rows)}\n\nRestored into {restored.into}; every chunk was read back and compared with the snapshot.")
+    for index in restored.dropped:
         print(f"{'dropped, as ordered' if index.ordered else 'not taken over'}: {index}: {index.becomes}")
-    for name, ids in done.lost.items():
+    for name, ids in restored.lost.items():
         print("".join(f"lost, not restored: {one_line(name)}  {one_line(chunk, 4000)}\n" for chunk in ids), end="")
     return 0
 
@@ -582,7 +584,7 @@ def _bar(label: str, total: int) -> Iterator[ProgressBar]:
 
 @contextmanager
 def _stoppable(next_step: str = "The same command goes on.") -> Iterator[None]:
-    """SIGTERM as Ctrl-C: locks are released, and the line says how to go on."""
+    """Treat SIGTERM as Ctrl-C: locks are released, and the error line says how to continue."""
 
     def ask(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

@@ -1,11 +1,11 @@
 """Notices: who is notified of what, by which channel, with what result. A notice that fails never stops a migration.
 
-What they say is one template each in templates/; the first line is the subject. `sender` hands them out.
+Each has a template in templates/; its first line is the subject. `sender` delivers them.
 
-At the operator's side `notify.before` and `notify.after`, commands around the migration, such as silencing alerts:
+Also the commands of `notify.before` and `notify.after` around the migration, such as silencing alerts:
 workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the migration run when step
 20 begins; those after it when the cutover is done, the run was rolled back or is held, and only if those before were
-begun: then always. A kill repeats the command in hand at most. One that fails is a warning, on record, and stops nothing.
+started. After a kill at most the current command is repeated. A failed command is a recorded warning and stops nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 # -- tell --------------------------------------------------------------------------------------------------------------
 
-# Tell people of one event of a run: fill in the text, hand it to every channel, write down what became of it.
+# Notify people of one event of a run: render the text, hand it to every channel, record the result.
 
 
 Say = Callable[[str], None]
@@ -60,7 +60,7 @@ WRITES_LATE = "Writes go on until the cutover, and are refused for {about} then.
 
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """A notice and what became of it, a row for each channel in the order of `notify.urls`."""
+    """A notice and its deliveries, one for each channel in the order of `notify.urls`."""
 
     subject: str = ""
     body: str = ""
@@ -68,10 +68,10 @@ class Notified:
 
     @property
     def failed(self) -> list[Delivery]:
-        return [d for d in self.deliveries if not d.well and d.result != DRY_RUN]
+        return [d for d in self.deliveries if not d.delivered and d.result != DRY_RUN]
 
 
-def tell(
+def send_notice(
     folder: RunState, event: Event, *, key: str = "", dry_run: bool = False, again: bool = False, say: Say | None = None,
     attach: Path | None = None, **about: Any,
 ) -> Notified:  # fmt: skip
@@ -81,7 +81,7 @@ def tell(
     channels once more that did not take it.
     """
     try:
-        return _tell(folder, event, key, dry_run, again, say or (lambda _: None), attach, about)
+        return _send_notice(folder, event, key, dry_run, again, say or (lambda _: None), attach, about)
     except Exception as error:  # nobody's migration ends because of a notice
         folder.log_block(f"the notice '{event}' was not sent", traceback.format_exc())
         if say is not None:
@@ -89,7 +89,7 @@ def tell(
         return Notified()
 
 
-def _tell(
+def _send_notice(
     folder: RunState, event: Event, key: str, dry_run: bool, again: bool, say: Say, attach: Path | None, about: dict[str, Any]
 ) -> Notified:  # fmt: skip
     rules = folder.parameters.notify
@@ -100,22 +100,20 @@ def _tell(
         say(f"DRY RUN: this would be sent to {', '.join(map(str, rules.urls))}:\n\n{subject}\n\n{body}")
         return Notified(subject, body, [Delivery(str(url), DRY_RUN, "printed, not sent") for url in rules.urls])
     earlier = {e.channel: e for e in read(folder.reports) if (e.event, e.key) == (event, key)}
-    left = [u for u in rules.urls if not earlier or (again and getattr(earlier.get(str(u)), "result", "") != DELIVERED)]
-    own = ours(folder.parameters, folder.id, str(folder.reports), str(folder.workspace))
-    sent = send(left, subject, body, event.kind, rules.timeout_seconds, attach, own) if left else []
+    due = [u for u in rules.urls if not earlier or (again and getattr(earlier.get(str(u)), "result", "") != DELIVERED)]
+    own = trusted_text(folder.parameters, folder.id, str(folder.reports), str(folder.workspace))
+    sent = send(due, subject, body, event.kind, rules.timeout_seconds, attach, own) if due else []
     if sent:
-        keep(folder.reports, event, key, sent, rules.stakeholders, subject, body)
-        bad = [d for d in sent if not d.well]
-        line = f"Notice '{event}': {len(sent) - len(bad)} of {len(sent)} channels took it"
-        message = line + (f"; {'; '.join(d.sentence() for d in bad)}" if bad else "")
-        folder.log(message)
-        say(message)
-    deliveries = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()} | {
-        d.channel: d for d in sent
-    }
-    return Notified(
-        subject, body, [deliveries.get(str(url), Delivery(str(url), FAILED, "not notified")) for url in rules.urls]
-    )
+        record_deliveries(folder.reports, event, key, sent, rules.stakeholders, subject, body)
+        failed = [d for d in sent if not d.delivered]
+        counts = f"Notice '{event}': {len(sent) - len(failed)} of {len(sent)} channels took it"
+        line = counts + (f"; {'; '.join(d.sentence() for d in failed)}" if failed else "")
+        folder.log(line)
+        say(line)
+    outcomes = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()}
+    outcomes |= {d.channel: d for d in sent}
+    missing = [Delivery(str(url), FAILED, "not notified") for url in rules.urls]
+    return Notified(subject, body, [outcomes.get(d.channel, d) for d in missing])
 
 
 # -- delivery ----------------------------------------------------------------------------------------------------------
@@ -125,7 +123,7 @@ BEFORE_COMMANDS, AFTER, OVER = "before", "after", "over"
 
 
 @dataclass(slots=True)
-class Silenced(StateFile):
+class HookState(StateFile):
     """`phase` is before, after or over, `done` how many commands of it have ended, `night` how many attempts were begun."""
 
     file = RunPath.NOTIFY
@@ -139,57 +137,57 @@ class Silenced(StateFile):
     failed: list[str] = field(default_factory=list)
 
 
-class Around:
-    """The commands of one run."""
+class CommandHooks:
+    """The commands of notify.before and notify.after for one run."""
 
     def __init__(self, folder: RunState) -> None:
         self.folder = folder
         self.rules = folder.parameters.notify
 
-    def _read(self) -> Silenced:
-        return Silenced.load(self.folder.workspace) or Silenced()
+    def _read(self) -> HookState:
+        return HookState.load(self.folder.workspace) or HookState()
 
     @property
     def night(self) -> int:
-        """Which attempt of this run it is, from 1; a run that was held begins another."""
+        """The number of the current attempt of this run, from 1; a run that was held starts another."""
         return max(1, self._read().night)
 
     @property
-    def owed(self) -> list[str]:
-        """The commands after the migration that still have to run, because those before were begun."""
+    def pending(self) -> list[str]:
+        """The commands of notify.after that still have to run, because those of notify.before were started."""
         state = self._read()
         left = self.rules.after[state.done :] if state.phase == AFTER else self.rules.after
         return [shlex.join(command) for command in left] if state.phase != OVER else []
 
     def before(self, say: Say) -> list[str]:
-        """Run those before the migration, and count an attempt; a sentence for each that failed."""
+        """Run the commands of notify.before, and count an attempt; an error line for each that failed."""
         state = self._read()
         if state.phase != BEFORE_COMMANDS:
-            state = Silenced(BEFORE_COMMANDS, 0, state.night + 1, utc_now())
+            state = HookState(BEFORE_COMMANDS, 0, state.night + 1, utc_now())
             self._save(state)
         return self._run(state, self.rules.before, say)
 
     def after(self, say: Say) -> list[str]:
-        """Run those after the migration, if one was begun and they have not run since; a sentence for each that failed."""
+        """Run the commands of notify.after if an attempt was started and they have not run since; the error lines."""
         state = self._read()
         if state.phase == OVER:
             return []
         if state.phase != AFTER:
-            state = Silenced(AFTER, 0, state.night, utc_now())
+            state = HookState(AFTER, 0, state.night, utc_now())
             self._save(state)
         failed = self._run(state, self.rules.after, say)
         state.phase = OVER
         self._save(state)
         return failed
 
-    def _run(self, state: Silenced, commands: Sequence[list[str]], say: Say) -> list[str]:
+    def _run(self, state: HookState, commands: Sequence[list[str]], say: Say) -> list[str]:
         log = self.folder.reports / audit.NAME
         for command in commands[state.done :]:
             shown, name = shlex.join(command), f"the command of notify.{state.phase}"
             try:
                 audit.append(log, f"notify.{state.phase}", outcome="begun", command=command)
-                done = run_or_fail(command, self.rules.command_seconds, name, "notify.command_seconds")
-                self.folder.log_block(f"notify.{state.phase} ended with 0: {shown}", done.tail)
+                completed = run_or_fail(command, self.rules.command_seconds, name, "notify.command_seconds")
+                self.folder.log_block(f"notify.{state.phase} ended with 0: {shown}", completed.tail)
                 audit.append(log, f"notify.{state.phase}", command=command)
             except RunbookError as error:
                 state.failed.append(one_line(error.line(), 400))
@@ -200,7 +198,7 @@ class Around:
             self._save(state)
         return state.failed
 
-    def _save(self, state: Silenced) -> None:
+    def _save(self, state: HookState) -> None:
         state.save(self.folder.workspace)
 
 
@@ -210,9 +208,9 @@ _START_UP = 15.0  # seconds that the sending process may need for itself on a lo
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of a notice at one channel: its reference, `delivered` or `failed`, why not, seconds until it answered.
+    """The result of a notice at one channel: its reference, `delivered` or `failed`, the error, seconds until it answered.
 
-    Delivered means that the service took it; who reads it no service says.
+    Delivered means that the service accepted it, not that somebody read it.
     """
 
     channel: str
@@ -221,33 +219,34 @@ class Delivery:
     seconds: float = 0.0
 
     @property
-    def well(self) -> bool:
+    def delivered(self) -> bool:
         return self.result == DELIVERED
 
     def sentence(self) -> str:
         return f"{self.channel} {self.result}" + (f" ({self.said})" if self.said else "")
 
 
-def ours(parameters: Parameters, *more: str) -> str:
-    """Text with the names that are not from a source: of places, people and parameters. Not what names collections."""
-    held, rules = parameters.document(), parameters.notify
+def trusted_text(parameters: Parameters, *more: str) -> str:
+    """JSON text of names that do not come from a source: places, people and parameters, but no collections."""
+    document, rules = parameters.document(), parameters.notify
     keys = [
         f"{name}.{key}"
         for name, section in parameters
         if isinstance(section, Section)
         for key in type(section).model_fields
     ]
-    texts = [held.get(name) for name in ("name", "snapshot", "window", "contacts", "fence", "cutover", "signoff")]
-    texts += [parameters.source.address, parameters.target.address, rules.impact, rules.affected, rules.stakeholders]
-    return json.dumps([str(Path.cwd()), *more, *keys, *texts], ensure_ascii=False)
+    values = [document.get(name) for name in ("name", "snapshot", "window", "contacts", "fence", "cutover", "signoff")]
+    values += [parameters.source.address, parameters.target.address, rules.impact, rules.affected, rules.stakeholders]
+    return json.dumps([str(Path.cwd()), *more, *keys, *values], ensure_ascii=False)
 
 
 def send(
-    channels: Sequence[SecretRef], title: str, body: str, kind: str, seconds: float, attach: Path | None = None, ours: str = "",
+    channels: Sequence[SecretRef], title: str, body: str, kind: str, seconds: float, attach: Path | None = None,
+    trusted: str = "",
 ) -> list[Delivery]:  # fmt: skip
     """Hand the notice to every channel, in the order given. Never raises for a channel, and never waits for a dead one.
 
-    `kind` is info, success, warning or failure; `attach` goes with e-mail only. Hosts that are not in `ours` become no link.
+    `kind` is info, success, warning or failure; `attach` goes with e-mail only. Hosts that are not in `trusted` become no link.
     """
     deliveries: dict[int, Delivery] = {}
     urls: dict[int, str] = {}
@@ -257,7 +256,7 @@ def send(
         except RunbookError as error:
             deliveries[number] = Delivery(str(reference), FAILED, error.what)
     if urls:
-        order = {"urls": list(urls.values()), "title": title, "body": body, "kind": kind, "seconds": seconds, "ours": ours,
+        order = {"urls": list(urls.values()), "title": title, "body": body, "kind": kind, "seconds": seconds, "trusted": trusted,
                  "attach": str(attach) if attach is not None else ""}  # fmt: skip
         answers = _answers(json.dumps(order), seconds)
         for position, number in enumerate(urls):
@@ -266,13 +265,13 @@ def send(
             if answer is None:
                 deliveries[number] = Delivery(name, FAILED, f"no answer within {seconds:g} seconds", seconds)
             else:
-                why = str(answer["said"])
+                why = str(answer["error"])
                 deliveries[number] = Delivery(name, FAILED if why else DELIVERED, why, float(answer["seconds"]))
     return [deliveries[number] for number in range(len(channels))]
 
 
 def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
-    """What the sending process said, by the position of the URL; whatever it did not say in time is missing."""
+    """The answers of the sending process by the position of the URL; those that were not given in time are missing."""
     command = [sys.executable, "-I", "-X", f"pycache_prefix={sys.pycache_prefix}", str(Path(sender.__file__).resolve())]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                text=True, encoding="utf-8", start_new_session=True)  # fmt: skip
@@ -309,8 +308,8 @@ DONE_BY_HAND = "done by hand"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line: the event, the key that tells one of its kind from the next, the channel's reference, its result, and what
-    was sent, redacted; "" in what older runs wrote."""
+    """One line: the event, the key that distinguishes events of one kind, the channel's reference, its result, and the text
+    that was sent, redacted; "" in lines of older toolkits."""
 
     when: str
     event: str
@@ -324,8 +323,8 @@ class Entry:
 
 
 def read(reports: Path) -> list[Entry]:
-    """The entries of a run's folder, oldest first; lines that are none are left out."""
-    notices = []
+    """The entries of a run's folder, oldest first; invalid lines are left out."""
+    entries = []
     for line in audit.entries(reports / NAME):
         facts = line.get("facts")
         if isinstance(facts, dict):
@@ -334,13 +333,13 @@ def read(reports: Path) -> list[Entry]:
             )
             by = f"{line.get('user', '')}@{line.get('host', '')}"
             result = str(line.get("outcome", ""))
-            notices.append(
+            entries.append(
                 Entry(str(line.get("when", "")), str(line["action"]), key, channel, result, said, by, subject, text)
             )
-    return notices
+    return entries
 
 
-def keep(
+def record_deliveries(
     reports: Path, event: str, key: str, deliveries: Iterable[Delivery], to: Sequence[str], subject: str, text: str
 ) -> None:
     """One line for each channel, with what was handed to it, and one in the audit log for the notice."""
@@ -348,18 +347,18 @@ def keep(
     for d in deliveries:
         audit.append(reports / NAME, event, outcome=d.result, key=key, channel=d.channel, said=d.said,
                      seconds=d.seconds, to=list(to), subject=subject, text=text)  # fmt: skip
-    well = sum(d.well for d in deliveries)
-    audit.append(reports / audit.NAME, "notice", outcome=f"{well} of {len(deliveries)} channels", event=event, key=key)
+    outcome = f"{sum(d.delivered for d in deliveries)} of {len(deliveries)} channels"
+    audit.append(reports / audit.NAME, "notice", outcome=outcome, event=event, key=key)
 
 
 def by_hand(reports: Path, item: str, who: str) -> None:
-    """A person says that something of the checklist is done."""
+    """Record that a person has done this item of the checklist."""
     audit.append(reports / NAME, DONE_BY_HAND, outcome="done", key=item, channel="by hand", said=who)
 
 
 # -- escalation --------------------------------------------------------------------------------------------------------
 
-# Appendix C as data: which escalation level holds, what it asks for, and whom it calls. The one place that says so.
+# Appendix C as data, and its only source: which escalation level applies, what it asks for, and whom it calls.
 
 
 # Minutes from which a level holds. Level 4 is not a matter of time: a rollback trigger makes it.
@@ -383,14 +382,14 @@ UNNAMED = "contacts without a name"  # the check of steps 10 and 14
 
 
 def unnamed(contacts: Contacts, *, people: bool = False) -> list[str]:
-    """The keys of those whom a level of escalation calls, and whom nobody has named; a placeholder, `<…>`, is no name. `people`:
-    of levels 2 to 4 alone, since level 1 calls nobody, but a channel."""
+    """The keys of contacts that an escalation level calls and that have no name; a placeholder, `<…>`, is no name. `people`: of
+    levels 2 to 4 only, since level 1 uses a channel."""
     called = {key for number, _, key in [*(row[1:] for row in LEVELS), CRITICAL] if number > 1 or not people}
     return sorted(f"contacts.{key}" for key in called if not getattr(contacts.named, key))
 
 
 def must_be_named(parameters: Parameters) -> bool:
-    """Whether a run of these parameters may not go without names: people sign it, and it stops writes or switches clients."""
+    """Whether a run of these parameters needs named contacts: people sign it, and it stops writes or switches clients."""
     cutover, fence = parameters.cutover, parameters.fence
     touches = fence.kind != "none" or cutover.config_files() or cutover.restart or cutover.health
     return bool(parameters.signoff.required and touches)
@@ -433,7 +432,7 @@ class Event(StrEnum):
 
     @property
     def wrong(self) -> bool:
-        """Whether something is wrong, so that it says whom to call."""
+        """Whether something is wrong, so that the notice names whom to call."""
         return self.kind in ("warning", "failure")
 
 
@@ -454,9 +453,9 @@ def render(folder: RunState, event: Event, **about: Any) -> tuple[str, str]:
     text = re.sub(r"\n*\n(What it means for you:)", r"\n\n\1", template.render(**facts))
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\.) +(?=\s)", "", text))
     subject, _, body = text.strip().partition("\n")
-    mark = ("REHEARSAL: " if folder.facts["rehearsal"] else "") + ("DRILL: " if facts["drill"] else "")
-    kept = custody(folder)
-    return formatting.text(mark + subject, 200), body.strip() + (f"\n\nEvidence: {kept}\n" if kept else "\n")
+    prefix = ("REHEARSAL: " if folder.facts["rehearsal"] else "") + ("DRILL: " if facts["drill"] else "")
+    evidence = custody(folder)
+    return formatting.text(prefix + subject, 200), body.strip() + (f"\n\nEvidence: {evidence}\n" if evidence else "\n")
 
 
 def announcement(folder: RunState, **about: Any) -> str:
@@ -474,8 +473,8 @@ def escalation_levels(parameters: Parameters) -> list[dict[str, Any]]:
     ]
 
 
-def _said(text: str) -> str:
-    """The text, or "" where it is still to be written: a placeholder is sent to nobody."""
+def _unless_placeholder(text: str) -> str:
+    """The text, or "" where it is a placeholder, which must not be sent."""
     return "" if is_placeholder(text) else text
 
 
@@ -485,20 +484,20 @@ def _who(parameters: Parameters, key: str) -> str:
 
 def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str, Any]:
     parameters = folder.parameters
-    now: dict[str, Any] = {}
+    escalation: dict[str, Any] = {}
     if event.wrong and not about.get("drill"):
         number, what, key = level(float(about.get("minutes", 0.0)), critical=bool(about.get("critical")))
-        now = {"number": number, "what": what, "who": _who(parameters, key)}
+        escalation = {"number": number, "what": what, "who": _who(parameters, key)}
     contacts = parameters.contacts.named
-    called = [("Questions", contacts.operations_lead), ("Channel", contacts.channel), ("War room", contacts.war_room)]
+    people = [("Questions", contacts.operations_lead), ("Channel", contacts.channel), ("War room", contacts.war_room)]
     fenced = parameters.fence.kind != "none"
     return {
         "name": parameters.name, "run": folder.id, "when": utc_now(),
         "source": parameters.source_label, "target": parameters.target.label, "schema": parameters.schema_name,
-        "window": _window(parameters), "blackout": _said(parameters.window.blackout).strip().rstrip("."),
-        "impact": _said(parameters.notify.impact),
-        "affected": [*filter(_said, parameters.notify.affected)], "clients": _client_changes(folder),
-        "stakeholders": [*filter(_said, parameters.notify.stakeholders)], "fence": parameters.fence.kind,
+        "window": _window(parameters), "blackout": _unless_placeholder(parameters.window.blackout).strip().rstrip("."),
+        "impact": _unless_placeholder(parameters.notify.impact),
+        "affected": [*filter(_unless_placeholder, parameters.notify.affected)], "clients": _client_changes(folder),
+        "stakeholders": [*filter(_unless_placeholder, parameters.notify.stakeholders)], "fence": parameters.fence.kind,
         "writes": "The database takes no writes any more." if takes_no_writes(folder.result(Step.FENCE_WRITES)) else
                   WRITES_LATE.format(about="a short time") if parameters.fence.late else
                   "Writes to the database are refused meanwhile." if fenced else
@@ -507,8 +506,8 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
                      "nobody has to sign before the cutover",
         "fence_now": _fence(folder), "clients_now": _clients(folder, parameters),
         "switched": (state := CutoverState.load(folder.workspace)) is None or state.switches,
-        "contacts": [pair for pair in called if pair[1]],
-        "level": now, "escalation_levels": escalation_levels(parameters) if now else [], "open": "",
+        "contacts": [pair for pair in people if pair[1]],
+        "level": escalation, "escalation_levels": escalation_levels(parameters) if escalation else [], "open": "",
         "warnings": "", "waiting": "", "signed": "", "why": "", "notice": "",
         "drill": False,
     }  # fmt: skip
@@ -517,51 +516,52 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
 _NAMED = 20  # collections that a notice names in one line, and such lines
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED:,} more" * (len(names) > _NAMED)
 
 
 def _client_changes(folder: RunState) -> list[str]:
-    """What the dry run found that an application must know: other ids, other collections, other answers."""
-    dry, news = folder.result(Step.DRY_RUN), []
+    """What clients must know from the dry run: changed ids, changed collections, changed search results."""
+    dry, notes = folder.result(Step.DRY_RUN), []
     routing = (dry.facts.get("routing") or []) if dry is not None else []
     routes = {(str(row["collection"]), str(row["target"])) for row in routing if row["target"]}
     if any(source != target for source, target in routes):
-        targets_of: dict[str, list[str]] = {}
+        routed: dict[str, list[str]] = {}
         for source, target in sorted(routes):
-            targets_of.setdefault(one_line(source, 80), []).append(one_line(target, 80))
-        news.append(
-            f"Collections with another name afterwards: {len(targets_of):,} of the source. Clients must ask these:"
+            routed.setdefault(one_line(source, 80), []).append(one_line(target, 80))
+        notes.append(
+            f"Collections with another name afterwards: {len(routed):,} of the source. Clients must ask these:"
         )
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for source, targets in targets_of.items():
-            alike.setdefault(tuple(targets), []).append(source)
-        news += [f"Instead of {_some(sources)}: {_some(targets)}." for targets, sources in list(alike.items())[:_NAMED]]
-        if (left := len(alike) - _NAMED) > 0:
-            news.append(f"And {left:,} more such lines: see notebook 13 of the run.")
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for source, targets in routed.items():
+            groups.setdefault(tuple(targets), []).append(source)
+        for names, sources in list(groups.items())[:_NAMED]:
+            notes.append(f"Instead of {_first_names(sources)}: {_first_names(names)}.")
+        if (omitted := len(groups) - _NAMED) > 0:
+            notes.append(f"And {omitted:,} more such lines: see notebook 13 of the run.")
     if len(routes) > len({target for _, target in routes}):
         field = next(iter(dry.facts.get("origin_fields") or ()), "") if dry is not None else ""
         advice = "there is no filter for that"
         if field:
             advice = f"ask each that has its chunks, filter by {field}, which holds the old name, and sort by distance"
-        news.append("Chunks of several collections are in one afterwards: its searches give other chunks than before. To be "
+        notes.append("Chunks of several collections are in one afterwards: its searches give other chunks than before. To be "
                      f"answered from one old collection alone, {advice}.")  # fmt: skip
     if folder.parameters.migration.id_policy == "prefix":
-        news.append("Ids of chunks change to <source collection>:<id>. Whoever keeps ids must know the new ones.")
-    elif dry is not None and (ids := (dry.facts.get("metadata") or {}).get("ids_rewritten")):
-        old, new = (one_line(str(ids[side]), 80) for side in ("before", "after"))
-        news.append(f"Ids of chunks change, such as {old} to {new}. Whoever keeps ids must know the new ones.")
-    return news
+        notes.append("Ids of chunks change to <source collection>:<id>. Whoever keeps ids must know the new ones.")
+    elif dry is not None and (rewritten := (dry.facts.get("metadata") or {}).get("ids_rewritten")):
+        old, new = (one_line(str(rewritten[side]), 80) for side in ("before", "after"))
+        notes.append(f"Ids of chunks change, such as {old} to {new}. Whoever keeps ids must know the new ones.")
+    return notes
 
 
 def _window(parameters: Parameters) -> dict[str, Any]:
     hours = Hours.of(parameters)
     if hours is None:
         return {}
-    last = f"{hours.end:%H:%M}" if hours.end.date() == hours.start.date() else f"{hours.end:%Y-%m-%d %H:%M}"
+    end = f"{hours.end:%H:%M}" if hours.end.date() == hours.start.date() else f"{hours.end:%Y-%m-%d %H:%M}"
     return {
         "begun": hours.start <= now_utc(), "start": hours.start, "end": hours.end, "opens": hours.opens, "closes": hours.closes,
-        "short": f"{hours.start:%Y-%m-%d %H:%M}-{last} UTC",
+        "short": f"{hours.start:%Y-%m-%d %H:%M}-{end} UTC",
         "length": duration((hours.end - hours.start).total_seconds()),
         "buffer": duration(hours.buffer.total_seconds()),
     }  # fmt: skip

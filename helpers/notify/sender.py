@@ -1,8 +1,8 @@
-"""A process of its own that hands one notice to every channel at once; the package starts it and ends it.
+"""A separate process that hands one notice to every channel at once; the package starts it and ends it.
 
 It reads an order as JSON from standard input (so no URL is in a list of processes) and writes one line of JSON for each
-channel that has answered. What a library or a server says is not repeated: it may hold the URL. A channel that hangs holds
-up neither the others nor the end: the process leaves without waiting for it. It imports nothing of `helpers`.
+channel that has answered. Messages of libraries and servers are not repeated: they may contain the URL. A channel that
+hangs delays neither the others nor the end: the process exits without waiting for it. It imports nothing of `helpers`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def main() -> None:
 
 
 def _one(apprise: Any, order: dict[str, Any], number: int, url: str, answers: queue.Queue[dict[str, Any]]) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
-        problem = _send(apprise, order, url)
-    except Exception as error:
-        problem = f"{type(error).__name__} in the library that sends"
-    answers.put({"number": number, "said": problem, "seconds": round(time.monotonic() - begun, 3)})
+        error = _send(apprise, order, url)
+    except Exception as raised:
+        error = f"{type(raised).__name__} in the library that sends"
+    answers.put({"number": number, "error": error, "seconds": round(time.monotonic() - started, 3)})
 
 
 def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
-    """ "" where the service took it, else why not, in words of our own."""
+    """ "" where the service accepted the notice, else the cause in our own words."""
     # Secret headers are for the server that the URL names, not for one that it names in turn.
     asset = apprise.AppriseAsset(
         secure_logging=True, http_redirects=False, storage_mode=apprise.PersistentStoreMode.MEMORY
@@ -60,7 +60,7 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     attach = order["attach"] if order["attach"] and scheme.startswith("mailto") else None
     # Plain text, said so: a mail is HTML otherwise, and names and answers of others in it would be markup.
     title, body = (
-        order[part] if scheme in _TOOLS else _inert(order[part], order["ours"]) for part in ("title", "body")
+        order[part] if scheme in _TOOLS else _inert(order[part], order["trusted"]) for part in ("title", "body")
     )
     result = service.notify(
         title=title, body=body, notify_type=order["kind"], attach=attach, body_format=apprise.NotifyFormat.TEXT
@@ -78,30 +78,28 @@ _DOT = r"(?<=[wW]{3})\.|[.\u3002\uff0e\uff61](?=[^\W\d_]{2})(?![^\W\d_]+\d)"
 _FILE = re.compile(r"[\w-]+\.(?:html|ics|ipynb|jsonl?|log|lock|parquet|pem|txt|ya?ml)")
 
 
-def _inert(text: str, ours: str) -> str:
-    """The same words for a service that makes links, and calls people, of plain text: U+200B splits what it would read.
+def _inert(text: str, trusted: str) -> str:
+    """The text with U+200B inside everything that a chat service would turn into a link or a mention.
 
-    So it splits names of hosts, but for those in `ours`; numbers, versions, and names of files such as run.json stay as they are.
+    So it splits names of hosts, but for those in `trusted`; numbers, versions and names of files, such as run.json, stay.
     """
-    own_hosts = {*re.findall(_HOST, ours)}
+    own = {*re.findall(_HOST, trusted)}
 
     def split(match: re.Match[str]) -> str:
         if len(match[0]) == 1:
             return f"{match[0]}\u200b"
-        return (
-            match[0] if match[0] in own_hosts or _FILE.fullmatch(match[0]) else re.sub(_DOT, "\\g<0>\u200b", match[0])
-        )
+        return match[0] if match[0] in own or _FILE.fullmatch(match[0]) else re.sub(_DOT, "\\g<0>\u200b", match[0])
 
     return re.sub(rf"@|\](?=[(\[])|<(?=[!@#\w])|:(?=//)|{_HOST}", split, text)
 
 
 def _why(logged: str) -> str:
-    """The cause by its kind; the library's own words stay here."""
+    """The kind of failure, in our own words: the library's log may contain the URL."""
     code = re.search(r"error=(\d{3})\b", logged)
     if code:
-        is_status = int(code[1]) in HTTPStatus._value2member_map_
-        text = f"answered {code[1]}{' ' + HTTPStatus(int(code[1])).phrase if is_status else ''}"
-        return f"{text}, which is not followed: give the address that it leads to" if code[1][0] == "3" else text
+        is_standard = int(code[1]) in HTTPStatus._value2member_map_
+        answer = f"answered {code[1]}{' ' + HTTPStatus(int(code[1])).phrase if is_standard else ''}"
+        return f"{answer}, which is not followed: give the address that it leads to" if code[1][0] == "3" else answer
     if re.search(r"(?i)connection error|timed? ?out|resolve|unreachable", logged):
         return "cannot be reached, or did not answer"
     return "did not take it"

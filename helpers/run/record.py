@@ -173,7 +173,7 @@ class RunRecord:
         """
         self.files[path.relative_to(self.folder).as_posix()] = digest
 
-    def apart(self) -> contextlib.AbstractContextManager[None]:
+    def unlocked(self) -> contextlib.AbstractContextManager[None]:
         """Context manager: release the run, so that a command that this process starts can work on it."""
         return contextlib.nullcontext()
 

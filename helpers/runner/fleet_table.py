@@ -38,7 +38,7 @@ _EXAMPLE = "docs/scale.md has an example."
 
 @dataclass(slots=True)
 class TableRow:
-    """A row, by its number among the rows; `parameters` are those of its run once they hold, `problems` why it cannot go."""
+    """A row by its number; `parameters` are those of its run once they are valid, `problems` are the reasons to refuse it."""
 
     number: int
     cells: dict[str, Any]
@@ -60,7 +60,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class FleetTable:
-    """The file, its digest, and its rows."""
+    """A table: its file, the SHA-256 of that, and its rows."""
 
     path: Path
     sha256: str
@@ -71,23 +71,23 @@ class FleetTable:
 
 
 def read_table(path: Path) -> FleetTable:
-    """The rows of a .csv, .yaml or .yml file. UsageError where it is none, or one of its columns is no parameter."""
+    """The rows of a .csv, .yaml or .yml file. Raises UsageError where it is not readable or a column is not a parameter."""
     if path.suffix.lower() not in (".csv", ".yaml", ".yml"):
-        raise _refused(path, "a table is a .csv or a .yaml file")
+        raise _table_error(path, "a table is a .csv or a .yaml file")
     try:
         data = contents(path.resolve(), _MOST_BYTES)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _refused(path, "not UTF-8 text", "Save it as UTF-8.") from None
+        raise _table_error(path, "not UTF-8 text", "Save it as UTF-8.") from None
     except (OSError, ValueError) as error:
-        raise _refused(
+        raise _table_error(
             path, f"cannot be read ({getattr(error, 'strerror', None) or error})", "Check the path."
         ) from error
-    rows = list(_of_csv(path, text) if path.suffix.lower() == ".csv" else _of_yaml(path, text))
+    rows = list(_csv_rows(path, text) if path.suffix.lower() == ".csv" else _yaml_rows(path, text))
     if not rows:
-        raise _refused(path, "it has no rows")
+        raise _table_error(path, "it has no rows")
     if len(rows) > MOST_ROWS:
-        raise _refused(
+        raise _table_error(
             path, f"it has {len(rows):,} rows, and a fleet may have {MOST_ROWS:,}", "Make several tables of it."
         )
     for column in dict.fromkeys(key for row in rows for key in row.cells):
@@ -95,31 +95,33 @@ def read_table(path: Path) -> FleetTable:
     return FleetTable(path, hashlib.sha256(data).hexdigest(), rows)
 
 
-def _refused(path: Path, what: str, then: str = _EXAMPLE) -> UsageError:
-    return UsageError(ReasonCode.PARAMETERS_INVALID, what, where=str(path), next_step=then)
+def _table_error(path: Path, what: str, next_step: str = _EXAMPLE) -> UsageError:
+    return UsageError(ReasonCode.PARAMETERS_INVALID, what, where=str(path), next_step=next_step)
 
 
-def _of_csv(path: Path, text: str) -> Iterator[TableRow]:
+def _csv_rows(path: Path, text: str) -> Iterator[TableRow]:
     head = text.partition("\n")[0]
     delimiter = ";" if ";" in head and "," not in head else ","  # spreadsheets of some countries
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = [cell.strip() for cell in next(reader, [])]
-        if twice := next((c for c in columns if columns.count(c) > 1), None):
-            raise _refused(path, f"the column {one_line(twice, 60)!r} is there twice", "Take one of the two out.")
+        if duplicate := next((c for c in columns if columns.count(c) > 1), None):
+            raise _table_error(
+                path, f"the column {one_line(duplicate, 60)!r} is there twice", "Take one of the two out."
+            )
         number = 0
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
             number += 1
-            given = {key: cell.strip() for key, cell in zip(columns, cells, strict=False) if cell.strip()}
-            row = TableRow(number, {key: _value(key, cell) for key, cell in given.items()})
+            filled = {key: cell.strip() for key, cell in zip(columns, cells, strict=False) if cell.strip()}
+            row = TableRow(number, {key: _value(key, cell) for key, cell in filled.items()})
             if len(cells) != len(columns):
                 what = f"it has {count(len(cells), 'cell')}, and the head of the table {len(columns)}"
                 row.problems.append(f"{what}; put quotes around a cell with a {delimiter}")
             yield row
     except csv.Error as error:
-        raise _refused(path, f"not a CSV file: line {reader.line_num}: {error}", "Correct it.") from error
+        raise _table_error(path, f"not a CSV file: line {reader.line_num}: {error}", "Correct it.") from error
 
 
 def _value(key: str, cell: str) -> Any:
@@ -132,20 +134,22 @@ def _value(key: str, cell: str) -> Any:
         return cell
 
 
-def _of_yaml(path: Path, text: str) -> Iterator[TableRow]:
+def _yaml_rows(path: Path, text: str) -> Iterator[TableRow]:
     try:
-        document = parse_yaml(text, where=str(path))
+        items = parse_yaml(text, where=str(path))
     except NOT_YAML as error:
-        raise _refused(path, f"not valid YAML ({type(error).__name__})", "Correct it.") from error
-    if not isinstance(document, list):
-        raise _refused(path, "it is not a list of rows: each begins with '- name: …'")
-    for number, given in enumerate(document, start=1):
-        if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-            raise _refused(path, f"row {number} is not a mapping of columns to values")
-        kept = {key: value for key, value in given.items() if value not in (None, "")}
-        row = TableRow(number, {k: str(v) if k in _AS_TEXT and type(v) in (int, float) else v for k, v in kept.items()})
+        raise _table_error(path, f"not valid YAML ({type(error).__name__})", "Correct it.") from error
+    if not isinstance(items, list):
+        raise _table_error(path, "it is not a list of rows: each begins with '- name: …'")
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict) or not all(isinstance(key, str) for key in item):
+            raise _table_error(path, f"row {number} is not a mapping of columns to values")
+        filled = {key: value for key, value in item.items() if value not in (None, "")}
+        row = TableRow(
+            number, {k: str(v) if k in _AS_TEXT and type(v) in (int, float) else v for k, v in filled.items()}
+        )
         row.problems += [
-            f"column {key} must be text" for key in _AS_TEXT & kept.keys() if not isinstance(row.cells[key], str)
+            f"column {key} must be text" for key in _AS_TEXT & filled.keys() if not isinstance(row.cells[key], str)
         ]
         yield row
 
@@ -154,11 +158,11 @@ def _require_column(path: Path, column: str) -> None:
     if column in (NAME, *_ENDS):
         return
     if not column:
-        raise _refused(path, "a column has cells and no name", "Name it in the first line, or take it out.")
+        raise _table_error(path, "a column has cells and no name", "Name it in the first line, or take it out.")
     try:
         split_key(column, Parameters)
     except UsageError as error:
-        raise _refused(
+        raise _table_error(
             path, f"column {one_line(column, 60)!r}: {error.what}", "Correct the head of the column."
         ) from error
 
@@ -167,24 +171,24 @@ def _require_column(path: Path, column: str) -> None:
 
 
 def check(table: FleetTable, base: Path, settings: Sequence[str], fleet: str) -> None:
-    """Give each row its parameters, or its problems: first what the table says, then what source and target answer.
+    """Set the parameters or the problems of each row: first from the table, then from what source and target answer.
 
-    Nothing is written. Which runs are there already is asked, too: `fleet` is the id that theirs begin with.
+    Nothing is written. A row whose run exists already is refused; ids of runs begin with `fleet`.
     """
     document = read_yaml_mapping(base)
-    by_name: dict[str, TableRow] = {}
+    seen: dict[str, TableRow] = {}
     for row in table.rows:
-        row.problems += _name_problems(row, fleet, by_name)
+        row.problems += _name_problems(row, fleet, seen)
         if not row.problems:
             try:
                 row.parameters = _parameters(row, document, settings)
             except UsageError as error:
                 row.problems.append(error.what)
-    _compare(table.rows)
-    _compare_shards(table.rows)
+    _check_locations(table.rows)
+    _check_shards(table.rows)
     sound = [row for row in table.rows if not row.problems]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for row, problem in zip(sound, pool.map(_asked, sound), strict=True):
+        for row, problem in zip(sound, pool.map(_preflight_problem, sound), strict=True):
             row.problems += [problem] if problem else []
 
 
@@ -192,7 +196,7 @@ def run_id(fleet: str, name: str) -> str:
     return f"{fleet}-{name}"
 
 
-def _name_problems(row: TableRow, fleet: str, by_name: dict[str, TableRow]) -> Iterator[str]:
+def _name_problems(row: TableRow, fleet: str, seen: dict[str, TableRow]) -> Iterator[str]:
     if not row.name:
         yield "column name is empty; give each row a name of its own"
         return
@@ -200,37 +204,37 @@ def _name_problems(row: TableRow, fleet: str, by_name: dict[str, TableRow]) -> I
         folder = runs.RunFolder.of(run_id(fleet, row.name))
         runs.check_run_id(row.name)
     except UsageError:
-        room = runs.LONGEST_ID - len(fleet) - 1
-        wanted = f"use up to {room} letters, digits, '.', '_' or '-'"
-        yield f"column name: {one_line(row.name, 80)!r} cannot be part of a run's id; {wanted}"
+        length = runs.LONGEST_ID - len(fleet) - 1
+        rule = f"use up to {length} letters, digits, '.', '_' or '-'"
+        yield f"column name: {one_line(row.name, 80)!r} cannot be part of a run's id; {rule}"
         return
-    if (other := by_name.setdefault(row.name.lower(), row)) is not row:
+    if (other := seen.setdefault(row.name.lower(), row)) is not row:
         yield f"column name: row {other.number} has this name, too; give each row a name of its own"
     elif folder.exists:
         yield f"run {folder.id} exists already; name the fleet otherwise with --name"
 
 
 def _parameters(row: TableRow, document: Mapping[str, Any], settings: Sequence[str]) -> Parameters:
-    """The file's parameters with what the row has in their place."""
-    given = {**document, NAME: row.name}
+    """The parameters of the file, overridden by those of the row."""
+    merged = {**document, NAME: row.name}
     for end in _ENDS:
-        was = document.get(end)
+        default = document.get(end)
         place = _place(str(row.cells[end])) if end in row.cells else None
         if place is not None:
-            given[end] = {
-                **{k: v for k, v in (was if isinstance(was, dict) else {}).items() if k not in _PLACE},
+            merged[end] = {
+                **{k: v for k, v in (default if isinstance(default, dict) else {}).items() if k not in _PLACE},
                 **place,
             }
-        elif not isinstance(was, dict) or not any(was.get(key) for key in _PLACE):
-            raise _refused(
+        elif not isinstance(default, dict) or not any(default.get(key) for key in _PLACE):
+            raise _table_error(
                 Path(), f"column {end} is empty, and the parameters file names no {end}; write a URL or a directory"
             )
-    own = [f"{key}={json.dumps(value)}" for key, value in row.cells.items() if key not in (NAME, *_ENDS)]
-    read = parameters_from(given, [*settings, *own])
+    overrides = [f"{key}={json.dumps(value)}" for key, value in row.cells.items() if key not in (NAME, *_ENDS)]
+    parameters = parameters_from(merged, [*settings, *overrides])
     for end in _ENDS:
-        if ALL in (getattr(read, end).tenant, getattr(read, end).database):
-            raise _refused(Path(), f"{end}: * means many databases; give each a row: fleet discover writes them")
-    return read.refuse_open_secrets()
+        if ALL in (getattr(parameters, end).tenant, getattr(parameters, end).database):
+            raise _table_error(Path(), f"{end}: * means many databases; give each a row: fleet discover writes them")
+    return parameters.refuse_open_secrets()
 
 
 def _place(cell: str) -> dict[str, Any]:
@@ -239,90 +243,90 @@ def _place(cell: str) -> dict[str, Any]:
     return {"url": cell} if "://" in cell else {"path": cell}
 
 
-def _places(endpoint: Endpoint) -> tuple[list[Hashable], list[Hashable]]:
-    """(Names that only this place has, names of the folders around it), for a comparison of many: two endpoints are one place
-    where they share one of the first. Spellings, links and mounts are seen through, as in `overlap`."""
+def _location_keys(endpoint: Endpoint) -> tuple[list[Hashable], list[Hashable]]:
+    """(Keys of this location, keys of the folders above it). Two endpoints are the same location where they share one of the
+    first keys; spellings, links and mounts make no difference, as in `overlap`."""
     if endpoint.path is None:
         host = host_key(endpoint.host)
         return [("server", host, endpoint.port, endpoint.prefix, endpoint.tenant, endpoint.database)], []
-    folder = _real(endpoint.path)
-    own: list[Hashable] = [("folder", str(folder))]
+    folder = _resolved(endpoint.path)
+    keys: list[Hashable] = [("folder", str(folder))]
     for path in (folder, folder / "chroma.sqlite3"):
         with suppress(OSError):
             facts = path.stat()
-            own.append(("file", facts.st_dev, facts.st_ino))
-    return own, [("folder", str(above)) for above in folder.parents]
+            keys.append(("file", facts.st_dev, facts.st_ino))
+    return keys, [("folder", str(above)) for above in folder.parents]
 
 
-def _real(path: str) -> Path:
+def _resolved(path: str) -> Path:
     try:
         return resolve_path(path).resolve()
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
         return resolve_path(path)
 
 
-def _compare(rows: Sequence[TableRow]) -> None:
-    """Two rows with one target, and a target that another row reads: the second of them is refused, also by another spelling."""
-    readable = [row for row in rows if row.parameters is not None]
+def _check_locations(rows: Sequence[TableRow]) -> None:
+    """Refuse a row whose target is the target or the source of another row, or overlaps with it."""
+    checked = [row for row in rows if row.parameters is not None]
     targets: dict[Hashable, TableRow] = {}
     sources: dict[Hashable, TableRow] = {}
-    for row in readable:
+    for row in checked:
         assert row.parameters is not None
-        own, _ = _places(row.parameters.target)
-        if (other := _first(own, targets, row)) is not None:
+        keys, _ = _location_keys(row.parameters.target)
+        if (other := _first_other(keys, targets, row)) is not None:
             row.problems.append(f"column target is the target of {other.label}, too; each row needs a target of its own"
-                                + _in_one_folder(row, other))  # fmt: skip
-        for key in own:
+                                + _directory_hint(row, other))  # fmt: skip
+        for key in keys:
             targets.setdefault(key, row)
-        for key in _places(row.parameters.source)[0]:
+        for key in _location_keys(row.parameters.source)[0]:
             sources.setdefault(key, row)
-    for row in readable:
+    for row in checked:
         assert row.parameters is not None
-        own, above = _places(row.parameters.target)
-        if (other := _first(own, sources, row)) is not None:
+        keys, parents = _location_keys(row.parameters.target)
+        if (other := _first_other(keys, sources, row)) is not None:
             row.problems.append(f"column target is the source of {other.label}; name another target")
-        for around, what in ((targets, "target"), (sources, "source")):
-            if (other := _first(above, around, row)) is not None:
-                row.problems.append(f"column target lies inside the {what} of {other.label}; name another folder")
-        if (other := _first(_places(row.parameters.source)[1], targets, row)) is not None:
+        for others, role in ((targets, "target"), (sources, "source")):
+            if (other := _first_other(parents, others, row)) is not None:
+                row.problems.append(f"column target lies inside the {role} of {other.label}; name another folder")
+        if (other := _first_other(_location_keys(row.parameters.source)[1], targets, row)) is not None:
             row.problems.append(f"column source lies inside the target of {other.label}; name another target there")
 
 
-def _compare_shards(rows: Sequence[TableRow]) -> None:
-    """Rows that read shards of the same collections of one database must be all of its shards, each once."""
+def _check_shards(rows: Sequence[TableRow]) -> None:
+    """Refuse rows that read shards of the same collections unless every shard is read exactly once."""
     groups: dict[Hashable, dict[str, TableRow]] = {}
     for row in rows:
         if row.parameters is None or row.parameters.collections.shard is None:
             continue
-        chosen = row.parameters.collections
+        rules = row.parameters.collections
         source = row.parameters.source
-        key = (_places(source)[0][0], source.tenant, source.database, tuple(chosen.include), tuple(chosen.exclude))
-        other = groups.setdefault(key, {}).setdefault(str(chosen.shard), row)
+        key = (_location_keys(source)[0][0], source.tenant, source.database, tuple(rules.include), tuple(rules.exclude))
+        other = groups.setdefault(key, {}).setdefault(str(rules.shard), row)
         if other is not row:
             row.problems.append(
-                f"column collections.shard: {other.label} reads shard {chosen.shard} of this source, too"
+                f"column collections.shard: {other.label} reads shard {rules.shard} of this source, too"
             )
     for group in groups.values():
         first, shards = next(iter(group.values())), {text.split("/")[1] for text in group}
-        missing = [f"{n}/{of}" for of in shards for n in range(1, int(of) + 1) if f"{n}/{of}" not in group]
-        left, count = ", ".join(missing[:5]), " and ".join(sorted(shards))
+        missing = [f"{n}/{total}" for total in shards for n in range(1, int(total) + 1) if f"{n}/{total}" not in group]
+        some, totals = ", ".join(missing[:5]), " and ".join(sorted(shards))
         if len(shards) > 1:
-            first.problems.append(f"column collections.shard: the rows of this source count {count} shards")
+            first.problems.append(f"column collections.shard: the rows of this source count {totals} shards")
         elif missing:
-            first.problems.append(f"column collections.shard: no row reads {left}; chunks would be left behind")
+            first.problems.append(f"column collections.shard: no row reads {some}; chunks would be left behind")
 
 
-def _in_one_folder(row: TableRow, other: TableRow) -> str:
+def _directory_hint(row: TableRow, other: TableRow) -> str:
     a, b = (r.parameters.target.database if r.parameters else "" for r in (row, other))
     return "" if a == b else ", for two processes on one directory destroy it"
 
 
-def _first(keys: Collection[Hashable], among: Mapping[Hashable, TableRow], row: TableRow) -> TableRow | None:
-    return next((other for key in keys if (other := among.get(key)) is not None and other is not row), None)
+def _first_other(keys: Collection[Hashable], owners: Mapping[Hashable, TableRow], row: TableRow) -> TableRow | None:
+    return next((other for key in keys if (other := owners.get(key)) is not None and other is not row), None)
 
 
-def _asked(row: TableRow) -> str:
-    """What speaks against this row once its source and target are asked; "" for nothing. Nothing is written there."""
+def _preflight_problem(row: TableRow) -> str:
+    """Why the preflight of source and target refuses this row; "" where it passes. Nothing is written there."""
     from helpers.migration.target_lock import preflight  # with Chroma's client
 
     assert row.parameters is not None
@@ -337,37 +341,39 @@ def _asked(row: TableRow) -> str:
 
 
 def discover(source: Endpoint, tenants: Sequence[str], to: Path) -> str:
-    """Write a table of the source's databases that hold a collection; what it says, in a sentence. Nothing is overwritten.
+    """Write a table of the source's databases that hold a collection; a summary of it. Nothing is overwritten.
 
     A server lists the databases of the `tenants` that are named; a directory all of its own where none is.
     """
     from helpers.stores.opening import databases_of, holds_nothing
 
     if to.suffix.lower() not in (".csv", ".yaml", ".yml"):
-        raise _refused(to, "a table is a .csv or a .yaml file", "Name one: --to TABLE.yaml.")
+        raise _table_error(to, "a table is a .csv or a .yaml file", "Name one: --to TABLE.yaml.")
     if to.exists():
         raise UsageError(ReasonCode.FILE_EXISTS, "something is there already", where=one_line(str(to)),
                          next_step="Name another file with --to; nothing was written.")  # fmt: skip
-    wanted = list(tenants) or ([ALL] if source.path else [source.tenant])
-    pairs = [
+    listed = list(tenants) or ([ALL] if source.path else [source.tenant])
+    databases = [
         pair
-        for tenant in wanted
+        for tenant in listed
         for pair in databases_of(source.model_copy(update={"tenant": tenant, "database": ALL}))
     ]
     rows: list[dict[str, str]] = []
     empty: list[str] = []
-    for tenant, database in dict.fromkeys(pairs):
-        there = source.model_copy(update={"tenant": tenant, "database": database})
-        if holds_nothing(there):
+    for tenant, database in dict.fromkeys(databases):
+        endpoint = source.model_copy(update={"tenant": tenant, "database": database})
+        if holds_nothing(endpoint):
             empty.append(f"{one_line(tenant)}/{one_line(database)}")
             continue
         ends = {f"{end}.{key}": value for end in _ENDS for key, value in (("tenant", tenant), ("database", database))}
         rows.append({NAME: _free_name(tenant, database, rows), SOURCE: source.path or source.address, **ends})
     if to.suffix.lower() == ".csv" and (
-        odd := [v for row in rows for v in row.values() if v[0] in "=+-@" or not v.isprintable()]
+        unsafe := [v for row in rows for v in row.values() if v[0] in "=+-@" or not v.isprintable()]
     ):
-        raise _refused(
-            to, f"{one_line(odd[0], 60)!r} is what a spreadsheet runs or hides", "Write a .yaml file: --to TABLE.yaml."
+        raise _table_error(
+            to,
+            f"{one_line(unsafe[0], 60)!r} is what a spreadsheet runs or hides",
+            "Write a .yaml file: --to TABLE.yaml.",
         )
     if not rows:
         raise UsageError(ReasonCode.NO_DATABASE, "no database there holds a collection", where=f"source {source.address}",
@@ -378,19 +384,19 @@ def discover(source: Endpoint, tenants: Sequence[str], to: Path) -> str:
         raise EnvironmentFailure(
             ReasonCode.FOLDER_UNWRITABLE, f"cannot be written ({error.strerror})", where=str(to)
         ) from error
-    left_out = f" Left out, for they hold no collection: {', '.join(empty)}." if empty else ""
-    return (f"{to}: {count(len(rows), 'row')}.{left_out} Each row's target gets the same tenant and database: name the server in "
+    omitted = f" Left out, for they hold no collection: {', '.join(empty)}." if empty else ""
+    return (f"{to}: {count(len(rows), 'row')}.{omitted} Each row's target gets the same tenant and database: name the server in "
             "the parameters file, or add a column target.")  # fmt: skip
 
 
 def _free_name(tenant: str, database: str, rows: Sequence[Mapping[str, str]]) -> str:
-    """Of the database, with the tenant where that is taken; letters that no run's id has are left out."""
+    """A row name from the database, with the tenant or a number where that is taken; only characters valid in an id."""
     taken = {row[NAME].lower() for row in rows}
-    plain = ["".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in n).strip("-_")[:30].strip("-_")
+    candidates = ["".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in n).strip("-_")[:30].strip("-_")
              for n in (database, f"{tenant}-{database}")]  # fmt: skip
-    plain = [name for name in plain if name] or ["database"]
-    numbered = (f"{plain[0]}-{n}" for n in range(2, MOST_ROWS + 2))
-    return next(name for name in (*plain, *numbered) if name.lower() not in taken)
+    candidates = [name for name in candidates if name] or ["database"]
+    numbered = (f"{candidates[0]}-{n}" for n in range(2, MOST_ROWS + 2))
+    return next(name for name in (*candidates, *numbered) if name.lower() not in taken)
 
 
 def _text(rows: Sequence[Mapping[str, str]], as_csv: bool) -> str:
@@ -404,5 +410,5 @@ def _text(rows: Sequence[Mapping[str, str]], as_csv: bool) -> str:
 
 
 def _quoted(value: str) -> str:
-    """As YAML reads it back; nothing in it that an editor or a terminal obeys."""
+    """A YAML string, with control characters escaped."""
     return visible(json.dumps(value, ensure_ascii=False))

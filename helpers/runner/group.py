@@ -38,7 +38,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, PRIVATE_FOLDER, RunFolder, RunState
 from helpers.run.plan import Step
-from helpers.status import rolled_back, standing, table
+from helpers.status import rolled_back, run_status, table
 
 _ORDER = "order"  # in the workspace of a group or a fleet
 EMPTY = "empty: nothing to migrate"
@@ -68,7 +68,7 @@ class Group:
     parameters: dict[str, Any]
     rows: list[GroupRow]
 
-    def of(self, row: GroupRow) -> Parameters:
+    def parameters_of(self, row: GroupRow) -> Parameters:
         """The parameters of one run."""
         ends = {side: {**self.parameters[side], **getattr(row, side)} for side in ("source", "target")}
         return parameters_from({**self.parameters, **ends})
@@ -78,9 +78,9 @@ class Group:
         os.chdir(self.directory)
 
     def save(self) -> None:
-        """Write the order. The workspace has its digest first: a resume begins nothing by another order."""
+        """Write the order, after its digest is recorded in the workspace: a resume refuses any other order."""
         text = json_text(asdict(self))
-        note_order(RunFolder.of(self.id), hashlib.sha256(text.encode()).hexdigest())
+        record_order(RunFolder.of(self.id), hashlib.sha256(text.encode()).hexdigest())
         with whole(runs.reports_root() / self.id) as partial:
             partial.chmod(PRIVATE_FOLDER)
             write_text(partial / GROUP, text)
@@ -96,21 +96,21 @@ def read(group_id: str) -> Group | None:
         return as_kind(Group, json_in(contents(file)))
 
 
-def note_order(folder: RunFolder, *digests: str) -> None:
-    """In the workspace: a resume begins nothing by another order, which whoever can write to the reports may have put there."""
+def record_order(folder: RunFolder, *digests: str) -> None:
+    """Record the digests of an order in the workspace. A resume refuses any other order: others may write the reports."""
     note = folder.workspace / _ORDER
     note.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
     write_text(note, "".join(f"{digest}\n" for digest in digests))
 
 
-def noted_orders(folder: RunFolder) -> list[str] | None:
-    """The digests that the workspace has of an order of many runs; None where it has no note."""
+def recorded_orders(folder: RunFolder) -> list[str] | None:
+    """The recorded digests of an order of many runs; None where the workspace has no record."""
     note = folder.workspace / _ORDER
     return note.read_text(encoding="ascii", errors="replace").split() if note.is_file() else None
 
 
-def another_order(folder: RunFolder, file: str, instead: str) -> UsageError:
-    """The error for an order that somebody else wrote: it names what is executed, and who has to sign."""
+def order_changed(folder: RunFolder, file: str, instead: str) -> UsageError:
+    """The error for an order file that was changed: it decides what is executed and who has to sign."""
     return UsageError(
         ReasonCode.SEALED_FILE_CHANGED, f"{file} is not the order that was given: something else changed it",
         where=str(folder.reports), next_step=f"Put it back as it was, from a backup; or {instead}.",
@@ -118,59 +118,59 @@ def another_order(folder: RunFolder, file: str, instead: str) -> UsageError:
 
 
 def require_own(group_id: str) -> None:
-    """Nothing where the group's file is the order that was given; UsageError where somebody wrote another.
+    """Raises UsageError where the group's file is not the order that was given.
 
     An older toolkit noted no digest: there the log of the group must have its line, signed by the key of this workspace.
     """
     folder, key = RunFolder.of(group_id), audit.own_key()
-    if (noted := noted_orders(folder)) is not None:
-        own = file_digest(folder.reports / GROUP) in noted
+    if (digests := recorded_orders(folder)) is not None:
+        own = file_digest(folder.reports / GROUP) in digests
     else:
         log = folder.reports / audit.NAME
         own = bool(key) and bool(audit.entries(log, audit.Trust(frozenset({key})), ("group begun",)))
     if not own:
-        raise another_order(folder, GROUP, "begin a new run for each database")
+        raise order_changed(folder, GROUP, "begin a new run for each database")
 
 
-def is_many(parameters: Parameters) -> bool:
-    """Whether the parameters stand for more than one run."""
+def is_group(parameters: Parameters) -> bool:
+    """Whether the parameters name more than one database, and so more than one run."""
     ends = (parameters.source, parameters.target)
     return any(ALL in (end.tenant, end.database) for end in ends)
 
 
 def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -> Group:
-    """A new group, its databases asked of the source. Raises `UsageError` where the parameters make no sense for many."""
+    """A new group of the databases that the source lists. Raises `UsageError` where the parameters do not suit a group."""
     from helpers.stores.opening import databases_of  # with Chroma's client, which `status` and `sign` do not need
 
-    _require_sense(parameters)
-    pairs = databases_of(parameters.source)
-    if not pairs:
+    _require_group_parameters(parameters)
+    databases = databases_of(parameters.source)
+    if not databases:
         raise UsageError(ReasonCode.NO_DATABASE, "the source has no such database", where=f"source {parameters.source.label}",
                          next_step="Check source.tenant and source.database.")  # fmt: skip
-    names = [database if parameters.source.tenant != ALL else f"{tenant}/{database}" for tenant, database in pairs]
+    names = [database if parameters.source.tenant != ALL else f"{tenant}/{database}" for tenant, database in databases]
     rows: list[GroupRow] = []
-    for name, (tenant, database) in zip(names, pairs, strict=True):
+    for name, (tenant, database) in zip(names, databases, strict=True):
         target = {"database": database, **({"tenant": tenant} if parameters.source.tenant == ALL else {})}
         run = _run_id(group_id, name, {row.run for row in rows})
         rows.append(GroupRow(name, run, {"tenant": tenant, "database": database}, target))
     group = Group(group_id, utc_now(), str(Path.cwd()), dry_run, until, parameters.document(), rows)
     for row in rows:
-        group.of(row)  # where one of them makes no sense nothing is begun
+        group.parameters_of(row)  # where one of them makes no sense nothing is begun
         if RunFolder.of(row.run).reports.exists():
             raise runs.id_taken(RunFolder.of(row.run))
     group.save()
     return group
 
 
-def _require_sense(parameters: Parameters) -> None:
+def _require_group_parameters(parameters: Parameters) -> None:
     source, target, expected = parameters.source, parameters.target, parameters.expected
-    for what in ("tenant", "database"):
-        many, given = getattr(source, what) == ALL, getattr(target, what)
-        if given == ALL and not many:
-            raise _usage(f"target.{what} is *, but source.{what} names one", f"Leave target.{what} out, or name one.")
-        if many and given != ALL and what in target.model_fields_set:
+    for key in ("tenant", "database"):
+        all_of_them, named = getattr(source, key) == ALL, getattr(target, key)
+        if named == ALL and not all_of_them:
+            raise _usage(f"target.{key} is *, but source.{key} names one", f"Leave target.{key} out, or name one.")
+        if all_of_them and named != ALL and key in target.model_fields_set:
             raise _usage(
-                f"source.{what} is *, but target.{what} names one", f"Leave target.{what} out: it gets the same names."
+                f"source.{key} is *, but target.{key} names one", f"Leave target.{key} out: it gets the same names."
             )
     if source.tenant == ALL and source.database != ALL:
         raise _usage("source.tenant is *, but source.database names one", 'Write source.database: "*", too.')
@@ -178,12 +178,12 @@ def _require_sense(parameters: Parameters) -> None:
         raise _usage("expected counts are those of one database", "Leave expected.collections, total and the like out.")
 
 
-def _usage(what: str, then: str) -> UsageError:
-    return UsageError(ReasonCode.MANY_DATABASES, what, where="parameters", next_step=then)
+def _usage(what: str, next_step: str) -> UsageError:
+    return UsageError(ReasonCode.MANY_DATABASES, what, where="parameters", next_step=next_step)
 
 
 def _run_id(group: str, name: str, taken: set[str]) -> str:
-    """`<group>-<name>`, as far as that can be the name of a folder and is not taken; else with a digest of the name."""
+    """`<group>-<name>` where that is a valid id and not taken; else a shortened one with a digest of the name."""
     slug = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", name)).strip("-.") or "database"
     plain = f"{group}-{slug}"
     if (
@@ -197,7 +197,7 @@ def _run_id(group: str, name: str, taken: set[str]) -> str:
 
 
 def work(group: Group, start: Callable[[GroupRow], object], say: Callable[[str], None]) -> int:
-    """Start or go on with each run; a failed one stops no other, an interruption stops all. The worst exit code."""
+    """Start or continue each run; the worst exit code. A failed run stops no other, an interruption stops all."""
     from helpers.stores.opening import holds_nothing
 
     verdicts: dict[str, str] = {}
@@ -205,7 +205,7 @@ def work(group: Group, start: Callable[[GroupRow], object], say: Callable[[str],
     for number, row in enumerate(group.rows, start=1):
         say(f"\nDatabase {number} of {len(group.rows)}: {one_line(row.name, 200)}, run {row.run}")
         try:
-            if not RunFolder.of(row.run).exists and holds_nothing(group.of(row).source):
+            if not RunFolder.of(row.run).exists and holds_nothing(group.parameters_of(row).source):
                 verdicts[row.run] = EMPTY
                 say(EMPTY)
                 continue
@@ -229,41 +229,47 @@ def _verdict(error: RunbookError) -> str:
     return "waiting for sign-offs" if isinstance(error, WaitingForSignoffs) else f"failed ({error.code})"
 
 
-def overview(group: Group, just_ended: dict[str, str] | None = None) -> str:
-    """A row a database: database, run, verdict, chunks; below them the next commands, whole.
+def overview(group: Group, verdicts: dict[str, str] | None = None) -> str:
+    """A table with a row for each database (database, run, verdict, chunks), and the next commands.
 
-    `said` are verdicts that a command has just seen.
+    `verdicts` are those of the current command, by run id.
     """
-    rows = [_shown(group, row, (just_ended or {}).get(row.run, "")) for row in group.rows]
+    rows = [_overview_row(group, row, (verdicts or {}).get(row.run, "")) for row in group.rows]
     nexts = list(dict.fromkeys(str(row.pop("next")) for row in rows))
     return "\n".join([table(rows), *(f"Next: {command}" for command in nexts if command)])
 
 
-def _shown(group: Group, row: GroupRow, verdict_now: str) -> dict[str, Any]:
+def _overview_row(group: Group, row: GroupRow, new_verdict: str) -> dict[str, Any]:
     run = RunFolder.of(row.run).read()
-    verdict, then = _stands(group, run, verdict_now)
+    verdict, next_command = _state_of(group, run, new_verdict)
     chunks = _chunks(run) if run.exists else ""
-    return {"database": row.name, "run": row.run, "verdict": verdict_now or verdict, "chunks": chunks, "next": then}
+    return {
+        "database": row.name,
+        "run": row.run,
+        "verdict": new_verdict or verdict,
+        "chunks": chunks,
+        "next": next_command,
+    }
 
 
-def _stands(group: Group, folder: RunState, verdict_now: str) -> tuple[str, str]:
-    """The state of a run, and the command that continues it; one of the group's, where there is one for all."""
-    again, at = RunFolder.of(group.id).command("resume"), standing(folder)
-    if at.word == "not begun":
-        return at.word, "" if verdict_now == EMPTY else again
-    if at.word == "rolled back":
-        return at.word, ""
-    if at.missing:
-        sign = RunFolder.of(group.id).command("sign", "--gate", at.gate)
+def _state_of(group: Group, folder: RunState, new_verdict: str) -> tuple[str, str]:
+    """(State of a run, command that continues it): the command of the group where one continues all runs."""
+    resume, status = RunFolder.of(group.id).command("resume"), run_status(folder)
+    if status.word == "not begun":
+        return status.word, "" if new_verdict == EMPTY else resume
+    if status.word == "rolled back":
+        return status.word, ""
+    if status.missing:
+        sign = RunFolder.of(group.id).command("sign", "--gate", status.gate)
         return "waiting for sign-offs", f"{sign} --role ROLE --name NAME --decision go --key FILE"
-    if at.step is None:
-        return at.word, ""
-    if folder.facts["dry_run"] and at.step.number > plan.LAST_OF_DRY_RUN:
+    if status.step is None:
+        return status.word, ""
+    if folder.facts["dry_run"] and status.step.number > plan.LAST_OF_DRY_RUN:
         return "dry run passed", folder.command("run", "--from", Step.FENCE_WRITES)
-    if folder.result(at.step.number) is not None:
-        return f"step {at.step} {at.word}", again
-    done = plan.LINE[: plan.LINE.index(at.step)]
-    return f"passed up to {done[-1]}" if done else "not begun", again
+    if folder.result(status.step.number) is not None:
+        return f"step {status.step} {status.word}", resume
+    passed_steps = plan.LINE[: plan.LINE.index(status.step)]
+    return f"passed up to {passed_steps[-1]}" if passed_steps else "not begun", resume
 
 
 def _chunks(folder: RunState) -> str:
@@ -291,7 +297,7 @@ def due_for(order: str, ids: Iterable[str], gate: str, role: str) -> Iterator[Ru
 
 
 def record(group: Group) -> None:
-    """What was ordered, in the audit log of the group; nothing where it is there already."""
+    """Record the order in the audit log of the group, once."""
     log = runs.reports_root() / group.id / audit.NAME
     if not log.exists():  # also where the command that began it was killed before this line
         audit.append(log, "group begun", runs=[row.run for row in group.rows])

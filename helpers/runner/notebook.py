@@ -41,12 +41,12 @@ from helpers.run.record import PEAK_MEMORY, RunRecord, step_missing
 from helpers.runner import notices
 from helpers.status import refuse_rolled_back, rolled_back
 
-# -- finding -----------------------------------------------------------------------------------------------------------
+# -- find a run --------------------------------------------------------------------------------------------------------
 
 # Which run a notebook works on: the one that is named, the newest of the same source, target and schema, or a new one.
 
 
-SOURCE_ONLY = (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE)  # the steps that look at a source, and at nothing else
+SOURCE_ONLY = (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE)  # the steps that need no target
 
 
 def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunState:
@@ -58,19 +58,19 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     if run_id:
         runs.check_run_id(run_id)
     if run_id and (not sections or RunFolder.of(run_id).exists):
-        run = _lay_over(runs.find(run_id), sections)
+        run = _apply_sections(runs.find(run_id), sections)
         enter(run)
         return run
-    wanted = sections
+    completed = sections
     if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
-        wanted = {**sections, "target": {"path": plan.NO_TARGET}}
-    parameters = parameters_from(wanted)
+        completed = {**sections, "target": {"path": plan.NO_TARGET}}
+    parameters = parameters_from(completed)
     if (
         not run_id
-        and (previous := _newest(parameters)) is not None
-        and (row is not plan.LINE[0] or not rolled_back(previous))
+        and (newest := _newest(parameters)) is not None
+        and (row is not plan.LINE[0] or not rolled_back(newest))
     ):
-        return _lay_over(previous, sections)
+        return _apply_sections(newest, sections)
     from helpers.migration.target_lock import preflight
     from helpers.rehearsal.setup import require_built
 
@@ -82,7 +82,7 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
 
 
 def require_target(row: plan.Step, folder: RunState) -> None:
-    """UsageError where the step needs a target and the run was begun without one, to look at its source."""
+    """Raises UsageError where the step needs a target and the run was started without one, to examine its source."""
     if folder.parameters.target.path == plan.NO_TARGET and row.number not in SOURCE_ONLY:
         raise UsageError(
             ReasonCode.NO_TARGET, f"run {folder.id} was begun without a target, to look at its source",
@@ -90,27 +90,27 @@ def require_target(row: plan.Step, folder: RunState) -> None:
         )  # fmt: skip
 
 
-def _lay_over(run: RunState, sections: Mapping[str, Any]) -> RunState:
-    """Go on with the run's parameters and what the sections give. A key that a section leaves out stays as the run has it."""
+def _apply_sections(run: RunState, sections: Mapping[str, Any]) -> RunState:
+    """Merge the sections into the run's parameters; the run. Keys that a section leaves out keep the run's values."""
     if not sections or kernel.under_runner():
         return run
     document = run.parameters.document()
     if run.facts["rehearsal"]:  # what is expected of its source was fitted to it when it was built
         sections = {name: value for name, value in sections.items() if name != "expected"}
     for name, value in sections.items():
-        below = document.get(name)
-        if isinstance(below, dict) and isinstance(value, dict):
+        current = document.get(name)
+        if isinstance(current, dict) and isinstance(value, dict):
             moved = name in ("source", "target") and any(
-                (below.get(key) or None) != (value.get(key) or None) for key in ("url", "path", "cloud")
+                (current.get(key) or None) != (value.get(key) or None) for key in ("url", "path", "cloud")
             )
-            value = value if moved else below | value
+            value = value if moved else current | value
         document[name] = value
     runs.change_parameters(run, parameters_from(document))
     return run.read()
 
 
 def _newest(parameters: Parameters) -> RunState | None:
-    """The newest run that was begun in this folder with the same source, target and schema."""
+    """The newest run of this folder with the same source, target and schema; None where there is none."""
     for run in runs.every_run():
         if run.is_of(parameters) and (run.workspace / audit.FIRST_LINE).is_file():  # else it was received
             enter(run)
@@ -123,7 +123,7 @@ def _newest(parameters: Parameters) -> RunState | None:
 # What a notebook shows at its beginning and its end: the run, its parameters, how the step came out.
 
 
-def opening(run: RunRecord, banner: str) -> str:
+def opening_html(run: RunRecord, banner: str) -> str:
     rows = [("run", run.id), ("step", f"{run.step} {run.result.title}"), *_shown_parameters(run.parameters)]
     mark = f"<p><strong>{html.escape(banner)}</strong></p>" if banner else ""
     if run.rehearsal and not banner:
@@ -134,21 +134,21 @@ def opening(run: RunRecord, banner: str) -> str:
 
 
 def _shown_parameters(parameters: Parameters) -> list[tuple[str, str]]:
-    """The parameters that say what this run is, and those that differ from their defaults."""
+    """The parameters that identify this run, and those that differ from their defaults."""
     document = parameters.document()
-    least = {"name": document["name"], "source": document["source"], "target": document["target"]}
-    default = flatten(parameters_from(least).document())
+    minimal = {"name": document["name"], "source": document["source"], "target": document["target"]}
+    default = flatten(parameters_from(minimal).document())
     always = ("name", "source.", "target.", "schema")
     shown = {k: v for k, v in flatten(document).items() if v != default.get(k) or k.startswith(always)}
     return [(k, "" if v is None else str(v)) for k, v in shown.items() if v not in (None, {}, [], "")]
 
 
-def closing(run: RunRecord, digest: str) -> str:
+def closing_html(run: RunRecord, digest: str) -> str:
     result = run.result
     counts = {v: sum(c.verdict is v for c in result.checks) for v in Verdict}
-    totals = ", ".join(f"{n} {v}" for v, n in counts.items() if n) or "no checks"
+    summary = ", ".join(f"{n} {v}" for v, n in counts.items() if n) or "no checks"
     verdict = f"<strong>{html.escape(result.title)}: {result.verdict.upper()}</strong>"
-    head = f"<p>{verdict} ({totals}; {duration(result.seconds)})</p>"
+    head = f"<p>{verdict} ({summary}; {duration(result.seconds)})</p>"
     order = sorted(result.checks, key=lambda c: -list(Verdict).index(c.verdict))
     first, rest = order[:20], f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
     rows = [(c.verdict, c.name, one_line(c.measured_text, 120), one_line(c.expected, 120), c.detail) for c in first]
@@ -159,7 +159,7 @@ def closing(run: RunRecord, digest: str) -> str:
 
 
 def _advice(run: RunRecord) -> list[str]:
-    """The commands that open the remedies of what failed, was marginal or warned here; none in those notebooks themselves."""
+    """The commands that open the remedies of failed, marginal and warning checks; none in the troubleshooting notebooks."""
     if plan.find(run.step).troubleshoots:
         return []
     codes = [c.reason for c in run.result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)]
@@ -167,7 +167,7 @@ def _advice(run: RunRecord) -> list[str]:
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Plain HTML, every cell escaped: names and values may be foreign text."""
+    """A table in plain HTML with every cell escaped: names and values may be foreign text."""
     head = "".join(f"<th style='text-align:left'>{html.escape(c)}</th>" for c in columns)
     body = "".join(
         "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(one_line(str(c)))}</td>" for c in row) + "</tr>"
@@ -198,9 +198,9 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     kernel.end_with_runner()
     kernel.show_errors_in_one_line()
     kernel.show_tables_as_text(kernel.shell())
-    if isinstance(earlier := getattr(namespace.get("step"), "run", None), Run):
-        earlier.close()
-    sections, run_id, dry_run = _given(namespace)
+    if isinstance(previous := getattr(namespace.get("step"), "run", None), Run):
+        previous.close()
+    sections, run_id, dry_run = _read_parameters(namespace)
     step_type = step_class(row)
     kernel.show_whole_sentences()
     if row.number == Step.INDEX:
@@ -226,7 +226,7 @@ def step_class(row: plan.Step) -> Any:
 
 
 def be_template() -> None:
-    """The life of a `kernel.KernelTemplate`: import what the steps need; fork a kernel for each order on standard input."""
+    """The main function of a `kernel.KernelTemplate`: import what the steps need, then fork a kernel for each order on stdin."""
     kernel.die_with(int(os.environ[kernel.RUNNER_PID]))
     # What IPython reads when it is imported: whose child a kernel is, and what it sets before matplotlib is imported.
     os.environ["JPY_PARENT_PID"] = str(template := os.getpid())
@@ -236,20 +236,20 @@ def be_template() -> None:
     import_module("helpers.plots").drawn  # noqa: B018
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a kernel that has ended leaves nothing
     gc.freeze()
-    if _forked() == 0:
+    if _fork() == 0:
         os._exit(0)
     # OpenBLAS ends its threads before a fork. What still runs may hold a lock that nobody would give back in a kernel.
     if psutil.Process().num_threads() > 1:
         return
     while (order := sys.stdin.buffer.readline()).endswith(b"\n"):  # else the runner has ended
-        if _forked() == 0:
+        if _fork() == 0:
             kernel.die_with(template)
             kernel.forked_by = template
             _become_kernel(*json.loads(order))
             return
 
 
-def _forked() -> int:
+def _fork() -> int:
     with warnings.catch_warnings():  # of Python 3.12, of the threads that OpenBLAS has ended: there are no others
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -280,18 +280,18 @@ class Run(RunRecord):
     _finished = False
 
     def open(self, banner: str = "") -> None:
-        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
+        """Take the run's lock, set aside earlier results of this step, watch the cells, show the parameters.
 
-        A step of Section 4 that changes nothing (dry run) may look at a run while another process works on it.
-        Raises `EnvironmentFailure` outside the maintenance window, `UsageError` where a retry was begun and not finished.
+        A step of Section 4 that changes nothing (dry run) may read a run while another process works on it.
+        Raises `EnvironmentFailure` outside the maintenance window, `UsageError` where a retry is unfinished.
         """
-        told_all_the_same = self._may_start()
+        permission = self._may_start()
         if kernel.under_runner():
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
             self.fact("launched", os.environ.get(kernel.LAUNCHED, ""))
         else:
-            self._locks = self._take()
+            self._locks = self._acquire_locks()
             if not self.watches_only:
                 self.home.stop_file.unlink(missing_ok=True)
             runs.supersede(self.home, plan.outdated_by(plan.find(self.step)))
@@ -299,26 +299,26 @@ class Run(RunRecord):
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
         audit.append(self.folder / audit.NAME, audit.STEP_BEGINS, step=self.step, dry_run=self.dry_run)
-        if told_all_the_same:
+        if permission:
             self.check("start in the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
-                       reason=ReasonCode.OUTSIDE_WINDOW, detail=told_all_the_same)  # fmt: skip
-        kernel.show(opening(self, banner))
+                       reason=ReasonCode.OUTSIDE_WINDOW, detail=permission)  # fmt: skip
+        kernel.show(opening_html(self, banner))
         if not kernel.under_runner():  # else the runner tells
             notices.before_step(self.home, plan.find(self.step), print, dry_run=self.dry_run)
 
-    def _take(self) -> tuple[RunLock, ...]:
-        looks = plan.find(self.step).troubleshoots and self.dry_run
+    def _acquire_locks(self) -> tuple[RunLock, ...]:
+        only_reads = plan.find(self.step).troubleshoots and self.dry_run
         try:
             return RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1)
         except EnvironmentFailure:
-            if not looks:
+            if not only_reads:
                 raise
             self.watches_only = True
             return (RunLock(self.home, f"look-{self.step}").acquire(1),)
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """Inside it this process lets go of the run, so that a command of its own can work on it."""
+    def unlocked(self) -> Iterator[None]:
+        """Release the run's locks inside the context, so that a child process can work on it."""
         for lock in self._locks:
             lock.release()
         try:
@@ -328,14 +328,14 @@ class Run(RunRecord):
                 lock.acquire()
 
     def _may_start(self) -> str:
-        """ "" where it may; why it should not and why it does all the same, where the operator said so."""
+        """ "" where the step may start; where the operator permitted it outside the window, that permission and the reason."""
         row = plan.find(self.step)
         if not row.on_line:
             return ""
         refuse_rolled_back(self.home)
-        if retried := pending_retry(self.home):
+        if pending := pending_retry(self.home):
             raise UsageError(
-                ReasonCode.RETRY_UNFINISHED, f"taking back step {retried} of run {self.id} was interrupted",
+                ReasonCode.RETRY_UNFINISHED, f"taking back step {pending} of run {self.id} was interrupted",
                 next_step=f"Finish it: {RUNBOOK} resume {self.id}",
             )  # fmt: skip
         if row.number == Step.SNAPSHOT and (self.workspace / RunPath.CHECKPOINT).exists():
@@ -344,14 +344,14 @@ class Run(RunRecord):
                 ReasonCode.ALREADY_MIGRATING, f"run {self.id} has begun to migrate from the snapshot that it has",
                 next_step=f"To write everything again from a new snapshot: {RUNBOOK} resume {self.id} --retry {row.number}",
             )  # fmt: skip
-        if self.dry_run or not (why := window.outside(row, self.parameters)):
+        if self.dry_run or not (reason := window.outside(row, self.parameters)):
             return ""
         if (error := window.refusal(self.home, row)) is not None:
             raise error
-        return f"{window.permission(self.home)}: {why}"
+        return f"{window.permission(self.home)}: {reason}"
 
     def close(self) -> None:
-        """Let go of the run: another process may work on it."""
+        """Release the run, so that another process can work on it."""
         self.leaving.close()
         if self._watch is not None:
             self._watch.stop()
@@ -372,12 +372,12 @@ class Run(RunRecord):
         if error is not None:
             self.result.error = kernel.failure(error)
         digest = self._write()
-        kernel.show(closing(self, digest))
+        kernel.show(closing_html(self, digest))
         self._finished = True
         if not kernel.under_runner():
             notices.after_step(self.home, plan.find(self.step), error, print, dry_run=self.dry_run)
             if not self.dry_run:
-                notices.line_ended(self.home, [plan.find(self.step)], error, print)
+                notices.pipeline_ended(self.home, [plan.find(self.step)], error, print)
         self.close()
         if error is not None:
             raise error
@@ -387,8 +387,8 @@ class Run(RunRecord):
         digest = self.write_result()
         self.log(f"step ends: {self.result.verdict}")
         outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)
-        about = {"step": self.step, "result": digest, "digests": self.files}
-        audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
+        facts = {"step": self.step, "result": digest, "digests": self.files}
+        audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, **facts)
         return digest
 
     def _cell_failed(self, error: BaseException) -> None:
@@ -397,8 +397,8 @@ class Run(RunRecord):
         self.result.error = kernel.failure(error)
         self.result.verdict = Verdict.FAIL
         self.home.log_block(f"a cell failed: {self.result.error['line']}", kernel.trace_of(error), self.step)
-        if hint := advice(self.result.error["code"], self):
-            self.log(hint)
+        if remedy := advice(self.result.error["code"], self):
+            self.log(remedy)
         self._write()
         self.close()
 
@@ -406,25 +406,25 @@ class Run(RunRecord):
 _OF_A_PARAMETER = (str, dict, bool, int, float, list, tuple, type(None))
 
 
-def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
+def _read_parameters(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
     """The sections with something in them, run_id and dry_run. UsageError for a name that is none of them.
 
     The parameters cell declares few sections; every other one may be written into it or injected by papermill.
     """
-    allowed = (*SECTIONS, *NOT_SECTIONS)
+    names = (*SECTIONS, *NOT_SECTIONS)
     given: dict[str, Any] = {}
     for name in _parameter_names(namespace):
-        if name not in allowed:
-            near = nearest(name, allowed)
-            hint = f"Did you mean {near!r}?" if near else f"The sections are {', '.join(SECTIONS)}."
+        if name not in names:
+            suggestion = nearest(name, names)
+            hint = f"Did you mean {suggestion!r}?" if suggestion else f"The sections are {', '.join(SECTIONS)}."
             raise UsageError(
                 ReasonCode.UNKNOWN_PARAMETER, f"{name!r} is not a section of the parameters", next_step=hint
             )
         given[name] = value = namespace.get(name)
         if not isinstance(value, _OF_A_PARAMETER):
             kind = type(value).__name__
-            again = "Run the notebook again from its first cell, and use another name for your own variable."
-            raise UsageError(ReasonCode.PARAMETERS_INVALID, f"{name!r} is a {kind}, not a parameter", next_step=again)
+            hint = "Run the notebook again from its first cell, and use another name for your own variable."
+            raise UsageError(ReasonCode.PARAMETERS_INVALID, f"{name!r} is a {kind}, not a parameter", next_step=hint)
     sections = {name: given[name] for name in SECTIONS if given.get(name)}
     return sections, str(given.get("run_id") or ""), bool(given.get("dry_run"))
 
@@ -464,7 +464,7 @@ def _assigned(source: str) -> list[str]:
 
 
 def _verdict_error(run: Run) -> RunbookError:
-    """What a failed step raises: NO-GO where it judged the data, a plain failure else."""
+    """The error of a failed step: NO-GO where it judged the data, else a plain failure."""
     failed = [check for check in run.result.checks if check.verdict is Verdict.FAIL]
     names = "; ".join(f"{c.name} ({c.detail or c.measured})" if c.detail or c.measured else c.name for c in failed[:3])
     more = f"; {len(failed) - 3} more" if len(failed) > 3 else ""
@@ -480,9 +480,9 @@ def _verdict_error(run: Run) -> RunbookError:
 
 # -- retry -------------------------------------------------------------------------------------------------------------
 #
-# `runbook resume RUN_ID --retry STEP`: take back what this run made from that step on, then run it again.
+# `runbook resume RUN_ID --retry STEP`: undo what this run made from that step on, then run it again.
 #
-# Taken back are the collections that the run made in the target, its ledger, its staging and its quarantine. Results,
+# Removed are the collections that the run made in the target, its checkpoint, its staging and its quarantine. Results,
 # figures and executed notebooks that rest on them are history: they are set aside, never deleted. Sign-offs stay where they
 # are; what they were given over has changed, which makes them void. Snapshots stay (`runbook snapshots prune`), and so does
 # the write fence: clients are not let in between two attempts.
@@ -491,13 +491,13 @@ def _verdict_error(run: Run) -> RunbookError:
 # on, whichever command comes next.
 
 
-# Of step 22, beside its ledger.
-_LEFT = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
+# Files of step 22 beside its checkpoint.
+_MIGRATION_FILES = (RunPath.STAGED, RunPath.QUARANTINE, RunPath.CATCH_UP, RunPath.BATCHES, RunPath.CHECKPOINT_CHANGES)
 
 
 @dataclass(slots=True)
 class Retry(StateFile):
-    """A retry that was begun: from this step on. The file is there until it has ended."""
+    """An unfinished retry from this step on. Its file exists until the retry has ended."""
 
     file = RunPath.RETRY
     damaged = ReasonCode.RETRY_STATE_DAMAGED
@@ -508,23 +508,23 @@ class Retry(StateFile):
 
 
 def pending_retry(folder: RunFolder) -> str:
-    """The step whose retry was begun and not finished, or ""."""
-    begun = Retry.load(folder.workspace)
-    return begun.step if begun is not None else ""
+    """The step of an unfinished retry; "" where there is none."""
+    retry = Retry.load(folder.workspace)
+    return retry.step if retry is not None else ""
 
 
 def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | None = None) -> None:
-    """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage.
+    """Raises `UsageError` where the step of this run cannot be undone, or undoing it would cause an outage.
 
-    `changed` are the parameters that the same command brings: the window that they name counts.
+    `changed` are the new parameters of the same command: their window applies.
     """
     if not step.on_line:
         _refuse(folder, step, "is on demand, not part of the standard sequence", f"Open notebooks/{step.notebook}.")
     cutover = CutoverState.load(folder.workspace)
-    moved = passed(folder.result(Step.CUTOVER)) or (cutover is not None and cutover.may_be_applied)
-    if moved and not step.follows_cutover:  # those look, and can look again
-        remedy = f"Roll back first: {folder.command('rollback')}"
-        _refuse(folder, step, "cannot be undone: the application was pointed to the target", remedy)
+    switched = passed(folder.result(Step.CUTOVER)) or (cutover is not None and cutover.may_be_applied)
+    if switched and not step.follows_cutover:  # those look, and can look again
+        next_step = f"Roll back first: {folder.command('rollback')}"
+        _refuse(folder, step, "cannot be undone: the application was pointed to the target", next_step)
     if not _has_begun(folder, step):
         _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
     undoes = step.number <= Step.MIGRATE and _has_begun(folder, Step.MIGRATE)
@@ -532,9 +532,9 @@ def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | N
         raise error
 
 
-def _refuse(folder: RunFolder, step: plan.Step, why: str, remedy: str) -> None:
+def _refuse(folder: RunFolder, step: plan.Step, why: str, next_step: str) -> None:
     raise UsageError(
-        ReasonCode.NO_RETRY, f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=remedy
+        ReasonCode.NO_RETRY, f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=next_step
     )
 
 
@@ -543,14 +543,13 @@ def _has_begun(folder: RunState, step: plan.Step) -> bool:
     return ledger or folder.result(step.number) is not None
 
 
-def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
-    """Undo what the run did from `step` on, for who holds the run. Repeating it after a kill ends the same."""
+def undo_from(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
+    """Undo what the run did from `step` on. The caller holds the run's lock. It can be repeated after a kill."""
     with RunLock(folder, "step").acquire(1):
-        begun = pending_retry(folder)
-        first = plan.find(min(begun or step.number, step.number))
-        if (
-            first.number <= Step.MIGRATE < (begun or "99")
-        ):  # a retry that was begun there looked before it removed anything
+        pending = pending_retry(folder)
+        first = plan.find(min(pending or step.number, step.number))
+        # A pending retry from step 22 or before checked this before it removed anything.
+        if first.number <= Step.MIGRATE < (pending or "99"):
             from helpers.rollback.return_writes import leave_undone_cutover
 
             leave_undone_cutover(folder)
@@ -568,7 +567,7 @@ def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> 
 
 
 def _empty_target(folder: RunState) -> dict[str, int]:
-    """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
+    """Remove the collections that this run made, then its checkpoint; removed chunks by collection. The target stays locked."""
     ledger = folder.workspace / RunPath.CHECKPOINT
     removed, target = dict[str, int](), folder.parameters.target
     checkpoint = Checkpoint.read(ledger) if ledger.exists() else Checkpoint(ledger, {})
@@ -578,19 +577,19 @@ def _empty_target(folder: RunState) -> dict[str, int]:
     if (owned := set(checkpoint.owned())) and owned & set(quick_names(target, "target")):
         with open_target(target) as store:
             store.acquire_lock(folder.id)
-            if others := checkpoint.replaced(store.identities()):
-                folder.log(f"retry: made anew by somebody since the run began, left alone: {', '.join(others)}")
-            for name in sorted(owned & set(store.names()) - set(others)):
+            if replaced := checkpoint.replaced(store.identities()):
+                folder.log(f"retry: made anew by somebody since the run began, left alone: {', '.join(replaced)}")
+            for name in sorted(owned & set(store.names()) - set(replaced)):
                 removed[name] = store.count(name)
                 store.drop(name)
                 folder.log(f"retry: removed {name} from the target, {removed[name]} chunks")
     shipping.clear(folder.workspace, target)
     if ledger.exists():
-        aside = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
-        aside.mkdir(parents=True)
-        for name in _LEFT[1:]:
+        earlier = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
+        earlier.mkdir(parents=True)
+        for name in _MIGRATION_FILES[1:]:
             if (folder.workspace / name).exists():
-                (folder.workspace / name).rename(aside / name)
-        shutil.rmtree(folder.workspace / _LEFT[0], ignore_errors=True)
-        ledger.rename(aside / ledger.name)
+                (folder.workspace / name).rename(earlier / name)
+        shutil.rmtree(folder.workspace / _MIGRATION_FILES[0], ignore_errors=True)
+        ledger.rename(earlier / ledger.name)
     return removed

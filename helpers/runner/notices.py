@@ -1,4 +1,4 @@
-"""Notices while a run goes on, and the commands around it: called by the pipeline, and by notebooks run by hand.
+"""Notices while a run goes on, and the commands hooks it: called by the pipeline, and by notebooks run by hand.
 
 Nothing here raises, and nothing here waits for a dead channel longer than `notify.timeout_seconds`.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
 from helpers.evidence.signoffs import gate_state
-from helpers.notify import Around, Event, read, tell
+from helpers.notify import CommandHooks, Event, read, send_notice
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, file_digest, passed
 from helpers.rollback import DRILL, KILL_DRILL, RollbackState
@@ -28,11 +28,11 @@ _NO_NEWS = (
     ReasonCode.OUTSIDE_WINDOW,
     ReasonCode.SOURCE_CHANGED,
     ReasonCode.RUN_LOCKED,
-)  # of these somebody takes care already
+)  # somebody handles these already
 
 
-def how_it_died(folder: RunFolder) -> str:
-    """What is known of a kernel that died: a rehearsal that kills one says so on disk first."""
+def kernel_death(folder: RunFolder) -> str:
+    """How a kernel ended, as a verb phrase. A rehearsal that kills one leaves a file first."""
     drill = (folder.workspace / KILL_DRILL).exists()
     return "was killed by the drill of this rehearsal" if drill else "died (out of memory, or killed)"
 
@@ -44,18 +44,20 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
     with _never_stopping(folder, say):
         dry = dry_run or bool(folder.facts["dry_run"])
         if step.number == Step.FENCE_WRITES:
-            around = Around(folder)
+            hooks = CommandHooks(folder)
             if dry:
-                _list_commands(around, say)
+                _list_commands(hooks, say)
             else:
-                around.before(say)
-            tell(folder, Event.START, key=f"night {around.night}", dry_run=dry, say=say, open=_page(folder, step))
+                hooks.before(say)
+            send_notice(folder, Event.START, key=f"night {hooks.night}", dry_run=dry, say=say, open=_page(folder, step))
         elif dry:
             return
         elif step.number == Step.CUTOVER:
             if signers := gate_state(folder).keys:
                 signed = ", ".join(f"{role} ({who.split()[0]})" for role, who in signers.items())
-                tell(folder, Event.SIGNED, key=_decision(folder), say=say, signed=signed, open=_page(folder, step))
+                send_notice(
+                    folder, Event.SIGNED, key=_decision(folder), say=say, signed=signed, open=_page(folder, step)
+                )
         else:
             state = RollbackState.load(folder.workspace)
             why = (
@@ -63,8 +65,10 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
                 or "; ".join(t.sentence for t in triggers_of(folder))
                 or "it was ordered"
             )
-            tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True, drill=_drill(folder, state),
-                 open=_page(folder, step))  # fmt: skip
+            send_notice(
+                folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True,
+                drill=_drill(folder, state), open=_page(folder, step),
+            )  # fmt: skip
 
 
 def after_step(
@@ -75,46 +79,50 @@ def after_step(
         return
     with _never_stopping(folder, say):
         result = folder.result(step.number)
-        at = _page(folder, step)
+        page = _page(folder, step)
         if step.number == Step.ROLLBACK:
-            _after_rollback(folder, error, say, at)
+            _after_rollback(folder, error, say, page)
         elif error is not None or not passed(result) or result is None:
             return
         elif step.number == Step.REVIEW and result.facts.get("decision") == "GO":
-            marked = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
+            warnings = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
             waiting = ", ".join(gate_state(folder).missing)
-            tell(folder, Event.DECISION_GO, key=_decision(folder), say=say, warnings=", ".join(marked[:5]), waiting=waiting,
-                 open=at)  # fmt: skip
+            send_notice(
+                folder, Event.DECISION_GO, key=_decision(folder), say=say, warnings=", ".join(warnings[:5]),
+                waiting=waiting, open=page,
+            )  # fmt: skip
         elif step.number == Step.CUTOVER:
             state = CutoverState.load(folder.workspace)
-            tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, open=at)
-            Around(folder).after(say)  # the cutover is done: what was silenced is wanted for the watch that follows
+            send_notice(folder, Event.CUTOVER, key=state.since if state else "", say=say, open=page)
+            CommandHooks(folder).after(
+                say
+            )  # the cutover is done: what was silenced is wanted for the watch that follows
 
 
-def line_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
-    """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
+def pipeline_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
+    """Notices at the end of the pipeline: those that a kill prevented, then the end of the run or what stopped it."""
     with _never_stopping(folder, say):
-        told_events = {entry.event for entry in read(folder.reports)}
+        events = {entry.event for entry in read(folder.reports)}
         for number, event in ((Step.REVIEW, Event.DECISION_GO), (Step.CUTOVER, Event.CUTOVER)):
-            if Event.START in told_events and event not in told_events and (not steps or steps[-1].on_line):
+            if Event.START in events and event not in events and (not steps or steps[-1].on_line):
                 after_step(folder, plan.find(number), None, say)
     if error is None:
-        ended(folder, say)
+        run_ended(folder, say)
     elif not steps or steps[-1].on_line:
-        stopped(folder, error, say)
+        run_stopped(folder, error, say)
 
 
-def ended(folder: RunState, say: Say) -> None:
-    """Where every step has passed: the notice of the end, and the commands of `notify.after`; each once."""
+def run_ended(folder: RunState, say: Say) -> None:
+    """If every step has passed: the notice of the end and the commands of `notify.after`, each once."""
     with _never_stopping(folder, say):
         if not folder.facts["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
-            around = Around(folder)
-            tell(folder, Event.END, key=f"night {around.night}", say=say, open=str(folder.reports / RunPath.PAGE))
-            around.after(say)
+            hooks = CommandHooks(folder)
+            send_notice(folder, Event.END, key=f"night {hooks.night}", say=say, open=str(folder.reports / RunPath.PAGE))
+            hooks.after(say)
 
 
-def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
-    """NO-GO, or a failure in the window, with the escalation level and whom to call. Before step 20 has run: nothing."""
+def run_stopped(folder: RunState, error: RunbookError, say: Say) -> None:
+    """The notice of NO-GO or of a failure, with the escalation level and whom to call. Nothing is sent before step 20 has run."""
     if isinstance(error, Interrupted | WaitingForSignoffs) or (error.code in _NO_NEWS and not isinstance(error, NoGo)):
         return
     with _never_stopping(folder, say):
@@ -124,33 +132,39 @@ def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
         since = min((r.finished for r in failed if r.finished), default="")
         minutes = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() / 60 if since else 0.0
         codes = [c.reason for r in failed for c in r.checks if c.verdict is Verdict.FAIL and c.reason]
-        way = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
+        remedy = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
         event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
-        tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
-             critical=bool(triggers_of(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / KILL_DRILL).exists(),
-             open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
+        send_notice(
+            folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say,
+            why=error.line(), critical=bool(triggers_of(folder)), minutes=max(0.0, minutes),
+            drill=(folder.workspace / KILL_DRILL).exists(), open=remedy or str(folder.reports / RunPath.PAGE),
+        )  # fmt: skip
 
 
-def held(folder: RunState, say: Say) -> None:
-    """The run goes no further for now: what was silenced is heard again."""
+def run_held(folder: RunState, say: Say) -> None:
+    """The run is held: run the commands of `notify.after`, so that silenced alerts are active again."""
     with _never_stopping(folder, say):
-        Around(folder).after(say)
+        CommandHooks(folder).after(say)
 
 
-def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, at: str) -> None:
+def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, page: str) -> None:
     state = RollbackState.load(folder.workspace)
     if error is None:
         from helpers.rollback.postmortem import NOTICE
 
         path = folder.reports / NOTICE
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        tell(folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), drill=_drill(folder, state),
-             open=at)  # fmt: skip
-        Around(folder).after(say)
+        send_notice(
+            folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), drill=_drill(folder, state),
+            open=page,
+        )  # fmt: skip
+        CommandHooks(folder).after(say)
     else:
         key = f"{_since(state)} {error.code} {state.at if state else ''}"
-        tell(folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True,
-             drill=_drill(folder, state), open=at)  # fmt: skip
+        send_notice(
+            folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True,
+            drill=_drill(folder, state), open=page,
+        )  # fmt: skip
 
 
 def _drill(folder: RunState, state: RollbackState | None) -> bool:
@@ -158,8 +172,8 @@ def _drill(folder: RunState, state: RollbackState | None) -> bool:
     return bool(folder.facts["rehearsal"]) and state is not None and state.orders.why == DRILL
 
 
-def _list_commands(around: Around, say: Say) -> None:
-    for name, commands in (("before", around.rules.before), ("after", around.rules.after)):
+def _list_commands(hooks: CommandHooks, say: Say) -> None:
+    for name, commands in (("before", hooks.rules.before), ("after", hooks.rules.after)):
         for command in commands:
             say(f"DRY RUN: notify.{name} would run {one_line(' '.join(command), 300)}")
 
@@ -181,6 +195,6 @@ def _never_stopping(folder: RunFolder, say: Say) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a notice or a damaged state file is no reason to end a migration
-        problem: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
+        message: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
         folder.log_block("notices", traceback.format_exc())
-        say(f"WARNING: notices: {one_line(problem, 300)} The run goes on.")
+        say(f"WARNING: notices: {one_line(message, 300)} The run goes on.")

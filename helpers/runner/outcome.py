@@ -36,29 +36,29 @@ _MOST = 3  # catch-ups before a cutover; a source that changes behind each of th
 
 
 def run_to_outcome(folder: RunFolder, steps: Choice, terminal: Console, *, dry_run: bool = False) -> str:
-    """Run the steps and what follows from how they end; the verdict in words. Raises as `run_line` does."""
+    """Run the steps, and catch up, hold or roll back as their outcome requires; the verdict in words. Raises as `run_line`."""
     first = Step.SOURCE_HEALTH
 
-    def left(run: RunState) -> list[plan.Step]:
+    def remaining(run: RunState) -> list[plan.Step]:
         chosen = steps(run) if callable(steps) else steps
         return with_fence(run, [step for step in chosen if step.number >= first])
 
     for _ in range(_MOST):
         try:
-            return run_line(folder, left, terminal, dry_run=dry_run)
+            return run_line(folder, remaining, terminal, dry_run=dry_run)
         except RunbookError as error:
             if not _source_changed(folder.read(), error):
-                raise _held(folder, terminal, error, dry_run=dry_run) from error
+                raise _hold(folder, terminal, error, dry_run=dry_run) from error
             terminal.say("The source changed after the decision: step 22 catches up, 23 and 24 run again.")
             folder.log(f"catching up once more: {error}")
-            _again(folder, terminal)
+            _catch_up_again(folder, terminal)
         first = Step.CUTOVER
-    endless = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
-                   next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
+    no_go = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
+                  next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
     run = folder.read()
-    notices.stopped(run, endless, terminal.say)
+    notices.run_stopped(run, no_go, terminal.say)
     leave(run)
-    raise endless
+    raise no_go
 
 
 def _source_changed(folder: RunState, error: RunbookError) -> bool:
@@ -66,17 +66,17 @@ def _source_changed(folder: RunState, error: RunbookError) -> bool:
     return error.code == SOURCE_CHANGED and result is not None and (result.error or {}).get("code") == SOURCE_CHANGED
 
 
-def _again(folder: RunFolder, terminal: Console) -> None:
-    """22 to 24; what stops them, missing approvals included, is what the run ends with."""
+def _catch_up_again(folder: RunFolder, terminal: Console) -> None:
+    """Run steps 22 to 24. An error of them, missing approvals included, ends the run."""
     steps = plan.between(Step.MIGRATE, Step.REVIEW)
     try:
         run_line(folder, lambda run: with_fence(run, steps), terminal)
     except RunbookError as error:
-        raise _held(folder, terminal, error, dry_run=False) from error
+        raise _hold(folder, terminal, error, dry_run=False) from error
 
 
-def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run: bool) -> RunbookError:
-    """The error that the command ends with, once the run is held, or rolled back."""
+def _hold(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run: bool) -> RunbookError:
+    """Hold the run, or roll it back; the error that the command ends with."""
     run = folder.read()
     nothing_to_hold = dry_run or run.facts["dry_run"] or run.result(Step.SNAPSHOT) is None
     if nothing_to_hold or isinstance(error, Interrupted | WaitingForSignoffs) or error.code == OUTSIDE_WINDOW:
@@ -86,7 +86,7 @@ def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run:
         return error
     try:
         run_line(folder, [Step.HOLD_AND_TROUBLESHOOT], terminal)
-    except RunbookError as other:  # what stopped the run is the news
+    except RunbookError as other:  # the error that stopped the run is reported
         folder.log(f"step {Step.HOLD_AND_TROUBLESHOOT} did not pass: {other}")
     if not triggers or not run.parameters.rollback.automatic:
         return error
@@ -95,8 +95,8 @@ def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run:
     folder.log(f"automatic rollback: {why}")
     try:
         execute(folder, Orders(why=f"automatic: {why}"[:500]), terminal, locked=True)
-    except RunbookError as stopped:
-        return stopped
+    except RunbookError as rollback_error:
+        return rollback_error
     return NoGo(
         ReasonCode.ROLLED_BACK,
         f"run {folder.id} was rolled back: {why}",
@@ -114,7 +114,7 @@ def roll_back(chosen: argparse.Namespace) -> int:
 
 
 def orders_of(chosen: argparse.Namespace) -> Orders:
-    """What the options order; naming a collection orders its restore."""
+    """The orders that the options give; naming a collection orders its restore."""
     for option, value in (("--accept-source", chosen.accept_source), ("--discard-with-reason", chosen.discard)):
         if value is not None and not value.strip():
             raise UsageError(ReasonCode.USAGE, f"{option} needs a reason")
@@ -131,35 +131,37 @@ def orders_of(chosen: argparse.Namespace) -> Orders:
 
 def _require_collections(run: RunState, orders: Orders) -> None:
     """UsageError where the orders name a collection that the run's snapshot does not hold, before anything is done."""
-    named = {*orders.collections, *filter(None, [orders.replay_to])}
-    taken = run.result(Step.SNAPSHOT) if named else None
-    if taken is None or "snapshot" not in taken.facts:
+    wanted = {*orders.collections, *filter(None, [orders.replay_to])}
+    result = run.result(Step.SNAPSHOT) if wanted else None
+    if result is None or "snapshot" not in result.facts:
         return
-    manifest_at_hand(run.parameters.snapshot, folder := Path(taken.facts["snapshot"]["folder"]))
-    held = Snapshot.open(folder).names()
-    if unknown := sorted(named - set(held)):
+    manifest_at_hand(run.parameters.snapshot, folder := Path(result.facts["snapshot"]["folder"]))
+    names = Snapshot.open(folder).names()
+    if unknown := sorted(wanted - set(names)):
         raise UsageError(
             ReasonCode.NO_SUCH_COLLECTION, f"the source of run {run.id} has no collection {one_line(unknown[0], 80)}",
-            next_step=f"It has {one_line(', '.join(held), 300)}. Nothing was done.",
+            next_step=f"It has {one_line(', '.join(names), 300)}. Nothing was done.",
         )  # fmt: skip
 
 
 def execute(
     folder: RunFolder, orders: Orders, terminal: Console, *, dry_run: bool = False, locked: bool = False
 ) -> int:
-    """Roll this run back. `locked`: the caller is the run's own runner, whose line has ended, and no longer works on it."""
+    """Roll this run back; 0 where it succeeded. `locked`: the caller is the run's own runner, whose steps have ended."""
     state = RollbackState.load(folder.workspace)
     if state is not None and state.finished and not dry_run:
         terminal.say(f"Run {folder.id}: {state.sentence()} See {folder.reports / 'rollback.html'}")
         return 0
     if dry_run and at_work(folder) and not locked:
-        terminal.say(_said(folder.read(), "would do, while the run is at work; source and target were not compared"))
+        terminal.say(
+            _plan_text(folder.read(), "would do, while the run is at work; source and target were not compared")
+        )
         return 0
     if not dry_run:
         state = RollbackState.begin(folder.workspace, folder.id, orders)
-    terminal.say(_said(folder.read(), "would do" if dry_run else "does now"))
+    terminal.say(_plan_text(folder.read(), "would do" if dry_run else "does now"))
     if not dry_run and not locked:
-        _stop(folder, state)
+        _stop_migration(folder, state)
     try:
         run_line(folder, [Step.ROLLBACK], terminal, dry_run=dry_run)
     except Interrupted as error:
@@ -167,7 +169,7 @@ def execute(
     return 0
 
 
-def _stop(folder: RunFolder, state: RollbackState | None) -> None:
+def _stop_migration(folder: RunFolder, state: RollbackState | None) -> None:
     working = at_work(folder)
     if not working or state is None:
         return
@@ -180,15 +182,15 @@ def _stop(folder: RunFolder, state: RollbackState | None) -> None:
     state.save(folder.workspace)
 
 
-def _said(folder: RunState, what: str) -> str:
+def _plan_text(folder: RunState, what: str) -> str:
     rows = [f"  {title}: {text}" for title, text in outline(folder)]
     return "\n".join([f"What the rollback of run {folder.id} {what}:", *rows])
 
 
 def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
-    """The steps, 20 before them where one wants the fence and it was lifted; behind the decision 24, too: it is sealed anew."""
-    rules, needed = folder.parameters.fence, any(s.fenced for s in steps) and Step.FENCE_WRITES not in steps
-    wanted = needed and rules.kind != "none" and not rules.late
-    state = FenceState.load(folder.workspace) if wanted else None
+    """The steps, with 20 first where one needs the fence and it was lifted, and 24 for steps after the decision."""
+    rules, fenced = folder.parameters.fence, any(s.fenced for s in steps) and Step.FENCE_WRITES not in steps
+    applies = fenced and rules.kind != "none" and not rules.late
+    state = FenceState.load(folder.workspace) if applies else None
     before = [Step.FENCE_WRITES, *([Step.REVIEW] if steps and steps[0].number > Step.REVIEW else [])]
-    return [*before, *steps] if wanted and (state is None or not state.active) else list(steps)
+    return [*before, *steps] if applies and (state is None or not state.active) else list(steps)

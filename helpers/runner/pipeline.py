@@ -200,7 +200,7 @@ class Execution:
         """Why the step has not passed, whatever its result says; None where nothing speaks against it."""
         name = f"notebook {self.step.notebook}"
         if isinstance(self._error, DeadKernelError):
-            cause = notices.how_it_died(self.folder)
+            cause = notices.kernel_death(self.folder)
             return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel {cause}", "EnvironmentFailure")
         if isinstance(self._error, CellTimeoutError):
             return _error(
@@ -363,7 +363,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     # to the source would be lost. Step 53 lifts it.
     if ends_early and steps[-1].number < _DECISION and not stop.requested:
         error = _stand_down(run, terminal) or error
-    notices.line_ended(run, steps, error, terminal.say)
+    notices.pipeline_ended(run, steps, error, terminal.say)
     verdict = _verdict(run, steps or plan.LINE, error, dry_run)
     run.log(f"line ends: {verdict}")
     remedies = _advice(run, steps)
@@ -501,7 +501,7 @@ def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:
         folder.log(f"the fence was not lifted: {error}")
         return error
     finally:
-        notices.held(folder, terminal.say)
+        notices.run_held(folder, terminal.say)
     return None
 
 

@@ -22,7 +22,7 @@ class CountMismatchStep(StagedTroubleshooter):
     kinds = (ReasonCode.CHUNK_MISSING, ReasonCode.CHUNK_EXTRA, ReasonCode.CHUNK_DOUBLED)
 
     def look(self) -> ProbeResult:
-        self.all_differences(anew=True)
+        self.all_differences(refresh=True)
         rows = self.differences()
         by_kind = rows["difference"].value_counts().to_dict()
         table = self.reconciliation()
@@ -40,13 +40,13 @@ class CountMismatchStep(StagedTroubleshooter):
         """
         staged = self.staged
         assert staged is not None
-        quarantined = Counter(e["collection"] for e in self.aside.entries())
+        quarantined = Counter(e["collection"] for e in self.quarantine.entries())
         differences = self.differences()
         absent = {
             (r.target, r.id) for r in differences[differences["difference"] == ReasonCode.CHUNK_MISSING].itertuples()
         }
         refused = Counter(
-            c for (c, _), reason in self.aside.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET
+            c for (c, _), reason in self.quarantine.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET
         )
         planned: Counter[str] = Counter()
         missing: Counter[str] = Counter()
@@ -97,7 +97,7 @@ class CountMismatchStep(StagedTroubleshooter):
                 rows.append(("snapshot", name, chunk))
         rows += [
             ("quarantine", e["collection"], f"{e['reason']}: {e['detail']}")
-            for e in self.aside.entries()
+            for e in self.quarantine.entries()
             if e["id"] == chunk
         ]
         staged = self.staged

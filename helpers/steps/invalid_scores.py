@@ -81,7 +81,7 @@ class InvalidScoresStep(Troubleshooter):
     def conditions(self, **options: Any) -> list[Condition]:
         unrepaired = [f"{reason} {n}" for reason, n in sorted(self._unrepairable(**options).items())]
         return [
-            self.nobody_at_work(),
+            self.idle_condition(),
             Condition("the run has a schema with fields", not self.schema.is_identity, self.schema.name),
             Condition("every rejected value can be repaired by a rule", not unrepaired, ", ".join(unrepaired)),
         ]

@@ -21,7 +21,7 @@ class MissingMetadataStep(StagedTroubleshooter):
     kinds = (*CONTENT, ReasonCode.TYPE_DIFFERS)
 
     def look(self) -> ProbeResult:
-        self.all_differences(anew=True)
+        self.all_differences(refresh=True)
         rows = self.differences()
         counted = rows.groupby(["target", "difference", "field"])["id"].nunique().rename("chunks").reset_index()
         chunks = int(rows[["target", "id"]].drop_duplicates().shape[0])
@@ -80,6 +80,6 @@ class MissingMetadataStep(StagedTroubleshooter):
 
     def missing_before(self) -> pd.DataFrame:
         """One row for each chunk that is in quarantine for a missing field or document."""
-        rows = [e for e in self.aside.entries() if e["reason"].startswith("missing_")]
+        rows = [e for e in self.quarantine.entries() if e["reason"].startswith("missing_")]
         rows = [e for e in rows if e["reason"] != ReasonCode.MISSING_EMBEDDING]
         return pd.DataFrame(rows, columns=["collection", "id", "reason", "detail"])

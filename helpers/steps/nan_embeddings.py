@@ -56,8 +56,8 @@ class NanEmbeddingsStep(StagedTroubleshooter):
 
     def unusable(self) -> pd.DataFrame:
         """One row for each chunk of the snapshot whose vector no index can hold: the reason, and where the chunk is now."""
-        listed = self.aside.reasons()
-        whole = {chunk for part in self.aside.chunks() for chunk in part.column("id").to_pylist()}
+        listed = self.quarantine.reasons()
+        whole = {chunk for part in self.quarantine.chunks() for chunk in part.column("id").to_pylist()}
         snapshot = as_written(self.snapshot, self.run.workspace / REEMBEDDED)  # new vectors can be used
         rows = [(*key, reason, detail) for key, reason, detail in _broken(snapshot, self._allowed())]
         present = self._present({(collection, chunk) for collection, chunk, _, _ in rows})
@@ -102,7 +102,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
 
     def conditions(self, **options: Any) -> list[Condition]:
         staged = self.staged
-        return super().conditions(**options) if staged is not None else [self.nobody_at_work()]
+        return super().conditions(**options) if staged is not None else [self.idle_condition()]
 
     def plan(self, **options: Any) -> pd.DataFrame:
         table = _open(self.unusable())
@@ -119,7 +119,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         broken = self.wrong_ids()
         self.set_aside()
         done = super().apply() if broken else pd.DataFrame(columns=["target", "there before", "added"])
-        entries = pd.DataFrame(self.aside.entries(), columns=["collection", "id", "reason", "detail"])
+        entries = pd.DataFrame(self.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
         return entries if done.empty else done
 
     def set_aside(self) -> None:
@@ -140,12 +140,12 @@ class NanEmbeddingsStep(StagedTroubleshooter):
                 ReasonCode.STAGING_CHANGED, "the snapshot does not come out as it was staged", where=str(trial),
                 next_step="Start a new run: the schema or the parameters are others.",
             )  # fmt: skip
-        self.aside.folder.mkdir(parents=True, exist_ok=True)
+        self.quarantine.folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(quarantine.folder.glob("*.parquet")):
-            file.replace(self.aside.folder / file.name)
-        self.aside.write(quarantine.entries())
+            file.replace(self.quarantine.folder / file.name)
+        self.quarantine.write(quarantine.entries())
         shutil.rmtree(trial)
-        self.note("quarantine made again from the snapshot", chunks=len(self.aside.entries()))
+        self.note("quarantine made again from the snapshot", chunks=len(self.quarantine.entries()))
 
     def wrong_ids(self) -> dict[str, list[str]]:
         """Target collection → ids that it lists without a vector, or with one that is not finite."""

@@ -63,7 +63,7 @@ class NetworkStep(Troubleshooter):
         return pd.DataFrame(rows, columns=["setting", "value"])
 
     def conditions(self, **options: Any) -> list[Condition]:
-        return [self.nobody_at_work()]
+        return [self.idle_condition()]
 
     def plan(self, **options: Any) -> pd.DataFrame:
         settings = self._settings(**{k: v for k, v in options.items() if k != "wait_seconds"})

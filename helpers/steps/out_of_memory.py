@@ -78,8 +78,8 @@ class OutOfMemoryStep(Troubleshooter):
         size, workers = self._settings(**options).values()
         least, needed = min(self._at_hand().values()), self._needed(size, workers)
         return [
-            self.nobody_at_work(),
-            self.whole_checkpoint(),
+            self.idle_condition(),
+            self.checkpoint_condition(),
             Condition(
                 f"batches of {size} with {workers} workers fit", least >= needed,
                 f"{needed / 2**20:,.0f} MB needed, {least / 2**20:,.0f} MB at hand: stop other programs, or a larger machine",

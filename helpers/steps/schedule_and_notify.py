@@ -23,7 +23,7 @@ from helpers.notify import (
     DONE_BY_HAND,
     UNNAMED,
     WRITES_LATE,
-    Around,
+    CommandHooks,
     Entry,
     Event,
     Notified,
@@ -31,7 +31,7 @@ from helpers.notify import (
     by_hand,
     must_be_named,
     read,
-    tell,
+    send_notice,
     unnamed,
 )
 from helpers.parameters import Parameters, is_placeholder
@@ -219,14 +219,16 @@ class ScheduleAndNotifyStep(NotebookStep):
                 [(str(url), "not sent", f"<…> in {blank[0]}", 0.0) for url in self.rules.urls], columns=columns
             )
         path = self.run.folder / INVITATION
-        self.notified = tell(self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, again=True, say=print,
-                         attach=path if path.is_file() else None, **self._about())  # fmt: skip
+        self.notified = send_notice(
+            self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, again=True, say=print,
+            attach=path if path.is_file() else None, **self._about(),
+        )  # fmt: skip
         failed, sent = self.notified.failed, self.notified.deliveries
         bad = bool(failed) or not sent
         dry = self.run.dry_run
         self.run.check(
             "announcement", Verdict.WARNING if bad else Verdict.NOT_EXERCISED if dry else Verdict.PASS,
-            measured=0 if dry else sum(d.well for d in sent),
+            measured=0 if dry else sum(d.delivered for d in sent),
             parameter="notify.urls", threshold=len(self.rules.urls), unit="channels",
             reason=ReasonCode.NOTICE_FAILED if bad else "",
             detail="; ".join(d.sentence() for d in failed) or ("" if sent else "it could not be sent; see run.log")
@@ -312,7 +314,7 @@ class ScheduleAndNotifyStep(NotebookStep):
     @property
     def _by_hand(self) -> list[str]:
         """What a person has to do; also silencing alerts, where people are notified and no command does it."""
-        wanted = (self.rules.stakeholders or self.rules.urls) and not Around(self.run.home).rules.before
+        wanted = (self.rules.stakeholders or self.rules.urls) and not CommandHooks(self.run.home).rules.before
         return [*self.rules.by_hand, *([_SILENCE] if wanted and self.hours is not None else [])]
 
     @property

@@ -10,7 +10,7 @@ import pandas as pd
 from helpers.chunks import ChunkBatch
 from helpers.reason_codes import ReasonCode
 from helpers.stores.client import ClientStore
-from helpers.troubleshooting import NEAR, ProbeResult, StagedTroubleshooter, beyond_reach, staged_chunks
+from helpers.troubleshooting import NEAR, ProbeResult, StagedTroubleshooter, staged_chunks, unreachable_ids
 from helpers.validation.search import named_queries
 
 COLUMNS = [
@@ -31,7 +31,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
     _unreachable: dict[str, list[str]] | None = None
 
     def look(self) -> ProbeResult:
-        self.all_differences(anew=True)
+        self.all_differences(refresh=True)
         self._unreachable = {}
         rows, staged = [], self.staged
         assert staged is not None
@@ -69,7 +69,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
         some, changes = set(sorted(other)[:500]), []
         staged = self.staged
         assert staged is not None
-        for batch in staged_chunks(staged, self.aside, name):
+        for batch in staged_chunks(staged, self.quarantine, name):
             mine = batch.take([i for i, chunk in enumerate(batch.ids) if chunk in some])
             stored = store.read(name, mine.ids) if len(mine) else ChunkBatch.empty()
             where = {chunk: i for i, chunk in enumerate(stored.ids)}
@@ -85,7 +85,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
         ids = sorted(store.ids(name))
         every = max(1, -(-len(ids) // self.probes))
         chosen = ids[::every]
-        return len(chosen), beyond_reach(store, name, chosen)
+        return len(chosen), unreachable_ids(store, name, chosen)
 
     def wrong_ids(self) -> dict[str, list[str]]:
         ids = super().wrong_ids()
@@ -98,7 +98,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
         done = super().apply(**options)
         with self.target() as (store, _):
             assert store is not None
-            unreachable = {name: beyond_reach(store, name, ids) for name, ids in touched.items()}
+            unreachable = {name: unreachable_ids(store, name, ids) for name, ids in touched.items()}
         self.run.fact("touched_and_beyond_reach", unreachable)
         return done.assign(**{"beyond reach": [len(unreachable[name]) for name in done["target"]]})
 

@@ -52,13 +52,13 @@ class StuckBatchStep(Troubleshooter):
     def refused(self) -> pd.DataFrame:
         """The chunks that the target refused, with their size in bytes. Halving their batches found them, one by one."""
         weights: dict[tuple[str, str], int] = {}
-        for file in sorted(self.aside.folder.glob("refused-*.parquet")):
+        for file in sorted(self.quarantine.folder.glob("refused-*.parquet")):
             table = read_parquet(file)
             batch, keys = from_table(table), [table.column(name).to_pylist() for name in ("collection", "source_id")]
             weights |= {key: batch.take([i]).nbytes() for i, key in enumerate(zip(*keys, strict=True))}
         rows = [
             (e["collection"], e["id"], e["detail"], weights.get((e["collection"], e["id"]), 0))
-            for e in self.aside.entries()
+            for e in self.quarantine.entries()
             if e["reason"] == ReasonCode.REFUSED_BY_TARGET
         ]
         return pd.DataFrame(rows, columns=["collection", "id", "detail", "bytes"])
@@ -75,8 +75,8 @@ class StuckBatchStep(Troubleshooter):
         layers = network.layers(self.run.parameters.target, "target")
         answers = all(r.ok for r in layers)
         return [
-            self.nobody_at_work(),
-            self.whole_checkpoint(),
+            self.idle_condition(),
+            self.checkpoint_condition(),
             Condition("the target answers", answers, "" if answers else network.broken(layers)),
             Condition(*self._disk()),
         ]

@@ -80,7 +80,7 @@ SCENARIOS: list[Scenario] = [
             audit:runner_key evidence.signing:sign migration.checkpoint:Checkpoint._changed
             migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open
             migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write migration.staging:_Staging._write
-            migration.staging:_Staging.finish notify.__init__:Around._save run.folders:RunFolder._append
+            migration.staging:_Staging.finish notify.__init__:CommandHooks._save run.folders:RunFolder._append
             run.folders:RunFolder._replace run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:RunProgress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:ExportJournal._append snapshots.export_journal:ExportJournal.freeze
@@ -170,7 +170,7 @@ SCENARIOS: list[Scenario] = [
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
             migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
             run.folders:RunLock.acquire run.folders:set_aside run.record:RunProgress._write run.record:RunRecord.figure
-            runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:take_back
+            runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:undo_from
             snapshots.export_journal:ExportJournal._append snapshots.export_journal:ExportJournal.freeze
             snapshots.snapshot:write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:complete
             snapshots.snapshot:write_manifest steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
@@ -228,7 +228,7 @@ SCENARIOS: list[Scenario] = [
             migration.staging:_Staging._write migration.staging:_Staging.finish
         """), check=anew, bench=lambda shared: shared.once("anew", Anew)),
     Scenario("remedy 46", "migrated", always(), always(), names("""
-            troubleshooting:Mend._export
+            troubleshooting:Repair._export
         """), prepare=lose_fields, does=remedy("46"),
     ),
     Scenario("remedy 47", "migrated", always(), always(), names("""
@@ -237,7 +237,7 @@ SCENARIOS: list[Scenario] = [
         bench=lambda shared: shared.once("damaged", Damaged),
     ),
     Scenario("remedy 48", "migrated", always(), always(), names("""
-            troubleshooting:Mend._export troubleshooting:_state
+            troubleshooting:Repair._export troubleshooting:_set_state
         """), prepare=lose_chunks, does=remedy("48"),
     ),
     Scenario("a new database", "new", begin_or_resume, begin_or_resume, names("""
@@ -272,7 +272,7 @@ SCENARIOS: list[Scenario] = [
         """), bench=lambda shared: shared.once("many", Many),
     ),
     Scenario("archive", "decided", always(), always(), names("""
-            cli.evidence:archive cli.evidence:_copied
+            cli.evidence:archive cli.evidence:_private_copy
         """), check=zipped, over=lambda done: "exists already" in done.line, does=archive_unverified,
     ),
     Scenario("print", "migrated", always("resume", "one"), always("resume", "one"), names("""
@@ -296,7 +296,7 @@ SCENARIOS: list[Scenario] = [
 
 # Too slow for a round: tests/heavy/test_killed_rehearsals_are_begun_anew.py plays it.
 REHEARSAL = Scenario("rehearsal", "new", always(), always(), names("""
-        cli.rehearse:_recorded evidence.signing:throw_away_keys rehearsal.sample_source:write_sample
+        cli.rehearse:_recording evidence.signing:throw_away_keys rehearsal.sample_source:write_sample
         rehearsal.setup:_application rehearsal.setup:application_at_work rehearsal.setup:with_application
     """), check=rehearsed, does=rehearse_at_once,
 )  # fmt: skip
@@ -307,7 +307,7 @@ WITHOUT: dict[str, str] = {
     for why, written in {
         "no file of a run":
             """
-            cli.__init__:_Steady._guarded evidence.signing:request_timestamp run.kernel:readable evidence.signing:raw
+            cli.__init__:_ResilientStream._guarded evidence.signing:request_timestamp run.kernel:readable evidence.signing:raw
             evidence.signing:raw_signed runner.notebook:_become_kernel
             runner.pipeline:_kernel_class
         """,
@@ -342,8 +342,8 @@ WITHOUT: dict[str, str] = {
             """snapshots.export_journal:ExportJournal.clear""",
         "of a fleet, whose runs' own writes are killed here: tests/test_fleets.py, test_the_table_of_a_fleet_is_checked_first.py":
             """
-            runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._started
-            runner.fleet_table:discover runner.group:note_order
+            runner.fleet:begin runner.fleet:_save runner.fleet:render runner.fleet:_Work._start_process
+            runner.fleet_table:discover runner.group:record_order
         """,
         "of workers of Dask, which are killed with their scheduler and the run: tests/heavy/test_killed_workers_end_the_same.py":
             """migration.staging:_piece snapshots.retention:_by_workers""",
@@ -356,7 +356,7 @@ WITHOUT: dict[str, str] = {
         "one renaming of a cutover that was taken back: before it the next command compares the target again":
             """rollback.return_writes:leave_undone_cutover""",
         "an empty file that asks a run to stop":
-            """runner.outcome:_stop""",
+            """runner.outcome:_stop_migration""",
     }.items()
     for name in written.split()
 }  # fmt: skip

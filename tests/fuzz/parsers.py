@@ -420,11 +420,11 @@ def small_read(bench: Bench, path: Path) -> object:
     from helpers.profiling import Places
     from helpers.rollback import replay
     from helpers.snapshots.export_journal import read_parquet
-    from helpers.troubleshooting import exports, manifest_of, unfinished
+    from helpers.troubleshooting import exports, manifest_of, unfinished_targets
 
     match path.relative_to(bench.home).parts[0]:
         case "undo":
-            found = [(e, manifest_of(e), unfinished(e)) for e in exports(path.parent.parent)]
+            found = [(e, manifest_of(e), unfinished_targets(e)) for e in exports(path.parent.parent)]
             return [
                 read_parquet(e / file) for e, made, _ in found for name in made["ids"] for file in made["files"][name]
             ]

@@ -29,7 +29,7 @@ from helpers.runner import notebook
 folder = RunFolder.of("night")
 print("ready", flush=True)
 sys.stdin.readline()
-notebook.take_back(folder.read(), plan.find("22"), lambda said: None)
+notebook.undo_from(folder.read(), plan.find("22"), lambda said: None)
 """
 
 
@@ -41,7 +41,7 @@ def test_a_killed_retry_is_finished_by_the_next(tmp_path: Path, monkeypatch: pyt
         seconds_of(home, monkeypatch, chance.random() * whole)
         folder = RunFolder.of("night")
         hits.append(notebook.pending_retry(folder) or "ended")
-        notebook.take_back(folder.read(), plan.find("22"), lambda said: None)
+        notebook.undo_from(folder.read(), plan.find("22"), lambda said: None)
         with open_target(folder.read().parameters.target) as store:
             assert (store.names(), store.count(THEIRS)) == ([THEIRS], 30)
         assert not (folder.workspace / "checkpoint.json").exists()
