@@ -35,7 +35,9 @@ def test_the_notice_of_a_step_that_a_drill_killed_says_so(
 ) -> None:
     sent: list[str] = []
     monkeypatch.setattr(
-        notices, "tell", lambda run, event, key, say, **about: sent.append("\n".join(render(run, event, **about)))
+        notices,
+        "send_notice",
+        lambda run, event, key, say, **about: sent.append("\n".join(render(run, event, **about))),
     )
     StepResult("20", "Fence", "try", "2026-01-01T00:00:00+00:00").write(rehearsal.reports / "results" / "20.json")
     if drill:

@@ -146,6 +146,9 @@ class Held:
     def names(self) -> list[str]:
         return ["rich"]
 
+    def identity(self, name: str) -> str:
+        return ""
+
     def info(self, name: str) -> CollectionInfo:
         return dataclasses.replace(cloud(name), count=len(self.batch))
 

@@ -234,7 +234,7 @@ def test_resume_goes_on_with_it(night: RunFolder, given: str, monkeypatch: pytes
         seen.append(folder.id)
         return 0
 
-    monkeypatch.setattr(run, "_line", line)
+    monkeypatch.setattr(run, "_run_line", line)
     path = str(night.workspace / "checkpoint.json")
     assert cli.main(["resume", "night", "--checkpoint", path if given == "path" else given]) == 0
     assert seen == ["night"]

@@ -78,6 +78,9 @@ class StandIn:
     def names(self) -> list[str]:
         return sorted(self.held)
 
+    def identity(self, name: str) -> str:
+        return ""
+
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]
 
