@@ -29,7 +29,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "settings of an index, and a length of vectors, that would fill the memory": """
             test_configuration_fidelity.py::test_settings_that_no_index_has_are_not_taken_over_and_said
             test_restore_exactly.py::test_a_setting_that_no_index_has_is_not_restored_and_said
-            test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix ::test_no_huge_index""",
+            test_rescue_of_damaged_directories.py::test_a_length_of_vectors_that_nobody_has_makes_no_matrix ::test_huge_index""",
         "keys that become one, and values of no chunk": """
             test_rescue_of_poisoned_values.py::test_keys_that_are_no_utf8_never_become_one
             ::test_values_of_chunks_that_are_not_there_are_said_with_examples""",

@@ -323,7 +323,7 @@ def test_a_sound_directory_is_left_to_the_engine(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("place", ["configuration", "metadata"])
-def test_no_huge_index(tmp_path: Path, place: str) -> None:
+def test_huge_index(tmp_path: Path, place: str) -> None:
     """90,000 links for each of 7,000 chunks that wait in the log took 4 GB of whoever opened it."""
     with embedded(tmp_path / "source") as store:
         fill(store, "docs", chunks(20, 4))
